@@ -1,0 +1,31 @@
+"""One rank alone: every exchange hands back what it was given."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["SoloGroup"]
+
+
+@dataclass(frozen=True)
+class SoloGroup:
+    """The group of one."""
+
+    size: int = 1
+
+    def all_to_all(self, x_PMD: Any) -> Any:
+        """Return `x_PMD`."""
+        return x_PMD
+
+    def all_gather(self, x_ND: Any) -> Any:
+        """Return `x_ND` as the only row."""
+        return np.expand_dims(x_ND, 0)
+
+    def reduce_scatter(self, x_PND: Any) -> Any:
+        """Return the only row."""
+        return x_PND[0]
+
+    def all_sum(self, x: Any) -> Any:
+        """Return `x`."""
+        return x

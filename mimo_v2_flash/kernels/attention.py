@@ -1,0 +1,111 @@
+"""Grouped-query attention of one block of queries over several runs of keys, in one softmax.
+
+What full and sliding attention share. Whether a key is visible follows from positions alone, so
+prefill, chunks, decoding, draft verification, padding and ragged batches are one computation.
+
+Source: GQA, arXiv:2305.13245; transformers `models/mimo_v2_flash` (`eager_attention_forward`);
+prior and active keys as in NxD Inference's token generation. MiMo: 64 query heads of Q = 192 over
+4 (full) or 8 (sliding) KV heads, values of C = 128.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import ops
+from .softmax import softmax
+
+__all__ = ["EVERYTHING", "KeyRun", "attend", "attend_in_blocks"]
+
+EVERYTHING = 1 << 30
+"""A window wider than any context: full attention."""
+
+
+class KeyRun(NamedTuple):
+    """Keys and values that lie together in memory; position -1 marks an empty slot."""
+
+    k_BSKQ: Any
+    v_BSKC: Any
+    position_BS: Any
+
+
+def attend_in_blocks(
+    q_BTHQ, active: KeyRun, prior: KeyRun, sink_H, *, window: int, query_block: int
+):
+    """Return `y_BTHC`: what each token sees of the cache (prior) and of its own step (active).
+
+    Queries go in blocks of `query_block`. A block looks at the keys of its own block and of the
+    `window` - 1 before it, prior or active, and at no others: scores take query_block x
+    (query_block + window) memory for each head, whatever the length of the step. In a row, real
+    tokens come first, at consecutive positions, then padding at -1.
+
+    Raises
+    ------
+    ValueError
+        If the number of query heads is no multiple of the number of KV heads.
+    """
+    (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
+    if H % K:
+        raise ValueError(f"attention: {H} query heads are no multiple of {K} KV heads")
+    prior = _before_step(prior, active.position_BS)
+    blocks = []
+    for start in range(0, T, query_block):
+        end = min(start + query_block, T)
+        first = max(0, start - window + 1)
+        runs = [KeyRun(*(part[:, first:end] for part in active))]
+        if prior.k_BSKQ.shape[1] and start < window - 1:
+            runs.append(prior)
+        queries = q_BTHQ[:, start:end], active.position_BS[:, start:end]
+        blocks.append(attend(*queries, runs, sink_H, window=window))
+    return np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def attend(q_BTHQ, position_BT, runs: list[KeyRun], sink_H, *, window: int):
+    """Return, in B x T x H x C, each head's average of the values that its token sees.
+
+        y = softmax([q.k / sqrt(Q) for the keys of every run], sink) . v
+
+    A key is visible if its slot is not empty, it is not ahead, and it is less than `window`
+    behind. Scores of the runs are joined; keys and values are never copied together, and KV heads
+    never repeated: the G query heads of a KV head are rows of one matmul. A row that sees nothing
+    is zero. Masked keys may hold anything, masked values anything finite (0 x NaN is NaN).
+    """
+    B, T, H, Q = q_BTHQ.shape
+    K, C = runs[0].v_BSKC.shape[2:]
+    G = H // K
+    scaled_BTHQ = (q_BTHQ.astype(np.float32) * np.float32(Q**-0.5)).astype(q_BTHQ.dtype)
+    q_BKGTQ = np.transpose(np.reshape(scaled_BTHQ, (B, T, K, G, Q)), (0, 2, 3, 1, 4))
+    rows = np.reshape(q_BKGTQ, (B, K, G * T, Q))
+    score = _joined([ops.matmul(rows, np.transpose(run.k_BSKQ, (0, 2, 1, 3))) for run in runs])
+    visible_BTS = _joined([_visible(position_BT, run.position_BS, window) for run in runs])
+    weight_BKGTS = softmax(np.reshape(score, (B, K, G, T, -1)), visible_BTS, sink_H)
+    y = _weigh(np.reshape(weight_BKGTS, (B, K, G * T, -1)), runs)
+    y_BTKGC = np.transpose(np.reshape(y, (B, K, G, T, C)), (0, 3, 1, 2, 4))
+    return np.reshape(y_BTKGC, (B, T, H, C)).astype(q_BTHQ.dtype)
+
+
+def _before_step(prior: KeyRun, position_BT) -> KeyRun:
+    """Return `prior` with the tokens at a step's start or after it, rejected drafts, as empty."""
+    held_BS = prior.position_BS < position_BT[:, :1]
+    return prior._replace(position_BS=np.where(held_BS, prior.position_BS, -1))
+
+
+def _visible(position_BT, key_position_BS, window: int):
+    key_position_B1S = np.expand_dims(key_position_BS, 1)
+    age_BTS = np.expand_dims(position_BT, 2) - key_position_B1S
+    return (key_position_B1S >= 0) & (age_BTS >= 0) & (age_BTS < window)
+
+
+def _joined(parts: list[Any]):
+    return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def _weigh(weight, runs: list[KeyRun]):
+    """Return the sum over runs of `weight` [B, K, GT, S] times values, [B, K, GT, C]."""
+    start, parts = 0, []
+    for run in runs:
+        end = start + run.v_BSKC.shape[1]
+        v_BKCS = np.transpose(run.v_BSKC, (0, 2, 3, 1))
+        parts.append(ops.matmul(weight[..., start:end].astype(run.v_BSKC.dtype), v_BKCS))
+        start = end
+    return sum(parts[1:], start=parts[0])

@@ -1,0 +1,42 @@
+"""Full attention: a token sees itself and every token before it.
+
+Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "full_attention"). MiMo: layers
+0, 5, 11, 17, 23, 29, 35, 41 and 47; 64 heads over 4 KV heads; no sinks.
+"""
+
+from .attention import EVERYTHING, KeyRun, attend_in_blocks
+from .axes import checked
+
+__all__ = ["attention_full"]
+
+
+@checked
+def attention_full(
+    q_BTHQ,
+    k_BTKQ,
+    v_BTKC,
+    position_BT,
+    prior_k_BSKQ,
+    prior_v_BSKC,
+    prior_position_BS,
+    sink_H,
+    *,
+    query_block: int,
+):
+    """Return `y_BTHC`: what each token sees of the cache (prior) and of its own step.
+
+        y = softmax(q.k / sqrt(Q) over keys at or before the query, sink) . v
+
+    A block of queries stops at its own last key: scores take query_block x (S + T) memory for
+    each head, and a prompt takes half the work of a square. S may be 0.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype contradicts its name, or H is no multiple of K.
+    """
+    active = KeyRun(k_BTKQ, v_BTKC, position_BT)
+    prior = KeyRun(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
+    return attend_in_blocks(
+        q_BTHQ, active, prior, sink_H, window=EVERYTHING, query_block=query_block
+    )

@@ -1,0 +1,44 @@
+"""Sliding-window attention: a token sees itself and the `window` - 1 tokens before it.
+
+Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "sliding_attention"); the window
+counts the token itself (`sliding_window_size + 1`), as SGLang and transformers have it. MiMo: 39
+of 48 layers; window 129; 64 heads over 8 KV heads; a learned sink per head.
+"""
+
+from .attention import KeyRun, attend_in_blocks
+from .axes import checked
+
+__all__ = ["attention_swa"]
+
+
+@checked
+def attention_swa(
+    q_BTHQ,
+    k_BTKQ,
+    v_BTKC,
+    position_BT,
+    prior_k_BSKQ,
+    prior_v_BSKC,
+    prior_position_BS,
+    sink_H,
+    *,
+    window: int,
+    query_block: int,
+):
+    """Return `y_BTHC`: what each token sees of the ring (prior) and of its own step.
+
+        y = softmax(q.k / sqrt(Q) over the last `window` keys, sink) . v
+
+    Costs O(T x window) in time and memory. The ring's slots come in any order: their positions
+    say what they hold. S may be 0.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype contradicts its name, H is no multiple of K, or the window is empty.
+    """
+    if window < 1:
+        raise ValueError(f"attention_swa: window must be at least 1, got {window}")
+    active = KeyRun(k_BTKQ, v_BTKC, position_BT)
+    prior = KeyRun(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
+    return attend_in_blocks(q_BTHQ, active, prior, sink_H, window=window, query_block=query_block)

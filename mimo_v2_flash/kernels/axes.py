@@ -1,0 +1,98 @@
+"""Tensors are what their names say: axes by the ending, dtype by the noun.
+
+`x_BTD` has three axes, and every B of one call has the same length; `position_BT` holds
+int32. `checked` holds a kernel to the names of its parameters.
+
+Source: shape suffixes, N. Shazeer (2024), https://medium.com/@NoamShazeer/shape-suffixes.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["axes_of", "check_dtypes", "checked", "measure"]
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+ENDING = re.compile(r"_([a-z]*[A-Z1][A-Za-z1]*)$")
+FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+INTEGERS = (np.dtype(np.int32),)
+BOOLEANS = (np.dtype(np.bool_),)
+DTYPES = {
+    "expert": INTEGERS,
+    "position": INTEGERS,
+    "rank": INTEGERS,
+    "row": INTEGERS,
+    "slot": INTEGERS,
+    "token": INTEGERS,
+    "visible": BOOLEANS,
+}
+
+
+def axes_of(name: str) -> str:
+    """Return the axis letters that end `name`, or an empty string if it names no tensor."""
+    ending = ENDING.search(name)
+    return ending[1] if ending else ""
+
+
+def measure(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
+    """Return each axis letter's length.
+
+    Raises
+    ------
+    ValueError
+        If a tensor's shape contradicts its name or another tensor's axes; the message names the
+        kernel, the argument, its shape and what was expected.
+    """
+    lengths: dict[str, int] = {"1": 1}
+    first: dict[str, str] = {"1": "its name"}
+    for name, tensor in tensors.items():
+        axes = axes_of(name)
+        if not axes:
+            continue
+        shape = getattr(tensor, "shape", None)
+        if shape is None or len(shape) != len(axes):
+            found = f"{len(shape)} ({shape})" if shape is not None else f"none: {type(tensor)}"
+            raise ValueError(
+                f"{owner}: {name} must have {len(axes)} axes ({', '.join(axes)}), got {found}"
+            )
+        for letter, length in zip(axes, shape, strict=True):
+            if lengths.setdefault(letter, length) != length:
+                raise ValueError(
+                    f"{owner}: {name} is {tuple(shape)}, but axis {letter} is {lengths[letter]} "
+                    f"in {first[letter]}"
+                )
+            first.setdefault(letter, name)
+    return lengths
+
+
+def check_dtypes(owner: str, tensors: dict[str, Any]) -> None:
+    """Raise ValueError if a tensor's dtype contradicts the last noun of its name."""
+    for name, tensor in tensors.items():
+        dtype = getattr(tensor, "dtype", None)  # none: BlockScaled stores in its own way
+        if not axes_of(name) or dtype is None:
+            continue
+        *_, noun, _ = name.split("_")
+        expected = DTYPES.get(noun, FLOATS)
+        if np.dtype(dtype) not in expected:
+            allowed = " or ".join(str(kind) for kind in expected)
+            raise ValueError(f"{owner}: {name} must be {allowed}, got {dtype}")
+
+
+def checked(kernel: Kernel) -> Kernel:
+    """Return `kernel`, refusing arguments that contradict the names of its parameters."""
+    names = tuple(inspect.signature(kernel).parameters)
+
+    @functools.wraps(kernel)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tensors = dict(zip(names, args, strict=False)) | kwargs
+        measure(kernel.__name__, tensors)
+        check_dtypes(kernel.__name__, tensors)
+        return kernel(*args, **kwargs)
+
+    return call  # type: ignore[return-value]

@@ -1,0 +1,97 @@
+"""FP8 weights with one float32 scale per block of rows and 128 columns.
+
+Source: DeepSeek-V3, arXiv:2412.19437, section 3.3.2 (128 x 128 weight blocks); the format of
+the hub's `weight_scale_inv`; E4M3 of arXiv:2209.05433, table 1. MiMo: blocks of 128 x 128, but
+64 x 128 for the keys and values of full-attention layers, whose scales cross from K into V.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["BLOCK", "LARGEST", "BlockScaled", "dequantise", "dequantise_block_row", "quantise"]
+
+BLOCK = 128
+LARGEST = 448.0
+VALUE_OF_CODE = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class BlockScaled:
+    """A weight [..., O, I] as E4M3 codes and float32 scales.
+
+    Attributes
+    ----------
+    code
+        [..., O, I], uint8 on the host, float8_e4m3 in a traced program.
+    scale
+        [..., Y, X], float32: value = decoded code x scale of its block.
+    block_height
+        Rows of a block; the last block row and column may be partial.
+    """
+
+    code: Any
+    scale: Any
+    block_height: int = BLOCK
+
+    def __post_init__(self) -> None:
+        *_, outputs, inputs = self.code.shape
+        grid = (-(-outputs // self.block_height), -(-inputs // BLOCK))
+        if tuple(self.scale.shape[-2:]) != grid:
+            raise ValueError(
+                f"BlockScaled: scale is {tuple(self.scale.shape)}, expected {grid} at its end: "
+                f"code is {tuple(self.code.shape)} in blocks of {self.block_height} x {BLOCK}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that this stands for."""
+        return tuple(self.code.shape)
+
+    def __getitem__(self, index: int) -> "BlockScaled":
+        """Return one weight of a stack, as views."""
+        return BlockScaled(self.code[index], self.scale[index], self.block_height)
+
+
+def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
+    """Return the nearest codes of `w_OI` under the scale `max |block| / 448` of each block.
+
+    A block of zeros has scale 1.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite.
+    """
+    if not np.isfinite(w_OI.astype(np.float32)).all():
+        raise ValueError("quantise: w_OI must be finite, got NaN or infinity")
+    outputs, inputs = w_OI.shape
+    row_Y = np.arange(0, outputs, block_height)
+    peak_YI = np.maximum.reduceat(np.abs(w_OI.astype(np.float32)), row_Y, axis=0)
+    peak_YX = np.maximum.reduceat(peak_YI, np.arange(0, inputs, BLOCK), axis=1)
+    scale_YX = np.where(peak_YX > 0, peak_YX / np.float32(LARGEST), np.float32(1))
+    unit_OI = w_OI / _spread(scale_YX, outputs, inputs, block_height)
+    # A division may round to just above 448, which E4M3 turns into NaN.
+    code_OI = np.clip(unit_OI, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
+    return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
+
+
+def dequantise(w: BlockScaled) -> np.ndarray:
+    """Return the whole weight in float32; for stores and tests, kernels go through `ops.matmul`."""
+    outputs, inputs = w.shape[-2:]
+    return VALUE_OF_CODE[w.code.view(np.uint8)] * _spread(w.scale, outputs, inputs, w.block_height)
+
+
+def dequantise_block_row(w: BlockScaled, row: int) -> np.ndarray:
+    """Return the rows of block row `row`, the last axes [block_height or fewer, I], in float32."""
+    start = row * w.block_height
+    code = w.code[..., start : start + w.block_height, :].view(np.uint8)
+    scale = np.repeat(w.scale[..., row : row + 1, :], BLOCK, axis=-1)[..., : w.shape[-1]]
+    return np.take(VALUE_OF_CODE, code) * scale
+
+
+def _spread(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:
+    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]
+    return np.repeat(scale_OX, BLOCK, axis=-1)[..., :inputs]

@@ -1,0 +1,56 @@
+"""Keys and values of the tokens seen so far, one flat cache per layer, with their positions.
+
+Row `sequence x S + slot` holds a token of that sequence; one more row at the end takes what is
+written for nobody. Full layers have a slot for every token, sliding layers a ring.
+
+Source: facts of nkipy: one traced index per write, no duplicate but a trash row. MiMo in bfloat16:
+2,560 bytes per token in a full layer, 5,120 per slot of a ring.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import ops
+from .attention import KeyRun
+from .axes import checked
+
+__all__ = ["KVCache", "prior_tokens", "write_tokens"]
+
+
+class KVCache(NamedTuple):
+    """One layer's cache; the last row is trash and its position stays -1, as empty rows' do."""
+
+    k_ZKQ: Any
+    v_ZKC: Any
+    position_Z: Any
+
+
+def prior_tokens(cache: KVCache, *, sequences: int, filled: int) -> KeyRun:
+    """Return the first `filled` slots of every sequence, as views."""
+    slots = (cache.position_Z.shape[0] - 1) // sequences
+
+    def view(part_Z):
+        rows = part_Z[: sequences * slots]
+        return np.reshape(rows, (sequences, slots, *rows.shape[1:]))[:, :filled]
+
+    return KeyRun(*(view(part) for part in cache))
+
+
+@checked
+def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
+    """Write a step's tokens into rows `row_BT` of `cache`, in place.
+
+    The host computes rows: `cache.rows_of_step`. Tokens for nobody (padding, or older than a
+    ring is long) have the trash row. Call it after attention: what writes first and then reads
+    the same tensor waits.
+    """
+    B, T, K, Q = k_BTKQ.shape
+    trash = cache.position_Z.shape[0] - 1
+    row_N = np.reshape(row_BT, (B * T,))
+    position_N = np.where(row_N == trash, -1, np.reshape(position_BT, (B * T,)))
+    k_NKQ = np.reshape(k_BTKQ, (B * T, K, Q)).astype(cache.k_ZKQ.dtype)
+    v_NKC = np.reshape(v_BTKC, (B * T, K, -1)).astype(cache.v_ZKC.dtype)
+    ops.put_rows(cache.k_ZKQ, row_N, k_NKQ)
+    ops.put_rows(cache.v_ZKC, row_N, v_NKC)
+    ops.put_rows(cache.position_Z, row_N, position_N)

@@ -1,0 +1,41 @@
+"""One expert: a gated feed-forward on the tokens that chose it.
+
+Source: SwiGLU, arXiv:2002.05202, equation 6; transformers `models/mimo_v2_flash`
+(`MiMoV2FlashExperts`). MiMo: D = 4096, F = 2048, no clamp, no shared expert.
+"""
+
+import numpy as np
+
+from . import ops
+from .axes import checked
+
+__all__ = ["masked_experts", "moe_expert"]
+
+
+@checked
+def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
+    """Return `y_ND` in float32.
+
+        y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
+    """
+    gate_NF = ops.matmul(x_ND, w_gate_FD)
+    hidden_NF = gate_NF * ops.sigmoid(gate_NF) * ops.matmul(x_ND, w_up_FD)
+    return ops.matmul(hidden_NF.astype(x_ND.dtype), w_down_DF)
+
+
+@checked
+def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF):
+    """Return `y_ND`: every token through every expert of this rank, weighed, float32.
+
+        y = sum over e of (sum over choices of e of weight) x expert_e(x)
+
+    For programs of static shape and few tokens, where reading the experts' weights is the cost.
+    Ids outside 0..e-1 are not answered.
+    """
+    y_ND = None
+    for expert in range(w_gate_eFD.shape[0]):
+        chosen_NA = (expert_NA == expert).astype(np.float32)
+        weight_N1 = np.sum(weight_NA * chosen_NA, axis=-1, keepdims=True)
+        answer_ND = moe_expert(x_ND, w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert])
+        y_ND = weight_N1 * answer_ND if y_ND is None else y_ND + weight_N1 * answer_ND
+    return y_ND

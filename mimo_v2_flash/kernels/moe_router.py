@@ -1,0 +1,38 @@
+"""Sigmoid router: choose A of E experts per token, weigh them by their own scores.
+
+Source: DeepSeek-V3, arXiv:2412.19437, equations 12 to 16 (`noaux_tc` with one group);
+transformers `models/mimo_v2_flash` (`MiMoV2FlashTopkRouter`). MiMo: E = 256, A = 8, scaling 1.
+"""
+
+import numpy as np
+
+from . import ops
+from .axes import checked
+
+__all__ = ["moe_router"]
+
+
+@checked
+def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: float):
+    """Return (weight_NA, expert_NA): the chosen experts, best first, and their weights.
+
+        score = sigmoid(x w);  chosen = top A of (score + bias)
+        weight = scaling x score / (sum of chosen scores + 1e-20)
+
+    The bias balances load: it sways which experts are chosen and never weighs. All is float32
+    whatever the model's dtype: near-ties decide, and bfloat16 scores send tokens astray.
+
+    Raises
+    ------
+    ValueError
+        If a token would choose more experts than there are, or (arrays) a score is not finite.
+    """
+    E = w_router_ED.shape[0]
+    if not 1 <= experts_per_token <= E:
+        raise ValueError(f"moe_router: experts_per_token {experts_per_token} is not in 1..{E}")
+    x_ND, w_router_ED = x_ND.astype(np.float32), w_router_ED.astype(np.float32)
+    score_NE = ops.sigmoid(ops.matmul(x_ND, w_router_ED))
+    _, expert_NA = ops.top_k(score_NE + bias_E.astype(np.float32), experts_per_token)
+    score_NA = np.take_along_axis(score_NE, expert_NA, axis=-1)
+    total_N1 = np.sum(score_NA, axis=-1, keepdims=True) + np.float32(1e-20)
+    return score_NA / total_N1 * np.float32(scaling), expert_NA

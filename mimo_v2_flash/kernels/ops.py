@@ -1,0 +1,141 @@
+"""What NumPy lacks: the one matmul, top-k, and tensors of the kind that is being computed with.
+
+Every function is chosen by the type of its first argument: NumPy's arrays here, nkipy's tensors
+in `traced_ops`, the strict arrays of the tests by the tests. Nothing else in `kernels` knows
+which of them it handles.
+
+Source: `functools.singledispatch`; float32 accumulation as TensorE's PSUM and BLAS have it.
+"""
+
+import importlib
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from .block_scale import BlockScaled, dequantise_block_row
+
+__all__ = ["constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+
+TILE = 1 << 19  # elements of a weight that are float32 at one time: 2 MiB, a core's cache
+
+
+@singledispatch
+def matmul(x: Any, w: Any) -> Any:
+    """Return `x` [..., I] times the transpose of `w` [..., O, I], float32 [..., O].
+
+    The only matmul of the kernels: it accumulates in float32 whatever the operands' dtypes, and
+    it alone knows how a weight is stored: float32, bfloat16, or `BlockScaled` FP8. Batch axes
+    broadcast.
+    """
+    return _for_type_of(x, matmul)(x, w)
+
+
+@singledispatch
+def top_k(x: Any, k: int) -> Any:
+    """Return the `k` largest along the last axis and their int32 indices, best first.
+
+    Of equal values the lowest index comes first.
+
+    Raises
+    ------
+    ValueError
+        If an array holds NaN or infinity: a comparison would choose silently. Traced programs
+        cannot look at values.
+    """
+    return _for_type_of(x, top_k)(x, k)
+
+
+@singledispatch
+def constant(like: Any, array: np.ndarray) -> Any:
+    """Return `array` as a tensor of `like`'s kind, to be indexed or compared at length."""
+    return _for_type_of(like, constant)(like, array)
+
+
+@singledispatch
+def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
+    """Return a new tensor of `like`'s kind, filled with `value`."""
+    return _for_type_of(like, full)(like, shape, value, dtype)
+
+
+@singledispatch
+def put_rows(buffer: Any, row_N: Any, x: Any) -> None:
+    """Write the rows of `x` into `buffer` in place.
+
+    `row_N` is not negative and, but for a trash row, unique: which of two equal rows remains is
+    not defined.
+
+    Raises
+    ------
+    ValueError
+        If dtypes or shapes differ: a traced program neither casts nor broadcasts a write.
+    """
+    _for_type_of(buffer, put_rows)(buffer, row_N, x)
+
+
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)), without overflow on either side."""
+    return np.exp(np.minimum(x, 0.0)) / (1.0 + np.exp(-np.abs(x)))
+
+
+@matmul.register
+def _(x: np.ndarray, w: Any) -> np.ndarray:
+    if x.shape[-1] != w.shape[-1]:
+        raise ValueError(f"matmul: x is {x.shape}, w is {w.shape}: last axes must be equal")
+    x = x.astype(np.float32, copy=False)
+    if isinstance(w, BlockScaled):
+        height = w.block_height
+        tiles = (dequantise_block_row(w, row) for row in range(-(-w.shape[-2] // height)))
+    elif w.dtype == np.float32:
+        return np.matmul(x, np.swapaxes(w, -1, -2))
+    else:
+        height = max(1, TILE * w.shape[-2] // w.size)
+        tiles = (
+            w[..., start : start + height, :].astype(np.float32)
+            for start in range(0, w.shape[-2], height)
+        )
+    batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+    y = np.empty((*batch, *x.shape[-2:-1], w.shape[-2]), np.float32)
+    for index, tile in enumerate(tiles):
+        np.matmul(
+            x, np.swapaxes(tile, -1, -2), out=y[..., index * height : (index + 1) * height]
+        )
+    return y
+
+
+@top_k.register
+def _(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(x).all():
+        raise ValueError("top_k: scores must be finite, got NaN or infinity")
+    index = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype(np.int32)
+    return np.take_along_axis(x, index, axis=-1), index
+
+
+@constant.register
+def _(like: np.ndarray, array: np.ndarray) -> np.ndarray:
+    return array
+
+
+@full.register
+def _(like: np.ndarray, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
+    return np.full(shape, value, dtype)
+
+
+@put_rows.register
+def _(buffer: np.ndarray, row_N: np.ndarray, x: np.ndarray) -> None:
+    if x.dtype != buffer.dtype or x.shape != (*row_N.shape, *buffer.shape[1:]):
+        raise ValueError(
+            f"put_rows: x is {x.dtype} {x.shape}, "
+            f"expected {buffer.dtype} {(*row_N.shape, *buffer.shape[1:])}"
+        )
+    buffer[row_N] = x
+
+
+def _for_type_of(tensor: Any, function: Any) -> Any:
+    """Return the implementation for `tensor`, after loading nkipy's if it is one of nkipy's."""
+    if type(tensor).__module__.split(".")[0] == "nkipy":
+        importlib.import_module(".traced_ops", __package__)
+    implementation = function.dispatch(type(tensor))
+    if implementation is function.dispatch(object):
+        raise TypeError(f"{function.__name__}: no implementation for {type(tensor)}")
+    return implementation

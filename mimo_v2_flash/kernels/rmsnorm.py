@@ -1,0 +1,27 @@
+"""Root-mean-square normalisation over the width of the model.
+
+Source: arXiv:1910.07467, equation 4; transformers `models/mimo_v2_flash`
+(`MiMoV2FlashRMSNorm`). MiMo: D = 4096, epsilon = 1e-5, before attention, before the
+feed-forward, and before the head.
+"""
+
+import numpy as np
+
+from .axes import checked
+
+__all__ = ["rmsnorm"]
+
+
+@checked
+def rmsnorm(x_BTD, weight_D, *, epsilon: float):
+    """Return `x_BTD` at unit root mean square, times `weight_D`, in the dtype of `x_BTD`.
+
+        y = x / sqrt(mean(x^2) + epsilon) * weight
+
+    Statistics are float32; the unit vector is rounded to the dtype before it is weighed, as the
+    checkpoint was trained.
+    """
+    wide_BTD = x_BTD.astype(np.float32)
+    power_BT1 = np.mean(np.square(wide_BTD), axis=-1, keepdims=True)
+    unit_BTD = wide_BTD / np.sqrt(power_BT1 + np.float32(epsilon))
+    return unit_BTD.astype(x_BTD.dtype) * weight_D.astype(x_BTD.dtype)

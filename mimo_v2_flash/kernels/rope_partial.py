@@ -1,0 +1,60 @@
+"""Partial rotary position embedding: the first 2R channels of a head turn, the rest pass.
+
+Channel r is paired with channel r + R (half rotation), not with its neighbour.
+
+Source: RoFormer, arXiv:2104.09864, section 3.4.2; transformers `models/mimo_v2_flash`
+(`apply_rotary_pos_emb`). MiMo: 64 of Q = 192 channels; theta 5,000,000 in full layers and
+10,000 in sliding ones.
+"""
+
+import numpy as np
+
+from .axes import checked
+
+__all__ = ["rope_partial", "rope_table"]
+
+
+def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cos_LR, sin_LR) of the angles `position x theta^(-2r / rotary_dim)`, in radians.
+
+    Made once, on the host, in float64 and stored in float32: a float32 angle is off by 0.005
+    radians at position 100,000.
+
+    Raises
+    ------
+    ValueError
+        If `rotary_dim` is not positive and even, `length` negative or `theta` not positive.
+    """
+    if rotary_dim <= 0 or rotary_dim % 2:
+        raise ValueError(f"rope_table: rotary_dim must be positive and even, got {rotary_dim}")
+    if length < 0 or not theta > 0:
+        raise ValueError(f"rope_table: got length {length} and theta {theta}, expected positive")
+    frequency_R = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    angle_LR = np.outer(np.arange(length), frequency_R)
+    return np.cos(angle_LR).astype(np.float32), np.sin(angle_LR).astype(np.float32)
+
+
+@checked
+def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
+    """Return `x_BTHQ` with channel pairs (r, r + R) turned by their token's angle.
+
+        y[r] = x[r] cos - x[r + R] sin        y[r + R] = x[r + R] cos + x[r] sin
+
+    Padding (position -1) turns as position 0 does. Queries and keys are two calls.
+
+    Raises
+    ------
+    ValueError
+        If a head is narrower than the 2R channels that turn.
+    """
+    R, Q = cos_LR.shape[-1], x_BTHQ.shape[-1]
+    if Q < 2 * R:
+        raise ValueError(f"rope_partial: x_BTHQ has width {Q}, expected at least 2R = {2 * R}")
+    row_BT = np.maximum(position_BT, 0)
+    cos_BT1R = np.expand_dims(np.take(cos_LR, row_BT, axis=0), 2)
+    sin_BT1R = np.expand_dims(np.take(sin_LR, row_BT, axis=0), 2)
+    low_BTHR = x_BTHQ[..., :R].astype(np.float32)
+    high_BTHR = x_BTHQ[..., R : 2 * R].astype(np.float32)
+    turned = (low_BTHR * cos_BT1R - high_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
+    turned_high = (high_BTHR * cos_BT1R + low_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
+    return np.concatenate([turned, turned_high, x_BTHQ[..., 2 * R :]], axis=-1)

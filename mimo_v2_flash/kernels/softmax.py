@@ -1,0 +1,34 @@
+"""Masked softmax with one sink per query head: a logit that takes weight and carries no value.
+
+Source: arXiv:2309.17453 (attention sinks), in the learned form of transformers
+`models/mimo_v2_flash` (`eager_attention_forward`, `s_aux`). MiMo: sliding layers have a learned
+sink for each of 64 heads, full layers none.
+"""
+
+import numpy as np
+
+from .axes import checked
+
+__all__ = ["NO_SINK", "softmax"]
+
+NO_SINK = -1e30
+"""The sink of a head without one, and the score of a masked key: finite, so that a row which
+sees nothing is zeros instead of NaN."""
+
+
+@checked
+def softmax(score_BKGTS, visible_BTS, sink_H):
+    """Return `weight_BKGTS`, zero wherever a key is not visible.
+
+        weight = exp(score) / (exp(sink) + sum over visible exp(score))
+
+    The sink is not scaled as scores are. Masked scores may be anything, NaN included.
+    """
+    B, K, G, T, S = score_BKGTS.shape
+    visible_B11TS = np.reshape(visible_BTS, (B, 1, 1, T, S))
+    sink_1KG11 = np.reshape(sink_H.astype(np.float32), (1, K, G, 1, 1))
+    score_BKGTS = np.where(visible_B11TS, score_BKGTS, np.float32(NO_SINK))
+    peak_BKGT1 = np.maximum(np.max(score_BKGTS, axis=-1, keepdims=True), sink_1KG11)
+    power_BKGTS = np.where(visible_B11TS, np.exp(score_BKGTS - peak_BKGT1), np.float32(0))
+    total_BKGT1 = np.sum(power_BKGTS, axis=-1, keepdims=True) + np.exp(sink_1KG11 - peak_BKGT1)
+    return power_BKGTS / total_BKGT1
