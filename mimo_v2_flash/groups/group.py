@@ -11,7 +11,9 @@ class Group(Protocol):
     Every rank calls the same exchanges in the same order, with equal shapes and dtypes.
     """
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many ranks, P."""
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Give row p to rank p; return the rows that the ranks gave us, in rank order."""

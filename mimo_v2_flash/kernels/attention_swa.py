@@ -1,8 +1,8 @@
 """Sliding-window attention: a token sees itself and the `window` - 1 tokens before it.
 
-Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "sliding_attention"); the window
-counts the token itself (`sliding_window_size + 1`), as SGLang and transformers have it. MiMo: 39
-of 48 layers; window 129; 64 heads over 8 KV heads; a learned sink per head.
+Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "sliding_attention"). The
+window counts the token itself (`sliding_window_size + 1`), as SGLang and transformers have it.
+MiMo: 39 of 48 layers; window 129; 64 heads over 8 KV heads; a learned sink per head.
 """
 
 from .attention import KeyRun, attend_in_blocks

@@ -18,9 +18,8 @@ def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
 
     So the hidden width takes token_block x F memory, not N x F.
     """
-    starts = range(0, x_ND.shape[0], token_block)
-    blocks = [
-        moe_expert(x_ND[start : min(start + token_block, x_ND.shape[0])], w_gate_FD, w_up_FD, w_down_DF)
-        for start in starts
-    ]
+    N, blocks = x_ND.shape[0], []
+    for start in range(0, N, token_block):
+        block = x_ND[start : min(start + token_block, N)]
+        blocks.append(moe_expert(block, w_gate_FD, w_up_FD, w_down_DF))
     return np.concatenate(blocks, axis=0) if len(blocks) > 1 else blocks[0]

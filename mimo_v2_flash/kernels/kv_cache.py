@@ -30,8 +30,8 @@ def prior_tokens(cache: KVCache, *, sequences: int, filled: int) -> KeyRun:
     """Return the first `filled` slots of every sequence, as views."""
     slots = (cache.position_Z.shape[0] - 1) // sequences
 
-    def view(part_Z):
-        rows = part_Z[: sequences * slots]
+    def view(part):
+        rows = part[: sequences * slots]
         return np.reshape(rows, (sequences, slots, *rows.shape[1:]))[:, :filled]
 
     return KeyRun(*(view(part) for part in cache))

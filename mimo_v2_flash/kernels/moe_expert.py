@@ -16,7 +16,7 @@ __all__ = ["masked_experts", "moe_expert"]
 def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
     """Return `y_ND` in float32.
 
-        y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
+    y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
     """
     gate_NF = ops.matmul(x_ND, w_gate_FD)
     hidden_NF = gate_NF * ops.sigmoid(gate_NF) * ops.matmul(x_ND, w_up_FD)

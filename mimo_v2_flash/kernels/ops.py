@@ -97,9 +97,7 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     y = np.empty((*batch, *x.shape[-2:-1], w.shape[-2]), np.float32)
     for index, tile in enumerate(tiles):
-        np.matmul(
-            x, np.swapaxes(tile, -1, -2), out=y[..., index * height : (index + 1) * height]
-        )
+        np.matmul(x, np.swapaxes(tile, -1, -2), out=y[..., index * height : (index + 1) * height])
     return y
 
 

@@ -26,7 +26,9 @@ def softmax(score_BKGTS, visible_BTS, sink_H):
     """
     B, K, G, T, S = score_BKGTS.shape
     visible_B11TS = np.reshape(visible_BTS, (B, 1, 1, T, S))
-    sink_1KG11 = np.reshape(sink_H.astype(np.float32), (1, K, G, 1, 1))
+    # NO_SINK stored in bfloat16 lies below NO_SINK: a row that sees nothing would be NaN.
+    sink_H = np.maximum(sink_H.astype(np.float32), np.float32(NO_SINK))
+    sink_1KG11 = np.reshape(sink_H, (1, K, G, 1, 1))
     score_BKGTS = np.where(visible_B11TS, score_BKGTS, np.float32(NO_SINK))
     peak_BKGT1 = np.maximum(np.max(score_BKGTS, axis=-1, keepdims=True), sink_1KG11)
     power_BKGTS = np.where(visible_B11TS, np.exp(score_BKGTS - peak_BKGT1), np.float32(0))

@@ -1,0 +1,42 @@
+# Everything from a fresh machine with Python, pip and make. `make` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format mutants clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-%: .venv/installed
+	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+demo: .venv/installed  ## the self-check of every kernel
+	$(BIN)/python run_example.py --mode test
+
+test: .venv/installed-test  ## the test suite
+	$(BIN)/python -m pytest
+
+check: .venv/installed-check  ## linters, types and contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mutants: .venv/installed-test  ## deliberate faults, each of which a test must catch
+	$(BIN)/python -m tools.mutants
+
+format: .venv/installed-check  ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the other targets made
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,182 @@
+"""The hybrid KV cache: every token in full layers, a ring of the last ones in sliding layers.
+
+Nothing is padded and nothing grows: pages that no token has touched cost nothing. All integer
+arithmetic of slots and rows is here, on the host.
+
+MiMo in bfloat16: 23,040 bytes per token and 26 MB per sequence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .config import LayerSpec
+from .kernels.kv_cache import KVCache
+
+__all__ = ["LONGEST_DRAFT", "HybridCache", "new_cache", "ring_slots", "rows_of_step"]
+
+LONGEST_DRAFT = 3
+"""Drafted tokens that a step may hold, and that may be taken back after it."""
+
+
+@dataclass
+class HybridCache:
+    """The caches of all layers for one batch of sequences, and what they hold.
+
+    Attributes
+    ----------
+    layers
+        One flat cache per decoder layer.
+    slots
+        Slots of a sequence in each layer.
+    max_length
+        Tokens that a sequence may have.
+    window
+        Keys that a token of a sliding layer sees, itself included.
+    length_B
+        Tokens that each sequence has; a step may start there or before.
+    oldest_B
+        The oldest position that the rings still hold.
+    """
+
+    layers: tuple[KVCache, ...]
+    slots: tuple[int, ...]
+    max_length: int
+    window: int
+    length_B: np.ndarray = field(repr=False)
+    oldest_B: np.ndarray = field(repr=False)
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences, B."""
+        return len(self.length_B)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated; the system gives memory only for those that were written."""
+        return sum(part.nbytes for layer in self.layers for part in layer)
+
+    def admit(self, position_BT: np.ndarray) -> None:
+        """Raise ValueError, naming the row, if a step at `position_BT` cannot be computed.
+
+        In a row, real tokens come first, at consecutive positions from at most `length_B` on, then
+        padding at -1. A row may start earlier than it ended, to take tokens back: at 0, or as far
+        back as the rings still hold the whole window before it.
+        """
+        if position_BT.ndim != 2 or len(position_BT) != self.batch_size:
+            raise ValueError(
+                f"position_BT is {position_BT.shape}, the cache holds {self.batch_size} sequences"
+            )
+        count_B = np.sum(position_BT >= 0, axis=1)
+        for row, (position_T, count) in enumerate(zip(position_BT, count_B, strict=True)):
+            self._admit_row(row, position_T, int(count))
+
+    def _admit_row(self, row: int, position_T: np.ndarray, count: int) -> None:
+        start = int(position_T[0]) if count else 0
+        expected_T = np.full(position_T.shape, -1)
+        expected_T[:count] = np.arange(start, start + count)
+        if not np.array_equal(position_T, expected_T):
+            raise ValueError(
+                f"position_BT row {row} is {position_T.tolist()}, expected consecutive positions "
+                "from 0 or more, then -1 for padding"
+            )
+        if start + count > self.max_length:
+            raise ValueError(
+                f"row {row} reaches position {start + count - 1}, the cache has room for "
+                f"{self.max_length} tokens (max_length)"
+            )
+        if start > self.length_B[row]:
+            raise ValueError(
+                f"row {row} starts at position {start}, but the cache holds "
+                f"{self.length_B[row]} tokens of it: positions between would be missing"
+            )
+        if count and start and max(0, start - self.window + 1) < self.oldest_B[row]:
+            raise ValueError(
+                f"row {row} starts at position {start}, but sliding layers hold positions from "
+                f"{self.oldest_B[row]} on and need {max(0, start - self.window + 1)}: at most "
+                f"{LONGEST_DRAFT} tokens can be taken back"
+            )
+
+    def begin(self, position_BT: np.ndarray) -> None:
+        """Take down what a step at `position_BT` will overwrite, before it does."""
+        end_B = np.max(position_BT, axis=1) + 1
+        ring = ring_slots(self.window, self.max_length)
+        oldest_B = np.where(position_BT[:, 0] == 0, 0, self.oldest_B)
+        self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
+
+    def finish(self, position_BT: np.ndarray) -> None:
+        """Take down that a step at `position_BT` has been written."""
+        end_B = np.max(position_BT, axis=1) + 1
+        self.length_B[:] = np.where(end_B > 0, end_B, self.length_B)
+
+
+def ring_slots(window: int, max_length: int) -> int:
+    """Return the slots of a layer: every position, or as many as a window and a draft need."""
+    return min(max_length, window + LONGEST_DRAFT)
+
+
+def new_cache(
+    layers: tuple[LayerSpec, ...],
+    *,
+    batch_size: int,
+    max_length: int,
+    dtype: Any = np.float32,
+    kv_share: Callable[[int], int] = int,
+) -> HybridCache:
+    """Return an empty cache for `batch_size` sequences of up to `max_length` tokens.
+
+    Parameters
+    ----------
+    layers
+        The model's layers.
+    dtype
+        Of keys and values: float32 or bfloat16.
+    kv_share
+        From a layer's number of KV heads to those that live here.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive or the dtype is another one.
+    """
+    if batch_size < 1 or max_length < 1:
+        raise ValueError(
+            f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"
+        )
+    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
+        raise ValueError(f"new_cache: dtype must be float32 or bfloat16, got {np.dtype(dtype)}")
+    slots = tuple(ring_slots(spec.attention.window, max_length) for spec in layers)
+    caches = []
+    for spec, slot_count in zip(layers, slots, strict=True):
+        attention, rows = spec.attention, batch_size * slot_count + 1
+        heads = kv_share(attention.kv_heads)
+        caches.append(
+            KVCache(
+                np.zeros((rows, heads, attention.key_width), dtype),
+                np.zeros((rows, heads, attention.value_width), dtype),
+                np.full(rows, -1, np.int32),
+            )
+        )
+    return HybridCache(
+        tuple(caches),
+        slots,
+        max_length,
+        min(spec.attention.window for spec in layers),
+        np.zeros(batch_size, np.int64),
+        np.zeros(batch_size, np.int64),
+    )
+
+
+def rows_of_step(position_BT: np.ndarray, slots: int) -> np.ndarray:
+    """Return `row_BT`, int32: the flat cache row of every token, position mod `slots`.
+
+    Padding, and tokens that later ones of the same step would overwrite, go to the trash row.
+    """
+    B = len(position_BT)
+    first_B1 = np.arange(B)[:, None] * slots
+    last_B1 = np.max(position_BT, axis=1, keepdims=True)
+    kept_BT = (position_BT >= 0) & (position_BT > last_B1 - slots)
+    return np.where(kept_BT, first_B1 + position_BT % slots, B * slots).astype(np.int32)

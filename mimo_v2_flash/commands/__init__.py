@@ -1,0 +1,1 @@
+"""What the scripts do, one file per mode of `run_example.py`."""

@@ -1,0 +1,176 @@
+"""What MiMo-V2-Flash is: every number of the architecture, and what each layer has of them.
+
+Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, whose names are kept. MiMo-V2.5 and
+MiMo-V2.5-Pro differ in these numbers only.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+from . import config_file, config_rules
+from .config_rules import PerLayer, TokenIds
+
+__all__ = ["EVERYTHING", "AttentionSpec", "LayerSpec", "MiMoConfig"]
+
+EVERYTHING = 1 << 30  # a window wider than any context: full attention
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """How one layer looks at the past; full and sliding layers differ in these numbers only."""
+
+    heads: int
+    kv_heads: int
+    key_width: int  # of a query or key head
+    value_width: int  # of a value head
+    window: int  # keys that a token sees, itself included; EVERYTHING in full layers
+    rotary_dim: int  # leading dimensions of a query or key head that are rotated
+    rope_theta: float
+    value_scale: float  # on values, before attention and cache
+    has_sink: bool  # a learned logit per head in the softmax's denominator
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One decoder layer; equal layers are equal, so that one program serves them all."""
+
+    attention: AttentionSpec
+    hidden: int  # width of the model
+    feed_forward: int  # width of the dense network, or of one expert
+    experts: int  # 0 where the feed-forward is dense
+    experts_per_token: int  # 0 where the feed-forward is dense
+    routed_scaling_factor: float  # 1 where the feed-forward is dense
+    norm_epsilon: float
+
+
+@dataclass(frozen=True)
+class MiMoConfig:
+    """The architecture; without arguments, MiMo-V2-Flash itself on one device.
+
+    Names and values are those of the hub's config.json but for `sliding_window`, which counts the
+    token itself, and `num_devices`, which is no part of the model. Widths count elements.
+
+    Raises
+    ------
+    ValueError
+        A field has a wrong type or value; it is named, with its value and what is allowed.
+    """
+
+    vocab_size: int = 152576
+    hidden_size: int = 4096
+    intermediate_size: int = 16384  # width of the dense feed-forward: layer 0 and the predictors
+    num_hidden_layers: int = 48
+    max_position_embeddings: int = 262144  # tokens
+    layernorm_epsilon: float = 1e-5  # transformers: rms_norm_eps
+    initializer_range: float = 0.02  # standard deviation of random weights
+    # Attention: full layers, sliding layers (swa), both.
+    num_attention_heads: int = 64
+    num_key_value_heads: int = 4
+    head_dim: int = 192  # of queries and keys
+    v_head_dim: int = 128
+    rope_theta: float = 5_000_000.0
+    add_full_attention_sink_bias: bool = False
+    swa_num_attention_heads: int = 64
+    swa_num_key_value_heads: int = 8
+    swa_head_dim: int = 192
+    swa_v_head_dim: int = 128
+    swa_rope_theta: float = 10_000.0
+    add_swa_attention_sink_bias: bool = True
+    sliding_window: int = 129  # sliding_window_size + 1, as transformers and SGLang read it
+    partial_rotary_factor: float = 0.334  # not 1/3: int(192 * 0.334) = 64 dimensions
+    attention_value_scale: float = 0.707
+    # Mixture of experts.
+    n_routed_experts: int = 256
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 2048  # width of one expert
+    routed_scaling_factor: float = 1.0  # null on the hub; transformers reads 1
+    # Layer by layer, in no period: 0 full, 1 sliding; 0 dense, 1 mixture of experts.
+    hybrid_layer_pattern: PerLayer = (
+        *(0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1),
+        *(0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1),
+        0,
+    )
+    moe_layer_freq: PerLayer = (0, *(1,) * 47)
+    eos_token_id: TokenIds = 151645  # of the chat model; its base model's file says 151643
+    num_devices: int = 1  # ranks that share the experts
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible model."""
+        config_rules.check(self)
+
+    @classmethod
+    def from_pretrained(cls, path: str | PathLike[str], *, num_devices: int = 1) -> "MiMoConfig":
+        """Return the model that a config.json describes, the hub's or one that transformers saved.
+
+        Where a file has both spellings and they disagree, transformers' is taken, with a warning.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            The file, or the folder that holds it as config.json.
+        num_devices : int
+            Ranks that share the experts; no file says it.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            The file is no JSON object, another kind of model, incomplete or impossible; file and
+            field are named, with the field's value and what is allowed.
+        """
+        file = config_file.locate(path)
+        names = [field.name for field in fields(cls) if field.name != "num_devices"]
+        try:
+            return cls(**config_file.read(file, names), num_devices=num_devices)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a config.json in the hub's spelling, ready for JSON."""
+        said = asdict(self)
+        del said["num_devices"]
+        return config_file.to_hub(said)
+
+    @property
+    def experts_per_device(self) -> int:
+        """Experts that each device holds."""
+        return self.n_routed_experts // self.num_devices
+
+    @cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Every decoder layer, first to last."""
+        return tuple(map(self._layer, self.hybrid_layer_pattern, self.moe_layer_freq))
+
+    @property
+    def predictor(self) -> LayerSpec:
+        """The block of each multi-token predictor, sliding and dense (checkpoint `model.mtp`)."""
+        return self._layer(sliding=1, sparse=0)
+
+    def _layer(self, sliding: int, sparse: int) -> LayerSpec:
+        return LayerSpec(
+            attention=self._attention("swa_" if sliding else ""),
+            hidden=self.hidden_size,
+            feed_forward=self.moe_intermediate_size if sparse else self.intermediate_size,
+            experts=self.n_routed_experts if sparse else 0,
+            experts_per_token=self.num_experts_per_tok if sparse else 0,
+            routed_scaling_factor=self.routed_scaling_factor if sparse else 1.0,
+            norm_epsilon=self.layernorm_epsilon,
+        )
+
+    def _attention(self, kind: str) -> AttentionSpec:
+        """Return the attention whose fields begin with `kind`."""
+        key_width = getattr(self, f"{kind}head_dim")
+        return AttentionSpec(
+            heads=getattr(self, f"{kind}num_attention_heads"),
+            kv_heads=getattr(self, f"{kind}num_key_value_heads"),
+            key_width=key_width,
+            value_width=getattr(self, f"{kind}v_head_dim"),
+            window=self.sliding_window if kind else EVERYTHING,
+            rotary_dim=config_rules.rotary_dim(self.partial_rotary_factor, key_width),
+            rope_theta=getattr(self, f"{kind}rope_theta"),
+            value_scale=self.attention_value_scale,
+            has_sink=getattr(self, f"add_{kind or 'full_'}attention_sink_bias"),
+        )

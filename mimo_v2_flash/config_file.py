@@ -1,0 +1,198 @@
+"""config.json in its two spellings: the hub's, which is also MiMoConfig's, and transformers'.
+
+A file that transformers read and saved again holds both. Where they disagree transformers' wins,
+because the weights beside such a file are those of the model that transformers built.
+
+Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-Flash; transformers
+5.23 configuration_mimo_v2_flash.py and modeling_mimo_v2_flash.py (MiMoV2FlashAttention.__init__).
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .config_rules import refuse
+
+__all__ = ["locate", "read", "to_hub"]
+
+# What is computed here: a file's key -> the values it may have, the hub's own value first.
+_COMPUTED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("mimo_v2_flash", "mimo_v2", "", None),  # "": the hub's configuration class
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "tie_word_embeddings": (False,),
+    "rope_scaling": (
+        None,
+        {"type": "default"},
+        {"rope_type": "default"},
+        {"type": "default", "rope_type": "default"},  # MiMo-V2.5
+    ),
+    "scoring_func": ("sigmoid",),
+    "topk_method": ("noaux_tc",),
+    "norm_topk_prob": (True,),
+    "n_group": (1,),
+    "topk_group": (1,),
+    "n_shared_experts": (None, 0),
+}
+_ROPE = "rope_parameters"
+_FULL, _SLIDING = f"{_ROPE}.full_attention", f"{_ROPE}.sliding_attention"
+_COMPUTED_ROPE: dict[str, tuple[Any, ...]] = {
+    key: allowed
+    for place in (_ROPE, _FULL, _SLIDING)
+    for key, allowed in (
+        (place, (None, {})),  # what remains once objects are flat
+        (f"{place}.type", ("default",)),
+        (f"{place}.rope_type", ("default",)),
+    )
+}
+
+# Where the hub's code and transformers agree on what a missing field means, or a null.
+_ABSENT = {"routed_scaling_factor": 1.0, "initializer_range": 0.02, "eos_token_id": None}
+_NULL = {"routed_scaling_factor": 1.0, "attention_value_scale": 1.0}
+
+
+def _as_written(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plus_one(value: Any) -> Any:
+    return value + 1 if type(value) is int else value
+
+
+def _twice(value: Any) -> Any:
+    return value * 2 if type(value) is int else value
+
+
+def _index_in(*names: str) -> Callable[[Any], Any]:
+    """Return a reading of names as indices; what is no name stays, for MiMoConfig to refuse."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return tuple(names.index(item) if item in names else item for item in value)
+
+    return read
+
+
+class _Place(NamedTuple):
+    """Where a file says a field, and how what it says there is read."""
+
+    field: str
+    key: str
+    read: Callable[[Any], Any] = _as_written
+
+
+_TRANSFORMERS = (
+    _Place("layernorm_epsilon", "rms_norm_eps"),
+    _Place("hybrid_layer_pattern", "layer_types", _index_in("full_attention", "sliding_attention")),
+    _Place("moe_layer_freq", "mlp_layer_types", _index_in("dense", "sparse")),
+    _Place("rope_theta", f"{_FULL}.rope_theta"),
+    _Place("swa_rope_theta", f"{_SLIDING}.rope_theta"),
+    _Place("partial_rotary_factor", f"{_FULL}.partial_rotary_factor"),
+    _Place("rope_theta", f"{_ROPE}.rope_theta"),  # MiMo-V2.6: one set, for the full layers
+    _Place("partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"),
+    _Place("sliding_window", "sliding_window"),
+)
+# What MiMoV2FlashAttention builds by itself, whatever else a file says.
+_BUILT_BY_TRANSFORMERS = (
+    _Place("swa_num_attention_heads", "num_attention_heads"),
+    _Place("swa_num_key_value_heads", "num_key_value_heads", _twice),
+    _Place("swa_head_dim", "head_dim"),
+    _Place("swa_v_head_dim", "v_head_dim"),
+    _Place("add_swa_attention_sink_bias", "layer_types", lambda _: True),
+    _Place("add_full_attention_sink_bias", "layer_types", lambda _: False),
+)
+
+
+def locate(path: str | PathLike[str]) -> Path:
+    """Return the config.json that `path` is or holds; FileNotFoundError where there is none."""
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give config.json or the folder that has it")
+    return file
+
+
+def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
+    """Return what `file` says of each of `fields`, not yet validated.
+
+    Raises
+    ------
+    ValueError
+        The file is no JSON object, describes what is not computed here, or lacks a field.
+    """
+    try:
+        tree = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"a JSON object is needed, not {tree!r:.40}")
+    said = dict(_flat(tree))
+    for key, allowed in (_COMPUTED | _COMPUTED_ROPE).items():
+        if said.get(key, allowed[0]) not in allowed:
+            refuse(key, said[key], " or ".join(map(repr, allowed)))
+    _settle(said)
+    built = "layer_types" in said and said.get("model_type") == "mimo_v2_flash"
+    places = (
+        *_TRANSFORMERS,
+        *(_BUILT_BY_TRANSFORMERS if built else ()),
+        *(_Place(name, name) for name in fields if name != "sliding_window"),
+        _Place("sliding_window", "sliding_window_size", _plus_one),
+    )
+    found = _ABSENT | _first_said(places, said, file)
+    if missing := {place.field: place.key for place in places if place.field not in found}:
+        raise ValueError(f"missing: {', '.join(missing.values())}")
+    return found
+
+
+def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `fields` in the hub's spelling, with the features that are fixed here."""
+    # The hub counts the keys before a token, in three fields that are always equal.
+    windows = ("sliding_window", "sliding_window_size", "attention_chunk_size")
+    return {
+        "architectures": ["MiMoV2FlashForCausalLM"],
+        **{key: allowed[0] for key, allowed in _COMPUTED.items()},
+        **{key: list(item) if isinstance(item, tuple) else item for key, item in fields.items()},
+        **dict.fromkeys(windows, fields["sliding_window"] - 1),
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield keys and values, those of the rotary parameters as `rope_parameters.kind.key`."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if key in (_ROPE, _FULL, _SLIDING) and isinstance(value, dict):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _settle(said: dict[str, Any]) -> None:
+    """Resolve in place what one key alone does not say: nulls, the window, rotary factors."""
+    said |= {key: value for key, value in _NULL.items() if key in said and said[key] is None}
+    # The hub's sliding_window repeats its sliding_window_size; transformers' is one more, for the
+    # token itself. Alone in a file of the hub's it could be either, so there it says nothing.
+    window, before = said.pop("sliding_window", None), said.get("sliding_window_size")
+    if window != before and (before is not None or "layer_types" in said):
+        said["sliding_window"] = window
+    # 0.334 is what MiMoV2FlashRotaryEmbedding takes where a layer type has no factor.
+    kinds = [kind for kind in (_FULL, _SLIDING) if f"{kind}.rope_theta" in said]
+    factors = [said.setdefault(f"{kind}.partial_rotary_factor", 0.334) for kind in kinds]
+    if factors and factors[0] != factors[-1]:
+        refuse(f"{_SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
+
+
+def _first_said(places: Iterable[_Place], said: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return what the first place of each field says; warn where a later one disagrees."""
+    found: dict[str, tuple[str, Any]] = {}
+    for field, key, reading in places:
+        if said.get(key) is None:
+            continue
+        value = reading(said[key])
+        taken, first = found.setdefault(field, (key, value))
+        if taken != key and first != value:  # NaN differs from itself
+            message = f"{file}: {field}: {taken} says {first!r}, {key} says {value!r}; took {taken}"
+            warnings.warn(message, stacklevel=4)
+    return {field: value for field, (_, value) in found.items()}

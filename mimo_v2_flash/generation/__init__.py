@@ -1,0 +1,1 @@
+"""From a prompt to tokens: the loop, sampling, drafts, tokenizer and chat."""

@@ -1,0 +1,79 @@
+"""What callers give, checked before anything is computed: tokens, positions, indices, prompts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["as_indices", "as_positions", "as_prompts", "as_tokens", "end_tokens"]
+
+
+def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:
+    """Return `token_BT` as int32 [B, T].
+
+    Raises
+    ------
+    ValueError
+        If it is no array of integers with two axes, is empty, or an id is not in the vocabulary.
+    """
+    token_BT = _integers("token ids", token_BT)
+    if token_BT.ndim != 2 or not token_BT.size:
+        raise ValueError(f"token ids must be [B, T] and not empty, got shape {token_BT.shape}")
+    outside = (token_BT < 0) | (token_BT >= vocabulary)
+    if np.any(outside):
+        row, column = map(int, np.argwhere(outside)[0])
+        raise ValueError(
+            f"token id {token_BT[row, column]} in row {row}, column {column} is outside of the "
+            f"vocabulary 0..{vocabulary - 1}"
+        )
+    return token_BT.astype(np.int32)
+
+
+def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `position_BT` as int32 of `shape`, or raise ValueError if it is not."""
+    position_BT = _integers("positions", position_BT)
+    if position_BT.shape != shape:
+        raise ValueError(f"positions are {position_BT.shape}, the tokens are {shape}")
+    return position_BT.astype(np.int32)
+
+
+def as_indices(index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `index_Bn` as indices into the tokens of each row; all of them if it is None.
+
+    Raises
+    ------
+    ValueError
+        If it is not [B, n], or an index is not in 0..T-1.
+    """
+    B, T = shape
+    if index_Bn is None:
+        return np.broadcast_to(np.arange(T), (B, T))
+    index_Bn = _integers("logits_at", index_Bn)
+    if index_Bn.ndim != 2 or len(index_Bn) != B or not index_Bn.size:
+        raise ValueError(f"logits_at must be [{B}, n], got shape {index_Bn.shape}")
+    if np.min(index_Bn) < 0 or np.max(index_Bn) >= T:
+        raise ValueError(f"logits_at must be in 0..{T - 1}, got {index_Bn.tolist()}")
+    return index_Bn
+
+
+def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
+    """Return prompts as lists of ids; ValueError if one is empty, an id unknown, or none given."""
+    prompts = list(input_ids)
+    if not prompts:
+        raise ValueError("there is no prompt")
+    for row, prompt in enumerate(prompts):
+        if np.ndim(prompt) != 1 or not len(prompt):
+            raise ValueError(f"prompt {row} must be a sequence of token ids, and not empty")
+    return [as_tokens(np.asarray([prompt]), vocabulary)[0].tolist() for prompt in prompts]
+
+
+def end_tokens(tokens: int | Sequence[int] | None) -> set[int]:
+    """Return the ids that end a row as a set."""
+    return {tokens} if isinstance(tokens, int) else set(tokens or ())
+
+
+def _integers(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers, got {array.dtype} of shape {array.shape}")
+    return array

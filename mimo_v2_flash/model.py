@@ -1,0 +1,196 @@
+"""The model: embed, pass through the layers, predict. One step for every phase."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backends import Backend, NumpyBackend
+from .cache import HybridCache, new_cache
+from .config import MiMoConfig
+from .generation.loop import generate
+from .generation.sampling import Sampler, SamplingSettings
+from .groups import SoloGroup
+from .inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
+from .kernels.lm_head import lm_head
+from .kernels.rmsnorm import rmsnorm
+from .kernels.token_embedding import token_embedding
+from .layers.stack import Stack
+from .weights.records import ModelWeights
+from .weights.subset import keep_experts
+
+__all__ = ["MiMoV2FlashModel"]
+
+
+class MiMoV2FlashModel:
+    """MiMo-V2-Flash on one rank. It holds nothing of a request: one model serves many caches.
+
+    Parameters
+    ----------
+    weights : ModelWeights
+        From `load_weights`.
+    config : MiMoConfig
+        The architecture of `weights`.
+    expert_subset : sequence of int, optional
+        Ids of the only experts to use, the checkpoint's. Router rows and biases are cut to them
+        and a token chooses at most as many: the model that the cut weights make.
+    max_step : int
+        Tokens per row that pass through the layers at one time; a longer step runs as consecutive
+        chunks with the same result.
+    backend : Backend, optional
+        Where layers run; NumPy if not given.
+
+    Raises
+    ------
+    ValueError
+        If the subset names an expert twice or one that is not there.
+    """
+
+    def __init__(
+        self,
+        weights: ModelWeights,
+        config: MiMoConfig,
+        expert_subset: Sequence[int] | None = None,
+        *,
+        max_step: int = 512,
+        backend: Backend | None = None,
+    ) -> None:
+        if max_step < 1:
+            raise ValueError(f"max_step must be at least 1, got {max_step}")
+        if expert_subset is not None:
+            weights, config = keep_experts(weights, config, expert_subset)
+        self.weights, self.config, self.max_step = weights, config, max_step
+        solo = SoloGroup()
+        self._stack = Stack(config.layers, backend or NumpyBackend(), heads=solo, experts=solo)
+
+    def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
+        """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
+
+        Raises ValueError if a size or the dtype is not allowed.
+        """
+        longest = self.config.max_position_embeddings
+        if max_length > longest:
+            raise ValueError(f"max_length is {max_length}, the model knows {longest} positions")
+        return new_cache(
+            self.config.layers, batch_size=batch_size, max_length=max_length, dtype=dtype
+        )
+
+    def forward(self, input_ids: Any) -> np.ndarray:
+        """Return the logits of whole sequences.
+
+        `input_ids`, int [B, T], gives float32 [B, T, vocab]: the logits of the token after each.
+        Errors are those of `step`.
+        """
+        token_BT = as_tokens(input_ids, self.config.vocab_size)
+        B, T = token_BT.shape
+        position_BT = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+        return self.step(token_BT, position_BT, self.new_cache(B, T))
+
+    def step(
+        self, token_BT: Any, position_BT: Any, cache: HybridCache, *, logits_at: Any = None
+    ) -> np.ndarray:
+        """Return the logits of a step's tokens, and write the tokens into `cache`.
+
+        Parameters
+        ----------
+        token_BT : array of int, [B, T]
+            Token ids; any id where there is padding.
+        position_BT : array of int, [B, T]
+            Each token's position in its sequence. In a row, real tokens come first, at consecutive
+            positions from at most the number of tokens that the cache holds, then padding at -1.
+        cache : HybridCache
+            From `new_cache`. A row that starts earlier than it ended takes tokens back.
+        logits_at : array of int, [B, n], optional
+            Indices into T of the tokens whose logits are wanted; all T if not given.
+
+        Returns
+        -------
+        ndarray of float32, [B, n, vocab]
+            Logits of the token after each; those of padding mean nothing.
+
+        Raises
+        ------
+        ValueError
+            If a token is outside the vocabulary, or positions, batch and cache do not fit; nothing
+            has been computed or changed then.
+        """
+        token_BT = as_tokens(token_BT, self.config.vocab_size)
+        position_BT = as_positions(position_BT, token_BT.shape)
+        index_Bn = as_indices(logits_at, token_BT.shape)
+        cache.admit(position_BT)
+        chunks = (
+            slice(start, start + self.max_step)
+            for start in range(0, token_BT.shape[1], self.max_step)
+        )
+        x_BTD = np.concatenate(
+            [self._chunk(token_BT[:, part], position_BT[:, part], cache) for part in chunks], axis=1
+        )
+        x_BnD = np.take_along_axis(x_BTD, index_Bn[:, :, None], axis=1)
+        y_BnD = rmsnorm(x_BnD, self.weights.final_norm_D, epsilon=self.config.layernorm_epsilon)
+        logits_NV = lm_head(y_BnD.reshape(-1, y_BnD.shape[2]), self.weights.w_logits_VD)
+        return logits_NV.reshape(*index_Bn.shape, -1)
+
+    def generate(
+        self,
+        input_ids: Any,
+        *,
+        max_new_tokens: int = 64,
+        eos_token_id: int | Sequence[int] | None = None,
+        seed: int = 0,
+        on_token: Callable[[int, int], None] | None = None,
+        cache_dtype: Any = np.float32,
+        **sampling: Any,
+    ) -> list[list[int]]:
+        """Return the tokens that follow each prompt.
+
+        Parameters
+        ----------
+        input_ids : array of int, [B, T], or sequence of sequences of int
+            Prompts, of any lengths, none empty.
+        max_new_tokens : int
+            Tokens to generate at most, per prompt.
+        eos_token_id : int or sequence of int, optional
+            Tokens that end a row; the config's if not given, an empty sequence for none.
+        seed : int
+            Of the random streams, one per row: a row's tokens do not depend on the other rows.
+        on_token : callable, optional
+            Called with (row, token) as each token is drawn.
+        cache_dtype : dtype
+            Of the KV cache, float32 or bfloat16.
+        **sampling
+            `temperature` (0, the default, is greedy), `top_k`, `top_p`, `min_p` and
+            `repetition_penalty`: see `SamplingSettings`.
+
+        Returns
+        -------
+        list of list of int
+            New tokens of each row, the end token included.
+
+        Raises
+        ------
+        ValueError
+            If a prompt is empty or too long, an id is outside the vocabulary, or a setting is not
+            allowed.
+        """
+        prompts = as_prompts(input_ids, self.config.vocab_size)
+        end = self.config.eos_token_id if eos_token_id is None else eos_token_id
+        sampler = Sampler(SamplingSettings(**sampling), seed)
+        longest = max(map(len, prompts)) + max_new_tokens
+        cache = self.new_cache(len(prompts), longest, cache_dtype)
+
+        def step(token_BT: np.ndarray, position_BT: np.ndarray, last_B: np.ndarray) -> np.ndarray:
+            return self.step(token_BT, position_BT, cache, logits_at=last_B[:, None])[:, 0]
+
+        answers: list[list[int]] = [[] for _ in prompts]
+        for row, token in generate(step, prompts, sampler, max_new_tokens, end_tokens(end)):
+            answers[row].append(token)
+            if on_token is not None:
+                on_token(row, token)
+        return answers
+
+    def _chunk(
+        self, token_BT: np.ndarray, position_BT: np.ndarray, cache: HybridCache
+    ) -> np.ndarray:
+        """Return the stream after the last layer, `x_BTD`, float32."""
+        x_BTD = token_embedding(token_BT, self.weights.embedding_VD).astype(np.float32)
+        return self._stack(x_BTD, position_BT, cache, self.weights.layers)

@@ -1,0 +1,28 @@
+"""Softmax over the visible keys and one sink per query head, one row after the other.
+
+Source: transformers `models/mimo_v2_flash` (`eager_attention_forward`): the sink joins the scores
+as one more logit, unscaled, and its column is dropped from the answer.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = ["softmax"]
+
+
+def softmax(score_BKGTS, visible_BTS, sink_H):
+    """Return `weight_BKGTS`; a key that is not visible weighs nothing.
+
+    weight_s = exp(score_s) / (exp(sink) + sum over visible r of exp(score_r))
+    """
+    B, K, G, T, S = score_BKGTS.shape
+    weight_BKGTS = np.zeros((B, K, G, T, S))
+    for b, k, g, t in np.ndindex(B, K, G, T):
+        sink = float(sink_H[k * G + g])
+        seen = {s: float(score_BKGTS[b, k, g, t, s]) for s in range(S) if visible_BTS[b, t, s]}
+        peak = max([sink, *seen.values()])
+        total = math.exp(sink - peak) + sum(math.exp(score - peak) for score in seen.values())
+        for s, score in seen.items():
+            weight_BKGTS[b, k, g, t, s] = math.exp(score - peak) / total
+    return weight_BKGTS

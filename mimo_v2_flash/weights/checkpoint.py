@@ -1,0 +1,103 @@
+"""A folder of safetensors files as one mapping from names to arrays; files open when needed.
+
+Source: transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight_map`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .safetensors_file import map_tensors
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class Checkpoint(Mapping[str, np.ndarray]):
+    """Tensors by name, as views of their files.
+
+    Parameters
+    ----------
+    files
+        For every tensor the file that holds it.
+    """
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files = files
+        self._open: dict[Path, dict[str, np.ndarray]] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path = self._files[name]
+        if path not in self._open:
+            self._open[path] = map_tensors(path)
+        if name not in self._open[path]:
+            raise ValueError(f"{path}: {name} is missing, though the index names it here")
+        return self._open[path][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def file_of(self, name: str) -> Path:
+        """Return the file that holds tensor `name`."""
+        return self._files[name]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint at `path`: a folder, with an index or without, or a single file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such path, no safetensors file in it, or a file that the index names is
+        missing.
+    ValueError
+        If the file is a pickle (never loaded: it could run code), the index is damaged or names a
+        file outside the folder, or two files hold one tensor.
+    """
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
+    if path.is_dir():
+        index = path / INDEX
+        return Checkpoint(_indexed(index) if index.is_file() else _unindexed(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    return Checkpoint(dict.fromkeys(map_tensors(path), path))
+
+
+def _indexed(index: Path) -> dict[str, Path]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        places = {name: index.parent / file for name, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: no weight_map of tensor names to file names") from error
+    for name, path in places.items():
+        if path.parent != index.parent or path.suffix != ".safetensors":
+            raise ValueError(
+                f"{index}: {name} is said to be in {weight_map[name]!r}, "
+                "expected a .safetensors file of the same folder"
+            )
+    if missing := sorted(path for path in set(places.values()) if not path.is_file()):
+        raise FileNotFoundError(f"{missing[0]}: missing, though {index.name} names it")
+    return places
+
+
+def _unindexed(folder: Path) -> dict[str, Path]:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        found = f"; {', '.join(pickles)} can run code and is not loaded" if pickles else ""
+        raise FileNotFoundError(f"{folder}: holds no .safetensors file{found}")
+    places: dict[str, Path] = {}
+    for path in paths:
+        for name in map_tensors(path):
+            if name in places:
+                raise ValueError(f"{folder}: {name} is in {places[name].name} and {path.name}")
+            places[name] = path
+    return places

@@ -1,0 +1,103 @@
+"""Every weight of the model, declared once: its name in a checkpoint and its shape.
+
+Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
+same names.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+
+__all__ = [
+    "PREDICTOR_PREFIX",
+    "Declared",
+    "attention",
+    "dense",
+    "every_weight",
+    "expert",
+    "layer_norms",
+    "model_ends",
+    "router",
+]
+
+PREDICTOR_PREFIX = "model.mtp."
+
+
+class Declared(NamedTuple):
+    """A weight's name in a checkpoint, and its shape, [out, in] where it is a matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def model_ends(config: MiMoConfig) -> tuple[Declared, Declared, Declared]:
+    """Return embedding_VD, final_norm_D and w_logits_VD."""
+    V, D = config.vocab_size, config.hidden_size
+    return (
+        Declared("model.embed_tokens.weight", (V, D)),
+        Declared("model.norm.weight", (D,)),
+        Declared("lm_head.weight", (V, D)),
+    )
+
+
+def layer_norms(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+    """Return attention_norm_D and feed_forward_norm_D of the layer at `prefix`."""
+    return (
+        Declared(f"{prefix}.input_layernorm.weight", (spec.hidden,)),
+        Declared(f"{prefix}.post_attention_layernorm.weight", (spec.hidden,)),
+    )
+
+
+def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+    """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
+    H, K, Q, C = spec.heads, spec.kv_heads, spec.key_width, spec.value_width
+    matrices = (
+        Declared(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
+        Declared(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
+        Declared(f"{prefix}.self_attn.v_proj.weight", (K * C, hidden)),
+        Declared(f"{prefix}.self_attn.o_proj.weight", (hidden, H * C)),
+    )
+    sink = Declared(f"{prefix}.self_attn.attention_sink_bias", (H,))
+    return (*matrices, sink) if spec.has_sink else matrices
+
+
+def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+    """Return w_router_ED and bias_E of the layer at `prefix`."""
+    return (
+        Declared(f"{prefix}.mlp.gate.weight", (spec.experts, spec.hidden)),
+        Declared(f"{prefix}.mlp.gate.e_score_correction_bias", (spec.experts,)),
+    )
+
+
+def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[Declared, Declared, Declared]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
+    return _gated(f"{prefix}.mlp.experts.{index}", spec.feed_forward, spec.hidden)
+
+
+def dense(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared, Declared]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of the dense layer at `prefix`."""
+    return _gated(f"{prefix}.mlp", spec.feed_forward, spec.hidden)
+
+
+def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, Declared]:
+    return (
+        Declared(f"{prefix}.gate_proj.weight", (width, hidden)),
+        Declared(f"{prefix}.up_proj.weight", (width, hidden)),
+        Declared(f"{prefix}.down_proj.weight", (hidden, width)),
+    )
+
+
+def every_weight(config: MiMoConfig) -> Iterator[Declared]:
+    """Yield what a checkpoint of `config` must hold, but for scales and predictors."""
+    yield from model_ends(config)
+    for index, spec in enumerate(config.layers):
+        prefix = f"model.layers.{index}"
+        yield from layer_norms(prefix, spec)
+        yield from attention(prefix, spec.attention, spec.hidden)
+        if not spec.experts:
+            yield from dense(prefix, spec)
+            continue
+        yield from router(prefix, spec)
+        for number in range(spec.experts):
+            yield from expert(prefix, spec, number)

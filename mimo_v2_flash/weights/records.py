@@ -1,0 +1,68 @@
+"""The weights of every layer: names, axes and order, in one place.
+
+A matrix is `[out, in]`, float32, bfloat16 or `BlockScaled`; everything else is float32. A layer's
+experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array per expert.
+"""
+
+from typing import Any, NamedTuple
+
+__all__ = [
+    "AttentionWeights",
+    "DecoderWeights",
+    "DenseWeights",
+    "ExpertWeights",
+    "MoEWeights",
+    "ModelWeights",
+]
+
+
+class AttentionWeights(NamedTuple):
+    """Projections of the heads that live here; `sink_H` is NO_SINK where a head has none."""
+
+    w_q_OD: Any
+    w_k_OD: Any
+    w_v_OD: Any
+    w_o_DI: Any
+    sink_H: Any
+
+
+class DenseWeights(NamedTuple):
+    """One gated feed-forward network."""
+
+    w_gate_FD: Any
+    w_up_FD: Any
+    w_down_DF: Any
+
+
+class ExpertWeights(NamedTuple):
+    """The experts that live here."""
+
+    w_gate_eFD: Any
+    w_up_eFD: Any
+    w_down_eDF: Any
+
+
+class MoEWeights(NamedTuple):
+    """The whole router, and the experts that live here."""
+
+    w_router_ED: Any
+    bias_E: Any
+    experts: ExpertWeights
+
+
+class DecoderWeights(NamedTuple):
+    """One layer."""
+
+    attention_norm_D: Any
+    attention: AttentionWeights
+    feed_forward_norm_D: Any
+    feed_forward: DenseWeights | MoEWeights
+
+
+class ModelWeights(NamedTuple):
+    """Everything but the predictors."""
+
+    embedding_VD: Any
+    layers: tuple[DecoderWeights, ...]
+    final_norm_D: Any
+    w_logits_VD: Any

@@ -1,0 +1,82 @@
+"""One safetensors file, mapped: its tensors are views of the file and cost no memory until read.
+
+The library's NumPy loader knows neither F8_E4M3 nor BF16 views, so the header is read here.
+
+Source: the safetensors format: 8 bytes of header length, little-endian, then JSON, then data.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["DTYPES", "map_tensors", "read_header"]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy computes with no 8-bit float
+}
+LARGEST_HEADER = 100_000_000  # the format's own limit, bytes
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of the file at `path` and the byte at which data begins.
+
+    Raises
+    ------
+    ValueError
+        If the file is no safetensors file or is truncated; the message names it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise ValueError(f"{path}: header of {length} bytes in a file of {size}: truncated?")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: header is not JSON: not a safetensors file") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: header is not a JSON object: not a safetensors file")
+    return header, 8 + length
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Return every tensor of the file at `path` by name, as read-only views of the file.
+
+    Raises
+    ------
+    ValueError
+        If a tensor lies outside the file, its size is not its shape's, or its dtype is not one of
+        `DTYPES`; the message names file and tensor.
+    """
+    header, start = read_header(path)
+    data = np.memmap(path, np.uint8, mode="r")[start:] if header else np.empty(0, np.uint8)
+    return {
+        name: _view(path, name, entry, data)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
+    try:
+        dtype, shape = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"]))
+        begin, end = map(int, entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: {name}: header says {entry!r:.100}, expected a shape, data_offsets and a "
+            f"dtype of {', '.join(DTYPES)}"
+        ) from error
+    if not 0 <= begin <= end <= len(data):
+        raise ValueError(
+            f"{path}: {name}: bytes {begin} to {end} of {len(data)}: the file is truncated"
+        )
+    if end - begin != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+        raise ValueError(f"{path}: {name}: {end - begin} bytes cannot be {entry['dtype']} {shape}")
+    return data[begin:end].view(dtype).reshape(shape)
