@@ -1,8 +1,9 @@
 """Sampling on the host: one token per row of logits, every row from its own random stream.
 
-In the order of transformers 5.23 (`generation/logits_process.py`): repetition penalty, temperature,
-top-k, top-p, min-p. Equal logits are settled lowest id first, where transformers keeps all ties of
-top-k. A is the number of tokens that a row may still draw.
+In the order of transformers 5.23 (`generation/utils.py`, `_get_logits_processor`): repetition
+penalty, temperature, top-k, top-p, min-p, as `generation/logits_process.py` has them. Equal
+logits are settled lowest id first, where transformers keeps all ties of top-k. A is the number of
+tokens that a row may still draw.
 
 Source: penalty: CTRL, arXiv:1909.05858, section 4.1, negative logits as in transformers; top-p:
 arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95
@@ -124,8 +125,8 @@ class Sampler:
         Parameters
         ----------
         logits_NV
-            Float32. They may be the k best, as the kernel `top_k` returns them: the result is then
-            a place among them, of the token that all logits would give with this top_k.
+            Float32. Without a penalty they may be the k best from the kernel `top_k`: the result is
+            then a place among them, of the token that all logits would give with this top_k.
         rows
             N integers >= 0: which stream each row draws from.
         histories
@@ -149,9 +150,8 @@ class Sampler:
         if self.settings.temperature == 0:
             return int(token_A[0])
         reached_A = np.cumsum(probability_A)
-        # rounding may lift the share to the whole, which lies beyond the last token
-        share = min(self._stream(row).random() * reached_A[-1], np.nextafter(reached_A[-1], 0))
-        return int(token_A[np.searchsorted(reached_A, share, side="right")])
+        share = self._stream(row).random() * reached_A[-1]
+        return int(token_A[np.searchsorted(reached_A, share)])
 
     def _stream(self, row: int) -> np.random.Generator:
         if row not in self._stream_of_row:

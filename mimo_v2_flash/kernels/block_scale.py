@@ -50,6 +50,10 @@ class BlockScaled:
         """Shape of the weight that this stands for."""
         return tuple(self.code.shape)
 
+    def __len__(self) -> int:
+        """Return the number of weights of a stack."""
+        return self.shape[0]
+
     def __getitem__(self, index: int) -> "BlockScaled":
         """Return one weight of a stack, as views."""
         return BlockScaled(self.code[index], self.scale[index], self.block_height)
@@ -89,7 +93,7 @@ def dequantise_block_row(w: BlockScaled, row: int) -> np.ndarray:
     start = row * w.block_height
     code = w.code[..., start : start + w.block_height, :].view(np.uint8)
     scale = np.repeat(w.scale[..., row : row + 1, :], BLOCK, axis=-1)[..., : w.shape[-1]]
-    return np.take(VALUE_OF_CODE, code) * scale
+    return np.take(VALUE_OF_CODE, code, mode="clip") * scale  # "clip" alone skips a check
 
 
 def _spread(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:

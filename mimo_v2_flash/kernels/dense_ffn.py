@@ -17,7 +17,14 @@ def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
     """Return `y_ND` in float32: the network of `moe_expert`, `token_block` tokens at a time.
 
     So the hidden width takes token_block x F memory, not N x F.
+
+    Raises
+    ------
+    ValueError
+        If a block holds no token.
     """
+    if token_block < 1:
+        raise ValueError(f"dense_ffn: token_block {token_block} is not at least 1")
     N, blocks = x_ND.shape[0], []
     for start in range(0, N, token_block):
         block = x_ND[start : min(start + token_block, N)]

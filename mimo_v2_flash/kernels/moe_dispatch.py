@@ -42,7 +42,7 @@ def pack(x_ND, weight_NA, expert_NA, *, ranks: int, experts: int, slots: int) ->
     ValueError
         If the experts do not divide evenly, or there is no slot.
     """
-    if experts % ranks or slots < 1:
+    if min(ranks, slots) < 1 or experts % ranks:
         raise ValueError(f"pack: {experts} experts on {ranks} ranks with {slots} slots each")
     (N, A), trash = expert_NA.shape, ranks * slots
     lead_NAP = _first_choice_of_rank(expert_NA, ranks=ranks, experts=experts)

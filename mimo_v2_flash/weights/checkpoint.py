@@ -75,7 +75,7 @@ def _indexed(index: Path) -> dict[str, Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
         places = {name: index.parent / file for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index}: no weight_map of tensor names to file names") from error
     for name, path in places.items():
         if path.parent != index.parent or path.suffix != ".safetensors":

@@ -6,6 +6,8 @@ experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array p
 
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+
 __all__ = [
     "AttentionWeights",
     "DecoderWeights",
@@ -13,6 +15,7 @@ __all__ = [
     "ExpertWeights",
     "MoEWeights",
     "ModelWeights",
+    "nbytes",
 ]
 
 
@@ -66,3 +69,12 @@ class ModelWeights(NamedTuple):
     layers: tuple[DecoderWeights, ...]
     final_norm_D: Any
     w_logits_VD: Any
+
+
+def nbytes(weights: Any) -> int:
+    """Return the bytes of every array in a record, as stored."""
+    if isinstance(weights, BlockScaled):
+        return int(weights.code.nbytes + weights.scale.nbytes)
+    if isinstance(weights, tuple):
+        return sum(map(nbytes, weights))
+    return int(weights.nbytes)

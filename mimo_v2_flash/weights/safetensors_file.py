@@ -6,7 +6,8 @@ Source: the safetensors format: 8 bytes of header length, little-endian, then JS
 """
 
 import json
-import math
+import operator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: header is not JSON: not a safetensors file") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: header is not a JSON object: not a safetensors file")
@@ -52,22 +53,29 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If a tensor lies outside the file, its size is not its shape's, or its dtype is not one of
-        `DTYPES`; the message names file and tensor.
+        If a tensor lies outside the file or over another, its size is not its shape's, its dtype
+        is not one of `DTYPES`, or a byte belongs to no tensor; the message names file and tensor.
     """
     header, start = read_header(path)
-    data = np.memmap(path, np.uint8, mode="r")[start:] if header else np.empty(0, np.uint8)
-    return {
-        name: _view(path, name, entry, data)
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, mode="r")[start:]
+    tensors = {name: _view(path, name, entry, data) for name, entry in header.items()}
+    _check_cover(path, header, len(data))
+    return tensors
+
+
+def _check_cover(path: Path, header: dict[str, Any], size: int) -> None:
+    """Refuse tensors that do not lie end to end, as the format asks."""
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    for (_, end, name), (begin, *_) in pairwise([(0, 0, "header"), *places, (size, size, "")]):
+        if begin != end:
+            raise ValueError(f"{path}: {name}: ends at byte {end}, the next begins at {begin}")
 
 
 def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
     try:
-        dtype, shape = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"]))
-        begin, end = map(int, entry["data_offsets"])
+        dtype, shape = DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
+        begin, end = map(operator.index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: {name}: header says {entry!r:.100}, expected a shape, data_offsets and a "
@@ -77,6 +85,11 @@ def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{path}: {name}: bytes {begin} to {end} of {len(data)}: the file is truncated"
         )
-    if end - begin != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
-        raise ValueError(f"{path}: {name}: {end - begin} bytes cannot be {entry['dtype']} {shape}")
-    return data[begin:end].view(dtype).reshape(shape)
+    try:
+        if min(shape, default=0) < 0:
+            raise ValueError("a negative length, which reshape would infer")
+        return data[begin:end].view(dtype).reshape(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {name}: {end - begin} bytes cannot be {entry['dtype']} {shape}"
+        ) from error

@@ -1,0 +1,60 @@
+"""Where commands write: tables and progress on a terminal, plain lines elsewhere."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["amount", "console", "peak_memory", "progress", "table"]
+
+PLAIN_WIDTH = 100
+
+
+def console() -> Console:
+    """Return a console for standard output."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table with columns of words (`left`), then of numbers (`right`)."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in left:
+        made.add_column(name)
+    for name in right:
+        made.add_column(name, justify="right")
+    return made
+
+
+@contextmanager
+def progress(what: str, *, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Show how far something is; what the block is given takes each advance, in `unit`.
+
+    A bar with the time left on a terminal; elsewhere one line when it is done.
+    """
+    out, start = console(), time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TextColumn(unit), TimeRemainingColumn(), console=out, disable=not out.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+    if not out.is_terminal:
+        out.print(f"{what}: {time.perf_counter() - start:.1f} s")
+
+
+def amount(count: int) -> str:
+    """Return a number of bytes for people, in powers of 1,000."""
+    return decimal(count)
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,141 @@
+"""What the self-check runs: each kernel on small random inputs, beside its oracle.
+
+Head widths and window are MiMo's own (192, 128, 64 channels turned, 129); the rest is small, since
+oracles are plain loops.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
+from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
+from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.reference import block_scale as scale_oracle
+from mimo_v2_flash.reference import kv_cache as cache_oracle
+
+from .check import Check, Pairs, Random, beside_oracle, normal
+from .moe_checks import MOE_CHECKS
+
+__all__ = ["CHECKS"]
+
+Q, C, ROTARY_DIM, WINDOW, D = 192, 128, 64, 129, 24
+
+
+def _rmsnorm(random: Random) -> Pairs:
+    x_BTD, weight_D = normal(random, 2, 3, 64), normal(random, 64)
+    return beside_oracle("rmsnorm", "rmsnorm", x_BTD, weight_D, epsilon=1e-5)
+
+
+def _softmax(random: Random) -> Pairs:
+    score_BKGTS, visible_BTS = normal(random, 2, 2, 3, 4, 5), random.random((2, 4, 5)) < 0.5
+    return beside_oracle("softmax", "softmax", score_BKGTS, visible_BTS, normal(random, 6))
+
+
+def _rope_partial(random: Random) -> Pairs:
+    x_BTHQ = normal(random, 2, 3, 2, Q)
+    position_BT = random.integers(0, 4000, (2, 3), dtype=np.int32)
+    cos_LR, sin_LR = rope_table(length=4000, rotary_dim=ROTARY_DIM, theta=5e6)
+    return beside_oracle("rope_partial", "rope_partial", x_BTHQ, position_BT, cos_LR, sin_LR)
+
+
+def _token_embedding(random: Random) -> Pairs:
+    token_BT = random.integers(0, 50, (2, 3), dtype=np.int32)
+    return beside_oracle("token_embedding", "token_embedding", token_BT, normal(random, 50, D))
+
+
+def _lm_head(random: Random) -> Pairs:
+    return beside_oracle("lm_head", "lm_head", normal(random, 3, D), normal(random, 50, D))
+
+
+def _attention(random: Random, name: str, prior: int, **static: Any) -> Pairs:
+    """Return two rows: one goes on after `prior` tokens, one began a token earlier, with padding."""
+    B, T, H, K = 2, 5, 4, 2
+    position_BT = prior + np.arange(T, dtype=np.int32) - np.array([[0], [1]], np.int32)
+    position_BT[1, -2:] = -1
+    sink_H = normal(random, H) if "window" in static else np.full(H, NO_SINK, np.float32)
+    return beside_oracle(
+        name,
+        name,
+        normal(random, B, T, H, Q),
+        normal(random, B, T, K, Q),
+        normal(random, B, T, K, C),
+        position_BT,
+        normal(random, B, prior, K, Q),
+        normal(random, B, prior, K, C),
+        np.tile(np.arange(prior, dtype=np.int32), (B, 1)),
+        sink_H,
+        query_block=2,
+        **static,
+    )
+
+
+def _attention_full(random: Random) -> Pairs:
+    return _attention(random, "attention_full", 9)
+
+
+def _attention_swa(random: Random) -> Pairs:
+    return _attention(random, "attention_swa", WINDOW + 3, window=WINDOW)
+
+
+def _kv_cache(random: Random) -> Pairs:
+    found, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
+    position_BT = np.array([[4, 5], [3, -1]], np.int32)
+    row_BT = np.array([[1, 2], [3, 6]], np.int32)
+    tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, row_BT
+    write_tokens(found, *tokens)
+    cache_oracle.write_tokens(expected, *tokens)
+    read = prior_tokens(found, sequences=2, filled=3)
+    return list(zip(read, cache_oracle.prior_tokens(expected, sequences=2, filled=3), strict=True))
+
+
+def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
+    rows = sequences * slots + 1
+    k_ZKQ, v_ZKC = (np.zeros((rows, heads, width), np.float32) for width in (Q, C))
+    return KVCache(k_ZKQ, v_ZKC, np.full(rows, -1, np.int32))
+
+
+def _decoded_codes(_: Random) -> Pairs:
+    code_OI = np.array([[code for code in range(256) if code & 0x7F != 0x7F]], np.uint8)
+    every = BlockScaled(code_OI, np.ones((1, 2), np.float32))
+    return [(dequantise(every), scale_oracle.dequantise(every))]
+
+
+def _scaled_matmul(random: Random) -> Pairs:
+    w = quantise(normal(random, 70, 150), block_height=64)
+    x_NI = normal(random, 3, 150)
+    return [(ops.matmul(x_NI, w), x_NI.astype(np.float64) @ scale_oracle.dequantise(w).T)]
+
+
+def _quantise(random: Random) -> Pairs:
+    w_OI = normal(random, 20, 150)
+    code_OI, scale_YX = scale_oracle.quantise(w_OI, block_height=8)
+    found = quantise(w_OI, block_height=8)
+    expected = SimpleNamespace(code=code_OI, scale=scale_YX, block_height=8)
+    return [(dequantise(found), scale_oracle.dequantise(expected))]
+
+
+def _sampling(random: Random) -> Pairs:
+    logits_NV = normal(random, 3, 50)
+    best = beside_oracle("sampling", "greedy", logits_NV)
+    return best + beside_oracle("sampling", "top_k", logits_NV, k=5)
+
+
+CHECKS = (
+    Check("rmsnorm", "unit mean square, epsilon 1e-5", 1e-6, _rmsnorm),
+    Check("softmax", "masks, a sink per head", 1e-6, _softmax),
+    Check("rope_partial", "64 of 192 channels, positions to 4,000", 1e-6, _rope_partial),
+    Check("token_embedding", "rows of the table", 0.0, _token_embedding),
+    Check("lm_head", "logits", 1e-6, _lm_head),
+    Check("attention_full", "cache and step, ragged rows", 1e-6, _attention_full),
+    Check("attention_swa", "window 129, sinks, ragged rows", 1e-6, _attention_swa),
+    Check("kv_cache", "written, then read", 0.0, _kv_cache),
+    *MOE_CHECKS,
+    Check("block_scale", "all 254 FP8 codes", 0.0, _decoded_codes),
+    Check("block_scale", "quantised", 1e-7, _quantise),
+    Check("block_scale", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),
+    Check("sampling", "greedy and top-k", 0.0, _sampling),
+)

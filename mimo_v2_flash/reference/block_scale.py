@@ -1,0 +1,57 @@
+"""FP8 weights, one code after the other: E4M3 by its bits, and quantisation by search.
+
+Source: E4M3 of arXiv:2209.05433, table 1; blocks of DeepSeek-V3, arXiv:2412.19437, section 3.3.2.
+"""
+
+import numpy as np
+
+__all__ = ["decode", "dequantise", "encode", "quantise"]
+
+
+def decode(code: int) -> float:
+    """Return the value of an E4M3 code: 1 bit of sign, 4 of exponent, 3 of mantissa.
+
+        exponent > 0:  sign 2^(exponent - 7) (1 + mantissa / 8)
+        exponent = 0:  sign 2^-6 (mantissa / 8)
+
+    All ones after the sign is NaN; there is no infinity.
+    """
+    sign = -1.0 if code & 0x80 else 1.0
+    exponent, mantissa = code >> 3 & 0xF, code & 0x7
+    if exponent == 0xF and mantissa == 0x7:
+        return float("nan")
+    if exponent == 0:
+        return sign * 2.0**-6 * (mantissa / 8)
+    return sign * 2.0 ** (exponent - 7) * (1 + mantissa / 8)
+
+
+NOT_NEGATIVE = [decode(code) for code in range(0x7F)]
+
+
+def encode(value: float) -> int:
+    """Return the code with the sign of `value` that is nearest; the even one of two as near."""
+    nearest = min(range(0x7F), key=lambda code: (abs(NOT_NEGATIVE[code] - abs(value)), code % 2))
+    return nearest + 0x80 if np.signbit(value) else nearest
+
+
+def quantise(w_OI, *, block_height: int = 128):
+    """Return (code_OI, scale_YX): scale = max |block| / 448 in float32, 1 for a block of zeros."""
+    outputs, inputs = w_OI.shape
+    grid = -(-outputs // block_height), -(-inputs // 128)
+    peak_YX = np.zeros(grid)
+    for (o, i), value in np.ndenumerate(w_OI):
+        block = o // block_height, i // 128
+        peak_YX[block] = max(peak_YX[block], abs(float(value)))
+    scale_YX = np.where(peak_YX > 0, peak_YX / 448, 1).astype(np.float32)
+    code_OI = np.empty((outputs, inputs), np.uint8)
+    for (o, i), value in np.ndenumerate(w_OI):
+        code_OI[o, i] = encode(float(value) / float(scale_YX[o // block_height, i // 128]))
+    return code_OI, scale_YX
+
+
+def dequantise(w):
+    """Return the weight of anything with `code` [O, I], `scale` [Y, X] and `block_height`."""
+    w_OI = np.empty(w.code.shape)
+    for (o, i), code in np.ndenumerate(w.code):
+        w_OI[o, i] = decode(int(code)) * float(w.scale[o // w.block_height, i // 128])
+    return w_OI

@@ -1,0 +1,108 @@
+"""Random weights at true sizes, quickly: normal numbers in 256 steps, one random byte each.
+
+Stored as the hub stores them: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere.
+"""
+
+from collections.abc import Callable
+from statistics import NormalDist
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BLOCK, LARGEST, BlockScaled
+from mimo_v2_flash.kernels.softmax import NO_SINK
+
+from . import names
+from .names import Declared
+from .records import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+
+__all__ = ["random_weights"]
+
+QUANTILES = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)], np.float32)
+WIDEST = float(QUANTILES[-1])
+CODES = (QUANTILES / WIDEST * LARGEST).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+PORTION = 1 << 26  # random bytes at a time
+
+
+def random_weights(
+    config: MiMoConfig, *, seed: int, made: Callable[[int], object] = int
+) -> ModelWeights:
+    """Return weights of standard deviation `initializer_range`; `made` hears of numbers made.
+
+    Norms are 1; sinks and selection biases are random, so that they matter.
+    """
+    return _Maker(config, seed, made).model()
+
+
+class _Maker:
+    def __init__(self, config: MiMoConfig, seed: int, made: Callable[[int], object]) -> None:
+        self._config, self._made = config, made
+        self._random = np.random.Generator(np.random.SFC64(seed))
+
+    def model(self) -> ModelWeights:
+        embedding, _, logits = names.model_ends(self._config)
+        norm_D = np.ones(self._config.hidden_size, np.float32)
+        layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
+        return ModelWeights(self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits))
+
+    def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
+        prefix = f"model.layers.{index}"
+        norm_D = np.ones(spec.hidden, np.float32)
+        attention = self._attention(prefix, spec)
+        if spec.experts:
+            return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
+        gate, up, down = (self._float8(weight) for weight in names.dense(prefix, spec))
+        return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
+
+    def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
+        q, k, v, o, *sink = names.attention(prefix, spec.attention, spec.hidden)
+        heads = spec.attention.heads
+        return AttentionWeights(
+            w_q_OD=self._float8(q),
+            w_k_OD=self._float8(k),
+            w_v_OD=self._float8(v),
+            w_o_DI=self._bfloat16(o),
+            sink_H=self._normal(sink[0], 1.0) if sink else np.full(heads, NO_SINK, np.float32),
+        )
+
+    def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
+        router, bias = names.router(prefix, spec)
+        experts = [names.expert(prefix, spec, index) for index in range(spec.experts)]
+        columns = (tuple(map(self._float8, column)) for column in zip(*experts, strict=True))
+        return MoEWeights(
+            self._normal(router, self._config.initializer_range),
+            self._normal(bias, 0.1),
+            ExpertWeights(*columns),
+        )
+
+    def _normal(self, weight: Declared, deviation: float) -> np.ndarray:
+        self._made(int(np.prod(weight.shape)))
+        return self._random.standard_normal(weight.shape, np.float32) * np.float32(deviation)
+
+    def _bfloat16(self, weight: Declared) -> np.ndarray:
+        numbers = QUANTILES * np.float32(self._config.initializer_range)
+        return self._steps(weight, numbers.astype(ml_dtypes.bfloat16))
+
+    def _float8(self, weight: Declared) -> BlockScaled:
+        outputs, inputs = weight.shape
+        scale = np.float32(self._config.initializer_range * WIDEST / LARGEST)
+        grid = -(-outputs // BLOCK), -(-inputs // BLOCK)
+        return BlockScaled(self._steps(weight, CODES), np.full(grid, scale))
+
+    def _steps(self, weight: Declared, numbers: np.ndarray) -> np.ndarray:
+        """Return an array of `weight`'s shape, each element one of the 256 `numbers`."""
+        flat = np.empty(int(np.prod(weight.shape)), numbers.dtype)
+        for start in range(0, flat.size, PORTION):
+            part = flat[start : start + PORTION]
+            step = np.frombuffer(self._random.bytes(part.size), np.uint8)
+            np.take(numbers, step, out=part, mode="clip")
+            self._made(part.size)
+        return flat.reshape(weight.shape)

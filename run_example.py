@@ -1,0 +1,39 @@
+"""Run MiMo-V2-Flash: check its kernels, try it with random weights.
+
+python run_example.py --mode test
+python run_example.py --mode random --num-experts 8
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mimo_v2_flash.commands import random_model, self_check
+
+MODES = {"test": self_check, "random": random_model}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one mode and return its exit status."""
+    chooser = argparse.ArgumentParser(add_help=False)
+    chooser.add_argument("--mode", choices=MODES)
+    mode = chooser.parse_known_args(arguments)[0].mode
+
+    parser = argparse.ArgumentParser(
+        description=MODES[mode].__doc__ if mode else __doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mode", choices=MODES, required=True, help="what to run")
+    if mode:
+        MODES[mode].add_arguments(parser)
+    options = vars(parser.parse_args(arguments))
+    del options["mode"]
+    try:
+        return int(MODES[mode].run(**options))
+    except (OSError, ValueError) as error:
+        print(f"run_example.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
