@@ -1,6 +1,7 @@
 """What callers give, checked before anything is computed: tokens, positions, indices, prompts."""
 
-from collections.abc import Sequence
+import operator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,16 @@ def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:
     token_BT = _integers("token ids", token_BT)
     if token_BT.ndim != 2 or not token_BT.size:
         raise ValueError(f"token ids must be [B, T] and not empty, got shape {token_BT.shape}")
-    outside = (token_BT < 0) | (token_BT >= vocabulary)
-    if np.any(outside):
-        row, column = map(int, np.argwhere(outside)[0])
-        raise ValueError(
-            f"token id {token_BT[row, column]} in row {row}, column {column} is outside of the "
-            f"vocabulary 0..{vocabulary - 1}"
-        )
-    return token_BT.astype(np.int32)
+    return _known(token_BT, vocabulary)
 
 
 def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `position_BT` as int32 of `shape`, or raise ValueError if it is not."""
+    """Return `position_BT` as int32 of `shape`, or raise ValueError if it cannot be."""
     position_BT = _integers("positions", position_BT)
     if position_BT.shape != shape:
         raise ValueError(f"positions are {position_BT.shape}, the tokens are {shape}")
+    if np.any(position_BT > np.iinfo(np.int32).max):
+        raise ValueError(f"positions must be int32, got {np.max(position_BT)}")
     return position_BT.astype(np.int32)
 
 
@@ -64,12 +60,27 @@ def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
     for row, prompt in enumerate(prompts):
         if np.ndim(prompt) != 1 or not len(prompt):
             raise ValueError(f"prompt {row} must be a sequence of token ids, and not empty")
-    return [as_tokens(np.asarray([prompt]), vocabulary)[0].tolist() for prompt in prompts]
+        token_1T = _integers(f"token ids of prompt {row}", [prompt])
+        prompts[row] = _known(token_1T, vocabulary, first_row=row)[0].tolist()
+    return prompts
 
 
-def end_tokens(tokens: int | Sequence[int] | None) -> set[int]:
-    """Return the ids that end a row as a set."""
-    return {tokens} if isinstance(tokens, int) else set(tokens or ())
+def end_tokens(tokens: Any) -> set[int]:
+    """Return the ids that end a row as a set; TypeError if one is no integer."""
+    if tokens is None:
+        return set()
+    return set(map(operator.index, (tokens,) if isinstance(tokens, Integral) else tokens))
+
+
+def _known(token_BT: np.ndarray, vocabulary: int, *, first_row: int = 0) -> np.ndarray:
+    outside = (token_BT < 0) | (token_BT >= vocabulary)
+    if np.any(outside):
+        row, column = map(int, np.argwhere(outside)[0])
+        raise ValueError(
+            f"token id {token_BT[row, column]} in row {first_row + row}, column {column} is "
+            f"outside of the vocabulary 0..{vocabulary - 1}"
+        )
+    return token_BT.astype(np.int32)
 
 
 def _integers(name: str, value: Any) -> np.ndarray:

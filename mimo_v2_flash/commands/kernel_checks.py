@@ -52,7 +52,7 @@ def _lm_head(random: Random) -> Pairs:
 
 
 def _attention(random: Random, name: str, prior: int, **static: Any) -> Pairs:
-    """Return two rows: one goes on after `prior` tokens, one began a token earlier, with padding."""
+    """Check two rows: one goes on after `prior` tokens, one began earlier and has padding."""
     B, T, H, K = 2, 5, 4, 2
     position_BT = prior + np.arange(T, dtype=np.int32) - np.array([[0], [1]], np.int32)
     position_BT[1, -2:] = -1

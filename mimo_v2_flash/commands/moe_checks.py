@@ -50,37 +50,37 @@ def _moe_dispatch(random: Random) -> Pairs:
 
 
 def _moe_block(random: Random, exchange: str) -> Pairs:
-    """Four ranks with tokens of their own, beside every token through its experts directly."""
-    ranks, N = 4, 3
+    """Check four ranks with tokens of their own beside every token through its experts."""
+    ranks, N, share = 4, 3, E // 4
     x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
-    router, experts = (normal(random, E, D), normal(random, E)), _experts(random)
+    w_router_ED, bias_E = normal(random, E, D), normal(random, E)
+    experts = _experts(random)
     group = ThreadGroup(ranks)
 
     def one_rank(rank: int) -> Any:
-        own = [weight[rank * E // ranks : (rank + 1) * E // ranks] for weight in experts]
-        tensors = x_PND[rank], position_N, *router, np.array([rank], np.int32)
-
-        def answer(*tokens: Any) -> Any:
-            return grouped_experts(*tokens, *own)
-
-        return moe_block(
-            *tensors,
-            answer,
+        own = [weight[rank * share : (rank + 1) * share] for weight in experts]
+        y_ND, _ = moe_block(
+            x_PND[rank],
+            position_N,
+            w_router_ED,
+            bias_E,
+            np.array([rank], np.int32),
+            lambda *tokens: grouped_experts(*tokens, *own),
             group=group,
             exchange=exchange,
             slots=N,
             experts_per_token=A,
             scaling=1.0,
-        )[0]
-
-    found = group.run(one_rank)
-    return [
-        (
-            y_ND,
-            oracle.moe_block(x_ND, position_N, *router, *experts, experts_per_token=A, scaling=1.0),
         )
-        for y_ND, x_ND in zip(found, x_PND, strict=True)
-    ]
+        return y_ND
+
+    expected = (
+        oracle.moe_block(
+            x_ND, position_N, w_router_ED, bias_E, *experts, experts_per_token=A, scaling=1.0
+        )
+        for x_ND in x_PND
+    )
+    return list(zip(group.run(one_rank), expected, strict=True))
 
 
 MOE_CHECKS = (

@@ -55,28 +55,37 @@ class ThreadGroup:
             self._meeting.abort()
             raise
 
-    def _exchange(self, x: Any) -> list[Any]:
-        """Return what every rank brought to this meeting, in rank order."""
+    def _exchange(self, x: Any, combine: Callable[[list[Any]], Any]) -> Any:
+        """Return `combine` of what every rank brought to this meeting, in rank order.
+
+        Nobody leaves before everybody has combined: ranks may then overwrite what they brought.
+        """
         self._mail[self._here.rank] = x
         self._meeting.wait()
-        mail = list(self._mail)
+        answer = combine(self._mail)
         self._meeting.wait()
-        return mail
+        return answer
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
-        return np.stack([sent[self._here.rank] for sent in self._exchange(x_PMD)])
+        return self._exchange(x_PMD, lambda mail: np.stack(self._own_rows(mail)))
 
     def all_gather(self, x_ND: Any) -> Any:
         """Return every rank's `x_ND`, stacked in rank order."""
-        return np.stack(self._exchange(x_ND))
+        return self._exchange(x_ND, np.stack)
 
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Give row p to rank p; return the sum of the rows that the ranks gave us."""
-        first, *others = (sent[self._here.rank] for sent in self._exchange(x_PND))
-        return sum(others, start=first)
+        return self._exchange(x_PND, lambda mail: _total(self._own_rows(mail)))
 
     def all_sum(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order."""
-        first, *others = self._exchange(x)
-        return sum(others, start=first)
+        return self._exchange(x, _total)
+
+    def _own_rows(self, mail: list[Any]) -> list[Any]:
+        return [sent[self._here.rank] for sent in mail]
+
+
+def _total(parts: list[Any]) -> Any:
+    first, *others = parts
+    return sum(others, start=first)

@@ -15,6 +15,7 @@ __all__ = ["BLOCK", "LARGEST", "BlockScaled", "dequantise", "dequantise_block_ro
 
 BLOCK = 128
 LARGEST = 448.0
+LEAST_SCALE = np.finfo(np.float32).tiny  # below, float32 rounds scales coarsely, or to zero
 VALUE_OF_CODE = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
 
@@ -62,7 +63,7 @@ class BlockScaled:
 def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     """Return the nearest codes of `w_OI` under the scale `max |block| / 448` of each block.
 
-    A block of zeros has scale 1.
+    The scale is at least 2^-126, and 1 for a block of zeros.
 
     Raises
     ------
@@ -75,7 +76,8 @@ def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     row_Y = np.arange(0, outputs, block_height)
     peak_YI = np.maximum.reduceat(np.abs(w_OI.astype(np.float32)), row_Y, axis=0)
     peak_YX = np.maximum.reduceat(peak_YI, np.arange(0, inputs, BLOCK), axis=1)
-    scale_YX = np.where(peak_YX > 0, peak_YX / np.float32(LARGEST), np.float32(1))
+    scale_YX = np.maximum(peak_YX / np.float32(LARGEST), LEAST_SCALE)
+    scale_YX = np.where(peak_YX > 0, scale_YX, np.float32(1))
     unit_OI = w_OI / _spread(scale_YX, outputs, inputs, block_height)
     # A division may round to just above 448, which E4M3 turns into NaN.
     code_OI = np.clip(unit_OI, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)

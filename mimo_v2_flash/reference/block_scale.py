@@ -35,14 +35,19 @@ def encode(value: float) -> int:
 
 
 def quantise(w_OI, *, block_height: int = 128):
-    """Return (code_OI, scale_YX): scale = max |block| / 448 in float32, 1 for a block of zeros."""
+    """Return (code_OI, scale_YX): each block's nearest codes under its scale.
+
+        scale = max |block| / 448, rounded to float32
+
+    It is at least 2^-126, float32's smallest normal number, and 1 for a block of zeros.
+    """
     outputs, inputs = w_OI.shape
     grid = -(-outputs // block_height), -(-inputs // 128)
     peak_YX = np.zeros(grid)
     for (o, i), value in np.ndenumerate(w_OI):
         block = o // block_height, i // 128
         peak_YX[block] = max(peak_YX[block], abs(float(value)))
-    scale_YX = np.where(peak_YX > 0, peak_YX / 448, 1).astype(np.float32)
+    scale_YX = np.where(peak_YX > 0, np.maximum(peak_YX / 448, 2.0**-126), 1).astype(np.float32)
     code_OI = np.empty((outputs, inputs), np.uint8)
     for (o, i), value in np.ndenumerate(w_OI):
         code_OI[o, i] = encode(float(value) / float(scale_YX[o // block_height, i // 128]))

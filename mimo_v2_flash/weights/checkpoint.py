@@ -38,6 +38,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
             raise ValueError(f"{path}: {name} is missing, though the index names it here")
         return self._open[path][name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # Mapping's own would open a file to see
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

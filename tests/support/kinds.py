@@ -1,8 +1,8 @@
 """Every kernel test runs twice: on NumPy's arrays and on the strict arrays of the dialect.
 
-    @every_kind
-    @given(...)
-    def test_norm_is_one(on, x_BTD): ... on(rmsnorm)(x_BTD, ...)
+@every_kind
+@given(...)
+def test_norm_is_one(on, x_BTD): ... on(rmsnorm)(x_BTD, ...)
 """
 
 import pytest

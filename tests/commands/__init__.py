@@ -1,0 +1,1 @@
+"""One file per command and what commands share."""

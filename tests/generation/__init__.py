@@ -1,0 +1,1 @@
+"""Tests of `mimo_v2_flash.generation`."""

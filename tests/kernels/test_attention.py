@@ -1,0 +1,123 @@
+"""What full and sliding attention share: heads, sinks and scores, in any blocks and pieces."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.kernels.softmax import NO_SINK
+from tests.support.attentions import assert_same, both
+from tests.support.drawn import FLOATS
+from tests.support.mistakes import mistakes
+from tests.support.steps import Step, random_step, steps
+
+GOOD = random_step(starts=(3, 3), S=5)._asdict()
+float32_steps = steps(dtypes=st.just(FLOATS[0]))
+
+
+def row(step: Step, b: int) -> Step:
+    return Step(*(part[b : b + 1] for part in step[:-1]), step.sink_H)
+
+
+def split(step: Step, at: int, order) -> Step:
+    """Return the step's second part, its first `at` tokens put into the cache in some order."""
+    first, second = ([part[:, side] for part in step[:4]] for side in (np.s_[:at], np.s_[at:]))
+    stale_BS = step.prior_position_BS >= step.position_BT[:, :1]  # and so overwritten
+    held = *step[4:6], np.where(stale_BS, np.int32(-1), step.prior_position_BS)
+    prior = (np.concatenate(parts, axis=1)[:, order] for parts in zip(held, first[1:], strict=True))
+    return Step(*second, *prior, step.sink_H)
+
+
+@both
+@given(step=float32_steps, query_block=st.integers(1, 9))
+def test_blocks_do_not_change_the_answer(attention, step, query_block):
+    assert_same(attention(*step, query_block=query_block), attention(*step, query_block=100))
+
+
+@both
+@given(step=float32_steps)
+def test_rows_of_a_ragged_batch_do_not_meet(attention, step):
+    rows = [attention(*row(step, b)) for b in range(len(step.q_BTHQ))]
+    assert_same(attention(*step), np.concatenate(rows))
+
+
+@both
+def test_slots_come_in_any_order(attention):
+    step = random_step(starts=(9, 0, 4), counts=(6, 4, 1), S=11)
+    order = np.random.default_rng(1).permutation(11)
+    shuffled = Step(*step[:4], *(part[:, order] for part in step[4:7]), step.sink_H)
+    assert_same(attention(*shuffled), attention(*step))
+
+
+@both
+def test_a_cache_of_no_slots_is_an_empty_cache(attention):
+    step = random_step(S=0)
+    empty = random_step(1, S=7)
+    empty = Step(*step[:4], *empty[4:6], np.full((1, 7), -1, np.int32), step.sink_H)
+    assert_same(attention(*step), attention(*empty))
+
+
+@both
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_step_may_be_split_anywhere(attention, at):
+    step = random_step(starts=(6, 0), counts=(8, 5), T=8, S=6)
+    order = np.random.default_rng(at).permutation(6 + at)
+    assert_same(attention(*split(step, at, order)), attention(*step)[:, at:])
+
+
+@both
+def test_query_head_h_looks_at_its_own_key_head(attention):
+    step = random_step(K=3, G=2, C=1, sink=NO_SINK)
+    step.v_BTKC[:] = np.arange(3)[:, None]
+    assert_same(attention(*step)[0, :, :, 0], np.tile([0, 0, 1, 1, 2, 2], (6, 1)))
+    before = attention(*(step := random_step(K=3, G=2)))
+    step.k_BTKQ[:, :, 1] *= -1
+    changed_H = (attention(*step) != before).any(axis=(0, 1, 3))
+    np.testing.assert_array_equal(changed_H, [False, False, True, True, False, False])
+
+
+@both
+def test_a_sink_takes_the_share_of_as_many_keys_as_its_exponential(attention):
+    step = random_step(T=5, C=1)  # token t sees t + 1 keys, of score 0 and value 1
+    step.q_BTHQ[:], step.v_BTKC[:] = 0, 1
+    step.sink_H[:] = np.log([1, 2, 3, 4])
+    seen_T1, sink_H = np.arange(1, 6)[:, None], np.arange(1, 5)
+    assert_same(attention(*step)[0, :, :, 0], seen_T1 / (seen_T1 + sink_H))
+
+
+@both
+def test_no_sink_leaves_an_average(attention):
+    step = random_step(sink=NO_SINK)
+    step.v_BTKC[:] = 7
+    np.testing.assert_allclose(attention(*step), 7, rtol=1e-6)
+
+
+@both
+def test_scores_are_scaled_by_the_width_of_a_head(attention):
+    # A token sees scores Q^-0.5 x Q = 4 of itself and 0 of the other: values 1 and 0.
+    step = random_step(T=2, K=1, G=1, Q=16, C=1, sink=NO_SINK)
+    for part, rows in zip(step[:3], ([1, 1], [0, 1], [0, 1]), strict=True):
+        part[:] = np.reshape(rows, (1, 2, 1, 1))
+    np.testing.assert_allclose(attention(*step)[0, 1], 1 / (1 + np.exp(-4.0)), rtol=1e-6)
+
+
+@both
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_answer_has_the_dtype_of_the_queries(attention, dtype):
+    step = random_step(starts=(3,), S=3)._replace(q_BTHQ=random_step().q_BTHQ.astype(dtype))
+    assert attention(*step).dtype == dtype
+
+
+@both
+@pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
+def test_a_mistaken_argument_is_named(attention, name, wrong):
+    with pytest.raises(ValueError, match=rf"attention_{attention.__name__}: .*\b{name}\b"):
+        attention(*(GOOD | {name: wrong}).values())
+
+
+@both
+def test_query_heads_that_are_no_multiple_of_key_heads_are_refused(attention):
+    step = random_step(K=2, G=2)
+    step = step._replace(q_BTHQ=step.q_BTHQ[:, :, :3], sink_H=step.sink_H[:3])
+    with pytest.raises(ValueError, match="3 query heads are no multiple of 2 KV heads"):
+        attention(*step)

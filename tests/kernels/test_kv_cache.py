@@ -1,0 +1,146 @@
+"""kv_cache: what is written is what is read, padding goes to the trash, and nothing is copied."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
+from mimo_v2_flash.reference import kv_cache as oracle
+from tests.support.drawn import FLOATS, floats, seeds
+from tests.support.kinds import every_kind
+from tests.support.mistakes import mistakes
+
+B, S, K, Q, C = 2, 5, 2, 4, 3
+TRASH = B * S
+
+
+def empty_cache(dtype=np.float32) -> KVCache:
+    return KVCache(
+        np.zeros((TRASH + 1, K, Q), dtype),
+        np.zeros((TRASH + 1, K, C), dtype),
+        np.full(TRASH + 1, -1, np.int32),
+    )
+
+
+def tokens(position_BT, *, seed=0, dtype=np.float32) -> dict:
+    """Return keys, values and positions, put into the ring: slot = position mod S."""
+    position_BT = np.array(position_BT, np.int32)
+    sequence_B1, T = np.arange(B)[:, None], position_BT.shape[1]
+    row_BT = np.where(position_BT < 0, TRASH, sequence_B1 * S + position_BT % S)
+    normal = np.random.default_rng(seed).standard_normal
+    return {
+        "k_BTKQ": normal((B, T, K, Q)).astype(dtype),
+        "v_BTKC": normal((B, T, K, C)).astype(dtype),
+        "position_BT": position_BT,
+        "row_BT": row_BT.astype(np.int32),
+    }
+
+
+GOOD = tokens([[0, 1, 2], [7, 8, -1]])
+
+
+@every_kind
+@given(
+    st.lists(st.integers(0, 20), min_size=B, max_size=B),
+    st.integers(1, S),
+    floats,
+    floats,
+    st.data(),
+    seeds,
+)
+def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
+    counts = [data.draw(st.integers(0, T)) for _ in range(B)]
+    position_BT = [
+        [start + t if t < count else -1 for t in range(T)]
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    step = tokens(position_BT, seed=seed, dtype=dtype)
+    actual, expected = empty_cache(cache_dtype), empty_cache(cache_dtype)
+    on(write_tokens)(actual, **step)
+    oracle.write_tokens(expected, **step)
+    for filled in (0, 3, S):
+        read = on(prior_tokens)(actual, sequences=B, filled=filled)
+        written = oracle.prior_tokens(expected, sequences=B, filled=filled)
+        for part, wanted in zip(read, written, strict=True):
+            np.testing.assert_array_equal(part.astype(np.float64), wanted)
+    assert actual.position_Z[TRASH] == -1
+
+
+def test_what_is_written_is_read_at_its_slot():
+    cache, step = empty_cache(), GOOD
+    write_tokens(cache, **step)
+    prior = prior_tokens(cache, sequences=B, filled=S)
+    np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2, -1, -1], [-1, -1, 7, 8, -1]])
+    np.testing.assert_array_equal(prior.k_BSKQ[0, :3], step["k_BTKQ"][0])
+    np.testing.assert_array_equal(prior.v_BSKC[1, 2:4], step["v_BTKC"][1, :2])
+    assert not prior.k_BSKQ[0, 3:].any()
+
+
+def test_the_trash_row_stays_empty_whatever_is_written_there():
+    cache, step = empty_cache(), tokens([[3], [4]])
+    step["row_BT"][:] = TRASH
+    write_tokens(cache, **step)
+    assert (cache.position_Z == -1).all()
+    assert not cache.k_ZKQ[:TRASH].any()
+    assert not cache.v_ZKC[:TRASH].any()
+
+
+def test_padding_leaves_the_cache_as_it_was():
+    cache = empty_cache()
+    write_tokens(cache, **GOOD)
+    before = [part[:TRASH].copy() for part in cache]
+    write_tokens(cache, **tokens([[-1, -1], [-1, -1]], seed=1))
+    for part, kept in zip(cache, before, strict=True):
+        np.testing.assert_array_equal(part[:TRASH], kept)
+
+
+def test_a_ring_holds_the_last_tokens():
+    cache = empty_cache()
+    for position in range(12):
+        write_tokens(cache, **tokens([[position], [position + 1]], seed=position))
+    prior = prior_tokens(cache, sequences=B, filled=S)
+    np.testing.assert_array_equal(prior.position_BS, [[10, 11, 7, 8, 9], [10, 11, 12, 8, 9]])
+    np.testing.assert_array_equal(prior.k_BSKQ[0, 1], tokens([[11], [12]], seed=11)["k_BTKQ"][0, 0])
+
+
+def test_a_draft_is_overwritten_by_the_token_that_took_its_place():
+    cache = empty_cache()
+    write_tokens(cache, **tokens([[0, 1, 2], [0, 1, 2]], seed=1))
+    kept = tokens([[1], [1]], seed=2)
+    write_tokens(cache, **kept)
+    prior = prior_tokens(cache, sequences=B, filled=3)
+    np.testing.assert_array_equal(prior.v_BSKC[:, 1:2], kept["v_BTKC"])
+    np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2]] * B)
+
+
+@pytest.mark.parametrize("filled", [0, 1, S])
+def test_prior_tokens_are_views(filled):
+    cache = empty_cache()
+    prior = prior_tokens(cache, sequences=B, filled=filled)
+    for view, part in zip(prior, cache, strict=True):
+        assert view.shape[:2] == (B, filled)
+        assert view.base is not None
+        assert not filled or np.shares_memory(view, part)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_tokens_are_cast_to_the_dtype_of_the_cache(dtype):
+    cache, step = empty_cache(ml_dtypes.bfloat16), tokens([[0], [0]], dtype=dtype)
+    write_tokens(cache, **step)
+    np.testing.assert_array_equal(cache.k_ZKQ[0], step["k_BTKQ"][0, 0].astype(ml_dtypes.bfloat16))
+    assert cache.k_ZKQ.dtype == cache.v_ZKC.dtype == ml_dtypes.bfloat16
+    assert cache.position_Z.dtype == np.int32
+
+
+@pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
+def test_a_mistaken_argument_is_named(name, wrong):
+    with pytest.raises(ValueError, match=rf"write_tokens: .*\b{name}\b"):
+        write_tokens(empty_cache(), **(GOOD | {name: wrong}))
+
+
+def test_tokens_of_another_width_than_the_cache_are_refused():
+    wide = np.zeros((B, 3, K, Q + 1), np.float32)
+    with pytest.raises(ValueError, match=r"\(6, 2, 5\), expected float32 \(6, 2, 4\)"):
+        write_tokens(empty_cache(), **(GOOD | {"k_BTKQ": wide}))

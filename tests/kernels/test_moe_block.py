@@ -1,0 +1,143 @@
+"""moe_block: any number of ranks, either exchange, is every token before its experts directly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.kernels.moe_block import EXCHANGES, moe_block
+from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.layers.token_groups import grouped_experts
+from mimo_v2_flash.reference import moe_block as oracle
+from tests.support import transformers_experts as transformers
+from tests.support.agreement import assert_agrees
+from tests.support.drawn import floats, seeds
+from tests.support.kinds import every_kind
+from tests.support.mistakes import mistakes
+from tests.support.ranks import GROUPS, SOLO, on_ranks
+from tests.support.routed import random_layer, summed
+
+every_exchange = pytest.mark.parametrize("exchange", sorted(EXCHANGES))
+every_group = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+CHOICE = {"experts_per_token": 3, "scaling": 2.5}
+GOOD = {
+    "x_ND": np.ones((2, 4), np.float32),
+    "position_N": np.zeros(2, np.int32),
+    "w_router_ED": np.ones((3, 4), np.float32),
+    "bias_E": np.zeros(3, np.float32),
+    "rank_1": np.zeros(1, np.int32),
+}
+STATICS = CHOICE | {"group": SOLO, "exchange": "all_to_all", "slots": 2}
+
+
+def silent(x_ND, weight_NA, expert_NA):
+    return np.zeros(x_ND.shape, np.float32)
+
+
+def assert_is_oracle(layer, answered) -> None:
+    """Assert that every token is answered by its experts and nothing overflowed."""
+    y_ND, overflow_P = answered
+    assert (y_ND.dtype, overflow_P.dtype) == (np.float32, np.float32)
+    assert not overflow_P.any()
+    expected_ND = oracle.moe_block(*layer, **CHOICE)
+    scale = CHOICE["scaling"] * summed(layer.x_ND, *layer[4:])
+    assert_agrees(y_ND.astype(layer.x_ND.dtype), expected_ND, scale=scale)
+    assert not y_ND[layer.position_N < 0].any()
+
+
+@st.composite
+def layers_of(draw, P: int):
+    """Draw a layer for P ranks: 1 to 4 tokens on each, with 1 to 3 experts, 3 in all at least."""
+    N, padding = draw(st.integers(1, 4)), draw(st.sampled_from([0.0, 0.3]))
+    share = draw(st.integers(-(-3 // P), 3))
+    sizes = {"N": N * P, "E": share * P, "F": 2}
+    return random_layer(draw(seeds), **sizes, dtype=draw(floats), padding=padding)
+
+
+@every_kind
+@every_exchange
+@every_group
+@settings(max_examples=8)
+@given(st.data())
+def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
+    layer = data.draw(layers_of(group.size))
+    how = {"exchange": exchange, "slots": len(layer.x_ND) // group.size, **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, masked_experts, on=on, **how))
+
+
+@every_exchange
+@every_group
+@settings(max_examples=8)
+@given(st.data())
+def test_grouped_on_the_host_it_is_its_oracle(exchange, group, data):
+    layer = data.draw(layers_of(group.size))
+    how = {"exchange": exchange, "slots": len(layer.x_ND) // group.size, **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **how))
+
+
+@every_exchange
+@pytest.mark.parametrize("group", [SOLO, ThreadGroup(4)], ids=["solo", "threads"])
+def test_it_is_transformers(exchange, group):
+    torch = pytest.importorskip("torch")
+    layer = random_layer(N=12, E=16, F=5)
+    layer = layer._replace(bias_E=layer.bias_E + np.arange(16, dtype=np.float32) / 100)  # no ties
+    choice = {"experts_per_token": 4, "scaling": 2.5}
+    with torch.no_grad():
+        expected_ND = transformers.mixture(layer, **choice)(torch.tensor(layer.x_ND)).numpy()
+    y_ND, _ = on_ranks(layer, group, grouped_experts, exchange=exchange, slots=12, **choice)
+    assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
+
+
+@every_kind
+@every_exchange
+def test_everyone_may_choose_the_same_rank(on, exchange):
+    layer = random_layer(N=12, E=12)
+    layer.bias_E[3:6] += 5  # the second of four ranks
+    how = {"exchange": exchange, "slots": 3, **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how))
+
+
+@every_kind
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+def test_what_does_not_fit_is_counted_on_its_own_rank(on, slots):
+    layer = random_layer(N=12, E=12)
+    layer.bias_E[3:6] += 5
+    layer.position_N[6:9] = -1  # the third rank sends nothing
+    how = {"exchange": "all_to_all", "slots": slots, **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how)
+    missing = max(0, 3 - slots)
+    assert overflow_P.tolist() == [missing, missing, 0, missing]
+    expected_ND = oracle.moe_block(*layer, **CHOICE)
+    expected_ND.reshape(4, 3, -1)[:, slots:] = 0
+    assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
+
+
+@every_kind
+@every_exchange
+@pytest.mark.parametrize("idle", [slice(0, 3), slice(3, 6), slice(None)])
+def test_a_rank_of_padding_alone_still_answers_the_others(on, exchange, idle):
+    layer = random_layer(N=6, E=6)
+    layer.position_N[idle] = -1
+    how = {"exchange": exchange, "slots": 3, **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), masked_experts, on=on, **how))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"exchange": "broadcast"}, r"exchange 'broadcast' \(known: all_gather, all_to_all\)"),
+        ({"group": ThreadGroup(2)}, "3 experts on 2 ranks"),
+        ({"slots": 0}, "0 slots"),
+        ({"experts_per_token": 4}, "experts_per_token 4"),
+    ],
+)
+def test_a_mistaken_static_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        moe_block(**GOOD, answer=silent, **(STATICS | wrong))
+
+
+@pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
+def test_a_mistaken_argument_is_named(name, wrong):
+    with pytest.raises(ValueError, match=rf"moe_block: .*\b{name}\b"):
+        moe_block(**(GOOD | {name: wrong}), answer=silent, **STATICS)

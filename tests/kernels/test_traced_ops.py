@@ -1,0 +1,75 @@
+"""traced_ops: every operation traces into a program whose answer has NumPy's shape and dtype."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+
+pytest.importorskip("nkipy")
+pytestmark = pytest.mark.nkipy
+
+BFLOAT16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3
+
+
+def ones(*shape: int, dtype=np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+def scaled_matmul(x, code, scale):
+    return ops.matmul(x, BlockScaled(code, scale, 64))
+
+
+def put(buffer, row, x):
+    ops.put_rows(buffer, row, x)
+    return buffer * np.float32(1)
+
+
+def best_value(x):
+    return ops.top_k(x, 3)[0]
+
+
+def best_index(x):
+    return ops.top_k(x, 3)[1]
+
+
+def constant(x):
+    return np.take(ops.constant(x, np.arange(4, dtype=np.int32)), x, axis=0)
+
+
+def full(x):
+    return ops.full(x, (2, 5), 7, BFLOAT16)
+
+
+CASES = {
+    "matmul": (ops.matmul, [ones(2, 4), ones(3, 4)], np.float32, (2, 3)),
+    "matmul, bfloat16": (
+        ops.matmul,
+        [ones(2, 4, dtype=BFLOAT16), ones(3, 4, dtype=BFLOAT16)],
+        np.float32,
+        (2, 3),
+    ),
+    "matmul, batch": (ops.matmul, [ones(5, 1, 2, 4), ones(6, 3, 4)], np.float32, (5, 6, 2, 3)),
+    "matmul, FP8": (
+        scaled_matmul,
+        [ones(2, 300, dtype=BFLOAT16), ones(130, 300, dtype=FP8), ones(3, 3)],
+        np.float32,
+        (2, 130),
+    ),
+    "top_k, values": (best_value, [ones(2, 6)], np.float32, (2, 3)),
+    "top_k, indices": (best_index, [ones(2, 6)], np.int32, (2, 3)),
+    "sigmoid": (ops.sigmoid, [ones(2, 6)], np.float32, (2, 6)),
+    "constant": (constant, [ones(3, dtype=np.int32)], np.int32, (3,)),
+    "full": (full, [ones(1)], BFLOAT16, (2, 5)),
+    "put_rows": (put, [ones(5, 2), ones(3, dtype=np.int32), ones(3, 2)], np.float32, (5, 2)),
+}
+
+
+@pytest.mark.parametrize(("program", "arguments", "dtype", "shape"), CASES.values(), ids=CASES)
+def test_it_traces(program, arguments, dtype, shape):
+    trace = pytest.importorskip("nkipy.core.trace")
+    module = trace.NKIPyKernel.trace(program).specialize(*arguments)
+    assert module.to_proto().ByteSize()
+    answer, *_ = module.outputs
+    assert (tuple(answer.shape), np.dtype(answer.dtype)) == (shape, np.dtype(dtype))

@@ -1,0 +1,19 @@
+"""How near to its oracle an answer must be: a share of the range, by the answer's dtype."""
+
+import ml_dtypes
+import numpy as np
+
+TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(ml_dtypes.bfloat16): 2.0**-7}
+
+
+def assert_agrees(actual, expected, *, scale: float | None = None) -> None:
+    """Assert that `actual` is `expected` up to TOLERANCE x `scale`.
+
+    `scale` is the size of what was added up: the largest expected value unless said otherwise.
+    """
+    expected = np.asarray(expected, np.float64)
+    if scale is None:
+        scale = float(np.max(np.abs(expected), initial=0.0))
+    tolerance = TOLERANCE[np.dtype(actual.dtype)] * scale
+    assert tuple(actual.shape) == expected.shape
+    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=0, atol=tolerance)

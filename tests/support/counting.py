@@ -1,0 +1,59 @@
+"""What a call costs, counted: multiply-adds through the door of matmuls, and bytes at the peak.
+
+with counted() as cost:
+    attention_swa(...)
+assert cost.multiply_adds < ...
+"""
+
+import math
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from mimo_v2_flash.kernels import ops
+
+
+@dataclass
+class Cost:
+    """What has been spent so far.
+
+    Attributes
+    ----------
+    matmuls
+        Calls of `ops.matmul`.
+    multiply_adds
+        Multiplications in them; kernels have no other matmul.
+    peak_bytes
+        The most memory held at one time above what was held at the start, temporaries and answer
+        together. NumPy reports its arrays to tracemalloc; scratch memory of BLAS does not count.
+        Known when the block is left.
+    """
+
+    matmuls: int = 0
+    multiply_adds: int = 0
+    peak_bytes: int = 0
+
+
+@contextmanager
+def counted() -> Iterator[Cost]:
+    """Count what the block computes."""
+    cost, matmul = Cost(), ops.matmul
+
+    def counting(x, w):
+        batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+        cost.matmuls += 1
+        cost.multiply_adds += math.prod((*batch, *x.shape[-2:-1], *w.shape[-2:]))
+        return matmul(x, w)
+
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    ops.matmul = counting
+    try:
+        yield cost
+    finally:
+        ops.matmul = matmul
+        cost.peak_bytes = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()

@@ -1,0 +1,43 @@
+"""A mixture of experts run by all ranks of a group at once, each with its own tokens."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mimo_v2_flash.groups import Group, SoloGroup, ThreadGroup
+from mimo_v2_flash.kernels.moe_block import moe_block
+from tests.support.routed import Layer
+
+SOLO = SoloGroup()
+GROUPS = {"solo": SOLO} | {f"{size} threads": ThreadGroup(size) for size in (1, 2, 4, 8)}
+
+
+def on_ranks(layer: Layer, group: Group, answer: Callable, *, on=lambda kernel: kernel, **statics):
+    """Return (y_ND, overflow_P): `layer` cut into equal runs of tokens and of experts.
+
+    `answer` computes a rank's experts from (x, weight, expert, gate, up, down); `on` says with
+    which kind of arrays.
+    """
+
+    def program(*tensors):
+        *block, w_gate_eFD, w_up_eFD, w_down_eDF = tensors
+
+        def own_answer(x_ND, weight_NA, expert_NA):
+            return answer(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
+
+        return moe_block(*block, own_answer, group=group, **statics)
+
+    def share(rank: int, tensor: np.ndarray) -> np.ndarray:
+        length = len(tensor) // group.size
+        return tensor[rank * length : (rank + 1) * length]
+
+    def of_rank(rank: int):
+        x_ND, position_N, w_router_ED, bias_E, *experts = layer
+        tokens = share(rank, x_ND), share(rank, position_N)
+        rank_1 = np.array([rank], np.int32)
+        experts = (share(rank, w) for w in experts)
+        return on(program)(*tokens, w_router_ED, bias_E, rank_1, *experts)
+
+    answers = [of_rank(0)] if group is SOLO else group.run(of_rank)
+    y_of_rank, overflow_of_rank = zip(*answers, strict=True)
+    return np.concatenate(y_of_rank), np.concatenate(overflow_of_rank)

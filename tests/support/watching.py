@@ -1,0 +1,37 @@
+"""A backend that runs NumPy and takes notes: what was compiled, and which tokens passed."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+class WatchingBackend:
+    """Runs layers as they are.
+
+    Attributes
+    ----------
+    compiled
+        The layers, in the order in which they were compiled.
+    calls
+        Of each call of a program: the layer, and the step's position_BT.
+    """
+
+    def __init__(self) -> None:
+        self.compiled: list[Any] = []
+        self.calls: list[tuple[Any, Any]] = []
+
+    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `layer`, watched."""
+        self.compiled.append(layer)
+
+        def program(x_BTD: Any, step: Any, *rest: Any, **static: Any) -> Any:
+            self.calls.append((layer, step.position_BT))
+            return layer(x_BTD, step, *rest, **static)
+
+        return program
+
+    def tokens(self) -> list[int]:
+        """Return how many real tokens of each row passed through the layers, added up."""
+        return [int(sum(row)) for row in zip(*self._real_tokens(), strict=True)]
+
+    def _real_tokens(self):
+        return ((position_BT >= 0).sum(axis=1) for _, position_BT in self.calls)

@@ -1,0 +1,117 @@
+"""The rules of the house, as docs/architecture.md states them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mimo_v2_flash"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.py")])
+KERNELS = [path for path in MODULES if path.parent.name == "kernels"]
+LONGEST_FILE, LONGEST_FUNCTION = 200, 40
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
+READS_ENVIRONMENT = {"backends"}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+
+
+def length_without_docstring(function: ast.FunctionDef) -> int:
+    end = function.end_lineno or function.lineno
+    said = ast.get_docstring(function, clean=False)
+    return end - function.lineno + 1 - (said.count("\n") + 1 if said else 0)
+
+
+every_file = pytest.mark.parametrize("path", FILES, ids=named)
+every_module = pytest.mark.parametrize("path", MODULES, ids=named)
+every_kernel = pytest.mark.parametrize("path", KERNELS, ids=named)
+
+
+@every_module
+def test_a_module_has_its_mirrored_test(path):
+    if path.parent.name == "reference":
+        return  # an oracle is held to its kernel by that kernel's test
+    mirrored = ROOT / "tests" / path.relative_to(PACKAGE).with_name(f"test_{path.name}")
+    assert mirrored.is_file(), f"{named(path)} has no {named(mirrored)}"
+
+
+@every_file
+def test_a_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+
+
+@every_file
+def test_a_function_is_short(path):
+    lengths = {f.name: length_without_docstring(f) for f in functions(path)}
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FUNCTION} == {}
+
+
+@every_file
+def test_a_name_says_what_is_inside(path):
+    assert path.stem not in FORBIDDEN_NAMES
+
+
+@every_file
+def test_a_file_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@every_module
+def test_a_module_says_what_it_offers(path):
+    assigned = [
+        target.id
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    ]
+    assert "__all__" in assigned
+
+
+@every_kernel
+def test_a_kernel_names_its_source(path):
+    assert "Source:" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+
+
+@every_module
+def test_nothing_is_a_flag(path):
+    """Kernels and layers take numbers and tensors: a flag would be two functions in one."""
+    if path.parent.name not in {"kernels", "layers"}:
+        return
+    for function in functions(path):
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        defaults = [*function.args.defaults, *filter(None, function.args.kw_defaults)]
+        flags = [a.arg for a in arguments if ast.unparse(a.annotation or ast.Name("")) == "bool"]
+        flags += [ast.unparse(d) for d in defaults if ast.unparse(d) in {"True", "False"}]
+        assert flags == [], f"{function.name} takes {flags}"
+
+
+@every_module
+def test_nothing_is_global_state(path):
+    tree = ast.parse(path.read_text())
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+
+
+@every_module
+def test_the_environment_is_read_at_the_edges_alone(path):
+    if path.parent.name not in READS_ENVIRONMENT:
+        assert "environ" not in path.read_text()
+        assert "getenv" not in path.read_text()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = {"torch", "transformers", "jax", "nkipy", "rich", "huggingface_hub", "safetensors"}
+    program = "import sys, mimo_v2_flash; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert heavy & set(done.stdout.split()) == set()

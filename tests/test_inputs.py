@@ -1,0 +1,115 @@
+"""What callers give is taken in any integer dtype, or refused by name, place and value."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
+
+INTEGERS = [np.int8, np.uint8, np.int32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_any_integers_become_int32(dtype):
+    given_BT = np.array([[0, 9], [4, 4]], dtype)
+    for taken_BT in (as_tokens(given_BT, 10), as_positions(given_BT, (2, 2))):
+        assert taken_BT.dtype == np.int32
+        assert taken_BT.tolist() == [[0, 9], [4, 4]]
+
+
+def test_lists_are_taken_as_arrays():
+    assert as_tokens([[1, 2]], 10).tolist() == [[1, 2]]
+    assert as_positions([[0, -1]], (1, 2)).tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize(
+    ("token_BT", "message"),
+    [
+        ([[1, 2], [3, 10]], r"token id 10 in row 1, column 1 is outside of the vocabulary 0..9"),
+        ([[1, -2], [3, 10]], r"token id -2 in row 0, column 1 is outside of the vocabulary 0..9"),
+        ([[2**32]], r"token id 4294967296 in row 0, column 0"),
+        ([1, 2], r"must be \[B, T\] and not empty, got shape \(2,\)"),
+        ([[[1]]], r"must be \[B, T\] and not empty, got shape \(1, 1, 1\)"),
+        (np.zeros((2, 0), int), r"must be \[B, T\] and not empty, got shape \(2, 0\)"),
+        ([[1.0]], r"token ids must be integers, got float64 of shape \(1, 1\)"),
+        ([[True]], r"token ids must be integers, got bool of shape \(1, 1\)"),
+        ([["a"]], "token ids must be integers, got <U1"),
+        (None, "token ids must be integers, got object"),
+    ],
+)
+def test_tokens_are_refused_by_place_and_value(token_BT, message):
+    with pytest.raises(ValueError, match=message):
+        as_tokens(token_BT, 10)
+
+
+@pytest.mark.parametrize(
+    ("position_BT", "message"),
+    [
+        ([[0, 1, 2]], r"positions are \(1, 3\), the tokens are \(1, 2\)"),
+        ([0, 1], r"positions are \(2,\), the tokens are \(1, 2\)"),
+        ([[0.0, 1.0]], "positions must be integers, got float64"),
+        ([[2**32, 1]], "positions must be int32, got 4294967296"),
+    ],
+)
+def test_positions_that_are_not_the_tokens_are_refused(position_BT, message):
+    with pytest.raises(ValueError, match=message):
+        as_positions(position_BT, (1, 2))
+
+
+def test_indices_are_all_tokens_unless_given():
+    assert as_indices(None, (2, 3)).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert as_indices([[2, 0, 2], [1, 1, 1]], (2, 3)).tolist() == [[2, 0, 2], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("index_Bn", "message"),
+    [
+        ([[0]], r"logits_at must be \[2, n\], got shape \(1, 1\)"),
+        ([0, 1], r"logits_at must be \[2, n\], got shape \(2,\)"),
+        (np.zeros((2, 0), int), r"logits_at must be \[2, n\], got shape \(2, 0\)"),
+        ([[0], [3]], r"logits_at must be in 0..2, got \[\[0\], \[3\]\]"),
+        ([[-1], [0]], r"logits_at must be in 0..2, got \[\[-1\], \[0\]\]"),
+        ([[0.5], [0]], "logits_at must be integers"),
+    ],
+)
+def test_indices_that_no_token_has_are_refused(index_Bn, message):
+    with pytest.raises(ValueError, match=message):
+        as_indices(index_Bn, (2, 3))
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [[[1, 2], [3]], ((1, 2), (3,)), (np.array([1, 2]), [np.int64(3)]), iter([[1, 2], [3]])],
+)
+def test_prompts_are_any_sequences(prompts):
+    assert as_prompts(prompts, 10) == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "there is no prompt"),
+        ([[1], []], "prompt 1 must be a sequence of token ids, and not empty"),
+        ([1, 2], "prompt 0 must be a sequence of token ids"),
+        ([[1], [[2]]], "prompt 1 must be a sequence of token ids"),
+        ("text", "prompt 0 must be a sequence of token ids"),
+        ([[1], [0.5]], "token ids of prompt 1 must be integers, got float64"),
+        ([[1], [2, 3, 10]], "token id 10 in row 1, column 2 is outside of the vocabulary 0..9"),
+    ],
+)
+def test_prompts_are_refused_by_their_row(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        as_prompts(prompts, 10)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ids"),
+    [(None, set()), (0, {0}), (7, {7}), (np.int64(7), {7}), ([], set()), ({7, 8}, {7, 8})],
+)
+def test_one_end_token_or_several_or_none(tokens, ids):
+    assert end_tokens(tokens) == ids
+
+
+@pytest.mark.parametrize("tokens", ["7", [7, None], 7.0, [[7]]])
+def test_an_end_token_is_an_integer(tokens):
+    with pytest.raises(TypeError):
+        end_tokens(tokens)

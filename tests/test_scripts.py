@@ -1,0 +1,50 @@
+"""The scripts as a user starts them: modes, help, errors without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_example(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "run_example.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def test_the_self_check_passes():
+    done = run_example("--mode", "test")
+    assert done.returncode == 0, done.stderr
+    assert "checks passed" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["test", "random"])
+def test_every_mode_explains_itself(mode):
+    done = run_example("--mode", mode, "--help")
+    assert done.returncode == 0
+    assert "--seed" in done.stdout
+
+
+def test_without_a_mode_the_modes_are_listed():
+    done = run_example()
+    assert done.returncode == 2
+    assert "--mode {test,random}" in done.stderr
+
+
+def test_a_mistake_is_one_line():
+    done = run_example("--mode", "random", "--num-experts", "300")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["run_example.py: --num-experts 300 is not in 1..256"]
+
+
+def test_an_option_of_another_mode_is_refused():
+    done = run_example("--mode", "test", "--num-experts", "8")
+    assert done.returncode == 2
+    assert "--num-experts" in done.stderr

@@ -1,0 +1,73 @@
+"""Random weights: the declared shapes, the promised spread, the same for a seed."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights.random_weights import random_weights
+
+CONFIG = MiMoConfig(
+    vocab_size=500,
+    hidden_size=256,
+    intermediate_size=384,
+    moe_intermediate_size=130,
+    num_hidden_layers=2,
+    hybrid_layer_pattern=(0, 1),
+    moe_layer_freq=(0, 1),
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+)
+WEIGHTS = random_weights(CONFIG, seed=0)
+
+
+def values(weight) -> np.ndarray:
+    if isinstance(weight, BlockScaled):
+        return dequantise(weight)
+    return weight.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        WEIGHTS.embedding_VD,
+        WEIGHTS.w_logits_VD,
+        WEIGHTS.layers[0].attention.w_q_OD,
+        WEIGHTS.layers[0].feed_forward.w_down_DF,
+        WEIGHTS.layers[1].attention.w_o_DI,
+        WEIGHTS.layers[1].feed_forward.w_router_ED,
+    ],
+)
+def test_the_spread_is_the_initializer_range(weight):
+    assert np.std(values(weight)) == pytest.approx(CONFIG.initializer_range, rel=0.1)
+    assert abs(np.mean(values(weight))) < 0.1 * CONFIG.initializer_range
+
+
+def test_shapes_are_those_that_are_declared():
+    q, k, *_ = names.attention("", CONFIG.layers[1].attention, CONFIG.hidden_size)
+    assert WEIGHTS.layers[1].attention.w_q_OD.shape == q.shape
+    assert WEIGHTS.layers[1].attention.w_k_OD.shape == k.shape
+    gate, _, down = names.expert("", CONFIG.layers[1], 0)
+    assert WEIGHTS.layers[1].feed_forward.experts.w_gate_eFD[3].shape == gate.shape
+    assert WEIGHTS.layers[1].feed_forward.experts.w_down_eDF[3].shape == down.shape
+
+
+def test_a_seed_is_a_model():
+    again, other = random_weights(CONFIG, seed=0), random_weights(CONFIG, seed=1)
+    np.testing.assert_array_equal(again.w_logits_VD, WEIGHTS.w_logits_VD)
+    assert np.mean(other.w_logits_VD == WEIGHTS.w_logits_VD) < 0.1
+
+
+def test_rows_and_experts_differ():
+    experts = WEIGHTS.layers[1].feed_forward.experts.w_gate_eFD
+    assert np.mean(experts[0].code == experts[1].code) < 0.1
+    assert np.mean(WEIGHTS.embedding_VD[0] == WEIGHTS.embedding_VD[1]) < 0.1
+
+
+def test_everything_that_is_made_is_reported():
+    counts: list[int] = []
+    random_weights(CONFIG, seed=0, made=counts.append)
+    norms = CONFIG.hidden_size * 5
+    declared = sum(int(np.prod(weight.shape)) for weight in names.every_weight(CONFIG))
+    assert sum(counts) == declared - norms
