@@ -101,10 +101,14 @@ class HybridCache:
             )
 
     def begin(self, position_BT: np.ndarray) -> None:
-        """Take down what a step at `position_BT` will overwrite, before it does."""
-        end_B = np.max(position_BT, axis=1) + 1
+        """Take down what a step at `position_BT` will overwrite, before it does.
+
+        A step that then fails leaves the tokens before it, and no others.
+        """
+        start_B, end_B = position_BT[:, 0], np.max(position_BT, axis=1) + 1
+        self.length_B[:] = np.where(start_B >= 0, start_B, self.length_B)
         ring = ring_slots(self.window, self.max_length)
-        oldest_B = np.where(position_BT[:, 0] == 0, 0, self.oldest_B)
+        oldest_B = np.where(start_B == 0, 0, self.oldest_B)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
 
     def finish(self, position_BT: np.ndarray) -> None:

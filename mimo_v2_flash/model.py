@@ -57,8 +57,7 @@ class MiMoV2FlashModel:
     ) -> None:
         if max_step < 1:
             raise ValueError(f"max_step must be at least 1, got {max_step}")
-        if expert_subset is not None:
-            weights, config = keep_experts(weights, config, expert_subset)
+        weights, config = keep_experts(weights, config, expert_subset)
         self.weights, self.config, self.max_step = weights, config, max_step
         solo = SoloGroup()
         self._stack = Stack(config.layers, backend or NumpyBackend(), heads=solo, experts=solo)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .safetensors_file import map_tensors
+from .safetensors_file import map_tensors, read_header
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
-INDEX = "model.safetensors.index.json"
+INDEX = ".safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -47,6 +47,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._files)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the header of the first file says beside its tensors."""
+        path = next(iter(self._files.values()), None)
+        said = read_header(path)[0].get("__metadata__") if path else None
+        return dict(said or {})
+
     def file_of(self, name: str) -> Path:
         """Return the file that holds tensor `name`."""
         return self._files[name]
@@ -54,6 +61,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`: a folder, with an index or without, or a single file.
+
+    A file that was split is opened by the name that it would have, through its index.
 
     Raises
     ------
@@ -67,11 +76,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.suffix in PICKLES:
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
     if path.is_dir():
-        index = path / INDEX
-        return Checkpoint(_indexed(index) if index.is_file() else _unindexed(path))
-    if not path.is_file():
+        indexes = sorted(path.glob(f"*{INDEX}"))
+        if len(indexes) > 1:
+            raise ValueError(f"{path}: holds {len(indexes)} indexes: {indexes[0].name}, ...")
+        return Checkpoint(_indexed(indexes[0]) if indexes else _unindexed(path))
+    if path.is_file():
+        return Checkpoint(dict.fromkeys(map_tensors(path), path))
+    index = path.with_name(path.name + ".index.json")
+    if not index.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    return Checkpoint(dict.fromkeys(map_tensors(path), path))
+    return Checkpoint(_indexed(index))
 
 
 def _indexed(index: Path) -> dict[str, Path]:

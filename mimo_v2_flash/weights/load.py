@@ -1,25 +1,18 @@
 """A checkpoint as the model's records: matrices stay in their files, vectors become float32."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.config import MiMoConfig
 
 from . import names
-from .checkpoint import open_checkpoint
-from .names import Declared
-from .records import (
-    AttentionWeights,
-    DecoderWeights,
-    DenseWeights,
-    ExpertWeights,
-    ModelWeights,
-    MoEWeights,
-)
+from .checkpoint import Checkpoint, open_checkpoint
+from .prepared import Prepared
+from .reader import Reader
+from .records import ModelWeights
 
 __all__ = ["load_weights"]
 
@@ -30,90 +23,71 @@ def load_weights(path: str | PathLike[str], config: MiMoConfig) -> ModelWeights:
     Parameters
     ----------
     path : str or PathLike
-        A folder of safetensors files in the hub's names, with an index or without, as
-        transformers' `save_pretrained` writes it; or one such file.
+        A folder of safetensors files in the hub's names, with an index or without: the hub's own,
+        one that transformers saved, or one of `prepare_weights.py`; or one such file, or the file
+        name that a prepared checkpoint would have if it had not been split.
     config : MiMoConfig
-        The model; every weight's shape is checked against it.
+        The model; every weight's shape is checked against it. Prepared weights know which experts
+        they hold; the config names all of the model's.
 
     Returns
     -------
     ModelWeights
-        Matrices [out, in] as stored, float32 or bfloat16; norms, routers, biases and sinks float32.
+        Matrices [out, in] as stored: float32, bfloat16, or FP8 with its scales (`BlockScaled`).
+        Norms, routers, biases and sinks are float32.
 
     Raises
     ------
     FileNotFoundError
         If there is no checkpoint at `path`, or a shard is missing.
     ValueError
-        If a weight is missing, unexpected or misshapen; the message names it and its file.
+        If a weight is missing, unexpected, misshapen, of another dtype, or has scales that do not
+        fit or are not positive numbers; the message names it and its file.
     """
     source = Path(path)
     tensors = open_checkpoint(source)
-    expected = dict(names.every_weight(config))
+    experts = tuple(range(config.n_routed_experts))
+    if prepared := Prepared.of_metadata(tensors.metadata):
+        prepared.check(config)
+        experts = prepared.experts
+    fused = any(name.endswith(names.FUSED) for name in tensors)
+    expected = dict(names.every_weight(config, experts, fused=fused))
+    _check_names(source, tensors, expected)
+    for name, shape in expected.items():
+        _check(tensors, name, shape)
+    return Reader(tensors, config, experts).model()
+
+
+def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     if missing := [name for name in expected if name not in tensors]:
         raise ValueError(f"{source}: {_some(missing)} missing, which the config asks for")
-    others = (name for name in tensors if not name.startswith(names.PREDICTOR_PREFIX))
-    if unexpected := [name for name in others if name not in expected]:
+    unexpected = [
+        name
+        for name in tensors
+        if name.removesuffix(names.SCALE) not in expected
+        and not name.startswith(names.PREDICTOR_PREFIX)
+    ]
+    if unexpected:
         raise ValueError(f"{source}: {_some(unexpected)} unexpected under this config")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(
-                f"{tensors.file_of(name)}: {name} is {tensors[name].shape}, "
-                f"the config asks for {shape}"
-            )
-        if tensors[name].dtype == np.uint8:
-            raise ValueError(f"{tensors.file_of(name)}: {name} is F8_E4M3 and has no scales")
-    return _model(tensors, config)
 
 
-def _some(found: list[str]) -> str:
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return f"{', '.join(found[:3])}{more}: {len(found)} tensor{'s' * (len(found) > 1)}"
+def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+    weight, scale = tensors[name], tensors.get(name + names.SCALE)
+    where = f"{tensors.file_of(name)}: {name}"
+    if weight.shape != shape:
+        raise ValueError(f"{where} is {weight.shape}, the config asks for {shape}")
+    if (weight.dtype == np.uint8) != (scale is not None):
+        has = "has no scales" if scale is None else "has scales"
+        raise ValueError(f"{where} is {weight.dtype} and {has}: FP8 (uint8) has them, others not")
+    if scale is None:
+        return
+    if scale.dtype != np.float32:
+        raise ValueError(f"{where}{names.SCALE} is {scale.dtype}, expected float32")
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise ValueError(f"{where}{names.SCALE} holds NaN, infinity, zero or a negative number")
 
 
-def _model(tensors: Mapping[str, np.ndarray], config: MiMoConfig) -> ModelWeights:
-    embedding, final_norm, logits = names.model_ends(config)
-    layers = tuple(
-        _layer(tensors, f"model.layers.{index}", spec) for index, spec in enumerate(config.layers)
-    )
-    return ModelWeights(
-        tensors[embedding.name], layers, _float32(tensors, final_norm), tensors[logits.name]
-    )
-
-
-def _layer(tensors: Mapping[str, np.ndarray], prefix: str, spec: LayerSpec) -> DecoderWeights:
-    attention_norm, feed_forward_norm = names.layer_norms(prefix, spec)
-    feed_forward = (
-        _mixture(tensors, prefix, spec)
-        if spec.experts
-        else DenseWeights(*(tensors[weight.name] for weight in names.dense(prefix, spec)))
-    )
-    return DecoderWeights(
-        _float32(tensors, attention_norm),
-        _attention(tensors, prefix, spec),
-        _float32(tensors, feed_forward_norm),
-        feed_forward,
-    )
-
-
-def _attention(tensors: Mapping[str, np.ndarray], prefix: str, spec: LayerSpec) -> AttentionWeights:
-    q, k, v, o, *sink = names.attention(prefix, spec.attention, spec.hidden)
-    no_sink = np.full(spec.attention.heads, NO_SINK, np.float32)
-    return AttentionWeights(
-        w_q_OD=tensors[q.name],
-        w_k_OD=tensors[k.name],
-        w_v_OD=tensors[v.name],
-        w_o_DI=tensors[o.name],
-        sink_H=_float32(tensors, sink[0]) if sink else no_sink,
-    )
-
-
-def _mixture(tensors: Mapping[str, np.ndarray], prefix: str, spec: LayerSpec) -> MoEWeights:
-    router, bias = names.router(prefix, spec)
-    experts = [names.expert(prefix, spec, index) for index in range(spec.experts)]
-    columns = (tuple(tensors[w.name] for w in column) for column in zip(*experts, strict=True))
-    return MoEWeights(_float32(tensors, router), _float32(tensors, bias), ExpertWeights(*columns))
-
-
-def _float32(tensors: Mapping[str, np.ndarray], weight: Declared) -> np.ndarray:
-    return tensors[weight.name].astype(np.float32)
+def _some(found: Iterable[str]) -> str:
+    first = list(found)
+    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    return f"{', '.join(first[:3])}{more}: {len(first)} tensor{'s' * (len(first) > 1)}"

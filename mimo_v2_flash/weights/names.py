@@ -4,24 +4,29 @@ Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pre
 same names.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 
 __all__ = [
+    "FUSED",
     "PREDICTOR_PREFIX",
+    "SCALE",
     "Declared",
     "attention",
     "dense",
     "every_weight",
     "expert",
+    "fused_attention",
     "layer_norms",
     "model_ends",
     "router",
 ]
 
 PREDICTOR_PREFIX = "model.mtp."
+SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
+FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 
 
 class Declared(NamedTuple):
@@ -62,6 +67,13 @@ def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, 
     return (*matrices, sink) if spec.has_sink else matrices
 
 
+def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+    """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout."""
+    q, k, v, *rest = attention(prefix, spec, hidden)
+    rows = q.shape[0] + k.shape[0] + v.shape[0]
+    return (Declared(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
+
+
 def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
     """Return w_router_ED and bias_E of the layer at `prefix`."""
     return (
@@ -88,16 +100,30 @@ def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, De
     )
 
 
-def every_weight(config: MiMoConfig) -> Iterator[Declared]:
-    """Yield what a checkpoint of `config` must hold, but for scales and predictors."""
+def every_weight(
+    config: MiMoConfig, experts: Sequence[int] | None = None, *, fused: bool = False
+) -> Iterator[Declared]:
+    """Yield what a checkpoint of `config` must hold, but for scales and predictors.
+
+    Parameters
+    ----------
+    config
+        The whole model; routers have a row for each of its experts.
+    experts
+        Those whose weights are there; all of them if not given.
+    fused
+        Whether attention has MiMo-V2.5's `qkv_proj`.
+    """
+    numbers = range(config.n_routed_experts) if experts is None else experts
+    of_attention = fused_attention if fused else attention
     yield from model_ends(config)
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)
-        yield from attention(prefix, spec.attention, spec.hidden)
+        yield from of_attention(prefix, spec.attention, spec.hidden)
         if not spec.experts:
             yield from dense(prefix, spec)
             continue
         yield from router(prefix, spec)
-        for number in range(spec.experts):
+        for number in numbers:
             yield from expert(prefix, spec, number)

@@ -51,7 +51,8 @@ class _Maker:
         embedding, _, logits = names.model_ends(self._config)
         norm_D = np.ones(self._config.hidden_size, np.float32)
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
-        return ModelWeights(self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits))
+        ids = tuple(range(self._config.n_routed_experts))
+        return ModelWeights(self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits), ids)
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"

@@ -63,12 +63,13 @@ class DecoderWeights(NamedTuple):
 
 
 class ModelWeights(NamedTuple):
-    """Everything but the predictors."""
+    """Everything but the predictors; `expert_ids` are the checkpoint's, of the experts here."""
 
     embedding_VD: Any
     layers: tuple[DecoderWeights, ...]
     final_norm_D: Any
     w_logits_VD: Any
+    expert_ids: tuple[int, ...]
 
 
 def nbytes(weights: Any) -> int:
@@ -77,4 +78,4 @@ def nbytes(weights: Any) -> int:
         return int(weights.code.nbytes + weights.scale.nbytes)
     if isinstance(weights, tuple):
         return sum(map(nbytes, weights))
-    return int(weights.nbytes)
+    return int(getattr(weights, "nbytes", 0))

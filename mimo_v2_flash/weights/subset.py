@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from mimo_v2_flash.config import MiMoConfig
 
 from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
@@ -12,59 +10,72 @@ from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 __all__ = ["check_experts", "keep_experts"]
 
 
-def check_experts(experts: Sequence[int], count: int) -> list[int]:
-    """Return `experts` in the checkpoint's order.
+def check_experts(experts: Sequence[int], there: Sequence[int]) -> list[int]:
+    """Return `experts` in the order of those that are `there`.
 
     So that equal scores are settled as in the whole model: for the lowest id.
 
     Raises
     ------
     ValueError
-        If there are none, one is named twice, or one is not in 0..count-1.
+        If there are none, one is named twice, or one is not there.
     """
     ids = [int(expert) for expert in experts]
     if len(ids) != len(set(ids)):
         twice = sorted({expert for expert in ids if ids.count(expert) > 1})
         raise ValueError(f"expert_subset names {twice} more than once")
-    if not ids or not all(0 <= expert < count for expert in ids):
-        outside = [expert for expert in ids if not 0 <= expert < count]
-        raise ValueError(
-            f"expert_subset: {outside or 'no expert'}, expected some of 0..{count - 1}"
-        )
+    if absent := sorted(set(ids) - set(there)) if ids else "no expert":
+        raise ValueError(f"expert_subset names {absent}, there are {_ranges(there)}")
     return sorted(ids)
 
 
 def keep_experts(
-    weights: ModelWeights, config: MiMoConfig, experts: Sequence[int]
+    weights: ModelWeights, config: MiMoConfig, experts: Sequence[int] | None = None
 ) -> tuple[ModelWeights, MiMoConfig]:
     """Return the model that has only `experts`, and its config; a token chooses at most as many.
 
     Parameters
     ----------
     weights, config
-        The whole model.
+        The model; its weights may already be those of some experts only.
     experts
-        Ids to keep, the checkpoint's.
+        Ids to keep, the checkpoint's; all that are there if not given.
 
     Raises
     ------
     ValueError
         As `check_experts`.
     """
-    ids = check_experts(experts, config.n_routed_experts)
-    kept = replace(
+    ids = check_experts(weights.expert_ids if experts is None else experts, weights.expert_ids)
+    if len(ids) < len(weights.expert_ids):
+        places = [weights.expert_ids.index(expert) for expert in ids]
+        layers = tuple(_cut(layer, places) for layer in weights.layers)
+        weights = weights._replace(layers=layers, expert_ids=tuple(ids))
+    if len(ids) == config.n_routed_experts:
+        return weights, config
+    return weights, replace(
         config,
         n_routed_experts=len(ids),
         num_experts_per_tok=min(config.num_experts_per_tok, len(ids)),
         num_devices=1,
     )
-    return weights._replace(layers=tuple(_cut(layer, ids) for layer in weights.layers)), kept
 
 
-def _cut(layer: DecoderWeights, ids: list[int]) -> DecoderWeights:
+def _cut(layer: DecoderWeights, places: list[int]) -> DecoderWeights:
     mixture = layer.feed_forward
     if not isinstance(mixture, MoEWeights):
         return layer
-    experts = ExpertWeights(*(tuple(stack[e] for e in ids) for stack in mixture.experts))
-    cut = MoEWeights(mixture.w_router_ED[ids], mixture.bias_E[ids].astype(np.float32), experts)
+    experts = ExpertWeights(*(tuple(stack[place] for place in places) for stack in mixture.experts))
+    cut = MoEWeights(mixture.w_router_ED[places], mixture.bias_E[places], experts)
     return layer._replace(feed_forward=cut)
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """Return ids as a person would write them: 0-7, 9."""
+    runs: list[list[int]] = []
+    for number in sorted(ids):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

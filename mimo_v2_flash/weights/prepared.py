@@ -1,0 +1,78 @@
+"""What a prepared file says of itself, so that it is never taken for another model's."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mimo_v2_flash.config import MiMoConfig
+
+__all__ = ["FORMAT", "Prepared"]
+
+FORMAT = "mimo-v2-flash"
+VERSION = "1"
+FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
+"""Fields of a config that say nothing about weights."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The metadata of a prepared checkpoint, in each of its files.
+
+    Attributes
+    ----------
+    source, revision
+        Where the weights came from: a folder or a repository, and its commit if it has one.
+    dtype
+        "fp8" (as stored), "bfloat16" or "float32".
+    target
+        "cpu", or "trainium2": FP8 halved to at most 240, its scales doubled.
+    experts
+        Ids of the experts that are there, the source's.
+    config
+        The whole model, in the hub's spelling; its number of experts is the source's.
+    """
+
+    source: str
+    revision: str
+    dtype: str
+    target: str
+    experts: tuple[int, ...]
+    config: dict[str, Any]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a safetensors header."""
+        said = {name: json.dumps(value) for name, value in asdict(self).items()}
+        return {"format": FORMAT, "format_version": VERSION, **said}
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, str]) -> "Prepared | None":
+        """Return what a header's metadata says, or None if this project did not write it.
+
+        Raises
+        ------
+        ValueError
+            If it is of another version of the format, or damaged.
+        """
+        if metadata.get("format") != FORMAT:
+            return None
+        if metadata.get("format_version") != VERSION:
+            raise ValueError(
+                f"prepared weights of format version {metadata.get('format_version')}, this "
+                f"release reads {VERSION}: prepare them again"
+            )
+        try:
+            said = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+            return cls(**(said | {"experts": tuple(said["experts"])}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"prepared weights with damaged metadata: {error}") from error
+
+    def check(self, config: MiMoConfig) -> None:
+        """Raise ValueError, naming field and values, if the weights are not those of `config`."""
+        asked = json.loads(json.dumps(config.to_dict()))
+        for name in sorted((self.config.keys() | asked.keys()) - FREE):
+            if self.config.get(name) != asked.get(name):
+                raise ValueError(
+                    f"prepared for {name} = {self.config.get(name)!r}, the config has "
+                    f"{asked.get(name)!r}; MiMoConfig.from_pretrained of the prepared folder fits"
+                )

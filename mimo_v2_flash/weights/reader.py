@@ -1,0 +1,107 @@
+"""Checked tensors as records: the layouts of attention, FP8 with its scales, the experts there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.kernels.softmax import NO_SINK
+
+from . import fp8, names
+from .names import Declared
+from .records import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Builds the records of a model.
+
+    Parameters
+    ----------
+    tensors
+        The checkpoint, by the names of `weights.names`; shapes and dtypes have been checked.
+    config
+        The whole model.
+    experts
+        Ids of the experts to take; routers are cut to them.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], config: MiMoConfig, experts: tuple[int, ...]
+    ) -> None:
+        self._tensors, self._config, self._experts = tensors, config, experts
+
+    def model(self) -> ModelWeights:
+        """Return everything."""
+        embedding, final_norm, logits = names.model_ends(self._config)
+        specs = enumerate(self._config.layers)
+        return ModelWeights(
+            embedding_VD=self._tensors[embedding.name],
+            layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
+            final_norm_D=self._float32(final_norm),
+            w_logits_VD=self._tensors[logits.name],
+            expert_ids=self._experts,
+        )
+
+    def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
+        attention_norm, feed_forward_norm = names.layer_norms(prefix, spec)
+        dense = self._mixture if spec.experts else self._dense
+        return DecoderWeights(
+            attention_norm_D=self._float32(attention_norm),
+            attention=self._attention(prefix, spec),
+            feed_forward_norm_D=self._float32(feed_forward_norm),
+            feed_forward=dense(prefix, spec),
+        )
+
+    def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
+        *_, o = names.attention(prefix, spec.attention, spec.hidden)[:4]
+        sink = names.attention(prefix, spec.attention, spec.hidden)[4:]
+        no_sink = np.full(spec.attention.heads, NO_SINK, np.float32)
+        q, k, v = self._projections(prefix, spec)
+        sink_H = self._float32(sink[0]) if sink else no_sink
+        return AttentionWeights(q, k, v, self._matrix(o), sink_H)
+
+    def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
+        """Return w_q, w_k and w_v, from either layout and either map of scales."""
+        a = spec.attention
+        heads = fp8.Heads(a.heads, a.kv_heads, a.key_width, a.value_width)
+        q, k, v, *_ = names.attention(prefix, a, spec.hidden)
+        fused = f"{prefix}.{names.FUSED}"
+        if fused in self._tensors:
+            ranks = self._config.num_key_value_heads
+            return fp8.split_fused(fused, *self._coded(fused), heads, ranks)
+        if k.name + names.SCALE not in self._tensors:
+            return self._matrix(q), self._matrix(k), self._matrix(v)
+        keys_values = self._coded(k.name), self._coded(v.name)
+        return self._matrix(q), *fp8.keys_and_values(prefix, *keys_values, heads)
+
+    def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
+        gate, up, down = map(self._matrix, names.dense(prefix, spec))
+        return DenseWeights(gate, up, down)
+
+    def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
+        router, bias = (self._float32(weight) for weight in names.router(prefix, spec))
+        here = list(self._experts)
+        experts = (map(self._matrix, names.expert(prefix, spec, number)) for number in here)
+        return MoEWeights(router[here], bias[here], ExpertWeights(*zip(*experts, strict=True)))
+
+    def _matrix(self, weight: Declared) -> Any:
+        """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
+        if weight.name + names.SCALE in self._tensors:
+            return fp8.plain_grid(weight.name, *self._coded(weight.name))
+        return self._tensors[weight.name]
+
+    def _coded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return self._tensors[name], self._tensors[name + names.SCALE]
+
+    def _float32(self, weight: Declared) -> np.ndarray:
+        return self._tensors[weight.name].astype(np.float32)
