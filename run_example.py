@@ -1,16 +1,17 @@
-"""Run MiMo-V2-Flash: check its kernels, try it with random weights.
+"""Run MiMo-V2-Flash: check its kernels, try it with random weights or with some of the real ones.
 
 python run_example.py --mode test
 python run_example.py --mode random --num-experts 8
+python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from mimo_v2_flash.commands import random_model, self_check
+from mimo_v2_flash.commands import download, random_model, self_check
 
-MODES = {"test": self_check, "random": random_model}
+MODES = {"test": self_check, "random": random_model, "download": download}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,19 @@ from contextlib import contextmanager
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-__all__ = ["amount", "console", "peak_memory", "progress", "table"]
+__all__ = ["amount", "console", "peak_memory", "progress", "progress_of_bytes", "table"]
 
 PLAIN_WIDTH = 100
 
@@ -38,11 +47,29 @@ def progress(what: str, *, total: int | None, unit: str = "") -> Iterator[Callab
 
     A bar with the time left on a terminal; elsewhere one line when it is done.
     """
-    out, start = console(), time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TextColumn(unit), TimeRemainingColumn(), console=out, disable=not out.is_terminal
-    ) as bar:
+    with _bar(what, total, *columns, TextColumn(unit), TimeRemainingColumn()) as advance:
+        yield advance
+
+
+@contextmanager
+def progress_of_bytes(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """Show bytes, rate and time left; what the block is given takes each advance in bytes."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _bar(what, total, *columns) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[[int], None]]:
+    out, start = console(), time.perf_counter()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
     if not out.is_terminal:

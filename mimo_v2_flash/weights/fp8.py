@@ -20,7 +20,14 @@ import numpy as np
 
 from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
 
-__all__ = ["HALF_BLOCK", "Heads", "keys_and_values", "plain_grid", "split_fused"]
+__all__ = [
+    "HALF_BLOCK",
+    "Heads",
+    "block_height",
+    "keys_and_values",
+    "plain_grid",
+    "split_fused",
+]
 
 HALF_BLOCK = 64
 
@@ -42,11 +49,12 @@ def plain_grid(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockSca
     ValueError
         If there is any other number of scale rows or columns; the message names the weight.
     """
-    height = _height(code_OI, scale_YX)
+    height = block_height(code_OI.shape, scale_YX.shape)
     if height is None:
+        grids = " or ".join(str(_grid(code_OI.shape, h)) for h in (BLOCK, HALF_BLOCK))
         raise ValueError(
-            f"{name}: {code_OI.shape} has scales {scale_YX.shape}, expected "
-            f"{_grid(code_OI, BLOCK)} (blocks of 128 rows) or {_grid(code_OI, HALF_BLOCK)} (of 64)"
+            f"{name}: {code_OI.shape} has scales {scale_YX.shape}, expected {grids}: blocks of "
+            f"{BLOCK} or {HALF_BLOCK} rows"
         )
     return BlockScaled(code_OI, scale_YX, height)
 
@@ -65,20 +73,20 @@ def keys_and_values(
         If the rows fit neither a plain grid nor the crossing map; the message names the layer.
     """
     (k_code, k_scale), (v_code, v_scale) = k, v
-    if _height(k_code, k_scale) is not None and _height(v_code, v_scale) is not None:
-        return BlockScaled(k_code, k_scale, _height(k_code, k_scale) or BLOCK), BlockScaled(
-            v_code, v_scale, _height(v_code, v_scale) or BLOCK
-        )
+    k_height = block_height(k_code.shape, k_scale.shape)
+    v_height = block_height(v_code.shape, v_scale.shape)
+    if k_height and v_height:
+        return BlockScaled(k_code, k_scale, k_height), BlockScaled(v_code, v_scale, v_height)
     K, Q, C = heads.keys, heads.key_width, heads.value_width
     of_k, of_run = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
     of_v = of_run - of_k
-    columns = _grid(k_code, BLOCK)[1]
+    columns = _grid(k_code.shape, BLOCK)[1]
     crossing = (K * of_k, columns), (K * of_v, columns)
     if (k_scale.shape, v_scale.shape) != crossing or Q % HALF_BLOCK or C % HALF_BLOCK:
+        plain = _grid(k_code.shape, BLOCK), _grid(v_code.shape, BLOCK)
         raise ValueError(
-            f"{name}: k and v have scales {k_scale.shape} and {v_scale.shape}, expected "
-            f"{_grid(k_code, BLOCK)} and {_grid(v_code, BLOCK)} (a plain grid) or {crossing[0]} "
-            f"and {crossing[1]} (each head's K and V one run of blocks)"
+            f"{name}: k and v have scales {k_scale.shape} and {v_scale.shape}, expected {plain} "
+            f"(plain grids) or {crossing} (each head's K and V one run of blocks)"
         )
     parts = [k_scale.reshape(K, of_k, columns), v_scale.reshape(K, of_v, columns)]
     run = np.repeat(np.concatenate(parts, axis=1), 2, axis=1)
@@ -102,7 +110,7 @@ def split_fused(
     """
     H, K, Q, C = heads
     rows = tuple(count // ranks for count in (H * Q, K * Q, K * C))
-    rank_rows, columns = sum(rows), _grid(code_OI, BLOCK)[1]
+    rank_rows, columns = sum(rows), _grid(code_OI.shape, BLOCK)[1]
     expected = (ranks * -(-rank_rows // BLOCK), columns)
     fits = len(code_OI) == ranks * rank_rows and scale_YX.shape == expected
     if not fits or K % ranks or any(count % HALF_BLOCK for count in rows):
@@ -123,12 +131,11 @@ def split_fused(
     return q, k, v
 
 
-def _height(code_OI: np.ndarray, scale_YX: np.ndarray) -> int | None:
-    """Return the block height that makes `scale_YX` a plain grid, or None."""
-    heights = (BLOCK, HALF_BLOCK)
-    return next((h for h in heights if _grid(code_OI, h) == scale_YX.shape), None)
+def block_height(code: tuple[int, ...], scale: tuple[int, ...]) -> int | None:
+    """Return the block height that makes scales of shape `scale` a plain grid, or None."""
+    return next((h for h in (BLOCK, HALF_BLOCK) if _grid(code, h) == scale), None)
 
 
-def _grid(code_OI: np.ndarray, height: int) -> tuple[int, int]:
-    outputs, inputs = code_OI.shape
+def _grid(code: tuple[int, ...], height: int) -> tuple[int, int]:
+    outputs, inputs = code
     return -(-outputs // height), -(-inputs // BLOCK)

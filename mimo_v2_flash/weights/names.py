@@ -12,6 +12,7 @@ from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 __all__ = [
     "FUSED",
     "PREDICTOR_PREFIX",
+    "ROUTER",
     "SCALE",
     "Declared",
     "attention",
@@ -26,6 +27,7 @@ __all__ = [
 
 PREDICTOR_PREFIX = "model.mtp."
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
+ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 
 
@@ -77,8 +79,8 @@ def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Decl
 def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
     """Return w_router_ED and bias_E of the layer at `prefix`."""
     return (
-        Declared(f"{prefix}.mlp.gate.weight", (spec.experts, spec.hidden)),
-        Declared(f"{prefix}.mlp.gate.e_score_correction_bias", (spec.experts,)),
+        Declared(f"{prefix}{ROUTER}weight", (spec.experts, spec.hidden)),
+        Declared(f"{prefix}{ROUTER}e_score_correction_bias", (spec.experts,)),
     )
 
 

@@ -42,7 +42,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: header is not JSON: not a safetensors file") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__") or {}, dict):
         raise ValueError(f"{path}: header is not a JSON object: not a safetensors file")
     return header, 8 + length
 

@@ -7,7 +7,7 @@ from mimo_v2_flash.config import MiMoConfig
 
 from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
-__all__ = ["check_experts", "keep_experts"]
+__all__ = ["check_experts", "from_ranges", "keep_experts"]
 
 
 def check_experts(experts: Sequence[int], there: Sequence[int]) -> list[int]:
@@ -68,6 +68,17 @@ def _cut(layer: DecoderWeights, places: list[int]) -> DecoderWeights:
     experts = ExpertWeights(*(tuple(stack[place] for place in places) for stack in mixture.experts))
     cut = MoEWeights(mixture.w_router_ED[places], mixture.bias_E[places], experts)
     return layer._replace(feed_forward=cut)
+
+
+def from_ranges(words: Sequence[str]) -> list[int]:
+    """Return the ids that words such as "0" and "4-7" stand for; ValueError names another word."""
+    ids: list[int] = []
+    for word in words:
+        first, _, last = word.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"expert_subset: {word!r} is neither an id nor a range such as 0-7")
+        ids.extend(range(int(first), int(last or first) + 1))
+    return ids
 
 
 def _ranges(ids: Sequence[int]) -> str:

@@ -1,0 +1,65 @@
+"""Fetch some experts of MiMo-V2-Flash from the Hugging Face hub, and run a prompt on them.
+
+Only the bytes of the tensors that are needed are fetched. An interrupted download goes on where it
+was. A few experts of 256 write nonsense: routers then choose among strangers. That is no fault; it
+shows that everything is read and runs.
+"""
+
+import argparse
+from pathlib import Path
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.weights.encoding import STORED, Encoding
+from mimo_v2_flash.weights.hub import HubSource
+from mimo_v2_flash.weights.load import load_weights
+
+from . import prepare
+from .console import amount, console
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this mode."""
+    parser.add_argument("--model", default=prepare.MODEL, help=f"repository ({prepare.MODEL})")
+    parser.add_argument("--revision", default="main", help="of the repository (main)")
+    parser.add_argument("--output", type=Path, default=prepare.OUTPUT, help="a folder")
+    parser.add_argument("--expert-subset", nargs="+", metavar="ID", help="such as 0 1 4-7")
+    parser.add_argument("--num-layers", type=int, help="keep the first layers only")
+    parser.add_argument("--dtype", choices=STORED, default="fp8", help="fp8 is as stored (fp8)")
+    parser.add_argument(
+        "--prompt-ids",
+        nargs="+",
+        type=int,
+        default=[1, 2, 3, 4, 5],
+        metavar="ID",
+        help="token ids of the prompt (1 2 3 4 5)",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=8, help="to generate (8)")
+
+
+def run(
+    model: str,
+    revision: str,
+    output: Path,
+    expert_subset: list[str] | None,
+    num_layers: int | None,
+    dtype: str,
+    prompt_ids: list[int],
+    max_new_tokens: int,
+) -> int:
+    """Fetch, convert, run the prompt, and return the exit status."""
+    source, out = HubSource(model, revision), console()
+    config = MiMoConfig.from_pretrained(source.config)
+    job = prepare.plan(source, config, output, Encoding(dtype, "cpu"), expert_subset, num_layers)
+    here, whole = len(job.prepared.experts), config.n_routed_experts
+    out.print(f"{amount(job.bytes_to_read)} to fetch: {here} of {whole} experts")
+    if here < whole or job.config.num_hidden_layers < config.num_hidden_layers:
+        out.print("A part of the model writes nonsense; that is no fault.")
+    prepare.make(job)
+    runner = MiMoV2FlashModel(load_weights(output, job.config), job.config)
+    tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]
+    out.print(f"prompt {prompt_ids}")
+    out.print(f"tokens {tokens}")
+    return 0

@@ -1,0 +1,87 @@
+"""How a prepared weight is written: FP8, bfloat16 or float32, for a CPU or for Trainium2.
+
+Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved and scales
+doubled. Doubling is exact; halving is too but for 16 of 256 codes, the odd ones of the smallest
+numbers, which round to even by at most 2^-10 of a scale and are counted.
+"""
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise
+
+from .safetensors_file import DTYPES
+
+__all__ = ["STORED", "TARGETS", "Encoding"]
+
+STORED = {"fp8": None, "bfloat16": "BF16", "float32": "F32"}
+TARGETS = ("cpu", "trainium2")
+
+HALF = (VALUE_OF_CODE / 2).astype(ml_dtypes.float8_e4m3fn)
+HALVED_CODE = HALF.view(np.uint8)
+ROUNDS = HALF.astype(np.float32) * 2 != VALUE_OF_CODE
+NOT_A_NUMBER = np.isnan(VALUE_OF_CODE)
+
+
+@dataclass
+class Encoding:
+    """What weights become.
+
+    Parameters
+    ----------
+    dtype
+        A key of `STORED`; "fp8" leaves every weight as it is stored.
+    target
+        One of `TARGETS`; it changes FP8 weights only.
+
+    Attributes
+    ----------
+    rounded
+        FP8 values so far that halving has rounded.
+    """
+
+    dtype: str
+    target: str
+    rounded: int = 0
+    _lock: Any = field(default_factory=Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in STORED or self.target not in TARGETS:
+            raise ValueError(
+                f"dtype {self.dtype!r} and target {self.target!r}, expected one of "
+                f"{', '.join(STORED)} and of {', '.join(TARGETS)}"
+            )
+
+    def stored(self, dtype: str) -> str:
+        """Return the safetensors dtype of a matrix that the source stores as `dtype`."""
+        return STORED[self.dtype] or dtype
+
+    def scaled(self, name: str, weight: BlockScaled) -> list[np.ndarray]:
+        """Return the arrays to write for an FP8 weight: codes and scales, or the values alone.
+
+        Raises
+        ------
+        ValueError
+            If a code is NaN or a scale is no positive number; the message names the weight.
+        """
+        scale_YX = weight.scale
+        if NOT_A_NUMBER[weight.code].any():
+            raise ValueError(f"{name}: holds NaN")
+        if not (np.isfinite(scale_YX).all() and (scale_YX > 0).all()):
+            raise ValueError(f"{name}: a scale is NaN, infinite, zero or negative")
+        if STORED[self.dtype]:
+            return [self.plain(dequantise(weight))]
+        if self.target == "cpu":
+            return [weight.code, scale_YX]
+        with self._lock:
+            self.rounded += int(np.count_nonzero(ROUNDS[weight.code]))
+        return [HALVED_CODE[weight.code], scale_YX * np.float32(2)]
+
+    def plain(self, weight: np.ndarray) -> np.ndarray:
+        """Return a matrix without scales in the dtype to write."""
+        stored = STORED[self.dtype]
+        return weight.astype(DTYPES[stored], copy=False) if stored else weight

@@ -1,0 +1,102 @@
+"""Where weights come from: files of tensors, of which ranges of bytes can be read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .checkpoint import open_checkpoint
+from .safetensors_file import read_header
+
+__all__ = ["FolderSource", "Place", "Source", "places_of_header"]
+
+
+class Place(NamedTuple):
+    """Where a tensor is stored: its file, and its bytes there, `begin` to `end`."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Source(Protocol):
+    """A checkpoint whose bytes are read piece by piece; safe to read from many threads."""
+
+    @property
+    def name(self) -> str:
+        """The folder or repository."""
+
+    @property
+    def revision(self) -> str:
+        """The commit, or an empty string."""
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+
+    def places(self, names: list[str]) -> Mapping[str, Place]:
+        """Return where the tensors `names` are, reading no more headers than they need."""
+
+    def read(self, file: str, begin: int, end: int) -> bytes:
+        """Return the bytes of `file` from `begin` to `end`."""
+
+
+class FolderSource:
+    """A checkpoint in a folder. It is read, not mapped, so that memory stays small."""
+
+    def __init__(self, path: Path) -> None:
+        self.name, self.revision = str(path), ""
+        self._checkpoint = open_checkpoint(path)
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+        return list(self._checkpoint)
+
+    def places(self, names: list[str]) -> Mapping[str, Place]:
+        """Return where the tensors `names` are."""
+        found: dict[str, Place] = {}
+        for path in sorted({self._checkpoint.file_of(name) for name in names}):
+            header, start = read_header(path)
+            found |= places_of_header(str(path), header, start, path.stat().st_size)
+        return {name: _the(found, name, self._checkpoint.file_of(name)) for name in names}
+
+    def read(self, file: str, begin: int, end: int) -> bytes:
+        """Return the bytes of `file` from `begin` to `end`."""
+        with Path(file).open("rb") as opened:
+            opened.seek(begin)
+            data = opened.read(end - begin)
+        if len(data) != end - begin:
+            raise ValueError(f"{file}: ends at byte {begin + len(data)}, expected {end}: truncated")
+        return data
+
+
+def places_of_header(
+    file: str, header: Mapping[str, Any], start: int, size: int
+) -> dict[str, Place]:
+    """Return the place of every tensor that the header of `file` names.
+
+    Raises
+    ------
+    ValueError
+        If an entry is damaged or lies outside of the file's `size` bytes; the message names file
+        and tensor.
+    """
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            begin, end = (start + int(offset) for offset in entry["data_offsets"])
+            shape = tuple(int(length) for length in entry["shape"])
+            found[name] = Place(file, str(entry["dtype"]), shape, begin, end)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {name}: header says {entry!r:.100}") from error
+        if not start <= begin <= end <= size:
+            raise ValueError(f"{file}: {name}: bytes {begin} to {end} of {size}: truncated")
+    return found
+
+
+def _the(found: Mapping[str, Place], name: str, file: Path) -> Place:
+    if name not in found or Path(found[name].file) != file:
+        raise ValueError(f"{file}: {name} is missing, though the index names it here")
+    return found[name]

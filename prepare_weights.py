@@ -1,0 +1,28 @@
+"""Prepare MiMo-V2-Flash's weights for this project.
+
+python prepare_weights.py --checkpoint FOLDER --output tmp_mimo_weights --expert-subset 0-7
+python prepare_weights.py --model XiaomiMiMo/MiMo-V2-Flash --dry-run
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mimo_v2_flash.commands import prepare
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare what the command line asks for and return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=prepare.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    prepare.add_arguments(parser)
+    try:
+        return prepare.run(**vars(parser.parse_args(arguments)))
+    except (OSError, ValueError) as error:
+        print(f"prepare_weights.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
