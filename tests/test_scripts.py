@@ -35,7 +35,7 @@ def test_every_mode_explains_itself(mode):
 def test_without_a_mode_the_modes_are_listed():
     done = run_example()
     assert done.returncode == 2
-    assert "--mode {test,random}" in done.stderr
+    assert "--mode {test,random,download}" in done.stderr
 
 
 def test_a_mistake_is_one_line():

@@ -79,7 +79,7 @@ def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     scale_YX = np.maximum(peak_YX / np.float32(LARGEST), LEAST_SCALE)
     scale_YX = np.where(peak_YX > 0, scale_YX, np.float32(1))
     unit_OI = w_OI / _spread(scale_YX, outputs, inputs, block_height)
-    # A division may round to just above 448, which E4M3 turns into NaN.
+    # E4M3 has no infinity: what lies well above 448 would become NaN.
     code_OI = np.clip(unit_OI, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
     return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
 

@@ -73,7 +73,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         If the file is a pickle (never loaded: it could run code), the index is damaged or names a
         file outside the folder, or two files hold one tensor.
     """
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
     if path.is_dir():
         indexes = sorted(path.glob(f"*{INDEX}"))

@@ -45,6 +45,8 @@ FAULTY = {
     "header a list": packed([]),
     "header a number": packed(3),
     "header a null": packed(None),
+    "metadata a number": packed({"__metadata__": 3}, b""),
+    "metadata a list": packed({"__metadata__": ["format"]}, b""),
 }
 
 
@@ -65,6 +67,7 @@ def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):
 WRONG = {
     "outside": entry(shape=[5], data_offsets=[0, 20]),
     "before the data": entry(data_offsets=[-16, 0]),
+    "from its end": entry(data_offsets=[-16, 16]),
     "reversed": entry(data_offsets=[16, 0]),
     "too few bytes for its shape": entry(shape=[5]),
     "too many bytes for its shape": entry(shape=[3]),
@@ -170,6 +173,8 @@ entries = st.builds(
 
 
 @settings(max_examples=500)
-@given(st.dictionaries(st.text(max_size=2), entries | anything, max_size=3))
+@given(
+    st.dictionaries(st.text(max_size=2) | st.just("__metadata__"), entries | anything, max_size=3)
+)
 def test_any_header_is_refused_or_read_rightly(header):
     check_is_refused_or_right(packed(header))

@@ -1,0 +1,98 @@
+"""Both feed-forwards are transformers' modules of the same weights, token by token."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
+from mimo_v2_flash.layers.token_groups import grouped_experts
+from mimo_v2_flash.weights.records import ExpertWeights
+from tests.support.agreement import assert_agrees
+from tests.support.drawn import seeds
+from tests.support.oracle import decided, overheard
+from tests.support.tiny import random_tokens, recipes, tiny
+
+MODEL = tiny()
+DENSE, SPARSE = 0, 1  # layers of it
+SPEC = MODEL.config.layers[SPARSE]
+MIXTURE = MixtureOfExperts(
+    SPEC.experts_per_token,
+    SPEC.routed_scaling_factor,
+    SoloGroup(),
+    exchange="all_gather",
+    slots=0,
+    answer=grouped_experts,
+)
+X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden)).astype(np.float32)
+
+
+def answered(layer, index: int, x_ND=X_ND, *, position_N=None, weights=None) -> np.ndarray:
+    """Return what `layer` says with the weights of layer `index`."""
+    position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
+    weights = weights or MODEL.weights.layers[index].feed_forward
+    return layer(x_ND, position_N.astype(np.int32), np.zeros(1, np.int32), weights)
+
+
+both = pytest.mark.parametrize(("layer", "index"), [(Dense(4), DENSE), (MIXTURE, SPARSE)])
+
+
+@settings(max_examples=10)
+@given(recipes(), seeds)
+def test_every_layer_is_transformers(recipe, seed):
+    model = tiny(recipe)
+    token_T = random_tokens(model, 20, seed=seed)
+    decided(model, token_T)
+    heard = overheard(model, token_T)
+    mixture = replace(MIXTURE, experts_per_token=recipe.experts_per_token, scaling=recipe.scaling)
+    for index, spec in enumerate(model.config.layers):
+        (x_ND,), (expected_ND,) = heard[f"{index}.mlp"]
+        weights = model.weights.layers[index].feed_forward
+        y_ND = answered(mixture if spec.experts else Dense(7), index, x_ND, weights=weights)
+        assert_agrees(y_ND, expected_ND, scale=5 * np.max(np.abs(expected_ND)))
+
+
+@both
+def test_a_token_is_answered_as_if_it_were_alone(layer, index):
+    together = answered(layer, index)
+    alone = [answered(layer, index, x_ND) for x_ND in np.split(X_ND, len(X_ND))]
+    assert_agrees(together, np.concatenate(alone))
+
+
+@both
+def test_padding_changes_no_token(layer, index):
+    padded = answered(layer, index, position_N=[0, 1, -1, 0, 1, 2, -1, -1, 7])
+    real = [0, 1, 3, 4, 5, 8]
+    assert_agrees(padded[real], answered(layer, index)[real])
+
+
+def test_padding_chooses_no_expert():
+    assert not answered(MIXTURE, SPARSE, position_N=[-1] * 9).any()
+
+
+@both
+def test_it_answers_in_the_dtype_of_the_stream(layer, index):
+    exact, rounded = answered(layer, index), answered(layer, index, X_ND.astype(ml_dtypes.bfloat16))
+    assert (exact.dtype, rounded.dtype) == (np.float32, ml_dtypes.bfloat16)
+    assert_agrees(rounded, exact, scale=5 * np.max(np.abs(exact)))
+
+
+@pytest.mark.parametrize("token_block", [1, 2, 9, 512])
+def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
+    assert_agrees(answered(Dense(token_block), DENSE), answered(Dense(4), DENSE))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"answer": masked_experts}, {"exchange": "all_to_all", "slots": len(X_ND)}],
+    ids=["masked experts", "all to all"],
+)
+def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(options):
+    mixture = MODEL.weights.layers[SPARSE].feed_forward
+    stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
+    y_ND = answered(replace(MIXTURE, **options), SPARSE, weights=stacked)
+    assert_agrees(y_ND, answered(MIXTURE, SPARSE), scale=5 * np.max(np.abs(y_ND)))

@@ -1,0 +1,77 @@
+"""The stack: every distinct layer is compiled once, and all of them run in their order."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cache import new_cache
+from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.layers.feed_forward import Dense
+from mimo_v2_flash.layers.stack import Stack
+from tests.support.agreement import assert_agrees
+from tests.support.oracle import overheard
+from tests.support.tiny import Tiny, random_tokens, tiny
+from tests.support.watching import WatchingBackend
+
+LENGTH = 30
+
+
+def stack_of(config: MiMoConfig) -> tuple[Stack, WatchingBackend]:
+    backend = WatchingBackend()
+    return Stack(config.layers, backend, heads=SoloGroup(), experts=SoloGroup()), backend
+
+
+def cache_of(model: Tiny, *, batch_size=1, max_length=LENGTH):
+    return new_cache(model.config.layers, batch_size=batch_size, max_length=max_length)
+
+
+def test_48_layers_are_3_programs():
+    _, backend = stack_of(MiMoConfig())
+    kinds = {(layer.attention.spec.window, type(layer.feed_forward)) for layer in backend.compiled}
+    assert len(backend.compiled) == len(kinds) == 3
+    assert (EVERYTHING, Dense) in kinds
+
+
+def test_the_layers_run_in_their_order():
+    model = tiny()
+    stack, backend = stack_of(model.config)
+    x_BTD = np.zeros((1, 2, model.config.hidden_size), np.float32)
+    stack(x_BTD, np.array([[0, 1]], np.int32), cache_of(model), model.weights.layers)
+    ran = [layer.attention.spec for layer, _ in backend.calls]
+    assert ran == [spec.attention for spec in model.config.layers]
+    sparse = [not isinstance(layer.feed_forward, Dense) for layer, _ in backend.calls]
+    assert sparse == [bool(spec.experts) for spec in model.config.layers]
+
+
+@pytest.mark.parametrize("chunks", [[LENGTH], [1, 20, 9]])
+def test_the_stream_after_the_last_layer_is_that_of_transformers(chunks):
+    model = tiny()
+    heard = overheard(model, random_tokens(model, LENGTH))
+    x_BTD, expected_BTD = heard["0"][0], heard[str(len(model.config.layers) - 1)][1]
+    (stack, _), cache, start, parts = stack_of(model.config), cache_of(model), 0, []
+    for count in chunks:
+        position_BT = np.arange(start, start + count, dtype=np.int32)[None]
+        x = x_BTD[:, start : start + count]
+        parts.append(stack(x, position_BT, cache, model.weights.layers))
+        start += count
+        assert cache.length_B.tolist() == [start]
+    assert_agrees(np.concatenate(parts, 1), expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
+
+
+def test_caches_of_different_lengths_share_a_stack():
+    model = tiny()
+    stack, _ = stack_of(model.config)
+    x_BTD = np.random.default_rng(0).standard_normal((1, 9, model.config.hidden_size))
+    position_BT = np.arange(9, dtype=np.int32)[None]
+    answers = [
+        stack(
+            x_BTD.astype(np.float32),
+            position_BT,
+            cache_of(model, max_length=max_length),
+            model.weights.layers,
+        )
+        for max_length in (9, 50, 9)
+    ]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])

@@ -1,0 +1,196 @@
+"""The model's interface: steps, caches, drafts and answers behave as their descriptions say."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.cache import LONGEST_DRAFT
+from tests.support.agreement import assert_agrees
+from tests.support.oracle import assert_same_logits
+from tests.support.rows import ragged, shown
+from tests.support.tiny import Recipe, random_tokens, running, tiny
+from tests.support.watching import WatchingBackend
+
+MODEL = running(tiny())
+RING = tiny().config.sliding_window + LONGEST_DRAFT
+LONG, SHORT = random_tokens(tiny(), 40, seed=1), random_tokens(tiny(), 7, seed=2)
+PROMPTS = [LONG.tolist(), SHORT.tolist(), LONG[:1].tolist()]
+
+
+@pytest.fixture(scope="module")
+def expected_TV() -> np.ndarray:
+    """Return the logits of the long row, whatever happens."""
+    return MODEL.forward([LONG])[0]
+
+
+def stepped(cache, part, start, **options) -> np.ndarray:
+    """Return the logits of one row's `part` at `start`."""
+    return MODEL.step(*ragged([part], [start]), cache, **options)[0]
+
+
+def cache_after(tokens):
+    cache = MODEL.new_cache(1, len(LONG))
+    stepped(cache, tokens, 0)
+    return cache
+
+
+@pytest.mark.parametrize("max_step", [1, 3, 39, 40, 41])
+def test_a_longer_step_runs_as_consecutive_chunks(expected_TV, max_step):
+    backend = WatchingBackend()
+    model = running(tiny(), max_step=max_step, backend=backend)
+    assert_same_logits(model.forward([LONG])[0], expected_TV)
+    assert max(position_BT.shape[1] for _, position_BT in backend.calls) == min(max_step, 40)
+
+
+@given(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 6)), min_size=1, max_size=4))
+def test_logits_are_of_the_tokens_asked_for(pairs):
+    index_Bn = np.transpose(pairs)
+    step = ragged([LONG, SHORT], [0, 0])
+    every_BTV = MODEL.step(*step, MODEL.new_cache(2, 40))
+    logits_BnV = MODEL.step(*step, MODEL.new_cache(2, 40), logits_at=index_Bn)
+    assert_agrees(logits_BnV, np.stack([every_BTV[0, index_Bn[0]], every_BTV[1, index_Bn[1]]]))
+
+
+def test_logits_are_float32_for_every_token_unless_asked_otherwise():
+    logits_BTV = MODEL.forward([SHORT, SHORT])
+    assert (logits_BTV.shape, logits_BTV.dtype) == ((2, 7, 61), np.float32)
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_drafts_taken_back_were_never_seen(expected_TV, data):
+    """At every step a few tokens of which none, some or all are then taken back."""
+    cache, start = MODEL.new_cache(1, len(LONG)), 0
+    while start < len(LONG):
+        count = data.draw(st.integers(1, len(LONG) - start))
+        drafts = data.draw(st.integers(0, min(LONGEST_DRAFT, len(LONG) - start - count)))
+        wrong = random_tokens(tiny(), drafts, seed=start)
+        logits_TV = stepped(cache, [*LONG[start : start + count], *wrong], start)
+        assert_same_logits(logits_TV[:count], expected_TV[start : start + count])
+        start += count
+
+
+@pytest.mark.parametrize("back", [LONGEST_DRAFT + 2, 20, 39])
+def test_more_than_a_draft_cannot_be_taken_back(expected_TV, back):
+    cache, start = cache_after(LONG), len(LONG) - back
+    with pytest.raises(ValueError, match=f"row 0 starts at position {start}, .* at most 3 tokens"):
+        stepped(cache, LONG[start:], start)
+    assert_same_logits(stepped(cache, LONG[-1:], 39), expected_TV[-1:])
+
+
+@pytest.mark.parametrize("length", [1, RING - 1, RING, 30])
+def test_a_row_that_starts_again_is_as_in_a_new_cache(expected_TV, length):
+    cache = cache_after(random_tokens(tiny(), length, seed=3))
+    logits_TV, *_ = shown(MODEL, cache, [LONG], [[9, 1, 30]])
+    assert_same_logits(logits_TV, expected_TV)
+
+
+def test_rows_of_padding_change_nothing(expected_TV):
+    cache = MODEL.new_cache(2, len(LONG))
+    MODEL.step(*ragged([SHORT, LONG[:20]], [0, 0]), cache)
+    for _ in range(3):
+        MODEL.step(*ragged([SHORT[:0], SHORT[:0]], [0, 0]), cache)
+    assert cache.length_B.tolist() == [7, 20]
+    _, rest_TV = MODEL.step(*ragged([SHORT[:0], LONG[20:]], [0, 20]), cache)
+    assert_same_logits(rest_TV, expected_TV[20:])
+
+
+def test_two_caches_take_turns_without_seeing_each_other(expected_TV):
+    mine, other = MODEL.new_cache(1, 40), MODEL.new_cache(1, 55)
+    parts = []
+    for start in range(0, 40, 5):
+        parts.append(stepped(mine, LONG[start : start + 5], start))
+        stepped(other, SHORT[:5], start)
+    assert_same_logits(np.concatenate(parts), expected_TV)
+
+
+def test_a_bfloat16_cache_stays_close():
+    # Every expert is chosen: rounding would send some tokens to another one.
+    model = running(tiny(Recipe(experts=3, experts_per_token=3)))
+    cache = model.new_cache(1, 40, ml_dtypes.bfloat16)
+    assert {part.dtype.name for layer in cache.layers for part in layer} == {"bfloat16", "int32"}
+    logits_TV, *_ = shown(model, cache, [LONG], [[5] * 8])
+    expected_TV = model.forward([LONG])[0]
+    distance = np.max(np.abs(logits_TV - expected_TV)) / np.ptp(expected_TV)
+    assert 1e-5 < distance < 0.02
+
+
+def test_the_order_of_a_subset_says_nothing():
+    first, second = (running(tiny(), expert_subset=ids) for ids in ([5, 1, 3], [1, 3, 5]))
+    np.testing.assert_array_equal(first.forward([SHORT]), second.forward([SHORT]))
+
+
+def test_all_experts_are_the_whole_model():
+    np.testing.assert_array_equal(
+        running(tiny(), expert_subset=range(7)).forward([SHORT]), MODEL.forward([SHORT])
+    )
+
+
+def test_a_token_chooses_at_most_as_many_experts_as_there_are():
+    model = running(tiny(), expert_subset=[4])
+    assert (model.config.n_routed_experts, model.config.num_experts_per_tok) == (1, 1)
+    assert np.isfinite(model.forward([SHORT])).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_row_is_answered_as_if_it_were_alone(temperature):
+    options = {"temperature": temperature, "max_new_tokens": 20, "seed": 7}
+    answers = MODEL.generate(PROMPTS, **options)
+    for row, prompt in enumerate(PROMPTS):
+        # A row's random stream is that of its number: one-token prompts before it keep it.
+        alone = MODEL.generate([[0]] * row + [prompt], **options)
+        assert answers[row] == alone[row]
+        assert len(answers[row]) == 20
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_equal_requests_have_equal_answers(temperature):
+    options = {"temperature": temperature, "max_new_tokens": 20}
+    first, _, second = (MODEL.generate(PROMPTS, seed=seed, **options) for seed in (1, 2, 1))
+    assert first == second
+
+
+def test_another_seed_gives_other_tokens():
+    options = {"temperature": 1.5, "max_new_tokens": 20}
+    assert MODEL.generate([SHORT], seed=1, **options) != MODEL.generate([SHORT], seed=2, **options)
+
+
+def test_nothing_that_the_cache_holds_is_computed_again():
+    backend, streamed = WatchingBackend(), []
+
+    def on_token(row: int, token: int) -> None:
+        streamed.append((row, token, sum(backend.tokens())))
+
+    model = running(tiny(), backend=backend)
+    answers = model.generate(PROMPTS, max_new_tokens=9, on_token=on_token)
+    layers = len(tiny().config.layers)
+    assert backend.tokens() == [layers * (len(prompt) + 9 - 1) for prompt in PROMPTS]
+    prompts = sum(map(len, PROMPTS))
+    assert streamed == [
+        (row, answers[row][turn], layers * (prompts + 3 * turn))
+        for turn in range(9)
+        for row in range(3)
+    ]
+
+
+def test_an_end_token_ends_its_row():
+    (free,) = MODEL.generate([SHORT], max_new_tokens=20)
+    end = free[4]
+    stopped = free[: free.index(end) + 1]
+    config = replace(tiny().config, eos_token_id=(end, 60))
+    ends_by_itself = running(tiny()._replace(config=config))
+    assert MODEL.generate([SHORT], max_new_tokens=20, eos_token_id=end) == [stopped]
+    assert MODEL.generate([SHORT], max_new_tokens=20, eos_token_id=[end, 60]) == [stopped]
+    assert ends_by_itself.generate([SHORT], max_new_tokens=20) == [stopped]
+    assert ends_by_itself.generate([SHORT], max_new_tokens=20, eos_token_id=[]) == [free]
+
+
+def test_no_tokens_are_no_work():
+    backend = WatchingBackend()
+    model = running(tiny(), backend=backend)
+    assert model.generate(PROMPTS, max_new_tokens=0) == [[], [], []]
+    assert backend.calls == []

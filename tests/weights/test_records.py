@@ -1,0 +1,57 @@
+"""Records and names say the same in the same order, so that one can be zipped with the other."""
+
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.axes import axes_of
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.weights import names, records
+from mimo_v2_flash.weights.records import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
+
+SPEC = MiMoConfig().layers[1]
+RECORDS = [kind for kind in vars(records).values() if hasattr(kind, "_fields")]
+
+
+def projections(declared) -> list[str]:
+    return [re.search(r"(\w+?)(_proj)?\.weight$|(sink)", weight.name)[0] for weight in declared]
+
+
+@pytest.mark.parametrize("record", [DenseWeights, ExpertWeights])
+def test_gated_networks_are_in_the_order_of_their_names(record):
+    fields = [f"{field.split('_')[1]}_proj.weight" for field in record._fields]
+    assert fields == projections(names.expert("layer", SPEC, 0))
+    assert fields == projections(names.dense("layer", SPEC))
+
+
+def test_attention_is_in_the_order_of_its_names():
+    *matrices, sink = AttentionWeights._fields
+    fields = [f"{field.split('_')[1]}_proj.weight" for field in matrices]
+    assert [*fields, sink.split("_")[0]] == projections(
+        names.attention("layer", SPEC.attention, SPEC.hidden)
+    )
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_field_names_its_axes_or_is_a_record(record):
+    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers"}
+    assert all(field in not_tensors or axes_of(field) for field in record._fields)
+
+
+def test_bytes_are_counted_as_stored():
+    half = np.zeros((3, 5), ml_dtypes.bfloat16)
+    float8 = BlockScaled(np.zeros((130, 5), np.uint8), np.zeros((2, 1), np.float32))
+    assert records.nbytes(half) == 30
+    assert records.nbytes(float8) == 650 + 8
+    experts = ExpertWeights((half, half), (half, half), (float8, float8))
+    router, bias = np.zeros((2, 5), np.float32), np.zeros(2, np.float32)
+    assert records.nbytes(MoEWeights(router, bias, experts)) == 40 + 8 + 4 * 30 + 2 * 658
+
+
+def test_a_record_cannot_be_changed():
+    weights = DenseWeights(1, 2, 3)
+    with pytest.raises(AttributeError):
+        weights.w_up_FD = 4
