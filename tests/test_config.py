@@ -1,11 +1,12 @@
-"""What MiMoConfig says of MiMo-V2-Flash, and which models it refuses."""
+"""What MiMoConfig says of MiMo-V2-Flash: its layers, its predictor, its devices and its file."""
 
 import dataclasses
-import math
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimo_v2_flash.config import EVERYTHING, AttentionSpec, LayerSpec, MiMoConfig
+from tests.support.config_files import HUB, load
 
 FULL_LAYERS = {0, 5, 11, 17, 23, 29, 35, 41, 47}  # paper: 39 sliding layers and 9 global ones
 
@@ -127,79 +128,46 @@ def test_a_replaced_config_has_its_own_layers():
     assert narrow != config
 
 
-COUNT, NUMBER, FLAG, KINDS, TOKENS = (
-    "an integer above 0",
-    "a finite number above 0",
-    "True or False",
-    "a tuple of zeros and ones",
-    "None, an integer of at least 0, or a tuple of such integers",
-)
+def test_the_dictionary_is_the_file_of_the_hub():
+    said = MiMoConfig().to_dict()
+    assert {key: HUB[key] for key in said} == said | {"routed_scaling_factor": None}
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("hidden_size", "4096", COUNT),
-        ("hidden_size", 4096.0, COUNT),
-        ("hidden_size", None, COUNT),
-        ("vocab_size", 0, COUNT),
-        ("num_hidden_layers", -1, COUNT),
-        ("num_key_value_heads", 0, COUNT),
-        ("num_experts_per_tok", True, COUNT),
-        ("sliding_window", 0, COUNT),
-        ("num_devices", 0, COUNT),
-        ("layernorm_epsilon", 0.0, NUMBER),
-        ("layernorm_epsilon", "1e-5", NUMBER),
-        ("rope_theta", -1e4, NUMBER),
-        ("rope_theta", 10**400, NUMBER),
-        ("swa_rope_theta", 0, NUMBER),
-        ("attention_value_scale", math.nan, NUMBER),
-        ("attention_value_scale", math.inf, NUMBER),
-        ("attention_value_scale", None, NUMBER),
-        ("routed_scaling_factor", True, NUMBER),
-        ("add_swa_attention_sink_bias", 1, FLAG),
-        ("add_full_attention_sink_bias", "false", FLAG),
-        ("hybrid_layer_pattern", [0] * 48, KINDS),
-        ("hybrid_layer_pattern", (2,) * 48, KINDS),
-        ("hybrid_layer_pattern", (True,) * 48, KINDS),
-        ("hybrid_layer_pattern", (0,) * 47, "one number for each of num_hidden_layers = 48"),
-        ("moe_layer_freq", (-1,) * 48, KINDS),
-        ("moe_layer_freq", 1, KINDS),
-        ("moe_layer_freq", (1,) * 49, "one number for each of num_hidden_layers = 48"),
-        ("eos_token_id", -1, TOKENS),
-        ("eos_token_id", (1, "2"), TOKENS),
-        ("eos_token_id", (None,), TOKENS),
-        ("num_attention_heads", 63, "a multiple of num_key_value_heads = 4"),
-        ("swa_num_attention_heads", 4, "a multiple of swa_num_key_value_heads = 8"),
-        ("num_experts_per_tok", 257, "at most n_routed_experts = 256"),
-        ("partial_rotary_factor", 0.33, "at most 1, rotating whole pairs of head_dim = 192"),
-        ("partial_rotary_factor", 0.005, "at most 1, rotating whole pairs of head_dim = 192"),
-        ("partial_rotary_factor", 1.05, "at most 1, rotating whole pairs of head_dim = 192"),
-        ("partial_rotary_factor", 1e308, "at most 1, rotating whole pairs of head_dim = 192"),
-    ],
-)
-def test_a_refusal_names_field_value_and_what_is_allowed(field, value, allowed):
-    with pytest.raises(ValueError, match=field) as refusal:
-        MiMoConfig(**{field: value})
-    assert str(refusal.value) == f"{field} = {value!r}: allowed is {allowed}"
+@st.composite
+def configs(draw):
+    """Draw models of which every number may differ from MiMo's."""
+    size = st.integers(1, 1 << 20)
+    number = st.floats(1e-300, 1e300)
+    depth, kv_heads, swa_kv_heads = (draw(st.integers(1, 6)) for _ in range(3))
+    head_dim = 2 * draw(st.integers(1, 64))
+    rotated = 2 * draw(st.integers(1, head_dim // 2))
+    experts = draw(st.integers(1, 64))
+    kinds = st.lists(st.integers(0, 1), min_size=depth, max_size=depth).map(tuple)
+    sizes = "vocab_size hidden_size intermediate_size max_position_embeddings sliding_window"
+    sizes += " v_head_dim swa_v_head_dim moe_intermediate_size"
+    numbers = "layernorm_epsilon initializer_range rope_theta swa_rope_theta"
+    numbers += " attention_value_scale routed_scaling_factor"
+    return MiMoConfig(
+        **{name: draw(size) for name in sizes.split()},
+        **{name: draw(number) for name in numbers.split()},
+        num_hidden_layers=depth,
+        num_attention_heads=kv_heads * draw(st.integers(1, 8)),
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        add_full_attention_sink_bias=draw(st.booleans()),
+        swa_num_attention_heads=swa_kv_heads * draw(st.integers(1, 8)),
+        swa_num_key_value_heads=swa_kv_heads,
+        swa_head_dim=head_dim * draw(st.integers(1, 2)),
+        add_swa_attention_sink_bias=draw(st.booleans()),
+        partial_rotary_factor=min(1.0, (rotated + 0.25) / head_dim),
+        n_routed_experts=experts,
+        num_experts_per_tok=draw(st.integers(1, experts)),
+        hybrid_layer_pattern=draw(kinds),
+        moe_layer_freq=draw(kinds),
+        eos_token_id=draw(st.none() | st.integers(0, 1 << 20) | kinds),
+    )
 
 
-def test_experts_must_divide_among_the_devices():
-    with pytest.raises(ValueError, match=r"n_routed_experts = 256: .* multiple of num_devices = 7"):
-        MiMoConfig(num_devices=7)
-
-
-def test_the_rotary_width_of_sliding_layers_is_checked_too():
-    with pytest.raises(ValueError, match=r"partial_rotary_factor = 0.334: .* swa_head_dim = 3"):
-        MiMoConfig(swa_head_dim=3)
-
-
-@pytest.mark.parametrize("eos", [None, 0, (151643, 151645)])
-def test_an_end_of_sequence_may_be_none_one_or_several(eos):
-    assert MiMoConfig(eos_token_id=eos).eos_token_id == eos
-
-
-def test_bounds_that_are_allowed():
-    config = MiMoConfig(sliding_window=1, num_experts_per_tok=256, partial_rotary_factor=1)
-    assert config.layers[1].attention.window == 1
-    assert config.layers[1].attention.rotary_dim == 192
+@given(configs())
+def test_any_model_survives_its_own_file(tmp_path_factory, config):
+    assert load(tmp_path_factory.mktemp("model"), config.to_dict()) == config

@@ -8,16 +8,17 @@ Source: `functools.singledispatch`; float32 accumulation as TensorE's PSUM and B
 """
 
 import importlib
-from functools import singledispatch
+from collections.abc import Iterator
+from functools import cache, singledispatch
 from typing import Any
 
 import numpy as np
 
 from .block_scale import BlockScaled, dequantise_block_row
 
-__all__ = ["constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+__all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
 
-TILE = 1 << 19  # elements of a weight that are float32 at one time: 2 MiB, a core's cache
+TILE = 1 << 19  # elements of a weight that become float32 at one time: 2 MiB, a core's cache
 
 
 @singledispatch
@@ -83,22 +84,43 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
     if x.shape[-1] != w.shape[-1]:
         raise ValueError(f"matmul: x is {x.shape}, w is {w.shape}: last axes must be equal")
     x = x.astype(np.float32, copy=False)
-    if isinstance(w, BlockScaled):
-        height = w.block_height
-        tiles = (dequantise_block_row(w, row) for row in range(-(-w.shape[-2] // height)))
-    elif w.dtype == np.float32:
+    compiled = _compiled_product()
+    y = compiled(x, w) if compiled else None
+    return plain_matmul(x, w) if y is None else y
+
+
+def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
+    """Return `matmul` of float32 `x` by NumPy alone, a tile of `w` at a time: the oracle."""
+    if getattr(w, "dtype", None) == np.float32:
         return np.matmul(x, np.swapaxes(w, -1, -2))
-    else:
-        height = max(1, TILE * w.shape[-2] // w.size)
-        tiles = (
-            w[..., start : start + height, :].astype(np.float32)
-            for start in range(0, w.shape[-2], height)
-        )
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     y = np.empty((*batch, *x.shape[-2:-1], w.shape[-2]), np.float32)
-    for index, tile in enumerate(tiles):
-        np.matmul(x, np.swapaxes(tile, -1, -2), out=y[..., index * height : (index + 1) * height])
+    start = 0
+    for tile in _tiles(w):
+        end = start + tile.shape[-2]
+        np.matmul(x, np.swapaxes(tile, -1, -2), out=y[..., start:end])
+        start = end
     return y
+
+
+def _tiles(w: Any) -> Iterator[np.ndarray]:
+    """Yield some rows of `w` after the other, in float32."""
+    if isinstance(w, BlockScaled):
+        for row in range(-(-w.shape[-2] // w.block_height)):
+            yield dequantise_block_row(w, row)
+        return
+    height = max(1, TILE * w.shape[-2] // max(1, w.size))
+    for start in range(0, w.shape[-2], height):
+        yield w[..., start : start + height, :].astype(np.float32)
+
+
+@cache
+def _compiled_product() -> Any:
+    """Return the compiled matmul where numba is installed, else None."""
+    try:
+        return importlib.import_module(".compiled_matmul", __package__).product
+    except ImportError:
+        return None
 
 
 @top_k.register

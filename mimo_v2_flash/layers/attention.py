@@ -1,18 +1,19 @@
 """Attention: project, turn, look, remember, project back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.config import EVERYTHING, AttentionSpec
+from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.groups import Group
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.attention_full import attention_full
-from mimo_v2_flash.kernels.attention_swa import attention_swa
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_partial
 from mimo_v2_flash.weights.records import AttentionWeights
+
+from .head_groups import look
 
 __all__ = ["Attention", "Step"]
 
@@ -37,12 +38,15 @@ class Attention:
     heads
         The ranks that the heads are split over.
     query_block
-        Queries whose scores are in memory at one time.
+        Queries whose scores are in memory at one time, at most.
+    look
+        How queries see keys: all heads at once, or `head_groups.look_by_heads` on a host.
     """
 
     spec: AttentionSpec
     heads: Group
     query_block: int
+    look: Callable[..., Any] = look
 
     def __call__(
         self, x_BTD: Any, step: Step, cache: KVCache, weights: AttentionWeights, *, filled: int
@@ -59,7 +63,16 @@ class Attention:
         q_BTHQ = rope_partial(q_BTHQ, step.position_BT, step.cos_LR, step.sin_LR)
         k_BTKQ = rope_partial(k_BTKQ, step.position_BT, step.cos_LR, step.sin_LR)
         prior = prior_tokens(cache, sequences=B, filled=filled)
-        y_BTHC = self._look(q_BTHQ, k_BTKQ, v_BTKC, step.position_BT, *prior, weights.sink_H)
+        y_BTHC = self.look(
+            q_BTHQ,
+            k_BTKQ,
+            v_BTKC,
+            step.position_BT,
+            *prior,
+            weights.sink_H,
+            window=self.spec.window,
+            query_block=self.query_block,
+        )
         write_tokens(cache, k_BTKQ, v_BTKC, step.position_BT, step.row_BT)
         y_NI = np.reshape(y_BTHC, (B * T, -1))
         y_ND = self.heads.all_sum(ops.matmul(y_NI, weights.w_o_DI))
@@ -70,8 +83,3 @@ class Attention:
         B, T, D = x_BTD.shape
         y_NO = ops.matmul(np.reshape(x_BTD, (B * T, D)), w_OD)
         return np.reshape(y_NO, (B, T, -1, width)).astype(x_BTD.dtype)
-
-    def _look(self, *tensors: Any) -> Any:
-        if self.spec.window == EVERYTHING:
-            return attention_full(*tensors, query_block=self.query_block)
-        return attention_swa(*tensors, window=self.spec.window, query_block=self.query_block)

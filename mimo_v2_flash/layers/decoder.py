@@ -13,6 +13,7 @@ from mimo_v2_flash.weights.records import DecoderWeights
 
 from .attention import Attention, Step
 from .feed_forward import Dense, FeedForward, MixtureOfExperts
+from .head_groups import look_by_heads
 from .token_groups import grouped_experts
 
 __all__ = ["Decoder"]
@@ -41,7 +42,7 @@ class Decoder:
             answer=grouped_experts,
         )
         return cls(
-            Attention(spec.attention, heads, QUERY_BLOCK),
+            Attention(spec.attention, heads, QUERY_BLOCK, look_by_heads),
             mixture if spec.experts else Dense(TOKEN_BLOCK),
             spec.norm_epsilon,
         )

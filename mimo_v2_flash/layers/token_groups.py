@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels.moe_expert import moe_expert
+from mimo_v2_flash.kernels.worker_threads import in_parallel
 
 __all__ = ["grouped_experts"]
 
@@ -38,12 +39,20 @@ def grouped_experts(
     expert_J, weight_J = expert_NA.reshape(-1), weight_NA.reshape(-1)
     order_J = np.argsort(expert_J, kind="stable")
     chosen, first = np.unique(expert_J[order_J], return_index=True)
+    groups = [
+        (int(expert), pair_J)
+        for expert, pair_J in zip(chosen, np.split(order_J, first[1:]), strict=True)
+        if 0 <= expert < len(w_gate_eFD)
+    ]
+    answers: list[Any] = [None] * len(groups)
+
+    def one_expert(index: int) -> None:
+        expert, pair_J = groups[index]
+        weights = w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
+        answers[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
+
+    in_parallel(one_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)
-    for expert, pair_J in zip(chosen, np.split(order_J, first[1:]), strict=True):
-        if 0 <= expert < len(w_gate_eFD):
-            token_J = pair_J // A  # an expert is chosen once by a token: rows are unique
-            answer = moe_expert(
-                x_ND[token_J], w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
-            )
-            y_ND[token_J] += weight_J[pair_J, None] * answer
+    for (_, pair_J), answer in zip(groups, answers, strict=True):
+        y_ND[pair_J // A] += answer  # a token chooses an expert once: rows are unique
     return y_ND

@@ -1,0 +1,127 @@
+"""The matmul of stored weights on a CPU, compiled: bytes are decoded in registers or in the cache.
+
+A few rows read a weight once, as stored, and decode it in registers; many rows decode tiles that
+stay in the cache and multiply them by BLAS. A weight is never held in float32.
+
+Source: E4M3 as float32 by one shift and one mask: sign, exponent and mantissa land in float32's
+fields, 2^120 too small, subnormals included. docs/decisions/0011 has the figures.
+"""
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from . import compiled_loops as loops
+from .block_scale import BlockScaled
+from .worker_threads import in_parallel, threads
+
+__all__ = ["product"]
+
+FEW = 24  # rows up to which decoding in registers beats decoding tiles for BLAS
+TILE = 256  # rows of a weight that are decoded at one time
+SMALL = 1 << 15  # elements of a weight below which NumPy is as fast
+
+
+class _Float8(NamedTuple):
+    code_OI: np.ndarray
+    scale_YX: np.ndarray
+    height: int
+
+    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        loops.float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)
+
+    def tile(self, start: int, end: int) -> np.ndarray:
+        tile_OI = np.empty((end - start, self.code_OI.shape[1]), np.float32)
+        loops.float8_tile(self.code_OI, self.scale_YX, tile_OI, start, self.height)
+        return tile_OI
+
+
+class _BFloat16(NamedTuple):
+    bits_OI: np.ndarray
+
+    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        loops.bfloat16_rows(x_NI, self.bits_OI, y_NO, start, end)
+
+    def tile(self, start: int, end: int) -> np.ndarray:
+        tile_OI = np.empty((end - start, self.bits_OI.shape[1]), np.float32)
+        loops.bfloat16_tile(self.bits_OI, tile_OI, start)
+        return tile_OI
+
+
+class _Float32(NamedTuple):
+    w_OI: np.ndarray
+
+    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        loops.float32_rows(x_NI, self.w_OI, y_NO, start, end)
+
+    def tile(self, start: int, end: int) -> np.ndarray:
+        return self.w_OI[start:end]
+
+
+def product(x: np.ndarray, w: Any) -> np.ndarray | None:
+    """Return `x` times the transpose of `w`, float32, or None where plain NumPy is as good.
+
+    `x` is float32, its last axis as long as that of `w`: two axes each, or equal batch axes.
+    """
+    if x.ndim > 2:
+        return _batched(x, w)
+    if x.ndim != 2 or len(w.shape) != 2 or w.shape[0] * w.shape[1] < SMALL:
+        return None
+    stored = _stored(w)
+    if stored is None:
+        return None
+    x_NI, outputs = np.ascontiguousarray(x), w.shape[0]
+    y_NO = np.empty((len(x), outputs), np.float32)
+    are_few = len(x) <= FEW
+    step = -(-outputs // (4 * threads() * 128)) * 128 if are_few else TILE
+
+    def few(index: int) -> None:
+        stored.few_rows(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
+
+    def many(index: int) -> None:
+        start, end = index * step, min((index + 1) * step, outputs)
+        np.matmul(x_NI, stored.tile(start, end).T, out=y_NO[:, start:end])
+
+    in_parallel(few if are_few else many, -(-outputs // step))
+    return y_NO
+
+
+def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
+    """Return a product per batch index, each on one thread: the heads of attention."""
+    if x.shape[:-2] != w.shape[:-2] or getattr(w, "dtype", None) != np.float32:
+        return None
+    y = np.empty((*x.shape[:-1], w.shape[-2]), np.float32)
+    if y.size < SMALL:
+        return None
+    places = list(np.ndindex(*x.shape[:-2]))
+
+    def task(index: int) -> None:
+        place = places[index]
+        np.matmul(x[place], w[place].T, out=y[place])
+
+    in_parallel(task, len(places))
+    return y
+
+
+def _stored(w: Any) -> _Float8 | _BFloat16 | _Float32 | None:
+    """Return `w` as the compiled loops take it, or None where they do not."""
+    if isinstance(w, BlockScaled):
+        code, scale = w.code.view(np.int8), np.ascontiguousarray(w.scale)
+        return _Float8(_fixed(code), _fixed(scale), w.block_height) if _whole(code) else None
+    if not _whole(w):
+        return None
+    if w.dtype == ml_dtypes.bfloat16:
+        return _BFloat16(_fixed(w.view(np.uint16)))
+    return _Float32(_fixed(w)) if w.dtype == np.float32 else None
+
+
+def _whole(array: np.ndarray) -> bool:
+    return bool(array.flags.c_contiguous and array.flags.aligned)
+
+
+def _fixed(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view: one compiled form serves memory and mapped files."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
