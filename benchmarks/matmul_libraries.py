@@ -1,8 +1,9 @@
-"""Compare what multiplies by a stored 4096 x 4096 weight: this project, NumPy, PyTorch, ONNX Runtime.
+"""Compare what multiplies by a stored weight: this project, NumPy, PyTorch, ONNX Runtime.
 
 Every contender has a process of its own, since thread pools that share a process wait for each
-other; processes take turns, and medians of all rounds are shown. Weights are read from memory, not
-from a cache: 160 MB of them are taken in turn. The error is against float64 and the exact values.
+other; processes take turns, and medians of all rounds are shown. Weights are 4096 x 4096 and read
+from memory, not from a cache: 160 MB of them are taken in turn. The error is against float64 and
+the exact values.
 
 python -m benchmarks.matmul_libraries
 """
@@ -72,9 +73,7 @@ def onnxruntime_int8(weights: list[BlockScaled]) -> list[Product]:
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    sessions = [
-        onnxruntime.InferenceSession(_onnx_model(dequantise(w)), options) for w in weights
-    ]
+    sessions = [onnxruntime.InferenceSession(_onnx_model(dequantise(w)), options) for w in weights]
     return [lambda x, s=s: s.run(None, {"x": x})[0] for s in sessions]
 
 

@@ -86,7 +86,7 @@ def test_any_chunking_of_any_ragged_batch_is_transformers(recipe, lengths, data,
         assert_same_logits(logits_TV, expected_TV)
 
 
-@settings(max_examples=8)
+@settings(max_examples=15)
 @given(recipes(), st.integers(1, 20))
 @example(MOST, 1)
 def test_token_by_token_around_the_ring_is_transformers(recipe, more):

@@ -21,9 +21,9 @@ LONG, SHORT = random_tokens(tiny(), 40, seed=1), random_tokens(tiny(), 7, seed=2
 PROMPTS = [LONG.tolist(), SHORT.tolist(), LONG[:1].tolist()]
 
 
-@pytest.fixture(scope="module")
-def expected_TV() -> np.ndarray:
-    """Return the logits of the long row, whatever happens."""
+@pytest.fixture(scope="module", name="expected_TV")
+def logits_of_the_long_row() -> np.ndarray:
+    """Return what every other way to show the row must come to."""
     return MODEL.forward([LONG])[0]
 
 

@@ -54,7 +54,8 @@ def run(
     config = MiMoConfig.from_pretrained(source.config)
     job = prepare.plan(source, config, output, Encoding(dtype, "cpu"), expert_subset, num_layers)
     here, whole = len(job.prepared.experts), config.n_routed_experts
-    out.print(f"{amount(job.bytes_to_read)} to fetch: {here} of {whole} experts")
+    of_all = f" of {amount(source.total_size)}" if source.total_size else ""
+    out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {here} of {whole} experts")
     if here < whole or job.config.num_hidden_layers < config.num_hidden_layers:
         out.print("A part of the model writes nonsense; that is no fault.")
     prepare.make(job)

@@ -15,7 +15,6 @@ from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.weights.hub import IN_FLIGHT, HubSource
 from mimo_v2_flash.weights.prepare import Job, plan_job
 from mimo_v2_flash.weights.source import FolderSource, Source
-from mimo_v2_flash.weights.store import JOURNAL
 from mimo_v2_flash.weights.subset import check_experts, from_ranges
 
 from .console import amount, console, progress_of_bytes, table
@@ -68,7 +67,7 @@ def run(
     _say(job)
     if dry_run:
         return 0
-    if (output / JOURNAL).exists() and not resume:
+    if job.store.is_interrupted and not resume:
         raise ValueError(f"{output}: an interrupted run is there; --resume continues it")
     make(job)
     return 0
@@ -101,19 +100,16 @@ def make(job: Job) -> None:
         job.run(workers=workers, advance=advance)
     out.print(f"{job.store.folder}: {amount(job.store.nbytes)}, complete")
     if job.encoding.target == "trainium2":
-        out.print(f"{job.encoding.rounded:,} FP8 values rounded when halved, by at most 2^-10")
+        rounded = f"{job.encoding.rounded:,} FP8 values rounded when halved"
+        out.print(f"{rounded} by this run, each by at most 2^-10 of its scale")
 
 
 def _say(job: Job) -> None:
     """Print what the job takes, and whether it fits here."""
-    folder = next(
-        p for p in (job.store.folder.absolute(), *job.store.folder.absolute().parents) if p.exists()
-    )
-    free, memory = (
-        shutil.disk_usage(folder).free,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
-    size = job.store.nbytes
+    wanted, size = job.store.folder.absolute(), job.store.nbytes
+    folder = next(path for path in (wanted, *wanted.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     said = table(f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "here"))
     said.add_row("tensors", f"{len(job.recipe.outputs):,}", "")
     said.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")

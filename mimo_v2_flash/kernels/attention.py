@@ -42,11 +42,14 @@ def attend_in_blocks(
     Raises
     ------
     ValueError
-        If the number of query heads is no multiple of the number of KV heads.
+        If the number of query heads is no multiple of the number of KV heads, or a block or step
+        is empty.
     """
     (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
     if H % K:
         raise ValueError(f"attention: {H} query heads are no multiple of {K} KV heads")
+    if query_block < 1 or T < 1:
+        raise ValueError(f"attention: {T} tokens in blocks of query_block {query_block}")
     prior = _before_step(prior, active.position_BS)
     blocks = []
     for start in range(0, T, query_block):

@@ -13,9 +13,10 @@ from .block_scale import BLOCK
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 
 KEEP = np.int32(-0x78100000)  # sign, exponent and mantissa of a code shifted left by 20
-UNIT = np.float32(2.0**120)
+HALF_UNIT = np.float32(2.0**60)  # a decoded code is 2^120 too small; in two steps none overflows
 NAN = np.float32(np.nan)
-compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+in_order = njit(nogil=True, cache=True)
+compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})  # sums
 inlined = njit(inline="always")
 
 
@@ -96,19 +97,20 @@ def float8_rows(x_NI, code_OI, scale_YX, y_NO, start, end, height):
             for o in range(row, stop, 4):
                 _float8_four_by_two(u_I, v_I, code_OI, y_NO, n, m, o, stop - 1)
         for o in range(row, stop):
-            if _holds_nan(code_OI[o]):
-                y_NO[:, o] = NAN
+            unit = NAN if _holds_nan(code_OI[o]) else HALF_UNIT
+            for n in range(N):
+                y_NO[n, o] *= unit
         row = stop
 
 
-@compiled
+@in_order
 def _scaled(x_I, scale_X, out_I):
     for column in range(scale_X.size):
         part = slice(column * BLOCK, (column + 1) * BLOCK)
-        _times(x_I[part], scale_X[column] * UNIT, out_I[part])
+        _times(x_I[part], scale_X[column] * HALF_UNIT, out_I[part])
 
 
-@compiled
+@in_order
 def _times(x_I, scale, out_I):
     for i in range(x_I.size):
         out_I[i] = x_I[i] * scale
@@ -122,7 +124,7 @@ def _holds_nan(code_I):
     return found
 
 
-@compiled
+@in_order
 def float8_tile(code_OI, scale_YX, tile_OI, start, height):
     """Fill `tile_OI` with the rows of a weight from `start` on."""
     for o in range(tile_OI.shape[0]):
@@ -130,18 +132,18 @@ def float8_tile(code_OI, scale_YX, tile_OI, start, height):
         scale_X = scale_YX[(start + o) // height]
         for column in range(scale_X.size):
             part = slice(column * BLOCK, (column + 1) * BLOCK)
-            _decoded(codes_I[part], scale_X[column] * UNIT, out_I[part])
+            _decoded(codes_I[part], scale_X[column] * HALF_UNIT, out_I[part])
         if _holds_nan(codes_I):
             out_I[:] = NAN
 
 
-@compiled
+@in_order
 def _decoded(code_I, scale, out_I):
     for i in range(code_I.size):
-        out_I[i] = _of_float8(code_I[i]) * scale
+        out_I[i] = _of_float8(code_I[i]) * HALF_UNIT * scale
 
 
-@compiled
+@in_order
 def bfloat16_tile(bits_OI, tile_OI, start):
     """Fill `tile_OI` with the rows of a weight from `start` on."""
     for o in range(tile_OI.shape[0]):

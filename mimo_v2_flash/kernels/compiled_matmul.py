@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from . import compiled_loops as loops
+from .blas import times_transposed
 from .block_scale import BlockScaled
 from .worker_threads import in_parallel, threads
 
@@ -81,7 +82,7 @@ def product(x: np.ndarray, w: Any) -> np.ndarray | None:
 
     def many(index: int) -> None:
         start, end = index * step, min((index + 1) * step, outputs)
-        np.matmul(x_NI, stored.tile(start, end).T, out=y_NO[:, start:end])
+        times_transposed(x_NI, stored.tile(start, end), out=y_NO[:, start:end])
 
     in_parallel(few if are_few else many, -(-outputs // step))
     return y_NO
@@ -98,7 +99,7 @@ def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
 
     def task(index: int) -> None:
         place = places[index]
-        np.matmul(x[place], w[place].T, out=y[place])
+        times_transposed(x[place], w[place], out=y[place])
 
     in_parallel(task, len(places))
     return y

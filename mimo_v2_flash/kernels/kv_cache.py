@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ops
 from .attention import KeyRun
-from .axes import checked
+from .axes import checked, measure
 
 __all__ = ["KVCache", "prior_tokens", "write_tokens"]
 
@@ -27,8 +27,19 @@ class KVCache(NamedTuple):
 
 
 def prior_tokens(cache: KVCache, *, sequences: int, filled: int) -> KeyRun:
-    """Return the first `filled` slots of every sequence, as views."""
-    slots = (cache.position_Z.shape[0] - 1) // sequences
+    """Return the first `filled` slots of every sequence, as views.
+
+    Raises
+    ------
+    ValueError
+        If the rows do not divide into `sequences`, or these have fewer slots than `filled`.
+    """
+    rows = cache.position_Z.shape[0] - 1
+    slots = rows // max(1, sequences)
+    if sequences < 1 or rows % sequences or not 0 <= filled <= slots:
+        raise ValueError(
+            f"prior_tokens: {filled} slots of each of {sequences} sequences, the cache has {rows}"
+        )
 
     def view(part):
         rows = part[: sequences * slots]
@@ -46,6 +57,7 @@ def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
     the same tensor waits.
     """
     B, T, K, Q = k_BTKQ.shape
+    measure("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})
     trash = cache.position_Z.shape[0] - 1
     row_N = np.reshape(row_BT, (B * T,))
     position_N = np.where(row_N == trash, -1, np.reshape(position_BT, (B * T,)))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import times_transposed
 from .block_scale import BlockScaled, dequantise_block_row
 
 __all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
@@ -89,16 +90,17 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
     return plain_matmul(x, w) if y is None else y
 
 
+@np.errstate(invalid="ignore")  # OpenBLAS 0.3.31 multiplies unused lanes: sgemv, 5 columns
 def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
     """Return `matmul` of float32 `x` by NumPy alone, a tile of `w` at a time: the oracle."""
     if getattr(w, "dtype", None) == np.float32:
-        return np.matmul(x, np.swapaxes(w, -1, -2))
+        return times_transposed(x, w)
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
     y = np.empty((*batch, *x.shape[-2:-1], w.shape[-2]), np.float32)
     start = 0
     for tile in _tiles(w):
         end = start + tile.shape[-2]
-        np.matmul(x, np.swapaxes(tile, -1, -2), out=y[..., start:end])
+        times_transposed(x, tile, out=y[..., start:end])
         start = end
     return y
 

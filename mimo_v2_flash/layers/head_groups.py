@@ -27,7 +27,31 @@ def look(*tensors: Any, window: int, query_block: int) -> Any:
     return attention_swa(*tensors, window=window, query_block=query_block)
 
 
-def look_by_heads(
+def look_by_heads(*tensors: Any, window: int, query_block: int) -> Any:
+    """Return what `look` does; `query_block` queries at most go together."""
+    q_BTHQ, _, v_BTKC, _, prior_k_BSKQ, *_ = tensors
+    B, T, H, _ = q_BTHQ.shape
+    K, C = v_BTKC.shape[2:]
+    keys = min(T + prior_k_BSKQ.shape[1], window + query_block)
+    if B * T * H * keys < FEW_SCORES:
+        return look(*tensors, window=window, query_block=query_block)
+    group = H // K
+    fitting = BLOCK_SCORES // (B * group * keys)
+    block = min(query_block, max(SHORTEST_BLOCK, fitting))
+    y_BTHC = np.empty((B, T, H, C), q_BTHQ.dtype)
+
+    def one_head(head: int) -> None:
+        own = _of_head(head, group, *tensors)
+        queries = slice(head * group, (head + 1) * group)
+        y_BTHC[:, :, queries] = look(*own, window=window, query_block=block)
+
+    in_parallel(one_head, K)
+    return y_BTHC
+
+
+def _of_head(
+    head: int,
+    group: int,
     q_BTHQ: Any,
     k_BTKQ: Any,
     v_BTKC: Any,
@@ -36,46 +60,9 @@ def look_by_heads(
     prior_v_BSKC: Any,
     prior_position_BS: Any,
     sink_H: Any,
-    *,
-    window: int,
-    query_block: int,
-) -> Any:
-    """Return what `look` does; `query_block` queries at most go together."""
-    B, T, H, _ = q_BTHQ.shape
-    K, C = v_BTKC.shape[2:]
-    keys = min(T + prior_k_BSKQ.shape[1], window + query_block)
-    group = H // K
-    fitting = BLOCK_SCORES // max(1, B * group * keys)
-    block = min(query_block, max(SHORTEST_BLOCK, fitting))
-    y_BTHC = np.empty((B, T, H, C), q_BTHQ.dtype)
-
-    def one_head(head: int) -> None:
-        queries, keys = slice(head * group, (head + 1) * group), slice(head, head + 1)
-        y_BTHC[:, :, queries] = look(
-            q_BTHQ[:, :, queries],
-            k_BTKQ[:, :, keys],
-            v_BTKC[:, :, keys],
-            position_BT,
-            prior_k_BSKQ[:, :, keys],
-            prior_v_BSKC[:, :, keys],
-            prior_position_BS,
-            sink_H[queries],
-            window=window,
-            query_block=block,
-        )
-
-    if B * T * H * keys < FEW_SCORES:
-        return look(
-            q_BTHQ,
-            k_BTKQ,
-            v_BTKC,
-            position_BT,
-            prior_k_BSKQ,
-            prior_v_BSKC,
-            prior_position_BS,
-            sink_H,
-            window=window,
-            query_block=query_block,
-        )
-    in_parallel(one_head, K)
-    return y_BTHC
+) -> tuple[Any, ...]:
+    """Return one KV head's share of a step, as views."""
+    queries, keys = slice(head * group, (head + 1) * group), slice(head, head + 1)
+    active = q_BTHQ[:, :, queries], k_BTKQ[:, :, keys], v_BTKC[:, :, keys], position_BT
+    prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS
+    return (*active, *prior, sink_H[queries])

@@ -2,7 +2,7 @@
 
 Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved and scales
 doubled. Doubling is exact; halving is too but for 16 of 256 codes, the odd ones of the smallest
-numbers, which round to even by at most 2^-10 of a scale and are counted.
+numbers, which round to even by at most 2^-10 of the doubled scale and are counted.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise_block_row
 
 from .safetensors_file import DTYPES
 
@@ -24,6 +24,7 @@ TARGETS = ("cpu", "trainium2")
 HALF = (VALUE_OF_CODE / 2).astype(ml_dtypes.float8_e4m3fn)
 HALVED_CODE = HALF.view(np.uint8)
 ROUNDS = HALF.astype(np.float32) * 2 != VALUE_OF_CODE
+LARGEST_SCALE = np.finfo(np.float32).max / 2
 NOT_A_NUMBER = np.isnan(VALUE_OF_CODE)
 
 
@@ -66,17 +67,20 @@ class Encoding:
         Raises
         ------
         ValueError
-            If a code is NaN or a scale is no positive number; the message names the weight.
+            If a code is NaN, or a scale is no positive number or too large to be doubled; the
+            message names the weight.
         """
         scale_YX = weight.scale
         if NOT_A_NUMBER[weight.code].any():
             raise ValueError(f"{name}: holds NaN")
         if not (np.isfinite(scale_YX).all() and (scale_YX > 0).all()):
             raise ValueError(f"{name}: a scale is NaN, infinite, zero or negative")
-        if STORED[self.dtype]:
-            return [self.plain(dequantise(weight))]
+        if stored := STORED[self.dtype]:
+            return [_dequantised(weight, DTYPES[stored])]
         if self.target == "cpu":
             return [weight.code, scale_YX]
+        if scale_YX.max() > LARGEST_SCALE:
+            raise ValueError(f"{name}: a scale of {scale_YX.max()} is too large to be doubled")
         with self._lock:
             self.rounded += int(np.count_nonzero(ROUNDS[weight.code]))
         return [HALVED_CODE[weight.code], scale_YX * np.float32(2)]
@@ -85,3 +89,12 @@ class Encoding:
         """Return a matrix without scales in the dtype to write."""
         stored = STORED[self.dtype]
         return weight.astype(DTYPES[stored], copy=False) if stored else weight
+
+
+def _dequantised(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return the values of a weight; of all of it in float32 there is one block row at a time."""
+    values = np.empty(weight.shape, dtype)
+    for row in range(len(weight.scale)):
+        start = row * weight.block_height
+        values[start : start + weight.block_height] = dequantise_block_row(weight, row)
+    return values

@@ -14,6 +14,8 @@ Source: sglang-jax #969 (`_dequant_fused_kv_heads`); SGLang's `QKVParallelLinear
 the rank's fused row; docs/checkpoint.md.
 """
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +26,17 @@ __all__ = [
     "HALF_BLOCK",
     "Heads",
     "block_height",
+    "crosses",
+    "cut_rank",
     "keys_and_values",
     "plain_grid",
+    "rank_rows",
     "split_fused",
 ]
 
 HALF_BLOCK = 64
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 
 
 class Heads(NamedTuple):
@@ -49,7 +56,7 @@ def plain_grid(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockSca
     ValueError
         If there is any other number of scale rows or columns; the message names the weight.
     """
-    height = block_height(code_OI.shape, scale_YX.shape)
+    height = block_height((code_OI.shape, scale_YX.shape))
     if height is None:
         grids = " or ".join(str(_grid(code_OI.shape, h)) for h in (BLOCK, HALF_BLOCK))
         raise ValueError(
@@ -73,27 +80,41 @@ def keys_and_values(
         If the rows fit neither a plain grid nor the crossing map; the message names the layer.
     """
     (k_code, k_scale), (v_code, v_scale) = k, v
-    k_height = block_height(k_code.shape, k_scale.shape)
-    v_height = block_height(v_code.shape, v_scale.shape)
-    if k_height and v_height:
-        return BlockScaled(k_code, k_scale, k_height), BlockScaled(v_code, v_scale, v_height)
+    shapes = (k_code.shape, k_scale.shape), (v_code.shape, v_scale.shape)
+    if not crosses(name, *shapes, heads):
+        return plain_grid(name, *k), plain_grid(name, *v)
+    K, columns = heads.keys, k_scale.shape[1]
+    by_head = [scale.reshape(K, len(scale) // K, columns) for scale in (k_scale, v_scale)]
+    run = np.repeat(np.concatenate(by_head, axis=1), 2, axis=1)
+    end_of_k = heads.key_width // HALF_BLOCK
+    end_of_v = end_of_k + heads.value_width // HALF_BLOCK
+    k_grid = run[:, :end_of_k].reshape(-1, columns)
+    v_grid = run[:, end_of_k:end_of_v].reshape(-1, columns)
+    return BlockScaled(k_code, k_grid, HALF_BLOCK), BlockScaled(v_code, v_grid, HALF_BLOCK)
+
+
+def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
+    """Return whether scale rows cross from K into V; else both are on a plain grid.
+
+    Raises
+    ------
+    ValueError
+        If the rows fit neither; the message says `name`.
+    """
+    if block_height(k, v):
+        return False
+    (k_code, k_scale), (v_code, v_scale) = k, v
     K, Q, C = heads.keys, heads.key_width, heads.value_width
     of_k, of_run = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
-    of_v = of_run - of_k
-    columns = _grid(k_code.shape, BLOCK)[1]
-    crossing = (K * of_k, columns), (K * of_v, columns)
-    if (k_scale.shape, v_scale.shape) != crossing or Q % HALF_BLOCK or C % HALF_BLOCK:
-        plain = _grid(k_code.shape, BLOCK), _grid(v_code.shape, BLOCK)
+    columns = _grid(k_code, BLOCK)[1]
+    crossing = (K * of_k, columns), (K * (of_run - of_k), columns)
+    if (k_scale, v_scale) != crossing or Q % HALF_BLOCK or C % HALF_BLOCK:
+        plain = _grid(k_code, BLOCK), _grid(v_code, BLOCK)
         raise ValueError(
-            f"{name}: k and v have scales {k_scale.shape} and {v_scale.shape}, expected {plain} "
+            f"{name}: k and v have scales {k_scale} and {v_scale}, expected {plain} "
             f"(plain grids) or {crossing} (each head's K and V one run of blocks)"
         )
-    parts = [k_scale.reshape(K, of_k, columns), v_scale.reshape(K, of_v, columns)]
-    run = np.repeat(np.concatenate(parts, axis=1), 2, axis=1)
-    ends = Q // HALF_BLOCK, (Q + C) // HALF_BLOCK
-    k_grid = run[:, : ends[0]].reshape(-1, columns)
-    v_grid = run[:, ends[0] : ends[1]].reshape(-1, columns)
-    return BlockScaled(k_code, k_grid, HALF_BLOCK), BlockScaled(v_code, v_grid, HALF_BLOCK)
+    return True
 
 
 def split_fused(
@@ -108,32 +129,64 @@ def split_fused(
     ValueError
         If rows or scale rows are not those of `ranks` ranks; the message names the weight.
     """
-    H, K, Q, C = heads
-    rows = tuple(count // ranks for count in (H * Q, K * Q, K * C))
-    rank_rows, columns = sum(rows), _grid(code_OI.shape, BLOCK)[1]
-    expected = (ranks * -(-rank_rows // BLOCK), columns)
-    fits = len(code_OI) == ranks * rank_rows and scale_YX.shape == expected
-    if not fits or K % ranks or any(count % HALF_BLOCK for count in rows):
-        raise ValueError(
-            f"{name}: {code_OI.shape} with scales {scale_YX.shape}, expected "
-            f"{ranks * rank_rows} rows with scales {expected}: {ranks} ranks of [q | k | v]"
+    rows = rank_rows(name, (code_OI.shape, scale_YX.shape), heads, ranks)
+    by_rank = zip(np.split(code_OI, ranks), np.split(scale_YX, ranks), strict=True)
+    shares = [[w for _, _, w in cut_rank(code, scale, rows, 0)] for code, scale in by_rank]
+    q, k, v = (
+        BlockScaled(
+            np.concatenate([w.code for w in of_ranks]),
+            np.concatenate([w.scale for w in of_ranks]),
+            HALF_BLOCK,
         )
-    by_rank = code_OI.reshape(ranks, rank_rows, -1)
-    grid = np.repeat(scale_YX.reshape(ranks, -1, columns), 2, axis=1)
-    made, start = [], 0
-    for count in rows:
-        end = start + count
-        code = by_rank[:, start:end].reshape(ranks * count, -1)
-        scale = grid[:, start // HALF_BLOCK : end // HALF_BLOCK].reshape(-1, columns)
-        made.append(BlockScaled(code, scale, HALF_BLOCK))
-        start = end
-    q, k, v = made
+        for of_ranks in zip(*shares, strict=True)
+    )
     return q, k, v
 
 
-def block_height(code: tuple[int, ...], scale: tuple[int, ...]) -> int | None:
-    """Return the block height that makes scales of shape `scale` a plain grid, or None."""
-    return next((h for h in (BLOCK, HALF_BLOCK) if _grid(code, h) == scale), None)
+def cut_rank(
+    code_OI: np.ndarray, scale_YX: np.ndarray, rows: tuple[int, int, int], start: int
+) -> Iterator[tuple[int, int, BlockScaled]]:
+    """Yield what some rows of a rank are: 0, 1 or 2 for q, k or v, the first row there, and values.
+
+    Parameters
+    ----------
+    code_OI, scale_YX
+        Rows of the rank from `start` on, which is a multiple of 128, and their scales.
+    rows
+        Of q, k and v on the rank.
+    """
+    grid = np.repeat(scale_YX, BLOCK // HALF_BLOCK, axis=0)
+    for part, (begin, end) in enumerate(pairwise(accumulate(rows, initial=0))):
+        first, last = max(begin - start, 0), min(end - start, len(code_OI))
+        if first < last:
+            own = grid[first // HALF_BLOCK : last // HALF_BLOCK]
+            yield part, start + first - begin, BlockScaled(code_OI[first:last], own, HALF_BLOCK)
+
+
+def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int, int, int]:
+    """Return the rows of q, k and v on each of the ranks of a fused weight.
+
+    Raises
+    ------
+    ValueError
+        As `split_fused`.
+    """
+    (H, K, Q, C), (code, scale) = heads, shapes
+    q, k, v = (count // ranks for count in (H * Q, K * Q, K * C))
+    expected = (ranks * -(-(q + k + v) // BLOCK), _grid(code, BLOCK)[1])
+    fits = code[0] == ranks * (q + k + v) and scale == expected
+    if not fits or H % ranks or K % ranks or any(count % HALF_BLOCK for count in (q, k, v)):
+        raise ValueError(
+            f"{name}: {code} with scales {scale}, expected {ranks * (q + k + v)} rows with scales "
+            f"{expected}: {ranks} ranks of [q | k | v]"
+        )
+    return q, k, v
+
+
+def block_height(*weights: Shapes) -> int | None:
+    """Return the block height that puts the scales of all `weights` on a plain grid, or None."""
+    heights = (BLOCK, HALF_BLOCK)
+    return next((h for h in heights if all(_grid(code, h) == s for code, s in weights)), None)
 
 
 def _grid(code: tuple[int, ...], height: int) -> tuple[int, int]:

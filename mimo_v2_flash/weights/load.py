@@ -46,16 +46,22 @@ def load_weights(path: str | PathLike[str], config: MiMoConfig) -> ModelWeights:
     """
     source = Path(path)
     tensors = open_checkpoint(source)
-    experts = tuple(range(config.n_routed_experts))
-    if prepared := Prepared.of_metadata(tensors.metadata):
-        prepared.check(config)
-        experts = prepared.experts
-    fused = any(name.endswith(names.FUSED) for name in tensors)
-    expected = dict(names.every_weight(config, experts, fused=fused))
+    experts = _experts_there(source, tensors, config)
+    expected = dict(names.every_weight(config, experts, fused=names.is_fused(tensors)))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
     return Reader(tensors, config, experts).model()
+
+
+def _experts_there(source: Path, tensors: Checkpoint, config: MiMoConfig) -> tuple[int, ...]:
+    try:
+        if prepared := Prepared.of_metadata(tensors.metadata):
+            prepared.check(config)
+            return prepared.experts
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return tuple(range(config.n_routed_experts))
 
 
 def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
@@ -76,13 +82,9 @@ def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
     where = f"{tensors.file_of(name)}: {name}"
     if weight.shape != shape:
         raise ValueError(f"{where} is {weight.shape}, the config asks for {shape}")
-    if (weight.dtype == np.uint8) != (scale is not None):
-        has = "has no scales" if scale is None else "has scales"
-        raise ValueError(f"{where} is {weight.dtype} and {has}: FP8 (uint8) has them, others not")
+    names.check_dtypes(where, weight.dtype, None if scale is None else scale.dtype)
     if scale is None:
         return
-    if scale.dtype != np.float32:
-        raise ValueError(f"{where}{names.SCALE} is {scale.dtype}, expected float32")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError(f"{where}{names.SCALE} holds NaN, infinity, zero or a negative number")
 

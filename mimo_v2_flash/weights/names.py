@@ -1,25 +1,30 @@
-"""Every weight of the model, declared once: its name in a checkpoint and its shape.
+"""Every weight of the model, declared once: its name in a checkpoint, its shape, what may be FP8.
 
 Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
 same names.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 
 __all__ = [
     "FUSED",
+    "MULTIPLIED",
     "PREDICTOR_PREFIX",
     "ROUTER",
     "SCALE",
     "Declared",
     "attention",
+    "check_dtypes",
     "dense",
     "every_weight",
     "expert",
     "fused_attention",
+    "is_fused",
     "layer_norms",
     "model_ends",
     "router",
@@ -29,6 +34,7 @@ PREDICTOR_PREFIX = "model.mtp."
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
+MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of what matmuls take
 
 
 class Declared(NamedTuple):
@@ -100,6 +106,35 @@ def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, De
         Declared(f"{prefix}.up_proj.weight", (width, hidden)),
         Declared(f"{prefix}.down_proj.weight", (hidden, width)),
     )
+
+
+def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
+    """Raise ValueError unless a weight is FP8 with float32 scales, or neither.
+
+    Only matrices of matmuls may be FP8, and a fused one must be.
+
+    Parameters
+    ----------
+    where
+        For the message; ends with the weight's name.
+    dtype, scale_dtype
+        NumPy's, uint8 for FP8; None where there are no scales.
+    """
+    has_scales, is_fp8 = scale_dtype is not None, dtype == np.uint8
+    if has_scales != is_fp8:
+        has = "has scales" if has_scales else "has no scales"
+        raise ValueError(f"{where} is {dtype} and {has}: FP8 (uint8) has them, others not")
+    if has_scales and scale_dtype != np.float32:
+        raise ValueError(f"{where}{SCALE} is {scale_dtype}, expected float32")
+    if is_fp8 and not where.endswith(MULTIPLIED):
+        raise ValueError(f"{where} is FP8, which only matrices of matmuls may be")
+    if where.endswith(FUSED) and not is_fp8:
+        raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
+
+
+def is_fused(names: Container[str]) -> bool:
+    """Return whether a checkpoint of tensors called `names` has MiMo-V2.5's `qkv_proj`."""
+    return f"model.layers.0.{FUSED}" in names
 
 
 def every_weight(

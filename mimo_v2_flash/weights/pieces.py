@@ -5,6 +5,7 @@ other, and no byte of the source belongs to two of them.
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,11 @@ class Coded(NamedTuple):
     code: Place
     scale: Place
 
+    @property
+    def shapes(self) -> fp8.Shapes:
+        """Shapes of codes and scales."""
+        return self.code.shape, self.scale.shape
+
 
 def plain(name: str, place: Place, encoding: Encoding) -> Recipe:
     """Return the recipe of a tensor without scales; only matrices change their dtype."""
@@ -80,7 +86,7 @@ def plain(name: str, place: Place, encoding: Encoding) -> Recipe:
 def scaled(weight: Coded, encoding: Encoding) -> Recipe:
     """Return the recipe of an FP8 weight on a plain grid, some block rows at a time."""
     name, code, scale = weight
-    height = fp8.block_height(code.shape, scale.shape)
+    height = fp8.block_height(weight.shapes)
     if height is None:
         raise ValueError(f"{code.file}: {name} is {code.shape} and has scales {scale.shape}")
     step = max(1, PIECE // (height * code.shape[1]))
@@ -118,28 +124,35 @@ def crossing(k: Coded, v: Coded, heads: fp8.Heads, encoding: Encoding) -> Recipe
 def fused(
     whole: Coded, parts: tuple[str, ...], heads: fp8.Heads, ranks: int, encoding: Encoding
 ) -> Recipe:
-    """Return the recipe of MiMo-V2.5's `qkv_proj` as q, k and v (`parts`): a piece per rank."""
+    """Return the recipe of MiMo-V2.5's `qkv_proj` as q, k and v (`parts`), rank after rank."""
     name, code, scale = whole
-    H, K, Q, C = heads
-    rows = (H * Q, K * Q, K * C)
-    if code.shape[0] != sum(rows) or any(count % ranks for count in (*rows, scale.shape[0])):
-        raise ValueError(f"{code.file}: {name} is {code.shape}, expected {sum(rows)} rows")
+    rows = fp8.rank_rows(f"{code.file}: {name}", whole.shapes, heads, ranks)
+    code_rows, scale_rows = sum(rows), scale.shape[0] // ranks
+    step = max(1, PIECE // (BLOCK * code.shape[1]))
 
-    def piece(rank: int) -> Piece:
+    def piece(rank: int, first: int) -> Piece:
+        start, blocks = first * BLOCK, min(step, scale_rows - first)
+        count = min(blocks * BLOCK, code_rows - start)
+
         def make(arrays: list[np.ndarray]) -> list[Part]:
-            own = fp8.Heads(H // ranks, K // ranks, Q, C)
-            split = fp8.split_fused(name, arrays[0], arrays[1], own, ranks=1)
-            made = zip(parts, split, strict=True)
-            return [p for n, w in made for p in _parts(n, w, encoding, rank * w.shape[0])]
+            made = fp8.cut_rank(arrays[0], arrays[1], rows, start)
+            return [
+                p
+                for part, row, weight in made
+                for p in _parts(parts[part], weight, encoding, rank * rows[part] + row)
+            ]
 
-        shares = (place.shape[0] // ranks for place in (code, scale))
-        sources = (_rows(p, rank * n, n) for p, n in zip((code, scale), shares, strict=True))
-        return Piece(f"{name} {rank}", tuple(sources), make)
+        sources = (
+            _rows(code, rank * code_rows + start, count),
+            _rows(scale, rank * scale_rows + first, blocks),
+        )
+        return Piece(f"{name} {rank} {start}", sources, make)
 
-    shapes = [(count, code.shape[1]) for count in rows]
+    shapes = [(ranks * count, code.shape[1]) for count in rows]
     made = zip(parts, shapes, strict=True)
     outputs = [o for n, shape in made for o in _outputs(n, shape, fp8.HALF_BLOCK, encoding)]
-    return Recipe(outputs, [piece(rank) for rank in range(ranks)])
+    starts = product(range(ranks), range(0, scale_rows, step))
+    return Recipe(outputs, [piece(rank, first) for rank, first in starts])
 
 
 def _outputs(name: str, shape: tuple[int, ...], height: int, encoding: Encoding) -> list[Output]:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from .recipe import declared_weights, needed, write_recipe
 from .safetensors_file import DTYPES
 from .source import Source
 from .store import INDEX, Store
+from .workers import in_threads
 
 __all__ = ["Job", "plan_job"]
 
@@ -60,14 +62,14 @@ class Job:
         index = self.store.folder / INDEX
         if not index.exists():
             return False
-        there = Prepared.of_metadata(json.loads(index.read_text())["metadata"])
-        for name, value in vars(self.prepared).items():
-            found = getattr(there, name, None)
-            if found != json.loads(json.dumps(value)) and found != value:
+        there, asked = _said_by(index), _flat(self.prepared)
+        for name, value in asked.items():
+            if there.get(name) != value:
                 raise ValueError(
-                    f"{self.store.folder} holds weights of {name} {found!r:.80}, asked for is "
-                    f"{value!r:.80}; choose another folder, or remove it"
+                    f"{self.store.folder} holds weights of {name} {there.get(name)!r:.80}, asked "
+                    f"for is {value!r:.80}; choose another folder, or remove it"
                 )
+        self.store.check_files()
         return True
 
     def run(self, *, workers: int, advance: Callable[[int], None]) -> None:
@@ -76,23 +78,13 @@ class Job:
         An interrupted or failed run leaves what it has done, under temporary names.
         """
         done = self.store.begin()
-        advance(sum(_size(piece) for piece in self.recipe.pieces if piece.key in done))
-        try:
-            with ThreadPoolExecutor(workers) as pool:
-                waiting = [
-                    pool.submit(self._make, piece, advance)
-                    for piece in self.recipe.pieces
-                    if piece.key not in done
-                ]
-                _finish_or_stop(waiting)
-        finally:
-            self.store.close()
-        (self.store.folder / "config.json").write_text(
-            json.dumps(self.config.to_dict(), indent=1) + "\n"
-        )
+        missing = [piece for piece in self.recipe.pieces if _key(piece) not in done]
+        advance(self.bytes_to_read - sum(map(_size, missing)))
+        in_threads(partial(self._make, advance), missing, workers)
+        self.store.write_text("config.json", json.dumps(self.config.to_dict(), indent=1) + "\n")
         self.store.finish()
 
-    def _make(self, piece: Piece, advance: Callable[[int], None]) -> None:
+    def _make(self, advance: Callable[[int], None], piece: Piece) -> None:
         arrays = []
         for place in piece.sources:
             data = self.source.read(place.file, place.begin, place.end)
@@ -101,7 +93,7 @@ class Job:
             parts = piece.make(arrays)
         except ValueError as error:
             raise ValueError(f"{piece.sources[0].file}: {error}") from error
-        self.store.write(piece.key, parts)
+        self.store.write(_key(piece), parts)
         advance(_size(piece))
 
 
@@ -120,7 +112,11 @@ def plan_job(
         If a tensor is missing, misshapen or of another dtype; the message names it.
     """
     declared = declared_weights(config, experts, source.names())
-    places = source.places(needed(declared, source.names()))
+    try:
+        wanted = needed(declared, source.names())
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
+    places = source.places(wanted)
     recipe = write_recipe(config, declared, places, encoding)
     prepared = Prepared(
         source=source.name,
@@ -134,17 +130,25 @@ def plan_job(
     return Job(source, config, encoding, prepared, recipe, store)
 
 
+def _said_by(index: Path) -> dict[str, Any]:
+    """Return what the index of a finished checkpoint says of it."""
+    try:
+        there = Prepared.of_metadata(json.loads(index.read_bytes())["metadata"])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{index}: damaged, or of another release: {error}") from error
+    return _flat(there) if there else {}
+
+
+def _flat(prepared: Prepared) -> dict[str, Any]:
+    """Return all that is said of a checkpoint, as JSON has it, the config's fields among it."""
+    said = json.loads(json.dumps(vars(prepared)))
+    return said | said.pop("config")
+
+
+def _key(piece: Piece) -> str:
+    """Return a piece's line in the journal; a release with pieces of other sizes has others."""
+    return f"{piece.key} {_size(piece)}"
+
+
 def _size(piece: Piece) -> int:
     return sum(place.end - place.begin for place in piece.sources)
-
-
-def _finish_or_stop(futures: list[Future[None]]) -> None:
-    """Wait for all; after a failure begin nothing more, and raise it."""
-    try:
-        wait(futures, return_when=FIRST_EXCEPTION)
-    finally:
-        for future in futures:
-            future.cancel()
-    for future in futures:
-        if not future.cancelled():
-            future.result()

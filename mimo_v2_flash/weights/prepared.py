@@ -1,6 +1,7 @@
 """What a prepared file says of itself, so that it is never taken for another model's."""
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -63,9 +64,13 @@ class Prepared:
             )
         try:
             said = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
-            return cls(**(said | {"experts": tuple(said["experts"])}))
-        except (KeyError, TypeError, ValueError) as error:
+            prepared = cls(**(said | {"experts": tuple(said["experts"])}))
+            there = range(operator.index(prepared.config["n_routed_experts"]))
+            if sorted(set(prepared.experts) & set(there)) != said["experts"]:
+                raise ValueError(f"experts {said['experts']!r:.100} of {len(there)}")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"prepared weights with damaged metadata: {error}") from error
+        return prepared
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming field and values, if the weights are not those of `config`."""

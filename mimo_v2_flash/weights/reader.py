@@ -1,6 +1,5 @@
 """Checked tensors as records: the layouts of attention, FP8 with its scales, the experts there."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 
 from . import fp8, names
+from .checkpoint import Checkpoint
 from .names import Declared
 from .records import (
     AttentionWeights,
@@ -35,9 +35,7 @@ class Reader:
         Ids of the experts to take; routers are cut to them.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, np.ndarray], config: MiMoConfig, experts: tuple[int, ...]
-    ) -> None:
+    def __init__(self, tensors: Checkpoint, config: MiMoConfig, experts: tuple[int, ...]) -> None:
         self._tensors, self._config, self._experts = tensors, config, experts
 
     def model(self) -> ModelWeights:
@@ -48,7 +46,7 @@ class Reader:
             embedding_VD=self._tensors[embedding.name],
             layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
             final_norm_D=self._float32(final_norm),
-            w_logits_VD=self._tensors[logits.name],
+            w_logits_VD=self._matrix(logits),
             expert_ids=self._experts,
         )
 
@@ -78,11 +76,11 @@ class Reader:
         fused = f"{prefix}.{names.FUSED}"
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads
-            return fp8.split_fused(fused, *self._coded(fused), heads, ranks)
-        if k.name + names.SCALE not in self._tensors:
+            return fp8.split_fused(self._where(fused), *self._coded(fused), heads, ranks)
+        if not all(weight.name + names.SCALE in self._tensors for weight in (k, v)):
             return self._matrix(q), self._matrix(k), self._matrix(v)
-        keys_values = self._coded(k.name), self._coded(v.name)
-        return self._matrix(q), *fp8.keys_and_values(prefix, *keys_values, heads)
+        both = self._coded(k.name), self._coded(v.name)
+        return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
         gate, up, down = map(self._matrix, names.dense(prefix, spec))
@@ -97,11 +95,14 @@ class Reader:
     def _matrix(self, weight: Declared) -> Any:
         """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
         if weight.name + names.SCALE in self._tensors:
-            return fp8.plain_grid(weight.name, *self._coded(weight.name))
+            return fp8.plain_grid(self._where(weight.name), *self._coded(weight.name))
         return self._tensors[weight.name]
 
     def _coded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self._tensors[name], self._tensors[name + names.SCALE]
+
+    def _where(self, name: str) -> str:
+        return f"{self._tensors.file_of(name)}: {name}"
 
     def _float32(self, weight: Declared) -> np.ndarray:
         return self._tensors[weight.name].astype(np.float32)

@@ -18,8 +18,7 @@ def declared_weights(
     config: MiMoConfig, experts: Sequence[int], available: Sequence[str]
 ) -> list[Declared]:
     """Return the weights of a model with `experts`, in the layout that `available` names have."""
-    fused = any(name.endswith(names.FUSED) for name in available)
-    return list(names.every_weight(config, experts, fused=fused))
+    return list(names.every_weight(config, experts, fused=names.is_fused(available)))
 
 
 def needed(declared: Sequence[Declared], available: Sequence[str]) -> list[str]:
@@ -32,7 +31,8 @@ def needed(declared: Sequence[Declared], available: Sequence[str]) -> list[str]:
     """
     there = set(available)
     if missing := [weight.name for weight in declared if weight.name not in there]:
-        raise ValueError(f"{missing[0]} is missing, and {len(missing) - 1} more tensors")
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{missing[0]} is missing{more}")
     scales = [weight.name + names.SCALE for weight in declared]
     return [weight.name for weight in declared] + [name for name in scales if name in there]
 
@@ -74,9 +74,8 @@ def _check(weight: Declared, places: Mapping[str, Place]) -> None:
         raise ValueError(f"{where} is {place.shape}, the config asks for {weight.shape}")
     if place.dtype not in DTYPES:
         raise ValueError(f"{where} is {place.dtype}, expected one of {', '.join(DTYPES)}")
-    if (place.dtype == "F8_E4M3") != (scale is not None) or (scale and scale.dtype != "F32"):
-        has = f"scales of {scale.dtype}" if scale else "no scales"
-        raise ValueError(f"{where} is {place.dtype} and has {has}: FP8 has them, in F32")
+    scale_dtype = DTYPES.get(scale.dtype, scale.dtype) if scale else None
+    names.check_dtypes(where, DTYPES[place.dtype], scale_dtype)
 
 
 def _attention(
@@ -96,10 +95,10 @@ def _attention(
         return {whole}, pieces.fused(coded, (q, k, v), heads, ranks, encoding)
     if k + names.SCALE not in places or v + names.SCALE not in places:
         return set(), Recipe([], [])
-    both = _coded(k, places), _coded(v, places)
-    if all(fp8.block_height(weight.code.shape, weight.scale.shape) for weight in both):
+    w_k, w_v = _coded(k, places), _coded(v, places)
+    if not fp8.crosses(f"{w_k.code.file}: {k}", w_k.shapes, w_v.shapes, heads):
         return set(), Recipe([], [])
-    return {k, v}, pieces.crossing(*both, heads, encoding)
+    return {k, v}, pieces.crossing(w_k, w_v, heads, encoding)
 
 
 def _coded(name: str, places: Mapping[str, Place]) -> Coded:

@@ -1,11 +1,13 @@
 """Where weights come from: files of tensors, of which ranges of bytes can be read."""
 
 from collections.abc import Mapping
+from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .checkpoint import open_checkpoint
-from .safetensors_file import read_header
+from .safetensors_file import DTYPES, read_header
 
 __all__ = ["FolderSource", "Place", "Source", "places_of_header"]
 
@@ -54,11 +56,12 @@ class FolderSource:
 
     def places(self, names: list[str]) -> Mapping[str, Place]:
         """Return where the tensors `names` are."""
-        found: dict[str, Place] = {}
-        for path in sorted({self._checkpoint.file_of(name) for name in names}):
-            header, start = read_header(path)
-            found |= places_of_header(str(path), header, start, path.stat().st_size)
-        return {name: _the(found, name, self._checkpoint.file_of(name)) for name in names}
+        file_of = {name: self._checkpoint.file_of(name) for name in names}
+        headers = {path: _places_in(path) for path in sorted(set(file_of.values()))}
+        for name, path in file_of.items():
+            if name not in headers[path]:
+                raise ValueError(f"{path}: {name} is missing, though the index names it here")
+        return {name: headers[path][name] for name, path in file_of.items()}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""
@@ -78,25 +81,26 @@ def places_of_header(
     Raises
     ------
     ValueError
-        If an entry is damaged or lies outside of the file's `size` bytes; the message names file
-        and tensor.
+        If an entry is damaged, lies outside of the file's `size` bytes, or has not as many bytes
+        as its shape and dtype; the message names file and tensor.
     """
     found = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         try:
-            begin, end = (start + int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(length) for length in entry["shape"])
-            found[name] = Place(file, str(entry["dtype"]), shape, begin, end)
+            begin, end = (start + index(offset) for offset in entry["data_offsets"])
+            shape, dtype = tuple(map(index, entry["shape"])), str(entry["dtype"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: {name}: header says {entry!r:.100}") from error
         if not start <= begin <= end <= size:
             raise ValueError(f"{file}: {name}: bytes {begin} to {end} of {size}: truncated")
+        if dtype in DTYPES and end - begin != prod(shape) * DTYPES[dtype].itemsize:
+            raise ValueError(f"{file}: {name}: {end - begin} bytes cannot be {dtype} {shape}")
+        found[name] = Place(file, dtype, shape, begin, end)
     return found
 
 
-def _the(found: Mapping[str, Place], name: str, file: Path) -> Place:
-    if name not in found or Path(found[name].file) != file:
-        raise ValueError(f"{file}: {name} is missing, though the index names it here")
-    return found[name]
+def _places_in(path: Path) -> dict[str, Place]:
+    header, start = read_header(path)
+    return places_of_header(str(path), header, start, path.stat().st_size)

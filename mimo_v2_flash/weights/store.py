@@ -19,7 +19,7 @@ __all__ = ["INDEX", "Store"]
 INDEX = f"{STEM}.safetensors.index.json"
 JOURNAL = f"{STEM}.journal"
 PARTIAL = ".partial"
-LARGEST_FILE = 5_000_000_000
+LARGEST_FILE = 4_990_000_000  # of data: with its header a file stays below 5 GB
 
 
 class Store:
@@ -48,14 +48,19 @@ class Store:
         self.folder, self._metadata = folder, metadata
         self._layout = lay_out(outputs, metadata, largest_file)
         self._sizes = self._layout.sizes
-        self._job = hashlib.sha256(repr((outputs, sorted(metadata.items()))).encode()).hexdigest()
-        self._open: dict[str, int] = {}
+        headers = sorted(self._layout.headers.items())  # they say all: tensors, places, metadata
+        self._job = hashlib.sha256(repr(headers).encode()).hexdigest()
         self._lock = Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
         return sum(self._sizes.values())
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the folder holds a run that was begun and not finished."""
+        return (self.folder / JOURNAL).exists() and not (self.folder / INDEX).exists()
 
     def begin(self) -> set[str]:
         """Make the files, or find those of an interrupted run; return the keys of pieces done.
@@ -65,41 +70,46 @@ class Store:
         OSError
             If there is not enough room on the disk.
         ValueError
-            If an interrupted run of other weights is there.
+            If another checkpoint is there, or an interrupted run of other weights.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
-        partials = [path for path in map(self._partial, self._sizes) if path.exists()]
-        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in partials)
+        there = [path for file in self._sizes if (path := self._path(file)).exists()]
+        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in there)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             raise OSError(f"{self.folder}: {missing:,} more bytes are needed, {free:,} are free")
         if done is None:
             (self.folder / JOURNAL).write_text(f"{self._job}\n")
         for file, size in self._sizes.items():
-            if (self.folder / file).exists():  # complete, and renamed before an interruption
+            if self._path(file) == self.folder / file:  # complete before the interruption
                 continue
-            descriptor = os.open(self._partial(file), os.O_RDWR | os.O_CREAT, 0o644)
-            os.ftruncate(descriptor, size)
-            os.pwrite(descriptor, self._layout.headers[file], 0)
-            self._open[file] = descriptor
-        return done or set()
+            self._partial(file).touch()
+            with self._partial(file).open("r+b") as opened:
+                opened.truncate(size)
+                opened.write(self._layout.headers[file])
+        return done if done and len(there) == len(self._sizes) else set()
 
     def write(self, key: str, parts: list[Part]) -> None:
         """Put a piece's parts on disk, then note in the journal that it is there."""
-        descriptors = set()
+        of_file: dict[str, list[Part]] = {}
         for part in parts:
-            slot = self._layout.slots[part.name]
-            _write_all(self._open[slot.file], part.array.tobytes(), slot.begin + part.begin)
-            descriptors.add(self._open[slot.file])
-        for descriptor in descriptors:
-            os.fsync(descriptor)
+            of_file.setdefault(self._layout.slots[part.name].file, []).append(part)
+        for file, own in of_file.items():
+            path = self._partial(file)
+            try:
+                with path.open("r+b", buffering=0) as opened:
+                    for part in own:
+                        begin = self._layout.slots[part.name].begin + part.begin
+                        _write_all(opened.fileno(), part.array.tobytes(), begin)
+                    os.fsync(opened.fileno())
+            except OSError as error:
+                raise OSError(f"{path}: {own[0].name}: {error}") from error
         with self._lock, (self.folder / JOURNAL).open("a") as journal:
             journal.write(f"{key}\n")
 
     def finish(self) -> None:
         """Give the files their names and write the index, with a checksum for each."""
-        self.close()
         for file in self._sizes:
             if self._partial(file).exists():
                 self._partial(file).replace(self.folder / file)
@@ -109,27 +119,51 @@ class Store:
             | {"sha256": {file: _sha256(self.folder / file) for file in self._sizes}},
             "weight_map": {name: slot.file for name, slot in sorted(self._layout.slots.items())},
         }
-        partial = self._partial(INDEX)
-        partial.write_text(json.dumps(index, indent=1) + "\n")
-        partial.replace(self.folder / INDEX)
+        self.write_text(INDEX, json.dumps(index, indent=1) + "\n")
         (self.folder / JOURNAL).unlink()
 
-    def close(self) -> None:
-        """Close the files; what is in the journal stays done."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+    def write_text(self, file: str, text: str) -> None:
+        """Write a small file; it has its name once it is whole."""
+        with self._partial(file).open("w") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        self._partial(file).replace(self.folder / file)
+
+    def check_files(self) -> None:
+        """Raise ValueError, naming it, if a file of the finished checkpoint is not as it was."""
+        for file, size in self._sizes.items():
+            path = self.folder / file
+            if not path.is_file() or path.stat().st_size != size:
+                raise ValueError(
+                    f"{path}: missing or not of {size:,} bytes, though {INDEX} is there; remove "
+                    f"{STEM}* and prepare it again"
+                )
 
     def _done(self) -> set[str] | None:
         journal = self.folder / JOURNAL
-        if not journal.exists():
+        job, *keys = (journal.read_text() if journal.exists() else "").split("\n")
+        if not keys:  # not even its first line was finished
+            self._refuse_others()
             return None
-        job, *keys = journal.read_text().split("\n")
         if job != self._job:
             raise ValueError(
                 f"{self.folder}: an interrupted run of other weights or settings is there; "
                 f"repeat it as it was, or remove {journal.name} and *{PARTIAL}"
             )
         return set(keys[:-1])  # what follows the last line end was being written
+
+    def _refuse_others(self) -> None:
+        """Raise ValueError if the folder holds a checkpoint that no journal of ours explains."""
+        for path in sorted(self.folder.iterdir()):
+            if path.name == "config.json" or path.name.endswith((".safetensors", ".index.json")):
+                raise ValueError(
+                    f"{self.folder} holds {path.name} of another checkpoint; choose another folder"
+                )
+
+    def _path(self, file: str) -> Path:
+        """Return where a file is now: complete and renamed, or in the making."""
+        return self.folder / file if (self.folder / file).exists() else self._partial(file)
 
     def _partial(self, file: str) -> Path:
         return self.folder / f"{file}{PARTIAL}"

@@ -79,13 +79,14 @@ def test_every_token_but_the_last_is_shown_once(prompts, limit, ends):
     assert listener.shapes == [first, *[(len(prompts), 1)] * (steps - 1)]
 
 
-@given(prompts_of_any_length, st.integers(0, 2**32))
-def test_a_drawn_row_depends_on_its_seed_and_number_alone(prompts, seed):
-    together, _ = answered(prompts, sampler=drawing(seed=seed, temperature=1.0))
-    others = [*[[0]] * (len(prompts) - 1), prompts[-1]]
-    last, _ = answered(others, sampler=drawing(seed=seed, temperature=1.0))
-    first, _ = answered(prompts[:1], sampler=drawing(seed=seed, temperature=1.0))
-    assert (together[0], together[-1]) == (first[0], last[-1])
+@given(prompts_of_any_length, st.integers(0, 2**32), end_sets)
+def test_a_drawn_row_depends_on_its_seed_and_number_alone(prompts, seed, ends):
+    def drawn(prompts) -> list[list[int]]:
+        return answered(prompts, ends=ends, sampler=drawing(seed=seed, temperature=1.0))[0]
+
+    answers, last = drawn(prompts), len(prompts) - 1
+    assert answers[0] == drawn(prompts[:1])[0]
+    assert answers[last] == drawn([*[[0]] * last, prompts[last]])[last]
 
 
 def test_rows_are_drawn_in_turn_until_they_end():

@@ -70,10 +70,16 @@ def test_query_head_h_looks_at_its_own_key_head(attention):
     step = random_step(K=3, G=2, C=1, sink=NO_SINK)
     step.v_BTKC[:] = np.arange(3)[:, None]
     assert_same(attention(*step)[0, :, :, 0], np.tile([0, 0, 1, 1, 2, 2], (6, 1)))
-    before = attention(*(step := random_step(K=3, G=2)))
-    step.k_BTKQ[:, :, 1] *= -1
-    changed_H = (attention(*step) != before).any(axis=(0, 1, 3))
-    np.testing.assert_array_equal(changed_H, [False, False, True, True, False, False])
+
+
+@both
+@pytest.mark.parametrize(("name", "head", "heads"), [("k_BTKQ", 1, [2, 3]), ("q_BTHQ", 4, [4])])
+def test_a_head_changes_only_who_looks_at_it(attention, name, head, heads):
+    step = random_step(K=3, G=2)
+    before = attention(*step)
+    getattr(step, name)[:, :, head] *= -1
+    (changed,) = np.nonzero((attention(*step) != before).any(axis=(0, 1, 3)))
+    np.testing.assert_array_equal(changed, heads)
 
 
 @both
@@ -121,3 +127,9 @@ def test_query_heads_that_are_no_multiple_of_key_heads_are_refused(attention):
     step = step._replace(q_BTHQ=step.q_BTHQ[:, :, :3], sink_H=step.sink_H[:3])
     with pytest.raises(ValueError, match="3 query heads are no multiple of 2 KV heads"):
         attention(*step)
+
+
+@both
+def test_an_empty_block_is_refused_by_name(attention):
+    with pytest.raises(ValueError, match="query_block 0"):
+        attention(*random_step(), query_block=0)

@@ -25,10 +25,11 @@ def empty_cache(dtype=np.float32) -> KVCache:
 
 
 def tokens(position_BT, *, seed=0, dtype=np.float32) -> dict:
-    """Return keys, values and positions, put into the ring: slot = position mod S."""
+    """Return keys, values and positions; each row's last S go to slot position mod S of a ring."""
     position_BT = np.array(position_BT, np.int32)
     sequence_B1, T = np.arange(B)[:, None], position_BT.shape[1]
-    row_BT = np.where(position_BT < 0, TRASH, sequence_B1 * S + position_BT % S)
+    oldest_B1 = np.maximum(np.max(position_BT, axis=1, keepdims=True) - S + 1, 0)
+    row_BT = np.where(position_BT < oldest_B1, TRASH, sequence_B1 * S + position_BT % S)
     normal = np.random.default_rng(seed).standard_normal
     return {
         "k_BTKQ": normal((B, T, K, Q)).astype(dtype),
@@ -44,7 +45,7 @@ GOOD = tokens([[0, 1, 2], [7, 8, -1]])
 @every_kind
 @given(
     st.lists(st.integers(0, 20), min_size=B, max_size=B),
-    st.integers(1, S),
+    st.integers(1, S + 3),
     floats,
     floats,
     st.data(),
@@ -142,5 +143,19 @@ def test_a_mistaken_argument_is_named(name, wrong):
 
 def test_tokens_of_another_width_than_the_cache_are_refused():
     wide = np.zeros((B, 3, K, Q + 1), np.float32)
-    with pytest.raises(ValueError, match=r"\(6, 2, 5\), expected float32 \(6, 2, 4\)"):
+    with pytest.raises(ValueError, match="axis Q is 4 in k_ZKQ"):
         write_tokens(empty_cache(), **(GOOD | {"k_BTKQ": wide}))
+
+
+@pytest.mark.parametrize(("sequences", "filled"), [(0, 1), (3, 1), (B, S + 1), (B, -1)])
+def test_slots_that_are_not_there_are_refused(sequences, filled):
+    with pytest.raises(ValueError, match="prior_tokens"):
+        prior_tokens(empty_cache(), sequences=sequences, filled=filled)
+
+
+def test_nothing_is_written_if_values_do_not_fit():
+    cache, step = empty_cache(), tokens([[0], [0]])
+    step["v_BTKC"] = step["v_BTKC"][..., :-1].copy()
+    with pytest.raises(ValueError, match="v_BTKC"):
+        write_tokens(cache, **step)
+    assert not cache.k_ZKQ.any()

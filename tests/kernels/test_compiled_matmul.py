@@ -1,0 +1,199 @@
+"""compiled_matmul: bytes decoded beside their sums give what NumPy gives of decoded weights."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.kernels import compiled_matmul, ops, worker_threads
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.compiled_matmul import FEW, product
+from tests.support.counting import counted
+from tests.support.drawn import seeds
+from tests.support.stored_weights import (
+    FINITE_CODES,
+    KINDS,
+    NAN_CODES,
+    assert_is_product,
+    random_float8,
+    random_rows,
+    random_weight,
+    stored_weights,
+)
+
+every_stored = pytest.mark.parametrize("kind", KINDS)
+few_and_many = pytest.mark.parametrize("N", [1, 2, FEW, FEW + 1, 300])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_weights_too():
+    """Compile what is too small to be worth it: shapes can then be of every kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled_matmul, "SMALL", 1)
+        yield
+
+
+def random_case(seed: int, kind: str, N: int = 3, outputs: int = 300, inputs: int = 260):
+    generator = np.random.default_rng(seed)
+    w = random_weight(generator, kind, outputs, inputs)
+    return random_rows(generator, N, inputs), w
+
+
+@settings(max_examples=150)
+@given(stored_weights(), st.integers(1, 300), seeds)
+@example(random_case(0, "float8")[1], FEW, 0)
+@example(random_case(0, "float8")[1], FEW + 1, 0)
+def test_a_product_is_its_oracle(w, N, seed):
+    x_NI = random_rows(np.random.default_rng(seed), N, w.shape[1])
+    y_NO = product(x_NI, w)
+    assert_is_product(y_NO, x_NI, w)
+    summed = np.max(np.abs(y_NO)) * w.shape[1]
+    np.testing.assert_allclose(y_NO, ops.plain_matmul(x_NI, w), rtol=0, atol=1e-6 * summed)
+
+
+@pytest.mark.parametrize("N", [1, FEW, 127])
+@pytest.mark.parametrize("height", [64, 77, 128])
+def test_every_code_is_exact(N, height):
+    generator = np.random.default_rng(height)
+    code_OI = np.stack([generator.permutation(FINITE_CODES) for _ in range(260)])
+    scale_YX = np.exp(generator.uniform(-30, 5, (-(-260 // height), 2))).astype(np.float32)
+    w = BlockScaled(code_OI, scale_YX, height)
+    one_hot, decoded_OI = np.eye(254, dtype=np.float32), dequantise(w)
+    for start in range(0, 254, N):
+        y_NO = product(one_hot[start : start + N], w)
+        np.testing.assert_array_equal(y_NO, decoded_OI.T[start : start + N])
+
+
+@few_and_many
+@pytest.mark.parametrize(("scale", "size"), [(1000.0, 1.0), (1e-3, 3e6), (1e-3, 1e-20)])
+def test_neither_large_nor_small_numbers_are_lost_on_the_way(N, scale, size):
+    w = random_float8(np.random.default_rng(0), 130, 140)
+    w = BlockScaled(w.code, np.full_like(w.scale, scale))
+    x_NI = random_rows(np.random.default_rng(1), N, 140) * np.float32(size)
+    assert_is_product(product(x_NI, w), x_NI, w)
+
+
+@few_and_many
+@given(seed=seeds)
+@settings(max_examples=5)
+def test_a_nan_code_spoils_its_own_output_and_no_other(N, seed):
+    generator = np.random.default_rng(seed)
+    whole = random_float8(generator, 270, 140, 64)
+    code_OI, spoilt = whole.code.copy(), generator.choice(270, 7, replace=False)
+    code_OI[spoilt, generator.integers(0, 140, 7)] = generator.choice(NAN_CODES, 7)
+    x_NI = random_rows(generator, N, 140)
+    y_NO = product(x_NI, BlockScaled(code_OI, whole.scale, 64))
+    assert np.isnan(y_NO[:, spoilt]).all()
+    kept = np.setdiff1d(np.arange(270), spoilt)
+    np.testing.assert_array_equal(y_NO[:, kept], product(x_NI, whole)[:, kept])
+
+
+@few_and_many
+@every_stored
+def test_a_weight_may_be_mapped_or_read_only(tmp_path, kind, N):
+    x_NI, w = random_case(0, kind, N)
+    whole, array = product(x_NI, w), w.code if kind == "float8" else w
+    array.tofile(tmp_path / "w")
+    mapped = np.memmap(tmp_path / "w", array.dtype, "r", shape=array.shape)
+    locked = array.copy()
+    locked.flags.writeable = False
+    for other in (mapped, locked):
+        stored = BlockScaled(other, w.scale) if kind == "float8" else other
+        np.testing.assert_array_equal(product(x_NI, stored), whole)
+
+
+@every_stored
+def test_rows_may_lie_apart(kind):
+    x_NI, w = random_case(0, kind, 6)
+    apart = np.repeat(np.repeat(x_NI, 2, axis=0), 3, axis=1)
+    np.testing.assert_array_equal(product(apart[::2, ::3], w), product(x_NI, w))
+    np.testing.assert_array_equal(product(x_NI[::-1], w), product(x_NI, w)[::-1])
+    np.testing.assert_array_equal(product(np.asfortranarray(x_NI), w), product(x_NI, w))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_the_loops_cannot_read_is_left_to_numpy(dtype):
+    x_NI, w_OI = random_case(0, "float32")
+    w_OI = w_OI.astype(dtype)
+    unaligned = np.empty(w_OI.nbytes + 1, np.uint8)[1:].view(dtype).reshape(w_OI.shape)
+    unaligned[:] = w_OI
+    for w in (unaligned, np.asfortranarray(w_OI), np.repeat(w_OI, 2, axis=0)[::2]):
+        assert product(x_NI, w) is None
+        np.testing.assert_allclose(ops.matmul(x_NI, w), ops.matmul(x_NI, w_OI), atol=1e-4)
+    assert product(x_NI, w_OI.astype(np.float64)) is None
+
+
+def test_codes_that_lie_apart_are_left_to_numpy():
+    x_NI, w = random_case(0, "float8")
+    apart = BlockScaled(np.repeat(w.code, 2, axis=1)[:, ::2], w.scale)
+    assert product(x_NI, apart) is None
+    assert_is_product(ops.matmul(x_NI, apart), x_NI, w)
+
+
+@every_stored
+def test_a_small_weight_is_left_to_numpy(monkeypatch, kind):
+    x_NI, w = random_case(0, kind)
+    monkeypatch.setattr(compiled_matmul, "SMALL", w.shape[0] * w.shape[1] + 1)
+    assert product(x_NI, w) is None
+    monkeypatch.setattr(compiled_matmul, "SMALL", w.shape[0] * w.shape[1])
+    assert product(x_NI, w) is not None
+
+
+@given(st.sampled_from([(1,), (5,), (2, 3)]), st.integers(1, 40), seeds)
+def test_equal_batch_axes_are_multiplied_one_by_one(batch, N, seed):
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((*batch, N, 17), np.float32)
+    w = np.swapaxes(generator.standard_normal((*batch, 17, 23), np.float32), -1, -2)
+    assert_is_product(product(x, w), x, w)
+
+
+@pytest.mark.parametrize(("of_x", "of_w"), [((2,), (1,)), ((2, 3), (3,)), ((2,), ()), ((), (2,))])
+def test_other_batch_axes_are_left_to_numpy(of_x, of_w):
+    assert product(np.ones((*of_x, 4, 5), np.float32), np.ones((*of_w, 6, 5), np.float32)) is None
+
+
+@every_stored
+def test_no_rows_have_no_answers(kind):
+    x_NI, w = random_case(0, kind, N=0)
+    assert ops.matmul(x_NI, w).shape == (0, 300)
+
+
+@few_and_many
+@every_stored
+def test_threads_change_nothing(monkeypatch, kind, N):
+    x_NI, w = random_case(0, kind, N, outputs=1100)
+    answers = []
+    for count in (1, 2, 5):
+        worker_threads._pool.cache_clear()
+        for module in (worker_threads, compiled_matmul):
+            monkeypatch.setattr(module, "threads", lambda count=count: count)
+        answers.append(product(x_NI, w))
+    worker_threads._pool.cache_clear()
+    for y_NO in answers:
+        assert_is_product(y_NO, x_NI, w)
+        np.testing.assert_allclose(y_NO, answers[0], rtol=1e-5, atol=1e-3)
+
+
+def test_many_callers_get_their_own_answers():
+    cases = [random_case(seed, kind, N) for seed, kind in enumerate(KINDS) for N in (1, 40)]
+    expected = [product(*case) for case in cases]
+
+    def program(rank: int) -> None:
+        for turn in range(24):
+            which = (turn + rank) % len(cases)
+            np.testing.assert_array_equal(product(*cases[which]), expected[which])
+
+    ThreadGroup(4).run(program)
+
+
+@few_and_many
+@pytest.mark.parametrize("kind", ["float8", "bfloat16"])
+def test_a_weight_is_never_held_in_float32(kind, N):
+    x_NI, w = random_case(0, kind, N, outputs=6000, inputs=640)
+    with counted() as cost:
+        y_NO = ops.matmul(x_NI, w)
+    tiles = (worker_threads.threads() + 1) * compiled_matmul.TILE * 640 * 4
+    assert cost.peak_bytes < y_NO.nbytes + 2 * x_NI.nbytes + tiles + 100_000
+    assert tiles < 6000 * 640 * 4 / 2

@@ -1,0 +1,92 @@
+"""A checkpoint's bytes without a disk, and what a recipe's pieces make of them.
+
+disk = Disk()
+recipe = pieces.scaled(disk.coded("w", (code, scale)), encoding)
+made(disk, recipe, encoding).value("w")
+"""
+
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.weights import fp8, names
+from mimo_v2_flash.weights.encoding import Encoding
+from mimo_v2_flash.weights.pieces import Coded, Piece, Recipe
+from mimo_v2_flash.weights.safetensors_file import DTYPES
+from mimo_v2_flash.weights.source import Place
+
+GAP = 3  # bytes between tensors, so that ranges of two never touch
+
+
+class Disk:
+    """Bytes of files, to which tensors are added."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.used: list[tuple[int, int]] = []
+
+    def add(self, array: np.ndarray, dtype: str) -> Place:
+        """Write a tensor and return where it is."""
+        begin = len(self.data) + GAP
+        self.data += b"\xff" * GAP + array.tobytes()
+        self.used.append((begin, len(self.data)))
+        return Place("x.safetensors", dtype, array.shape, begin, len(self.data))
+
+    def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> Coded:
+        """Write codes and scales and return where they are."""
+        return Coded(name, self.add(weight[0], "F8_E4M3"), self.add(weight[1], "F32"))
+
+    def read(self, piece: Piece) -> list[np.ndarray]:
+        """Return the arrays that a piece is made of."""
+        return [
+            np.frombuffer(self.data[p.begin : p.end], DTYPES[p.dtype]).reshape(p.shape)
+            for p in piece.sources
+        ]
+
+
+class Made(NamedTuple):
+    """What a recipe made: arrays by name, and the rounded values."""
+
+    arrays: dict[str, np.ndarray]
+    rounded: int
+
+    def value(self, name: str) -> np.ndarray:
+        """Return a weight in float32."""
+        array = self.arrays[name]
+        if array.dtype != np.uint8:
+            return array.astype(np.float32)
+        scale = self.arrays[name + names.SCALE]
+        height = fp8.block_height((array.shape, scale.shape))
+        return dequantise(BlockScaled(array, scale, height))
+
+
+def made(disk: Disk, recipe: Recipe, encoding: Encoding) -> Made:
+    """Return what the pieces make, last first, having checked that every byte comes once."""
+    read = sorted((p.begin, p.end) for piece in recipe.pieces for p in piece.sources)
+    assert joined(read) == sorted(disk.used)
+    assert len({piece.key for piece in recipe.pieces}) == len(recipe.pieces)
+    parts = [p for piece in reversed(recipe.pieces) for p in piece.make(disk.read(piece))]
+    arrays = {}
+    for name, dtype, shape in recipe.outputs:
+        own = sorted((p for p in parts if p.name == name), key=lambda part: part.begin)
+        size = prod(shape) * DTYPES[dtype].itemsize
+        assert joined([(p.begin, p.begin + p.array.nbytes) for p in own]) == [(0, size)]
+        data = b"".join(p.array.tobytes() for p in own)
+        arrays[name] = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+    assert {p.name for p in parts} == arrays.keys()
+    return Made(arrays, encoding.rounded)
+
+
+def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return sorted ranges with those that touch made one; none may overlap or be empty."""
+    runs: list[tuple[int, int]] = []
+    for begin, end in ranges:
+        assert begin < end
+        assert not runs or begin >= runs[-1][1]
+        if runs and begin == runs[-1][1]:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((begin, end))
+    return runs

@@ -1,0 +1,119 @@
+"""A hub on this machine: it answers what huggingface_hub asks, misbehaves as told, and counts.
+
+    with LocalHub(folder, Manners(cut=0.2)) as hub:
+        subprocess.run([...], env=hub.environment(home))
+    hub.served, hub.bytes_served
+
+Source: huggingface_hub 2.4, `hf_api.model_info` and `file_download`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+from huggingface_hub import close_session
+
+from tests.support.hub_answers import COMMIT, REPOSITORY, Handler, Range, Server
+
+__all__ = ["COMMIT", "REPOSITORY", "LocalHub", "Manners", "Range"]
+
+
+INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a hub behaves.
+
+    Attributes
+    ----------
+    cut, busy
+        Shares of the requests whose answer breaks off, or is 429 or 503. What was refused or cut
+        is served when it is asked for again.
+    token
+        To be shown, if not empty.
+    ranges
+        Whether ranges are served: else every answer is the whole file.
+    elsewhere
+        Whether weights lie on another host, to which their requests are redirected.
+    seed
+        Of the faults.
+    """
+
+    cut: float = 0.0
+    busy: float = 0.0
+    token: str = ""
+    ranges: bool = True
+    elsewhere: bool = False
+    seed: int = 0
+
+
+@dataclass
+class LocalHub:
+    """A repository, served from a folder until the block ends.
+
+    Attributes
+    ----------
+    served
+        Ranges of which every byte was sent.
+    bytes_served
+        Of all answers' bodies, those that broke off included.
+    asked
+        Method and path of every request.
+    connections
+        How many were made.
+    told_elsewhere
+        Tokens that the other host was shown.
+    on_range
+        Called when a range is half sent, with the number of ranges so far.
+    """
+
+    folder: Path
+    manners: Manners = Manners()
+    served: list[Range] = field(default_factory=list)
+    bytes_served: int = 0
+    asked: list[str] = field(default_factory=list)
+    connections: int = 0
+    told_elsewhere: list[str] = field(default_factory=list)
+    on_range: Callable[[int], Any] = id
+    ranges: int = 0
+    lock: Any = field(default_factory=Lock)
+    troubled: set[str] = field(default_factory=set)
+
+    def __enter__(self) -> "LocalHub":
+        self._server = Server(("127.0.0.1", 0), type("Own", (Handler,), {"hub": self}))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        """Return the environment of a process that uses this hub and nothing of its user's."""
+        kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HOME": str(home)}
+        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "OPENBLAS_NUM_THREADS": "1"}
+        return kept | own | quiet | more
+
+    def visit(self, monkeypatch: Any, home: Path) -> None:
+        """Let this process use this hub as another would in `environment`."""
+        close_session()
+        constants = "huggingface_hub.constants"
+        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", self.endpoint)
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "*")
+
+    def forget(self) -> None:
+        """Count from now on."""
+        self.bytes_served = self.connections = self.ranges = 0
+        self.served, self.asked = [], []

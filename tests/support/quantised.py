@@ -1,0 +1,75 @@
+"""Random weights as the hub's checkpoints store them, without files: attention, or a whole model.
+
+(q, k, v), whole = attention(Heads(8, 4, 192, 128), ranks=4, hidden=130, seed=0)
+tensors, truth = model_tensors(SMALL, fused=True)
+"""
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.block_scale import dequantise
+from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights.fp8 import Heads
+from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantise_weights
+
+# Full and dense, sliding, full; MiMo's head widths and 4 KV heads, so that scales cross.
+SMALL = MiMoConfig(
+    vocab_size=9,
+    hidden_size=136,
+    intermediate_size=264,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    swa_num_attention_heads=8,
+    n_routed_experts=5,
+    num_experts_per_tok=2,
+    moe_intermediate_size=40,
+    hybrid_layer_pattern=(0, 1, 0),
+    moe_layer_freq=(0, 1, 1),
+)
+FULL_LAYERS = ("model.layers.0", "model.layers.2")
+
+
+def attention(
+    heads: Heads, *, ranks: int, hidden: int, seed: int
+) -> tuple[list[Quantised], Quantised]:
+    """Return q, k and v as quantised on `ranks` ranks: apart, and fused."""
+    generator = np.random.default_rng(seed)
+    H, K, Q, C = heads
+    rows = (H * Q, K * Q, K * C)
+    return quantise_attention(*(matrix(generator, count, hidden) for count in rows), ranks)
+
+
+def matrix(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """Return normal numbers whose size differs from row to row, so that every scale differs."""
+    size_O1 = np.exp(generator.uniform(-4, 4, (shape[0], 1)))
+    return (generator.standard_normal(shape) * size_O1).astype(np.float32)
+
+
+def stored(weight: Quantised) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes and scales as a file gives them."""
+    return as_read(weight.code_OI), weight.scale_YX
+
+
+def assert_is(weight, quantised: Quantised) -> None:
+    """Assert that a weight has the codes of `quantised` and means the same numbers."""
+    assert weight.code.dtype == np.uint8
+    np.testing.assert_array_equal(weight.code, quantised.code_OI.view(np.uint8))
+    np.testing.assert_array_equal(dequantise(weight), quantised.truth_OI)
+
+
+def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, Arrays]:
+    """Return a model's tensors, FP8 as codes, and what they stand for by the names of q, k, v."""
+    generator = np.random.default_rng(0)
+    random = {
+        name: generator.standard_normal(shape, np.float32)
+        if len(shape) == 1
+        else matrix(generator, *shape)
+        for name, shape in names.every_weight(config)
+    }
+    kept, truth = quantise_weights(random, config.num_key_value_heads, fused)
+    return {name: as_read(array) for name, array in kept.items()}, truth
+
+
+def as_read(array: np.ndarray) -> np.ndarray:
+    """Return what a file gives for `array`: FP8 as codes."""
+    return array.view(np.uint8) if array.dtype.itemsize == 1 else array
