@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format mutants clean
+.PHONY: help demo test check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -19,8 +19,9 @@ help:  ## list the targets
 	$(INSTALL) --editable '.[$*]'
 	touch $@
 
-demo: .venv/installed  ## the self-check of every kernel
+demo: .venv/installed  ## every kernel against its oracle, then the model at its true widths
 	$(BIN)/python run_example.py --mode test
+	$(BIN)/python run_example.py --mode random --num-experts 8
 
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest
@@ -33,6 +34,10 @@ check: .venv/installed-check  ## linters, types and contracts
 
 mutants: .venv/installed-test  ## deliberate faults, each of which a test must catch
 	$(BIN)/python -m tools.mutants
+
+bench: .venv/installed-bench  ## measure: the matmul's libraries, the memory of preparing
+	$(BIN)/python -m benchmarks.matmul_libraries
+	$(BIN)/python -m benchmarks.prepare_memory
 
 format: .venv/installed-check  ## put the code into its form
 	$(BIN)/ruff check --fix .

@@ -179,6 +179,6 @@ def _write_all(descriptor: int, data: bytes, begin: int) -> None:
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while portion := file.read(1 << 24):
+        while portion := file.read(1 << 20):
             digest.update(portion)
     return digest.hexdigest()

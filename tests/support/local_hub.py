@@ -8,18 +8,22 @@ Source: huggingface_hub 2.4, `hf_api.model_info` and `file_download`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
+from types import SimpleNamespace
 from typing import Any
 
 from huggingface_hub import close_session
 
+from mimo_v2_flash.weights.hub import WAITS
 from tests.support.hub_answers import COMMIT, REPOSITORY, Handler, Range, Server
 
-__all__ = ["COMMIT", "REPOSITORY", "LocalHub", "Manners", "Range"]
-
+__all__ = [
+    "COMMIT", "REPOSITORY", "Forgetful", "LocalHub", "Manners", "Range", "never_waiting", "visited",
+]  # fmt: skip
 
 INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -100,20 +104,42 @@ class LocalHub:
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "OPENBLAS_NUM_THREADS": "1"}
         return kept | own | quiet | more
 
-    def visit(self, monkeypatch: Any, home: Path) -> None:
-        """Let this process use this hub as another would in `environment`."""
-        close_session()
-        constants = "huggingface_hub.constants"
-        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(f"{constants}.ENDPOINT", self.endpoint)
+    def forget(self) -> None:
+        """Count from now on."""
+        self.bytes_served = self.connections = self.ranges = 0
+        self.served, self.asked = [], []
+
+
+class Forgetful(set[str]):
+    """Of a hub's `troubled`: what it refused once it refuses again."""
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+
+@contextmanager
+def visited(hub: LocalHub, monkeypatch: Any, home: Path) -> Iterator[LocalHub]:
+    """Start `hub`, and let this process use it as another would in its `environment`."""
+    constants = "huggingface_hub.constants"
+    with hub:
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", hub.endpoint)
         monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("NO_PROXY", "*")
+        close_session()
+        yield hub
+        close_session()
 
-    def forget(self) -> None:
-        """Count from now on."""
-        self.bytes_served = self.connections = self.ranges = 0
-        self.served, self.asked = [], []
+
+def never_waiting(monkeypatch: Any) -> list[float]:
+    """Let nobody wait between tries; return the seconds that huggingface_hub wanted to."""
+    wanted: list[float] = []
+    sleeper = SimpleNamespace(sleep=wanted.append)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", sleeper)
+    monkeypatch.setattr("huggingface_hub.file_download.time", sleeper)
+    monkeypatch.setattr("mimo_v2_flash.weights.hub.WAITS", [0] * len(WAITS))
+    return wanted

@@ -1,0 +1,76 @@
+"""Damage for checkpoints: each function returns what changes one thing in a folder.
+
+change_entry("model_1.safetensors", "model.norm.weight", dtype="I8")(folder)
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mimo_v2_flash.weights.safetensors_file import read_header
+
+INDEX = "model.safetensors.index.json"
+
+Damage = Callable[[Path], Any]
+
+
+def change_header(file: str, change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Change the header of a safetensors file, and nothing of its data."""
+
+    def damage(folder: Path) -> None:
+        header, start = read_header(folder / file)
+        data = (folder / file).read_bytes()[start:]
+        change(header)
+        text = json.dumps(header).encode()
+        (folder / file).write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    return damage
+
+
+def change_entry(file: str, name: str, **said: object) -> Damage:
+    """Change what a header says of a tensor."""
+    return change_header(file, lambda header: header[name].update(said))
+
+
+def drop(file: str, name: str) -> Damage:
+    """Take a tensor out of a header; its bytes stay."""
+    return change_header(file, lambda header: header.pop(name))
+
+
+def change_index(change: Callable[[dict[str, str]], object]) -> Damage:
+    """Change which file the index says holds what."""
+
+    def damage(folder: Path) -> None:
+        said = json.loads((folder / INDEX).read_text())
+        change(said["weight_map"])
+        (folder / INDEX).write_text(json.dumps(said))
+
+    return damage
+
+
+def place_elsewhere(name: str, file: str) -> Damage:
+    """Let the index say that a tensor is in another file."""
+    return change_index(lambda file_of: file_of.update({name: file}))
+
+
+def overwrite(file: str, data: bytes, name: str | None = None) -> Damage:
+    """Overwrite the first bytes of a tensor, or of the file if no tensor is named."""
+
+    def damage(folder: Path) -> None:
+        header, start = read_header(folder / file) if name else ({}, 0)
+        with (folder / file).open("r+b") as opened:
+            opened.seek(start + header[name]["data_offsets"][0] if name else 0)
+            opened.write(data)
+
+    return damage
+
+
+def cut(file: str, size: int) -> Damage:
+    """Keep the first bytes of a file, or all but the last if `size` is negative."""
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:size])
+
+
+def both(*damages: Damage) -> Damage:
+    """Do one after the other."""
+    return lambda folder: [damage(folder) for damage in damages]
