@@ -37,7 +37,7 @@ mutants: .venv/installed-test  ## deliberate faults, each of which a test must c
 
 bench: .venv/installed-bench  ## measure: the matmul's libraries, the memory of preparing
 	$(BIN)/python -m benchmarks.matmul_libraries
-	$(BIN)/python -m benchmarks.prepare_memory
+	$(BIN)/python benchmarks/prepare_memory.py
 
 format: .venv/installed-check  ## put the code into its form
 	$(BIN)/ruff check --fix .

@@ -59,6 +59,17 @@ class HybridCache:
         """Bytes allocated; the system gives memory only for those that were written."""
         return sum(part.nbytes for layer in self.layers for part in layer)
 
+    def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
+        """Raise ValueError if this is not a cache of a model with `layers`."""
+        asked = [
+            (spec.attention.kv_heads, spec.attention.key_width, spec.attention.value_width)
+            for spec in layers
+        ]
+        held = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
+        slots = tuple(ring_slots(spec.attention.window, self.max_length) for spec in layers)
+        if held != asked or slots != self.slots:
+            raise ValueError("the cache was made by another model: use this one's new_cache")
+
     def admit(self, position_BT: np.ndarray) -> None:
         """Raise ValueError, naming the row, if a step at `position_BT` cannot be computed.
 

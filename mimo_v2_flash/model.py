@@ -17,7 +17,7 @@ from .kernels.rmsnorm import rmsnorm
 from .kernels.token_embedding import token_embedding
 from .layers.stack import Stack
 from .weights.records import ModelWeights
-from .weights.subset import keep_experts
+from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]
 
@@ -43,7 +43,8 @@ class MiMoV2FlashModel:
     Raises
     ------
     ValueError
-        If the subset names an expert twice or one that is not there.
+        If the weights are not those of `config`, or the subset names an expert twice or one that
+        is not there.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MiMoV2FlashModel:
     ) -> None:
         if max_step < 1:
             raise ValueError(f"max_step must be at least 1, got {max_step}")
+        check_model(weights, config)
         weights, config = keep_experts(weights, config, expert_subset)
         self.weights, self.config, self.max_step = weights, config, max_step
         solo = SoloGroup()
@@ -116,6 +118,7 @@ class MiMoV2FlashModel:
         token_BT = as_tokens(token_BT, self.config.vocab_size)
         position_BT = as_positions(position_BT, token_BT.shape)
         index_Bn = as_indices(logits_at, token_BT.shape)
+        cache.check_layers(self.config.layers)
         cache.admit(position_BT)
         chunks = (
             slice(start, start + self.max_step)
@@ -174,7 +177,9 @@ class MiMoV2FlashModel:
         prompts = as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id
         sampler = Sampler(SamplingSettings(**sampling), seed)
-        longest = max(map(len, prompts)) + max_new_tokens
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+        longest = max(map(len, prompts)) + max(max_new_tokens - 1, 0)  # the last is not shown
         cache = self.new_cache(len(prompts), longest, cache_dtype)
 
         def step(token_BT: np.ndarray, position_BT: np.ndarray, last_B: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.cache import new_cache
 from tests.support.oracle import assert_same_logits
 from tests.support.rows import ragged
 from tests.support.tiny import random_tokens, running, tiny
@@ -85,7 +86,7 @@ def nan(layer):
         ([], {}, "there is no prompt"),
         ([[1], []], {}, "prompt 1 must be a sequence of token ids, and not empty"),
         ([[1], [2, 61]], {}, "token id 61 in row 1, column 1"),
-        ([[1]], {"max_new_tokens": 8192}, "max_length is 8193, the model knows 8192 positions"),
+        ([[1]], {"max_new_tokens": 8193}, "max_length is 8193, the model knows 8192 positions"),
         ([[1]], {"temperature": -1}, "temperature is -1"),
         ([[1]], {"top_p": 0}, "top_p is 0"),
         ([[1]], {"seed": -1}, "seed is -1"),
@@ -161,3 +162,24 @@ def test_another_kind_of_model_is_named(checkpoint, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(said | {"model_type": "llama"}))
     with pytest.raises(ValueError, match=r"config\.json: model_type = 'llama'"):
         MiMoConfig.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_model_are_refused_at_once():
+    model = tiny()
+    config = replace(model.config, vocab_size=model.config.vocab_size + 1)
+    with pytest.raises(ValueError, match="embedding"):
+        MiMoV2FlashModel(model.weights, config)
+
+
+def test_a_cache_of_another_model_is_refused_before_it_is_changed():
+    model = running(tiny())
+    other = replace(model.config, v_head_dim=model.config.v_head_dim + 2)
+    cache = new_cache(other.layers, batch_size=1, max_length=4)
+    with pytest.raises(ValueError, match="another model"):
+        model.step([[1]], [[0]], cache)
+    assert not any(kv.k_ZKQ.any() for kv in cache.layers)
+
+
+def test_fewer_than_no_new_tokens_are_refused():
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 0, got -3"):
+        running(tiny()).generate([[1]], max_new_tokens=-3)

@@ -37,7 +37,7 @@ class Stack:
             spec: backend.compile(Decoder.build(spec, heads, experts)) for spec in set(specs)
         }
         self._layers = [(spec, programs[spec]) for spec in specs]
-        self._tables: dict[tuple[int, int, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(
         self,
@@ -59,9 +59,9 @@ class Stack:
         return x_BTD
 
     def _table(self, length: int, spec: AttentionSpec) -> tuple[np.ndarray, np.ndarray]:
-        """Return (cos_LR, sin_LR) for `length` positions, made once."""
-        key = (length, spec.rotary_dim, spec.rope_theta)
-        if key not in self._tables:
+        """Return (cos_LR, sin_LR) for `length` positions or more; the longest one is kept."""
+        key = (spec.rotary_dim, spec.rope_theta)
+        if key not in self._tables or len(self._tables[key][0]) < length:
             self._tables[key] = rope_table(
                 length=length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta
             )

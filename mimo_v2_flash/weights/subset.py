@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import index
 
 from mimo_v2_flash.config import MiMoConfig
 
 from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
-__all__ = ["check_experts", "from_ranges", "keep_experts"]
+__all__ = ["check_experts", "check_model", "from_ranges", "keep_experts"]
 
 
 def check_experts(experts: Sequence[int], there: Sequence[int]) -> list[int]:
@@ -20,13 +21,24 @@ def check_experts(experts: Sequence[int], there: Sequence[int]) -> list[int]:
     ValueError
         If there are none, one is named twice, or one is not there.
     """
-    ids = [int(expert) for expert in experts]
+    ids = [index(expert) for expert in experts]
     if len(ids) != len(set(ids)):
         twice = sorted({expert for expert in ids if ids.count(expert) > 1})
         raise ValueError(f"expert_subset names {twice} more than once")
     if absent := sorted(set(ids) - set(there)) if ids else "no expert":
         raise ValueError(f"expert_subset names {absent}, there are {_ranges(there)}")
     return sorted(ids)
+
+
+def check_model(weights: ModelWeights, config: MiMoConfig) -> None:
+    """Raise ValueError if `weights` have other layers, words or channels than `config`."""
+    expected = config.num_hidden_layers, (config.vocab_size, config.hidden_size)
+    found = len(weights.layers), tuple(weights.embedding_VD.shape)
+    if found != expected:
+        raise ValueError(
+            f"the weights have {found[0]} layers and an embedding {found[1]}, the config asks for "
+            f"{expected[0]} and {expected[1]}"
+        )
 
 
 def keep_experts(

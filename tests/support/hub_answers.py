@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 REPOSITORY = "XiaomiMiMo/MiMo-V2-Flash"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PORTION = 1 << 16  # bytes that are counted, and then sent
 INFO = [f"/api/models/{REPOSITORY}/revision/{name}" for name in ("main", COMMIT)]
 
 
@@ -106,12 +107,14 @@ class Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.ranges += 1
             self.hub.on_range(self.hub.ranges)
-        self._send(data[sent // 2 : sent])
         if cut:
+            self._send(data[sent // 2 : sent])
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self.hub.served.append(wanted)
+            return
+        self._send(data[sent // 2 : -1])
+        self.hub.served.append(wanted)  # before the last byte, which lets the client go on
+        self._send(data[-1:])
 
     def _answer(self, status: int, body: bytes, said: dict[str, Any]) -> None:
         self.send_response(status)
@@ -122,6 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(body)
 
     def _send(self, data: bytes) -> None:
-        self.wfile.write(data)
-        with self.hub.lock:
-            self.hub.bytes_served += len(data)
+        for begin in range(0, len(data), PORTION):
+            with self.hub.lock:
+                self.hub.bytes_served += len(data[begin : begin + PORTION])
+            self.wfile.write(data[begin : begin + PORTION])

@@ -8,11 +8,11 @@ Source: huggingface_hub 2.4, `hf_api.model_info` and `file_download`.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,13 +84,14 @@ class LocalHub:
     told_elsewhere: list[str] = field(default_factory=list)
     on_range: Callable[[int], Any] = id
     ranges: int = 0
-    lock: Any = field(default_factory=Lock)
+    lock: Any = field(default_factory=threading.Lock)
     troubled: set[str] = field(default_factory=set)
 
     def __enter__(self) -> "LocalHub":
         self._server = Server(("127.0.0.1", 0), type("Own", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        serve = self._server.serve_forever
+        threading.Thread(target=serve, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,6 +133,9 @@ def visited(hub: LocalHub, monkeypatch: Any, home: Path) -> Iterator[LocalHub]:
         monkeypatch.setenv("NO_PROXY", "*")
         close_session()
         yield hub
+        for thread in threading.enumerate():
+            if "(_work)" in thread.name:  # of a job that failed, and did not wait for it
+                thread.join()
         close_session()
 
 

@@ -1,6 +1,7 @@
 """A fault names file and tensor, on a disk as on the hub, and leaves nothing under a final name."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import prepare_weights
+from mimo_v2_flash.weights.source import FolderSource
 from tests.support.damage import (
     INDEX,
     both,
@@ -71,7 +73,7 @@ FAULTS = {
     ),
     "no scales": (
         both(drop(SHARD, SCALE), change_index(lambda file_of: file_of.pop(SCALE))),
-        rf"{SHARD}: {EXPERT} is F8_E4M3 and has no scales",
+        rf"{SHARD}: {EXPERT} is \S+ and has no scales",
     ),
     "scale NaN": (scale_of(np.nan), BAD_SCALE),
     "scale zero": (scale_of(0), BAD_SCALE),
@@ -102,18 +104,21 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def refused(capsys, tmp_path):
     """Return what prepares weights in vain, and returns the line that was said."""
-    output = tmp_path / "output"
 
-    def refuse(*arguments: object) -> str:
+    def refuse(*arguments: object, output: Path = tmp_path / "output") -> str:
         assert prepare_weights.main(["--output", str(output), *map(str, arguments)]) == 2
         line = capsys.readouterr().err
         assert line.startswith("prepare_weights.py: ")
         assert line.count("\n") == 1
-        if output.is_dir():
-            assert {path.suffix for path in output.iterdir()} <= {".partial", ".journal"}
         return line
 
     return refuse
+
+
+def assert_unfinished(output: Path) -> None:
+    """Assert that nothing has a final name."""
+    if output.exists():
+        assert {path.suffix for path in output.iterdir()} <= {".partial", ".journal"}
 
 
 @pytest.mark.parametrize(("damage", "said"), FAULTS.values(), ids=FAULTS)
@@ -121,9 +126,73 @@ def test_damage_is_named_on_a_disk_and_on_the_hub(
     folder, tmp_path, monkeypatch, refused, damage, said
 ):
     damage(damaged := Path(shutil.copytree(folder, tmp_path / "damaged")))
-    here = refused("--checkpoint", damaged)
+    lines = [refused("--checkpoint", damaged, output=tmp_path / "here")]
     with visited(LocalHub(damaged), monkeypatch, tmp_path / "home"):
         never_waiting(monkeypatch)
-        there = refused("--model", REPOSITORY, "--resume")
-    for line in (here, there):
+        lines.append(refused("--model", REPOSITORY, output=tmp_path / "there"))
+    for line, output in zip(lines, ("here", "there"), strict=True):
         assert re.search(said, line), line
+        assert_unfinished(tmp_path / output)
+
+
+# What may be wrong with the place
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def forbidden(*names: str):
+    """Return what refuses to open files of these names; the superuser may open all."""
+    real = io.open
+
+    def opens(file, *arguments, **options):
+        if str(file).endswith(names):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return real(file, *arguments, **options)
+
+    return opens
+
+
+def test_a_disk_that_fills_up_is_named_with_file_and_tensor(folder, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(os, "pwrite", full)
+    said = r"output/mimo_weights\.safetensors\.partial: model\S+: .*No space left on device"
+    assert re.search(said, refused("--checkpoint", folder))
+    assert_unfinished(tmp_path / "output")
+    monkeypatch.undo()
+    arguments = ["--checkpoint", str(folder), "--output", str(tmp_path / "output"), "--resume"]
+    assert prepare_weights.main(arguments) == 0
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_read(
+    folder, tmp_path, monkeypatch, refused
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    monkeypatch.setattr(FolderSource, "read", None)
+    said = r"output: [\d,]+ more bytes are needed, 1,000 are free"
+    assert re.search(said, refused("--checkpoint", folder))
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".safetensors.partial", ".journal", "config.json.partial"])
+def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused, name):
+    monkeypatch.setattr(io, "open", forbidden(name))
+    assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
+    monkeypatch.undo()
+    assert_unfinished(tmp_path / "output")
+
+
+@pytest.mark.parametrize("name", [SHARD, INDEX])
+def test_what_may_not_be_read_is_named(folder, monkeypatch, refused, name):
+    monkeypatch.setattr(io, "open", forbidden(name))
+    assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
+
+
+def test_an_output_that_is_a_file_is_named(folder, tmp_path, refused):
+    (tmp_path / "output").write_text("a file")
+    assert "output'" in refused("--checkpoint", folder)
+
+
+def test_a_pickle_is_not_loaded(tmp_path, refused):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert "pytorch_model.bin can run code" in refused("--checkpoint", tmp_path)
