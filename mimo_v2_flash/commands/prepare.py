@@ -5,7 +5,6 @@ continued with --resume.
 """
 
 import argparse
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from mimo_v2_flash.weights.source import FolderSource, Source
 from mimo_v2_flash.weights.subset import check_experts, from_ranges
 
 from .console import amount, console, progress_of_bytes, table
+from .shortened import first_layers
 
 __all__ = ["MODEL", "OUTPUT", "add_arguments", "make", "plan", "run"]
 
@@ -83,7 +83,7 @@ def plan(
 ) -> Job:
     """Return the job; nothing is written yet."""
     if num_layers is not None:
-        config = _first_layers(config, num_layers)
+        config = first_layers(config, num_layers)
     there = range(config.n_routed_experts)
     asked = from_ranges(expert_subset) if expert_subset else there
     return plan_job(source, config, output, encoding, tuple(check_experts(asked, there)))
@@ -122,14 +122,3 @@ def _say(job: Job) -> None:
 
 def _fits(size: int, there: int) -> str:
     return f"{'fits' if size <= there else 'DOES NOT FIT'} in {amount(there)}"
-
-
-def _first_layers(config: MiMoConfig, count: int) -> MiMoConfig:
-    if not 1 <= count <= config.num_hidden_layers:
-        raise ValueError(f"--num-layers {count} is not in 1..{config.num_hidden_layers}")
-    return dataclasses.replace(
-        config,
-        num_hidden_layers=count,
-        hybrid_layer_pattern=config.hybrid_layer_pattern[:count],
-        moe_layer_freq=config.moe_layer_freq[:count],
-    )

@@ -19,6 +19,7 @@ from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.records import nbytes
 
 from .console import amount, console, peak_memory, progress, table
+from .shortened import first_layers
 
 __all__ = ["add_arguments", "run"]
 
@@ -78,15 +79,10 @@ def run(num_experts: int, num_layers: int, seed: int, prompt_tokens: int, new_to
 
 def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     whole = MiMoConfig()
-    if not 1 <= num_layers <= whole.num_hidden_layers:
-        raise ValueError(f"--num-layers {num_layers} is not in 1..{whole.num_hidden_layers}")
     if not 1 <= num_experts <= whole.n_routed_experts:
         raise ValueError(f"--num-experts {num_experts} is not in 1..{whole.n_routed_experts}")
     return replace(
-        whole,
-        num_hidden_layers=num_layers,
-        hybrid_layer_pattern=whole.hybrid_layer_pattern[:num_layers],
-        moe_layer_freq=whole.moe_layer_freq[:num_layers],
+        first_layers(whole, num_layers),
         n_routed_experts=num_experts,
         num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
     )

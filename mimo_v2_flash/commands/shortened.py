@@ -1,0 +1,19 @@
+"""A model cut to its first layers, as several commands offer it."""
+
+from dataclasses import replace
+
+from mimo_v2_flash.config import MiMoConfig
+
+__all__ = ["first_layers"]
+
+
+def first_layers(config: MiMoConfig, count: int) -> MiMoConfig:
+    """Return `config` with its first `count` layers only; ValueError if it has not so many."""
+    if not 1 <= count <= config.num_hidden_layers:
+        raise ValueError(f"--num-layers {count} is not in 1..{config.num_hidden_layers}")
+    return replace(
+        config,
+        num_hidden_layers=count,
+        hybrid_layer_pattern=config.hybrid_layer_pattern[:count],
+        moe_layer_freq=config.moe_layer_freq[:count],
+    )
