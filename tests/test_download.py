@@ -1,126 +1,199 @@
 """The whole download, in processes of its own: few bytes, cut, refused, killed, and the same."""
 
+import ast
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.weights import load_weights
+from mimo_v2_flash.weights.encoding import Encoding
+from mimo_v2_flash.weights.hub import INDEX
+from mimo_v2_flash.weights.prepare import Job, plan_job
+from mimo_v2_flash.weights.source import FolderSource
+from mimo_v2_flash.weights.store import JOURNAL
+from mimo_v2_flash.weights.subset import keep_experts
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
-from tests.support.local_hub import REPOSITORY, LocalHub, Manners
-from tests.support.tiny import tiny
+from tests.support.local_hub import LocalHub, Manners, Range
+from tests.support.tiny import built
 
 ROOT = Path(__file__).parents[1]
-SUBSET = ("--expert-subset", "0", "3-4")
-FINISHED = "mimo_weights.safetensors"
+FILE = "mimo_weights.safetensors"
+EIGHT = tuple(range(8))
+SUBSET = ("--expert-subset", *map(str, EIGHT))
+DOWNLOAD = ("run_example.py", "--mode", "download", *SUBSET)
+Process = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+    """Return a checkpoint of 256 experts in each layer, as the real one has."""
+    model = built(replace(RECIPE, experts=256))
+    return write_hub_checkpoint(model, tmp_path_factory.mktemp("hub")).folder
 
 
 @pytest.fixture(scope="module")
-def expected(folder, tmp_path_factory) -> bytes:
-    """Return what is prepared of the same checkpoint on disk: its tensors' bytes."""
-    output = tmp_path_factory.mktemp("prepared")
-    command = [sys.executable, "prepare_weights.py", "--checkpoint", folder, "--output", output]
-    subprocess.run([*command, *SUBSET], check=True, capture_output=True, cwd=ROOT)
-    return data_of(output)
+def job(folder) -> Job:
+    """Return what is to be done, as planned of the same checkpoint on disk."""
+    config = MiMoConfig.from_pretrained(folder)
+    return plan_job(FolderSource(folder), config, Path(), Encoding("fp8", "cpu"), EIGHT)
 
 
-def data_of(output: Path) -> bytes:
-    """Return a prepared file without its header, which says where it came from."""
-    content = (output / FINISHED).read_bytes()
-    return content[8 + int.from_bytes(content[:8], "little") :]
-
-
-def headers_of(folder: Path) -> int:
-    """Return the bytes of all shards' headers."""
-    shards = folder.glob("*.safetensors")
-    return sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in shards)
-
-
-def start(hub: LocalHub, tmp_path: Path, **more: str) -> subprocess.Popen:
-    command = [sys.executable, "run_example.py", "--mode", "download", "--model", REPOSITORY]
-    return subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out"), "--max-new-tokens", "2", *SUBSET],
-        env=hub.environment(tmp_path / "home", **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def finished(process: subprocess.Popen) -> tuple[int, str, str]:
-    said, complained = process.communicate(timeout=120)
-    return process.returncode, said, complained
-
-
-def test_only_the_bytes_that_are_needed_are_served(folder, expected, tmp_path):
+@pytest.fixture(scope="module")
+def at_once(folder, tmp_path_factory) -> dict[str, bytes]:
+    """Return the files of a download that nothing disturbed."""
+    home = tmp_path_factory.mktemp("home")
     with LocalHub(folder) as hub:
-        status, said, complained = finished(start(hub, tmp_path))
-        assert status == 0, complained
-        assert "3 of 5 experts" in said
-        index = (folder / "model.safetensors.index.json").stat().st_size
-        described = index + (folder / "config.json").stat().st_size + 4096
-        assert hub.bytes_served <= 1.05 * len(expected) + headers_of(folder) + described
-        assert len(hub.served) == len(set(hub.served))
-    assert data_of(tmp_path / "out") == expected
+        finish(start(hub, home))
+    return contents(home / "output")
 
 
-def test_cuts_and_refusals_change_nothing(folder, expected, tmp_path):
-    with LocalHub(folder, Manners(cut=0.1, busy=0.05, seed=3)) as hub:
-        status, _, complained = finished(start(hub, tmp_path))
-        assert status == 0, complained
-        assert len(hub.served) == len(set(hub.served))
-    assert data_of(tmp_path / "out") == expected
+def start(hub: LocalHub, home: Path, *arguments: str, **environment: str) -> Process:
+    command = [sys.executable, *(arguments or DOWNLOAD), "--output", str(home / "output")]
+    options = {"cwd": ROOT, "env": hub.environment(home, **environment), "text": True}
+    return subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_a_killed_download_goes_on_without_fetching_twice(folder, expected, tmp_path):
-    journal = tmp_path / "out" / "mimo_weights.journal"
-    stored: set[str] = set()
-    with LocalHub(folder) as hub:
-        for lines in (5, 20):
-            process = start(hub, tmp_path)
-            while process.poll() is None:
-                done = journal.read_text().splitlines() if journal.exists() else []
-                if len(done) > lines:
-                    process.send_signal(signal.SIGKILL)
-                    break
-                time.sleep(0.001)
-            process.communicate()
-            if journal.exists():
-                stored |= set(journal.read_text().splitlines()[1:])
-                assert not (tmp_path / "out" / FINISHED).exists()
-        hub.forget()
-        status, _, complained = finished(start(hub, tmp_path))
-        assert status == 0, complained
-        assert stored
-        on_disk = sum(int(line.rsplit(" ", 1)[1]) for line in stored)  # bytes of each piece
-        again = sum(wanted.end - wanted.begin for wanted in hub.served)
-        assert again <= len(expected) - on_disk + headers_of(folder)
-    assert data_of(tmp_path / "out") == expected
-
-
-def test_without_a_hub_it_says_so_in_one_line(folder, tmp_path):
-    hub = LocalHub(folder)
-    with hub:
-        pass  # its address is free again
-    status, _, complained = finished(start(hub, tmp_path))
-    assert status == 2
+def finish(process: Process, status: int = 0) -> str:
+    """Return what a process says that ends with `status`."""
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == status, complained
     assert "Traceback" not in complained
-    assert "prepare_weights.py --checkpoint FOLDER" in complained.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
+    return complained if status else said
 
 
-def test_a_token_is_shown_and_its_lack_is_explained(folder, tmp_path):
-    with LocalHub(folder, Manners(token="secret")) as hub:
-        status, _, complained = finished(start(hub, tmp_path))
-        assert status == 2
-        assert "HF_TOKEN" in complained
-        status, _, complained = finished(start(hub, tmp_path, HF_TOKEN="secret"))
-        assert status == 0, complained
+def kill_at(process: Process, last: int, count: int) -> None:
+    if count >= last:
+        process.kill()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def header(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def data_of(files: dict[str, bytes]) -> bytes:
+    """Return the bytes of a checkpoint's tensors; its header says where they came from."""
+    return files[FILE][header(files[FILE]) :]
+
+
+def data_ranges(hub: LocalHub) -> list[Range]:
+    """Return the ranges that were served, but for headers."""
+    return [r for r in hub.served if r.begin >= header((hub.folder / r.file).read_bytes())]
+
+
+def stored_ranges(job: Job, output: Path) -> set[Range]:
+    """Return the ranges of which the journal says that they are on disk."""
+    lines = (output / JOURNAL).read_text().split("\n")[1:-1]
+    keys = {line.rpartition(" ")[0] for line in lines}
+    places = [place for piece in job.recipe.pieces if piece.key in keys for place in piece.sources]
+    return {Range(Path(place.file).name, place.begin, place.end) for place in places}
+
+
+def test_eight_experts_of_256_are_few_bytes_fetched_once_and_a_prompt_runs(folder, job, tmp_path):
+    with LocalHub(folder, Manners(token="hf_secret", elsewhere=True)) as hub:
+        said = finish(start(hub, tmp_path, HF_TOKEN="hf_secret"))
+    assert re.match(r"3\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", said)
+    files = {wanted.file for wanted in hub.served}
+    headers = sum(header((folder / file).read_bytes()) for file in files)
+    described = (folder / "config.json", folder / INDEX)
+    metadata = sum(path.stat().st_size for path in described) + 1000
+    assert hub.bytes_served <= 1.05 * job.bytes_to_read + headers + metadata
+    assert len(hub.served) == len(set(hub.served))
+    assert hub.told_elsewhere == []
+    config = MiMoConfig.from_pretrained(folder)
+    part = MiMoV2FlashModel(*keep_experts(load_weights(folder, config), config, EIGHT))
+    tokens = ast.literal_eval(re.search(r"tokens (.*)", said)[1])
+    assert tokens == part.generate([[1, 2, 3, 4, 5]], max_new_tokens=8)[0]
+
+
+def test_it_is_what_prepare_weights_makes_of_the_same_folder(folder, at_once, tmp_path):
+    with LocalHub(folder) as hub:
+        finish(start(hub, tmp_path, "prepare_weights.py", "--checkpoint", str(folder), *SUBSET))
+    assert hub.asked == []
+    here = contents(tmp_path / "output")
+    assert (here.keys(), here["config.json"]) == (at_once.keys(), at_once["config.json"])
+    assert data_of(here) == data_of(at_once)
+
+
+def test_cuts_and_refusals_change_nothing(folder, at_once, tmp_path):
+    with LocalHub(folder, Manners(cut=0.1, busy=0.05)) as hub:
+        finish(start(hub, tmp_path))
+    assert len(hub.asked) > len(hub.served) + 10
+    assert len(hub.served) == len(set(hub.served))
+    assert contents(tmp_path / "output") == at_once
+
+
+def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
+    folder, job, at_once, tmp_path
+):
+    chance, output, stored = Random(0), tmp_path / "output", set()
+    with LocalHub(folder, Manners(cut=0.02)) as hub:
+        for _ in range(3):
+            hub.forget()
+            process, last = start(hub, tmp_path), chance.randrange(40, 60)  # 18 are headers
+            hub.on_range = partial(kill_at, process, last)
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+            assert stored.isdisjoint(data_ranges(hub))
+            assert stored <= (stored := stored_ranges(job, output))
+            assert {path.suffix for path in output.iterdir()} == {".partial", ".journal"}
+        hub.on_range = id
+        hub.forget()
+        finish(start(hub, tmp_path))
+        assert stored.isdisjoint(data_ranges(hub))
+    assert len(stored) > 20
+    assert contents(output) == at_once
+
+
+def test_ctrl_c_ends_it_at_once_and_in_silence_even_when_the_hub_hangs(folder, at_once, tmp_path):
+    over, begun = threading.Event(), time.monotonic()
+    with LocalHub(folder) as hub:
+        process = start(hub, tmp_path)
+        hub.on_range = lambda count: (
+            count == 40 and (process.send_signal(signal.SIGINT), over.wait())
+        )
+        assert finish(process, status=130) == ""
+        assert time.monotonic() - begun < 10
+        hub.on_range = id
+        over.set()
+        finish(start(hub, tmp_path))
+    assert contents(tmp_path / "output") == at_once
+
+
+@pytest.mark.parametrize("script", [DOWNLOAD, ("prepare_weights.py", "--model", "a/b")])
+def test_without_network_one_line_says_so_and_what_to_do(folder, tmp_path, script):
+    with LocalHub(folder) as hub:
+        pass  # nobody listens there now
+    said = finish(start(hub, tmp_path, *script), status=2)
+    assert said.count("\n") == 1
+    assert re.match(r"\w+\.py: \S+: .*is the network there.* --checkpoint FOLDER\)$", said)
+    assert not (tmp_path / "output").exists()
+
+
+REFUSALS = {
+    "token": (Manners(token="hf_secret"), DOWNLOAD, "401"),
+    "repository": (Manners(), (*DOWNLOAD, "--model", "XiaomiMiMo/MiMo-V3"), "404"),
+    "ranges": (Manners(ranges=False), DOWNLOAD, "does not serve ranges of files"),
+}
+
+
+@pytest.mark.parametrize(("manners", "script", "said"), REFUSALS.values(), ids=REFUSALS)
+def test_what_the_hub_refuses_is_one_line(folder, tmp_path, manners, script, said):
+    with LocalHub(folder, manners) as hub:
+        line = finish(start(hub, tmp_path, *script), status=2).splitlines()[-1]
+    assert re.match(rf"run_example\.py: XiaomiMiMo/MiMo-V\S+: .*{said}", line)
+    assert not (tmp_path / "output").exists()

@@ -1,105 +1,189 @@
-"""The command says what it would do, does it once, and goes on only where it is told to."""
+"""prepare_weights.py says what it will do, does that once, and never over something else."""
 
-import argparse
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mimo_v2_flash.commands import prepare
+import prepare_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.store import Store
+from mimo_v2_flash.weights.safetensors_file import map_tensors
+from mimo_v2_flash.weights.source import FolderSource
+from mimo_v2_flash.weights.store import INDEX, JOURNAL
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny
+
+FILE = "mimo_weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
 
 
 @pytest.fixture
-def command(checkpoint, tmp_path):
-    """Return what runs the command with some words on the command line."""
-
-    def run(*words: str) -> int:
-        parser = argparse.ArgumentParser()
-        prepare.add_arguments(parser)
-        given = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), *words]
-        return prepare.run(**vars(parser.parse_args(given)))
-
-    return run
+def output(tmp_path) -> Path:
+    return tmp_path / "output"
 
 
-def test_a_dry_run_says_all_and_writes_nothing(command, tmp_path, capsys):
-    assert command("--dry-run", "--expert-subset", "0", "2-3") == 0
-    said = capsys.readouterr().out
-    for what in ("tensors", "3 of 5", "bytes to read", "bytes on disk", "memory to hold all"):
-        assert what in said
-    assert "fits in" in said
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def prepared(folder, output, capsys):
+    """Return what runs the script, and returns what it says if its status is as expected."""
+
+    def prepare(*arguments: object, status: int = 0, source=("--checkpoint", folder)) -> str:
+        given = map(str, (*source, "--output", output, *arguments))
+        assert prepare_weights.main(list(given)) == status
+        said = capsys.readouterr()
+        return said.err if status else said.out
+
+    return prepare
 
 
-def test_what_does_not_fit_is_said(command, monkeypatch, capsys):
-    usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: usage)
-    command("--dry-run")
-    assert "DOES NOT FIT in 10 bytes" in capsys.readouterr().out
+@pytest.fixture
+def unread(monkeypatch):
+    """Let reading any weight be an error."""
+    monkeypatch.setattr(FolderSource, "read", None)
 
 
-def test_experts_and_layers_are_those_asked_for(command, tmp_path):
-    assert command("--expert-subset", "4", "1-2", "--num-layers", "2") == 0
-    config = MiMoConfig.from_pretrained(tmp_path / "out")
-    assert config.num_hidden_layers == 2
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_ids_and_ranges_name_the_experts_to_keep(prepared, output):
+    prepared("--expert-subset", 4, "0-1")
+    config = MiMoConfig.from_pretrained(output)
     assert config.n_routed_experts == RECIPE.experts
-    assert load_weights(tmp_path / "out", config).expert_ids == (1, 2, 4)
-
-
-def test_once_it_is_complete_nothing_is_done(command, tmp_path, capsys):
-    command()
-    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    capsys.readouterr()
-    assert command() == 0
-    assert "complete already" in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == files
-
-
-def test_what_was_interrupted_goes_on_only_with_resume(command, tmp_path, monkeypatch):
-    write, written = Store.write, []
-
-    def fail_at_the_tenth(store, key, parts):
-        if len(written) == 10:
-            raise OSError("no space left")
-        written.append(key)
-        write(store, key, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", fail_at_the_tenth)
-        with pytest.raises(OSError, match="no space left"):
-            command()
-    assert not list((tmp_path / "out").glob("*.safetensors"))
-    with pytest.raises(ValueError, match="--resume continues it"):
-        command()
-    assert command("--resume") == 0
-    load_weights(tmp_path / "out", MiMoConfig.from_pretrained(tmp_path / "out"))
-
-
-def test_what_halving_rounds_is_counted(command, capsys):
-    assert command("--target", "trainium2") == 0
-    assert "FP8 values rounded when halved" in capsys.readouterr().out
+    assert load_weights(output / FILE, config).expert_ids == (0, 1, 4)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "said"),
     [
-        (["--expert-subset", "1", "1"], r"names \[1\] more than once"),
-        (["--expert-subset", "5"], r"names \[5\], there are 0-4"),
-        (["--expert-subset", "one"], "'one' is neither an id nor a range"),
-        (["--num-layers", "0"], r"--num-layers 0 is not in 1\.\.3"),
-        (["--num-layers", "4"], r"--num-layers 4 is not in 1\.\.3"),
+        (["1", "1"], r"names \[1\] more than once"), (["0-2", "1"], r"names \[1\] more than once"),
+        (["5"], r"names \[5\], there are 0-4"), (["2-7"], r"names \[5, 6, 7\], there are 0-4"),
+        (["two"], "'two' is neither an id nor a range"), (["-"], "'-' is neither"),
     ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_written(command, words, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        command(*words)
-    assert not (tmp_path / "out").exists()
+)  # fmt: skip
+def test_impossible_experts_are_refused_by_number(prepared, output, words, said):
+    line = prepared("--expert-subset", *words, status=2)
+    assert re.match(f"prepare_weights.py: expert_subset:? {said}", line)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_impossible_layers_are_refused(prepared, output, count):
+    line = f"prepare_weights.py: --num-layers {count} is not in 1..3\n"
+    assert prepared("--num-layers", count, status=2) == line
+    assert not output.exists()
+
+
+def test_the_first_layers_are_a_model(folder, prepared, output):
+    prepared("--num-layers", 2)
+    config = MiMoConfig.from_pretrained(output)
+    assert config.layers == MiMoConfig.from_pretrained(folder).layers[:2]
+    assert len(load_weights(output, config).layers) == 2
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_dry_run_says_all_and_writes_nothing(prepared, output):
+    said = prepared("--expert-subset", "0-1", "--dry-run")
+    for row in (r"tensors +\d+", "experts +2 of 5", "layers +3", "bytes to read", "bytes on disk"):
+        assert re.search(row, said), row
+    assert len(re.findall(r"(bytes on disk|memory) .* MB +fits in \d", said)) == 2
+    assert not output.exists()
+
+
+def test_what_a_dry_run_says_is_so(prepared, output):
+    said = re.findall(r"bytes on disk +(\S+) MB", prepared("--dry-run", "--dtype", "float32"))
+    prepared("--dtype", "float32")
+    assert said == [f"{(output / FILE).stat().st_size / 1e6:.1f}"]
+
+
+def test_what_does_not_fit_is_said_and_refused(prepared, output, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    assert "DOES NOT FIT in 1.0 kB" in prepared("--dry-run")
+    assert "1,000 are free" in prepared(status=2)
+
+
+def test_an_interrupted_run_is_continued_if_asked(prepared, output, monkeypatch):
+    real, reads = FolderSource.read, []
+
+    def cut_off(source, *place):
+        reads.append(place)
+        if len(reads) > 40:
+            raise OSError("cut off")
+        return real(source, *place)
+
+    again = "--dtype", "bfloat16"
+    monkeypatch.setattr(FolderSource, "read", cut_off)
+    assert "cut off" in prepared(*again, status=2)
+    monkeypatch.undo()
+    assert "an interrupted run is there; --resume continues it" in prepared(*again, status=2)
+    assert "an interrupted run of other weights" in prepared("--resume", status=2)
+    prepared(*again, "--resume")
+    assert sorted(contents(output)) == ["config.json", FILE, INDEX]
+
+
+def test_a_run_that_ended_at_its_last_step_is_complete(prepared, output):
+    prepared()
+    (output / JOURNAL).write_text("of a process that ended before it removed this\n")
+    assert "complete already" in prepared()
+
+
+def test_repeated_it_does_nothing(prepared, output, monkeypatch):
+    prepared("--expert-subset", "1-2")
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    monkeypatch.setattr(FolderSource, "read", None)
+    assert "complete already" in prepared("--expert-subset", 2, 1)
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (["--expert-subset", "0-2"], r"experts \[1, 2\], asked for is \[0, 1, 2\]"),
+        ([], r"experts \[1, 2\], asked for is \[0, 1, 2, 3, 4\]"),
+        (["--expert-subset", "1-2", "--num-layers", 1], "num_hidden_layers 3, asked for is 1"),
+        (["--expert-subset", "1-2", "--target", "trainium2"], "target 'cpu', asked for is 'trai"),
+    ],
+)  # fmt: skip
+def test_another_result_there_is_left_as_it_is(prepared, output, monkeypatch, other, said):
+    prepared("--expert-subset", "1-2")
+    before = contents(output)
+    monkeypatch.setattr(FolderSource, "read", None)
+    assert re.search(f"holds weights of {said}", prepared(*other, status=2))
+    assert contents(output) == before
+
+
+@pytest.mark.usefixtures("unread")
+def test_another_model_there_is_left_as_it_is(folder, prepared, output):
+    shutil.copytree(folder, output)
+    assert "holds config.json of another checkpoint" in prepared(status=2)
+    assert contents(output) == contents(folder)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_damaged_index_is_refused_by_name(prepared, output):
+    output.mkdir()
+    (output / INDEX).write_text("<html>")
+    assert f"output/{INDEX}: damaged, or of another release" in prepared(status=2)
+
+
+def test_trainium2s_rounding_is_reported(prepared):
+    said = prepared("--target", "trainium2")
+    assert re.search(r"[1-9][\d,]* FP8 values rounded when halved by this run", said)
+
+
+def test_from_the_hub_it_is_the_same_checkpoint(folder, prepared, output, monkeypatch, tmp_path):
+    prepared("--expert-subset", "0-1")
+    here = Path(shutil.move(output, tmp_path / "here"))
+    with visited(LocalHub(folder), monkeypatch, tmp_path / "home"):
+        prepared("--expert-subset", "0-1", source=("--model", REPOSITORY, "--revision", COMMIT))
+    expected, found = map_tensors(here / FILE), map_tensors(output / FILE)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
