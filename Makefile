@@ -35,7 +35,8 @@ check: .venv/installed-check  ## linters, types and contracts
 mutants: .venv/installed-test  ## deliberate faults, each of which a test must catch
 	$(BIN)/python -m tools.mutants
 
-bench: .venv/installed-bench  ## measure: the matmul's libraries, the memory of preparing
+bench: .venv/installed-bench  ## measure: beside transformers, libraries, memory (over half an hour)
+	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.matmul_libraries
 	$(BIN)/python benchmarks/prepare_memory.py
 

@@ -1,0 +1,71 @@
+"""What needs no second contender: the true head, and a sliding layer at two lengths."""
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.lm_head import lm_head
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.weights.random_weights import random_weights
+
+from .clock import median_seconds
+
+__all__ = ["head", "sliding"]
+
+TIMES, DECODED = 5, 32
+
+
+def head(*, quick: bool) -> dict[str, Any]:
+    """Return the seconds of one row's logits in bfloat16 and the bytes of the weight."""
+    whole = MiMoConfig()
+    shape = (whole.vocab_size // (16 if quick else 1), whole.hidden_size)
+    bits = np.random.default_rng(0).integers(0, 1 << 16, shape, np.uint16)
+    w_VD = (bits & np.uint16(0xBFFF)).view(ml_dtypes.bfloat16)  # all between -2 and 2
+    x_ND = np.ones((1, whole.hidden_size), np.float32)
+    return {"head": median_seconds(lambda: lm_head(x_ND, w_VD), TIMES), "head_bytes": w_VD.nbytes}
+
+
+def sliding(*, quick: bool) -> dict[str, Any]:
+    """Return how much longer a token takes in a sliding layer of a long prompt than of a short one.
+
+    The layer is alone, its heads those of MiMo and its network so narrow that it takes no time.
+    """
+    config = MiMoConfig(
+        vocab_size=256,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        hybrid_layer_pattern=(1,),
+        moe_layer_freq=(0,),
+    )
+    if quick:
+        config = replace(config, hidden_size=512, swa_num_attention_heads=8)
+    model = MiMoV2FlashModel(random_weights(config, seed=0), config)
+    lengths = (256, 1024) if quick else (1024, 8192)
+    for length in lengths[:1]:
+        _token_seconds(model, length)  # warm
+    short, long = (_token_seconds(model, length) for length in lengths)
+    return {
+        "lengths": lengths,
+        "prefill_token": (short[0], long[0]),
+        "decode_token": (short[1], long[1]),
+    }
+
+
+def _token_seconds(model: MiMoV2FlashModel, length: int) -> tuple[float, float]:
+    """Return the seconds of a token of a prompt of `length`, and of one decoded after it."""
+    token_1T = np.random.default_rng(0).integers(0, 256, (1, length))
+    caches = []
+
+    def prefill() -> None:
+        cache = model.new_cache(1, length + TIMES * DECODED)
+        model.step(token_1T, [np.arange(length)], cache, logits_at=[[length - 1]])
+        caches[:] = [cache]
+
+    def decode() -> None:
+        for _ in range(DECODED):
+            model.step([[7]], [[int(caches[0].length_B[0])]], caches[0])
+
+    return median_seconds(prefill, TIMES) / length, median_seconds(decode, TIMES) / DECODED

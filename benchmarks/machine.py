@@ -1,0 +1,50 @@
+"""The machine: what it is, and the two limits that it sets."""
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .clock import median_seconds
+
+__all__ = ["described", "limits"]
+
+VERSIONS = ("numpy", "numba", "torch", "transformers")
+STREAMED = 1 << 30  # bytes
+WIDTH = 4096  # of the matrices of the product
+TIMES = 7
+
+
+def described() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    said = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in said if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        **{package: version(package) for package in VERSIONS},
+    }
+
+
+def limits(*, quick: bool) -> dict[str, Any]:
+    """Return bytes read per second and float32 operations per second, all threads together."""
+    width, streamed = (WIDTH // 4, STREAMED // 16) if quick else (WIDTH, STREAMED)
+    return {"bytes_per_second": _bandwidth(streamed), "flops_per_second": _blas_rate(width)}
+
+
+def _blas_rate(width: int) -> float:
+    numbers = np.random.default_rng(0).random((width, width), np.float32)
+    product = np.empty_like(numbers)
+    return 2 * width**3 / median_seconds(lambda: np.matmul(numbers, numbers, out=product), TIMES)
+
+
+def _bandwidth(streamed: int) -> float:
+    parts = np.split(np.ones(streamed // 8, np.int64), 64)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's sum lets others run
+        return streamed / median_seconds(lambda: list(pool.map(np.sum, parts)), 5 * TIMES)

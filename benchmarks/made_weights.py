@@ -1,0 +1,171 @@
+"""The benchmark's model, written twice with the same values: FP8 as the hub has it, and bfloat16.
+
+Three layers of MiMo-V2-Flash at their true widths: a dense one with full attention, and two of
+experts, sliding and full. Scales have few digits, so that every FP8 weight is a bfloat16 number
+too: transformers reads exactly what this project computes with, under its own names, its experts
+already joined, so that it has nothing to convert.
+"""
+
+import json
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantise
+from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights.load import load_weights
+from mimo_v2_flash.weights.random_weights import CODES
+from mimo_v2_flash.weights.records import DecoderWeights, MoEWeights
+from mimo_v2_flash.weights.safetensors_file import DTYPES
+
+from .streamed_files import Tensor, write_folder
+
+__all__ = ["FLOAT8", "NATIVE", "model_config", "write_both"]
+
+FLOAT8, NATIVE = "float8", "bfloat16"  # folders
+BFLOAT16 = ml_dtypes.bfloat16
+PORTION = 1 << 24  # random numbers at a time
+
+
+def model_config(*, quick: bool) -> MiMoConfig:
+    """Return MiMo-V2-Flash's layers 0, 1 and 5 with 32 experts; `quick`, an eighth as wide."""
+    narrow = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "moe_intermediate_size": 256,
+        "num_attention_heads": 8,
+        "swa_num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "swa_num_key_value_heads": 8,
+    }
+    return MiMoConfig(
+        vocab_size=4096,
+        num_hidden_layers=3,
+        hybrid_layer_pattern=(0, 1, 0),
+        moe_layer_freq=(0, 1, 1),
+        n_routed_experts=32,
+        **(narrow if quick else {}),
+    )
+
+
+def write_both(folder: Path, config: MiMoConfig, *, seed: int = 0) -> None:
+    """Write the model into `folder`, as `FLOAT8` and as `NATIVE`."""
+    ours, theirs = folder / FLOAT8, folder / NATIVE
+    write_folder(ours, list(_hub_tensors(config, np.random.Generator(np.random.SFC64(seed)))))
+    (ours / "config.json").write_text(json.dumps(config.to_dict()))
+    write_folder(theirs, list(_native_tensors(ours, config)))
+    (theirs / "config.json").write_text(json.dumps(_native_config(config)))
+
+
+def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Tensor]:
+    runs = config.num_key_value_heads
+    crossing = {  # keys of full layers: their scales go from each head's keys into its values
+        f"model.layers.{index}.self_attn.k_proj.weight"
+        for index, sliding in enumerate(config.hybrid_layer_pattern)
+        if not sliding
+    }
+    for name, shape in names.every_weight(config):
+        if not name.endswith("_proj.weight") or name.endswith("o_proj.weight"):
+            dtype = "F32" if names.ROUTER in name else "BF16"
+            yield Tensor(name, dtype, shape, lambda n=name, s=shape, d=dtype: _few(random, n, s, d))
+            continue
+        rows = runs * -(-shape[0] // runs // BLOCK) if name in crossing else -(-shape[0] // BLOCK)
+        grid = (rows, -(-shape[1] // BLOCK))
+        yield Tensor(name, "F8_E4M3", shape, lambda s=shape: _codes(random, s))
+        yield Tensor(name + names.SCALE, "F32", grid, lambda g=grid: _scales(random, g))
+
+
+def _codes(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    for start in range(0, prod(shape), PORTION):
+        step = np.frombuffer(random.bytes(min(PORTION, prod(shape) - start)), np.uint8)
+        yield np.take(CODES, step, mode="clip")
+
+
+def _scales(random: np.random.Generator, grid: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield scales of 4 binary digits: with the 4 of a code, a product has bfloat16's 8."""
+    yield random.integers(8, 16, grid).astype(np.float32) * np.float32(2.0**-17)
+
+
+def _few(
+    random: np.random.Generator, name: str, shape: tuple[int, ...], dtype: str
+) -> Iterator[np.ndarray]:
+    """Yield numbers of bfloat16's digits: tokens must differ enough to choose other experts."""
+    width = 1.0 if "embed" in name else 0.02 if len(shape) == 2 else 0.05
+    mean, width = (1.0, 0.0) if "norm" in name else (0.0, width)
+    for start in range(0, prod(shape), PORTION):
+        count = min(PORTION, prod(shape) - start)
+        numbers = random.standard_normal(count, np.float32) * np.float32(width)
+        yield (numbers + np.float32(mean)).astype(BFLOAT16).astype(DTYPES[dtype])
+
+
+def _native_tensors(ours: Path, config: MiMoConfig) -> Iterator[Tensor]:
+    """Yield transformers' tensors, in the names of its own modules, from the FP8 checkpoint."""
+    weights = load_weights(ours, config)
+    arrays = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
+    for (name, _), array in zip(names.model_ends(config), arrays, strict=True):
+        yield _exact(name, array)
+    for index, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
+        prefix = f"model.layers.{index}"
+        declared = [*names.layer_norms(prefix, spec)]
+        held = [layer.attention_norm_D, layer.feed_forward_norm_D]
+        declared += names.attention(prefix, spec.attention, spec.hidden)
+        held += layer.attention[: 5 if spec.attention.has_sink else 4]
+        declared += names.router(prefix, spec) if spec.experts else names.dense(prefix, spec)
+        held += layer.feed_forward[: 2 if spec.experts else 3]
+        for (name, _), array in zip(declared, held, strict=True):
+            yield _exact(name.replace("attention_sink_bias", "sinks"), array)
+        if spec.experts:
+            yield from _joined_experts(prefix, layer)
+
+
+def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return `arrays`, one after the other, as bfloat16 numbers that they are."""
+    dtype = "F32" if name.endswith("e_score_correction_bias") else "BF16"
+
+    def parts() -> Iterator[np.ndarray]:
+        for array in arrays:
+            wide = dequantise(array) if isinstance(array, BlockScaled) else array
+            narrow = wide.astype(DTYPES[dtype])
+            assert np.array_equal(narrow.astype(np.float32), wide.astype(np.float32)), name
+            yield narrow
+
+    return Tensor(name, dtype, shape or arrays[0].shape, parts)
+
+
+def _joined_experts(prefix: str, layer: DecoderWeights) -> Iterator[Tensor]:
+    assert isinstance(layer.feed_forward, MoEWeights)
+    gate, up, down = layer.feed_forward.experts
+    width, hidden = gate[0].shape
+    both = [matrix for pair in zip(gate, up, strict=True) for matrix in pair]
+    joined, name = (len(gate), 2 * width, hidden), f"{prefix}.mlp.experts"
+    yield _exact(f"{name}.gate_up_proj", *both, shape=joined)
+    yield _exact(f"{name}.down_proj", *down, shape=(len(down), hidden, width))
+
+
+def _native_config(config: MiMoConfig) -> dict[str, Any]:
+    kinds = ("full_attention", "sliding_attention")
+    rotary = {"rope_type": "default", "partial_rotary_factor": config.partial_rotary_factor}
+    same = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+        *("num_attention_heads", "num_key_value_heads", "v_head_dim", "sliding_window"),
+        *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
+        *("attention_value_scale", "routed_scaling_factor", "max_position_embeddings"),
+    )
+    return {
+        "architectures": ["MiMoV2FlashForCausalLM"],
+        "model_type": "mimo_v2_flash",
+        **{name: getattr(config, name) for name in same},
+        "rms_norm_eps": config.layernorm_epsilon,
+        "layer_types": [kinds[sliding] for sliding in config.hybrid_layer_pattern],
+        "mlp_layer_types": [("dense", "sparse")[sparse] for sparse in config.moe_layer_freq],
+        "rope_parameters": {
+            kinds[0]: rotary | {"rope_theta": config.rope_theta},
+            kinds[1]: rotary | {"rope_theta": config.swa_rope_theta},
+        },
+        "dtype": "bfloat16",
+    }
