@@ -88,6 +88,8 @@ def findings(rounds: list[Round], plan: Plan, config: MiMoConfig) -> list[Row]:
         row(f"{many}, share of read bandwidth", "decode_8_share", is_share=True),
         row(f"prefill {short}, share of BLAS", "prefill_share", is_share=True),
         row(f"prefill {long}, share of BLAS", "prefill_long_share", is_share=True),
+        row(f"prefill {short}, against float32", "prefill_float32"),
+        row(f"prefill {long}, against float32", "prefill_long_float32"),
         row("peak memory, of transformers float32's", "memory_float32"),
         row("logits of bfloat16, from float32's", "logits_bfloat16"),
     ]
@@ -109,6 +111,7 @@ def _figures(found: Round, plan: Plan, config: MiMoConfig) -> dict[str, float]:
             f"{key}_share": flops_of_prefill(config, tokens) / ours[key] / rate
             for key, tokens in lengths.items()
         },
+        **{f"{key}_float32": wide[key] / ours[key] for key in lengths},
         "memory": ours["peak_bytes"] / narrow["peak_bytes"],
         "memory_float32": ours["peak_bytes"] / wide["peak_bytes"],
         "sliding": max(later),

@@ -14,6 +14,7 @@ from .clock import median_seconds
 __all__ = ["described", "limits"]
 
 VERSIONS = ("numpy", "numba", "torch", "transformers")
+UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # the last two multiply bfloat16 faster
 STREAMED = 1 << 30  # bytes
 WIDTH = 4096  # of the matrices of the product
 TIMES = 7
@@ -23,8 +24,10 @@ def described() -> dict[str, Any]:
     """Return what the figures depend on."""
     said = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in said if line.startswith("model name")]
+    flags = {flag for line in said if line.startswith("flags") for flag in line.split()}
     return {
         "cpu": models[0] if models else platform.machine(),
+        "units": [unit for unit in UNITS if unit in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),

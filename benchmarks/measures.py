@@ -42,20 +42,16 @@ def measured(name: str, folder: Path, plan: Plan, started: float) -> dict[str, A
     np.save(folder / f"{name}.npy", model.logits(tokens["compared"]))
     settings = found["settings"]
     settings["prefill"] = model.settle(lambda: model.prefill(tokens["trial"]))
-    found["prefill"] = seconds(lambda: model.prefill(tokens["prompt"], room=2 * plan.new))
+    room = 3 * plan.new
+    found["prefill"] = seconds(lambda: model.prefill(tokens["prompt"], room=room))
     settings["decode_1"] = model.settle(lambda: model.decode(tokens["new"][0, :1]))
-    found["decode_1"] = _decode(model, tokens["new"][:, :1])
-    model.fill(tokens["prompt"][0], rows=plan.rows, room=2 * plan.new)
+    found |= _decode("decode_1", model, tokens["new"][:, :1])
+    model.fill(tokens["prompt"][0], rows=plan.rows, room=room)
     settings["decode_8"] = model.settle(lambda: model.decode(tokens["new"][0]))
-    found["decode_8"] = _decode(model, tokens["new"])
+    found |= _decode("decode_8", model, tokens["new"])
     settings["prefill_long"] = model.settle(lambda: model.prefill(tokens["trial"]))
     found["prefill_long"] = seconds(lambda: model.prefill(tokens["long"]))
-    found |= {"first_peak_bytes": first_peak, "peak_bytes": _peak_bytes()}
-    if isinstance(model, Ours):
-        for which, rows in (("decode_1", 1), ("decode_8", plan.rows)):
-            model.fill(tokens["prompt"][0], rows=rows, room=plan.new)
-            found[f"{which}_bytes"] = bytes_of_step(model, tokens["new"][:, :rows])
-    return found
+    return found | {"first_peak_bytes": first_peak, "peak_bytes": _peak_bytes()}
 
 
 def _tokens(plan: Plan) -> dict[str, np.ndarray]:
@@ -73,9 +69,12 @@ def _tokens(plan: Plan) -> dict[str, np.ndarray]:
     return {name: random.integers(0, vocabulary, shape) for name, shape in shapes.items()}
 
 
-def _decode(model: Contender, token_NB: np.ndarray) -> float:
-    """Return the seconds of a token, one per row, in the middle of the conversation."""
-    return seconds(lambda: [model.decode(token_B) for token_B in token_NB]) / len(token_NB)
+def _decode(which: str, model: Contender, token_NB: np.ndarray) -> dict[str, float]:
+    """Return the seconds of a step and, of what is stored here, the bytes of weights it reads."""
+    taken = seconds(lambda: [model.decode(token_B) for token_B in token_NB]) / len(token_NB)
+    if not isinstance(model, Ours):
+        return {which: taken}
+    return {which: taken, f"{which}_bytes": bytes_of_step(model, token_NB)}
 
 
 def _peak_bytes() -> int:
