@@ -15,7 +15,7 @@ from .clock import median_seconds
 
 __all__ = ["head", "sliding"]
 
-TIMES, DECODED = 5, 32
+TIMES, DECODED = 3, 32
 
 
 def head(*, quick: bool) -> dict[str, Any]:

@@ -162,10 +162,11 @@ def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
 def test_ctrl_c_ends_it_at_once_and_in_silence_even_when_the_hub_hangs(folder, at_once, tmp_path):
     over, begun = threading.Event(), time.monotonic()
     with LocalHub(folder) as hub:
-        process = start(hub, tmp_path)
-        hub.on_range = lambda count: (
-            count == 40 and (process.send_signal(signal.SIGINT), over.wait())
-        )
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored here, it would
+        process = start(hub, tmp_path)  # be there: so it is in tests that run in the background
+        signal.signal(signal.SIGINT, before)
+        interrupt = partial(process.send_signal, signal.SIGINT)
+        hub.on_range = lambda count: count == 40 and (interrupt(), over.wait())
         assert finish(process, status=130) == ""
         assert time.monotonic() - begun < 10
         hub.on_range = id

@@ -81,6 +81,15 @@ def test_after_a_failure_nothing_more_is_begun():
     assert len(begun) < 100
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt, which it does not do to tests that run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_is_raised_while_others_hang(hung):
     def work(number: int) -> None:
         if number != HANGS:
