@@ -9,7 +9,7 @@ import numpy as np
 from . import ops
 from .axes import checked
 
-__all__ = ["moe_router"]
+__all__ = ["moe_router", "router_scores"]
 
 
 @checked
@@ -30,9 +30,15 @@ def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: fl
     E = w_router_ED.shape[0]
     if not 1 <= experts_per_token <= E:
         raise ValueError(f"moe_router: experts_per_token {experts_per_token} is not in 1..{E}")
-    x_ND, w_router_ED = x_ND.astype(np.float32), w_router_ED.astype(np.float32)
-    score_NE = ops.sigmoid(ops.matmul(x_ND, w_router_ED))
+    score_NE = router_scores(x_ND, w_router_ED)
     _, expert_NA = ops.top_k(score_NE + bias_E.astype(np.float32), experts_per_token)
     score_NA = np.take_along_axis(score_NE, expert_NA, axis=-1)
     total_N1 = np.sum(score_NA, axis=-1, keepdims=True) + np.float32(1e-20)
     return score_NA / total_N1 * np.float32(scaling), expert_NA
+
+
+@checked
+def router_scores(x_ND, w_router_ED):
+    """Return `score_NE`, float32: sigmoid(x w), untouched by the bias."""
+    x_ND, w_router_ED = x_ND.astype(np.float32), w_router_ED.astype(np.float32)
+    return ops.sigmoid(ops.matmul(x_ND, w_router_ED))

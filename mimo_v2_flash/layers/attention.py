@@ -15,7 +15,7 @@ from mimo_v2_flash.weights.records import AttentionWeights
 
 from .head_groups import look
 
-__all__ = ["Attention", "Step"]
+__all__ = ["Attention", "Step", "turn"]
 
 
 class Step(NamedTuple):
@@ -25,6 +25,12 @@ class Step(NamedTuple):
     row_BT: Any
     cos_LR: Any
     sin_LR: Any
+
+
+def turn(q_BTHQ: Any, k_BTKQ: Any, step: Step) -> tuple[Any, Any]:
+    """Return queries and keys rotated to where their tokens are."""
+    where = step.position_BT, step.cos_LR, step.sin_LR
+    return rope_partial(q_BTHQ, *where), rope_partial(k_BTKQ, *where)
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,15 @@ class Attention:
         Queries whose scores are in memory at one time, at most.
     look
         How queries see keys: all heads at once, or `head_groups.look_by_heads` on a host.
+    turn
+        How queries and keys get their positions.
     """
 
     spec: AttentionSpec
     heads: Group
     query_block: int
     look: Callable[..., Any] = look
+    turn: Callable[..., Any] = turn
 
     def __call__(
         self, x_BTD: Any, step: Step, cache: KVCache, weights: AttentionWeights, *, filled: int
@@ -60,8 +69,7 @@ class Attention:
         k_BTKQ = self._heads(x_BTD, weights.w_k_OD, self.spec.key_width)
         v_BTKC = self._heads(x_BTD, weights.w_v_OD, self.spec.value_width)
         v_BTKC = v_BTKC * np.float32(self.spec.value_scale).astype(x_BTD.dtype)
-        q_BTHQ = rope_partial(q_BTHQ, step.position_BT, step.cos_LR, step.sin_LR)
-        k_BTKQ = rope_partial(k_BTKQ, step.position_BT, step.cos_LR, step.sin_LR)
+        q_BTHQ, k_BTKQ = self.turn(q_BTHQ, k_BTKQ, step)
         prior = prior_tokens(cache, sequences=B, filled=filled)
         y_BTHC = self.look(
             q_BTHQ,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.moe_router import moe_router
+from mimo_v2_flash.kernels.moe_router import moe_router, router_scores
 from mimo_v2_flash.reference import moe_router as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.drawn import seeds
@@ -59,6 +59,18 @@ def test_it_is_transformers(E, A, scaling):
         _, *expected = transformers.router(layer, **how)(torch.tensor(layer.x_ND))
     actual = moe_router(*routed(layer), **how)
     np.testing.assert_allclose(scattered(*actual, E), scattered(*expected, E), rtol=2e-6)
+
+
+@every_kind
+@given(layers())
+def test_scores_are_those_that_weigh(on, layer):
+    """All experts chosen: their weights are the scores, over their sum."""
+    score_NE = on(router_scores)(layer.x_ND, layer.w_router_ED)
+    how = {"experts_per_token": len(layer.bias_E), "scaling": 1.0}
+    expected_NE = scattered(*oracle.moe_router(*routed(layer), **how), len(layer.bias_E))
+    total_N1 = np.sum(score_NE, axis=1, keepdims=True)
+    assert score_NE.dtype == np.float32
+    np.testing.assert_allclose(score_NE / total_N1, expected_NE, rtol=2e-6)
 
 
 @given(three_or_more, scalings)
