@@ -4,11 +4,17 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimo_v2_flash.groups import ThreadGroup
 from tests.support.kinds import every_kind
 
 sizes = pytest.mark.parametrize("P", [1, 2, 3, 8])
+
+
+def counts(P: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, 3), min_size=P, max_size=P)
 
 
 def random_of_rank(*shape: int) -> np.ndarray:
@@ -54,8 +60,64 @@ def test_all_sum_gives_everyone_the_sum(on, P):
 
 
 @sizes
+@given(data=st.data())
+def test_ragged_rows_arrive_in_rank_order(P, data):
+    count_PP = np.array(data.draw(st.lists(counts(P), min_size=P, max_size=P)))  # by rank, to rank
+    rows_of = [np.repeat(10 * rank + np.arange(P), count_PP[rank]) for rank in range(P)]
+    group = ThreadGroup(P)
+    got = group.run(lambda rank: group.ragged_all_to_all(rows_of[rank][:, None], count_PP[rank]))
+    for rank, (x_ND, count_P) in enumerate(got):
+        np.testing.assert_array_equal(count_P, count_PP[:, rank])
+        np.testing.assert_array_equal(x_ND[:, 0], np.repeat(10 * np.arange(P) + rank, count_P))
+
+
+@pytest.mark.parametrize("count_P", [[3], [1, 1], [4, -1], [1, 1, 1]])
+def test_counts_that_do_not_fit_are_refused(count_P):
+    group = ThreadGroup(2)
+    with pytest.raises(ValueError, match="expected 2 counts that sum to 3 rows, got"):
+        group.run(lambda _: group.ragged_all_to_all(np.ones((3, 1)), count_P))
+
+
+def test_a_group_splits_into_groups():
+    group = ThreadGroup(12)
+
+    def program(rank: int):
+        heads, experts = group.split(range(rank - rank % 4, rank - rank % 4 + 4)), None
+        experts = group.split(range(rank % 4, 12, 4))
+        pair = heads.split([heads.rank ^ 1, heads.rank][:: 1 if heads.rank % 2 else -1])
+        own = np.array([rank])
+        return (
+            heads,
+            heads.rank,
+            experts.rank,
+            [each.all_gather(own)[:, 0].tolist() for each in (heads, experts, pair)],
+        )
+
+    for rank, (heads, in_heads, in_experts, gathered) in enumerate(group.run(program)):
+        assert (heads.size, in_heads, in_experts) == (4, rank % 4, rank // 4)
+        first = rank - rank % 4
+        even = rank - rank % 2
+        assert gathered == [[*range(first, first + 4)], [*range(rank % 4, 12, 4)], [even, even + 1]]
+
+
+def test_a_split_s_ranks_are_in_the_order_given():
+    group = ThreadGroup(3)
+    got = group.run(lambda rank: group.split([2, 0, 1]).all_gather(np.array([rank])).ravel())
+    np.testing.assert_array_equal(got, [[2, 0, 1]] * 3)
+
+
+@pytest.mark.parametrize("ranks", [[0], [1, 2], [1, 1], [1, -1], []])
+def test_ranks_that_are_no_split_are_refused(ranks):
+    group = ThreadGroup(2)
+    with pytest.raises(ValueError, match="split: expected distinct ranks of 0 to 1, 1 among them"):
+        group.run(lambda rank: group.split(ranks) if rank == 1 else None)
+
+
+@sizes
 def test_ranks_are_told_who_they_are_and_answer_in_order(P):
     assert ThreadGroup(P).run(lambda rank: rank * 10) == [rank * 10 for rank in range(P)]
+    group = ThreadGroup(P)
+    assert group.run(lambda _: group.rank) == [*range(P)]
 
 
 def test_exchanges_follow_each_other_without_mixing():
