@@ -58,7 +58,13 @@ class HubCheckpoint(NamedTuple):
 
 
 def write_hub_checkpoint(
-    model: Any, folder: Path, *, ranks: int | None = None, fused: bool = False, seed: int = 0
+    model: Any,
+    folder: Path,
+    *,
+    ranks: int | None = None,
+    fused: bool = False,
+    seed: int = 0,
+    predictors: Arrays | None = None,
 ) -> HubCheckpoint:
     """Write transformers' `model` into `folder` as the hub would have it.
 
@@ -73,7 +79,9 @@ def write_hub_checkpoint(
     fused
         Whether attention is one `qkv_proj`, rank after rank.
     seed
-        Of the predictors, which transformers does not have.
+        Of random predictors; transformers has none.
+    predictors
+        Weights of the predictors by the hub's names, float32, instead of random ones.
 
     Raises
     ------
@@ -83,7 +91,7 @@ def write_hub_checkpoint(
     weights, config = _saved(model)
     ranks = ranks or config.num_key_value_heads
     check_geometry(config, ranks)
-    weights |= random_predictors(config, seed)
+    weights |= random_predictors(config, seed) if predictors is None else predictors
     stored, truth = quantise_weights(weights, ranks, fused)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, stored, _hub_config(config) | (FUSED if fused else {}))

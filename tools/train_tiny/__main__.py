@@ -1,0 +1,50 @@
+"""Make the tiny checkpoint, stage by stage; stages whose results lie in the work folder are done.
+
+apt-get download python3.11-doc && dpkg-deb -x python3.11-doc_*.deb text
+python -m tools.train_tiny --text text --work work --output examples/mimo-tiny
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from . import corpus, heads, tokens, trunk
+from .publish import publish
+
+
+def main() -> None:
+    """Read the command line and run what is not done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", type=Path, required=True, help="folder with *.rst.txt in it")
+    parser.add_argument("--work", type=Path, required=True, help="where every stage leaves files")
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--threads", type=int, help="PyTorch's, instead of all cores")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    read(options.text, options.work)
+    trunk.train(options.work)
+    heads.train(options.work)
+    publish(options.work, options.output)
+
+
+def read(text: Path, work: Path) -> None:
+    """Write the text, the tokenizer and the text as tokens."""
+    if (work / "held_out.npy").exists():
+        return
+    corpus.write(text, work)
+    tokenizer = tokens.train(work / "train.txt")
+    tokenizer.save(str(work / "tokenizer.json"))
+    for name in ("train", "held_out"):
+        ids = tokens.encode(Tokenizer.from_file(str(work / "tokenizer.json")), work / f"{name}.txt")
+        np.save(work / f"{name}.npy", ids)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The text: the sources of Python's documentation, read as prose, one part held out.
+
+Source: the folder `_sources` of the documentation of Python 3.11, as Debian's package
+`python3.11-doc` holds it (`usr/share/doc/python3.11/html/_sources`). Licence: PSF-2.0, examples
+0BSD; it may be redistributed.
+"""
+
+import re
+from hashlib import sha256
+from pathlib import Path
+
+__all__ = ["END_OF_DOCUMENT", "split", "write"]
+
+END_OF_DOCUMENT = "\0"  # between documents in the two files; no document holds it
+HELD_OUT = 16  # one document of so many, chosen by its name
+WRITTEN_OUT = (  # reStructuredText, and what a reader of the page sees instead
+    (
+        r"^\.\. (index|module|moduleauthor|sectionauthor|_|highlight|\w+:: *$).*\n(?:[ \t]+.*\n)*",
+        "",
+    ),
+    (r"^( *)\.\. (?:\w+:)?(?:deprecated-removed|deprecated|version\w+):: *", r"\1Version "),
+    (r"^( *)\.\. (?:\w+:)?(\w+):: *", r"\1\2 "),
+    (r"^ *:(?:platform|synopsis|noindex|name|class|no\w+)\w*:.*\n", ""),
+    (r":[\w:+-]+:`!?~?([^`<]*?)\s*(?:<[^`>]*>)?`", r"\1"),
+    (r"`([^`<]+?)\s*<[^`>]*>`_{1,2}", r"\1"),
+    (r"``([^`]+)``", r"\1"),
+    (r"(?<!\*)\*\*([^*\n]+)\*\*(?!\*)|(?<![\w*])\*([^*\s][^*\n]*)\*(?![\w*])", r"\1\2"),
+    (r"^([=*#~^\"'+.-])\1{3,} *\n", ""),
+    (r"::[ \t]*$", ":"),
+    (r"[ \t]+$", ""),
+    (r"\n{3,}", "\n\n"),
+)
+
+
+def split(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the documents to train on and those held out, as prose.
+
+    Raises
+    ------
+    ValueError
+        There is no `*.rst.txt` in `folder`.
+    """
+    files = sorted(folder.rglob("*.rst.txt"))
+    if not files:
+        raise ValueError(f"{folder} holds no *.rst.txt: expected the _sources of python3.11-doc")
+    parts: tuple[list[str], list[str]] = ([], [])
+    for file in files:
+        name = file.relative_to(folder).as_posix()
+        held_out = int.from_bytes(sha256(name.encode()).digest()[:4]) % HELD_OUT == 0
+        parts[held_out].append(prose(file.read_text(encoding="utf-8")))
+    return parts
+
+
+def prose(source: str) -> str:
+    """Return a document's text as one reads it, without most of its markup."""
+    for pattern, instead in WRITTEN_OUT:
+        source = re.sub(pattern, instead, source, flags=re.MULTILINE)
+    return source.strip() + "\n"
+
+
+def write(source: Path, folder: Path) -> None:
+    """Write `train.txt` and `held_out.txt` into `folder`."""
+    for name, documents in zip(("train", "held_out"), split(source), strict=True):
+        text = END_OF_DOCUMENT.join(documents)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,72 @@
+"""The files: weights quantised into the hub's layout, and all that stands beside them.
+
+The weights are written by what the reader's tests use, which knows nothing of the reader.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from tests.support.hub_checkpoint import oracle_of, write_hub_checkpoint
+
+from . import curves, heads, quality, trunk
+from .corpus import END_OF_DOCUMENT
+from .shape import LENGTH
+from .tokens import END_OF_TEXT, SPECIAL
+
+__all__ = ["publish"]
+
+TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+GENERATION = {
+    "do_sample": True,
+    "temperature": 0.5,
+    "top_p": 0.95,
+    "eos_token_id": [END_OF_TEXT, SPECIAL.index("<|im_end|>")],
+    "pad_token_id": END_OF_TEXT,
+}
+
+
+def publish(work: Path, folder: Path) -> None:
+    """Write the trained model of `work` as a checkpoint into `folder`, with its figures."""
+    model = trunk.load(work)
+    predictors = hub_names(heads.load(work, model))
+    hub = write_hub_checkpoint(model, folder, predictors=predictors)
+    write_tokenizer(work / "tokenizer.json", folder)
+    text = json.dumps(GENERATION, indent=2) + "\n"
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
+
+    training = folder / "training"
+    training.mkdir(exist_ok=True)
+    held_out = (work / "held_out.txt").read_text(encoding="utf-8").replace(END_OF_DOCUMENT, "\n")
+    (training / "held_out.txt").write_text(held_out, encoding="utf-8")
+    for log in work.glob("*.jsonl"):
+        shutil.copy(log, training)
+    curves.draw(work, training / "curves.svg")
+    figures = quality.measure(work, training / "held_out.txt", oracle_of(model, hub))
+    quality.write(figures, training / "quality.json")
+
+
+def hub_names(predictors: nn.ModuleList) -> dict[str, Any]:
+    """Return the heads' weights, float32, by the hub's names."""
+    return {
+        f"model.mtp.layers.{name.replace('sinks', 'attention_sink_bias')}": weight.numpy()
+        for name, weight in predictors.state_dict().items()
+    }
+
+
+def write_tokenizer(file: Path, folder: Path) -> None:
+    """Write what `transformers.AutoTokenizer` reads, with the chat template."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        eos_token=SPECIAL[END_OF_TEXT],
+        pad_token=SPECIAL[END_OF_TEXT],
+        additional_special_tokens=list(SPECIAL[1:3]),
+        model_max_length=LENGTH,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    tokenizer.save_pretrained(folder)
