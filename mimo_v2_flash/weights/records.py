@@ -7,6 +7,7 @@ experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array p
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.plan import WHOLE, Share
 
 __all__ = [
     "AttentionWeights",
@@ -63,13 +64,18 @@ class DecoderWeights(NamedTuple):
 
 
 class ModelWeights(NamedTuple):
-    """Everything but the predictors; `expert_ids` are the checkpoint's, of the experts here."""
+    """Everything but the predictors.
+
+    `expert_ids` are the checkpoint's, of every expert that a router knows; `share` says which of
+    them, and which heads, are here.
+    """
 
     embedding_VD: Any
     layers: tuple[DecoderWeights, ...]
     final_norm_D: Any
     w_logits_VD: Any
     expert_ids: tuple[int, ...]
+    share: Share = WHOLE
 
 
 def nbytes(weights: Any) -> int:
