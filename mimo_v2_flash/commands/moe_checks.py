@@ -1,11 +1,12 @@
 """The self-check's part on the mixture of experts: router, experts, messages, ranks."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.kernels.moe_block import moe_block
+from mimo_v2_flash.kernels.moe_block import Exchange, by_all_gather, by_all_to_all, moe_block
 from mimo_v2_flash.kernels.moe_dispatch import pack, unpack
 from mimo_v2_flash.layers.token_groups import grouped_experts
 from mimo_v2_flash.reference import moe_block as oracle
@@ -15,6 +16,7 @@ from .check import Check, Pairs, Random, beside_oracle, normal
 __all__ = ["MOE_CHECKS"]
 
 D, F, E, A = 24, 12, 8, 3  # width, expert's width, experts, experts per token
+N = 3  # tokens of a rank
 
 
 def _experts(random: Random, experts: int = E) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,9 +51,9 @@ def _moe_dispatch(random: Random) -> Pairs:
     return [(unpack(answer_PMD, parcel.slot_NA), x_ND), (parcel.overflow_1, [0])]
 
 
-def _moe_block(random: Random, exchange: str) -> Pairs:
+def _moe_block(random: Random, exchange: Exchange) -> Pairs:
     """Check four ranks with tokens of their own beside every token through its experts."""
-    ranks, N, share = 4, 3, E // 4
+    ranks, share = 4, E // 4
     x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
     w_router_ED, bias_E = normal(random, E, D), normal(random, E)
     experts = _experts(random)
@@ -68,7 +70,6 @@ def _moe_block(random: Random, exchange: str) -> Pairs:
             lambda *tokens: grouped_experts(*tokens, *own),
             group=group,
             exchange=exchange,
-            slots=N,
             experts_per_token=A,
             scaling=1.0,
         )
@@ -87,7 +88,12 @@ MOE_CHECKS = (
     Check("moe_router", "bias chooses and never weighs", 1e-6, _moe_router),
     Check("moe_expert", "gate, up, SiLU, down", 1e-6, _moe_expert),
     Check("moe_dispatch", "every token comes back", 1e-6, _moe_dispatch),
-    Check("moe_block", "4 ranks, all_to_all", 1e-6, lambda r: _moe_block(r, "all_to_all")),
-    Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, "all_gather")),
+    Check(
+        "moe_block",
+        "4 ranks, all_to_all",
+        1e-6,
+        lambda r: _moe_block(r, partial(by_all_to_all, slots=N)),
+    ),
+    Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, by_all_gather)),
     Check("dense_ffn", "in blocks of tokens", 1e-6, _dense_ffn),
 )

@@ -19,11 +19,15 @@ from .moe_router import moe_router
 if TYPE_CHECKING:
     from mimo_v2_flash.groups import Group
 
-__all__ = ["EXCHANGES", "Answer", "moe_block"]
+__all__ = ["Answer", "Exchange", "by_all_gather", "by_all_to_all", "moe_block"]
 
 Answer = Callable[[Any, Any, Any], Any]
 """From x_ND, weight_NA and expert_NA (ids among this rank's own; others are not answered) to
 y_ND, each token's weighted sum over this rank's experts."""
+
+Exchange = Callable[..., Any]
+"""A way to the experts and back: from x_ND, weight_NA, expert_NA (E is nobody) and an answer, with
+group and experts (E) by keyword, to y_ND, float32, and overflow_1."""
 
 
 @checked
@@ -36,8 +40,7 @@ def moe_block(
     answer: Answer,
     *,
     group: Group,
-    exchange: str,
-    slots: int,
+    exchange: Exchange,
     experts_per_token: int,
     scaling: float,
 ):
@@ -47,20 +50,17 @@ def moe_block(
 
     The tokens are this rank's own, and `answer` computes this rank's own experts: E / P, from
     `rank_1` x E / P on. The rank is data, so that one program serves every rank. Padding (position
-    -1) chooses nobody. `overflow_1` counts messages beyond the `slots` of "all_to_all": where it
+    -1) chooses nobody. `overflow_1` counts messages beyond the slots of `by_all_to_all`: where it
     is not zero the step must be run again with more.
 
     Raises
     ------
     ValueError
-        If the exchange is unknown or experts do not divide evenly over the ranks.
+        If experts do not divide evenly over the ranks.
     """
     E = w_router_ED.shape[0]
-    if exchange not in EXCHANGES or E % group.size:
-        raise ValueError(
-            f"moe_block: exchange {exchange!r} (known: {', '.join(EXCHANGES)}), "
-            f"{E} experts on {group.size} ranks"
-        )
+    if E % group.size:
+        raise ValueError(f"moe_block: {E} experts on {group.size} ranks")
     weight_NA, expert_NA = moe_router(
         x_ND, w_router_ED, bias_E, experts_per_token=experts_per_token, scaling=scaling
     )
@@ -69,13 +69,11 @@ def moe_block(
     def own_answer(x_ND, weight_NA, expert_NA):
         return answer(x_ND, weight_NA, expert_NA - rank_1 * np.int32(E // group.size))
 
-    return EXCHANGES[exchange](
-        x_ND, weight_NA, expert_NA, own_answer, group=group, experts=E, slots=slots
-    )
+    return exchange(x_ND, weight_NA, expert_NA, own_answer, group=group, experts=E)
 
 
-def _by_all_to_all(x_ND, weight_NA, expert_NA, answer, *, group, experts, slots):
-    """Send each token to the ranks that it chose: a prompt's way."""
+def by_all_to_all(x_ND, weight_NA, expert_NA, answer, *, group, experts, slots):
+    """Send each token to the ranks that it chose, in `slots` messages to each: a prompt's way."""
     P, M = group.size, slots
     parcel = pack(x_ND, weight_NA, expert_NA, ranks=P, experts=experts, slots=slots)
     x, weight, expert = (
@@ -86,7 +84,7 @@ def _by_all_to_all(x_ND, weight_NA, expert_NA, answer, *, group, experts, slots)
     return unpack(answer_PMD, parcel.slot_NA), parcel.overflow_1
 
 
-def _by_all_gather(x_ND, weight_NA, expert_NA, answer, *, group, experts, slots):  # noqa: ARG001
+def by_all_gather(x_ND, weight_NA, expert_NA, answer, *, group, experts):  # noqa: ARG001
     """Show every token to every rank: the way of a few tokens, and of one rank alone."""
     N, P = x_ND.shape[0], group.size
     x, weight, expert = (
@@ -95,6 +93,3 @@ def _by_all_gather(x_ND, weight_NA, expert_NA, answer, *, group, experts, slots)
     )
     answer_PND = np.reshape(answer(x, weight, expert), (P, N, x_ND.shape[1]))
     return group.reduce_scatter(answer_PND), ops.full(x_ND, (1,), 0.0, np.float32)
-
-
-EXCHANGES = {"all_gather": _by_all_gather, "all_to_all": _by_all_to_all}

@@ -1,12 +1,14 @@
 """moe_block: any number of ranks, either exchange, is every token before its experts directly."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.kernels.moe_block import EXCHANGES, moe_block
+from mimo_v2_flash.kernels.moe_block import by_all_gather, by_all_to_all, moe_block
 from mimo_v2_flash.kernels.moe_expert import masked_experts
 from mimo_v2_flash.layers.token_groups import grouped_experts
 from mimo_v2_flash.reference import moe_block as oracle
@@ -18,7 +20,11 @@ from tests.support.mistakes import mistakes
 from tests.support.ranks import GROUPS, SOLO, on_ranks
 from tests.support.routed import random_layer, summed
 
-every_exchange = pytest.mark.parametrize("exchange", sorted(EXCHANGES))
+EXCHANGES = {
+    "all_gather": lambda _: by_all_gather,
+    "all_to_all": lambda slots: partial(by_all_to_all, slots=slots),
+}
+every_exchange = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 every_group = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 CHOICE = {"experts_per_token": 3, "scaling": 2.5}
 GOOD = {
@@ -28,7 +34,7 @@ GOOD = {
     "bias_E": np.zeros(3, np.float32),
     "rank_1": np.zeros(1, np.int32),
 }
-STATICS = CHOICE | {"group": SOLO, "exchange": "all_to_all", "slots": 2}
+STATICS = CHOICE | {"group": SOLO, "exchange": partial(by_all_to_all, slots=2)}
 
 
 def silent(x_ND, weight_NA, expert_NA):
@@ -62,7 +68,7 @@ def layers_of(draw, P: int):
 @given(st.data())
 def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": exchange, "slots": len(layer.x_ND) // group.size, **CHOICE}
+    how = {"exchange": exchange(len(layer.x_ND) // group.size), **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, group, masked_experts, on=on, **how))
 
 
@@ -72,7 +78,7 @@ def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
 @given(st.data())
 def test_grouped_on_the_host_it_is_its_oracle(exchange, group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": exchange, "slots": len(layer.x_ND) // group.size, **CHOICE}
+    how = {"exchange": exchange(len(layer.x_ND) // group.size), **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **how))
 
 
@@ -85,7 +91,7 @@ def test_it_is_transformers(exchange, group):
     choice = {"experts_per_token": 4, "scaling": 2.5}
     with torch.no_grad():
         expected_ND = transformers.mixture(layer, **choice)(torch.tensor(layer.x_ND)).numpy()
-    y_ND, _ = on_ranks(layer, group, grouped_experts, exchange=exchange, slots=12, **choice)
+    y_ND, _ = on_ranks(layer, group, grouped_experts, exchange=exchange(12), **choice)
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
@@ -94,7 +100,7 @@ def test_it_is_transformers(exchange, group):
 def test_everyone_may_choose_the_same_rank(on, exchange):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # the second of four ranks
-    how = {"exchange": exchange, "slots": 3, **CHOICE}
+    how = {"exchange": exchange(3), **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how))
 
 
@@ -104,7 +110,7 @@ def test_what_does_not_fit_is_counted_on_its_own_rank(on, slots):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5
     layer.position_N[6:9] = -1  # the third rank sends nothing
-    how = {"exchange": "all_to_all", "slots": slots, **CHOICE}
+    how = {"exchange": partial(by_all_to_all, slots=slots), **CHOICE}
     y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how)
     missing = max(0, 3 - slots)
     assert overflow_P.tolist() == [missing, missing, 0, missing]
@@ -119,16 +125,15 @@ def test_what_does_not_fit_is_counted_on_its_own_rank(on, slots):
 def test_a_rank_of_padding_alone_still_answers_the_others(on, exchange, idle):
     layer = random_layer(N=6, E=6)
     layer.position_N[idle] = -1
-    how = {"exchange": exchange, "slots": 3, **CHOICE}
+    how = {"exchange": exchange(3), **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), masked_experts, on=on, **how))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"exchange": "broadcast"}, r"exchange 'broadcast' \(known: all_gather, all_to_all\)"),
         ({"group": ThreadGroup(2)}, "3 experts on 2 ranks"),
-        ({"slots": 0}, "0 slots"),
+        ({"exchange": partial(by_all_to_all, slots=0)}, "0 slots"),
         ({"experts_per_token": 4}, "experts_per_token 4"),
     ],
 )
