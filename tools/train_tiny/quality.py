@@ -31,7 +31,8 @@ def measure(work: Path, held_out: Path, oracle: Any) -> dict[str, Any]:
         transformers' model with the weights that the FP8 files stand for.
     """
     text = held_out.read_bytes()
-    ids = Tokenizer.from_file(str(work / "tokenizer.json")).encode(text.decode()).ids
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    ids = tokenizer.encode(text.decode(), add_special_tokens=False).ids
     model = trunk.load(work)
     with torch.no_grad(), trunk.loads_of(model) as loads:
         nats = total_nats(model, ids)

@@ -6,7 +6,16 @@ Source: the tokenizer of XiaomiMiMo/MiMo-V2-Flash is Qwen2's; the special tokens
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from .corpus import END_OF_DOCUMENT
 
@@ -50,6 +59,10 @@ def train(text: Path) -> Tokenizer:
     )
     documents = text.read_text(encoding="utf-8").split(END_OF_DOCUMENT)
     tokenizer.train_from_iterator(documents, trainer)
+    begin = SPECIAL[END_OF_TEXT]  # before every text, as in training
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, END_OF_TEXT)]
+    )
     return tokenizer
 
 
