@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
-from .decoder import Decoder
 from .feed_forward import MixtureOfExperts
 
 __all__ = ["Call", "Listener", "WatchedLayers", "watched"]
@@ -56,7 +55,7 @@ class WatchedLayers:
     def __init__(self, layers: int, listener: Listener) -> None:
         self._layers, self._listener, self._calls = layers, listener, count()
 
-    def compile(self, layer: Decoder) -> Callable[..., Any]:
+    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
         """Return `layer`, watched."""
 
         def program(*given: Any, **static: Any) -> Any:
@@ -66,8 +65,8 @@ class WatchedLayers:
         return program
 
 
-def watched(layer: Decoder, index: int, listener: Listener) -> Callable[..., Any]:
-    """Return `layer`, the one at `index`, with every part telling `listener` of its calls."""
+def watched(layer: Any, index: int, listener: Listener) -> Callable[..., Any]:
+    """Return a decoder layer, the one at `index`, that tells `listener` of every part's calls."""
 
     def heard(part: str, function: Any) -> Any:
         def call(*given: Any, **static: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Examples: the tiny checkpoint, and a trace of another implementation."""

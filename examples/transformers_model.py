@@ -1,0 +1,58 @@
+"""A checkpoint in the hub's layout as transformers' model, in float32.
+
+transformers 5.23 reads neither the hub's fields of config.json nor the scales of keys and values:
+the config is translated, and the weights are dequantised by this project's reader.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.weights.checkpoint import open_checkpoint
+from mimo_v2_flash.weights.encoding import Encoding
+from mimo_v2_flash.weights.prepare import plan_job
+from mimo_v2_flash.weights.source import FolderSource
+
+SAME = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "v_head_dim", "sliding_window"),
+    *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
+    *("attention_value_scale", "routed_scaling_factor", "max_position_embeddings"),
+)
+KINDS, NETWORKS = ("full_attention", "sliding_attention"), ("dense", "sparse")
+
+
+def load(folder: Path, config: MiMoConfig) -> Any:
+    """Return transformers' model in float32, FP8 dequantised by this project's reader."""
+    experts, float32 = tuple(range(config.n_routed_experts)), Encoding("float32", "cpu")
+    with TemporaryDirectory() as prepared:
+        job = plan_job(FolderSource(folder), config, Path(prepared), float32, experts)
+        job.run(workers=1, advance=lambda _: None)
+        tensors = open_checkpoint(Path(prepared)).items()
+        state = {name: torch.tensor(np.array(weight, np.float32)) for name, weight in tensors}
+    model, said = transformers.MiMoV2FlashForCausalLM.from_pretrained(
+        None, config=native(config), state_dict=state, output_loading_info=True, dtype="float32"
+    )
+    assert not any(said.values()), said
+    return model.eval()
+
+
+def native(config: MiMoConfig) -> Any:
+    """Return the config in transformers' own fields; the hub's it would not understand."""
+    rope = {"rope_type": "default", "partial_rotary_factor": config.partial_rotary_factor}
+    thetas = zip(KINDS, (config.rope_theta, config.swa_rope_theta), strict=True)
+    made = transformers.MiMoV2FlashConfig(
+        **{name: value for name, value in vars(config).items() if name in SAME},
+        rms_norm_eps=config.layernorm_epsilon,
+        layer_types=[KINDS[sliding] for sliding in config.hybrid_layer_pattern],
+        mlp_layer_types=[NETWORKS[sparse] for sparse in config.moe_layer_freq],
+        rope_parameters={kind: rope | {"rope_theta": theta} for kind, theta in thetas},
+        attn_implementation="eager",
+    )
+    made._experts_implementation = "eager"  # the others need widths that are multiples of 4
+    return made

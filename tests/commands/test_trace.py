@@ -1,0 +1,127 @@
+"""A trace holds every tensor of a run, in its shape, and faults of the run are in it."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.commands import trace
+from mimo_v2_flash.commands.trace_file import open_trace
+from mimo_v2_flash.commands.trace_tensors import TENSORS, layer_name
+from mimo_v2_flash.kernels.axes import measure
+from mimo_v2_flash.layers import attention, decoder, token_groups
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.tiny import random_tokens, running, tiny
+
+MODEL = tiny()
+TOKENS = random_tokens(MODEL, 14)
+
+
+def traced(**options) -> dict[str, np.ndarray]:
+    return trace.traced(MODEL.weights, MODEL.config, TOKENS, **options)
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, np.ndarray]:
+    return traced()
+
+
+def of_layer(index: int, spec) -> list:
+    """Return what a layer has; only a mixture has a router and experts."""
+    parts = {"mixture", "answer"} if not spec.experts else set()
+    return [(layer_name(index, t), t) for t in TENSORS if t.take and t.part not in parts]
+
+
+def test_every_tensor_of_the_table_is_there_and_no_other(whole):
+    expected = {t.name for t in TENSORS if not t.take}
+    for index, spec in enumerate(MODEL.config.layers):
+        expected |= {name for name, _ in of_layer(index, spec)}
+    assert whole.keys() == expected
+
+
+def test_shapes_are_what_the_table_says(whole):
+    ends = {f"{t.name}_{t.axes}": whole[t.name] for t in TENSORS if not t.take}
+    for index, spec in enumerate(MODEL.config.layers):
+        named = {f"{t.name}_{t.axes}": whole[name] for name, t in of_layer(index, spec)}
+        lengths = measure(f"layer {index}", ends | named)
+        look = spec.attention
+        assert (lengths["T"], lengths["D"]) == (len(TOKENS), MODEL.config.hidden_size)
+        assert (lengths["H"], lengths["K"]) == (look.heads, look.kv_heads)
+        assert (lengths["Q"], lengths["C"]) == (look.key_width, look.value_width)
+        assert lengths.get("E", 0) == spec.experts
+        assert lengths.get("A", 0) == spec.experts_per_token
+
+
+def test_its_logits_are_the_models(whole):
+    np.testing.assert_array_equal(whole["logits"], running(MODEL).forward([TOKENS])[0])
+    np.testing.assert_array_equal(whole["tokens"], TOKENS)
+    np.testing.assert_array_equal(whole["positions"], np.arange(len(TOKENS)))
+    y_TV = whole["final_norm"] @ np.asarray(MODEL.weights.w_logits_VD, np.float32).T
+    np.testing.assert_allclose(y_TV, whole["logits"], atol=1e-5 * np.ptp(y_TV))
+
+
+def test_the_stream_adds_up(whole):
+    x_TD = whole["embedding"]
+    for index, _ in enumerate(MODEL.config.layers):
+        x_TD = x_TD + whole[f"layers.{index}.attention.output"]
+        x_TD = x_TD + whole[f"layers.{index}.feed_forward.output"]
+        np.testing.assert_array_equal(x_TD, whole[f"layers.{index}.output"])
+
+
+def test_chunks_are_joined(whole):
+    chunked = traced(max_step=5)
+    assert chunked.keys() == whole.keys()
+    for name, tensor in whole.items():
+        np.testing.assert_allclose(chunked[name], tensor, atol=1e-4 * max(1, np.ptp(tensor)))
+
+
+def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
+    """Queries are those that attention got, and not what a trace believes that it got."""
+    monkeypatch.setattr(attention, "rope_partial", lambda x_BTHQ, *_: x_BTHQ)
+    found = traced()
+    for part in ("query", "key"):
+        rotated = found[f"layers.0.attention.{part}_rotated"]
+        np.testing.assert_array_equal(rotated, found[f"layers.0.attention.{part}"])
+        assert np.abs(rotated - whole[f"layers.0.attention.{part}_rotated"]).max() > 1e-2
+
+
+def test_a_wrong_expert_is_in_the_trace(monkeypatch, whole):
+    right = token_groups.moe_expert
+    monkeypatch.setattr(token_groups, "moe_expert", lambda *given: 2 * right(*given))
+    name = "layers.1.feed_forward.expert_output"
+    np.testing.assert_allclose(traced()[name], 2 * whole[name], rtol=1e-6)
+
+
+def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
+    right = decoder.rmsnorm
+    monkeypatch.setattr(decoder, "rmsnorm", lambda *given, **static: 2 * right(*given, **static))
+    name = "layers.0.attention.norm"
+    np.testing.assert_array_equal(traced()[name], 2 * whole[name])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+
+
+def traced_to(output, folder, **options) -> int:
+    said = {"prompt": None, "tokens": [3, 1, 4], "max_step": 512} | options
+    return trace.run(model=folder, output=output, **said)
+
+
+def test_the_command_writes_a_file(folder, tmp_path, capsys):
+    output = tmp_path / "trace.safetensors"
+    assert traced_to(output, folder) == 0
+    assert "tensors of 3 tokens" in capsys.readouterr().out
+    with open_trace(output) as found:
+        assert found.integers("tokens").tolist() == [3, 1, 4]
+        assert found["layers.1.attention.query"].dtype == np.float32
+
+
+def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path):
+    output = tmp_path / "trace.safetensors"
+    with pytest.raises(FileNotFoundError, match="tokenizer"):
+        traced_to(output, folder, prompt="Text", tokens=None)
+    with pytest.raises(ValueError, match="1000000"):
+        traced_to(output, folder, tokens=[10**6])
+    with pytest.raises(FileNotFoundError, match=r"--output .*no such folder"):
+        traced_to(tmp_path / "nowhere" / "t.safetensors", folder)
+    assert not list(tmp_path.iterdir())
