@@ -6,7 +6,6 @@ arithmetic of slots and rows is here, on the host.
 MiMo in bfloat16: 23,040 bytes per token and 26 MB per sequence.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +39,9 @@ class HybridCache:
         Tokens that each sequence has; a step may start there or before.
     oldest_B
         The oldest position that the rings still hold.
+    rows
+        The sequences whose keys and values are in `layers`: the others are on other ranks, which
+        all know every sequence's length.
     """
 
     layers: tuple[KVCache, ...]
@@ -48,6 +50,7 @@ class HybridCache:
     window: int
     length_B: np.ndarray = field(repr=False)
     oldest_B: np.ndarray = field(repr=False)
+    rows: slice
 
     @property
     def batch_size(self) -> int:
@@ -139,18 +142,18 @@ def new_cache(
     batch_size: int,
     max_length: int,
     dtype: Any = np.float32,
-    kv_share: Callable[[int], int] = int,
+    rows: slice = slice(None),
 ) -> HybridCache:
     """Return an empty cache for `batch_size` sequences of up to `max_length` tokens.
 
     Parameters
     ----------
     layers
-        The model's layers.
+        The model's layers, with the heads that live here.
     dtype
         Of keys and values: float32 or bfloat16.
-    kv_share
-        From a layer's number of KV heads to those that live here.
+    rows
+        The sequences that live here.
 
     Raises
     ------
@@ -164,15 +167,14 @@ def new_cache(
     if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
         raise ValueError(f"new_cache: dtype must be float32 or bfloat16, got {np.dtype(dtype)}")
     slots = tuple(ring_slots(spec.attention.window, max_length) for spec in layers)
-    caches = []
+    caches, sequences = [], len(range(batch_size)[rows])
     for spec, slot_count in zip(layers, slots, strict=True):
-        attention, rows = spec.attention, batch_size * slot_count + 1
-        heads = kv_share(attention.kv_heads)
+        attention, flat = spec.attention, sequences * slot_count + 1
         caches.append(
             KVCache(
-                np.zeros((rows, heads, attention.key_width), dtype),
-                np.zeros((rows, heads, attention.value_width), dtype),
-                np.full(rows, -1, np.int32),
+                np.zeros((flat, attention.kv_heads, attention.key_width), dtype),
+                np.zeros((flat, attention.kv_heads, attention.value_width), dtype),
+                np.full(flat, -1, np.int32),
             )
         )
     return HybridCache(
@@ -182,6 +184,7 @@ def new_cache(
         min(spec.attention.window for spec in layers),
         np.zeros(batch_size, np.int64),
         np.zeros(batch_size, np.int64),
+        rows,
     )
 
 
@@ -192,6 +195,6 @@ def rows_of_step(position_BT: np.ndarray, slots: int) -> np.ndarray:
     """
     B = len(position_BT)
     first_B1 = np.arange(B)[:, None] * slots
-    last_B1 = np.max(position_BT, axis=1, keepdims=True)
+    last_B1 = np.max(position_BT, axis=1, keepdims=True, initial=-1)
     kept_BT = (position_BT >= 0) & (position_BT > last_B1 - slots)
     return np.where(kept_BT, first_B1 + position_BT % slots, B * slots).astype(np.int32)

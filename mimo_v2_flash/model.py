@@ -10,12 +10,14 @@ from .cache import HybridCache, new_cache
 from .config import MiMoConfig
 from .generation.loop import generate
 from .generation.sampling import Sampler, SamplingSettings
-from .groups import SoloGroup
+from .groups import HostGroup, SoloGroup
 from .inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
-from .kernels.lm_head import lm_head
-from .kernels.rmsnorm import rmsnorm
 from .kernels.token_embedding import token_embedding
+from .layers.head import Head
+from .layers.ranks import Ranks
 from .layers.stack import Stack
+from .plan import Plan
+from .weights.cut import cut_model
 from .weights.records import ModelWeights
 from .weights.subset import check_model, keep_experts
 
@@ -23,28 +25,33 @@ __all__ = ["MiMoV2FlashModel"]
 
 
 class MiMoV2FlashModel:
-    """MiMo-V2-Flash on one rank. It holds nothing of a request: one model serves many caches.
+    """MiMo-V2-Flash. It holds nothing of a request: one model serves many caches.
+
+    Ranks that share it make it and call it with the same arguments and get the same answers.
 
     Parameters
     ----------
     weights : ModelWeights
-        From `load_weights`.
+        From `load_weights`: the whole model's, of which a rank keeps its share, or its share.
     config : MiMoConfig
-        The architecture of `weights`.
+        The architecture.
     expert_subset : sequence of int, optional
-        Ids of the only experts to use, the checkpoint's. Router rows and biases are cut to them
-        and a token chooses at most as many: the model that the cut weights make.
+        Ids of the only experts to use, the checkpoint's: the model that the cut routers make.
     max_step : int
-        Tokens per row that pass through the layers at one time; a longer step runs as consecutive
-        chunks with the same result.
+        Tokens per row that pass through the layers together; a longer step runs as several.
     backend : Backend, optional
         Where layers run; NumPy if not given.
+    group : HostGroup, optional
+        The ranks that share the model, this one among them; one alone if not given.
+    plan : Plan, optional
+        What they split; experts and rows over `config.num_devices` if not given.
+    exchange : str, optional
+        How tokens reach experts, "all_to_all" or "all_gather"; by each step's size if not given.
 
     Raises
     ------
     ValueError
-        If the weights are not those of `config`, or the subset names an expert twice or one that
-        is not there.
+        If weights, config, subset, plan and group do not belong together, or ranks disagree.
     """
 
     def __init__(
@@ -55,32 +62,38 @@ class MiMoV2FlashModel:
         *,
         max_step: int = 512,
         backend: Backend | None = None,
+        group: HostGroup | None = None,
+        plan: Plan | None = None,
+        exchange: str | None = None,
     ) -> None:
         if max_step < 1:
             raise ValueError(f"max_step must be at least 1, got {max_step}")
         check_model(weights, config)
+        ranks = Ranks(plan or Plan.of_devices(config), group or SoloGroup(), exchange)
         weights, config = keep_experts(weights, config, expert_subset)
-        self.weights, self.config, self.max_step = weights, config, max_step
-        solo = SoloGroup()
-        self._stack = Stack(config.layers, backend or NumpyBackend(), heads=solo, experts=solo)
+        ranks.plan.check(config)
+        ranks.agree(config=config, experts=weights.expert_ids, max_step=max_step)
+        self.weights = cut_model(weights, config, ranks.share)
+        self.config, self.max_step, self._ranks = config, max_step, ranks
+        self._layers = tuple(map(ranks.share.layer, config.layers))
+        self._stack = Stack(self._layers, backend or NumpyBackend(), ranks)
+        self._head = Head(config, ranks)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
 
-        Raises ValueError if a size or the dtype is not allowed.
+        A rank's has its rows and heads alone. ValueError: a size or the dtype is not allowed.
         """
         longest = self.config.max_position_embeddings
         if max_length > longest:
             raise ValueError(f"max_length is {max_length}, the model knows {longest} positions")
-        return new_cache(
-            self.config.layers, batch_size=batch_size, max_length=max_length, dtype=dtype
-        )
+        sizes = {"batch_size": batch_size, "max_length": max_length}
+        return new_cache(self._layers, **sizes, dtype=dtype, rows=self._ranks.rows(batch_size))
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of whole sequences.
 
-        `input_ids`, int [B, T], gives float32 [B, T, vocab]: the logits of the token after each.
-        Errors are those of `step`.
+        `input_ids`, int [B, T], gives float32 [B, T, vocab], and the errors of `step`.
         """
         token_BT = as_tokens(input_ids, self.config.vocab_size)
         B, T = token_BT.shape
@@ -112,25 +125,19 @@ class MiMoV2FlashModel:
         Raises
         ------
         ValueError
-            If a token is outside the vocabulary, or positions, batch and cache do not fit; nothing
-            has been computed or changed then.
+            If a token is outside the vocabulary, positions, batch and cache do not fit, or ranks
+            disagree; nothing has been computed or changed then.
         """
         token_BT = as_tokens(token_BT, self.config.vocab_size)
         position_BT = as_positions(position_BT, token_BT.shape)
         index_Bn = as_indices(logits_at, token_BT.shape)
-        cache.check_layers(self.config.layers)
+        cache.check_layers(self._layers)
         cache.admit(position_BT)
-        chunks = (
-            slice(start, start + self.max_step)
-            for start in range(0, token_BT.shape[1], self.max_step)
-        )
-        x_BTD = np.concatenate(
-            [self._chunk(token_BT[:, part], position_BT[:, part], cache) for part in chunks], axis=1
-        )
-        x_BnD = np.take_along_axis(x_BTD, index_Bn[:, :, None], axis=1)
-        y_BnD = rmsnorm(x_BnD, self.weights.final_norm_D, epsilon=self.config.layernorm_epsilon)
-        logits_NV = lm_head(y_BnD.reshape(-1, y_BnD.shape[2]), self.weights.w_logits_VD)
-        return logits_NV.reshape(*index_Bn.shape, -1)
+        self._ranks.agree(token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn)
+        x_BTD = token_embedding(token_BT[cache.rows], self.weights.embedding_VD).astype(np.float32)
+        x_BTD = self._stack(x_BTD, position_BT, cache, self.weights.layers, max_step=self.max_step)
+        x_BnD = np.take_along_axis(x_BTD, index_Bn[cache.rows, :, None], axis=1)
+        return self._head(x_BnD, self.weights, rows=cache.rows, batch_size=len(token_BT))
 
     def generate(
         self,
@@ -191,10 +198,3 @@ class MiMoV2FlashModel:
             if on_token is not None:
                 on_token(row, token)
         return answers
-
-    def _chunk(
-        self, token_BT: np.ndarray, position_BT: np.ndarray, cache: HybridCache
-    ) -> np.ndarray:
-        """Return the stream after the last layer, `x_BTD`, float32."""
-        x_BTD = token_embedding(token_BT, self.weights.embedding_VD).astype(np.float32)
-        return self._stack(x_BTD, position_BT, cache, self.weights.layers)

@@ -77,9 +77,12 @@ def test_a_new_cache_is_empty():
         assert layer.position_Z.tolist() == [-1] * (2 * slots + 1)
 
 
-def test_a_rank_holds_its_share_of_the_heads():
-    cache = cache_of(kv_share=lambda heads: heads // 4)
-    assert [layer.k_ZKQ.shape[1] for layer in cache.layers] == [1, 2]
+def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
+    cache = cache_of(batch_size=5, rows=slice(2, 4))
+    for layer, slots in zip(cache.layers, cache.slots, strict=True):
+        assert [len(part) for part in layer] == [2 * slots + 1] * 3
+    assert len(cache.length_B) == cache.batch_size == 5
+    assert [len(part) for part in cache_of(rows=slice(0, 0)).layers[0]] == [1] * 3
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ class Attention:
         `filled` slots of every sequence are looked at; slots beyond must be empty.
         """
         B, T, D = x_BTD.shape
+        if not B * T:  # for none of the ranks that share the heads there is anything to do
+            return x_BTD
         q_BTHQ = self._heads(x_BTD, weights.w_q_OD, self.spec.key_width)
         k_BTKQ = self._heads(x_BTD, weights.w_k_OD, self.spec.key_width)
         v_BTKC = self._heads(x_BTD, weights.w_v_OD, self.spec.value_width)

@@ -8,11 +8,12 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.groups import Group
 from mimo_v2_flash.kernels.kv_cache import KVCache
+from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.weights.records import DecoderWeights
 
 from .attention import Attention, Step
-from .feed_forward import Dense, FeedForward, MixtureOfExperts
+from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
 from .head_groups import look_by_heads
 from .token_groups import grouped_experts
 
@@ -32,18 +33,15 @@ class Decoder:
 
     @classmethod
     def build(cls, spec: LayerSpec, heads: Group, experts: Group) -> "Decoder":
-        """Return the layer that `spec` describes, for a host."""
-        mixture = MixtureOfExperts(
-            spec.experts_per_token,
-            spec.routed_scaling_factor,
-            experts,
-            exchange="all_gather",
-            slots=0,
-            answer=grouped_experts,
-        )
+        """Return the layer that `spec` describes, for a host.
+
+        `heads` share the heads, and have the same tokens; `experts` share the experts.
+        """
+        choice = spec.experts_per_token, spec.routed_scaling_factor
+        mixture = MixtureOfExperts(*choice, experts, heads, grouped_experts)
         return cls(
             Attention(spec.attention, heads, QUERY_BLOCK, look_by_heads),
-            mixture if spec.experts else Dense(TOKEN_BLOCK),
+            mixture if spec.experts else Dense(TOKEN_BLOCK, heads),
             spec.norm_epsilon,
         )
 
@@ -51,13 +49,18 @@ class Decoder:
         self,
         x_BTD: Any,
         step: Step,
-        rank_1: Any,
+        rank: Rank,
         cache: KVCache,
         weights: DecoderWeights,
         *,
         filled: int,
+        exchange: Exchange,
+        own: int,
     ) -> Any:
-        """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`."""
+        """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`.
+
+        `filled` is attention's, `exchange` and `own` are the feed-forward's.
+        """
         B, T, D = x_BTD.shape
         y_BTD = rmsnorm(x_BTD, weights.attention_norm_D, epsilon=self.norm_epsilon)
         x_BTD = x_BTD + self.attention(y_BTD, step, cache, weights.attention, filled=filled)
@@ -65,7 +68,9 @@ class Decoder:
         y_ND = self.feed_forward(
             np.reshape(y_BTD, (B * T, D)),
             np.reshape(step.position_BT, (B * T,)),
-            rank_1,
+            rank,
             weights.feed_forward,
+            exchange=exchange,
+            own=own,
         )
         return x_BTD + np.reshape(y_ND, (B, T, D))

@@ -2,32 +2,76 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from mimo_v2_flash.groups import Group
+from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.dense_ffn import dense_ffn
-from mimo_v2_flash.kernels.moe_block import moe_block
+from mimo_v2_flash.kernels.moe_block import Exchange, moe_block
 from mimo_v2_flash.weights.records import DenseWeights, MoEWeights
 
-__all__ = ["Dense", "FeedForward", "MixtureOfExperts"]
+__all__ = ["Dense", "FeedForward", "MixtureOfExperts", "Rank"]
+
+
+class Rank(NamedTuple):
+    """Which rank this is, as data: int32 of shape (1,), so that one program serves every rank."""
+
+    tensor_rank_1: Any
+    expert_rank_1: Any
 
 
 class FeedForward(Protocol):
-    """From tokens x_ND, their positions, this rank's number and weights to answers y_ND."""
+    """From tokens x_ND, their positions, this rank's numbers and weights to answers y_ND.
 
-    def __call__(self, x_ND: Any, position_N: Any, rank_1: Any, weights: Any) -> Any:
+    The tokens are those of all ranks that share the heads, the same on each of them. `exchange` is
+    how tokens reach their experts, `own` how many of the tokens each rank takes there.
+    """
+
+    def __call__(
+        self,
+        x_ND: Any,
+        position_N: Any,
+        rank: Rank,
+        weights: Any,
+        *,
+        exchange: Exchange,
+        own: int,
+    ) -> Any:
         """Return the answers."""
 
 
 @dataclass(frozen=True)
 class Dense:
-    """One network for every token, `token_block` tokens at a time."""
+    """One network for every token.
+
+    Parameters
+    ----------
+    token_block
+        Tokens that go through it together, at most.
+    heads
+        The ranks that the network's width is split over, as heads are.
+    """
 
     token_block: int
+    heads: Group
 
-    def __call__(self, x_ND: Any, position_N: Any, rank_1: Any, weights: DenseWeights) -> Any:
+    def __call__(
+        self,
+        x_ND: Any,
+        position_N: Any,
+        rank: Rank,
+        weights: DenseWeights,
+        *,
+        exchange: Exchange,
+        own: int,
+    ) -> Any:
         """Return the network's answer to every token, `y_ND`."""
-        return dense_ffn(x_ND, *weights, token_block=self.token_block).astype(x_ND.dtype)
+        if not x_ND.shape[0]:  # for none of these ranks there is anything to do
+            return x_ND
+        share_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
+        return self.heads.all_sum(share_ND).astype(x_ND.dtype)
 
 
 @dataclass(frozen=True)
@@ -38,10 +82,10 @@ class MixtureOfExperts:
     ----------
     experts_per_token, scaling
         How many a token chooses, and what their weights sum to.
-    group
+    experts
         The ranks that the experts are split over.
-    exchange, slots
-        How tokens reach their experts (`kernels.moe_block.EXCHANGES`), and in how many messages.
+    heads
+        The ranks that have the same tokens; each takes a share of them to the experts.
     answer
         How a rank's experts see their tokens: `token_groups.grouped_experts` on a host,
         `kernels.moe_expert.masked_experts` where shapes are static.
@@ -49,28 +93,48 @@ class MixtureOfExperts:
 
     experts_per_token: int
     scaling: float
-    group: Group
-    exchange: str
-    slots: int
+    experts: Group
+    heads: Group
     answer: Callable[..., Any]
 
-    def __call__(self, x_ND: Any, position_N: Any, rank_1: Any, weights: MoEWeights) -> Any:
+    def __call__(
+        self,
+        x_ND: Any,
+        position_N: Any,
+        rank: Rank,
+        weights: MoEWeights,
+        *,
+        exchange: Exchange,
+        own: int,
+    ) -> Any:
         """Return every token's experts' answers, weighed and summed, `y_ND`."""
 
         def answer(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
             return self.answer(x_ND, weight_NA, expert_NA, *weights.experts)
 
-        y_ND, _ = moe_block(
-            x_ND,
-            position_N,
+        y_nD, _ = moe_block(
+            *self._own(x_ND, position_N, rank.tensor_rank_1, own),
             weights.w_router_ED,
             weights.bias_E,
-            rank_1,
+            rank.expert_rank_1,
             answer,
-            group=self.group,
-            exchange=self.exchange,
-            slots=self.slots,
+            group=self.experts,
+            exchange=exchange,
             experts_per_token=self.experts_per_token,
             scaling=self.scaling,
         )
-        return y_ND.astype(x_ND.dtype)
+        y_PnD = self.heads.all_gather(y_nD.astype(x_ND.dtype))
+        return np.reshape(y_PnD, (-1, x_ND.shape[1]))[: x_ND.shape[0]]
+
+    def _own(self, x_ND: Any, position_N: Any, rank_1: Any, own: int) -> tuple[Any, Any]:
+        """Return this rank's `own` tokens and their positions, padded where there are too few."""
+        (N, D), P = x_ND.shape, self.heads.size
+        if own * P > N:
+            padding = (own * P - N, D)
+            x_ND = np.concatenate([x_ND, ops.full(x_ND, padding, 0.0, x_ND.dtype)], axis=0)
+            nowhere_N = ops.full(x_ND, padding[:1], -1, np.int32)
+            position_N = np.concatenate([position_N, nowhere_N], axis=0)
+        if P == 1:
+            return x_ND, position_N
+        place_n = rank_1 * np.int32(own) + ops.constant(x_ND, np.arange(own, dtype=np.int32))
+        return np.take(x_ND, place_n, axis=0), np.take(position_N, place_n, axis=0)

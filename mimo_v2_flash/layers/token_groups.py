@@ -41,7 +41,7 @@ def grouped_experts(
     chosen, first = np.unique(expert_J[order_J], return_index=True)
     groups = [
         (int(expert), pair_J)
-        for expert, pair_J in zip(chosen, np.split(order_J, first[1:]), strict=True)
+        for expert, pair_J in zip(chosen, np.split(order_J, first)[1:], strict=True)
         if 0 <= expert < len(w_gate_eFD)
     ]
     answers: list[Any] = [None] * len(groups)

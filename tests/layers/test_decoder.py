@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from mimo_v2_flash.cache import new_cache, rows_of_step
 from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels.moe_block import by_all_gather
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.layers.attention import Step
 from mimo_v2_flash.layers.decoder import Decoder
@@ -15,9 +16,9 @@ from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, overheard
+from tests.support.ranks import FIRST
 from tests.support.tiny import Tiny, random_tokens, recipes, tiny
 
-RANK_1 = np.zeros(1, np.int32)
 SOLO = SoloGroup()
 
 
@@ -30,7 +31,8 @@ def decoded(model: Tiny, index: int, x_BTD) -> np.ndarray:
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
     step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
     layer = Decoder.build(spec, SOLO, SOLO)
-    return layer(x_BTD, step, RANK_1, cache.layers[0], model.weights.layers[index], filled=0)
+    own = {"filled": 0, "exchange": by_all_gather, "own": B * T}
+    return layer(x_BTD, step, FIRST, cache.layers[0], model.weights.layers[index], **own)
 
 
 @settings(max_examples=15)

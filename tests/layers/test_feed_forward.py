@@ -1,6 +1,7 @@
 """Both feed-forwards are transformers' modules of the same weights, token by token."""
 
 from dataclasses import replace
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -8,37 +9,38 @@ import pytest
 from hypothesis import given, settings
 
 from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels.moe_block import by_all_gather, by_all_to_all
 from mimo_v2_flash.kernels.moe_expert import masked_experts
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
+from mimo_v2_flash.layers.token_exchange import by_ragged_all_to_all
 from mimo_v2_flash.layers.token_groups import grouped_experts
 from mimo_v2_flash.weights.records import ExpertWeights
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, overheard
+from tests.support.ranks import FIRST
 from tests.support.tiny import random_tokens, recipes, tiny
 
 MODEL = tiny()
 DENSE, SPARSE = 0, 1  # layers of it
 SPEC = MODEL.config.layers[SPARSE]
-MIXTURE = MixtureOfExperts(
-    SPEC.experts_per_token,
-    SPEC.routed_scaling_factor,
-    SoloGroup(),
-    exchange="all_gather",
-    slots=0,
-    answer=grouped_experts,
-)
+SOLO = SoloGroup()
+CHOICE = SPEC.experts_per_token, SPEC.routed_scaling_factor
+MIXTURE = MixtureOfExperts(*CHOICE, SOLO, SOLO, grouped_experts)
 X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden)).astype(np.float32)
 
 
-def answered(layer, index: int, x_ND=X_ND, *, position_N=None, weights=None) -> np.ndarray:
+def answered(
+    layer, index: int, x_ND=X_ND, *, position_N=None, weights=None, exchange=by_all_gather
+) -> np.ndarray:
     """Return what `layer` says with the weights of layer `index`."""
     position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
     weights = weights or MODEL.weights.layers[index].feed_forward
-    return layer(x_ND, position_N.astype(np.int32), np.zeros(1, np.int32), weights)
+    way = {"exchange": exchange, "own": len(x_ND)}
+    return layer(x_ND, position_N.astype(np.int32), FIRST, weights, **way)
 
 
-both = pytest.mark.parametrize(("layer", "index"), [(Dense(4), DENSE), (MIXTURE, SPARSE)])
+both = pytest.mark.parametrize(("layer", "index"), [(Dense(4, SOLO), DENSE), (MIXTURE, SPARSE)])
 
 
 @settings(max_examples=10)
@@ -52,7 +54,7 @@ def test_every_layer_is_transformers(recipe, seed):
     for index, spec in enumerate(model.config.layers):
         (x_ND,), (expected_ND,) = heard[f"{index}.mlp"]
         weights = model.weights.layers[index].feed_forward
-        y_ND = answered(mixture if spec.experts else Dense(7), index, x_ND, weights=weights)
+        y_ND = answered(mixture if spec.experts else Dense(7, SOLO), index, x_ND, weights=weights)
         assert_agrees(y_ND, expected_ND, scale=5 * np.max(np.abs(expected_ND)))
 
 
@@ -83,16 +85,20 @@ def test_it_answers_in_the_dtype_of_the_stream(layer, index):
 
 @pytest.mark.parametrize("token_block", [1, 2, 9, 512])
 def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
-    assert_agrees(answered(Dense(token_block), DENSE), answered(Dense(4), DENSE))
+    assert_agrees(answered(Dense(token_block, SOLO), DENSE), answered(Dense(4, SOLO), DENSE))
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"answer": masked_experts}, {"exchange": "all_to_all", "slots": len(X_ND)}],
-    ids=["masked experts", "all to all"],
+    ("answer", "exchange"),
+    [
+        (masked_experts, by_all_gather),
+        (grouped_experts, partial(by_all_to_all, slots=len(X_ND))),
+        (grouped_experts, by_ragged_all_to_all),
+    ],
+    ids=["masked experts", "all to all", "ragged"],
 )
-def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(options):
+def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(answer, exchange):
     mixture = MODEL.weights.layers[SPARSE].feed_forward
     stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
-    y_ND = answered(replace(MIXTURE, **options), SPARSE, weights=stacked)
+    y_ND = answered(replace(MIXTURE, answer=answer), SPARSE, weights=stacked, exchange=exchange)
     assert_agrees(y_ND, answered(MIXTURE, SPARSE), scale=5 * np.max(np.abs(y_ND)))

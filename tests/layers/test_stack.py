@@ -8,7 +8,9 @@ from mimo_v2_flash.cache import new_cache
 from mimo_v2_flash.config import EVERYTHING
 from mimo_v2_flash.groups import SoloGroup
 from mimo_v2_flash.layers.feed_forward import Dense
+from mimo_v2_flash.layers.ranks import Ranks
 from mimo_v2_flash.layers.stack import Stack
+from mimo_v2_flash.plan import Plan
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import overheard
 from tests.support.tiny import Tiny, random_tokens, tiny
@@ -19,7 +21,7 @@ LENGTH = 30
 
 def stack_of(config: MiMoConfig) -> tuple[Stack, WatchingBackend]:
     backend = WatchingBackend()
-    return Stack(config.layers, backend, heads=SoloGroup(), experts=SoloGroup()), backend
+    return Stack(config.layers, backend, Ranks(Plan(), SoloGroup())), backend
 
 
 def cache_of(model: Tiny, *, batch_size=1, max_length=LENGTH):
@@ -37,7 +39,7 @@ def test_the_layers_run_in_their_order():
     model = tiny()
     stack, backend = stack_of(model.config)
     x_BTD = np.zeros((1, 2, model.config.hidden_size), np.float32)
-    stack(x_BTD, np.array([[0, 1]], np.int32), cache_of(model), model.weights.layers)
+    stack(x_BTD, np.array([[0, 1]], np.int32), cache_of(model), model.weights.layers, max_step=9)
     ran = [layer.attention.spec for layer, _ in backend.calls]
     assert ran == [spec.attention for spec in model.config.layers]
     sparse = [not isinstance(layer.feed_forward, Dense) for layer, _ in backend.calls]
@@ -53,7 +55,7 @@ def test_the_stream_after_the_last_layer_is_that_of_transformers(chunks):
     for count in chunks:
         position_BT = np.arange(start, start + count, dtype=np.int32)[None]
         x = x_BTD[:, start : start + count]
-        parts.append(stack(x, position_BT, cache, model.weights.layers))
+        parts.append(stack(x, position_BT, cache, model.weights.layers, max_step=99))
         start += count
         assert cache.length_B.tolist() == [start]
     assert_agrees(np.concatenate(parts, 1), expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
@@ -70,6 +72,7 @@ def test_caches_of_different_lengths_share_a_stack():
             position_BT,
             cache_of(model, max_length=max_length),
             model.weights.layers,
+            max_step=99,
         )
         for max_length in (9, 50, 9)
     ]

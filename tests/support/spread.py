@@ -1,0 +1,87 @@
+"""A tiny model on ranks that are threads, every (token, expert) pair on its way counted.
+
+Every rank is told the same and must answer the same; each mixture of experts is asked a second
+time, with experts that answer how many of a token's choices they have: if a pair were lost, or
+came twice, on its way to the experts or back, its token would not get experts_per_token.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mimo_v2_flash import MiMoV2FlashModel
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.layers.watched import Call, WatchedLayers
+from mimo_v2_flash.plan import Plan
+from tests.support.tiny import Recipe, Tiny, running
+
+EXCHANGES = [None, "all_gather", "all_to_all"]
+exchanges = st.sampled_from(EXCHANGES)
+
+
+@st.composite
+def plans(draw, world: int) -> Plan:
+    """Draw a plan for so many ranks."""
+    divisors = [size for size in range(1, world + 1) if world % size == 0]
+    tensor = draw(st.sampled_from([size for size in divisors if size & (size - 1) == 0]))
+    return Plan(draw(st.sampled_from([None, *divisors])), tensor, world // tensor)
+
+
+def admitting(recipe: Recipe, plan: Plan) -> Recipe:
+    """Return `recipe` with as many heads, channels and experts as `plan` can split."""
+    T, P = plan.tensor_parallel, plan.expert_share
+    kv_heads = 1 << (recipe.kv_heads.bit_length() - 1)
+    queries = max(2, T // kv_heads) * -(-recipe.queries_per_kv_head // 2)
+    return replace(
+        recipe,
+        kv_heads=kv_heads,
+        queries_per_kv_head=queries,
+        dense_width=T * -(-recipe.dense_width // T),
+        experts=P * -(-recipe.experts // P),
+    )
+
+
+def on_ranks(
+    model: Tiny, plan: Plan, program: Callable[[MiMoV2FlashModel], Any], **options: Any
+) -> Any:
+    """Return what `program(model)` says on every rank of `plan`, which must be the same."""
+    group, pairs = ThreadGroup(plan.world), [Counter() for _ in range(plan.world)]
+
+    def on_rank(rank: int) -> Any:
+        backend = WatchedLayers(len(model.config.layers), lambda call: _count(pairs[rank], call))
+        return program(running(model, group=group, plan=plan, backend=backend, **options))
+
+    first, *others = group.run(on_rank)
+    for other in others:
+        np.testing.assert_equal(other, first)
+    total = sum(pairs, Counter())
+    assert total["chosen"] == total["computed"] == total["combined"]
+    assert total["chosen"] > 0 or not any(spec.experts for spec in model.config.layers)
+    return first
+
+
+def _count(pairs: Counter, call: Call) -> None:
+    if call.part == "answer":
+        pairs["computed"] += int(np.sum(_here(call.given[2], call.given[3])))
+    if call.part != "mixture":
+        return
+    position_N, rank = call.given[1:3]
+    again = replace(call.function, answer=_choices_here)(*call.given, **call.static)
+    chosen_N = np.where(position_N >= 0, call.function.experts_per_token, 0)
+    np.testing.assert_array_equal(again[:, 0], chosen_N)
+    if rank.tensor_rank_1[0] == 0:  # the other ranks that share heads have the same tokens
+        pairs["chosen"] += int(np.sum(chosen_N))
+        pairs["combined"] += int(np.sum(again[:, 0]))
+
+
+def _here(expert_NA: Any, w_gate_eFD: Any) -> Any:
+    return (expert_NA >= 0) & (expert_NA < len(w_gate_eFD))
+
+
+def _choices_here(x_ND: Any, weight_NA: Any, expert_NA: Any, w_gate_eFD: Any, *_: Any) -> Any:
+    count_N1 = np.sum(_here(expert_NA, w_gate_eFD), axis=1, keepdims=True)
+    return np.broadcast_to(count_N1, x_ND.shape).astype(np.float32)
