@@ -1,6 +1,7 @@
 """The equalities: one model, however it is run, gives the logits and tokens of transformers.
 
-1. One prefill is transformers. 2. Any chunking of any ragged batch is transformers.
+1. One prefill is transformers. 2. Any chunking of any ragged batch is transformers. 3. Any number
+of ranks, any split, is one rank: `test_equality_of_ranks`.
 """
 
 import ml_dtypes

@@ -17,6 +17,7 @@ from mimo_v2_flash import MiMoV2FlashModel
 from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.layers.watched import Call, WatchedLayers
 from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.weights.records import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
 EXCHANGES = [None, "all_gather", "all_to_all"]
@@ -43,6 +44,19 @@ def admitting(recipe: Recipe, plan: Plan) -> Recipe:
         dense_width=T * -(-recipe.dense_width // T),
         experts=P * -(-recipe.experts // P),
     )
+
+
+def favouring(model: Tiny, experts: slice) -> Tiny:
+    """Return `model` with biases that make every token choose among `experts`."""
+    layers = []
+    for layer in model.weights.layers:
+        mixture = layer.feed_forward
+        if isinstance(mixture, MoEWeights):
+            bias_E = np.array(mixture.bias_E)
+            bias_E[experts] += 50
+            mixture = mixture._replace(bias_E=bias_E)
+        layers.append(layer._replace(feed_forward=mixture))
+    return model._replace(weights=model.weights._replace(layers=tuple(layers)))
 
 
 def on_ranks(

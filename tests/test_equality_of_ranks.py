@@ -1,0 +1,96 @@
+"""The third equality: any number of ranks, split in any way, answer as one rank does.
+
+Ranks are threads that exchange for real; every (token, expert) pair is counted (`support.spread`).
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.plan import Plan
+from tests.support.agreement import assert_agrees
+from tests.support.drawn import seeds
+from tests.support.oracle import decided, decided_tokens
+from tests.support.rows import chunkings, shown
+from tests.support.spread import EXCHANGES, admitting, exchanges, favouring, on_ranks, plans
+from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
+
+
+def assert_ranks_are_one(model, plan, rows, data, **options) -> None:
+    """Show rows in drawn chunks, then generate: logits and tokens are those of one rank."""
+    for row in rows:
+        decided(model, row)
+    chunks = [data.draw(chunkings(len(row))) for row in rows]
+    prompts = [row[: data.draw(st.integers(1, len(row)))] for row in rows]
+
+    def answers(ours):
+        cache = ours.new_cache(len(rows), max(map(len, rows)))
+        logits = np.concatenate(shown(ours, cache, rows, chunks))
+        return logits, ours.generate(prompts, max_new_tokens=4, eos_token_id=[])
+
+    expected_NV, expected = answers(running(model))
+    max_step = data.draw(st.sampled_from([3, 512]))
+    logits_NV, tokens = on_ranks(model, plan, answers, max_step=max_step, **options)
+    assert_agrees(logits_NV, expected_NV, scale=float(np.ptp(expected_NV)))
+    for prompt, new in zip(prompts, expected, strict=True):
+        decided_tokens(decided(model, [*prompt, *new])[len(prompt) - 1 : -1])
+    assert tokens == expected
+
+
+def assert_same_logits(model, plan, token_BT, **options) -> None:
+    expected_BTV = running(model).forward(token_BT)
+    logits_BTV = on_ranks(model, plan, lambda ours: ours.forward(token_BT), **options)
+    assert_agrees(logits_BTV, expected_BTV, scale=float(np.ptp(expected_BTV)))
+
+
+@settings(max_examples=25)
+@given(st.data(), st.sampled_from([2, 4, 8]), recipes(), exchanges, seeds)
+def test_any_split_over_a_few_ranks_is_one_rank(data, world, recipe, exchange, seed):
+    plan = data.draw(plans(world))
+    model = tiny(admitting(recipe, plan))
+    lengths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=9))
+    rows = [random_tokens(model, length, seed=seed + row) for row, length in enumerate(lengths)]
+    assert_ranks_are_one(model, plan, rows, data, exchange=exchange)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("world", [32, 64])
+@settings(max_examples=12)
+@given(st.data(), recipes(), exchanges, seeds)
+def test_any_split_over_many_ranks_is_one_rank(world, data, recipe, exchange, seed):
+    plan = data.draw(plans(world))
+    model = tiny(admitting(recipe, plan))
+    lengths = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=70))
+    rows = [random_tokens(model, length, seed=seed + row) for row, length in enumerate(lengths)]
+    assert_ranks_are_one(model, plan, rows, data, exchange=exchange)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("plan", [Plan(8, 1, 8), Plan(4, 2, 2), Plan(8, 8)], ids=str)
+def test_all_tokens_may_choose_the_experts_of_one_rank(plan, exchange):
+    model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
+    share = model.config.n_routed_experts // plan.expert_share
+    model = favouring(model, slice(share, 2 * share))  # the experts of the second rank
+    token_BT = random_tokens(model, 5, 20)
+    assert_same_logits(model, plan, token_BT, exchange=exchange)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize(
+    "plan", [Plan(64, 1, 64), Plan(64, 64), Plan(16, 8, 8), Plan(2, 4, 16)], ids=str
+)
+@pytest.mark.distributed
+def test_one_token_in_all_on_64_ranks(plan, exchange):
+    model = tiny(admitting(Recipe(), plan))
+    token_BT = random_tokens(model, 1, 1)
+    assert_same_logits(model, plan, token_BT, exchange=exchange)
+
+
+def test_drawn_tokens_are_those_of_one_rank():
+    plan = Plan(4, 2, 2)
+    model = tiny(admitting(Recipe(), plan))
+    prompts = [random_tokens(model, length, seed=length) for length in (9, 1, 5)]
+    options = {"temperature": 1.2, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
+    expected = running(model).generate(prompts, **options)
+    assert on_ranks(model, plan, lambda m: m.generate(prompts, **options)) == expected
