@@ -1,6 +1,10 @@
-"""Run MiMo-V2-Flash: check its kernels, try it with random weights or with some of the real ones.
+"""Run MiMo-V2-Flash: check its kernels, let it write, try it with random or some real weights.
 
 python run_example.py --mode test
+python run_example.py --mode generate --prompt "A list is"
+python run_example.py --mode evaluate --text FILE
+python run_example.py --mode trace --prompt "A list is" --output trace.safetensors
+python run_example.py --mode compare trace.safetensors another.safetensors
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
 """
@@ -9,9 +13,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mimo_v2_flash.commands import download, random_model, self_check
+from mimo_v2_flash.commands import (
+    compare,
+    download,
+    evaluate,
+    generate,
+    random_model,
+    self_check,
+    trace,
+)
 
-MODES = {"test": self_check, "random": random_model, "download": download}
+MODES = {
+    "test": self_check,
+    "random": random_model,
+    "download": download,
+    "generate": generate,
+    "evaluate": evaluate,
+    "trace": trace,
+    "compare": compare,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     del options["mode"]
     try:
         return int(MODES[mode].run(**options))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"run_example.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from run_example import MODES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,17 +27,27 @@ def test_the_self_check_passes():
     assert "checks passed" in done.stdout
 
 
-@pytest.mark.parametrize("mode", ["test", "random"])
-def test_every_mode_explains_itself(mode):
+@pytest.mark.parametrize(
+    ("mode", "option"),
+    [("test", "--seed"), ("random", "--seed"), ("generate", "--prompt"), ("evaluate", "--text")],
+)
+def test_a_mode_explains_itself(mode, option):
     done = run_example("--mode", mode, "--help")
     assert done.returncode == 0
-    assert "--seed" in done.stdout
+    assert option in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["generate", "evaluate"])
+def test_what_a_mode_needs_is_named(mode):
+    done = run_example("--mode", mode)
+    assert done.returncode == 2
+    assert "the following arguments are required: --" in done.stderr
 
 
 def test_without_a_mode_the_modes_are_listed():
     done = run_example()
     assert done.returncode == 2
-    assert "--mode {test,random,download}" in done.stderr
+    assert f"--mode {{{','.join(MODES)}}}" in done.stderr
 
 
 def test_a_mistake_is_one_line():

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -26,9 +27,10 @@ __all__ = ["amount", "console", "peak_memory", "progress", "progress_of_bytes", 
 PLAIN_WIDTH = 100
 
 
-def console() -> Console:
-    """Return a console for standard output."""
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+def console(stream: TextIO | None = None) -> Console:
+    """Return a console for `stream`; standard output if not given."""
+    out = stream or sys.stdout
+    return Console(file=out, width=None if out.isatty() else PLAIN_WIDTH, highlight=False)
 
 
 def table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:

@@ -1,1 +1,1 @@
-"""From a prompt to tokens: the loop, sampling, drafts, tokenizer and chat."""
+"""From a prompt to tokens and text: the loop, sampling, tokenizer, likelihood."""

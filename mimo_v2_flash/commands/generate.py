@@ -1,0 +1,133 @@
+"""Continue a text, or answer a message, and say what it took.
+
+The text goes to standard output as it comes, everything else to standard error. Sampling is as the
+checkpoint's generation_config.json asks, or greedy, but for what is given here.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from mimo_v2_flash.generation.defaults import SAMPLING, generation_defaults
+from mimo_v2_flash.generation.text import CONTEXT, Completion, complete
+from mimo_v2_flash.layers.watched import Call, WatchedLayers
+from mimo_v2_flash.model import MiMoV2FlashModel
+
+from .console import amount, console, table
+from .example_model import add_model_argument, opened
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this mode."""
+    add_model_argument(parser)
+    parser.add_argument("--prompt", required=True, help="the text to continue; may be empty")
+    parser.add_argument("--chat", action="store_true", help="answer the prompt as a message")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
+    parser.add_argument("--temperature", type=float, help="0 is greedy")
+    parser.add_argument("--top-p", type=float, help="keep the likeliest of this mass; 1 keeps all")
+    parser.add_argument("--top-k", type=int, help="keep so many of the likeliest; 0 keeps all")
+    parser.add_argument("--min-p", type=float, help="keep those this times as likely as the best")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1 discourages; 1 is off")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show the text as it comes, or at its end",
+    )
+
+
+class _Notes:
+    """What is taken down of a run: its start, when each piece of text came, and who had a say.
+
+    Attributes
+    ----------
+    times
+        Seconds: the start, every token, the end.
+    experts
+        (layer, expert) of all that answered a token.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.experts: set[tuple[int, int]] = set()
+
+    def begin(self) -> None:
+        """Forget what was, and start the clock."""
+        self.experts.clear()
+        self.times = [time.perf_counter()]
+
+    def listen(self, call: Call) -> None:
+        """Take down which experts a layer asked."""
+        if call.part == "answer":
+            self.experts.update((call.layer, int(expert)) for expert in call.given[2].flat)
+
+
+def run(
+    model: Path,
+    prompt: str,
+    chat: bool,
+    max_new_tokens: int,
+    seed: int,
+    stream: bool,
+    **sampling: Any,
+) -> int:
+    """Write the text and the report, and return the exit status."""
+    config, weights, tokenizer = opened(model)
+    asked = {name: sampling[name] for name in SAMPLING if sampling[name] is not None}
+    notes = _Notes()
+    backend = WatchedLayers(config.num_hidden_layers, notes.listen)
+    runner = MiMoV2FlashModel(weights, config, backend=backend)
+    runner.forward([[0]])  # loads compiled code, which is no part of what is measured
+    notes.begin()
+
+    def show(piece: str) -> None:
+        notes.times.append(time.perf_counter())
+        if stream and len(notes.times) == 2:  # now the prompt has been accepted
+            _write(sys.stderr, f"{prompt}\n" if chat else prompt)
+        if stream:
+            _write(sys.stdout, piece)
+
+    said = complete(
+        runner,
+        tokenizer,
+        [{"role": "user", "content": prompt}] if chat else prompt,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        on_text=show,
+        **(generation_defaults(model) | asked),
+    )
+    _write(sys.stdout, "\n" if stream else f"{said.text}\n")
+    _report(said, notes, runner)
+    return 0
+
+
+def _report(said: Completion, notes: _Notes, model: MiMoV2FlashModel) -> None:
+    """Print what the text took."""
+    prompt, new = len(said.prompt_tokens), len(said.new_tokens)
+    start, first, last = notes.times[0], notes.times[1], notes.times[max(new, 1)]
+    seen = prompt + max(new - 1, 0)
+    experts = sum(spec.experts for spec in model.config.layers)
+    report = table(f"Stopped by {said.stopped}", ("what",), ("amount",))
+    for row in (
+        ("prompt, new tokens", f"{prompt}, {new}"),
+        ("time to first token", f"{first - start:.3f} s" if new else "none"),
+        ("prefill", f"{prompt / (first - start):.1f} tokens/s" if new else "none"),
+        ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
+        (f"KV cache of {seen} tokens", amount(model.new_cache(1, seen).nbytes)),
+        ("experts touched", f"{len(notes.experts)} of {experts}"),
+    ):
+        report.add_row(*row)
+    out = console(sys.stderr)
+    out.print("\n", report)
+    if said.stopped == CONTEXT:
+        out.print(f"The context is full: the model knows {seen} positions.")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text)
+    stream.flush()

@@ -1,0 +1,83 @@
+"""How likely a text is to a model, in bits: the measure of a language model on a text.
+
+Consecutive windows, each begun by the end-of-text token and seen by itself; every token of the text
+is predicted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimo_v2_flash.inputs import as_tokens
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.model import MiMoV2FlashModel
+
+__all__ = ["bits_of", "windows"]
+
+CHUNK = 256  # tokens whose logits are in memory at one time
+
+
+def windows(
+    token_T: Sequence[int], *, length: int, begin: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what a model is given and what it is to predict, int32, `length` tokens at most.
+
+    Given is the token `begin`, then all but the last to predict; the last window may be shorter.
+    """
+    for start in range(0, len(token_T), length):
+        target_T = np.array(token_T[start : start + length], np.int32)
+        yield np.concatenate([np.array([begin], np.int32), target_T[:-1]]), target_T
+
+
+def bits_of(
+    model: MiMoV2FlashModel,
+    token_T: Sequence[int],
+    *,
+    length: int,
+    begin: int,
+    advance: Callable[[int], object] = int,
+) -> float:
+    """Return the bits of a text's tokens under `model`: the sum of -log2 of their probabilities.
+
+    Parameters
+    ----------
+    model
+        It predicts.
+    token_T
+        Token ids of the text.
+    length
+        Of a window, in tokens.
+    begin
+        Id of the token before each window.
+    advance
+        Called with the number of tokens as they have been predicted.
+
+    Raises
+    ------
+    ValueError
+        If there are no tokens, `length` is not in 1..max_position_embeddings, or an id is outside
+        the vocabulary.
+    """
+    context = model.config.max_position_embeddings
+    if not 1 <= length <= context:
+        raise ValueError(f"the length of a window is {length}, allowed is 1..{context}")
+    (token_T,) = as_tokens([token_T], model.config.vocab_size)
+    cache, bits = model.new_cache(1, min(length, len(token_T))), 0.0
+    for given_T, target_T in windows(token_T, length=length, begin=begin):
+        for start in range(0, len(given_T), CHUNK):
+            part = slice(start, start + CHUNK)
+            position_T = np.arange(len(given_T))[part]
+            logits_TV = model.step([given_T[part]], [position_T], cache)[0]
+            bits += _bits(logits_TV.astype(np.float64), target_T[part])
+            advance(len(position_T))
+    return bits
+
+
+def _bits(logits_TV: np.ndarray, target_T: np.ndarray) -> float:
+    logits_TV -= np.max(logits_TV, axis=1, keepdims=True)
+    chosen_T = np.take_along_axis(logits_TV, target_T[:, None], axis=1)[:, 0]
+    return float(np.sum(np.log(np.sum(np.exp(logits_TV), axis=1)) - chosen_T) / np.log(2))

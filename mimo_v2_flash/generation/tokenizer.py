@@ -1,0 +1,132 @@
+"""The tokenizer of a checkpoint, which transformers loads, and text that grows with its tokens.
+
+MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. Text begins with
+`<|endoftext|>`, as in training, where nothing else comes before it.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+__all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "prompt_tokens", "tokens"]
+
+END_OF_TEXT = "<|endoftext|>"
+FILES = ("tokenizer.json", "vocab.json")  # at least one of them is there
+HALF = "\ufffd"  # what a decoder writes for bytes that are no character
+
+
+def load_tokenizer(folder: str | PathLike[str]) -> Any:
+    """Return the tokenizer in `folder`, as transformers' AutoTokenizer loads it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no tokenizer.
+    ImportError
+        If transformers is not installed; the message has the command that installs it.
+    """
+    path = Path(folder)
+    if not any((path / name).is_file() for name in FILES):
+        raise FileNotFoundError(f"{path}: no tokenizer there, expected {' or '.join(FILES)}")
+    auto_tokenizer = _auto_tokenizer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the hub's spelling of config.json
+        return auto_tokenizer.from_pretrained(path, local_files_only=True)
+
+
+def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
+    """Return the token ids of a prompt; an empty one is `<|endoftext|>` alone.
+
+    Parameters
+    ----------
+    tokenizer
+        From `load_tokenizer`.
+    prompt
+        A text to be continued, or messages ("role", "content") to be answered, which the
+        checkpoint's chat template turns into one.
+
+    Raises
+    ------
+    ValueError
+        If the text holds half of a surrogate pair, or there is no chat template for messages.
+    """
+    if not isinstance(prompt, str):
+        if not tokenizer.chat_template:
+            raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
+        return list(
+            tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        )
+    return tokens(tokenizer, prompt, add_special_tokens=True) or [end_of_text(tokenizer)]
+
+
+def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    """Return the token ids of a text of any length; ValueError if it is not Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} of the text is half of a surrogate") from error
+    ids = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+    return list(ids)
+
+
+def end_of_text(tokenizer: Any) -> int:
+    """Return the id of `<|endoftext|>`; ValueError if the tokenizer has no such token."""
+    try:
+        return int(tokenizer.added_tokens_encoder[END_OF_TEXT])
+    except KeyError:
+        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no {END_OF_TEXT}") from None
+
+
+class Detokenizer:
+    """Gives text as tokens come, and never half a character.
+
+    All that it gave, together, is what the tokenizer decodes from all tokens at once, without
+    special tokens. U+FFFD comes only for bytes that no further token can make a character of.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._held: list[int] = []  # tokens since the text last ended with a whole character
+        self._given = 0  # characters of theirs that have been given
+
+    def push(self, token: int) -> str:
+        """Return the text that is certain now; it may be empty."""
+        self._held.append(token)
+        text = self._text()
+        certain = text[:-1] if text.endswith(HALF) else text
+        piece = certain[self._given :]
+        self._given += len(piece)
+        if certain == text:
+            self._held, self._given = [], 0
+        return piece
+
+    def end(self) -> str:
+        """Return what was held back, where the tokens end."""
+        piece = self._text()[self._given :]
+        self._held, self._given = [], 0
+        return piece
+
+    def _text(self) -> str:
+        return str(self._tokenizer.decode(self._held, skip_special_tokens=True))
+
+
+def _auto_tokenizer() -> Any:
+    logger = logging.getLogger("transformers")
+    logger.addFilter(_not_about_torch)
+    try:
+        from transformers import AutoTokenizer  # noqa: PLC0415  an extra, and slow to load
+    except ImportError as error:
+        raise ImportError(
+            "text needs transformers, which is not installed: "
+            'pip install "mimo-v2-flash[text]", or in a checkout: pip install -e ".[text]"'
+        ) from error
+    finally:
+        logger.removeFilter(_not_about_torch)
+    return AutoTokenizer
+
+
+def _not_about_torch(record: logging.LogRecord) -> bool:
+    return "PyTorch was not found" not in record.getMessage()  # a tokenizer needs none

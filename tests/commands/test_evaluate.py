@@ -1,0 +1,92 @@
+"""--mode evaluate: bits of transformers' windows over the bytes of the file."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.reports import amounts, said_by
+from tests.support.tiny_text import (
+    CONTEXT,
+    END_OF_TEXT,
+    small_tokenizer,
+    text_oracle,
+    write_text_checkpoint,
+)
+
+TEXT = "the thin thing 世界 🙂 is\r\nthere, naïve Q" * 9
+END = small_tokenizer().added_tokens_encoder[END_OF_TEXT]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    return write_text_checkpoint(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture
+def evaluated(capsys, hub, tmp_path):
+    """Return what runs the mode on a text, and returns what it says."""
+
+    def run(content: str | bytes, *arguments: object, status: int = 0) -> str:
+        file = tmp_path / "file.txt"
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        given = ["--model", hub.folder, "--text", file, *arguments]
+        out, err = said_by(capsys, "evaluate", *given, status=status)
+        assert "" in (out, err)
+        return out + err
+
+    return run
+
+
+def nats_of_transformers(hub, length: int) -> tuple[float, int]:
+    """Return the text's nats in windows of `length`, and its tokens."""
+    token_T = small_tokenizer().encode(TEXT)
+    model, nats = text_oracle(hub), 0.0
+    for start in range(0, len(token_T), length):
+        target = torch.tensor(token_T[start : start + length])
+        with torch.no_grad():
+            logits = model(torch.tensor([[END, *target[:-1]]]), use_cache=False).logits[0]
+        nats += float(torch.nn.functional.cross_entropy(logits.double(), target, reduction="sum"))
+    return nats, len(token_T)
+
+
+@pytest.mark.parametrize("length", [CONTEXT, 17, 1])
+def test_bits_and_perplexity_are_those_of_transformers(hub, evaluated, length):
+    said = amounts(evaluated(TEXT, *([] if length == CONTEXT else ["--length", length])))
+    nats, count = nats_of_transformers(hub, length)
+    size = len(TEXT.encode())
+    assert said["bytes, tokens"] == f"{size:,}, {count:,}"
+    assert said["windows"] == f"{-(-count // length)} of {length} tokens"
+    assert float(said["bits per byte"]) == pytest.approx(nats / np.log(2) / size, rel=1e-5)
+    assert float(said["perplexity"]) == pytest.approx(np.exp(nats / count), rel=1e-4)
+
+
+def test_the_report_names_text_model_and_speed(hub, evaluated):
+    report = evaluated(TEXT)
+    assert re.search(r"^\S*file.txt: \d+\.\d s$", report, re.MULTILINE)
+    assert amounts(report)["model"] == hub.folder.name
+    assert re.fullmatch(r"[\d.]+ tokens/s", amounts(report)["speed"])
+
+
+def test_one_character_is_a_text(evaluated):
+    assert amounts(evaluated("a"))["bytes, tokens"] == "1, 1"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (b"", (), "file.txt is empty: there is nothing to measure"),
+        (b"abc\xff", (), "file.txt is not UTF-8: byte 3 is 0xff"),
+        ("世".encode() + b"\xe4\xb8", (), "file.txt is not UTF-8: byte 3 is 0xe4"),
+        (b"a", ("--length", 0), "the length of a window is 0, allowed is 1..64"),
+        (b"a", ("--length", 65), "the length of a window is 65, allowed is 1..64"),
+        (b"a", ("--text", "/nowhere"), "No such file or directory: '/nowhere'"),
+        (b"a", ("--model", "/nowhere"), "--model /nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line(evaluated, content, arguments, message):
+    said = evaluated(content, *arguments, status=2)
+    assert said.startswith("run_example.py: ")
+    assert said.endswith(f"{message}\n")
+    assert said.count("\n") == 1
