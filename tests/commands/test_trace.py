@@ -73,6 +73,21 @@ def test_chunks_are_joined(whole):
         np.testing.assert_allclose(chunked[name], tensor, atol=1e-4 * max(1, np.ptp(tensor)))
 
 
+def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
+    right = attention.prior_tokens
+
+    def forgetful(cache, *, sequences: int, filled: int):
+        return right(cache, sequences=sequences, filled=0)
+
+    monkeypatch.setattr(attention, "prior_tokens", forgetful)
+    for name in ("log_sum", "heads"):
+        tensor = whole[f"layers.0.attention.{name}"]
+        np.testing.assert_array_equal(traced()[f"layers.0.attention.{name}"], tensor)
+        chunked = traced(max_step=5)[f"layers.0.attention.{name}"]
+        np.testing.assert_allclose(chunked[:5], tensor[:5], atol=1e-5 * np.ptp(tensor))
+        assert np.abs(chunked[5:] - tensor[5:]).max() > 1e-2
+
+
 def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
     """Queries are those that attention got, and not what a trace believes that it got."""
     monkeypatch.setattr(attention, "rope_partial", lambda x_BTHQ, *_: x_BTHQ)
