@@ -23,8 +23,7 @@ import numpy as np
 
 from mimo_v2_flash.commands.console import amount, console, table
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
-from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights.hub_tensors import hub_tensors
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 
 ROOT = Path(__file__).parents[1]
@@ -104,20 +103,8 @@ def measured(config: MiMoConfig, fused: bool, folder: Path | None) -> Iterator[d
 
 def stored(config: MiMoConfig, *, fused: bool) -> Iterator[Tensor]:
     """Yield what the hub's checkpoint would hold, with a shard's tensors one after another."""
-    crossing = {
-        f"model.layers.{index}.self_attn.k_proj.weight"
-        for index, sliding in enumerate(config.hybrid_layer_pattern)
-        if not sliding
-    }
-    runs = config.num_key_value_heads
-    for name, shape in names.every_weight(config, fused=fused):
-        if not name.endswith("_proj.weight") or name.endswith("o_proj.weight"):
-            yield Tensor(name, "F32" if names.ROUTER in name else "BF16", shape)
-            continue
-        in_runs = name in crossing or name.endswith(names.FUSED)
-        rows = runs * -(-shape[0] // runs // BLOCK) if in_runs else -(-shape[0] // BLOCK)
-        yield Tensor(name, "F8_E4M3", shape)
-        yield Tensor(name + names.SCALE, "F32", (rows, -(-shape[1] // BLOCK)))
+    for name, place in hub_tensors(config, fused=fused).items():
+        yield Tensor(name, place.dtype, place.shape)
 
 
 def write(folder: Path, config: MiMoConfig, tensors: list[Tensor], *, fused: bool) -> None:

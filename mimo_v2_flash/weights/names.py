@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.plan import WHOLE, Share
 
 __all__ = [
     "FUSED",
@@ -27,7 +28,9 @@ __all__ = [
     "is_fused",
     "layer_norms",
     "model_ends",
+    "predictor",
     "router",
+    "stored_dtype",
 ]
 
 PREDICTOR_PREFIX = "model.mtp."
@@ -35,6 +38,7 @@ SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of what matmuls take
+NEVER_FP8 = (".o_proj.weight", ".eh_proj.weight", "lm_head.weight")  # on the hub, of these
 
 
 class Declared(NamedTuple):
@@ -100,12 +104,31 @@ def dense(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared, Declared]:
     return _gated(f"{prefix}.mlp", spec.feed_forward, spec.hidden)
 
 
+def predictor(prefix: str, config: MiMoConfig) -> tuple[Declared, ...]:
+    """Return the weights of the multi-token predictor at `prefix`; it has no embedding or head."""
+    spec, D = config.predictor, config.hidden_size
+    norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
+    return (
+        *(Declared(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
+        Declared(f"{prefix}.eh_proj.weight", (D, 2 * D)),
+        *attention(prefix, spec.attention, D),
+        *dense(prefix, spec),
+    )
+
+
 def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, Declared]:
     return (
         Declared(f"{prefix}.gate_proj.weight", (width, hidden)),
         Declared(f"{prefix}.up_proj.weight", (width, hidden)),
         Declared(f"{prefix}.down_proj.weight", (hidden, width)),
     )
+
+
+def stored_dtype(name: str) -> str:
+    """Return the safetensors dtype that the hub stores a weight called `name` in."""
+    if ROUTER in name:
+        return "F32"
+    return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
 
 
 def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
@@ -138,7 +161,11 @@ def is_fused(names: Container[str]) -> bool:
 
 
 def every_weight(
-    config: MiMoConfig, experts: Sequence[int] | None = None, *, fused: bool = False
+    config: MiMoConfig,
+    experts: Sequence[int] | None = None,
+    *,
+    fused: bool = False,
+    share: Share = WHOLE,
 ) -> Iterator[Declared]:
     """Yield what a checkpoint of `config` must hold, but for scales and predictors.
 
@@ -150,11 +177,15 @@ def every_weight(
         Those whose weights are there; all of them if not given.
     fused
         Whether attention has MiMo-V2.5's `qkv_proj`.
+    share
+        What of it all is there; shapes are those of the share.
     """
     numbers = range(config.n_routed_experts) if experts is None else experts
+    here = share.experts(len(numbers))
     of_attention = fused_attention if fused else attention
-    yield from model_ends(config)
-    for index, spec in enumerate(config.layers):
+    *ends, (head, (V, D)) = model_ends(config)
+    yield from (*ends, Declared(head, (len(share.part(V)), D)))
+    for index, spec in enumerate(map(share.layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)
         yield from of_attention(prefix, spec.attention, spec.hidden)
@@ -162,5 +193,5 @@ def every_weight(
             yield from dense(prefix, spec)
             continue
         yield from router(prefix, spec)
-        for number in numbers:
+        for number in numbers[here.start : here.stop]:
             yield from expert(prefix, spec, number)

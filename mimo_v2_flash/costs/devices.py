@@ -1,0 +1,140 @@
+"""Bytes on every device: weights as the reader makes them and the cut leaves them, cache, buffers.
+
+No size is stated here that other modules know: weights are counted on arrays that take no memory,
+a cache's slots on one that has a single slot.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.cache import new_cache, ring_slots
+from mimo_v2_flash.config import AttentionSpec, MiMoConfig
+from mimo_v2_flash.plan import Plan, Share
+from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.weights.hollow import hollow_weights
+from mimo_v2_flash.weights.records import DecoderWeights, ModelWeights, MoEWeights, nbytes
+
+from .load import Load
+from .traffic import Row
+
+__all__ = ["Device", "cache_bytes", "devices", "weight_bytes"]
+
+
+class Device(NamedTuple):
+    """Bytes on one device.
+
+    Attributes
+    ----------
+    weights
+        By kind: experts, router, attention, dense, norms, embedding, head. No predictors: they are
+        not loaded.
+    cache
+        Keys, values and positions of all layers, full.
+    buffers
+        The largest arrays of a step, by kind. `stream`: the tokens, and the same normalised.
+        `attention`: a layer's queries, keys, values and what was seen. `exchange`: messages and
+        answers if every token of the ranks that share the experts comes here. `logits`: of one
+        token in every sequence. Attention's scores, and what a kernel takes beside its arguments
+        and answer, are not among them.
+    """
+
+    weights: dict[str, int]
+    cache: int
+    buffers: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything."""
+        return sum(self.weights.values()) + self.cache + sum(self.buffers.values())
+
+
+def devices(config: MiMoConfig, plan: Plan, load: Load) -> list[Device]:
+    """Return what every rank holds, rank 0 first.
+
+    Raises
+    ------
+    ValueError
+        If the model does not admit the plan or the load; number and limit are named.
+    """
+    plan.check(config)
+    load.check(config)
+    shares = [plan.share(rank) for rank in range(plan.tensor_parallel)]  # of experts: all alike
+    weights = weight_bytes(config, shares, load.weights)
+
+    @cache
+    def device(tensor_rank: int, rows: int) -> Device:
+        share = shares[tensor_rank]
+        kept = cache_bytes(config, share, rows, load)
+        return Device(weights[tensor_rank], kept, _buffers(config, plan, share, rows, load))
+
+    return [
+        device(rank % plan.tensor_parallel, len(plan.rows(rank, load.batch_size)))
+        for rank in range(plan.world)
+    ]
+
+
+def weight_bytes(config: MiMoConfig, shares: list[Share], dtype: str) -> list[dict[str, int]]:
+    """Return the bytes of each share's weights, by kind."""
+    kinds = Counter(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
+    sliding, sparse = zip(*kinds, strict=True)
+    few = replace(
+        config,
+        num_hidden_layers=len(kinds),
+        hybrid_layer_pattern=sliding,
+        moe_layer_freq=sparse,
+    )
+    whole, times = hollow_weights(few, dtype), tuple(kinds.values())
+    return [_by_kind(cut_model(whole, few, share), times) for share in shares]
+
+
+def cache_bytes(config: MiMoConfig, share: Share, rows: int, load: Load) -> int:
+    """Return the bytes of a rank's cache of `rows` sequences."""
+    layers = tuple(map(share.layer, config.layers))
+    small = new_cache(layers, batch_size=1, max_length=1, dtype=load.cache)
+    slots = (ring_slots(spec.attention.window, load.context) for spec in layers)
+    return sum(
+        (rows * count + 1) * nbytes(layer) // 2  # a small one has a slot, and the trash row
+        for count, layer in zip(slots, small.layers, strict=True)
+    )
+
+
+def _by_kind(weights: ModelWeights, times: tuple[int, ...]) -> dict[str, int]:
+    """Return the bytes of a model that has each of its layers so many times."""
+    found = Counter(
+        norms=nbytes(weights.final_norm_D),
+        embedding=nbytes(weights.embedding_VD),
+        head=nbytes(weights.w_logits_VD),
+    )
+    for layer, count in zip(weights.layers, times, strict=True):
+        found.update({kind: count * size for kind, size in _of_layer(layer).items()})
+    return dict(found)
+
+
+def _of_layer(layer: DecoderWeights) -> dict[str, int]:
+    network = layer.feed_forward
+    norms = nbytes((layer.attention_norm_D, layer.feed_forward_norm_D))
+    of_every = {"attention": nbytes(layer.attention), "norms": norms}
+    if not isinstance(network, MoEWeights):
+        return of_every | {"dense": nbytes(network)}
+    router = nbytes((network.w_router_ED, network.bias_E))
+    return of_every | {"experts": nbytes(network.experts), "router": router}
+
+
+def _buffers(config: MiMoConfig, plan: Plan, share: Share, rows: int, load: Load) -> dict[str, int]:
+    layers, item = set(map(share.layer, config.layers)), np.dtype(load.stream).itemsize
+    tokens, arriving = rows * load.step, plan.expert_share * load.own_tokens(plan, load.step)
+    messages = (sum(Row.of(spec, load.stream)) for spec in layers if spec.experts)
+    return {
+        "stream": 2 * tokens * config.hidden_size * item,
+        "attention": tokens * max(_channels(spec.attention) for spec in layers) * item,
+        "exchange": arriving * max(messages, default=0),
+        "logits": load.batch_size * config.vocab_size * np.dtype(np.float32).itemsize,
+    }
+
+
+def _channels(spec: AttentionSpec) -> int:
+    return (spec.heads + spec.kv_heads) * (spec.key_width + spec.value_width)

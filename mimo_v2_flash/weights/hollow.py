@@ -1,0 +1,46 @@
+"""Weights that have shapes and dtypes but take no memory: to be cut and counted like real ones."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+
+from . import names
+from .checkpoint import Checkpoint
+from .encoding import Encoding
+from .hub_tensors import hub_tensors
+from .pieces import Output
+from .reader import Reader
+from .recipe import write_recipe
+from .records import ModelWeights
+from .safetensors_file import DTYPES
+
+__all__ = ["hollow_weights"]
+
+
+def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
+    """Return what `load_weights` would of the hub's weights of `config`, prepared as `dtype`.
+
+    Every element of an array is the same byte; only what is copied from it takes memory.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The model.
+    dtype : str
+        A key of `encoding.STORED`: "fp8" is as the hub stores them.
+    """
+    declared = list(names.every_weight(config))
+    recipe = write_recipe(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
+    return Reader(_Hollow(recipe.outputs), config, tuple(range(config.n_routed_experts))).model()
+
+
+class _Hollow(Checkpoint):
+    def __init__(self, outputs: list[Output]) -> None:
+        super().__init__({output.name: Path() for output in outputs})
+        self._outputs = {output.name: output for output in outputs}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        output = self._outputs[name]
+        return np.broadcast_to(np.zeros((), DTYPES[output.dtype]), output.shape)

@@ -1,0 +1,65 @@
+"""What the hub's checkpoint of a model holds, without its bytes: every tensor's dtype and shape.
+
+Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash, and of MiMo-V2.5 where `fused`. MiMo-V2-Flash:
+311.86 GB, and 1.19 GB of predictors.
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BLOCK
+
+from . import names
+from .fp8 import HALF_BLOCK
+from .names import Declared
+from .safetensors_file import DTYPES
+from .source import Place
+
+__all__ = ["hub_tensors", "predictor_tensors"]
+
+PREDICTORS = 3  # no config.json says how many
+
+
+def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, Place]:
+    """Return the tensors of `config` by name, scales among them and predictors not.
+
+    Their files are not named and each begins at byte 0.
+    """
+    return dict(_stored(names.every_weight(config, fused=fused), config, _crossing(config)))
+
+
+def predictor_tensors(config: MiMoConfig) -> dict[str, Place]:
+    """Return the tensors of the multi-token predictors."""
+    prefixes = (f"{names.PREDICTOR_PREFIX}layers.{index}" for index in range(PREDICTORS))
+    declared = (weight for prefix in prefixes for weight in names.predictor(prefix, config))
+    return dict(_stored(declared, config, set()))
+
+
+def _stored(
+    declared: Iterator[Declared], config: MiMoConfig, crossing: set[str]
+) -> Iterator[tuple[str, Place]]:
+    for name, shape in declared:
+        dtype = names.stored_dtype(name)
+        yield name, _place(dtype, shape)
+        if dtype == "F8_E4M3":
+            # A row of scales begins anew with each tensor-parallel rank that it was quantised on.
+            in_runs = name in crossing or name.endswith(names.FUSED)
+            runs = config.num_key_value_heads if in_runs else 1
+            grid = runs * -(-shape[0] // runs // BLOCK), -(-shape[1] // BLOCK)
+            yield name + names.SCALE, _place("F32", grid)
+
+
+def _crossing(config: MiMoConfig) -> set[str]:
+    """Return the names of the keys whose last block of scales goes on into the values."""
+    found = set()
+    for index, spec in enumerate(config.layers):
+        a = spec.attention
+        is_cut = a.key_width % BLOCK and not (a.key_width % HALF_BLOCK or a.value_width % BLOCK)
+        if is_cut and a.kv_heads == config.num_key_value_heads:
+            found.add(names.attention(f"model.layers.{index}", a, spec.hidden)[1].name)
+    return found
+
+
+def _place(dtype: str, shape: tuple[int, ...]) -> Place:
+    return Place("", dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)

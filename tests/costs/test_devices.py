@@ -1,0 +1,185 @@
+"""Counted bytes are those of the very arrays that ranks hold, and MiMo's are the known ones."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.cache import new_cache
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.layers.watched import WatchedLayers
+from mimo_v2_flash.plan import WHOLE, Plan
+from mimo_v2_flash.weights import load_weights
+from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.weights.records import MoEWeights, nbytes
+from tests.support.drawn import floats
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.spread import admitting, favouring, plans
+from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
+
+MIMO = MiMoConfig()
+LOAD = Load(batch_size=1, context=1, step=1)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def kinds_of(weights) -> dict[str, int]:
+    """Return the bytes of real weights by kind."""
+    networks = [layer.feed_forward for layer in weights.layers]
+    sparse = [network for network in networks if isinstance(network, MoEWeights)]
+    norms = [w for layer in weights.layers for w in (layer[0], layer[2])]
+    found = {
+        "norms": nbytes((*norms, weights.final_norm_D)),
+        "embedding": nbytes(weights.embedding_VD),
+        "head": nbytes(weights.w_logits_VD),
+        "attention": nbytes(tuple(layer.attention for layer in weights.layers)),
+        "dense": nbytes(tuple(n for n in networks if not isinstance(n, MoEWeights))),
+        "experts": nbytes(tuple(network.experts for network in sparse)),
+        "router": nbytes(tuple((n.w_router_ED, n.bias_E) for n in sparse)),
+    }
+    return {kind: size for kind, size in found.items() if size}
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(8, 8), Plan(4, 2, 2), Plan(2, 4, 2)], ids=str)
+def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
+    """Keys and values share scales, heads begin inside blocks, words divide unevenly."""
+    recipe = replace(RECIPE, experts=8, dense_width=1024, queries_per_kv_head=4)
+    hub = write_hub_checkpoint(tiny(recipe).oracle, tmp_path).folder
+    config = MiMoConfig.from_pretrained(hub)
+    weights = load_weights(hub, config)
+    shares = [plan.share(rank) for rank in range(plan.world)]
+    found = weight_bytes(config, shares, "fp8")
+    assert found == [kinds_of(cut_model(weights, config, share)) for share in shares]
+
+
+@settings(max_examples=15)
+@given(st.data(), st.sampled_from([1, 2, 4]), recipes(), st.integers(1, 5), st.integers(1, 30))
+def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_size, context):
+    plan = data.draw(plans(world))
+    model, dtype = tiny(admitting(recipe, plan)), data.draw(floats)
+    load = Load(batch_size, context, context, "float32", dtype)
+    group = ThreadGroup(world)
+
+    def program(rank: int):
+        ours = running(model, group=group, plan=plan)
+        return kinds_of(ours.weights), ours.new_cache(batch_size, context, dtype).nbytes
+
+    found = [(device.weights, device.cache) for device in devices(model.config, plan, load)]
+    assert found == group.run(program)
+
+
+@given(st.integers(0, 5), st.integers(1, 300), floats, st.sampled_from([1, 4, 8]))
+def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
+    share = Plan(1, tensor_parallel).share(tensor_parallel - 1)
+    sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "rows": slice(0, rows)}
+    real = new_cache(tuple(map(share.layer, MIMO.layers)), **sizes)
+    assert (
+        cache_bytes(MIMO, share, rows, replace(LOAD, context=context, cache=dtype)) == real.nbytes
+    )
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(4, 1, 4), Plan(4, 2, 2), Plan(8, 8)], ids=str)
+@pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
+def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
+    batch_size, step = 4, 6
+    model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
+    share = model.config.n_routed_experts // plan.expert_share
+    model = favouring(model, slice(0, share))  # every token comes to the first rank's experts
+    token_BT = random_tokens(model, batch_size, step)
+    group = ThreadGroup(plan.world)
+
+    def program(rank: int):
+        heard = {"layer": 0, "look": 0, "answer": 0}
+
+        def listen(call):
+            if call.part == "layer":
+                heard["layer"] = 2 * call.given[0].nbytes
+            if call.part == "look":
+                seen = sum(x.nbytes for x in (*call.given[:3], call.said))
+                heard["look"] = max(heard["look"], seen)
+            if call.part == "answer":
+                heard["answer"] = sum(x.nbytes for x in (*call.given[:3], call.said))
+
+        backend = WatchedLayers(len(model.config.layers), listen)
+        ours = running(model, group=group, plan=plan, backend=backend, exchange=exchange)
+        position_BT = np.tile(np.arange(step), (batch_size, 1))
+        cache = ours.new_cache(batch_size, step)
+        last = np.full((batch_size, 1), step - 1)
+        logits = ours.step(token_BT, position_BT, cache, logits_at=last)
+        return {
+            "stream": heard["layer"],
+            "attention": heard["look"],
+            "exchange": heard["answer"],
+            "logits": logits.nbytes,
+        }
+
+    expected = group.run(program)[0]
+    load = Load(batch_size, step, step, "float32")
+    found = devices(model.config, plan, load)[0].buffers
+    assert found == expected
+
+
+def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
+    """Source: 311,862,258,560 bytes in the hub's files."""
+    device = devices(MIMO, Plan(), LOAD)[0]
+    widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
+    no_sinks = 9 * 64 * 4  # of full layers
+    rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
+    found = sum(device.weights.values())
+    assert found == 311_862_258_560 + widened + no_sinks + rows_of_scales
+
+
+def test_bfloat16_mimo_is_617_7_gigabytes():
+    found = weight_bytes(MIMO, [WHOLE], "bfloat16")[0]
+    assert round(sum(found.values()) / 1e9, 1) == 617.7
+
+
+@pytest.mark.parametrize(
+    ("plan", "dtype", "gigabytes"),
+    [(32, "fp8", 9.46), (32, "bfloat16", 18.92), (64, "fp8", 4.73), (64, "bfloat16", 9.46)],
+)
+def test_experts_of_mimo_on_a_rank(plan, dtype, gigabytes):
+    """Source: 3 x 4096 x 2048 numbers an expert, and a scale for each 128 x 128 of them."""
+    share = Plan(plan, 4, plan // 4).share(0)
+    found = weight_bytes(MIMO, [share], dtype)[0]
+    assert round(found["experts"] / 1e9, 2) == gigabytes
+
+
+def test_the_cache_of_mimo_grows_by_23040_bytes_a_token():
+    load = replace(LOAD, cache=BFLOAT16)
+    at = {n: cache_bytes(MIMO, WHOLE, 1, replace(load, context=n)) for n in (132, 4096, 262144)}
+    position, full_layers = 4, 9
+    assert (at[262144] - at[4096]) == (262144 - 4096) * (23_040 + full_layers * position)
+    rings = at[132] - 133 * (23_040 + full_layers * position)
+    assert rings == 39 * 133 * (8 * 320 * 2 + position)
+    assert round(rings / 1e6) == 27
+    ten = cache_bytes(MIMO, WHOLE, 10, replace(load, context=4096))
+    assert round(ten / at[4096], 2) == 9.98  # but for a row of each layer
+
+
+def test_hundreds_of_devices_together_hold_the_whole():
+    plan = Plan(256, 4, 64)
+    held = devices(MIMO, plan, Load(64, 1000, 1))
+    whole = devices(MIMO, Plan(), Load(64, 1000, 1))[0]
+    assert len(held) == 256
+    assert sum(device.weights["experts"] for device in held) == whole.weights["experts"]
+    assert sum(device.weights["head"] for device in held) == 64 * whole.weights["head"]
+    assert {device.weights["embedding"] for device in held} == {whole.weights["embedding"]}
+
+
+def test_the_total_is_all_of_it():
+    device = devices(MIMO, Plan(), LOAD)[0]
+    parts = (*device.weights.values(), device.cache, *device.buffers.values())
+    assert device.total == sum(parts)
+
+
+def test_a_plan_that_the_model_does_not_admit_is_refused():
+    with pytest.raises(ValueError, match="expert_parallel = 7"):
+        devices(MIMO, Plan(7, 1, 7), LOAD)
+    with pytest.raises(ValueError, match="context = 300000"):
+        devices(MIMO, Plan(), replace(LOAD, context=300_000))

@@ -1,0 +1,40 @@
+"""The hub's checkpoint without its bytes: its known size, and what written checkpoints hold."""
+
+from dataclasses import replace
+
+import pytest
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.weights.hub_tensors import hub_tensors, predictor_tensors
+from mimo_v2_flash.weights.source import FolderSource
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.tiny import tiny
+
+
+def size(tensors) -> int:
+    return sum(place.end - place.begin for place in tensors.values())
+
+
+def test_mimo_has_the_bytes_of_the_hubs_files():
+    """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of predictors."""
+    main, predictors = hub_tensors(MiMoConfig()), predictor_tensors(MiMoConfig())
+    assert (size(main), size(predictors)) == (311_862_258_560, 1_189_400_448)
+    assert (len(main), len(predictors)) == (72_766, 60)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("change", [{}, {"experts": 8, "kv_heads": 2}])
+def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
+    written = write_hub_checkpoint(tiny(replace(RECIPE, **change)).oracle, tmp_path, fused=fused)
+    source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
+    there = source.places(source.names())
+    expected = hub_tensors(config, fused=fused)
+    predictors = predictor_tensors(config)
+    if fused:  # the test's writer fuses the predictors' attention too
+        predictors = {name: p for name, p in predictors.items() if name in there}
+        there = {name: p for name, p in there.items() if name in expected or name in predictors}
+    expected |= predictors
+    assert {name: (p.dtype, p.shape) for name, p in there.items()} == {
+        name: (p.dtype, p.shape) for name, p in expected.items()
+    }
+    assert all(there[name].end - there[name].begin == p.end for name, p in expected.items())
