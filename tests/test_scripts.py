@@ -47,7 +47,7 @@ def test_what_a_mode_needs_is_named(mode):
 def test_without_a_mode_the_modes_are_listed():
     done = run_example()
     assert done.returncode == 2
-    assert f"--mode {{{','.join(MODES)}}}" in done.stderr
+    assert f"{{{','.join(MODES)}}}" in done.stderr
 
 
 def test_a_mistake_is_one_line():

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+import run_example
 from mimo_v2_flash.commands import trace
 from mimo_v2_flash.commands.trace_file import open_trace
 from mimo_v2_flash.commands.trace_tensors import TENSORS, layer_name
+from mimo_v2_flash.generation.tokenizer import load_tokenizer, prompt_tokens
 from mimo_v2_flash.kernels.axes import measure
 from mimo_v2_flash.layers import attention, decoder, token_groups
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import random_tokens, running, tiny
+from tests.support.tiny_text import CONTEXT, write_text_checkpoint
 
 MODEL = tiny()
 TOKENS = random_tokens(MODEL, 14)
@@ -114,29 +116,54 @@ def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+    return write_text_checkpoint(tmp_path_factory.mktemp("hub")).folder
 
 
-def traced_to(output, folder, **options) -> int:
-    said = {"prompt": None, "tokens": [3, 1, 4], "max_step": 512} | options
-    return trace.run(model=folder, output=output, **said)
+def run(folder, output, *options: str) -> int:
+    said = ["--mode", "trace", "--model", str(folder), "--output", str(output)]
+    return run_example.main([*said, *options])
 
 
-def test_the_command_writes_a_file(folder, tmp_path, capsys):
-    output = tmp_path / "trace.safetensors"
-    assert traced_to(output, folder) == 0
+def test_the_commands_write_and_compare_files(folder, tmp_path, capsys):
+    path, chunked, other = (tmp_path / f"{name}.safetensors" for name in "abc")
+    assert run(folder, path, "--tokens", "3", "1", "4") == 0
     assert "tensors of 3 tokens" in capsys.readouterr().out
-    with open_trace(output) as found:
+    with open_trace(path) as found:
         assert found.integers("tokens").tolist() == [3, 1, 4]
         assert found["layers.1.attention.query"].dtype == np.float32
+    assert run(folder, chunked, "--tokens", "3", "1", "4", "--max-step", "2") == 0
+    assert run(folder, other, "--tokens", "3", "1", "5") == 0
+    compared = ["--mode", "compare", str(path)]
+    assert run_example.main([*compared, str(chunked)]) == 0
+    assert run_example.main([*compared, str(chunked), "--tolerance", "0"]) == 1
+    assert run_example.main([*compared, str(other)]) == 2
+    assert "tokens differ: at 2, 4 in" in capsys.readouterr().err
 
 
-def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path):
-    output = tmp_path / "trace.safetensors"
-    with pytest.raises(FileNotFoundError, match="tokenizer"):
-        traced_to(output, folder, prompt="Text", tokens=None)
-    with pytest.raises(ValueError, match="1000000"):
-        traced_to(output, folder, tokens=[10**6])
-    with pytest.raises(FileNotFoundError, match=r"--output .*no such folder"):
-        traced_to(tmp_path / "nowhere" / "t.safetensors", folder)
+def test_a_text_is_traced_as_its_tokens(folder, tmp_path):
+    path = tmp_path / "trace.safetensors"
+    assert run(folder, path, "--prompt", "the thin thing") == 0
+    with open_trace(path) as found:
+        expected = prompt_tokens(load_tokenizer(folder), "the thin thing")
+        assert found.integers("tokens").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tokens", "1000000"), "1000000"),
+        (("--tokens", "3", "--max-step", "0"), "max_step must be at least 1"),
+        (("--tokens", *["3"] * (CONTEXT + 1)), f"the model knows {CONTEXT} positions"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path, capsys, options, said):
+    assert run(folder, tmp_path / "trace.safetensors", *options) == 2
+    assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_computed(
+    folder, tmp_path, capsys
+):
+    assert run(folder, tmp_path / "nowhere" / "t.safetensors", "--tokens", "3") == 2
+    assert "nowhere/t.safetensors: no such folder" in capsys.readouterr().err
