@@ -1,6 +1,7 @@
 """The model: embed, pass through the layers, predict. One step for every phase."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .generation.loop import generate
 from .generation.sampling import Sampler, SamplingSettings
 from .groups import HostGroup, SoloGroup
 from .inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
-from .kernels.token_embedding import token_embedding
+from .layers.forms import FORMS
 from .layers.head import Head
 from .layers.ranks import Ranks
 from .layers.stack import Stack
@@ -69,15 +70,15 @@ class MiMoV2FlashModel:
         if max_step < 1:
             raise ValueError(f"max_step must be at least 1, got {max_step}")
         check_model(weights, config)
-        ranks = Ranks(plan or Plan.of_devices(config), group or SoloGroup(), exchange)
+        backend, plan = backend or NumpyBackend(), plan or Plan.of_devices(config)
+        ranks = Ranks(plan, group or SoloGroup(), exchange, FORMS[backend.form])
         weights, config = keep_experts(weights, config, expert_subset)
         ranks.plan.check(config)
         ranks.agree(config=config, experts=weights.expert_ids, max_step=max_step)
-        self.weights = cut_model(weights, config, ranks.share)
+        self.weights = backend.place(ranks.form.weights(cut_model(weights, config, ranks.share)))
         self.config, self.max_step, self._ranks = config, max_step, ranks
-        self._layers = tuple(map(ranks.share.layer, config.layers))
-        self._stack = Stack(self._layers, backend or NumpyBackend(), ranks)
-        self._head = Head(config, ranks)
+        self._layers, self._place = tuple(map(ranks.share.layer, config.layers)), backend.place
+        self._stack, self._head = Stack(self._layers, backend, ranks), Head(config, backend, ranks)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
@@ -87,8 +88,9 @@ class MiMoV2FlashModel:
         longest = self.config.max_position_embeddings
         if max_length > longest:
             raise ValueError(f"max_length is {max_length}, the model knows {longest} positions")
-        sizes = {"batch_size": batch_size, "max_length": max_length}
-        return new_cache(self._layers, **sizes, dtype=dtype, rows=self._ranks.rows(batch_size))
+        sizes: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
+        cache = new_cache(self._layers, **sizes, dtype=dtype, rows=self._ranks.rows(batch_size))
+        return replace(cache, layers=self._place(cache.layers))
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of whole sequences.
@@ -134,8 +136,7 @@ class MiMoV2FlashModel:
         cache.check_layers(self._layers)
         cache.admit(position_BT)
         self._ranks.agree(token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn)
-        x_BTD = token_embedding(token_BT[cache.rows], self.weights.embedding_VD).astype(np.float32)
-        x_BTD = self._stack(x_BTD, position_BT, cache, self.weights.layers, max_step=self.max_step)
+        x_BTD = self._stack(token_BT, position_BT, cache, self.weights, max_step=self.max_step)
         x_BnD = np.take_along_axis(x_BTD, index_Bn[cache.rows, :, None], axis=1)
         return self._head(x_BnD, self.weights, rows=cache.rows, batch_size=len(token_BT))
 
@@ -178,8 +179,7 @@ class MiMoV2FlashModel:
         Raises
         ------
         ValueError
-            If a prompt is empty or too long, an id is outside the vocabulary, or a setting is not
-            allowed.
+            If a prompt is empty or too long, or an id or a setting is not allowed.
         """
         prompts = as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id

@@ -7,7 +7,22 @@ __all__ = ["Backend"]
 
 
 class Backend(Protocol):
-    """Compile once per layer and shapes, then run."""
+    """Place once, compile once per function and shapes, then run.
 
-    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `layer` as a program of this backend, with the same signature."""
+    Attributes
+    ----------
+    form
+        A key of `layers.forms.FORMS`: whether shapes may follow the data.
+    """
+
+    form: str
+
+    def place(self, record: Any) -> Any:
+        """Return `record`, nested tuples, with its arrays where programs run."""
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` as a program of this backend, with the same signature.
+
+        A program takes arrays of the host too, but those that it writes into must be placed. What
+        it is given first may be overwritten by its answer.
+        """

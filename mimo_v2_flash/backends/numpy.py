@@ -7,8 +7,14 @@ __all__ = ["NumpyBackend"]
 
 
 class NumpyBackend:
-    """Runs layers as they are."""
+    """Runs functions as they are."""
 
-    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `layer` itself."""
-        return layer
+    form = "host"
+
+    def place(self, record: Any) -> Any:
+        """Return `record` itself."""
+        return record
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` itself."""
+        return function

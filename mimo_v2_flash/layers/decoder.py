@@ -14,8 +14,7 @@ from mimo_v2_flash.weights.records import DecoderWeights
 
 from .attention import Attention, Step
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
-from .head_groups import look_by_heads
-from .token_groups import grouped_experts
+from .forms import FORMS, Form
 
 __all__ = ["Decoder"]
 
@@ -32,15 +31,17 @@ class Decoder:
     norm_epsilon: float
 
     @classmethod
-    def build(cls, spec: LayerSpec, heads: Group, experts: Group) -> "Decoder":
-        """Return the layer that `spec` describes, for a host.
+    def build(
+        cls, spec: LayerSpec, heads: Group, experts: Group, form: Form = FORMS["host"]
+    ) -> "Decoder":
+        """Return the layer that `spec` describes, in `form`.
 
         `heads` share the heads, and have the same tokens; `experts` share the experts.
         """
         choice = spec.experts_per_token, spec.routed_scaling_factor
-        mixture = MixtureOfExperts(*choice, experts, heads, grouped_experts)
+        mixture = MixtureOfExperts(*choice, experts, heads, form.answer)
         return cls(
-            Attention(spec.attention, heads, QUERY_BLOCK, look_by_heads),
+            Attention(spec.attention, heads, QUERY_BLOCK, form.look),
             mixture if spec.experts else Dense(TOKEN_BLOCK, heads),
             spec.norm_epsilon,
         )

@@ -10,7 +10,7 @@ from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.plan import Plan
 
 from .feed_forward import Rank
-from .token_exchange import EXCHANGES, exchange_for
+from .forms import FORMS, Form
 
 __all__ = ["Ranks"]
 
@@ -25,7 +25,10 @@ class Ranks:
     world
         All ranks.
     exchange
-        A key of `EXCHANGES`: how tokens reach their experts; by the size of a step if not given.
+        A key of the form's `exchanges`: how tokens reach their experts; by the size of a step if
+        not given.
+    form
+        Of the layers.
 
     Attributes
     ----------
@@ -42,19 +45,25 @@ class Ranks:
         If the world has not as many ranks as the plan, the exchange is unknown, or ranks differ.
     """
 
-    def __init__(self, plan: Plan, world: HostGroup, exchange: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        world: HostGroup,
+        exchange: str | None = None,
+        form: Form = FORMS["host"],
+    ) -> None:
         if plan.world != world.size:
             raise ValueError(f"the plan is for {plan.world} ranks, the group has {world.size}")
-        if exchange not in (None, *EXCHANGES):
-            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(EXCHANGES)}")
-        self.plan, self.world = plan, world
+        if exchange not in (None, *form.exchanges):
+            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(form.exchanges)}")
+        self.plan, self.world, self.form = plan, world, form
         self.agree(plan=plan, exchange=exchange)
         self.share = plan.share(world.rank)
         self.heads = _part(world, plan.tensor_group(world.rank))
         self.experts = _part(world, plan.expert_group(world.rank))
         numbers = self.share.tensor_rank, self.share.expert_rank
         self.number = Rank(*(np.array([number], np.int32) for number in numbers))
-        self._exchange = exchange and EXCHANGES[exchange]
+        self._exchange = exchange and form.exchanges[exchange]
 
     def agree(self, **facts: Any) -> None:
         """Raise ValueError, naming fact and ranks, if ranks hold different facts."""
@@ -66,7 +75,7 @@ class Ranks:
         here = self.plan.rows(self.world.rank, batch_size)
         return slice(here.start, here.stop)
 
-    def way(self, position_BT: np.ndarray) -> tuple[Exchange, int]:
+    def way(self, position_BT: np.ndarray, max_step: int) -> tuple[Exchange, int]:
         """Return how the tokens of a step reach their experts, and how many each rank takes.
 
         Every rank takes as many, padding among them where it has fewer.
@@ -76,8 +85,8 @@ class Ranks:
         for rank in range(0, self.plan.world, T):
             rows = self.plan.rows(rank, len(count_B))
             longest = max(count_B[rows.start : rows.stop], default=0)
-            tokens.append(len(rows) * int(longest))
-        exchange = self._exchange or exchange_for(int(np.sum(count_B)))
+            tokens.append(len(rows) * self.form.length(int(longest), max_step))
+        exchange = self._exchange or self.form.exchange_for(int(np.sum(count_B)))
         return exchange, -(-max(tokens) // T)
 
 

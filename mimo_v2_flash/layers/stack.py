@@ -1,4 +1,4 @@
-"""The stack of decoder layers: every distinct layer compiled once, all run in turn."""
+"""The stack: tokens embedded, then every distinct layer compiled once, all run in turn."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from mimo_v2_flash.backends import Backend
 from mimo_v2_flash.cache import HybridCache, rows_of_step
 from mimo_v2_flash.config import AttentionSpec, LayerSpec
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.weights.records import DecoderWeights
+from mimo_v2_flash.kernels.token_embedding import token_embedding
+from mimo_v2_flash.weights.records import ModelWeights
 
 from .attention import Step
 from .decoder import Decoder
@@ -31,29 +32,28 @@ class Stack:
     """
 
     def __init__(self, specs: tuple[LayerSpec, ...], backend: Backend, ranks: Ranks) -> None:
-        programs = {
-            spec: backend.compile(Decoder.build(spec, ranks.heads, ranks.experts))
-            for spec in set(specs)
-        }
+        parts = ranks.heads, ranks.experts, ranks.form
+        programs = {spec: backend.compile(Decoder.build(spec, *parts)) for spec in set(specs)}
         self._layers, self._ranks = [(spec, programs[spec]) for spec in specs], ranks
-        self._tables: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._place, self._embed = backend.place, backend.compile(embedded)
+        self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
     def __call__(
         self,
-        x_BTD: Any,
+        token_BT: np.ndarray,
         position_BT: np.ndarray,
         cache: HybridCache,
-        weights: tuple[DecoderWeights, ...],
+        weights: ModelWeights,
         *,
         max_step: int,
-    ) -> Any:
-        """Return the stream after the last layer, and write the tokens into `cache`.
+    ) -> np.ndarray:
+        """Return the stream after the last layer, float32, and write the tokens into `cache`.
 
-        `x_BTD` is of the rows that are here, `position_BT` of all. A step of more than `max_step`
-        tokens runs as consecutive ones.
+        Tokens and positions are of all rows, the stream of those that are here. A step of more
+        than `max_step` tokens runs as consecutive ones.
         """
         parts = [
-            self._step(x_BTD[:, start:end], position_BT[:, start:end], cache, weights)
+            self._step(token_BT[:, start:end], position_BT[:, start:end], cache, weights, max_step)
             for start in range(0, position_BT.shape[1], max_step)
             for end in [start + max_step]
         ]
@@ -61,45 +61,61 @@ class Stack:
 
     def _step(
         self,
-        x_BTD: Any,
+        token_BT: np.ndarray,
         position_BT: np.ndarray,
         cache: HybridCache,
-        weights: tuple[DecoderWeights, ...],
-    ) -> Any:
+        weights: ModelWeights,
+        max_step: int,
+    ) -> np.ndarray:
+        exchange, own = self._ranks.way(position_BT, max_step)
         cache.begin(position_BT)
-        exchange, own = self._ranks.way(position_BT)
-        here_BT = position_BT[cache.rows]
-        length = int(np.max(np.sum(here_BT >= 0, axis=1), initial=0))  # the rest is padding
-        y_BTD = x_BTD[:, :length]
+        token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
+        T, longest = position_BT.shape[1], int(np.max(np.sum(position_bT >= 0, 1), initial=0))
+        x_bTD = np.zeros((*token_bT.shape, weights.embedding_VD.shape[1]), np.float32)
         if own:
-            way = {"exchange": exchange, "own": own}
-            y_BTD = self._run(y_BTD, here_BT[:, :length], cache, weights, **way)
+            length = self._ranks.form.length(longest, max_step)
+            step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
+            y_btD = self._run(*step, cache, weights, exchange=exchange, own=own)
+            x_bTD[:, :length] = np.asarray(y_btD)[:, :T]
         cache.finish(position_BT)
-        return np.concatenate([y_BTD, x_BTD[:, length:]], axis=1)
+        return x_bTD
 
     def _run(
         self,
-        x_BTD: Any,
+        token_BT: np.ndarray,
         position_BT: np.ndarray,
         cache: HybridCache,
-        weights: tuple[DecoderWeights, ...],
+        weights: ModelWeights,
         **way: Any,
     ) -> Any:
         start = int(np.max(position_BT[:, :1], initial=0))
-        row_BT_of = {slots: rows_of_step(position_BT, slots) for slots in set(cache.slots)}
-        places = zip(cache.slots, cache.layers, weights, strict=True)
+        rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
+        position_BT = self._place(position_BT)
+        x_BTD = self._embed(token_BT, weights.embedding_VD)
+        places = zip(cache.slots, cache.layers, weights.layers, strict=True)
         for (spec, program), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
-            table = self._table(cache.max_length, spec.attention)
-            step = Step(position_BT, row_BT_of[slots], *table)
-            static = {"filled": min(start, slots), **way}
+            step = Step(position_BT, rows[slots], *self._table(cache.max_length, spec.attention))
+            static = {"filled": self._ranks.form.filled(min(start, slots), slots), **way}
             x_BTD = program(x_BTD, step, self._ranks.number, kv, layer_weights, **static)
         return x_BTD
 
-    def _table(self, length: int, spec: AttentionSpec) -> tuple[np.ndarray, np.ndarray]:
+    def _table(self, length: int, spec: AttentionSpec) -> tuple[Any, Any]:
         """Return (cos_LR, sin_LR) for `length` positions or more; the longest one is kept."""
         key = (spec.rotary_dim, spec.rope_theta)
-        if key not in self._tables or len(self._tables[key][0]) < length:
-            self._tables[key] = rope_table(
-                length=length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta
+        if key not in self._tables or self._tables[key][0].shape[0] < length:
+            self._tables[key] = self._place(
+                rope_table(length=length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta)
             )
         return self._tables[key]
+
+
+def embedded(token_BT: Any, embedding_VD: Any) -> Any:
+    """Return the stream's beginning, `x_BTD`, float32."""
+    return token_embedding(token_BT, embedding_VD).astype(np.float32)
+
+
+def _fitted(x_BT: np.ndarray, length: int, padding: int) -> np.ndarray:
+    """Return `length` columns: those of `x_BT`, then `padding`."""
+    y_BT = np.full((len(x_BT), length), padding, x_BT.dtype)
+    y_BT[:, : x_BT.shape[1]] = x_BT[:, :length]
+    return y_BT

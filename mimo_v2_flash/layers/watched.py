@@ -9,6 +9,9 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.backends import NumpyBackend
+
+from .decoder import Decoder
 from .feed_forward import MixtureOfExperts
 
 __all__ = ["Call", "Listener", "WatchedLayers", "watched"]
@@ -41,7 +44,7 @@ class Call(NamedTuple):
 Listener = Callable[[Call], object]
 
 
-class WatchedLayers:
+class WatchedLayers(NumpyBackend):
     """A backend: NumPy, with a listener.
 
     Parameters
@@ -55,8 +58,11 @@ class WatchedLayers:
     def __init__(self, layers: int, listener: Listener) -> None:
         self._layers, self._listener, self._calls = layers, listener, count()
 
-    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `layer`, watched."""
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function`, watched if it is a layer."""
+        return self._watched(function) if isinstance(function, Decoder) else function
+
+    def _watched(self, layer: Decoder) -> Callable[..., Any]:
 
         def program(*given: Any, **static: Any) -> Any:
             index = next(self._calls) % self._layers

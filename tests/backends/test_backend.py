@@ -1,17 +1,19 @@
-"""A backend from outside of the package is enough: one method, and the model runs on it."""
+"""A backend from outside of the package is enough: the model runs on it."""
 
 import inspect
 
 import numpy as np
+import pytest
 
 from mimo_v2_flash.backends import Backend, NumpyBackend
 from tests.support.tiny import random_tokens, running, tiny
 from tests.support.watching import WatchingBackend
 
 
-def test_every_backend_compiles_with_one_signature():
-    expected = list(inspect.signature(Backend.compile).parameters)
-    assert list(inspect.signature(NumpyBackend.compile).parameters) == expected
+@pytest.mark.parametrize("method", ["compile", "place"])
+def test_every_backend_has_the_same_methods(method):
+    expected = list(inspect.signature(getattr(Backend, method)).parameters)
+    assert list(inspect.signature(getattr(NumpyBackend, method)).parameters) == expected
 
 
 def test_the_model_runs_where_it_is_told_to():

@@ -13,5 +13,10 @@ def test_a_layer_is_its_own_program():
     assert NumpyBackend().compile(layer) is layer
 
 
+def test_arrays_stay_where_they_are():
+    record = (np.zeros(2), (np.ones(3),))
+    assert NumpyBackend().place(record) is record
+
+
 def test_any_function_is_a_program():
     assert NumpyBackend().compile(np.add)(1, 2) == 3

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mimo_v2_flash.backends import NumpyBackend
 from mimo_v2_flash.groups import SoloGroup, ThreadGroup
 from mimo_v2_flash.layers.head import Head
 from mimo_v2_flash.layers.ranks import Ranks
@@ -14,7 +15,7 @@ from tests.support.tiny import Recipe, tiny
 MODEL = tiny(Recipe(dense_width=32, experts=8))
 V = MODEL.config.vocab_size  # 61: no two ranks have as many words
 X_BND = np.random.default_rng(0).standard_normal((3, 2, 23)).astype(np.float32)
-ALONE = Head(MODEL.config, Ranks(Plan(), SoloGroup()))
+ALONE = Head(MODEL.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
 EXPECTED = ALONE(X_BND, MODEL.weights, rows=slice(0, 3), batch_size=3)
 
 
@@ -31,7 +32,8 @@ def test_every_rank_gets_the_logits_of_all(plan):
     def of_rank(rank: int) -> np.ndarray:
         ranks = Ranks(plan, group)
         weights, rows = cut_model(MODEL.weights, MODEL.config, ranks.share), ranks.rows(3)
-        return Head(MODEL.config, ranks)(X_BND[rows], weights, rows=rows, batch_size=3)
+        head = Head(MODEL.config, NumpyBackend(), ranks)
+        return head(X_BND[rows], weights, rows=rows, batch_size=3)
 
     first, *others = group.run(of_rank)
     assert (first.shape, first.dtype) == ((3, 2, V), np.float32)

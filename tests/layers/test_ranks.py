@@ -41,7 +41,7 @@ def test_groups_are_those_of_the_plan(plan):
 @given(plans(8), st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
     position_BT = positions_of(lengths)
-    (first, *others) = on_ranks(plan, lambda ranks: ranks.way(position_BT))
+    (first, *others) = on_ranks(plan, lambda ranks: ranks.way(position_BT, 99))
     assert others == [first] * (plan.world - 1)
     exchange, own = first
     shares = [
@@ -55,7 +55,7 @@ def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
 def test_an_exchange_may_be_chosen():
     for name, function in (("all_gather", by_all_gather), ("all_to_all", by_ragged_all_to_all)):
         for length in (1, 100):
-            way = Ranks(Plan(), SoloGroup(), name).way(positions_of([length]))
+            way = Ranks(Plan(), SoloGroup(), name).way(positions_of([length]), 100)
             assert way == (function, length)
 
 

@@ -38,8 +38,8 @@ def test_48_layers_are_3_programs():
 def test_the_layers_run_in_their_order():
     model = tiny()
     stack, backend = stack_of(model.config)
-    x_BTD = np.zeros((1, 2, model.config.hidden_size), np.float32)
-    stack(x_BTD, np.array([[0, 1]], np.int32), cache_of(model), model.weights.layers, max_step=9)
+    token_BT, position_BT = random_tokens(model, 1, 2), np.array([[0, 1]], np.int32)
+    stack(token_BT, position_BT, cache_of(model), model.weights, max_step=9)
     ran = [layer.attention.spec for layer, _ in backend.calls]
     assert ran == [spec.attention for spec in model.config.layers]
     sparse = [not isinstance(layer.feed_forward, Dense) for layer, _ in backend.calls]
@@ -49,13 +49,13 @@ def test_the_layers_run_in_their_order():
 @pytest.mark.parametrize("chunks", [[LENGTH], [1, 20, 9]])
 def test_the_stream_after_the_last_layer_is_that_of_transformers(chunks):
     model = tiny()
-    heard = overheard(model, random_tokens(model, LENGTH))
-    x_BTD, expected_BTD = heard["0"][0], heard[str(len(model.config.layers) - 1)][1]
+    token_BT = random_tokens(model, 1, LENGTH)
+    _, expected_BTD = overheard(model, token_BT[0])[str(len(model.config.layers) - 1)]
     (stack, _), cache, start, parts = stack_of(model.config), cache_of(model), 0, []
     for count in chunks:
         position_BT = np.arange(start, start + count, dtype=np.int32)[None]
-        x = x_BTD[:, start : start + count]
-        parts.append(stack(x, position_BT, cache, model.weights.layers, max_step=99))
+        part_BT = token_BT[:, start : start + count]
+        parts.append(stack(part_BT, position_BT, cache, model.weights, max_step=99))
         start += count
         assert cache.length_B.tolist() == [start]
     assert_agrees(np.concatenate(parts, 1), expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
@@ -64,17 +64,10 @@ def test_the_stream_after_the_last_layer_is_that_of_transformers(chunks):
 def test_caches_of_different_lengths_share_a_stack():
     model = tiny()
     stack, _ = stack_of(model.config)
-    x_BTD = np.random.default_rng(0).standard_normal((1, 9, model.config.hidden_size))
-    position_BT = np.arange(9, dtype=np.int32)[None]
+    token_BT, position_BT = random_tokens(model, 1, 9), np.arange(9, dtype=np.int32)[None]
     answers = [
-        stack(
-            x_BTD.astype(np.float32),
-            position_BT,
-            cache_of(model, max_length=max_length),
-            model.weights.layers,
-            max_step=99,
-        )
-        for max_length in (9, 50, 9)
+        stack(token_BT, position_BT, cache_of(model, max_length=length), model.weights, max_step=99)
+        for length in (9, 50, 9)
     ]
     np.testing.assert_array_equal(answers[0], answers[1])
     np.testing.assert_array_equal(answers[0], answers[2])

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from mimo_v2_flash.backends import NumpyBackend
+from mimo_v2_flash.layers.decoder import Decoder
 
-class WatchingBackend:
-    """Runs layers as they are.
+
+class WatchingBackend(NumpyBackend):
+    """Runs layers as they are; other functions are not watched.
 
     Attributes
     ----------
@@ -19,8 +22,11 @@ class WatchingBackend:
         self.compiled: list[Any] = []
         self.calls: list[tuple[Any, Any]] = []
 
-    def compile(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `layer`, watched."""
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function`, watched if it is a layer."""
+        return self._watched(function) if isinstance(function, Decoder) else function
+
+    def _watched(self, layer: Decoder) -> Callable[..., Any]:
         self.compiled.append(layer)
 
         def program(x_BTD: Any, step: Any, *rest: Any, **static: Any) -> Any:

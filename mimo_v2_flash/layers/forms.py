@@ -1,0 +1,81 @@
+"""The two forms of a layer: on a host shapes follow the data, in a program they are fixed.
+
+Parts, exchanges and sizes that differ are here, and nowhere else: `Backend.form` names the form.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mimo_v2_flash.cache import LONGEST_DRAFT
+from mimo_v2_flash.kernels.moe_block import Exchange, by_all_gather
+from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.weights.traceable import traceable
+
+from .head_groups import look, look_by_heads
+from .token_exchange import EXCHANGES, exchange_for
+from .token_groups import grouped_experts
+
+__all__ = ["FORMS", "Form"]
+
+LEAST_FILLED = 256  # slots; below, another program saves nothing
+
+
+class Form(NamedTuple):
+    """What a model is made of, and its sizes.
+
+    Attributes
+    ----------
+    look, answer
+        How queries see keys, and a rank's experts their tokens.
+    exchanges, exchange_for
+        The ways to the experts; the one of a step, from its tokens on all ranks together.
+    length
+        From the longest row of a step, and the longest step, to the tokens of a row that pass
+        through the layers; what is more than the row has is padding.
+    filled
+        From the slots that hold something, and a layer's slots, to those that are looked at.
+    weights
+        From weights as they are loaded to weights as the layers take them.
+    """
+
+    look: Callable[..., Any]
+    answer: Callable[..., Any]
+    exchanges: Mapping[str, Exchange]
+    exchange_for: Callable[[int], Exchange]
+    length: Callable[[int, int], int]
+    filled: Callable[[int, int], int]
+    weights: Callable[[ModelWeights], ModelWeights]
+
+
+def step_length(tokens: int, max_step: int) -> int:
+    """Return the length of a program's step: one token, one and its drafts, or whole chunks."""
+    lengths = [length for length in (1, 1 + LONGEST_DRAFT) if tokens <= length <= max_step]
+    return lengths[0] if lengths else -(-tokens // max_step) * max_step
+
+
+def filled_bucket(filled: int, slots: int) -> int:
+    """Return the power of two that holds `filled`, or all slots: a program for each of a few."""
+    return min(slots, max(LEAST_FILLED, 1 << (filled - 1).bit_length()))
+
+
+FORMS = {
+    "host": Form(
+        look_by_heads,
+        grouped_experts,
+        EXCHANGES,
+        exchange_for,
+        lambda tokens, _: tokens,
+        min,
+        lambda weights: weights,
+    ),
+    "program": Form(
+        look,
+        masked_experts,
+        {"all_gather": by_all_gather},
+        lambda _: by_all_gather,
+        step_length,
+        filled_bucket,
+        traceable,
+    ),
+}

@@ -1,0 +1,57 @@
+"""The two forms: shapes that follow the data, and a few fixed ones that hold whatever comes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.backends import NumpyBackend
+from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.layers.forms import FORMS
+from mimo_v2_flash.layers.ranks import Ranks
+from mimo_v2_flash.plan import Plan
+
+HOST, PROGRAM = FORMS["host"], FORMS["program"]
+counts = st.integers(0, 600)
+
+
+@given(counts, st.integers(1, 600))
+def test_on_a_host_sizes_are_those_of_the_data(count, most):
+    assert HOST.length(count, most) == count
+    assert HOST.filled(count, most) == min(count, most)
+
+
+@given(counts, st.integers(1, 600))
+def test_a_program_has_room_for_every_row(count, max_step):
+    length = PROGRAM.length(count, max_step)
+    assert length >= max(count, 1)
+    assert length in {1, 4} or length % max_step == 0
+    if count <= max_step:
+        assert length <= max_step
+
+
+def test_a_model_has_three_lengths_of_step():
+    assert {PROGRAM.length(count, 128) for count in range(129)} == {1, 4, 128}
+    assert {PROGRAM.length(count, 2) for count in range(3)} == {1, 2}
+
+
+@given(st.integers(0, 300_000), st.integers(1, 300_000))
+def test_a_program_looks_at_all_that_is_there(filled, slots):
+    filled = min(filled, slots)
+    bucket = PROGRAM.filled(filled, slots)
+    assert filled <= bucket <= slots
+    assert bucket == slots or bucket.bit_count() == 1
+    assert bucket < max(257, 2 * filled)
+
+
+def test_a_context_of_262144_tokens_has_11_sizes_and_a_ring_one():
+    assert len({PROGRAM.filled(filled, 1 << 18) for filled in range(0, 1 << 18, 128)}) == 11
+    assert {PROGRAM.filled(filled, 132) for filled in range(133)} == {132}
+
+
+def test_the_form_is_the_backends():
+    assert FORMS[NumpyBackend.form] is HOST
+
+
+def test_a_program_has_no_exchange_whose_shapes_follow_the_data():
+    with pytest.raises(ValueError, match="exchange 'all_to_all': allowed is all_gather"):
+        Ranks(Plan(), SoloGroup(), "all_to_all", PROGRAM)
