@@ -5,6 +5,7 @@ python run_example.py --mode generate --prompt "A list is"
 python run_example.py --mode evaluate --text FILE
 python run_example.py --mode trace --prompt "A list is" --output trace.safetensors
 python run_example.py --mode compare trace.safetensors another.safetensors
+python run_example.py --mode plan --expert-parallel 32 --tensor-parallel 4
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
 """
@@ -18,6 +19,7 @@ from mimo_v2_flash.commands import (
     download,
     evaluate,
     generate,
+    plan,
     random_model,
     self_check,
     trace,
@@ -31,6 +33,7 @@ MODES = {
     "evaluate": evaluate,
     "trace": trace,
     "compare": compare,
+    "plan": plan,
 }
 
 

@@ -105,9 +105,9 @@ def cache_bytes(config: MiMoConfig, share: Share, rows: int, load: Load) -> int:
 def _by_kind(weights: ModelWeights, times: tuple[int, ...]) -> dict[str, int]:
     """Return the bytes of a model that has each of its layers so many times."""
     found = Counter(
-        norms=nbytes(weights.final_norm_D),
         embedding=nbytes(weights.embedding_VD),
         head=nbytes(weights.w_logits_VD),
+        norms=nbytes(weights.final_norm_D),
     )
     for layer, count in zip(weights.layers, times, strict=True):
         found.update({kind: count * size for kind, size in _of_layer(layer).items()})
