@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check mutants bench format clean
+.PHONY: help demo test test-distributed check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: .venv/installed  ## every kernel against its oracle, then the model at its
 
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest
+
+test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
+	$(BIN)/python -m pytest -m distributed
 
 check: .venv/installed-check  ## linters, types and contracts
 	$(BIN)/ruff check .

@@ -40,7 +40,8 @@ class HostGroup(Group, Protocol):
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank.
 
-        Any count may be 0. The ranks agree on dtype and on every axis but the first.
+        Any count may be 0, but a row has at least one number. The ranks agree on dtype and on
+        every axis but the first.
 
         Raises
         ------

@@ -1,10 +1,11 @@
 """Where threads meet to exchange, and how they learn that somebody will not come."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from .agreement import RankError, named, refuse_different
+from .agreement import RankError, refuse_different
+from .standstill import Waiting, standstill
 
 __all__ = ["Meeting", "ReleasedError", "World"]
 
@@ -25,7 +26,7 @@ class World:
         self.lock = threading.Lock()
         self.here = threading.local()
         self.meetings: dict[tuple[int, ...], Meeting] = {}
-        self.waiting: dict[int, tuple[Meeting, str]] = {}
+        self.waiting: dict[int, Waiting] = {}
         self.left: set[int] = set()
         self.fault: RankError | None = None
 
@@ -55,28 +56,19 @@ class World:
 
     def look_for_standstill(self) -> None:
         """Release everybody if nobody can go on."""
-        if self.waiting and len(self.waiting) + len(self.left) == self.size:
-            self._release(RankError(f"no rank can go on: {self._whereabouts()}"))
+        if why := standstill(self.waiting, self.left, self.size):
+            self._release(RankError(why))
 
     def _release(self, fault: RankError) -> None:
         self.fault = self.fault or fault
         for meeting in self.meetings.values():
             meeting.changed.notify_all()
 
-    def _whereabouts(self) -> str:
-        parties: dict[str, list[int]] = {}
-        for rank, (meeting, what) in sorted(self.waiting.items()):
-            absent = [r for r in meeting.ranks if self.waiting.get(r, (None,))[0] is not meeting]
-            parties.setdefault(f"{what} waits for {named(absent)}", []).append(rank)
-        if self.left:
-            parties["returned"] = [*self.left]
-        return "; ".join(f"{named(party)}: {where}" for where, party in parties.items())
-
 
 class Meeting:
     """A place where some ranks exchange, again and again."""
 
-    def __init__(self, world: World, ranks: Sequence[int]) -> None:
+    def __init__(self, world: World, ranks: tuple[int, ...]) -> None:
         self.world = world
         self.ranks = ranks
         self.present = 0
@@ -105,7 +97,7 @@ class Meeting:
     def _wait(self, what: str) -> None:
         with self.changed:
             this_round, waiting = self._round, self.world.waiting
-            waiting[self.world.here.rank] = self, what
+            waiting[self.world.here.rank] = Waiting(self.ranks, this_round, what)
             self.present += 1
             if self.present == len(self.ranks) and not self.world.fault:
                 self.present, self._round = 0, this_round + 1

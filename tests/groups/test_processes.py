@@ -1,0 +1,88 @@
+"""ProcessGroup: real processes say what threads say, and nobody waits for the dead."""
+
+import pytest
+
+from tests.support.processes import by_hand, by_torchrun
+
+pytestmark = pytest.mark.distributed
+
+SAID = {
+    "raises": "rank {odd} raised LookupError: no such expert",
+    "is_killed": "rank {odd} gave no sign of life for 6 s: killed, or cut off",
+    "is_killed_while_others_compute": "rank {odd} gave no sign of life for 6 s",
+    "freezes": "rank {odd} gave no sign of life for 6 s",
+    "returns_early": "all_sum of float32 [1] waits for rank {odd}; rank {odd}: returned",
+    "splits_otherwise": "rank {odd}: split into [0, 1, 2] waits for ranks 0, 1",
+    "brings_another_shape": "all_sum of float32 [2] on rank {odd}",
+    "calls_another_exchange": "all_gather of float32 [1] on rank {odd}",
+    "has_another_config": "window: 128 on ranks {others}; 64 on rank {odd}",
+}
+
+
+def wells(output: str) -> int:
+    return output.count("is well")
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_processes_say_what_threads_say_to_the_bit(size):
+    run = by_torchrun("says_what_threads_say", size)
+    assert run.codes == [0], run.output
+    assert wells(run.output) == size
+
+
+def test_two_nodes_are_one_run():
+    run = by_torchrun("says_what_threads_say", 4, nodes=2)
+    assert run.codes == [0, 0], run.output
+    assert wells(run.output) == 4
+
+
+@pytest.mark.parametrize("fault", SAID)
+def test_survivors_end_and_name_the_rank_and_the_cause(fault):
+    """Nobody stops the survivors from outside: every one of them ends by itself."""
+    odd, others = 2, [0, 1, 3]
+    run = by_hand(fault, 4, odd=odd)
+    said = SAID[fault].format(odd=odd, others="0, 1, 3")
+    assert said in run[0].output
+    for rank in others:
+        assert run[rank].codes != [0]
+        assert f"rank {odd}" in run[rank].output
+        assert not wells(run[rank].output)
+
+
+@pytest.mark.parametrize("fault", ["raises", "is_killed"])
+def test_the_first_rank_is_no_exception(fault):
+    """It holds the store that the others watch."""
+    run = by_hand(fault, 3, odd=0)
+    for rank in (1, 2):
+        assert run[rank].codes != [0]
+        assert "rank 0 " in run[rank].output
+
+
+@pytest.mark.parametrize("fault", ["raises", "is_killed", "has_another_config"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_run_names_the_rank_and_the_cause(fault, nodes):
+    run = by_torchrun(fault, 4, odd=3, nodes=nodes)
+    assert 0 not in run.codes
+    cause = {"raises": "rank 3 raised LookupError", "has_another_config": "64 on rank 3"}
+    assert cause.get(fault, "Signal 9 (SIGKILL)") in run.output
+    assert "rank      : 3" in run.output or "rank 3" in run.output
+    assert not wells(run.output)
+
+
+@pytest.mark.parametrize("absent", [0, 2])
+def test_a_rank_that_never_starts_is_named(absent):
+    for rank, run in by_hand("nothing_wrong", 4, absent=absent, patience=8).items():
+        assert rank != absent
+        assert run.codes != [0]
+        assert f"rank {absent} " in run.output
+        assert "start" in run.output
+
+
+def test_a_node_that_never_starts_is_named():
+    run = by_hand("nothing_wrong", 2, absent=1, patience=8)
+    assert "rank 1 did not start within 8 s of the others" in run[0].output
+
+
+def test_a_slow_rank_is_waited_for():
+    run = by_hand("is_slow", 3, odd=1, silence=4)
+    assert [run[rank].codes for rank in range(3)] == [[0]] * 3

@@ -1,0 +1,84 @@
+"""Ranks as processes: by torchrun, on one node or several, or each started by hand."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+OUTER_LIMIT = 240  # seconds; generous: a test that needs it has failed
+PROGRAM = ("-m", "tests.support.rank_programs")
+
+
+class Ended(NamedTuple):
+    """How processes ended: what they said, and their exit statuses."""
+
+    output: str
+    codes: list[int]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(arguments: Sequence[str], **variables: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(processes: Sequence[subprocess.Popen]) -> Ended:
+    """Wait for all of them; kill what does not end."""
+    try:
+        output = [process.communicate(timeout=OUTER_LIMIT)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return Ended("".join(output), [process.returncode for process in processes])
+
+
+def program(name: str, odd: int, patience: float, silence: int) -> tuple[str, ...]:
+    return (*PROGRAM, name, str(odd), str(patience), str(silence))
+
+
+def by_torchrun(
+    name: str, size: int, *, odd: int = -1, nodes: int = 1, patience: float = 60, silence: int = 15
+) -> Ended:
+    """Run a rank program under torchrun; of several nodes, each is a torchrun of its own."""
+    each = ["-m", "torch.distributed.run", f"--nproc-per-node={size // nodes}"]
+    each += [f"--nnodes={nodes}", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    what = program(name, odd, patience, silence)
+    return ended([start([*each, f"--node-rank={node}", *what]) for node in range(nodes)])
+
+
+def by_hand(
+    name: str, size: int, *, odd: int = -1, absent: int = -1, patience: float = 60, silence: int = 6
+) -> dict[int, Ended]:
+    """Start each rank but `absent`, with nobody to stop the others when one of them fails."""
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = {
+        rank: start(
+            program(name, odd, patience, silence),
+            **variables,
+            RANK=str(rank),
+            WORLD_SIZE=str(size),
+        )
+        for rank in range(size)
+        if rank != absent
+    }
+    if name == "freezes":  # it never ends by itself
+        others = {rank: process for rank, process in processes.items() if rank != odd}
+        results = {rank: ended([process]) for rank, process in others.items()}
+        processes[odd].kill()
+        return results | {odd: ended([processes[odd]])}
+    return {rank: ended([process]) for rank, process in processes.items()}
