@@ -9,11 +9,12 @@ arXiv:2006.16668, section 3.2 (experts). MiMo on 32 ranks: 8 experts each.
 """
 
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import NamedTuple
 
 from .config import LayerSpec, MiMoConfig
 
-__all__ = ["WHOLE", "Plan", "Share"]
+__all__ = ["WHOLE", "Plan", "Share", "shares_of"]
 
 
 class Share(NamedTuple):
@@ -54,6 +55,12 @@ class Share(NamedTuple):
 WHOLE = Share(0, 1, 0, 1)
 
 
+def shares_of(expert_parallel: int, tensor_parallel: int) -> list[Share]:
+    """Return the different shares of such a split: rank r has the one at r mod their number."""
+    P, T = expert_parallel, tensor_parallel
+    return [Share(rank % T, T, rank % P, P) for rank in range(lcm(P, T))]
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a model is split over ranks.
@@ -80,7 +87,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse an impossible plan."""
-        for name in ("tensor_parallel", "data_parallel", "expert_parallel"):
+        for name in ("expert_parallel", "tensor_parallel", "data_parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: allowed is an integer above 0")

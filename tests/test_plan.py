@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.plan import WHOLE, Plan
+from mimo_v2_flash.plan import WHOLE, Plan, shares_of
 from tests.support.config_files import SMALL
 
 MIMO = MiMoConfig()
@@ -87,6 +87,9 @@ def test_a_share_of_mimo():
 def test_ranks_have_as_many_different_shares_as_needed(plan):
     shares = {plan.share(rank) for rank in range(plan.world)}
     assert len(shares) == lcm(plan.tensor_parallel, plan.expert_share)
+    listed = shares_of(plan.expert_share, plan.tensor_parallel)
+    for rank in range(plan.world):
+        assert plan.share(rank) == listed[rank % len(listed)]
 
 
 def test_experts_are_spread_over_the_world_unless_said_otherwise():

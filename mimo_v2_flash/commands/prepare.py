@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-layers", type=int, help="keep the first layers only")
     parser.add_argument("--dtype", choices=STORED, default="fp8", help="fp8 is as stored (fp8)")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="whose FP8 (cpu)")
+    parser.add_argument(
+        "--expert-parallel", type=int, metavar="P", help="a shard for each of P ranks' experts (T)"
+    )
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="T", help="and of T ranks' heads (1)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
 
@@ -52,6 +58,8 @@ def run(
     num_layers: int | None,
     dtype: str,
     target: str,
+    expert_parallel: int | None,
+    tensor_parallel: int,
     dry_run: bool,
     resume: bool,
 ) -> int:
@@ -63,7 +71,10 @@ def run(
         source = HubSource(model or MODEL, revision)
         config_file = source.config
     config = MiMoConfig.from_pretrained(config_file)
-    job = plan(source, config, output, Encoding(dtype, target), expert_subset, num_layers)
+    experts_over = tensor_parallel if expert_parallel is None else expert_parallel
+    split = {"expert_parallel": experts_over, "tensor_parallel": tensor_parallel}
+    encoding = Encoding(dtype, target)
+    job = plan(source, config, output, encoding, expert_subset, num_layers, **split)
     _say(job)
     if dry_run:
         return 0
@@ -80,13 +91,15 @@ def plan(
     encoding: Encoding,
     expert_subset: list[str] | None,
     num_layers: int | None,
+    **split: int,
 ) -> Job:
     """Return the job; nothing is written yet."""
     if num_layers is not None:
         config = first_layers(config, num_layers)
     there = range(config.n_routed_experts)
     asked = from_ranges(expert_subset) if expert_subset else there
-    return plan_job(source, config, output, encoding, tuple(check_experts(asked, there)))
+    experts = tuple(check_experts(asked, there))
+    return plan_job(source, config, output, encoding, experts, **split)
 
 
 def make(job: Job) -> None:
@@ -114,6 +127,7 @@ def _say(job: Job) -> None:
     said.add_row("tensors", f"{len(job.recipe.outputs):,}", "")
     said.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
     said.add_row("layers", f"{job.config.num_hidden_layers}", "")
+    said.add_row("shards", f"{len(job.store.folders)}", "")
     said.add_row("bytes to read", amount(job.bytes_to_read), "")
     said.add_row("bytes on disk", amount(size), _fits(size, free))
     said.add_row("memory to hold all", amount(size), _fits(size, memory))

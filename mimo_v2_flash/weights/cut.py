@@ -6,7 +6,7 @@ slices their grid, whose blocks become lower.
 """
 
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,40 @@ from .records import (
     MoEWeights,
 )
 
-__all__ = ["cut_columns", "cut_model", "cut_rows", "of_heads"]
+__all__ = ["Cut", "attention_cuts", "cut_model", "cut_weight", "dense_cuts", "lowered"]
+
+
+class Cut(NamedTuple):
+    """Which `part` of an axis of a weight [out, in] a rank has."""
+
+    axis: int
+    part: range
+
+
+def attention_cuts(spec: AttentionSpec, share: Share) -> AttentionWeights:
+    """Return the cut of each weight of attention."""
+    queries, keys = share.part(spec.heads), share.keys(spec.kv_heads)
+    return AttentionWeights(
+        Cut(0, _of_heads(queries, spec.key_width)),
+        Cut(0, _of_heads(keys, spec.key_width)),
+        Cut(0, _of_heads(keys, spec.value_width)),
+        Cut(1, _of_heads(queries, spec.value_width)),
+        Cut(0, queries),
+    )
+
+
+def dense_cuts(spec: LayerSpec, share: Share) -> DenseWeights:
+    """Return the cut of each weight of a dense network."""
+    width = share.part(spec.feed_forward)
+    return DenseWeights(Cut(0, width), Cut(0, width), Cut(1, width))
+
+
+def lowered(height: int, rows: range) -> int:
+    """Return how high FP8 blocks of `height` are in `rows`: the same in every equal share.
+
+    A head of 192 rows in blocks of 128 has blocks of 64.
+    """
+    return gcd(height, rows.start, len(rows))
 
 
 def cut_model(weights: ModelWeights, config: MiMoConfig, share: Share) -> ModelWeights:
@@ -41,80 +74,43 @@ def cut_model(weights: ModelWeights, config: MiMoConfig, share: Share) -> ModelW
     layers = zip(weights.layers, config.layers, strict=True)
     return weights._replace(
         layers=tuple(_layer(layer, spec, share) for layer, spec in layers),
-        w_logits_VD=cut_rows(weights.w_logits_VD, share.part(config.vocab_size)),
+        w_logits_VD=cut_weight(weights.w_logits_VD, Cut(0, share.part(config.vocab_size))),
         share=share,
     )
 
 
-def cut_rows(w_OI: Any, rows: range) -> Any:
-    """Return `rows` of a matrix, as a view."""
-    if not isinstance(w_OI, BlockScaled):
-        return w_OI[rows.start : rows.stop]
-    # The lowest common block: 64 rows for a head of 192 in blocks of 128.
-    height = gcd(rows.start, w_OI.block_height)
-    blocks = range(rows.start // height, -(-rows.stop // height))
-    source = np.array(blocks) * height // w_OI.block_height
-    return BlockScaled(w_OI.code[rows.start : rows.stop], w_OI.scale[source], height)
-
-
-def cut_columns(w_OI: Any, columns: range) -> Any:
-    """Return a copy of `columns` of a matrix.
-
-    Raises
-    ------
-    ValueError
-        If the first is not the first of an FP8 block.
-    """
-    if not isinstance(w_OI, BlockScaled):
-        return np.ascontiguousarray(w_OI[:, columns.start : columns.stop])
-    if columns.start % BLOCK:
-        raise ValueError(
-            f"a share begins at column {columns.start} of an FP8 weight {w_OI.shape}, inside a "
-            f"block of {BLOCK}: allowed is a tensor_parallel that cuts between blocks"
-        )
-    blocks = slice(columns.start // BLOCK, -(-columns.stop // BLOCK))
-    code_OI = np.ascontiguousarray(w_OI.code[:, columns.start : columns.stop])
-    return BlockScaled(code_OI, np.ascontiguousarray(w_OI.scale[:, blocks]), w_OI.block_height)
-
-
-def of_heads(heads: range, width: int) -> range:
-    """Return the rows, or columns, of `heads` that are `width` wide each."""
-    return range(heads.start * width, heads.stop * width)
-
-
 def _layer(layer: DecoderWeights, spec: LayerSpec, share: Share) -> DecoderWeights:
-    attention = _attention(layer.attention, spec.attention, share)
-    whole = layer.feed_forward
-    if isinstance(whole, MoEWeights):
-        return layer._replace(attention=attention, feed_forward=_mixture(whole, spec, share))
-    return layer._replace(attention=attention, feed_forward=_dense(whole, spec, share))
+    attention, network = layer.attention, layer.feed_forward
+    if isinstance(network, MoEWeights):
+        here = share.experts(spec.experts)
+        stacks = (stack[here.start : here.stop] for stack in network.experts)
+        network = network._replace(experts=ExpertWeights(*stacks))
+    elif share.tensor_parallel > 1:
+        network = DenseWeights(*map(cut_weight, network, dense_cuts(spec, share)))
+    if share.tensor_parallel > 1:
+        cuts = attention_cuts(spec.attention, share)
+        attention = AttentionWeights(*map(cut_weight, attention, cuts))
+    return layer._replace(attention=attention, feed_forward=network)
 
 
-def _attention(whole: AttentionWeights, spec: AttentionSpec, share: Share) -> AttentionWeights:
-    if share.tensor_parallel == 1:
-        return whole
-    queries, keys = share.part(spec.heads), share.keys(spec.kv_heads)
-    return AttentionWeights(
-        cut_rows(whole.w_q_OD, of_heads(queries, spec.key_width)),
-        cut_rows(whole.w_k_OD, of_heads(keys, spec.key_width)),
-        cut_rows(whole.w_v_OD, of_heads(keys, spec.value_width)),
-        cut_columns(whole.w_o_DI, of_heads(queries, spec.value_width)),
-        whole.sink_H[queries.start : queries.stop],
-    )
+def cut_weight(weight: Any, cut: Cut) -> Any:
+    """Return the part of a weight: rows as a view, columns as a copy."""
+    start, stop = cut.part.start, cut.part.stop
+    if not isinstance(weight, BlockScaled):
+        return weight[start:stop] if cut.axis == 0 else np.ascontiguousarray(weight[:, start:stop])
+    code, scale, height = weight.code, weight.scale, weight.block_height
+    if cut.axis == 0:
+        new = lowered(height, cut.part)
+        blocks = np.arange(start // new, -(-stop // new)) * new // height
+        return BlockScaled(code[start:stop], scale[blocks], new)
+    if start % BLOCK:
+        raise ValueError(
+            f"a share begins at column {start} of an FP8 weight {weight.shape}, inside a block of "
+            f"{BLOCK}: allowed is a tensor_parallel that cuts between blocks"
+        )
+    scale_YX = np.ascontiguousarray(scale[:, start // BLOCK : -(-stop // BLOCK)])
+    return BlockScaled(np.ascontiguousarray(code[:, start:stop]), scale_YX, height)
 
 
-def _dense(whole: DenseWeights, spec: LayerSpec, share: Share) -> DenseWeights:
-    if share.tensor_parallel == 1:
-        return whole
-    width = share.part(spec.feed_forward)
-    return DenseWeights(
-        cut_rows(whole.w_gate_FD, width),
-        cut_rows(whole.w_up_FD, width),
-        cut_columns(whole.w_down_DF, width),
-    )
-
-
-def _mixture(whole: MoEWeights, spec: LayerSpec, share: Share) -> MoEWeights:
-    here = share.experts(spec.experts)
-    stacks = (stack[here.start : here.stop] for stack in whole.experts)
-    return whole._replace(experts=ExpertWeights(*stacks))
+def _of_heads(heads: range, width: int) -> range:
+    return range(heads.start * width, heads.stop * width)

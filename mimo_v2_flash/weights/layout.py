@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .pieces import Output
 from .safetensors_file import DTYPES
 
-__all__ = ["STEM", "Layout", "Slot", "lay_out"]
+__all__ = ["STEM", "Layout", "Slot", "lay_out", "shard_folder"]
 
 STEM = "mimo_weights"
 
@@ -21,14 +21,26 @@ class Slot(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Every file's header and size, and every tensor's place."""
+    """Every file's header and size, and every tensor's place, by shard and name."""
 
     headers: dict[str, bytes]
     sizes: dict[str, int]
-    slots: dict[str, Slot]
+    slots: dict[tuple[int, str], Slot]
+
+    def weight_map(self, shard: int) -> dict[str, str]:
+        """Return the file of each of a shard's tensors, as its index has it."""
+        own = sorted((name, slot.file) for (of, name), slot in self.slots.items() if of == shard)
+        return {name: file.rpartition("/")[2] for name, file in own}
 
 
-def lay_out(outputs: list[Output], metadata: dict[str, str], largest: int) -> Layout:
+def shard_folder(shard: int, shards: int) -> str:
+    """Return the folder of a shard; where there is one alone, it needs none."""
+    return f"rank-{shard:05}-of-{shards:05}" if shards > 1 else ""
+
+
+def lay_out(
+    outputs: list[Output], metadata: dict[str, str], largest: int, shards: int = 1
+) -> Layout:
     """Return the files of `outputs`: `mimo_weights.safetensors`, or several numbered ones.
 
     Parameters
@@ -36,19 +48,26 @@ def lay_out(outputs: list[Output], metadata: dict[str, str], largest: int) -> La
     outputs
         The tensors, in the order of the files.
     metadata
-        Of every file's header.
+        Of every file's header, which also says the file's shard.
     largest
         Bytes of data that a file holds at most; a larger tensor has a file of its own.
+    shards
+        How many there are, each in a folder.
     """
-    layout, groups = Layout({}, {}, {}), list(_grouped(outputs, largest))
-    for number, group in enumerate(groups, 1):
-        split = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
-        file = f"{STEM}{split}.safetensors"
-        entries, size = _entries(group)
-        header = _header({"__metadata__": metadata, **entries})
-        layout.headers[file], layout.sizes[file] = header, len(header) + size
-        for name, entry in entries.items():
-            layout.slots[name] = Slot(file, len(header) + entry["data_offsets"][0])
+    layout = Layout({}, {}, {})
+    for shard in range(shards):
+        folder = shard_folder(shard, shards)
+        said = metadata | ({"shard": str(shard)} if shards > 1 else {})
+        groups = list(_grouped([o for o in outputs if o.shard == shard], largest))
+        for number, group in enumerate(groups, 1):
+            split = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
+            file = f"{folder}/{STEM}{split}.safetensors".removeprefix("/")
+            entries, size = _entries(group)
+            header = _header({"__metadata__": said, **entries})
+            layout.headers[file], layout.sizes[file] = header, len(header) + size
+            for name, entry in entries.items():
+                begin = len(header) + entry["data_offsets"][0]
+                layout.slots[shard, name] = Slot(file, begin)
     return layout
 
 

@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import WHOLE, Share
 
 from . import names
 from .checkpoint import Checkpoint, open_checkpoint
 from .prepared import Prepared
 from .reader import Reader
 from .records import ModelWeights
+from .shards import check_shard, folder_of_shard
 
 __all__ = ["load_weights"]
 
 
-def load_weights(path: str | PathLike[str], config: MiMoConfig) -> ModelWeights:
+def load_weights(
+    path: str | PathLike[str], config: MiMoConfig, *, share: Share | None = None
+) -> ModelWeights:
     """Return the weights of the checkpoint at `path`, mapped: nothing is read until it is used.
 
     Parameters
@@ -29,6 +33,9 @@ def load_weights(path: str | PathLike[str], config: MiMoConfig) -> ModelWeights:
     config : MiMoConfig
         The model; every weight's shape is checked against it. Prepared weights know which experts
         they hold; the config names all of the model's.
+    share : Share, optional
+        This rank's, `plan.share(rank)`: its shard is opened where the folder holds shards. From
+        any other checkpoint all is mapped, and the model takes its share.
 
     Returns
     -------
@@ -42,26 +49,35 @@ def load_weights(path: str | PathLike[str], config: MiMoConfig) -> ModelWeights:
         If there is no checkpoint at `path`, or a shard is missing.
     ValueError
         If a weight is missing, unexpected, misshapen, of another dtype, or has scales that do not
-        fit or are not positive numbers; the message names it and its file.
+        fit or are not positive numbers; the message names it and its file. If the shard is that of
+        another rank, plan or checkpoint.
     """
-    source = Path(path)
+    source = folder_of_shard(Path(path), share)
     tensors = open_checkpoint(source)
-    experts = _experts_there(source, tensors, config)
-    expected = dict(names.every_weight(config, experts, fused=names.is_fused(tensors)))
+    experts, held = _there(source, tensors, config, share)
+    fused = names.is_fused(tensors)
+    expected = dict(names.every_weight(config, experts, fused=fused, share=held))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
-    return Reader(tensors, config, experts).model()
+    return Reader(tensors, config, experts, held).model()
 
 
-def _experts_there(source: Path, tensors: Checkpoint, config: MiMoConfig) -> tuple[int, ...]:
+def _there(
+    source: Path, tensors: Checkpoint, config: MiMoConfig, share: Share | None
+) -> tuple[tuple[int, ...], Share]:
+    """Return which experts the checkpoint has, and what share of all it holds."""
     try:
-        if prepared := Prepared.of_metadata(tensors.metadata):
+        prepared = Prepared.of_metadata(tensors.metadata)
+        if prepared:
             prepared.check(config)
-            return prepared.experts
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    return tuple(range(config.n_routed_experts))
+    if not prepared:
+        return tuple(range(config.n_routed_experts)), WHOLE
+    if prepared.shards > 1:
+        check_shard(source, prepared, share)
+    return prepared.experts, prepared.share
 
 
 def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:

@@ -22,11 +22,12 @@ PIECE = 1 << 22  # bytes of the source
 
 
 class Output(NamedTuple):
-    """A tensor of the result."""
+    """A tensor of the result, or of one of its shards."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    shard: int = 0
 
 
 class Part(NamedTuple):
@@ -35,6 +36,7 @@ class Part(NamedTuple):
     name: str
     begin: int
     array: np.ndarray
+    shard: int = 0
 
 
 class Piece(NamedTuple):

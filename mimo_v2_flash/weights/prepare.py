@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import Plan, shares_of
 
 from .encoding import Encoding
 from .pieces import Piece, Recipe
 from .prepared import Prepared
 from .recipe import declared_weights, needed, write_recipe
 from .safetensors_file import DTYPES
+from .sharding import shard_recipe
 from .source import Source
-from .store import INDEX, Store
+from .store import Store
 from .workers import in_threads
 
 __all__ = ["Job", "plan_job"]
@@ -59,10 +61,9 @@ class Job:
         ValueError
             If a result of other weights or settings is there; the message names the difference.
         """
-        index = self.store.folder / INDEX
-        if not index.exists():
+        if not self.store.index.exists():
             return False
-        there, asked = _said_by(index), _flat(self.prepared)
+        there, asked = _said_by(self.store.index), _flat(self.prepared)
         for name, value in asked.items():
             if there.get(name) != value:
                 raise ValueError(
@@ -81,7 +82,9 @@ class Job:
         missing = [piece for piece in self.recipe.pieces if _key(piece) not in done]
         advance(self.bytes_to_read - sum(map(_size, missing)))
         in_threads(partial(self._make, advance), missing, workers)
-        self.store.write_text("config.json", json.dumps(self.config.to_dict(), indent=1) + "\n")
+        config = json.dumps(self.config.to_dict(), indent=1) + "\n"
+        for folder in {"", *self.store.folders}:
+            self.store.write_text(str(Path(folder) / "config.json"), config)
         self.store.finish()
 
     def _make(self, advance: Callable[[int], None], piece: Piece) -> None:
@@ -103,14 +106,24 @@ def plan_job(
     folder: Path,
     encoding: Encoding,
     experts: tuple[int, ...],
+    *,
+    expert_parallel: int = 1,
+    tensor_parallel: int = 1,
 ) -> Job:
     """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
+
+    On several ranks the folder gets a shard for each different share that ranks have.
 
     Raises
     ------
     ValueError
-        If a tensor is missing, misshapen or of another dtype; the message names it.
+        If a tensor is missing, misshapen or of another dtype; the message names it. If the model
+        cannot be split so.
     """
+    Plan(expert_parallel, tensor_parallel, expert_parallel).check(
+        replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
+    )
+    shares = shares_of(expert_parallel, tensor_parallel)
     declared = declared_weights(config, experts, source.names())
     try:
         wanted = needed(declared, source.names())
@@ -118,6 +131,8 @@ def plan_job(
         raise ValueError(f"{source.name}: {error}") from error
     places = source.places(wanted)
     recipe = write_recipe(config, declared, places, encoding)
+    if len(shares) > 1:
+        recipe = shard_recipe(recipe, config, experts, shares)
     prepared = Prepared(
         source=source.name,
         revision=source.revision,
@@ -125,8 +140,10 @@ def plan_job(
         target=encoding.target,
         experts=experts,
         config=config.to_dict(),
+        expert_parallel=expert_parallel,
+        tensor_parallel=tensor_parallel,
     )
-    store = Store(folder, recipe.outputs, prepared.to_metadata())
+    store = Store(folder, recipe.outputs, prepared.to_metadata(), shards=len(shares))
     return Job(source, config, encoding, prepared, recipe, store)
 
 

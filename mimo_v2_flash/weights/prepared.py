@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import Share, shares_of
 
 __all__ = ["FORMAT", "Prepared"]
 
 FORMAT = "mimo-v2-flash"
-VERSION = "1"
+VERSION = "2"
 FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
 """Fields of a config that say nothing about weights."""
 
@@ -32,6 +33,8 @@ class Prepared:
         Ids of the experts that are there, the source's.
     config
         The whole model, in the hub's spelling; its number of experts is the source's.
+    expert_parallel, tensor_parallel, shard
+        How many ranks the experts and the heads are split over, and which of the shares this is.
     """
 
     source: str
@@ -40,6 +43,19 @@ class Prepared:
     target: str
     experts: tuple[int, ...]
     config: dict[str, Any]
+    expert_parallel: int = 1
+    tensor_parallel: int = 1
+    shard: int = 0
+
+    @property
+    def shards(self) -> int:
+        """How many different shares there are."""
+        return len(shares_of(self.expert_parallel, self.tensor_parallel))
+
+    @property
+    def share(self) -> Share:
+        """What of the model is there."""
+        return shares_of(self.expert_parallel, self.tensor_parallel)[self.shard]
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a safetensors header."""
@@ -68,6 +84,10 @@ class Prepared:
             there = range(operator.index(prepared.config["n_routed_experts"]))
             if sorted(set(prepared.experts) & set(there)) != said["experts"]:
                 raise ValueError(f"experts {said['experts']!r:.100} of {len(there)}")
+            if min(prepared.expert_parallel, prepared.tensor_parallel) < 1 or not (
+                0 <= prepared.shard < prepared.shards
+            ):
+                raise ValueError(f"shard {prepared.shard!r:.100}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"prepared weights with damaged metadata: {error}") from error
         return prepared

@@ -6,6 +6,7 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.plan import WHOLE, Share
 
 from . import fp8, names
 from .checkpoint import Checkpoint
@@ -33,21 +34,31 @@ class Reader:
         The whole model.
     experts
         Ids of the experts to take; routers are cut to them.
+    share
+        What of the model the checkpoint holds.
     """
 
-    def __init__(self, tensors: Checkpoint, config: MiMoConfig, experts: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        tensors: Checkpoint,
+        config: MiMoConfig,
+        experts: tuple[int, ...],
+        share: Share = WHOLE,
+    ) -> None:
         self._tensors, self._config, self._experts = tensors, config, experts
+        self._share = share
 
     def model(self) -> ModelWeights:
         """Return everything."""
         embedding, final_norm, logits = names.model_ends(self._config)
-        specs = enumerate(self._config.layers)
+        specs = enumerate(map(self._share.layer, self._config.layers))
         return ModelWeights(
             embedding_VD=self._tensors[embedding.name],
             layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
             final_norm_D=self._float32(final_norm),
             w_logits_VD=self._matrix(logits),
             expert_ids=self._experts,
+            share=self._share,
         )
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
@@ -77,7 +88,8 @@ class Reader:
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads
             return fp8.split_fused(self._where(fused), *self._coded(fused), heads, ranks)
-        if not all(weight.name + names.SCALE in self._tensors for weight in (k, v)):
+        have_scales = all(weight.name + names.SCALE in self._tensors for weight in (k, v))
+        if not have_scales or self._share.tensor_parallel > 1:  # shares lie on plain grids
             return self._matrix(q), self._matrix(k), self._matrix(v)
         both = self._coded(k.name), self._coded(v.name)
         return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
@@ -88,9 +100,12 @@ class Reader:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = (self._float32(weight) for weight in names.router(prefix, spec))
-        here = list(self._experts)
-        experts = (map(self._matrix, names.expert(prefix, spec, number)) for number in here)
-        return MoEWeights(router[here], bias[here], ExpertWeights(*zip(*experts, strict=True)))
+        known, here = list(self._experts), self._share.experts(len(self._experts))
+        experts = (
+            map(self._matrix, names.expert(prefix, spec, number))
+            for number in known[here.start : here.stop]
+        )
+        return MoEWeights(router[known], bias[known], ExpertWeights(*zip(*experts, strict=True)))
 
     def _matrix(self, weight: Declared) -> Any:
         """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""

@@ -1,7 +1,8 @@
 """Safetensors files that are filled piece by piece, from any thread, and survive an interruption.
 
 Files have temporary names until all of them are complete, and a journal says which pieces are on
-disk. The index is written last: a checkpoint is there once its index is.
+disk. The index is written last: a checkpoint is there once its index is. Shards have a folder and
+an index each, and a manifest that says which there are is the last.
 """
 
 import hashlib
@@ -11,14 +12,17 @@ import shutil
 from pathlib import Path
 from threading import Lock
 
-from .layout import STEM, lay_out
+from .disk import sha256_of, write_all
+from .layout import STEM, lay_out, shard_folder
 from .pieces import Output, Part
 
-__all__ = ["INDEX", "Store"]
+__all__ = ["INDEX", "MANIFEST", "Store"]
 
 INDEX = f"{STEM}.safetensors.index.json"
+MANIFEST = f"{STEM}.shards.json"
 JOURNAL = f"{STEM}.journal"
 PARTIAL = ".partial"
+OTHERS = (".safetensors", ".index.json", ".shards.json")  # ends of checkpoints' files
 LARGEST_FILE = 4_990_000_000  # of data: with its header a file stays below 5 GB
 
 
@@ -35,6 +39,8 @@ class Store:
         Of every file's header.
     largest_file
         Bytes of data that a file holds at most; a larger tensor has a file of its own.
+    shards
+        How many there are, each in a folder.
     """
 
     def __init__(
@@ -44,9 +50,11 @@ class Store:
         metadata: dict[str, str],
         *,
         largest_file: int = LARGEST_FILE,
+        shards: int = 1,
     ) -> None:
         self.folder, self._metadata = folder, metadata
-        self._layout = lay_out(outputs, metadata, largest_file)
+        self.folders = [shard_folder(shard, shards) for shard in range(shards)]
+        self._layout = lay_out(outputs, metadata, largest_file, shards)
         self._sizes = self._layout.sizes
         headers = sorted(self._layout.headers.items())  # they say all: tensors, places, metadata
         self._job = hashlib.sha256(repr(headers).encode()).hexdigest()
@@ -58,9 +66,14 @@ class Store:
         return sum(self._sizes.values())
 
     @property
+    def index(self) -> Path:
+        """What is written last: the index, or the manifest of all shards."""
+        return self.folder / (INDEX if self.folders == [""] else MANIFEST)
+
+    @property
     def is_interrupted(self) -> bool:
         """Whether the folder holds a run that was begun and not finished."""
-        return (self.folder / JOURNAL).exists() and not (self.folder / INDEX).exists()
+        return (self.folder / JOURNAL).exists() and not self.index.exists()
 
     def begin(self) -> set[str]:
         """Make the files, or find those of an interrupted run; return the keys of pieces done.
@@ -74,6 +87,8 @@ class Store:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
+        for folder in self.folders:
+            (self.folder / folder).mkdir(exist_ok=True)
         there = [path for file in self._sizes if (path := self._path(file)).exists()]
         missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in there)
         free = shutil.disk_usage(self.folder).free
@@ -94,14 +109,14 @@ class Store:
         """Put a piece's parts on disk, then note in the journal that it is there."""
         of_file: dict[str, list[Part]] = {}
         for part in parts:
-            of_file.setdefault(self._layout.slots[part.name].file, []).append(part)
+            of_file.setdefault(self._layout.slots[part.shard, part.name].file, []).append(part)
         for file, own in of_file.items():
             path = self._partial(file)
             try:
                 with path.open("r+b", buffering=0) as opened:
                     for part in own:
-                        begin = self._layout.slots[part.name].begin + part.begin
-                        _write_all(opened.fileno(), part.array.tobytes(), begin)
+                        begin = self._layout.slots[part.shard, part.name].begin + part.begin
+                        write_all(opened.fileno(), part.array.tobytes(), begin)
                     os.fsync(opened.fileno())
             except OSError as error:
                 raise OSError(f"{path}: {own[0].name}: {error}") from error
@@ -113,14 +128,22 @@ class Store:
         for file in self._sizes:
             if self._partial(file).exists():
                 self._partial(file).replace(self.folder / file)
-        index = {
-            "metadata": self._metadata
-            | {"total_size": sum(self._sizes.values())}
-            | {"sha256": {file: _sha256(self.folder / file) for file in self._sizes}},
-            "weight_map": {name: slot.file for name, slot in sorted(self._layout.slots.items())},
-        }
-        self.write_text(INDEX, json.dumps(index, indent=1) + "\n")
+        for shard, folder in enumerate(self.folders):
+            self._write_index(shard, Path(folder))
+        if self.index.name == MANIFEST:
+            manifest = {"metadata": self._metadata, "shards": self.folders}
+            self.write_text(MANIFEST, json.dumps(manifest, indent=1) + "\n")
         (self.folder / JOURNAL).unlink()
+
+    def _write_index(self, shard: int, folder: Path) -> None:
+        weight_map = self._layout.weight_map(shard)
+        files = sorted(set(weight_map.values()))
+        facts = {
+            "total_size": sum(self._sizes[str(folder / file)] for file in files),
+            "sha256": {file: sha256_of(self.folder / folder / file) for file in files},
+        }
+        index = {"metadata": self._metadata | facts, "weight_map": weight_map}
+        self.write_text(str(folder / INDEX), json.dumps(index, indent=1) + "\n")
 
     def write_text(self, file: str, text: str) -> None:
         """Write a small file; it has its name once it is whole."""
@@ -136,8 +159,8 @@ class Store:
             path = self.folder / file
             if not path.is_file() or path.stat().st_size != size:
                 raise ValueError(
-                    f"{path}: missing or not of {size:,} bytes, though {INDEX} is there; remove "
-                    f"{STEM}* and prepare it again"
+                    f"{path}: missing or not of {size:,} bytes, though {self.index.name} is there; "
+                    f"remove {STEM}* and prepare it again"
                 )
 
     def _done(self) -> set[str] | None:
@@ -156,7 +179,7 @@ class Store:
     def _refuse_others(self) -> None:
         """Raise ValueError if the folder holds a checkpoint that no journal of ours explains."""
         for path in sorted(self.folder.iterdir()):
-            if path.name == "config.json" or path.name.endswith((".safetensors", ".index.json")):
+            if path.name == "config.json" or path.name.endswith(OTHERS):
                 raise ValueError(
                     f"{self.folder} holds {path.name} of another checkpoint; choose another folder"
                 )
@@ -167,18 +190,3 @@ class Store:
 
     def _partial(self, file: str) -> Path:
         return self.folder / f"{file}{PARTIAL}"
-
-
-def _write_all(descriptor: int, data: bytes, begin: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, begin)
-        view, begin = view[count:], begin + count
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while portion := file.read(1 << 20):
-            digest.update(portion)
-    return digest.hexdigest()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from operator import index
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import WHOLE
 
 from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
@@ -56,10 +57,12 @@ def keep_experts(
     Raises
     ------
     ValueError
-        As `check_experts`.
+        As `check_experts`; or if the weights are a share, of which no experts can be chosen.
     """
     ids = check_experts(weights.expert_ids if experts is None else experts, weights.expert_ids)
     if len(ids) < len(weights.expert_ids):
+        if weights.share != WHOLE:
+            raise ValueError(f"no experts can be chosen of {weights.share}: prepare them anew")
         places = [weights.expert_ids.index(expert) for expert in ids]
         layers = tuple(_cut(layer, places) for layer in weights.layers)
         weights = weights._replace(layers=layers, expert_ids=tuple(ids))

@@ -69,7 +69,7 @@ def made(disk: Disk, recipe: Recipe, encoding: Encoding) -> Made:
     assert len({piece.key for piece in recipe.pieces}) == len(recipe.pieces)
     parts = [p for piece in reversed(recipe.pieces) for p in piece.make(disk.read(piece))]
     arrays = {}
-    for name, dtype, shape in recipe.outputs:
+    for name, dtype, shape, _ in recipe.outputs:
         own = sorted((p for p in parts if p.name == name), key=lambda part: part.begin)
         size = prod(shape) * DTYPES[dtype].itemsize
         assert joined([(p.begin, p.begin + p.array.nbytes) for p in own]) == [(0, size)]

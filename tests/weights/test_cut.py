@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
 from mimo_v2_flash.plan import WHOLE, Plan, Share
-from mimo_v2_flash.weights.cut import cut_columns, cut_model, cut_rows, of_heads
+from mimo_v2_flash.weights.cut import Cut, cut_model, cut_weight, lowered
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.records import ModelWeights, MoEWeights, nbytes
 from tests.support.drawn import seeds
@@ -40,15 +40,16 @@ def test_rows_of_an_fp8_weight_are_a_view_of_the_same_numbers(outputs, inputs, h
     whole = quantise(matrix(np.random.default_rng(seed), outputs, inputs), block_height=height)
     start = data.draw(st.integers(0, outputs - 1))
     rows = range(start, data.draw(st.integers(start + 1, outputs)))
-    part = cut_rows(whole, rows)
+    part = cut_weight(whole, Cut(0, rows))
     np.testing.assert_array_equal(dequantise(part), dequantise(whole)[rows.start : rows.stop])
     assert np.shares_memory(part.code, whole.code)
 
 
-def test_a_head_of_192_rows_in_blocks_of_128_has_blocks_of_64():
-    whole = quantise(matrix(np.random.default_rng(0), 64 * 192, 5))
-    for head, height in ((0, 128), (1, 64), (2, 128), (63, 64)):
-        assert cut_rows(whole, of_heads(range(head, head + 1), 192)).block_height == height
+def test_blocks_are_as_high_in_every_share():
+    for head in range(64):
+        assert lowered(128, range(192 * head, 192 * (head + 1))) == 64
+        assert lowered(128, range(128 * head, 128 * (head + 1))) == 128
+        assert lowered(64, range(192 * head, 192 * (head + 1))) == 64
 
 
 @given(st.integers(1, 300), st.integers(1, 4), seeds, st.data())
@@ -56,7 +57,7 @@ def test_columns_of_an_fp8_weight_are_the_same_numbers(outputs, blocks, seed, da
     whole = quantise(matrix(np.random.default_rng(seed), outputs, blocks * 128))
     start = 128 * data.draw(st.integers(0, blocks - 1))
     columns = range(start, data.draw(st.integers(start + 1, blocks * 128)))
-    part = cut_columns(whole, columns)
+    part = cut_weight(whole, Cut(1, columns))
     expected = dequantise(whole)[:, columns.start : columns.stop]
     np.testing.assert_array_equal(dequantise(part), expected)
     assert part.code.flags.c_contiguous
@@ -65,7 +66,7 @@ def test_columns_of_an_fp8_weight_are_the_same_numbers(outputs, blocks, seed, da
 def test_a_column_inside_a_block_is_refused():
     whole = quantise(np.ones((3, 264), np.float32))
     with pytest.raises(ValueError, match=r"begins at column 132 of an FP8 weight \(3, 264\)"):
-        cut_columns(whole, range(132, 264))
+        cut_weight(whole, Cut(1, range(132, 264)))
 
 
 @settings(max_examples=20)

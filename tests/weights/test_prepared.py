@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import Share
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.prepared import FREE, Prepared
 from mimo_v2_flash.weights.safetensors_file import read_header
@@ -65,9 +66,9 @@ def test_what_others_wrote_is_not_prepared(metadata):
     assert Prepared.of_metadata(metadata) is None
 
 
-@pytest.mark.parametrize("version", ["0", "2", 1, None])
+@pytest.mark.parametrize("version", ["0", "1", 2, None])
 def test_another_version_is_refused_with_both(version):
-    with pytest.raises(ValueError, match=rf"version {version}, this release reads 1: prepare them"):
+    with pytest.raises(ValueError, match=rf"version {version}, this release reads 2: prepare them"):
         Prepared.of_metadata(METADATA | {"format_version": version})
 
 
@@ -131,6 +132,16 @@ def test_what_says_nothing_of_weights_may_differ():
     other = {"eos_token_id": 5, "initializer_range": 1.0, "max_position_embeddings": 9}
     assert {*other, "num_devices"} == FREE
     PREPARED.check(replace(SMALL, **other, num_devices=5))
+
+
+@pytest.mark.parametrize(
+    "change", [{"shard": "8"}, {"shard": "-1"}, {"tensor_parallel": "0"}, {"shard": '"a"'}]
+)
+def test_a_shard_that_cannot_be_is_damage(change):
+    split = {"expert_parallel": "8", "tensor_parallel": "4", "shard": "7"}
+    assert Prepared.of_metadata(METADATA | split).share == Share(3, 4, 7, 8)
+    with pytest.raises(ValueError, match="damaged metadata"):
+        Prepared.of_metadata(METADATA | split | change)
 
 
 @pytest.mark.parametrize("change", [{"format_version": "9"}, {"config": "{}"}, {"target": "{"}])
