@@ -19,9 +19,9 @@ help:  ## list the targets
 	$(INSTALL) --editable '.[$*]'
 	touch $@
 
-demo: .venv/installed  ## every kernel against its oracle, then the model at its true widths
+demo: .venv/installed-text  ## a tiny trained model writes, then every kernel against its oracle
+	$(BIN)/python run_example.py --mode generate --prompt "The following example shows how to"
 	$(BIN)/python run_example.py --mode test
-	$(BIN)/python run_example.py --mode random --num-experts 8
 
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest
