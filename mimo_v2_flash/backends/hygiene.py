@@ -1,0 +1,93 @@
+"""What Trainium2's compiler refuses or gets wrong, looked for in a traced program.
+
+Source: AWS Neuron documentation, compiler error codes EVRF013 (top-k of integers), EVRF029 (sort),
+EVRF035 (integer dot), EVRF051 (float8_e4m3fn) and the operators that neuronx-cc supports; nkipy,
+`core/backend/hlo.py`, whose all_to_all forgets the axis of concatenation.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["LARGEST_CONSTANT", "faults", "instructions"]
+
+LARGEST_CONSTANT = 1 << 16
+"""Bytes; a larger array belongs among the inputs."""
+
+WIDE = {"S64", "U64", "F64", "C64", "C128"}
+FOREIGN = {"F8E4M3FN", "F8E4M3FNUZ", "F8E5M2FNUZ", "F8E4M3B11FNUZ"}
+FLOATS = {"F32", "BF16", "F16", "F8E4M3", "F8E5M2"}
+UNSUPPORTED = {"sort", "while", "conditional", "dynamic-slice", "remainder", "rng", "cholesky"}
+COLLECTIVES = {"all-gather", "reduce-scatter", "all-to-all"}
+CUSTOM_CALLS = {"AwsNeuronTopK"}
+
+
+def instructions(module: Any) -> int:
+    """Return how many instructions an `HloModuleProto` has, in all its computations."""
+    return sum(len(computation.instructions) for computation in module.computations)
+
+
+def faults(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
+    """Return what is wrong with an `HloModuleProto`, each fault with its instruction.
+
+    64-bit types, float8_e4m3fn, sorts and other unsupported operators, unknown custom calls,
+    constants above `LARGEST_CONSTANT`, inputs without an axis, empty tensors, integer dots and
+    top-k, collectives along another axis than the first, and more than `most_instructions`.
+    """
+    count = instructions(module)
+    found = [f"{count} instructions, more than {most_instructions}"] * (count > most_instructions)
+    type_name = _type_names(module)
+    for computation in module.computations:
+        entry = computation.id == module.entry_computation_id
+        types = {i.id: set(map(type_name, _shapes(i.shape))) for i in computation.instructions}
+        for instruction in computation.instructions:
+            operands = set().union(*(types[operand] for operand in instruction.operand_ids))
+            wrong = [
+                *_wrong_types(types[instruction.id]),
+                *_wrong_operation(instruction, operands),
+                *_wrong_size(instruction, entry),
+            ]
+            found += [f"{instruction.name} ({instruction.opcode}): {fault}" for fault in wrong]
+    return found
+
+
+def _wrong_types(types: set[str]) -> Iterator[str]:
+    if wide := types & WIDE:
+        yield f"64-bit type {', '.join(sorted(wide))}"
+    if foreign := types & FOREIGN:
+        yield f"{', '.join(sorted(foreign))} is not Trainium2's FP8"
+
+
+def _wrong_operation(instruction: Any, operand_types: set[str]) -> Iterator[str]:
+    opcode, target = instruction.opcode, instruction.custom_call_target
+    if opcode in UNSUPPORTED:
+        yield "unsupported"
+    if opcode == "custom-call" and target not in CUSTOM_CALLS:
+        yield f"unknown custom call {target}"
+    if opcode in {"dot", "custom-call"} and operand_types - FLOATS:
+        yield f"of {', '.join(sorted(operand_types - FLOATS))}, expected floats"
+    if opcode in COLLECTIVES and list(instruction.dimensions) != [0]:
+        yield f"along axis {list(instruction.dimensions)}, expected the first"
+
+
+def _wrong_size(instruction: Any, entry: bool) -> Iterator[str]:
+    if (size := instruction.literal.ByteSize()) > LARGEST_CONSTANT:
+        yield f"a constant of {size} bytes"
+    if 0 in instruction.shape.dimensions:
+        yield "an empty tensor"
+    if instruction.opcode == "parameter" and entry and not instruction.shape.dimensions:
+        yield "an input without an axis"
+
+
+def _shapes(shape: Any) -> Iterator[Any]:
+    """Yield `shape`, or the shapes of a tuple."""
+    if not shape.tuple_shapes:
+        yield shape
+    for part in shape.tuple_shapes:
+        yield from _shapes(part)
+
+
+def _type_names(module: Any) -> Any:
+    """Return the function from a shape to the name of its element type, such as "BF16"."""
+    enum = type(module.computations[0].instructions[0].shape).DESCRIPTOR.fields_by_name
+    names = enum["element_type"].enum_type.values_by_number
+    return lambda shape: names[shape.element_type].name

@@ -1,0 +1,39 @@
+"""Backends by their names on the command line, loaded when they are asked for."""
+
+import importlib
+from typing import Any
+
+from .backend import Backend
+
+__all__ = ["BACKENDS", "backend_named"]
+
+BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend"}
+
+INSTALL = {
+    "jax": "pip install 'mimo-v2-flash[xla]'",
+    "nkipy": "https://github.com/aws-neuron/nkipy says how to install it; the package of that name "
+    "on the index is not it",
+}
+
+
+def backend_named(name: str, **options: Any) -> Backend:
+    """Return a new backend, a key of `BACKENDS`.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    ImportError
+        If it needs what is not installed; the message says how to install it.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r}: allowed is {' or '.join(BACKENDS)}")
+    try:
+        module = importlib.import_module(f".{name}", __package__)
+    except ImportError as error:
+        missing = str(error.name).split(".")[0]
+        if missing not in INSTALL:
+            raise
+        raise ImportError(f"backend {name} needs {missing}: {INSTALL[missing]}") from error
+    backend: Backend = getattr(module, BACKENDS[name])(**options)
+    return backend

@@ -1,0 +1,92 @@
+"""A program of nkipy's as XLA takes it on any machine: without what Trainium's compiler adds.
+
+Source: nkipy, `core/backend/hlo.py` (`_handle_topk`, `_make_program_shape`); XLA, `hlo.proto`: an
+instruction's id has its computation's in the upper half.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from nkipy.core.backend.hlo import TOPK_CUSTOM_CALL
+
+__all__ = ["portable"]
+
+
+def portable(module: Any) -> Any:
+    """Return a copy of an `HloModuleProto` that calls a sort where it had Neuron's top-k.
+
+    Of ties the lowest index comes first.
+
+    Raises
+    ------
+    ValueError
+        If it has another custom call.
+    """
+    copy = type(module).FromString(module.SerializeToString())
+    _write_layouts(copy)
+    written: list[Any] = []
+    for computation in copy.computations:
+        for instruction in computation.instructions:
+            if instruction.opcode == "custom-call":
+                first_id = 1 + len(copy.computations) + len(written)
+                written += _call_a_sort(computation, instruction, first_id, type(module))
+    own = [type(part).FromString(part.SerializeToString()) for part in copy.computations]
+    del copy.computations[:]
+    copy.computations.extend(written + own)  # XLA wants callees first
+    return copy
+
+
+def best(x: Any, *, k: int) -> tuple[Any, Any]:
+    """Return the k largest values along the last axis and their indices, as uint32."""
+    index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    value, index = jax.lax.sort_key_val(-x, index, is_stable=True)
+    return -value[..., :k], index[..., :k].astype(jnp.uint32)
+
+
+def _call_a_sort(computation: Any, call: Any, first_id: int, kind: Any) -> list[Any]:
+    """Turn a top-k into a call; return the computations that it calls, with ids from `first_id`."""
+    if call.custom_call_target != TOPK_CUSTOM_CALL:
+        raise ValueError(f"{call.name}: XLA has no custom call {call.custom_call_target}")
+    shape_of = {i.id: i.shape for i in computation.instructions}
+    shape = shape_of[call.operand_ids[0]]
+    names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
+    dtype = {"F32": np.float32, "BF16": jnp.bfloat16}[names[shape.element_type].name]
+    given = jax.ShapeDtypeStruct(tuple(shape.dimensions), dtype)
+    lowered = jax.jit(partial(best, k=int(call.backend_config))).lower(given).compiler_ir("hlo")
+    sort = kind.FromString(lowered.as_serialized_hlo_module_proto())
+    for part in sort.computations:
+        _renumber(part, first_id)
+    call.opcode = "call"
+    call.ClearField("custom_call_target")
+    call.ClearField("backend_config")
+    call.called_computation_ids.append(sort.entry_computation_id + first_id)
+    return list(sort.computations)
+
+
+def _renumber(computation: Any, first_id: int) -> None:
+    """Give a computation and its instructions ids, and names, that the module does not have."""
+    shift = first_id << 32
+    computation.id += first_id
+    computation.name = f"{computation.name}.{computation.id}"
+    computation.root_id += shift
+    for instruction in computation.instructions:
+        instruction.ClearField("metadata")  # it points into tables that stay behind
+        instruction.id += shift
+        instruction.name = f"{instruction.name}.{instruction.id}"
+        instruction.operand_ids[:] = [operand + shift for operand in instruction.operand_ids]
+        called = [called + first_id for called in instruction.called_computation_ids]
+        instruction.called_computation_ids[:] = called
+
+
+def _write_layouts(module: Any) -> None:
+    """Write out the layouts that nkipy leaves open: XLA else refuses inputs changed in place."""
+    (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
+    for program_shape in (module.host_program_shape, entry.program_shape):
+        result = program_shape.result
+        for shape in (*program_shape.parameters, *(result.tuple_shapes or [result])):
+            if not shape.layout.minor_to_major:
+                shape.layout.minor_to_major.extend(reversed(range(len(shape.dimensions))))
+                shape.layout.tail_padding_alignment_in_elements = 1
