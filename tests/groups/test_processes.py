@@ -41,8 +41,7 @@ def test_survivors_end_and_name_the_rank_and_the_cause(fault):
     """Nobody stops the survivors from outside: every one of them ends by itself."""
     odd, others = 2, [0, 1, 3]
     run = by_hand(fault, 4, odd=odd)
-    said = SAID[fault].format(odd=odd, others="0, 1, 3")
-    assert said in run[0].output
+    assert SAID[fault].format(odd=odd, others="0, 1, 3") in run[0].output
     for rank in others:
         assert run[rank].codes != [0]
         assert f"rank {odd}" in run[rank].output
@@ -71,16 +70,21 @@ def test_a_run_names_the_rank_and_the_cause(fault, nodes):
 
 @pytest.mark.parametrize("absent", [0, 2])
 def test_a_rank_that_never_starts_is_named(absent):
-    for rank, run in by_hand("nothing_wrong", 4, absent=absent, patience=8).items():
+    runs = by_hand("nothing_wrong", 4, absent=absent, patience=8)
+    if absent:
+        assert f"rank {absent} did not start within 8 s of the others" in runs[0].output
+    for rank, run in runs.items():
         assert rank != absent
         assert run.codes != [0]
         assert f"rank {absent} " in run.output
         assert "start" in run.output
 
 
-def test_a_node_that_never_starts_is_named():
-    run = by_hand("nothing_wrong", 2, absent=1, patience=8)
-    assert "rank 1 did not start within 8 s of the others" in run[0].output
+def test_a_node_that_never_starts_is_missed():
+    """Of torchrun: it starts no rank before all nodes are there."""
+    run = by_torchrun("nothing_wrong", 4, nodes=2, absent_nodes=1, patience=8)
+    assert run.codes == [1]
+    assert "1/2 clients joined" in run.output
 
 
 def test_a_slow_rank_is_waited_for():

@@ -38,13 +38,22 @@ def start(arguments: Sequence[str], **variables: str) -> subprocess.Popen:
 
 
 def ended(processes: Sequence[subprocess.Popen]) -> Ended:
-    """Wait for all of them; kill what does not end."""
+    """Wait for all of them; stop what does not end, and what it started."""
     try:
         output = [process.communicate(timeout=OUTER_LIMIT)[0] for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            process.terminate()  # torchrun then stops its ranks
+        for process in processes:
+            reap(process)
     return Ended("".join(output), [process.returncode for process in processes])
+
+
+def reap(process: subprocess.Popen) -> None:
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def program(name: str, odd: int, patience: float, silence: int) -> tuple[str, ...]:
@@ -52,13 +61,22 @@ def program(name: str, odd: int, patience: float, silence: int) -> tuple[str, ..
 
 
 def by_torchrun(
-    name: str, size: int, *, odd: int = -1, nodes: int = 1, patience: float = 60, silence: int = 15
+    name: str,
+    size: int,
+    *,
+    odd: int = -1,
+    nodes: int = 1,
+    absent_nodes: int = 0,
+    patience: float = 60,
+    silence: int = 15,
 ) -> Ended:
     """Run a rank program under torchrun; of several nodes, each is a torchrun of its own."""
     each = ["-m", "torch.distributed.run", f"--nproc-per-node={size // nodes}"]
     each += [f"--nnodes={nodes}", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    each += [f"--rdzv-conf=timeout={patience:.0f}"]
     what = program(name, odd, patience, silence)
-    return ended([start([*each, f"--node-rank={node}", *what]) for node in range(nodes)])
+    here = range(nodes - absent_nodes)
+    return ended([start([*each, f"--node-rank={node}", *what]) for node in here])
 
 
 def by_hand(
