@@ -98,13 +98,17 @@ def with_end(folder, end: int) -> MiMoConfig:
     return replace(MiMoConfig.from_pretrained(folder), eos_token_id=end)
 
 
-@pytest.mark.parametrize("missing", [0, 1, 5])
-def test_a_full_context_ends_the_text(given_by, missing):
+@pytest.mark.parametrize(("free", "limit"), [(0, 99), (1, 3), (5, 7), (5, 99)])
+def test_a_full_context_ends_the_text(given_by, free, limit):
     """The last token that is drawn is not shown to the model, so one more fits than positions."""
-    prompt = prompt_of(tiny_text.CONTEXT - missing)
-    said = complete(*given_by, prompt, max_new_tokens=99)
-    assert len(said.prompt_tokens) == tiny_text.CONTEXT - missing
-    assert (len(said.new_tokens), said.stopped) == (missing + 1, CONTEXT)
+    said = complete(*given_by, prompt_of(tiny_text.CONTEXT - free), max_new_tokens=limit)
+    assert len(said.prompt_tokens) == tiny_text.CONTEXT - free
+    assert (len(said.new_tokens), said.stopped) == (free + 1, CONTEXT)
+
+
+def test_a_context_that_is_just_long_enough_ends_nothing(given_by):
+    said = complete(*given_by, prompt_of(tiny_text.CONTEXT - 5), max_new_tokens=6)
+    assert (len(said.new_tokens), said.stopped) == (6, LIMIT)
 
 
 def prompt_of(length: int) -> str:
