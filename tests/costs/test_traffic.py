@@ -84,12 +84,13 @@ def test_mimo_on_32_and_64_ranks(ranks, expected, sent_bytes):
     assert found * 4096 * 2 == pytest.approx(sent_bytes, rel=1e-3)
 
 
-def test_half_as_wide_a_stream_halves_what_all_to_all_sends_of_it():
+def test_half_as_wide_a_stream_halves_all_but_choices_and_the_answers_of_all_gather():
     plan, load = Plan(32, 1, 32), Load(32, 512, 512)
     wide = traffic(MIMO, plan, load, step=512)
     narrow = traffic(MIMO, plan, Load(32, 512, 512, stream=ml_dtypes.bfloat16), step=512)
     assert narrow.least * 2 == wide.least
     assert wide.all_to_all / wide.least == pytest.approx(1 + 64 / (2 * 4 * 4096))
+    assert narrow.all_gather == 31 * (2 * 4096 + 64 + 4 * 4096)
 
 
 def test_padding_of_ranks_without_tokens_is_sent_by_all_gather():
