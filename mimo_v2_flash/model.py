@@ -19,7 +19,7 @@ from .layers.ranks import Ranks
 from .layers.stack import Stack
 from .plan import Plan
 from .weights.cut import cut_model
-from .weights.records import ModelWeights
+from .weights.records import ModelWeights, fingerprint
 from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]
@@ -74,7 +74,7 @@ class MiMoV2FlashModel:
         ranks = Ranks(plan, group or SoloGroup(), exchange, FORMS[backend.form])
         weights, config = keep_experts(weights, config, expert_subset)
         ranks.plan.check(config)
-        ranks.agree(config=config, experts=weights.expert_ids, max_step=max_step)
+        ranks.agree(config=config, weights=fingerprint(weights), max_step=max_step)
         self.weights = backend.place(ranks.form.weights(cut_model(weights, config, ranks.share)))
         self.config, self.max_step, self._ranks = config, max_step, ranks
         self._layers, self._place = tuple(map(ranks.share.layer, config.layers)), backend.place

@@ -4,7 +4,10 @@ A matrix is `[out, in]`, float32, bfloat16 or `BlockScaled`; everything else is 
 experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array per expert.
 """
 
+import hashlib
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.plan import WHOLE, Share
@@ -16,6 +19,7 @@ __all__ = [
     "ExpertWeights",
     "MoEWeights",
     "ModelWeights",
+    "fingerprint",
     "nbytes",
 ]
 
@@ -85,3 +89,15 @@ def nbytes(weights: Any) -> int:
     if isinstance(weights, tuple):
         return sum(map(nbytes, weights))
     return int(getattr(weights, "nbytes", 0))
+
+
+def fingerprint(weights: ModelWeights) -> str:
+    """Return what tells a checkpoint from another one: a digest of what every rank has of it."""
+    digest = hashlib.blake2b(repr(weights.expert_ids).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(weights.final_norm_D))
+    for layer in weights.layers:
+        digest.update(np.ascontiguousarray(layer.attention_norm_D))
+        digest.update(np.ascontiguousarray(layer.feed_forward_norm_D))
+        if isinstance(layer.feed_forward, MoEWeights):
+            digest.update(np.ascontiguousarray(layer.feed_forward.bias_E))
+    return digest.hexdigest()

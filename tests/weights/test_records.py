@@ -9,11 +9,14 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
 from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.plan import Plan
 from mimo_v2_flash.weights import names, records
+from mimo_v2_flash.weights.cut import cut_model
 from mimo_v2_flash.weights.records import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
+from tests.support.tiny import tiny
 
 SPEC = MiMoConfig().layers[1]
-RECORDS = [getattr(records, name) for name in records.__all__ if name != "nbytes"]
+RECORDS = [getattr(records, name) for name in records.__all__ if name[0].isupper()]
 
 
 def projections(declared) -> list[str]:
@@ -55,3 +58,25 @@ def test_a_record_cannot_be_changed():
     weights = DenseWeights(1, 2, 3)
     with pytest.raises(AttributeError):
         weights.w_up_FD = 4
+
+
+def test_a_fingerprint_is_of_what_every_rank_has():
+    model = tiny()
+    whole, plan = model.weights, Plan(7, 1, 7)
+    share = cut_model(whole, model.config, plan.share(3))
+    assert records.fingerprint(share) == records.fingerprint(whole)
+    layer = whole.layers[1]
+    bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]
+    others = [
+        whole._replace(final_norm_D=whole.final_norm_D * 2),
+        whole._replace(expert_ids=tuple(range(1, 8))),
+        whole._replace(layers=(layer, *whole.layers[1:])),
+        whole._replace(
+            layers=(
+                whole.layers[0],
+                layer._replace(feed_forward=layer.feed_forward._replace(bias_E=bias_E)),
+                *whole.layers[2:],
+            )
+        ),
+    ]
+    assert len({records.fingerprint(weights) for weights in (whole, *others)}) == 5

@@ -1,0 +1,71 @@
+"""Ranks that are not told the same find out before they compute, and say who was told what."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.plan import Plan
+from tests.support.rows import ragged
+from tests.support.tiny import Recipe, random_tokens, running, tiny
+
+MODEL = tiny(Recipe(experts=8, dense_width=32))
+WHOLE = MODEL.weights
+OTHER = MODEL._replace(weights=WHOLE._replace(final_norm_D=WHOLE.final_norm_D * 2))
+TOKEN_BT, POSITION_BT = ragged([random_tokens(MODEL, 5), random_tokens(MODEL, 3)], [0, 0])
+
+
+def on_ranks(program) -> None:
+    """Call `program(rank, options)` on four ranks."""
+    group = ThreadGroup(4)
+    options = {"group": group, "plan": Plan(4, 2, 2)}
+    group.run(lambda rank: program(rank, options))
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"model": OTHER}, "weights: '.*' on ranks 0 to 2; '.*' on rank 3"),
+        (
+            {"model": MODEL._replace(config=replace(MODEL.config, rope_theta=7.0))},
+            r"config: .* on ranks 0 to 2; .* on rank 3",
+        ),
+        ({"max_step": 7}, "max_step: 512 on ranks 0 to 2; 7 on rank 3"),
+        ({"exchange": "all_gather"}, "exchange: None on ranks 0 to 2; 'all_gather' on rank 3"),
+        ({"expert_subset": range(1, 8)}, "expert_parallel = 4: 7 experts are no multiple"),
+        ({"plan": Plan(2, 2, 2)}, "plan: .*expert_parallel=4.* on ranks 0 to 2; .*=2.* on rank 3"),
+    ],
+    ids=lambda odd: next(iter(odd)) if isinstance(odd, dict) else "",
+)
+def test_ranks_with_different_models_are_told_apart(odd, said):
+    def program(rank: int, options: dict) -> None:
+        running(**({"model": MODEL} | options | (odd if rank == 3 else {})))
+
+    with pytest.raises(ValueError, match=said):
+        on_ranks(program)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"token_BT": TOKEN_BT + np.eye(2, 5, dtype=int)}, "token_BT: .* on ranks 0, 2, 3; .* on"),
+        (
+            {"position_BT": POSITION_BT[:, :4], "token_BT": TOKEN_BT[:, :4]},
+            r"position_BT: \(\(2, 5",
+        ),
+        ({"logits_at": [[0], [1]]}, r"logits_at: .* on ranks 0, 2, 3; \(\(2, 1\), .* on rank 1"),
+    ],
+    ids=["tokens", "lengths", "logits"],
+)
+def test_ranks_with_different_steps_are_told_apart(odd, said):
+    step = {"token_BT": np.minimum(TOKEN_BT, 50), "position_BT": POSITION_BT, "logits_at": None}
+
+    def program(rank: int, options: dict) -> None:
+        model = running(MODEL, **options)
+        cache = model.new_cache(2, 9)
+        model.step(**(step | (odd if rank == 1 else {})), cache=cache)
+        assert cache.length_B.tolist() == [0, 0]
+
+    with pytest.raises(ValueError, match=said):
+        on_ranks(program)
