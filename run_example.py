@@ -8,11 +8,15 @@ python run_example.py --mode compare trace.safetensors another.safetensors
 python run_example.py --mode plan --expert-parallel 32 --tensor-parallel 4
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
+
+On several ranks: torchrun --nproc-per-node 8 run_example.py --mode generate --expert-parallel 8 ...
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mimo_v2_flash.commands import (
     compare,
@@ -24,6 +28,8 @@ from mimo_v2_flash.commands import (
     self_check,
     trace,
 )
+from mimo_v2_flash.commands.parallel import first_alone, shared_by
+from mimo_v2_flash.groups import RankError, started
 
 MODES = {
     "test": self_check,
@@ -35,6 +41,8 @@ MODES = {
     "compare": compare,
     "plan": plan,
 }
+ON_RANKS = ("generate", "evaluate", "random")
+PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,12 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     del options["mode"]
     try:
-        return int(MODES[mode].run(**options))
-    except (ImportError, OSError, ValueError) as error:
-        print(f"run_example.py: {error}", file=sys.stderr)
+        return _run(mode, options)
+    except (ImportError, OSError, RankError, ValueError) as error:
+        rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        print(f"run_example.py: {rank}{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(mode: str, options: dict[str, Any]) -> int:
+    """Run a mode on this rank, of one or of those that torchrun started; rank 0 alone prints."""
+    with started(os.environ) as group:
+        if mode in ON_RANKS:
+            options["shared"] = shared_by(group, *(options.pop(name) for name in PLAN))
+        elif group.size > 1:
+            raise ValueError(f"--mode {mode} runs on one rank, not on {group.size}")
+        with first_alone(group):
+            return int(MODES[mode].run(**options))
 
 
 if __name__ == "__main__":

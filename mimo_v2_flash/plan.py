@@ -87,7 +87,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse an impossible plan."""
-        for name in ("expert_parallel", "tensor_parallel", "data_parallel"):
+        for name in ("tensor_parallel", "expert_parallel", "data_parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: allowed is an integer above 0")

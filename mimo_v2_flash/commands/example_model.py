@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.generation.tokenizer import load_tokenizer
+from mimo_v2_flash.plan import Share
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.records import ModelWeights
 
@@ -36,10 +37,13 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def opened(folder: Path) -> Opened:
-    """Return the checkpoint in `folder`, mapped; FileNotFoundError names what is not there."""
+def opened(folder: Path, share: Share | None = None) -> Opened:
+    """Return the checkpoint in `folder`, mapped; FileNotFoundError names what is not there.
+
+    Where the folder holds shards, that of `share`.
+    """
     if not folder.is_dir():
         where = "; it comes with a checkout, name another one" if folder == EXAMPLE else ""
         raise FileNotFoundError(f"--model {folder}: no such folder{where}")
     config = MiMoConfig.from_pretrained(folder)
-    return Opened(config, load_weights(folder, config), load_tokenizer(folder))
+    return Opened(config, load_weights(folder, config, share=share), load_tokenizer(folder))

@@ -12,11 +12,13 @@ from typing import Any, TextIO
 
 from mimo_v2_flash.generation.defaults import SAMPLING, generation_defaults
 from mimo_v2_flash.generation.text import CONTEXT, Completion, complete
-from mimo_v2_flash.layers.watched import Call, WatchedLayers
 from mimo_v2_flash.model import MiMoV2FlashModel
 
 from .console import amount, console, table
 from .example_model import add_model_argument, opened
+from .exchange_report import exchange_report
+from .notes import Notes
+from .parallel import ALONE, Shared, add_plan_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,6 +26,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
+    add_plan_arguments(parser)
     parser.add_argument("--prompt", required=True, help="the text to continue; may be empty")
     parser.add_argument("--chat", action="store_true", help="answer the prompt as a message")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
@@ -41,32 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Notes:
-    """What is taken down of a run: its start, when each piece of text came, and who had a say.
-
-    Attributes
-    ----------
-    times
-        Seconds: the start, every token, the end.
-    experts
-        (layer, expert) of all that answered a token.
-    """
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.experts: set[tuple[int, int]] = set()
-
-    def begin(self) -> None:
-        """Forget what was, and start the clock."""
-        self.experts.clear()
-        self.times = [time.perf_counter()]
-
-    def listen(self, call: Call) -> None:
-        """Take down which experts a layer asked."""
-        if call.part == "answer":
-            self.experts.update((call.layer, int(expert)) for expert in call.given[2].flat)
-
-
 def run(
     model: Path,
     prompt: str,
@@ -74,14 +51,14 @@ def run(
     max_new_tokens: int,
     seed: int,
     stream: bool,
+    shared: Shared = ALONE,
     **sampling: Any,
 ) -> int:
     """Write the text and the report, and return the exit status."""
-    config, weights, tokenizer = opened(model)
+    config, weights, tokenizer = opened(model, shared.share)
     asked = {name: sampling[name] for name in SAMPLING if sampling[name] is not None}
-    notes = _Notes()
-    backend = WatchedLayers(config.num_hidden_layers, notes.listen)
-    runner = MiMoV2FlashModel(weights, config, backend=backend)
+    notes = Notes(config, shared)
+    runner = MiMoV2FlashModel(weights, config, backend=notes, **shared._asdict())
     runner.forward([[0]])  # loads compiled code, which is no part of what is measured
     notes.begin()
 
@@ -106,24 +83,25 @@ def run(
     return 0
 
 
-def _report(said: Completion, notes: _Notes, model: MiMoV2FlashModel) -> None:
-    """Print what the text took."""
+def _report(said: Completion, notes: Notes, model: MiMoV2FlashModel) -> None:
+    """Print what the text took, on all ranks together."""
     prompt, new = len(said.prompt_tokens), len(said.new_tokens)
     start, first, last = notes.times[0], notes.times[1], notes.times[max(new, 1)]
     seen = prompt + max(new - 1, 0)
-    experts = sum(spec.experts for spec in model.config.layers)
     report = table(f"Stopped by {said.stopped}", ("what",), ("amount",))
     for row in (
         ("prompt, new tokens", f"{prompt}, {new}"),
         ("time to first token", f"{first - start:.3f} s" if new else "none"),
         ("prefill", f"{prompt / (first - start):.1f} tokens/s" if new else "none"),
         ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
-        (f"KV cache of {seen} tokens", amount(model.new_cache(1, seen).nbytes)),
-        ("experts touched", f"{len(notes.experts)} of {experts}"),
+        (f"KV cache of {seen} tokens", amount(notes.total(model.new_cache(1, seen).nbytes))),
+        ("experts touched", "{} of {}".format(*notes.experts_touched())),
     ):
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
+    if exchanges := exchange_report(notes.exchanges, notes.shared.group):
+        out.print(exchanges)
     if said.stopped == CONTEXT:
         out.print(f"The context is full: the model knows {seen} positions.")
 

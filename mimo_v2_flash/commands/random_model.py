@@ -13,12 +13,15 @@ import numpy as np
 
 from mimo_v2_flash.cache import HybridCache
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.layers.exchange_record import ExchangeRecord
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights.names import every_weight
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.records import nbytes
 
 from .console import amount, console, peak_memory, progress, table
+from .exchange_report import exchange_report
+from .parallel import ALONE, Shared, add_plan_arguments
 from .shortened import first_layers
 
 __all__ = ["add_arguments", "run"]
@@ -38,6 +41,7 @@ class Trial(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
+    add_plan_arguments(parser)
     parser.add_argument("--num-experts", type=int, default=8, help="experts of a layer (8)")
     parser.add_argument("--num-layers", type=int, default=2, help="of 48, from the first on (2)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and prompt (0)")
@@ -45,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=16, help="tokens to decode (16)")
 
 
-def run(num_experts: int, num_layers: int, seed: int, prompt_tokens: int, new_tokens: int) -> int:
+def run(
+    num_experts: int,
+    num_layers: int,
+    seed: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    shared: Shared = ALONE,
+) -> int:
     """Make the model, run it, print the report, and return the exit status."""
     if prompt_tokens < 1 or new_tokens < 1:
         raise ValueError(
@@ -54,8 +65,9 @@ def run(num_experts: int, num_layers: int, seed: int, prompt_tokens: int, new_to
     config = _config(num_experts, num_layers)
     parameters = sum(int(np.prod(weight.shape)) for weight in every_weight(config))
     with progress("random weights", total=parameters, unit="numbers") as made:
-        weights = random_weights(config, seed=seed, made=made)
-    model = MiMoV2FlashModel(weights, config)
+        weights = random_weights(config, seed=seed, made=made, share=shared.share)
+    record = ExchangeRecord()
+    model = MiMoV2FlashModel(weights, config, backend=record, **shared._asdict())
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     trial = _decode(model, prompt, new_tokens)
     with progress("one prefill of all tokens", total=None) as _:
@@ -74,6 +86,8 @@ def run(num_experts: int, num_layers: int, seed: int, prompt_tokens: int, new_to
     ):
         report.add_row(*row)
     console().print(report)
+    if exchanges := exchange_report(record, shared.group):
+        console().print(exchanges)
     return 0 if difference <= ALLOWED else 1
 
 

@@ -75,6 +75,10 @@ class ExchangeRecord(NumpyBackend):
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
         self.ways = {name: Carried() for name in EXCHANGES}
         self._recorded = {
             exchange: _recorded(exchange, self.ways[name]) for name, exchange in EXCHANGES.items()
@@ -82,11 +86,13 @@ class ExchangeRecord(NumpyBackend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, with its exchanges recorded if it is a layer."""
-        if not isinstance(function, Decoder):
-            return function
+        return self.recorded(function) if isinstance(function, Decoder) else function
+
+    def recorded(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a layer's program with its exchanges recorded."""
 
         def program(*given: Any, exchange: Exchange, **static: Any) -> Any:
-            return function(*given, exchange=self._recorded[exchange], **static)
+            return layer(*given, exchange=self._recorded[exchange], **static)
 
         return program
 

@@ -1,10 +1,13 @@
 """Random weights at true sizes, quickly: normal numbers in 256 steps, one random byte each.
 
-Stored as the hub stores them: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere.
+Stored as the hub stores them: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere. Every
+weight has a random stream of its own, so that a rank makes its experts and no others.
 """
 
+import zlib
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,8 +15,10 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, LARGEST, BlockScaled
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.plan import WHOLE, Share
 
 from . import names
+from .cut import cut_model
 from .names import Declared
 from .records import (
     AttentionWeights,
@@ -33,26 +38,33 @@ PORTION = 1 << 26  # random bytes at a time
 
 
 def random_weights(
-    config: MiMoConfig, *, seed: int, made: Callable[[int], object] = int
+    config: MiMoConfig,
+    *,
+    seed: int,
+    made: Callable[[int], object] = int,
+    share: Share = WHOLE,
 ) -> ModelWeights:
     """Return weights of standard deviation `initializer_range`; `made` hears of numbers made.
 
-    Norms are 1; sinks and selection biases are random, so that they matter.
+    Norms are 1; sinks and selection biases are random, so that they matter. A `share` is that of
+    the whole model of this seed.
     """
-    return _Maker(config, seed, made).model()
+    return _Maker(config, seed, made, share).model()
 
 
 class _Maker:
-    def __init__(self, config: MiMoConfig, seed: int, made: Callable[[int], object]) -> None:
-        self._config, self._made = config, made
-        self._random = np.random.Generator(np.random.SFC64(seed))
+    def __init__(
+        self, config: MiMoConfig, seed: int, made: Callable[[int], object], share: Share
+    ) -> None:
+        self._config, self._seed, self._made, self._share = config, seed, made, share
 
     def model(self) -> ModelWeights:
         embedding, _, logits = names.model_ends(self._config)
         norm_D = np.ones(self._config.hidden_size, np.float32)
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
-        return ModelWeights(self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits), ids)
+        ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
+        return _owned(cut_model(ModelWeights(*ends, ids), self._config, self._share))
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
@@ -76,8 +88,14 @@ class _Maker:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = names.router(prefix, spec)
-        experts = [names.expert(prefix, spec, index) for index in range(spec.experts)]
-        columns = (tuple(map(self._float8, column)) for column in zip(*experts, strict=True))
+        here = self._share.experts(spec.experts)
+        experts = [
+            tuple(map(self._float8, names.expert(prefix, spec, index)))
+            if index in here
+            else (None, None, None)
+            for index in range(spec.experts)
+        ]
+        columns = zip(*experts, strict=True)
         return MoEWeights(
             self._normal(router, self._config.initializer_range),
             self._normal(bias, 0.1),
@@ -86,7 +104,8 @@ class _Maker:
 
     def _normal(self, weight: Declared, deviation: float) -> np.ndarray:
         self._made(int(np.prod(weight.shape)))
-        return self._random.standard_normal(weight.shape, np.float32) * np.float32(deviation)
+        random = self._stream(weight)
+        return random.standard_normal(weight.shape, np.float32) * np.float32(deviation)
 
     def _bfloat16(self, weight: Declared) -> np.ndarray:
         numbers = QUANTILES * np.float32(self._config.initializer_range)
@@ -100,10 +119,24 @@ class _Maker:
 
     def _steps(self, weight: Declared, numbers: np.ndarray) -> np.ndarray:
         """Return an array of `weight`'s shape, each element one of the 256 `numbers`."""
-        flat = np.empty(int(np.prod(weight.shape)), numbers.dtype)
+        flat, random = np.empty(int(np.prod(weight.shape)), numbers.dtype), self._stream(weight)
         for start in range(0, flat.size, PORTION):
             part = flat[start : start + PORTION]
-            step = np.frombuffer(self._random.bytes(part.size), np.uint8)
+            step = np.frombuffer(random.bytes(part.size), np.uint8)
             np.take(numbers, step, out=part, mode="clip")
             self._made(part.size)
         return flat.reshape(weight.shape)
+
+    def _stream(self, weight: Declared) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(weight.name.encode())]))
+
+
+def _owned(weights: Any) -> Any:
+    """Return a record whose arrays keep nothing larger in memory than themselves."""
+    if isinstance(weights, BlockScaled):
+        return BlockScaled(_owned(weights.code), _owned(weights.scale), weights.block_height)
+    if isinstance(weights, tuple):
+        parts = map(_owned, weights)
+        return type(weights)(*parts) if hasattr(weights, "_fields") else tuple(parts)
+    base = getattr(weights, "base", None)
+    return weights if base is None or base.nbytes == weights.nbytes else weights.copy()

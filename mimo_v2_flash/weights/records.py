@@ -7,8 +7,6 @@ experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array p
 import hashlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.plan import WHOLE, Share
 
@@ -94,10 +92,10 @@ def nbytes(weights: Any) -> int:
 def fingerprint(weights: ModelWeights) -> str:
     """Return what tells a checkpoint from another one: a digest of what every rank has of it."""
     digest = hashlib.blake2b(repr(weights.expert_ids).encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(weights.final_norm_D))
+    digest.update(weights.final_norm_D.tobytes())
     for layer in weights.layers:
-        digest.update(np.ascontiguousarray(layer.attention_norm_D))
-        digest.update(np.ascontiguousarray(layer.feed_forward_norm_D))
+        digest.update(layer.attention_norm_D.tobytes())
+        digest.update(layer.feed_forward_norm_D.tobytes())
         if isinstance(layer.feed_forward, MoEWeights):
-            digest.update(np.ascontiguousarray(layer.feed_forward.bias_E))
+            digest.update(layer.feed_forward.bias_E.tobytes())
     return digest.hexdigest()

@@ -5,13 +5,15 @@ import pytest
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.plan import Share
 from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights.cut import cut_model
 from mimo_v2_flash.weights.random_weights import random_weights
 
 CONFIG = MiMoConfig(
     vocab_size=500,
     hidden_size=256,
-    intermediate_size=384,
+    intermediate_size=512,
     moe_intermediate_size=130,
     num_hidden_layers=2,
     hybrid_layer_pattern=(0, 1),
@@ -71,3 +73,27 @@ def test_everything_that_is_made_is_reported():
     norms = CONFIG.hidden_size * 5
     declared = sum(int(np.prod(weight.shape)) for weight in names.every_weight(CONFIG))
     assert sum(counts) == declared - norms
+
+
+@pytest.mark.parametrize("share", [Share(0, 1, 2, 4), Share(1, 2, 1, 2)])
+def test_a_share_is_that_of_the_whole_model(share):
+    own, expected = random_weights(CONFIG, seed=0, share=share), cut_model(WEIGHTS, CONFIG, share)
+    assert own.share == share
+    np.testing.assert_array_equal(own.w_logits_VD, expected.w_logits_VD)
+    for layer, other in zip(own.layers, expected.layers, strict=True):
+        np.testing.assert_array_equal(
+            values(layer.attention.w_k_OD), values(other.attention.w_k_OD)
+        )
+    for stack, other in zip(
+        own.layers[1].feed_forward.experts, expected.layers[1].feed_forward.experts, strict=True
+    ):
+        assert len(stack) == 4 // share.expert_parallel
+        for weight, same in zip(stack, other, strict=True):
+            np.testing.assert_array_equal(values(weight), values(same))
+
+
+def test_experts_of_other_ranks_are_not_made():
+    counts: list[int] = []
+    random_weights(CONFIG, seed=0, made=counts.append, share=Share(0, 1, 0, 4))
+    declared = names.every_weight(CONFIG, share=Share(0, 1, 0, 4))
+    assert sum(counts) == sum(int(np.prod(w.shape)) for w in declared) - CONFIG.hidden_size * 5

@@ -1,0 +1,96 @@
+"""The scripts on ranks that torchrun started: rank 0 alone writes, and writes what one would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, free_port
+from tests.support.reports import amounts
+from tests.support.shipped import FOLDER
+
+pytestmark = pytest.mark.distributed
+TORCHRUN = ("-m", "torch.distributed.run", "--master-addr=127.0.0.1")
+GENERATE = ("--mode", "generate", "--max-new-tokens", "12", "--prompt", "The list is")
+SPLITS = {
+    2: ("--expert-parallel", "2", "--tensor-parallel", "2"),
+    4: ("--expert-parallel", "4", "--tensor-parallel", "2"),
+    8: ("--expert-parallel", "8",),
+}  # fmt: skip
+
+
+def ran(*arguments: object, ranks: int = 1, status: int = 0) -> tuple[str, str]:
+    """Return standard output and error of run_example.py."""
+    launch = (*TORCHRUN, f"--nproc-per-node={ranks}", f"--master-port={free_port()}")
+    done = subprocess.run(
+        [sys.executable, *(launch if ranks > 1 else ()), "run_example.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        timeout=240,
+    )
+    assert (done.returncode != 0) == (status != 0), done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[str, str]:
+    return ran(*GENERATE)
+
+
+@pytest.mark.parametrize("ranks", SPLITS)
+def test_the_text_is_that_of_one_rank(alone, ranks):
+    out, err = ran(*GENERATE, *SPLITS[ranks], ranks=ranks)
+    assert out == alone[0]
+    assert err.count("Stopped by") == err.count(f"Experts on {ranks} ranks") == 1
+    for row in ("prompt, new tokens", "experts touched"):
+        assert amounts(err)[row] == amounts(alone[1])[row]
+    assert re.search(r"pairs chosen, lost +[\d,]+, 0\n", err.replace(" \n", "\n"))
+
+
+def test_bits_per_byte_are_those_of_one_rank(tmp_path):
+    (tmp_path / "text").write_text((ROOT / "LICENSE").read_text()[:1500])
+    evaluate = "--mode", "evaluate", "--text", tmp_path / "text"
+    one, _ = ran(*evaluate)
+    two, _ = ran(*evaluate, *SPLITS[2], ranks=2)
+    assert amounts(two)["bits per byte"] == amounts(one)["bits per byte"]
+    assert two.count("bits per byte") == 1
+
+
+def test_shards_write_the_same_text_and_another_plan_is_refused(alone, tmp_path):
+    prepare = "--checkpoint", FOLDER, "--output", tmp_path, *SPLITS[4]
+    command = [sys.executable, "prepare_weights.py", *map(str, prepare)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    for file in Path(FOLDER).iterdir():
+        if file.name.startswith(("tokenizer", "generation_config", "chat_template")):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    out, _ = ran(*GENERATE, "--model", tmp_path, *SPLITS[4], ranks=4)
+    assert out == alone[0]
+    _, err = ran(*GENERATE, "--model", tmp_path, *SPLITS[2], ranks=2, status=1)
+    said = "holds shards of expert_parallel 4 and tensor_parallel 2, asked for is expert_parallel 2"
+    assert re.search(rf"run_example.py: rank [01]: .*{said}", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*GENERATE, "--expert-parallel", 3), "rank 0: expert_parallel = 3: allowed is a divisor"),
+        ((*GENERATE, "--expert-parallel", 1, "--data-parallel", 1), "1 ranks are asked for and 2"),
+        (("--mode", "test"), "rank 0: --mode test runs on one rank, not on 2"),
+    ],
+)
+def test_a_mistake_is_said_on_every_rank(arguments, said):
+    assert said in ran(*arguments, ranks=2, status=1)[1]
+
+
+def test_ranks_that_were_not_started_are_named(alone):
+    _, err = ran(*GENERATE, "--expert-parallel", 8, status=2)
+    assert err == (
+        "run_example.py: 8 ranks are asked for and 1 running: torchrun --nproc-per-node 8 starts "
+        "them\n"
+    )
