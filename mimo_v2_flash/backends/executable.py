@@ -5,6 +5,7 @@ extra `xla` pins.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -14,10 +15,30 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .portable import portable
 
-__all__ = ["Executable"]
+__all__ = ["Executable", "cpu_devices"]
 
 # Every cast to bfloat16 is done; code is not optimised, which would double the time to compile.
 OPTIONS = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 0}
+
+
+def cpu_devices(count: int) -> list[Any]:
+    """Return so many of jax's CPU devices, which jax makes when it is first used.
+
+    Raises
+    ------
+    RuntimeError
+        If jax has started with fewer.
+    """
+    if jax.config.jax_num_cpu_devices < count:
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise RuntimeError(
+            f"{count} replicas: jax has started with {len(devices)} CPU devices; set "
+            f"jax_num_cpu_devices to {count} before its first use"
+        )
+    return devices[:count]
 
 
 class Executable:

@@ -1,15 +1,20 @@
 """XLA on the CPU runs what neuronx-cc would get: the proof of a program without a Trainium."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from inspect import signature as signature_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from .executable import Executable
+from .executable import Executable, cpu_devices
 from .records import arrays, filled_with, mapped, signature
 from .tracing import Traced, trace
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.groups import HostGroup
 
 __all__ = ["XlaArray", "XlaBackend"]
 
@@ -43,20 +48,35 @@ class XlaArray:
 class XlaBackend:
     """Traces a function on its first call with arrays of some shapes; later calls run it.
 
-    Attributes
+    Parameters
     ----------
-    programs
-        All so far.
+    group : HostGroup, optional
+        Ranks that are threads of this process and share this backend: each is a replica of every
+        program, on a device of its own. All call the same programs in the same order. One rank
+        alone if not given.
+
+    Raises
+    ------
+    RuntimeError
+        If jax has started with fewer devices than ranks.
     """
 
     form = "program"
 
-    def __init__(self) -> None:
-        self.programs: list[Traced] = []
-        self._device = jax.devices("cpu")[0]
+    def __init__(self, group: HostGroup | None = None) -> None:
+        self._group, size = group, group.size if group else 1
+        self._devices = cpu_devices(size)
+        self._loaded: dict[Any, tuple[Traced, Executable]] = {}
+        self._values: list[list[Any]] = [[] for _ in range(size)]
+        self._results: list[tuple[Any, ...]] = []
+
+    @property
+    def programs(self) -> list[Traced]:
+        """All so far, in the order of their first calls."""
+        return [traced for traced, _ in self._loaded.values()]
 
     def place(self, record: Any) -> Any:
-        """Return `record` with its arrays copied to the device."""
+        """Return `record` with its arrays copied to this rank's device."""
         return filled_with(record, {path: self._placed(a) for path, a in arrays(record).items()})
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,41 +85,57 @@ class XlaBackend:
         Arrays may be the host's but for those that are changed in place, which must be placed. The
         program of an answer that is like its first argument overwrites that one.
         """
-        compiled: dict[Any, tuple[Traced, Executable]] = {}
 
         def program(*positional: Any, **named: Any) -> Any:
             given = signature_of(function).bind(*positional, **named).arguments
-            key = signature(given)
-            if key not in compiled:
-                traced = trace(function, given)
-                compiled[key] = traced, Executable(traced.module, [self._device])
-                self.programs.append(traced)
-            return self._run(*compiled[key], arrays(given))
+            inputs = {path: self._placed(array) for path, array in arrays(given).items()}
+            key = function, signature(given)
+            self._values[self._rank] = [array.value for array in inputs.values()]
+            self._meet(hash(key))
+            if self._rank == 0:
+                self._results = self._load(key, given)(self._values)
+            self._meet(0)
+            return _answer(self._loaded[key][0], inputs, self._results[self._rank])
 
         return program
 
-    def _run(self, traced: Traced, executable: Executable, given: dict[str, Any]) -> Any:
-        inputs = self._inputs(traced, given)
-        (results,) = executable([[array.value for array in inputs.values()]])
-        outputs = []
-        for number, value in enumerate(results):
-            path = traced.in_place.get(number)
-            output = XlaArray(value) if path is None else inputs[path]
-            output.value = value
-            outputs.append(output)
-        return mapped(lambda _, number: outputs[number], traced.answer)
+    @property
+    def _rank(self) -> int:
+        return self._group.rank if self._group else 0
 
-    def _inputs(self, traced: Traced, given: dict[str, Any]) -> dict[str, XlaArray]:
-        """Return what is given, placed.
+    def _meet(self, key: int) -> None:
+        """Wait for the other ranks; raise ValueError if they have come to another program."""
+        if self._group and len(set(self._group.all_gather(np.array([key])).flat)) > 1:
+            raise ValueError("replicas differ in a program or its shapes: rows must divide evenly")
 
-        Raises TypeError if the host would never see what the program writes.
-        """
-        written = set(traced.in_place.values()) - {traced.inputs[0]}
-        if lost := [path for path in written if not isinstance(given[path], XlaArray)]:
-            raise TypeError(f"{', '.join(sorted(lost))}: written in place, but not placed")
-        return {path: self._placed(array) for path, array in given.items()}
+    def _load(self, key: tuple[Any, ...], given: dict[str, Any]) -> Executable:
+        if key not in self._loaded:
+            traced = trace(key[0], given)
+            self._loaded[key] = traced, Executable(traced.module, self._devices)
+        traced, executable = self._loaded[key]
+        _check_placed(traced, arrays(given))
+        return executable
 
     def _placed(self, array: Any) -> XlaArray:
         if isinstance(array, XlaArray):
             return array
-        return XlaArray(jax.device_put(np.array(array), self._device))  # a copy: it may be donated
+        device = self._devices[self._rank]
+        return XlaArray(jax.device_put(np.array(array), device))  # a copy: it may be donated
+
+
+def _check_placed(traced: Traced, given: dict[str, Any]) -> None:
+    """Raise TypeError if the host would never see what the program writes."""
+    written = set(traced.in_place.values()) - {traced.inputs[0]}
+    if lost := [path for path in written if not isinstance(given[path], XlaArray)]:
+        raise TypeError(f"{', '.join(sorted(lost))}: written in place, but not placed")
+
+
+def _answer(traced: Traced, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
+    """Return what the program says, and give what it wrote in place its new values."""
+    outputs = []
+    for number, value in enumerate(results):
+        path = traced.in_place.get(number)
+        output = XlaArray(value) if path is None else inputs[path]
+        output.value = value
+        outputs.append(output)
+    return mapped(lambda _, number: outputs[number], traced.answer)

@@ -6,7 +6,11 @@ Parts, exchanges and sizes that differ are here, and nowhere else: `Backend.form
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mimo_v2_flash.cache import LONGEST_DRAFT
+from mimo_v2_flash.groups import Group, HostGroup, SoloGroup
+from mimo_v2_flash.groups.device import DeviceGroup
 from mimo_v2_flash.kernels.moe_block import Exchange, by_all_gather
 from mimo_v2_flash.kernels.moe_expert import masked_experts
 from mimo_v2_flash.weights.records import ModelWeights
@@ -28,8 +32,12 @@ class Form(NamedTuple):
     ----------
     look, answer
         How queries see keys, and a rank's experts their tokens.
+    group
+        From the world, and from a rank to those that it shares something with, to their group.
     exchanges, exchange_for
         The ways to the experts; the one of a step, from its tokens on all ranks together.
+    sizing
+        From the positions of a step, and the rows that are here, to those that its sizes follow.
     length
         From the longest row of a step, and the longest step, to the tokens of a row that pass
         through the layers; what is more than the row has is padding.
@@ -41,11 +49,25 @@ class Form(NamedTuple):
 
     look: Callable[..., Any]
     answer: Callable[..., Any]
+    group: Callable[[HostGroup, Callable[[int], range]], Group]
     exchanges: Mapping[str, Exchange]
     exchange_for: Callable[[int], Exchange]
+    sizing: Callable[[np.ndarray, slice], np.ndarray]
     length: Callable[[int, int], int]
     filled: Callable[[int, int], int]
     weights: Callable[[ModelWeights], ModelWeights]
+
+
+def host_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+    """Return the group of this rank, one alone if it shares nothing."""
+    ranks = ranks_of(world.rank)
+    return world.split(ranks) if len(ranks) > 1 else SoloGroup()
+
+
+def device_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+    """Return the groups of all ranks as one: a program is the same on each of them."""
+    parts = sorted({tuple(ranks_of(rank)) for rank in range(world.size)})
+    return DeviceGroup(tuple(parts)) if len(parts[0]) > 1 else SoloGroup()
 
 
 def step_length(tokens: int, max_step: int) -> int:
@@ -63,8 +85,10 @@ FORMS = {
     "host": Form(
         look_by_heads,
         grouped_experts,
+        host_group,
         EXCHANGES,
         exchange_for,
+        lambda position_BT, rows: position_BT[rows],
         lambda tokens, _: tokens,
         min,
         lambda weights: weights,
@@ -72,8 +96,10 @@ FORMS = {
     "program": Form(
         look,
         masked_experts,
+        device_group,
         {"all_gather": by_all_gather},
         lambda _: by_all_gather,
+        lambda position_BT, _: position_BT,
         step_length,
         filled_bucket,
         traceable,

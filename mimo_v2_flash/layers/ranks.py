@@ -1,11 +1,10 @@
 """A rank among those that share a model: its groups, its rows, its part of a step."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.groups import HostGroup, SoloGroup, agree
+from mimo_v2_flash.groups import HostGroup, agree
 from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.plan import Plan
 
@@ -59,8 +58,8 @@ class Ranks:
         self.plan, self.world, self.form = plan, world, form
         self.agree(plan=plan, exchange=exchange)
         self.share = plan.share(world.rank)
-        self.heads = _part(world, plan.tensor_group(world.rank))
-        self.experts = _part(world, plan.expert_group(world.rank))
+        self.heads = form.group(world, plan.tensor_group)
+        self.experts = form.group(world, plan.expert_group)
         numbers = self.share.tensor_rank, self.share.expert_rank
         self.number = Rank(*(np.array([number], np.int32) for number in numbers))
         self._exchange = exchange and form.exchanges[exchange]
@@ -93,7 +92,3 @@ class Ranks:
 def _told(fact: Any) -> Any:
     """Return `fact`, or what tells an array from another one."""
     return (fact.shape, fact.tolist()) if isinstance(fact, np.ndarray) else fact
-
-
-def _part(world: HostGroup, ranks: Sequence[int]) -> HostGroup:
-    return world.split(ranks) if len(ranks) > 1 else SoloGroup()

@@ -70,13 +70,17 @@ class Stack:
         exchange, own = self._ranks.way(position_BT, max_step)
         cache.begin(position_BT)
         token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
-        T, longest = position_BT.shape[1], int(np.max(np.sum(position_bT >= 0, 1), initial=0))
         x_bTD = np.zeros((*token_bT.shape, weights.embedding_VD.shape[1]), np.float32)
         if own:
-            length = self._ranks.form.length(longest, max_step)
+            form = self._ranks.form
+            sizing_BT = form.sizing(position_BT, cache.rows)
+            longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
+            length = form.length(longest, max_step)
             step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
-            y_btD = self._run(*step, cache, weights, exchange=exchange, own=own)
-            x_bTD[:, :length] = np.asarray(y_btD)[:, :T]
+            start = int(np.max(sizing_BT[:, :1], initial=0))
+            way: dict[str, Any] = {"start": start, "exchange": exchange, "own": own}
+            x_btD = np.asarray(self._run(*step, cache, weights, **way))
+            x_bTD[:, :length] = x_btD[:, : x_bTD.shape[1]]
         cache.finish(position_BT)
         return x_bTD
 
@@ -86,9 +90,10 @@ class Stack:
         position_BT: np.ndarray,
         cache: HybridCache,
         weights: ModelWeights,
+        *,
+        start: int,
         **way: Any,
     ) -> Any:
-        start = int(np.max(position_BT[:, :1], initial=0))
         rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
         position_BT = self._place(position_BT)
         x_BTD = self._embed(token_BT, weights.embedding_VD)

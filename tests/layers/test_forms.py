@@ -1,11 +1,13 @@
 """The two forms: shapes that follow the data, and a few fixed ones that hold whatever comes."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.backends import NumpyBackend
-from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.groups import SoloGroup, ThreadGroup
+from mimo_v2_flash.groups.device import DeviceGroup
 from mimo_v2_flash.layers.forms import FORMS
 from mimo_v2_flash.layers.ranks import Ranks
 from mimo_v2_flash.plan import Plan
@@ -55,3 +57,20 @@ def test_the_form_is_the_backends():
 def test_a_program_has_no_exchange_whose_shapes_follow_the_data():
     with pytest.raises(ValueError, match="exchange 'all_to_all': allowed is all_gather"):
         Ranks(Plan(), SoloGroup(), "all_to_all", PROGRAM)
+
+
+def test_a_program_is_sized_by_all_rows_and_a_host_by_its_own():
+    position_BT = np.arange(6).reshape(3, 2)
+    np.testing.assert_array_equal(HOST.sizing(position_BT, slice(1, 2)), position_BT[1:2])
+    np.testing.assert_array_equal(PROGRAM.sizing(position_BT, slice(1, 2)), position_BT)
+
+
+def test_a_program_has_the_groups_of_all_ranks_and_a_host_its_own():
+    plan, world = Plan(4, 2, 2), ThreadGroup(4)
+    for of_rank in (plan.tensor_group, plan.expert_group):
+        groups = world.run(lambda _, of_rank=of_rank: PROGRAM.group(world, of_rank))
+        assert groups == [groups[0]] * 4
+        assert groups[0] == DeviceGroup(tuple({tuple(of_rank(rank)): 0 for rank in range(4)}))
+        own = world.run(lambda _, of_rank=of_rank: HOST.group(world, of_rank).rank)
+        assert own == [of_rank(rank).index(rank) for rank in range(4)]
+    assert isinstance(PROGRAM.group(SoloGroup(), Plan().expert_group), SoloGroup)

@@ -1,0 +1,54 @@
+"""Ranks as replicas of one program, each with its own weights, rows and cache."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.backends.hygiene import faults
+from mimo_v2_flash.groups import ThreadGroup
+from mimo_v2_flash.plan import Plan
+from tests.support.tiny import Recipe, random_tokens, running, tiny
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.backends.executable import cpu_devices  # noqa: E402
+from mimo_v2_flash.backends.xla import XlaBackend  # noqa: E402
+
+MODEL = tiny(Recipe(layers=Recipe().layers[:4], vocabulary=64, dense_width=32, experts=8))
+PROMPTS = [random_tokens(MODEL, length, seed=length).tolist() for length in (20, 5, 9, 1)]
+OPTIONS = {"max_new_tokens": 20, "eos_token_id": []}
+COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all"}
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(4, 2, 2)], ids=["rows", "heads and rows"])
+def test_4_replicas_generate_the_tokens_of_one_rank(plan):
+    group = ThreadGroup(4)
+    backend = XlaBackend(group)
+
+    def generated(_: int) -> list[list[int]]:
+        options = {"backend": backend, "group": group, "plan": plan, "max_step": 8}
+        return running(MODEL, **options).generate(PROMPTS, **OPTIONS)
+
+    expected = running(MODEL).generate(PROMPTS, **OPTIONS)
+    assert group.run(generated) == [expected] * 4
+    opcodes = set()
+    for traced in backend.programs:
+        assert faults(traced.module) == []
+        opcodes |= {i.opcode for part in traced.module.computations for i in part.instructions}
+    shared_heads = {"all-reduce"} if plan.tensor_parallel > 1 else set()
+    assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads
+
+
+def test_rows_that_do_not_divide_evenly_are_refused():
+    group = ThreadGroup(4)
+    options = {"backend": XlaBackend(group), "group": group, "plan": Plan(4, 1, 4)}
+    with pytest.raises(ValueError, match="rows must divide evenly"):
+        group.run(lambda _: running(MODEL, **options).generate(PROMPTS[:3], **OPTIONS))
+
+
+def test_more_replicas_than_devices_are_refused():
+    assert len(cpu_devices(2)) == 2
+    with pytest.raises(RuntimeError, match="33 replicas: jax has started with 32 CPU devices"):
+        cpu_devices(33)
+    np.testing.assert_array_equal([device.id for device in cpu_devices(3)], [0, 1, 2])
