@@ -66,7 +66,7 @@ def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monk
         return answer
 
     monkeypatch.setattr("mimo_v2_flash.kernels.moe_block.moe_router", watched)
-    for prompt, limit in (("Q", 1), ("the end", 12)):
+    for prompt, limit in (*((letter, 1) for letter in "Qxz?"), ("the end", 12)):
         chosen.clear()
         said = amounts(reported(prompt, "--max-new-tokens", limit))
         ours = chosen[2:]  # two layers of a mixture; the first step loads compiled code
