@@ -1,0 +1,98 @@
+"""What a rank holds in memory of mapped files is its share: measured, after it has used it all."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.weights import load_weights
+from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.weights.encoding import Encoding
+from mimo_v2_flash.weights.prepare import plan_job
+from mimo_v2_flash.weights.records import nbytes
+from mimo_v2_flash.weights.source import FolderSource
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.tiny import tiny
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/smaps").exists(), reason="Linux says what is resident"
+)
+# Experts of half a megabyte a matrix: what the system maps around a page is little beside them.
+LARGE = replace(RECIPE, hidden=512, expert_width=1024, experts=8, dense_width=512)
+PROGRAM = """
+import sys
+import numpy as np
+from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.weights.cut import cut_model
+
+def use(weights):
+    if isinstance(weights, BlockScaled):
+        weights = weights.code, weights.scale
+    if isinstance(weights, tuple):
+        return sum(map(use, weights))
+    return float(np.sum(np.asarray(weights, np.float32)))
+
+folder, share = sys.argv[1], Plan(8, int(sys.argv[2]), 8).share(3)
+config = MiMoConfig.from_pretrained(folder)
+weights = cut_model(load_weights(folder, config, share=share), config, share)
+use(weights)
+resident, here = {}, ""
+for line in open("/proc/self/smaps"):
+    first, *rest = line.split()
+    if "-" in first:
+        here = rest[-1] if rest[-1].endswith(".safetensors") else ""
+    elif first == "Rss:" and here:
+        resident[here] = resident.get(here, 0) + 1024 * int(rest[0])
+print(sum(resident.values()), *resident)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Return a checkpoint, and its shards."""
+    folder = tmp_path_factory.mktemp("resident")
+    hub = write_hub_checkpoint(tiny(LARGE).oracle, folder / "hub").folder
+    source, encoding = FolderSource(hub), Encoding("fp8", "cpu")
+    split = {"expert_parallel": 8, "tensor_parallel": 2}
+    config, experts = MiMoConfig.from_pretrained(hub), tuple(range(LARGE.experts))
+    job = plan_job(source, config, folder / "shards", encoding, experts, **split)
+    job.run(workers=2, advance=id)
+    return hub, folder / "shards"
+
+
+def used(folder: Path, tensor_parallel: int) -> tuple[int, list[str]]:
+    """Return the resident bytes of rank 3 once it has used its weights, and the files mapped."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(tensor_parallel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    resident, *files = done.stdout.split()
+    return int(resident), files
+
+
+def share_of(hub: Path, tensor_parallel: int) -> tuple[int, int]:
+    """Return the bytes of rank 3's share, and of all."""
+    config = MiMoConfig.from_pretrained(hub)
+    weights = load_weights(hub, config)
+    return nbytes(cut_model(weights, config, Plan(8, tensor_parallel, 8).share(3))), nbytes(weights)
+
+
+def test_of_shards_a_rank_holds_its_own_within_5_percent(folders):
+    hub, shards = folders
+    share, whole = share_of(hub, 2)
+    resident, files = used(shards, 2)
+    assert files == [str(shards / "rank-00003-of-00008" / "mimo_weights.safetensors")]
+    assert resident == pytest.approx(share, rel=0.05)
+    assert share < whole / 2
+
+
+def test_of_a_whole_checkpoint_a_rank_leaves_the_experts_of_others_unread(folders):
+    """The system maps pages around those asked for, how many it says nowhere: far from all."""
+    hub, _ = folders
+    share, whole = share_of(hub, 1)
+    resident, _ = used(hub, 1)
+    assert resident < (share + whole) / 2
