@@ -1,11 +1,12 @@
 """The report of --mode generate: every number is that of the run."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.commands import generate
+from mimo_v2_flash.commands import generate, notes
 from mimo_v2_flash.commands.console import amount
 from mimo_v2_flash.generation.tokenizer import load_tokenizer, prompt_tokens
 from mimo_v2_flash.kernels import moe_router
@@ -48,7 +49,9 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
 def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
     """The first token comes after four seconds, each further one after a quarter."""
     seconds = iter([0.0, *(4 + token / 4 for token in range(99))])
-    monkeypatch.setattr(generate.time, "perf_counter", lambda: next(seconds))
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
+    for module in (generate, notes):
+        monkeypatch.setattr(module, "time", clock)
     said = amounts(reported("the end"))
     prompt = len(prompt_tokens(load_tokenizer(folder), "the end"))
     assert said["time to first token"] == "4.000 s"
