@@ -6,15 +6,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.backends.hygiene import faults
 from mimo_v2_flash.cache import HybridCache, new_cache, rows_of_step
+from mimo_v2_flash.commands.example_model import EXAMPLE
 from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
 from mimo_v2_flash.kernels.moe_block import by_all_gather
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.layers.attention import Step
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.feed_forward import Rank
 from mimo_v2_flash.layers.forms import FORMS
+from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.traceable import traceable
 from tests.support.agreement import assert_agrees
@@ -32,6 +37,10 @@ FP8 = Tiny(None, MODEL.config, random_weights(MODEL.config, seed=0))
 STEPS = [((0, 0), (9, 6), 9), ((9, 6), (3, 9), 9), ((12, 15), (1, 1), 1), ((13, 16), (0, 1), 1)]
 LENGTH, FILLED = 40, 16
 MOST_INSTRUCTIONS = 1200  # of a layer with 7 experts in FP8
+
+
+def product(x_NI, w_OI):
+    return ops.matmul(x_NI, w_OI)
 
 
 def positions(starts, counts, length: int) -> np.ndarray:
@@ -90,6 +99,20 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
         assert set(traced.in_place.values()) == written
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("height", [64, 128])
+def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height):
+    generator = np.random.default_rng(0)
+    w_OI = generator.standard_normal((200, 300)) * np.exp(generator.uniform(-3, 3, (200, 300)))
+    stored = quantise(w_OI.astype(np.float32), block_height=height)
+    code, scale = Encoding("fp8", "trainium2").scaled("w", stored)
+    weight = BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, height)
+    assert len(np.unique(scale)) == scale.size
+    x_NI = generator.standard_normal((5, 300)).astype(dtype)
+    y_NO = XlaBackend().compile(product)(x_NI, weight)
+    assert_agrees(np.asarray(y_NO), ops.matmul(x_NI, weight))
+
+
 def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
     prompts = [random_tokens(MODEL, 37).tolist(), random_tokens(MODEL, 5, seed=3).tolist()]
     options = {"max_new_tokens": 100, "eos_token_id": []}
@@ -103,6 +126,18 @@ def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
     assert len([shape for shape in layers if shape]) == 2 * kinds
     for traced in backend.programs:
         assert faults(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
+
+
+@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="examples/mimo-tiny is not in this checkout")
+def test_100_greedy_tokens_of_the_trained_example_are_those_of_numpy():
+    config = MiMoConfig.from_pretrained(EXAMPLE)
+    weights = load_weights(EXAMPLE, config)
+    example = Tiny(None, config, weights)
+    prompts = [random_tokens(example, 150).tolist(), random_tokens(example, 40, seed=1).tolist()]
+    options = {"max_new_tokens": 100, "eos_token_id": []}
+    expected = running(example).generate(prompts, **options)
+    ours = running(example, backend=XlaBackend(), max_step=128)
+    assert ours.generate(prompts, **options) == expected
 
 
 def shape_of(traced, path: str) -> tuple[int, ...] | None:
