@@ -73,15 +73,16 @@ def run(
     with progress("one prefill of all tokens", total=None) as _:
         whole = model.forward([trial.tokens[:-1]])[0]
     difference = np.max(np.abs(whole[prompt_tokens - 1 :] - trial.logits)) / np.ptp(whole)
+    here = " of rank 0" if shared.group.size > 1 else ""
     report = table("MiMo-V2-Flash with random weights", ("what",), ("amount",))
     for row in (
         ("layers, experts", f"{num_layers}, {num_experts}"),
         ("parameters", f"{parameters / 1e9:.2f} billion"),
-        ("weights", amount(nbytes(weights))),
-        ("KV cache", amount(trial.cache.nbytes)),
+        (f"weights{here}", amount(nbytes(weights))),
+        (f"KV cache{here}", amount(trial.cache.nbytes)),
         ("prefill", f"{prompt_tokens / trial.prefill_seconds:.1f} tokens/s"),
         ("decode", f"{(new_tokens - 1) / trial.decode_seconds:.2f} tokens/s"),
-        ("peak memory", amount(peak_memory())),
+        (f"peak memory{here}", amount(peak_memory())),
         ("decode against one prefill", f"{difference:.1e} of the range, allowed {ALLOWED:.0e}"),
     ):
         report.add_row(*row)
