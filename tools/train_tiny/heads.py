@@ -18,7 +18,7 @@ from .windows import Windows
 
 __all__ = ["Head", "load", "seen_by", "train"]
 
-STEPS, WARM_UP, ROWS, SEED = 400, 40, 2, 20260102
+STEPS, WARM_UP, ROWS, SEED = 300, 30, 2, 20260102
 EVERY = 50
 
 
