@@ -53,7 +53,7 @@ def test_any_config_on_disk(tmp_path, form, capsys):
     assert "It fits" in capsys.readouterr().out
 
 
-def test_all_numbers_are_written(tmp_path):
+def test_all_numbers_are_written_and_the_fullest_device_is_shown(tmp_path, capsys):
     file = tmp_path / "plan.json"
     run("--expert-parallel", "4", "--context", "100", "--json", str(file), "--memory", "80 GiB")
     said = json.loads(file.read_text())
@@ -68,6 +68,8 @@ def test_all_numbers_are_written(tmp_path):
     assert [device["weights"]["experts"] for device in said["devices"]] == [75_717_279_744] * 4
     caches = [device["cache"] for device in said["devices"]]
     assert caches[0] == caches[1] == caches[2] < caches[3]  # which has the only sequence
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "KV cache, bfloat16 22.5 MB 23.2 MB" in shown
     assert set(said["sent_per_token_and_layer"]) == {"prefill", "decode"}
 
 
