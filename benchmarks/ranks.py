@@ -5,7 +5,7 @@ the processes. On one machine more processes bring no more cores: what is measur
 costs, as processor time of all processes together, and as the share of time in exchanges. Every
 process has one thread and one core, and they take turns, so that the machine's moods meet all.
 
-    python -m benchmarks.ranks            # about ten minutes; needs 4 GB of memory
+    python -m benchmarks.ranks            # about three minutes; needs 4 GB of memory
     python -m benchmarks.ranks --quick    # narrow layers, one round: whether it runs, no figures
 """
 
