@@ -23,8 +23,8 @@ __all__ = ["publish"]
 TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 GENERATION = {
     "do_sample": True,
-    "temperature": 0.5,
-    "top_p": 0.95,
+    "temperature": 0.6,
+    "top_p": 0.9,
     "eos_token_id": [END_OF_TEXT, SPECIAL.index("<|im_end|>")],
     "pad_token_id": END_OF_TEXT,
 }
