@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-distributed check mutants bench format clean
+.PHONY: help demo test test-distributed test-nkipy check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: .venv/installed-test  ## the test suite
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
 
+test-nkipy: .venv/installed-test .venv/installed-xla  ## traced programs on XLA (nkipy: see README)
+	$(BIN)/python -c "import nkipy"
+	$(BIN)/python -m pytest -m nkipy
+
 check: .venv/installed-check  ## linters, types and contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +45,7 @@ mutants: .venv/installed-test  ## deliberate faults, each of which a test must c
 bench: .venv/installed-bench  ## measure: beside transformers, libraries, memory (over half an hour)
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.matmul_libraries
+	$(BIN)/python -m benchmarks.ranks
 	$(BIN)/python benchmarks/prepare_memory.py
 
 format: .venv/installed-check  ## put the code into its form
