@@ -292,6 +292,22 @@ MUTANTS = (
         "compiled_matmul",
     ),
     _kernel(
+        "FP8 subnormals lost in vectors",
+        "compiled_tile",
+        "0x87F00000",
+        "0x87800000",
+        "compiled_tile",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "NaN codes seen in three of four rows",
+        "compiled_tile",
+        "for address in self.w:\n            code",
+        "for address in self.w[1:]:\n            code",
+        "compiled_tile",
+        "compiled_matmul",
+    ),
+    _kernel(
         "the last rows of a task left out",
         "compiled_matmul",
         "min((index + 1) * step, outputs))",

@@ -2,13 +2,14 @@
 
 Compiled by numba for the machine that runs them, and kept on disk; no instruction set is assumed.
 
-Source: numba's nopython mode; register blocking of two rows of x by four of w.
+Source: numba's nopython mode; register blocking of four rows of x by four of w.
 """
 
 import numpy as np
 from numba import njit
 
 from .block_scale import BLOCK
+from .compiled_tile import BFLOAT16, COLUMNS, FLOAT8, FLOAT32, LANES, LINE, tile
 
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 
@@ -35,71 +36,91 @@ def _of_float32(value):
     return value
 
 
-def _four_by_two(decoded):
-    """Return the loop that fills four columns of two rows; past `last`, the last one again."""
+def _columns(stored, decoded):
+    """Return the loop that fills four columns; it returns whether a code may be no number."""
+    in_tiles, step = _in_tiles(stored), LINE // stored.size
 
     @compiled
-    def four_by_two(u_I, v_I, w_OI, y_NO, n, m, o, last):
-        o1, o2, o3 = min(o + 1, last), min(o + 2, last), min(o + 3, last)
-        w0_I, w1_I, w2_I, w3_I = w_OI[o], w_OI[o1], w_OI[o2], w_OI[o3]
-        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
-        for i in range(u_I.size):
-            u, v = u_I[i], v_I[i]
-            w0, w1, w2, w3 = decoded(w0_I[i]), decoded(w1_I[i]), decoded(w2_I[i]), decoded(w3_I[i])
-            a0 += u * w0
-            a1 += u * w1
-            a2 += u * w2
-            a3 += u * w3
-            b0 += v * w0
-            b1 += v * w1
-            b2 += v * w2
-            b3 += v * w3
-        y_NO[n, o], y_NO[n, o1], y_NO[n, o2], y_NO[n, o3] = a0, a1, a2, a3
-        y_NO[m, o], y_NO[m, o1], y_NO[m, o2], y_NO[m, o3] = b0, b1, b2, b3
+    def columns(x_NI, w_OI, y_NO, sum_N4L, o, last):
+        end = w_OI.shape[1] // step * step
+        sum_N4L[:] = np.float32(0)
+        has_nan = end > 0 and in_tiles(x_NI, w_OI, sum_N4L, o, last, end)
+        for n in range(x_NI.shape[0]):
+            for column in range(min(COLUMNS, last - o + 1)):
+                total = _total(sum_N4L[n, column])
+                for i in range(end, w_OI.shape[1]):
+                    total += x_NI[n, i] * decoded(w_OI[o + column, i])
+                y_NO[n, o + column] = total
+        return has_nan or end < w_OI.shape[1]
 
-    return four_by_two
+    return columns
 
 
-_float8_four_by_two = _four_by_two(_of_float8)
-_bfloat16_four_by_two = _four_by_two(_of_bfloat16)
-_float32_four_by_two = _four_by_two(_of_float32)
+def _in_tiles(stored):
+    """Return the loop over rows of x, four at a time, that adds to `sum_N4L`."""
+    one, two, three, four = (tile(stored, rows) for rows in (1, 2, 3, 4))
+
+    @compiled
+    def in_tiles(x_NI, w_OI, sum_N4L, o, last, end):
+        has_nan, N = False, x_NI.shape[0]
+        for n in range(0, N, 4):
+            if n + 1 == N:
+                has_nan |= one(sum_N4L, n, x_NI, w_OI, o, last, end)
+            elif n + 2 == N:
+                has_nan |= two(sum_N4L, n, x_NI, w_OI, o, last, end)
+            elif n + 3 == N:
+                has_nan |= three(sum_N4L, n, x_NI, w_OI, o, last, end)
+            else:
+                has_nan |= four(sum_N4L, n, x_NI, w_OI, o, last, end)
+        return has_nan
+
+    return in_tiles
+
+
+@compiled
+def _total(sum_L):
+    total = np.float32(0)
+    for lane in range(LANES):
+        total += sum_L[lane]
+    return total
+
+
+_float8_columns = _columns(FLOAT8, _of_float8)
+_bfloat16_columns = _columns(BFLOAT16, _of_bfloat16)
+_float32_columns = _columns(FLOAT32, _of_float32)
 
 
 @compiled
 def bfloat16_rows(x_NI, bits_OI, y_NO, start, end):
-    """Fill columns `start` to `end` of `y_NO`, two rows of x at a time."""
-    for n in range(0, x_NI.shape[0], 2):
-        m = min(n + 1, x_NI.shape[0] - 1)
-        for o in range(start, end, 4):
-            _bfloat16_four_by_two(x_NI[n], x_NI[m], bits_OI, y_NO, n, m, o, end - 1)
+    """Fill columns `start` to `end` of `y_NO`."""
+    sum_N4L = np.empty((x_NI.shape[0], COLUMNS, LANES), np.float32)
+    for o in range(start, end, COLUMNS):
+        _bfloat16_columns(x_NI, bits_OI, y_NO, sum_N4L, o, end - 1)
 
 
 @compiled
 def float32_rows(x_NI, w_OI, y_NO, start, end):
-    """Fill columns `start` to `end` of `y_NO`, two rows of x at a time."""
-    for n in range(0, x_NI.shape[0], 2):
-        m = min(n + 1, x_NI.shape[0] - 1)
-        for o in range(start, end, 4):
-            _float32_four_by_two(x_NI[n], x_NI[m], w_OI, y_NO, n, m, o, end - 1)
+    """Fill columns `start` to `end` of `y_NO`."""
+    sum_N4L = np.empty((x_NI.shape[0], COLUMNS, LANES), np.float32)
+    for o in range(start, end, COLUMNS):
+        _float32_columns(x_NI, w_OI, y_NO, sum_N4L, o, end - 1)
 
 
 @compiled
 def float8_rows(x_NI, code_OI, scale_YX, y_NO, start, end, height):
     """Fill columns `start` to `end` of `y_NO`: the scales of a block row go into x, once."""
     N, row = x_NI.shape[0], start
-    u_I, v_I = np.empty_like(x_NI[0]), np.empty_like(x_NI[0])
+    u_NI, sum_N4L = np.empty_like(x_NI), np.empty((N, COLUMNS, LANES), np.float32)
     while row < end:
         stop = min((row // height + 1) * height, end)
-        for n in range(0, N, 2):
-            m = min(n + 1, N - 1)
-            _scaled(x_NI[n], scale_YX[row // height], u_I)
-            _scaled(x_NI[m], scale_YX[row // height], v_I)
-            for o in range(row, stop, 4):
-                _float8_four_by_two(u_I, v_I, code_OI, y_NO, n, m, o, stop - 1)
-        for o in range(row, stop):
-            unit = NAN if _holds_nan(code_OI[o]) else HALF_UNIT
-            for n in range(N):
-                y_NO[n, o] *= unit
+        for n in range(N):
+            _scaled(x_NI[n], scale_YX[row // height], u_NI[n])
+        for o in range(row, stop, COLUMNS):
+            may_be_nan = _float8_columns(u_NI, code_OI, y_NO, sum_N4L, o, stop - 1)
+            for c in range(o, min(o + COLUMNS, stop)):
+                unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else HALF_UNIT
+                for n in range(N):
+                    y_NO[n, c] *= unit
         row = stop
 
 
