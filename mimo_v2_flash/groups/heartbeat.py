@@ -121,6 +121,7 @@ class Watch:
         while not self._cause and not self._over.wait(_BEAT):
             self.beat()
         if self._cause and not self._over.wait(_GRACE):
+            logging.getLogger(__name__).critical("rank %d ends: %s", self.rank, self._cause)
             os._exit(1)  # the program does not come out of its exchange, or of its computing
 
     def _sign(self) -> None:
