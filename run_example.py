@@ -48,14 +48,14 @@ PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one mode and return its exit status."""
     chooser = argparse.ArgumentParser(add_help=False)
-    chooser.add_argument("--mode", choices=MODES)
+    _add_mode(chooser, required=False)
     mode = chooser.parse_known_args(arguments)[0].mode
 
     parser = argparse.ArgumentParser(
         description=MODES[mode].__doc__ if mode else __doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--mode", choices=MODES, required=True, help="what to run")
+    _add_mode(parser, required=True)
     if mode:
         MODES[mode].add_arguments(parser)
     options = vars(parser.parse_args(arguments))
@@ -68,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _add_mode(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Declare what to run: a mode, or nothing but what a plan takes."""
+    what = parser.add_mutually_exclusive_group(required=required)
+    what.add_argument("--mode", choices=MODES, help="what to run")
+    what.add_argument(
+        "--plan", dest="mode", action="store_const", const="plan", help="the same as --mode plan"
+    )
 
 
 def _run(mode: str, options: dict[str, Any]) -> int:

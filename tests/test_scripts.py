@@ -60,3 +60,14 @@ def test_an_option_of_another_mode_is_refused():
     done = run_example("--mode", "test", "--num-experts", "8")
     assert done.returncode == 2
     assert "--num-experts" in done.stderr
+
+
+def test_a_plan_is_asked_for_either_way():
+    asked = ("--expert-parallel", "32", "--tensor-parallel", "4")
+    done, same = run_example("--plan", *asked), run_example("--mode", "plan", *asked)
+    assert done.returncode == same.returncode == 0
+    assert done.stdout == same.stdout
+    assert "It fits" in done.stdout
+    both = run_example("--plan", "--mode", "test")
+    assert both.returncode == 2
+    assert "--mode: not allowed with argument --plan" in both.stderr
