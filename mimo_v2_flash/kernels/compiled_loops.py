@@ -16,6 +16,7 @@ __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "floa
 KEEP = np.int32(-0x78100000)  # sign, exponent and mantissa of a code shifted left by 20
 HALF_UNIT = np.float32(2.0**60)  # a decoded code is 2^120 too small; in two steps none overflows
 NAN = np.float32(np.nan)
+TOGETHER = 8  # rows of x that a block of columns sees in turn: they stay in a core's own cache
 in_order = njit(nogil=True, cache=True)
 compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})  # sums
 inlined = njit(inline="always")
@@ -85,43 +86,65 @@ def _total(sum_L):
     return total
 
 
+def _rows(columns):
+    """Return the loop over `TOGETHER` rows of x and a block of columns at a time."""
+
+    @compiled
+    def rows(x_NI, w_OI, y_NO, start, end):
+        sum_N4L = np.empty((TOGETHER, COLUMNS, LANES), np.float32)
+        for row in range(start, end, BLOCK):
+            stop = min(row + BLOCK, end)
+            for n in range(0, x_NI.shape[0], TOGETHER):
+                some = slice(n, n + TOGETHER)
+                for o in range(row, stop, COLUMNS):
+                    columns(x_NI[some], w_OI, y_NO[some], sum_N4L, o, stop - 1)
+
+    return rows
+
+
 _float8_columns = _columns(FLOAT8, _of_float8)
-_bfloat16_columns = _columns(BFLOAT16, _of_bfloat16)
-_float32_columns = _columns(FLOAT32, _of_float32)
+_bfloat16_rows = _rows(_columns(BFLOAT16, _of_bfloat16))
+_float32_rows = _rows(_columns(FLOAT32, _of_float32))
 
 
 @compiled
 def bfloat16_rows(x_NI, bits_OI, y_NO, start, end):
     """Fill columns `start` to `end` of `y_NO`."""
-    sum_N4L = np.empty((x_NI.shape[0], COLUMNS, LANES), np.float32)
-    for o in range(start, end, COLUMNS):
-        _bfloat16_columns(x_NI, bits_OI, y_NO, sum_N4L, o, end - 1)
+    _bfloat16_rows(x_NI, bits_OI, y_NO, start, end)
 
 
 @compiled
 def float32_rows(x_NI, w_OI, y_NO, start, end):
     """Fill columns `start` to `end` of `y_NO`."""
-    sum_N4L = np.empty((x_NI.shape[0], COLUMNS, LANES), np.float32)
-    for o in range(start, end, COLUMNS):
-        _float32_columns(x_NI, w_OI, y_NO, sum_N4L, o, end - 1)
+    _float32_rows(x_NI, w_OI, y_NO, start, end)
 
 
 @compiled
 def float8_rows(x_NI, code_OI, scale_YX, y_NO, start, end, height):
     """Fill columns `start` to `end` of `y_NO`: the scales of a block row go into x, once."""
-    N, row = x_NI.shape[0], start
-    u_NI, sum_N4L = np.empty_like(x_NI), np.empty((N, COLUMNS, LANES), np.float32)
+    u_NI = np.empty((min(x_NI.shape[0], TOGETHER), x_NI.shape[1]), np.float32)
+    sum_N4L = np.empty((TOGETHER, COLUMNS, LANES), np.float32)
+    row = start
     while row < end:
         stop = min((row // height + 1) * height, end)
-        for n in range(N):
-            _scaled(x_NI[n], scale_YX[row // height], u_NI[n])
-        for o in range(row, stop, COLUMNS):
-            may_be_nan = _float8_columns(u_NI, code_OI, y_NO, sum_N4L, o, stop - 1)
-            for c in range(o, min(o + COLUMNS, stop)):
-                unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else HALF_UNIT
-                for n in range(N):
-                    y_NO[n, c] *= unit
+        for n in range(0, x_NI.shape[0], TOGETHER):
+            some_NI = x_NI[n : n + TOGETHER]
+            for m in range(some_NI.shape[0]):
+                _scaled(some_NI[m], scale_YX[row // height], u_NI[m])
+            _float8_block(
+                u_NI[: some_NI.shape[0]], code_OI, y_NO[n : n + TOGETHER], sum_N4L, row, stop
+            )
         row = stop
+
+
+@compiled
+def _float8_block(u_NI, code_OI, y_NO, sum_N4L, start, stop):
+    for o in range(start, stop, COLUMNS):
+        may_be_nan = _float8_columns(u_NI, code_OI, y_NO, sum_N4L, o, stop - 1)
+        for c in range(o, min(o + COLUMNS, stop)):
+            unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else HALF_UNIT
+            for n in range(u_NI.shape[0]):
+                y_NO[n, c] *= unit
 
 
 @in_order

@@ -1,6 +1,6 @@
 """The matmul of stored weights on a CPU, compiled: bytes are decoded in registers or in the cache.
 
-A few rows read a weight once, as stored, and decode it in registers; many rows decode tiles that
+Up to some hundred rows read a weight as stored and decode it in registers; more decode tiles that
 stay in the cache and multiply them by BLAS. A weight is never held in float32.
 
 Source: E4M3 as float32 by one shift and one mask: sign, exponent and mantissa land in float32's
@@ -15,11 +15,12 @@ import numpy as np
 from . import compiled_loops as loops
 from .blas import times_transposed
 from .block_scale import BlockScaled
+from .compiled_tile import LANES
 from .worker_threads import in_parallel, threads
 
 __all__ = ["product"]
 
-FEW = 24  # rows up to which decoding in registers beats decoding tiles for BLAS
+FEW = 256 if LANES == 16 else 48  # rows up to which decoding in registers is as fast as BLAS
 TILE = 256  # rows of a weight that are decoded at one time
 SMALL = 1 << 15  # elements of a weight below which NumPy is as fast
 
