@@ -1,0 +1,188 @@
+"""All programs of a deployment, and how often each step calls them: the real model, rehearsed.
+
+Nothing is computed and no weights are needed: a config, a plan and sizes say it all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.backends.rehearsal import Rehearsal, Rehearsed, hollow
+from mimo_v2_flash.cache import LONGEST_DRAFT, HybridCache
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.groups.alike import AlikeGroup
+from mimo_v2_flash.layers.forms import FORMS
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.plan import Plan, Share
+from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.weights.hollow import hollow_weights
+from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.weights.traceable import traceable
+
+from .program_names import named_apart
+
+__all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a model is compiled for.
+
+    Parameters
+    ----------
+    config, plan
+        The model, and what ranks share.
+    batch_size
+        Sequences, on all ranks together: a multiple of the plan's `data_parallel`.
+    context
+        Tokens that a sequence may have.
+    chunk
+        Tokens of a prompt that pass through the layers together.
+    weights
+        "fp8", "bfloat16" or "float32".
+    cache
+        Dtype of keys and values.
+    """
+
+    config: MiMoConfig
+    plan: Plan
+    batch_size: int = 1
+    context: int = 4096
+    chunk: int = 128
+    weights: str = "fp8"
+    cache: Any = ml_dtypes.bfloat16
+
+    def check(self) -> None:
+        """Raise ValueError, naming the number, if there cannot be programs for this."""
+        self.plan.check(self.config)
+        shares, longest = self.plan.data_parallel, self.config.max_position_embeddings
+        if self.batch_size < 1 or self.batch_size % shares:
+            raise ValueError(
+                f"batch_size = {self.batch_size}: allowed is a multiple of the {shares} shares of "
+                "the batch (data_parallel), for programs are the same on every rank"
+            )
+        if not 1 <= self.context <= longest:
+            raise ValueError(f"context = {self.context}: allowed is 1 to {longest} tokens")
+        if not 1 <= self.chunk <= self.context:
+            raise ValueError(f"chunk = {self.chunk}: allowed is 1 to the context, {self.context}")
+
+
+class StepCalls(NamedTuple):
+    """A step, and what it calls.
+
+    Attributes
+    ----------
+    tokens
+        Of each sequence: a chunk, one, or one and the longest draft.
+    filled
+        Slots of full layers that are looked at: a bucket.
+    calls
+        How often each program is called where nothing overflows, by its name.
+    """
+
+    tokens: int
+    filled: int
+    calls: dict[str, int]
+
+
+class StepPrograms(NamedTuple):
+    """Every program by a name for people, and every step.
+
+    Programs that no step calls are those of larger buckets, for what overflows.
+    """
+
+    programs: dict[str, Rehearsed]
+    steps: tuple[StepCalls, ...]
+
+
+def step_programs(deployment: Deployment) -> StepPrograms:
+    """Return what `deployment` needs: shorter steps last, each with fewer filled slots first.
+
+    Raises
+    ------
+    ValueError
+        If there cannot be programs for it, or the compiler would refuse one; it is named.
+    ImportError
+        If nkipy is not installed.
+    """
+    deployment.check()
+    rehearsal = Rehearsal()
+    run = partial(_run, _model(deployment, rehearsal), deployment, rehearsal)
+    sizes = list(_sizes(deployment))
+    called = [run(tokens, start) for tokens, _, start in sizes]
+    names = named_apart(rehearsal.programs)
+    steps = (
+        StepCalls(tokens, filled, {names[number]: count for number, count in calls.items()})
+        for (tokens, filled, _), calls in zip(sizes, called, strict=True)
+    )
+    return StepPrograms(dict(zip(names, rehearsal.programs, strict=True)), tuple(steps))
+
+
+def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
+    config, plan = deployment.config, deployment.plan
+    return MiMoV2FlashModel(
+        _weights(config, deployment.weights, plan.share(0)),
+        config,
+        max_step=deployment.chunk,
+        backend=rehearsal,
+        group=AlikeGroup(plan.world),
+        plan=plan,
+    )
+
+
+def _weights(config: MiMoConfig, dtype: str, share: Share) -> ModelWeights:
+    """Return a rank's weights, without memory; layers of a kind are one."""
+    kinds = list(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
+    distinct = list(dict.fromkeys(kinds))
+    sliding, sparse = zip(*distinct, strict=True)
+    few = replace(
+        config,
+        num_hidden_layers=len(distinct),
+        hybrid_layer_pattern=sliding,
+        moe_layer_freq=sparse,
+    )
+    weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, share)))
+    return weights._replace(layers=tuple(weights.layers[distinct.index(kind)] for kind in kinds))
+
+
+def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
+    """Yield every step's tokens, its filled slots, and the last position where it may start."""
+    context, bucket = deployment.context, FORMS["program"].filled
+    for tokens in dict.fromkeys((deployment.chunk, 1 + LONGEST_DRAFT, 1)):
+        last = context - tokens
+        if last >= 0 and tokens <= deployment.chunk:
+            starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
+            found = {bucket(start, context): start for start in starts}
+            yield from ((tokens, filled, start) for filled, start in found.items())
+
+
+def _run(
+    model: MiMoV2FlashModel,
+    deployment: Deployment,
+    rehearsal: Rehearsal,
+    tokens: int,
+    start: int,
+) -> Counter[int]:
+    """Return the programs that a step calls, by number, after it was run as if all overflowed."""
+    for rehearsal.value in (1, 0):
+        cache = _cache(model, deployment, start)
+        token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
+        position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
+        wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
+        last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
+        rehearsal.calls.clear()
+        model.step(token_BT, position_BT, cache, logits_at=last_Bn)
+    return rehearsal.calls.copy()
+
+
+def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:
+    """Return a cache whose sequences have `start` tokens."""
+    cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache)
+    oldest = max(0, start - cache.window + 1)
+    held = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
+    return replace(cache, length_B=held[0], oldest_B=held[1])

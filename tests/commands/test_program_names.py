@@ -1,0 +1,53 @@
+"""Programs are called what they are, and no two the same."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.head import predicted
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.backends.rehearsal import Rehearsed  # noqa: E402
+from mimo_v2_flash.commands.program_names import named_apart, program_name  # noqa: E402
+
+FULL, SLIDING = (
+    Decoder.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
+)
+X_BTD = np.zeros((4, 1, 8))
+
+
+def other_words(x):
+    return x
+
+
+def called(function, **given) -> Rehearsed:
+    return Rehearsed(function, {"x_BTD": X_BTD} | given, None)
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        (called(FULL, filled=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
+        (called(SLIDING, filled=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
+        (
+            called(SLIDING, way=partial(max, slots=8)),
+            "sliding attention + experts, 4 x 1 tokens, 8 slots",
+        ),
+        (called(predicted), "head, 4 x 1 tokens"),
+        (called(other_words), "other words, 4 x 1 tokens"),
+    ],
+)
+def test_a_program_has_its_name(program, name):
+    assert program_name(program) == name
+
+
+def test_equal_names_are_numbered():
+    programs = [called(predicted), called(other_words), called(predicted)]
+    assert named_apart(programs)[2] == "head, 4 x 1 tokens (2)"
+    assert len(set(named_apart(programs))) == 3
