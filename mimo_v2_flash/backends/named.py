@@ -4,15 +4,17 @@ import importlib
 from typing import Any
 
 from .backend import Backend
+from .compiler import INSTALL
 
 __all__ = ["BACKENDS", "backend_named"]
 
-BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend"}
+BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend", "neuron": "NeuronBackend"}
 
-INSTALL = {
+INSTALL_HINTS = {
     "jax": "pip install 'mimo-v2-flash[xla]'",
     "nkipy": "https://github.com/aws-neuron/nkipy says how to install it; the package of that name "
     "on the index is not it",
+    "spike": f"nkipy's runtime, and the Neuron SDK below it; {INSTALL}",
 }
 
 
@@ -32,8 +34,8 @@ def backend_named(name: str, **options: Any) -> Backend:
         module = importlib.import_module(f".{name}", __package__)
     except ImportError as error:
         missing = str(error.name).split(".")[0]
-        if missing not in INSTALL:
+        if missing not in INSTALL_HINTS:
             raise
-        raise ImportError(f"backend {name} needs {missing}: {INSTALL[missing]}") from error
+        raise ImportError(f"backend {name} needs {missing}: {INSTALL_HINTS[missing]}") from error
     backend: Backend = getattr(module, BACKENDS[name])(**options)
     return backend

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from inspect import signature as signature_of
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from .calls import Call, answered, check_placed
 from .executable import Executable, cpu_devices
-from .records import arrays, filled_with, mapped, signature
+from .records import arrays, filled_with
 from .tracing import Traced, trace
 
 if TYPE_CHECKING:
@@ -87,15 +87,14 @@ class XlaBackend:
         """
 
         def program(*positional: Any, **named: Any) -> Any:
-            given = signature_of(function).bind(*positional, **named).arguments
-            inputs = {path: self._placed(array) for path, array in arrays(given).items()}
-            key = function, signature(given)
+            call = Call.of(function, *positional, **named)
+            inputs = {path: self._placed(array) for path, array in call.arrays.items()}
             self._values[self._rank] = [array.value for array in inputs.values()]
-            self._meet(hash(key))
+            self._meet(hash(call.key))
             if self._rank == 0:
-                self._results = self._load(key, given)(self._values)
+                self._results = self._load(call)(self._values)
             self._meet(0)
-            return _answer(self._loaded[key][0], inputs, self._results[self._rank])
+            return _answer(self._loaded[call.key][0], inputs, self._results[self._rank])
 
         return program
 
@@ -108,12 +107,12 @@ class XlaBackend:
         if self._group and len(set(self._group.all_gather(np.array([key])).flat)) > 1:
             raise ValueError("replicas differ in a program or its shapes: rows must divide evenly")
 
-    def _load(self, key: tuple[Any, ...], given: dict[str, Any]) -> Executable:
-        if key not in self._loaded:
-            traced = trace(key[0], given)
-            self._loaded[key] = traced, Executable(traced.module, self._devices)
-        traced, executable = self._loaded[key]
-        _check_placed(traced, arrays(given))
+    def _load(self, call: Call) -> Executable:
+        if call.key not in self._loaded:
+            traced = trace(call.function, call.given)
+            self._loaded[call.key] = traced, Executable(traced.module, self._devices)
+        traced, executable = self._loaded[call.key]
+        check_placed(traced, call.arrays, XlaArray)
         return executable
 
     def _placed(self, array: Any) -> XlaArray:
@@ -121,13 +120,6 @@ class XlaBackend:
             return array
         device = self._devices[self._rank]
         return XlaArray(jax.device_put(np.array(array), device))  # a copy: it may be donated
-
-
-def _check_placed(traced: Traced, given: dict[str, Any]) -> None:
-    """Raise TypeError if the host would never see what the program writes."""
-    written = set(traced.in_place.values()) - {traced.inputs[0]}
-    if lost := [path for path in written if not isinstance(given[path], XlaArray)]:
-        raise TypeError(f"{', '.join(sorted(lost))}: written in place, but not placed")
 
 
 def _answer(traced: Traced, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
@@ -138,4 +130,4 @@ def _answer(traced: Traced, inputs: dict[str, XlaArray], results: Sequence[Any])
         output = XlaArray(value) if path is None else inputs[path]
         output.value = value
         outputs.append(output)
-    return mapped(lambda _, number: outputs[number], traced.answer)
+    return answered(traced, outputs)

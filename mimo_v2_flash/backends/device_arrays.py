@@ -1,0 +1,74 @@
+"""Arrays in a NeuronCore's memory, and the memory of those that nobody holds any more."""
+
+from collections import defaultdict
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from spike import SpikeTensor
+
+__all__ = ["DeviceArray", "DeviceMemory"]
+
+
+class DeviceArray:
+    """An array on the device, which programs may change in place.
+
+    Attributes
+    ----------
+    tensor
+        As the runtime knows it.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes' lengths."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype."""
+        return np.dtype(self.tensor.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return a copy on the host."""
+        return np.asarray(self.tensor.numpy(), dtype)
+
+
+class DeviceMemory:
+    """Makes device arrays. The memory of free ones is used again, for what has the same shape.
+
+    A program runs to its end before the next one begins: what is given to one may be free after it.
+    """
+
+    def __init__(self) -> None:
+        self._unused: dict[Any, list[Any]] = defaultdict(list)
+
+    def placed(self, array: Any) -> DeviceArray:
+        """Return `array` on the device, in memory of its own if it is not there."""
+        if isinstance(array, DeviceArray):
+            return array
+        return DeviceArray(SpikeTensor.from_numpy(np.ascontiguousarray(array)))
+
+    def free(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return an array of any values, whose memory is free again when nobody holds it."""
+        unused = self._unused[shape, np.dtype(dtype)]
+        tensor = unused.pop() if unused else SpikeTensor.from_numpy(np.zeros(shape, dtype))
+        array = DeviceArray(tensor)
+        finalize(array, unused.append, tensor).atexit = False
+        return array
+
+    def holding(self, array: Any) -> DeviceArray:
+        """Return `array`, or if it is the host's its values in free memory."""
+        if isinstance(array, DeviceArray):
+            return array
+        held = self.free(tuple(array.shape), array.dtype)
+        held.tensor.write_from_numpy(np.ascontiguousarray(array))
+        return held
