@@ -6,6 +6,7 @@ python run_example.py --mode evaluate --text FILE
 python run_example.py --mode trace --prompt "A list is" --output trace.safetensors
 python run_example.py --mode compare trace.safetensors another.safetensors
 python run_example.py --mode plan --expert-parallel 32 --tensor-parallel 4
+python run_example.py --mode programs --expert-parallel 32 --tensor-parallel 4
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
 
@@ -24,6 +25,7 @@ from mimo_v2_flash.commands import (
     evaluate,
     generate,
     plan,
+    programs,
     random_model,
     self_check,
     trace,
@@ -40,6 +42,7 @@ MODES = {
     "trace": trace,
     "compare": compare,
     "plan": plan,
+    "programs": programs,
 }
 ON_RANKS = ("generate", "evaluate", "random")
 PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")

@@ -8,6 +8,8 @@ EVRF035 (integer dot), EVRF051 (float8_e4m3fn) and the operators that neuronx-cc
 from collections.abc import Iterator
 from typing import Any
 
+from .hlo import parts_of
+
 __all__ = ["LARGEST_CONSTANT", "faults", "instructions"]
 
 LARGEST_CONSTANT = 1 << 16
@@ -35,10 +37,12 @@ def faults(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
     """
     count = instructions(module)
     found = [f"{count} instructions, more than {most_instructions}"] * (count > most_instructions)
-    type_name = _type_names(module)
     for computation in module.computations:
         entry = computation.id == module.entry_computation_id
-        types = {i.id: set(map(type_name, _shapes(i.shape))) for i in computation.instructions}
+        types = {
+            instruction.id: {part.type_name for part in parts_of(instruction.shape)}
+            for instruction in computation.instructions
+        }
         for instruction in computation.instructions:
             operands = set().union(*(types[operand] for operand in instruction.operand_ids))
             wrong = [
@@ -76,18 +80,3 @@ def _wrong_size(instruction: Any, entry: bool) -> Iterator[str]:
         yield "an empty tensor"
     if instruction.opcode == "parameter" and entry and not instruction.shape.dimensions:
         yield "an input without an axis"
-
-
-def _shapes(shape: Any) -> Iterator[Any]:
-    """Yield `shape`, or the shapes of a tuple."""
-    if not shape.tuple_shapes:
-        yield shape
-    for part in shape.tuple_shapes:
-        yield from _shapes(part)
-
-
-def _type_names(module: Any) -> Any:
-    """Return the function from a shape to the name of its element type, such as "BF16"."""
-    enum = type(module.computations[0].instructions[0].shape).DESCRIPTOR.fields_by_name
-    names = enum["element_type"].enum_type.values_by_number
-    return lambda shape: names[shape.element_type].name

@@ -6,7 +6,7 @@ from typing import Any
 from .backend import Backend
 from .compiler import INSTALL
 
-__all__ = ["BACKENDS", "backend_named"]
+__all__ = ["BACKENDS", "backend_named", "loaded"]
 
 BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend", "neuron": "NeuronBackend"}
 
@@ -30,12 +30,16 @@ def backend_named(name: str, **options: Any) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r}: allowed is {' or '.join(BACKENDS)}")
+    backend: Backend = getattr(loaded(name, f"backend {name}"), BACKENDS[name])(**options)
+    return backend
+
+
+def loaded(name: str, what: str) -> Any:
+    """Return a module of this package; an ImportError says how to install what `what` needs."""
     try:
-        module = importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(f".{name}", __package__)
     except ImportError as error:
         missing = str(error.name).split(".")[0]
         if missing not in INSTALL_HINTS:
             raise
-        raise ImportError(f"backend {name} needs {missing}: {INSTALL_HINTS[missing]}") from error
-    backend: Backend = getattr(module, BACKENDS[name])(**options)
-    return backend
+        raise ImportError(f"{what} needs {missing}: {INSTALL_HINTS[missing]}") from error

@@ -4,17 +4,23 @@ A program is traced on its first call with arrays of some shapes. Its answers ha
 and one value everywhere, so that neither weights nor a device are needed.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature as signature_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
+from .hlo import entry_of, parts_of
+from .named import loaded
 from .records import arrays, filled_with, mapped, signature
-from .tracing import Traced, trace
+
+if TYPE_CHECKING:
+    from .tracing import Traced
 
 __all__ = ["Rehearsal", "Rehearsed", "hollow"]
 
@@ -52,6 +58,11 @@ class Rehearsed:
 class Rehearsal:
     """Traces what is called.
 
+    Raises
+    ------
+    ImportError
+        If nkipy is not installed; the message says how to install it.
+
     Attributes
     ----------
     value
@@ -66,6 +77,7 @@ class Rehearsal:
     form = "program"
 
     def __init__(self) -> None:
+        self._trace = loaded("tracing", "a list of programs").trace
         self.value = 0
         self.programs: list[Rehearsed] = []
         self.calls: Counter[int] = Counter()
@@ -92,7 +104,7 @@ class Rehearsal:
         return program
 
     def _traced(self, function: Callable[..., Any], given: dict[str, Any]) -> int:
-        traced = trace(function, given)
+        traced = self._trace(function, given)
         self.programs.append(Rehearsed(function, given, traced))
         self._outputs.append(_outputs(traced.module))
         return len(self.programs) - 1
@@ -101,10 +113,11 @@ class Rehearsal:
 def hollow(record: Any) -> Any:
     """Return `record` with zeros in place of its arrays, of their shapes and dtypes.
 
-    They take no memory, and are not to be written.
+    They take no memory, and are not to be written. Arrays that take none stay what they are.
     """
-    found = arrays(record)
-    return filled_with(record, {path: _filled(a.shape, a.dtype, 0) for path, a in found.items()})
+    found = {path: array for path, array in arrays(record).items() if any(array.strides)}
+    empty = {path: _filled(array.shape, array.dtype, 0) for path, array in found.items()}
+    return filled_with(record, arrays(record) | empty)
 
 
 def _filled(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:
@@ -113,10 +126,5 @@ def _filled(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:
 
 def _outputs(module: Any) -> list[tuple[tuple[int, ...], Any]]:
     """Return the shapes and dtypes of what an `HloModuleProto` returns."""
-    (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
-    result = entry.program_shape.result
-    names = result.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
-    return [
-        (tuple(shape.dimensions), DTYPES[names[shape.element_type].name])
-        for shape in (result.tuple_shapes or [result])
-    ]
+    parts = parts_of(entry_of(module).program_shape.result)
+    return [(part.lengths, DTYPES[part.type_name]) for part in parts]

@@ -10,7 +10,7 @@ from mimo_v2_flash.config import EVERYTHING
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.feed_forward import Dense
 
-__all__ = ["named_apart", "program_name"]
+__all__ = ["layer_of", "named_apart", "program_name"]
 
 FUNCTIONS = {"embedded": "embedding", "predicted": "head"}
 PARTS = {"attend": 0, "feed": 1}  # of a layer that is two programs
@@ -43,9 +43,15 @@ def program_name(program: Rehearsed) -> str:
     return ", ".join([_what(program.function), f"{rows} x {tokens} tokens", *words])
 
 
+def layer_of(function: Any) -> Decoder | None:
+    """Return the layer that a program is, or is a part of, if it is one."""
+    layer = getattr(function, "__self__", function)
+    return layer if isinstance(layer, Decoder) else None
+
+
 def _what(function: Any) -> str:
-    decoder = getattr(function, "__self__", function)
-    if not isinstance(decoder, Decoder):
+    decoder = layer_of(function)
+    if decoder is None:
         return FUNCTIONS.get(function.__name__, function.__name__.replace("_", " "))
     parts = (
         f"{'full' if decoder.attention.spec.window >= EVERYTHING else 'sliding'} attention",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.backends.records import arrays
 from mimo_v2_flash.backends.rehearsal import Rehearsal, Rehearsed, hollow
 from mimo_v2_flash.cache import LONGEST_DRAFT, HybridCache
 from mimo_v2_flash.config import MiMoConfig
@@ -94,10 +95,16 @@ class StepPrograms(NamedTuple):
     """Every program by a name for people, and every step.
 
     Programs that no step calls are those of larger buckets, for what overflows.
+
+    Attributes
+    ----------
+    kinds
+        Of each program's inputs, by their paths: "weights", "cache" or "activations".
     """
 
     programs: dict[str, Rehearsed]
     steps: tuple[StepCalls, ...]
+    kinds: dict[str, dict[str, str]]
 
 
 def step_programs(deployment: Deployment) -> StepPrograms:
@@ -112,7 +119,8 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     """
     deployment.check()
     rehearsal = Rehearsal()
-    run = partial(_run, _model(deployment, rehearsal), deployment, rehearsal)
+    model = _model(deployment, rehearsal)
+    run = partial(_run, model, deployment, rehearsal)
     sizes = list(_sizes(deployment))
     called = [run(tokens, start) for tokens, _, start in sizes]
     names = named_apart(rehearsal.programs)
@@ -120,7 +128,10 @@ def step_programs(deployment: Deployment) -> StepPrograms:
         StepCalls(tokens, filled, {names[number]: count for number, count in calls.items()})
         for (tokens, filled, _), calls in zip(sizes, called, strict=True)
     )
-    return StepPrograms(dict(zip(names, rehearsal.programs, strict=True)), tuple(steps))
+    programs = dict(zip(names, rehearsal.programs, strict=True))
+    weights = set(map(id, arrays(model.weights).values()))
+    kinds = {name: _kinds(program, weights) for name, program in programs.items()}
+    return StepPrograms(programs, tuple(steps), kinds)
 
 
 def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
@@ -178,6 +189,16 @@ def _run(
         rehearsal.calls.clear()
         model.step(token_BT, position_BT, cache, logits_at=last_Bn)
     return rehearsal.calls.copy()
+
+
+def _kinds(program: Rehearsed, weights: set[int]) -> dict[str, str]:
+    """Return what each input of a program is; weights are known by their `id`."""
+    return {
+        path: "weights"
+        if id(array) in weights
+        else ("cache" if path.startswith("cache.") else "activations")
+        for path, array in arrays(program.given).items()
+    }
 
 
 def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.backends.rehearsal import Rehearsed
+from mimo_v2_flash.commands.program_names import named_apart, program_name
 from mimo_v2_flash.groups import SoloGroup
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.head import predicted
-
-pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
-pytestmark = pytest.mark.nkipy
-
-from mimo_v2_flash.backends.rehearsal import Rehearsed  # noqa: E402
-from mimo_v2_flash.commands.program_names import named_apart, program_name  # noqa: E402
 
 FULL, SLIDING = (
     Decoder.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)

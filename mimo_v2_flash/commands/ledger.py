@@ -1,0 +1,101 @@
+"""The ledger of a deployment: what every program costs, the least possible, the time projected."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mimo_v2_flash.backends.cost_model import cost_of
+from mimo_v2_flash.backends.program_cost import ProgramCost
+from mimo_v2_flash.backends.records import arrays
+from mimo_v2_flash.backends.rehearsal import Rehearsed
+from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.costs.least import Least, Sizes, least
+from mimo_v2_flash.costs.projection import Seconds, projected
+
+from .program_names import layer_of
+from .step_programs import Deployment, StepPrograms, step_programs
+
+__all__ = ["Entry", "Ledger", "StepTime", "ledger", "priced"]
+
+
+class Entry(NamedTuple):
+    """A program's line.
+
+    Attributes
+    ----------
+    cost, least, seconds
+        What it takes, the least possible, and how long it would take once.
+    weights, cache, activations
+        Bytes that move: weights read, cache read and written, other inputs and outputs.
+    """
+
+    cost: ProgramCost
+    least: Least
+    seconds: Seconds
+    weights: int
+    cache: int
+    activations: int
+
+    @property
+    def sent(self) -> int:
+        """Bytes that a rank sends."""
+        return sum(exchange.sent for exchange in self.cost.collectives)
+
+
+class StepTime(NamedTuple):
+    """A step: its sizes, its programs with how often each is called, and its time."""
+
+    tokens: int
+    filled: int
+    calls: dict[str, int]
+    bound: float
+    with_operations: float
+
+
+class Ledger(NamedTuple):
+    """Every program by its name, and every step."""
+
+    entries: dict[str, Entry]
+    steps: tuple[StepTime, ...]
+
+
+def ledger(deployment: Deployment) -> Ledger:
+    """Return the ledger, and the errors, of `step_programs`."""
+    return priced(step_programs(deployment))
+
+
+def priced(found: StepPrograms) -> Ledger:
+    """Return the ledger of programs that have been found."""
+    entries = {name: _entry(program, found.kinds[name]) for name, program in found.programs.items()}
+    steps = []
+    for tokens, filled, calls in found.steps:
+        seconds = [(entries[name].seconds, count) for name, count in calls.items()]
+        bound = sum(one.bound * count for one, count in seconds)
+        whole = sum(one.with_operations * count for one, count in seconds)
+        steps.append(StepTime(tokens, filled, calls, bound, whole))
+    return Ledger(entries, tuple(steps))
+
+
+def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:
+    given = arrays(program.given)
+    inputs = {
+        kind: {path: array for path, array in given.items() if kinds[path] == kind}
+        for kind in ("weights", "cache", "activations")
+    }
+    cost = cost_of(program.traced.module, program.traced.inputs, set(inputs["weights"]))
+    moved = {
+        kind: sum(cost.read[path] + cost.written.get(path, 0) for path in paths)
+        for kind, paths in inputs.items()
+    }
+    possible = least(inputs["weights"], inputs["cache"], _sizes(program))
+    moved["activations"] += cost.returned
+    return Entry(cost, possible, projected(cost), **moved)
+
+
+def _sizes(program: Rehearsed) -> Sizes:
+    given, layer = program.given, layer_of(program.function)
+    rows, tokens = next(iter(arrays(given).values())).shape[:2]
+    filled, own = given.get("filled", 0), given.get("own", rows * tokens)
+    if layer is None:
+        return Sizes(rows, tokens, own, filled, EVERYTHING, 0)
+    chosen: Any = getattr(layer.feed_forward, "experts_per_token", 0)
+    return Sizes(rows, tokens, own, filled, layer.attention.spec.window, chosen)

@@ -1,0 +1,76 @@
+"""The roofline of a deployment: what each program reaches, beside what memory and matmuls allow.
+
+Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.costs import trainium2
+
+from .ledger import Ledger, StepTime
+
+__all__ = ["draw"]
+
+COLOURS = ("#3b6ea5", "#c0392b", "#4f9d69")  # of the steps
+MARKERS = "osD^vP*X"  # of the programs
+PLAIN = {"svg.hashsalt": "roofline", "svg.fonttype": "none", "font.size": 9}
+
+
+def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
+    """Draw the programs of `steps`, by operations per byte and operations per second.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If `path` is neither PNG nor SVG.
+    """
+    if path.suffix not in {".png", ".svg"}:
+        raise ValueError(f"--plot {path}: allowed is a name that ends in .png or .svg")
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError("--plot needs matplotlib: pip install 'mimo-v2-flash[bench]'") from error
+    with matplotlib.rc_context(PLAIN):
+        figure = figures.Figure(figsize=(9, 4.5), layout="constrained")
+        axes = figure.subplots()
+        _points(axes, ledger, steps)
+        _roof(axes)
+        axes.set_title(f"{title}\nprojected for Trainium2, not measured", fontsize=8, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:
+    """Draw a point for each program that multiplies."""
+    kinds = [name.split(",")[0] for step in steps for name in step.calls]
+    marker = dict(zip(dict.fromkeys(kinds), MARKERS, strict=False))
+    for colour, step in zip(COLOURS, steps, strict=False):
+        for name in step.calls:
+            entry, kind = ledger.entries[name], name.split(",")[0]
+            if entry.cost.operations:
+                moved = entry.seconds.memory * trainium2.BYTES_PER_SECOND
+                place = entry.cost.operations / moved, entry.cost.operations / entry.seconds.bound
+                label = f"{kind}, {step.tokens} token{'s' * (step.tokens > 1)}"
+                axes.plot(*place, marker[kind], color=colour, markersize=7, label=label)
+
+
+def _roof(axes: Any) -> None:
+    """Draw what memory and matmuls allow, as far as the points reach."""
+    ridge = trainium2.FLOPS / trainium2.BYTES_PER_SECOND
+    low, high = axes.get_xlim()
+    at = np.geomspace(min(max(low, 0.1), 1.0), max(high, 10 * ridge), 200)
+    roof = np.minimum(at * trainium2.BYTES_PER_SECOND, trainium2.FLOPS)
+    axes.plot(at, roof, color="black", linewidth=1, label="memory, then matmuls")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("matmul operations per byte of memory")
+    axes.set_ylabel("matmul operations per second, of a rank")
+    axes.grid(visible=True, which="major", linewidth=0.3)
