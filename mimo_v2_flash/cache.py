@@ -9,10 +9,10 @@ MiMo in bfloat16: 23,040 bytes per token and 26 MB per sequence.
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from .config import LayerSpec
+from .inputs import as_float
 from .kernels.kv_cache import KVCache
 
 __all__ = ["LONGEST_DRAFT", "HybridCache", "new_cache", "ring_slots", "rows_of_step"]
@@ -164,8 +164,7 @@ def new_cache(
         raise ValueError(
             f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"
         )
-    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
-        raise ValueError(f"new_cache: dtype must be float32 or bfloat16, got {np.dtype(dtype)}")
+    dtype = as_float("new_cache: dtype", dtype)
     slots = tuple(ring_slots(spec.attention.window, max_length) for spec in layers)
     caches, sequences = [], len(range(batch_size)[rows])
     for spec, slot_count in zip(layers, slots, strict=True):

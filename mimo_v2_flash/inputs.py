@@ -4,9 +4,34 @@ import operator
 from numbers import Integral
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-__all__ = ["as_indices", "as_positions", "as_prompts", "as_tokens", "end_tokens"]
+__all__ = [
+    "as_count",
+    "as_float",
+    "as_indices",
+    "as_positions",
+    "as_prompts",
+    "as_tokens",
+    "end_tokens",
+]
+
+
+def as_count(name: str, count: int, *, least: int = 1, most: int | None = None) -> int:
+    """Return `count`, or raise ValueError if it is less than `least` or more than `most`."""
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    if most is not None and count > most:
+        raise ValueError(f"{name} is {count}, the model knows {most} positions")
+    return count
+
+
+def as_float(name: str, dtype: Any) -> np.dtype:
+    """Return `dtype`, or raise ValueError if it is neither float32 nor bfloat16."""
+    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
+        raise ValueError(f"{name} must be float32 or bfloat16, got {np.dtype(dtype)}")
+    return np.dtype(dtype)
 
 
 def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:

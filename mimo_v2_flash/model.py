@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from . import inputs
 from .backends import Backend, NumpyBackend
 from .cache import HybridCache, new_cache
 from .config import MiMoConfig
-from .generation.loop import generate
-from .generation.sampling import Sampler, SamplingSettings
+from .generation.choice import choice
+from .generation.loop import collected, generate
+from .generation.sampling import SamplingSettings
 from .groups import HostGroup, SoloGroup
-from .inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
 from .layers.forms import FORMS
-from .layers.head import Head
+from .layers.network import Network
 from .layers.ranks import Ranks
-from .layers.stack import Stack
 from .plan import Plan
 from .weights.cut import cut_model
 from .weights.records import ModelWeights, fingerprint
@@ -28,7 +28,7 @@ __all__ = ["MiMoV2FlashModel"]
 class MiMoV2FlashModel:
     """MiMo-V2-Flash. It holds nothing of a request: one model serves many caches.
 
-    Ranks that share it make it and call it with the same arguments and get the same answers.
+    Ranks that share it make and call it with the same arguments and get the same answers.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ class MiMoV2FlashModel:
         What they split; experts and rows over `config.num_devices` if not given.
     exchange : str, optional
         How tokens reach experts, "all_to_all" or "all_gather"; by each step's size if not given.
+    dtype : dtype
+        Of what flows between layers and ranks, float32 or bfloat16; sums are float32.
 
     Raises
     ------
@@ -66,30 +68,28 @@ class MiMoV2FlashModel:
         group: HostGroup | None = None,
         plan: Plan | None = None,
         exchange: str | None = None,
+        dtype: Any = np.float32,
     ) -> None:
-        if max_step < 1:
-            raise ValueError(f"max_step must be at least 1, got {max_step}")
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or Plan.of_devices(config)
         ranks = Ranks(plan, group or SoloGroup(), exchange, FORMS[backend.form])
         weights, config = keep_experts(weights, config, expert_subset)
         ranks.plan.check(config)
-        ranks.agree(config=config, weights=fingerprint(weights), max_step=max_step)
+        max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
+        ranks.agree(config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype)
         self.weights = backend.place(ranks.form.weights(cut_model(weights, config, ranks.share)))
         self.config, self.max_step, self._ranks = config, max_step, ranks
-        self._layers, self._place = tuple(map(ranks.share.layer, config.layers)), backend.place
-        self._stack, self._head = Stack(self._layers, backend, ranks), Head(config, backend, ranks)
+        self._network, self._place = Network(config, backend, ranks, dtype), backend.place
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
 
         A rank's has its rows and heads alone. ValueError: a size or the dtype is not allowed.
         """
-        longest = self.config.max_position_embeddings
-        if max_length > longest:
-            raise ValueError(f"max_length is {max_length}, the model knows {longest} positions")
-        sizes: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
-        cache = new_cache(self._layers, **sizes, dtype=dtype, rows=self._ranks.rows(batch_size))
+        most, rows = self.config.max_position_embeddings, self._ranks.rows(batch_size)
+        length = inputs.as_count("max_length", max_length, least=0, most=most)
+        sizes: dict[str, Any] = {"batch_size": batch_size, "max_length": length, "rows": rows}
+        cache = new_cache(self._network.layers, dtype=dtype, **sizes)
         return replace(cache, layers=self._place(cache.layers))
 
     def forward(self, input_ids: Any) -> np.ndarray:
@@ -97,7 +97,7 @@ class MiMoV2FlashModel:
 
         `input_ids`, int [B, T], gives float32 [B, T, vocab], and the errors of `step`.
         """
-        token_BT = as_tokens(input_ids, self.config.vocab_size)
+        token_BT = inputs.as_tokens(input_ids, self.config.vocab_size)
         B, T = token_BT.shape
         position_BT = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
         return self.step(token_BT, position_BT, self.new_cache(B, T))
@@ -127,18 +127,27 @@ class MiMoV2FlashModel:
         Raises
         ------
         ValueError
-            If a token is outside the vocabulary, positions, batch and cache do not fit, or ranks
-            disagree; nothing has been computed or changed then.
+            If tokens, positions, batch and cache do not fit, or ranks disagree: before any change.
         """
-        token_BT = as_tokens(token_BT, self.config.vocab_size)
-        position_BT = as_positions(position_BT, token_BT.shape)
-        index_Bn = as_indices(logits_at, token_BT.shape)
-        cache.check_layers(self._layers)
+        return self._network.logits(*self._asked(token_BT, position_BT, cache, logits_at))
+
+    def greedy(
+        self, token_BT: Any, position_BT: Any, cache: HybridCache, *, at: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (token_Bn, logit_Bn) of a `step`, chosen where programs run; `at` is `logits_at`.
+
+        Each is the lowest id of the largest logit, int32, and that logit, float32.
+        """
+        return self._network.tokens(*self._asked(token_BT, position_BT, cache, at))
+
+    def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
+        token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
+        position_BT = inputs.as_positions(position_BT, token_BT.shape)
+        index_Bn = inputs.as_indices(at, token_BT.shape)
+        cache.check_layers(self._network.layers)
         cache.admit(position_BT)
         self._ranks.agree(token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn)
-        x_BTD = self._stack(token_BT, position_BT, cache, self.weights, max_step=self.max_step)
-        x_BnD = np.take_along_axis(x_BTD, index_Bn[cache.rows, :, None], axis=1)
-        return self._head(x_BnD, self.weights, rows=cache.rows, batch_size=len(token_BT))
+        return index_Bn, token_BT, position_BT, cache, self.weights, self.max_step
 
     def generate(
         self,
@@ -181,20 +190,11 @@ class MiMoV2FlashModel:
         ValueError
             If a prompt is empty or too long, or an id or a setting is not allowed.
         """
-        prompts = as_prompts(input_ids, self.config.vocab_size)
+        prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        sampler = Sampler(SamplingSettings(**sampling), seed)
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
-        longest = max(map(len, prompts)) + max(max_new_tokens - 1, 0)  # the last is not shown
-        cache = self.new_cache(len(prompts), longest, cache_dtype)
-
-        def step(token_BT: np.ndarray, position_BT: np.ndarray, last_B: np.ndarray) -> np.ndarray:
-            return self.step(token_BT, position_BT, cache, logits_at=last_B[:, None])[:, 0]
-
-        answers: list[list[int]] = [[] for _ in prompts]
-        for row, token in generate(step, prompts, sampler, max_new_tokens, end_tokens(end)):
-            answers[row].append(token)
-            if on_token is not None:
-                on_token(row, token)
-        return answers
+        settings = SamplingSettings(**sampling)
+        limit = inputs.as_count("max_new_tokens", max_new_tokens, least=0)
+        longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last is not shown
+        choose = choice(self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed)
+        drawn = generate(choose, prompts, limit, inputs.end_tokens(end))
+        return collected(drawn, len(prompts), on_token)

@@ -1,14 +1,13 @@
 """The self-check's part on the mixture of experts: router, experts, messages, ranks."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.kernels.moe_block import Exchange, by_all_gather, by_all_to_all, moe_block
+from mimo_v2_flash.kernels.moe_block import AllToAll, Exchange, by_all_gather, moe_block
 from mimo_v2_flash.kernels.moe_dispatch import pack, unpack
-from mimo_v2_flash.layers.token_groups import grouped_experts
+from mimo_v2_flash.kernels.moe_expert import seated_experts
 from mimo_v2_flash.reference import moe_block as oracle
 
 from .check import Check, Pairs, Random, beside_oracle, normal
@@ -67,7 +66,7 @@ def _moe_block(random: Random, exchange: Exchange) -> Pairs:
             w_router_ED,
             bias_E,
             np.array([rank], np.int32),
-            lambda *tokens: grouped_experts(*tokens, *own),
+            lambda *tokens, **seating: seated_experts(*tokens, *own, **seating),
             group=group,
             exchange=exchange,
             experts_per_token=A,
@@ -92,7 +91,7 @@ MOE_CHECKS = (
         "moe_block",
         "4 ranks, all_to_all",
         1e-6,
-        lambda r: _moe_block(r, partial(by_all_to_all, slots=N)),
+        lambda r: _moe_block(r, AllToAll(slots=N, seats=4 * N)),
     ),
     Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, by_all_gather)),
     Check("dense_ffn", "in blocks of tokens", 1e-6, _dense_ffn),

@@ -150,7 +150,7 @@ TENSORS = (
         "TD",
         "what the network adds to the stream",
         "feed_forward",
-        lambda c: c.said,
+        lambda c: c.said[0],
     ),
     Traced("output", "TD", "the stream after the layer", "layer", lambda c: c.said[0]),
     Traced(

@@ -5,19 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from .sampling import Sampler
+__all__ = ["Choose", "collected", "generate", "padded"]
 
-__all__ = ["generate", "padded"]
-
-Step = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
-"""From token_BT, position_BT and, per row, the index of the token whose logits are wanted, to
-logits_BV."""
+Choose = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int], Sequence[Sequence[int]]], Any]
+"""From token_BT, position_BT, per row the index of its last token, the rows that go on, and the
+tokens of these so far, to the next token of each of these."""
 
 
 def generate(
-    step: Step,
+    choose: Choose,
     prompts: Sequence[Sequence[int]],
-    sampler: Sampler,
     max_new_tokens: int,
     end_tokens: Collection[int],
 ) -> Iterator[tuple[int, int]]:
@@ -35,8 +32,8 @@ def generate(
         starts = [len(history) - len(new) for history, new in zip(histories, unseen, strict=True)]
         token_BT, position_BT = padded(unseen, starts)
         last_B = np.array([max(len(new) - 1, 0) for new in unseen])
-        logits_BV = step(token_BT, position_BT, last_B)
-        drawn = sampler.draw(logits_BV[alive], alive, [histories[row] for row in alive])
+        histories_of_alive = [histories[row] for row in alive]
+        drawn = choose(token_BT, position_BT, last_B, alive, histories_of_alive)
         unseen = [[] for _ in prompts]
         for row, token in zip(alive, map(int, drawn), strict=True):
             histories[row].append(token)
@@ -46,6 +43,18 @@ def generate(
         for row in ended:
             unseen[row] = []
         alive = [row for row in alive if row not in ended]
+
+
+def collected(
+    drawn: Iterator[tuple[int, int]], rows: int, on_token: Callable[[int, int], None] | None
+) -> list[list[int]]:
+    """Return the tokens of each row, after telling `on_token` of each as it is drawn."""
+    answers: list[list[int]] = [[] for _ in range(rows)]
+    for row, token in drawn:
+        answers[row].append(token)
+        if on_token is not None:
+            on_token(row, token)
+    return answers
 
 
 def padded(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

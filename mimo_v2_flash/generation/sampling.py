@@ -6,8 +6,8 @@ logits are settled lowest id first, where transformers keeps all ties of top-k. 
 tokens that a row may still draw.
 
 Source: penalty: CTRL, arXiv:1909.05858, section 4.1, negative logits as in transformers; top-p:
-arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95
-with temperature 0.8 (mathematics, writing, web) or 0.3 (agents, tools).
+arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95,
+temperature 0.8 (mathematics, writing, web) or 0.3 (agents, tools).
 """
 
 import math
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sampler", "SamplingSettings", "distribution"]
+__all__ = ["Sampler", "SamplingSettings", "distribution", "require_usable"]
 
 ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "finite and >= 0 (0: greedy)"),
@@ -80,7 +80,7 @@ def distribution(
     settings
         Which to keep; greedy keeps one, with probability 1.
     history
-        The row's tokens so far, prompt and generated; only the repetition penalty reads it.
+        The row's tokens so far; only the repetition penalty reads it.
 
     Raises
     ------
@@ -88,10 +88,10 @@ def distribution(
         If a logit is NaN or +inf, all are -inf, or the history holds an id outside [0, V).
     """
     score_V = _penalise(logits_V, history, settings.repetition_penalty)
-    _require_usable(score_V, "the row")
+    require_usable(score_V, "the row")
     if settings.temperature == 0:
         return np.argmax(score_V, keepdims=True), np.ones(1)
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, rightly
+    with np.errstate(over="ignore"):  # a tiny temperature: all but the best become -inf
         score_V = (score_V - np.max(score_V)) / settings.temperature
     token_A = _top_k(score_V, settings.top_k or score_V.size)
     weight_A = np.exp(score_V[token_A])
@@ -139,10 +139,10 @@ class Sampler:
             named, before any row draws.
         """
         if np.ndim(logits_NV) != 2 or not len(logits_NV) == len(rows) == len(histories):
-            counts = f"{len(rows)} rows and {len(histories)} histories"
-            raise ValueError(f"logits_NV is {np.shape(logits_NV)} for {counts}")
+            who = f"{len(rows)} rows and {len(histories)} histories"
+            raise ValueError(f"logits_NV is {np.shape(logits_NV)} for {who}")
         for row, logits_V in zip(rows, logits_NV, strict=True):
-            _require_usable(logits_V, f"row {row}")
+            require_usable(logits_V, f"row {row}")
         return np.array([*map(self._draw_one, rows, logits_NV, histories)], np.int32)
 
     def _draw_one(self, row: int, logits_V, history: Sequence[int]) -> int:
@@ -161,7 +161,8 @@ class Sampler:
         return self._stream_of_row[row]
 
 
-def _require_usable(logits_V, name: str) -> None:
+def require_usable(logits_V, name: str) -> None:
+    """Raise ValueError if no token can be drawn by these logits; the largest alone will do."""
     best = float(np.max(logits_V))  # NaN if any is NaN
     if not math.isfinite(best):
         what = {math.inf: "+inf", -math.inf: "nothing but -inf"}.get(best, "NaN")
@@ -196,5 +197,4 @@ def _top_p(weight_A: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
     # few of 152,576 tokens are left to sort.
     likely = np.flatnonzero(weight_A * weight_A.size >= (1 - top_p) * total)
     order = likely[np.argsort(-weight_A[likely], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weight_A[order]), top_p * total)
-    return order[: reached + 1]
+    return order[: np.searchsorted(np.cumsum(weight_A[order]), top_p * total) + 1]

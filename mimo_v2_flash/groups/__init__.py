@@ -3,11 +3,12 @@
 from .agreement import RankError, agree
 from .counted import CountedGroup
 from .group import Group, HostGroup
-from .solo import SoloGroup
+from .solo import ALONE, SoloGroup
 from .started import started
 from .threads import ThreadGroup
 
 __all__ = [
+    "ALONE",
     "CountedGroup",
     "Group",
     "HostGroup",

@@ -8,7 +8,7 @@ import numpy as np
 
 from .agreement import checked_counts, checked_ranks
 
-__all__ = ["SoloGroup"]
+__all__ = ["ALONE", "SoloGroup"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,6 @@ class SoloGroup:
         """Return this group."""
         checked_ranks(ranks, self)
         return self
+
+
+ALONE = SoloGroup()

@@ -8,8 +8,9 @@ import numpy as np
 
 from . import ops
 from .axes import checked
+from .moe_dispatch import pack, unpack
 
-__all__ = ["masked_experts", "moe_expert"]
+__all__ = ["masked_experts", "moe_expert", "seated_experts"]
 
 
 @checked
@@ -39,3 +40,26 @@ def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
         answer_ND = moe_expert(x_ND, w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert])
         y_ND = weight_N1 * answer_ND if y_ND is None else y_ND + weight_N1 * answer_ND
     return y_ND
+
+
+@checked
+def seated_experts(
+    x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF, *, seats: int | None = None
+):
+    """Return `y_ND` as `masked_experts` does, with at most `seats` tokens before each expert.
+
+    For programs of static shape and many tokens: an expert's weights are read once, as a plain
+    slice, and it computes on its seats alone. Tokens beyond them, in order, are not answered by
+    it: `moe_block.AllToAll` counts them. Without seats every expert sees every token.
+    """
+    experts = w_gate_eFD, w_up_eFD, w_down_eDF
+    if seats is None or seats >= x_ND.shape[0]:
+        return masked_experts(x_ND, weight_NA, expert_NA, *experts)
+    E = w_gate_eFD.shape[0]
+    parcel = pack(x_ND, weight_NA, expert_NA, ranks=E, experts=E, slots=seats)
+    answers = []
+    for expert in range(E):
+        chosen_MA = (parcel.expert_PMA[expert] == expert).astype(np.float32)
+        weight_M1 = np.sum(parcel.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
+        answers.append(weight_M1 * moe_expert(parcel.x_PMD[expert], *(w[expert] for w in experts)))
+    return unpack(np.stack(answers), parcel.slot_NA)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec
-from mimo_v2_flash.groups import Group
+from mimo_v2_flash.groups import ALONE, Group
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
-from mimo_v2_flash.weights.records import DecoderWeights
+from mimo_v2_flash.weights.records import AttentionWeights, DecoderWeights
 
 from .attention import Attention, Step
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
@@ -29,14 +29,21 @@ class Decoder:
     attention: Attention
     feed_forward: FeedForward
     norm_epsilon: float
+    world: Group = ALONE
 
     @classmethod
     def build(
-        cls, spec: LayerSpec, heads: Group, experts: Group, form: Form = FORMS["host"]
+        cls,
+        spec: LayerSpec,
+        heads: Group,
+        experts: Group,
+        form: Form = FORMS["host"],
+        world: Group = ALONE,
     ) -> "Decoder":
         """Return the layer that `spec` describes, in `form`.
 
-        `heads` share the heads, and have the same tokens; `experts` share the experts.
+        `heads` share the heads, and have the same tokens; `experts` share the experts; `world` are
+        the ranks that must know of each other's overflow.
         """
         choice = spec.experts_per_token, spec.routed_scaling_factor
         mixture = MixtureOfExperts(*choice, experts, heads, form.answer)
@@ -44,6 +51,7 @@ class Decoder:
             Attention(spec.attention, heads, QUERY_BLOCK, form.look),
             mixture if spec.experts else Dense(TOKEN_BLOCK, heads),
             spec.norm_epsilon,
+            world,
         )
 
     def __call__(
@@ -60,18 +68,49 @@ class Decoder:
     ) -> Any:
         """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`.
 
-        `filled` is attention's, `exchange` and `own` are the feed-forward's.
+        `filled` is attention's, `exchange` and `own` are the feed-forward's. The exchange must
+        have room for all tokens.
         """
+        norm_D, attention, *network = weights
+        x_BTD = self.attend(x_BTD, step, cache, norm_D, attention, filled=filled)
+        way: dict[str, Any] = {"exchange": exchange, "own": own}
+        return self._fed(x_BTD, step.position_BT, rank, *network, **way)[1]
+
+    def attend(
+        self,
+        x_BTD: Any,
+        step: Step,
+        cache: KVCache,
+        norm_D: Any,
+        weights: AttentionWeights,
+        *,
+        filled: int,
+    ) -> Any:
+        """Return the stream with attention added: the first half."""
+        y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
+        return x_BTD + self.attention(y_BTD, step, cache, weights, filled=filled)
+
+    def feed(
+        self,
+        x_BTD: Any,
+        position_BT: Any,
+        rank: Rank,
+        norm_D: Any,
+        weights: Any,
+        *,
+        exchange: Exchange,
+        own: int,
+    ) -> tuple[Any, Any]:
+        """Return (overflow_1, y_BTD): the second half, to be run again if anything overflowed."""
+        way: dict[str, Any] = {"exchange": exchange, "own": own}
+        overflow_1, y_BTD = self._fed(x_BTD, position_BT, rank, norm_D, weights, **way)
+        return self.world.all_sum(overflow_1), y_BTD
+
+    def _fed(
+        self, x_BTD: Any, position_BT: Any, rank: Rank, norm_D: Any, weights: Any, **way: Any
+    ) -> tuple[Any, Any]:
         B, T, D = x_BTD.shape
-        y_BTD = rmsnorm(x_BTD, weights.attention_norm_D, epsilon=self.norm_epsilon)
-        x_BTD = x_BTD + self.attention(y_BTD, step, cache, weights.attention, filled=filled)
-        y_BTD = rmsnorm(x_BTD, weights.feed_forward_norm_D, epsilon=self.norm_epsilon)
-        y_ND = self.feed_forward(
-            np.reshape(y_BTD, (B * T, D)),
-            np.reshape(step.position_BT, (B * T,)),
-            rank,
-            weights.feed_forward,
-            exchange=exchange,
-            own=own,
-        )
-        return x_BTD + np.reshape(y_ND, (B, T, D))
+        y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
+        tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))
+        y_ND, overflow_1 = self.feed_forward(*tokens, rank, weights, **way)
+        return overflow_1, x_BTD + np.reshape(y_ND, (B, T, D))

@@ -27,6 +27,7 @@ class FeedForward(Protocol):
 
     The tokens are those of all ranks that share the heads, the same on each of them. `exchange` is
     how tokens reach their experts, `own` how many of the tokens each rank takes there.
+    `overflow_1` counts what the exchange has no room for, on all ranks that share the experts.
     """
 
     def __call__(
@@ -39,7 +40,7 @@ class FeedForward(Protocol):
         exchange: Exchange,
         own: int,
     ) -> Any:
-        """Return the answers."""
+        """Return (y_ND, overflow_1)."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Dense:
         exchange: Exchange,
         own: int,
     ) -> Any:
-        """Return the network's answer to every token, `y_ND`."""
+        """Return the network's answer to every token, and that nothing overflowed."""
+        none_1 = ops.full(x_ND, (1,), 0.0, np.float32)
         if not x_ND.shape[0]:  # for none of these ranks there is anything to do
-            return x_ND
+            return x_ND, none_1
         share_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
-        return self.heads.all_sum(share_ND).astype(x_ND.dtype)
+        return self.heads.all_sum(share_ND).astype(x_ND.dtype), none_1
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class MixtureOfExperts:
         The ranks that have the same tokens; each takes a share of them to the experts.
     answer
         How a rank's experts see their tokens: `token_groups.grouped_experts` on a host,
-        `kernels.moe_expert.masked_experts` where shapes are static.
+        `kernels.moe_expert.seated_experts` where shapes are static.
     """
 
     experts_per_token: int
@@ -107,12 +109,12 @@ class MixtureOfExperts:
         exchange: Exchange,
         own: int,
     ) -> Any:
-        """Return every token's experts' answers, weighed and summed, `y_ND`."""
+        """Return every token's experts' answers, weighed and summed, and what overflowed."""
 
-        def answer(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
-            return self.answer(x_ND, weight_NA, expert_NA, *weights.experts)
+        def answer(x_ND: Any, weight_NA: Any, expert_NA: Any, **seating: int) -> Any:
+            return self.answer(x_ND, weight_NA, expert_NA, *weights.experts, **seating)
 
-        y_nD, _ = moe_block(
+        y_nD, overflow_1 = moe_block(
             *self._own(x_ND, position_N, rank.tensor_rank_1, own),
             weights.w_router_ED,
             weights.bias_E,
@@ -124,7 +126,7 @@ class MixtureOfExperts:
             scaling=self.scaling,
         )
         y_PnD = self.heads.all_gather(y_nD.astype(x_ND.dtype))
-        return np.reshape(y_PnD, (-1, x_ND.shape[1]))[: x_ND.shape[0]]
+        return np.reshape(y_PnD, (-1, x_ND.shape[1]))[: x_ND.shape[0]], overflow_1
 
     def _own(self, x_ND: Any, position_N: Any, rank_1: Any, own: int) -> tuple[Any, Any]:
         """Return this rank's `own` tokens and their positions, padded where there are too few."""

@@ -3,21 +3,22 @@
 Parts, exchanges and sizes that differ are here, and nowhere else: `Backend.form` names the form.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mimo_v2_flash.cache import LONGEST_DRAFT
-from mimo_v2_flash.groups import Group, HostGroup, SoloGroup
+from mimo_v2_flash.groups import ALONE, Group, HostGroup, SoloGroup
 from mimo_v2_flash.groups.device import DeviceGroup
-from mimo_v2_flash.kernels.moe_block import Exchange, by_all_gather
-from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.kernels.moe_block import Exchange
+from mimo_v2_flash.kernels.moe_expert import seated_experts
 from mimo_v2_flash.weights.records import ModelWeights
 from mimo_v2_flash.weights.traceable import traceable
 
 from .head_groups import look, look_by_heads
-from .token_exchange import EXCHANGES, exchange_for
+from .token_buckets import bucket_exchanges
+from .token_exchange import host_exchanges
 from .token_groups import grouped_experts
 
 __all__ = ["FORMS", "Form"]
@@ -34,8 +35,11 @@ class Form(NamedTuple):
         How queries see keys, and a rank's experts their tokens.
     group
         From the world, and from a rank to those that it shares something with, to their group.
-    exchanges, exchange_for
-        The ways to the experts; the one of a step, from its tokens on all ranks together.
+    world
+        From the world to the ranks that must know of each other's overflow.
+    exchanges
+        From a key of `token_exchange.EXCHANGES`, or None, and a layer's `Crowd` to the ways to the
+        experts; each is for tokens that the one before had no room for.
     sizing
         From the positions of a step, and the rows that are here, to those that its sizes follow.
     length
@@ -50,8 +54,8 @@ class Form(NamedTuple):
     look: Callable[..., Any]
     answer: Callable[..., Any]
     group: Callable[[HostGroup, Callable[[int], range]], Group]
-    exchanges: Mapping[str, Exchange]
-    exchange_for: Callable[[int], Exchange]
+    world: Callable[[HostGroup], Group]
+    exchanges: Callable[..., tuple[Exchange, ...]]
     sizing: Callable[[np.ndarray, slice], np.ndarray]
     length: Callable[[int, int], int]
     filled: Callable[[int, int], int]
@@ -86,8 +90,8 @@ FORMS = {
         look_by_heads,
         grouped_experts,
         host_group,
-        EXCHANGES,
-        exchange_for,
+        lambda _: ALONE,
+        host_exchanges,
         lambda position_BT, rows: position_BT[rows],
         lambda tokens, _: tokens,
         min,
@@ -95,10 +99,10 @@ FORMS = {
     ),
     "program": Form(
         look,
-        masked_experts,
+        seated_experts,
         device_group,
-        {"all_gather": by_all_gather},
-        lambda _: by_all_gather,
+        lambda world: device_group(world, lambda _: range(world.size)),
+        bucket_exchanges,
         lambda position_BT, _: position_BT,
         step_length,
         filled_bucket,

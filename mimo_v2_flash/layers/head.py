@@ -1,18 +1,51 @@
-"""From the stream to logits: norm, this rank's words, and the words and rows of all ranks."""
+"""From the stream to words: norm, this rank's words, and the words and rows of all ranks."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.backends import Backend
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.groups import Group
 from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
+from mimo_v2_flash.kernels.sampling import greedy
 from mimo_v2_flash.weights.records import ModelWeights
 
 from .ranks import Ranks
 
-__all__ = ["Head"]
+__all__ = ["Chosen", "Head", "Predicted"]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The program of logits."""
+
+    norm_epsilon: float
+
+    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any) -> Any:
+        """Return the logits of the token after each of the rows of B x T, float32."""
+        x_ND = np.take(np.reshape(x_BTD, (-1, x_BTD.shape[2])), row_N, axis=0)
+        y_1ND = rmsnorm(np.expand_dims(x_ND, 0), norm_D, epsilon=self.norm_epsilon)
+        return lm_head(y_1ND[0], w_VD)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The program of the likeliest words; `heads` are the ranks that the words are split over."""
+
+    predicted: Predicted
+    heads: Group
+
+    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any, first_word_1: Any) -> Any:
+        """Return (token_N, logit_N): the lowest id of the largest logit, and that logit."""
+        logits_NV = self.predicted(x_BTD, row_N, norm_D, w_VD)
+        best_PN = self.heads.all_gather(np.max(logits_NV, axis=1))
+        token_PN = self.heads.all_gather(greedy(logits_NV) + first_word_1)
+        rank_1N = np.expand_dims(np.argmax(best_PN, axis=0).astype(np.int32), 0)
+        token_1N, best_1N = (np.take_along_axis(x, rank_1N, axis=0) for x in (token_PN, best_PN))
+        return token_1N[0], best_1N[0]
 
 
 class Head:
@@ -29,26 +62,51 @@ class Head:
     """
 
     def __init__(self, config: MiMoConfig, backend: Backend, ranks: Ranks) -> None:
-        self._config, self._ranks = config, ranks
-        self._program = backend.compile(predicted)
+        self._ranks, self._words = ranks, ranks.share.part(config.vocab_size)
+        self._first_word_1 = np.array([self._words.start], np.int32)
+        self._vocabulary = config.vocab_size
+        predicted = Predicted(config.layernorm_epsilon)
+        self._predicted = backend.compile(predicted)
+        self._chosen = backend.compile(Chosen(predicted, ranks.heads))
 
-    def __call__(
-        self, x_BnD: np.ndarray, weights: ModelWeights, *, rows: slice, batch_size: int
+    def logits(
+        self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
     ) -> np.ndarray:
-        """Return every row's logits, float32 [batch_size, n, vocab], from the stream of `rows`."""
-        (_, n, _), V = x_BnD.shape, self._config.vocab_size
-        matrices = weights.final_norm_D, weights.w_logits_VD
-        share_BnV = self._program(x_BnD, *matrices, epsilon=self._config.layernorm_epsilon)
-        if self._ranks.world.size == 1:
-            return np.asarray(share_BnV)
-        words = self._ranks.share.part(V)
-        logits_BnV = np.zeros((batch_size, n, V), np.float32)
-        logits_BnV[rows, :, words.start : words.stop] = share_BnV
+        """Return the logits after the tokens at `index_Bn` of every row, float32 [B, n, vocab].
+
+        The stream is of `rows` alone.
+        """
+        (B, n), words = index_Bn.shape, self._words
+        if self._ranks.world.size == 1 and x_bTD.shape[1]:
+            share_NV = self._predicted(*_given(x_bTD, index_Bn, weights))
+            return np.reshape(np.asarray(share_NV), (B, n, self._vocabulary))
+        logits_BnV = np.zeros((B, n, self._vocabulary), np.float32)
+        if x_bTD.shape[0] * x_bTD.shape[1]:
+            share_NV = self._predicted(*_given(x_bTD, index_Bn[rows], weights))
+            share_bnV = np.reshape(np.asarray(share_NV), (-1, n, len(words)))
+            logits_BnV[rows, :, words.start : words.stop] = share_bnV
         return self._ranks.world.all_sum(logits_BnV)  # all but one rank give zero
 
+    def tokens(
+        self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
+        token_Bn, logit_Bn = (
+            np.zeros(index_Bn.shape, np.int32),
+            np.zeros(index_Bn.shape, np.float32),
+        )
+        if x_bTD.shape[0] * x_bTD.shape[1]:
+            given = *_given(x_bTD, index_Bn[rows], weights), self._first_word_1
+            token_N, logit_N = map(np.asarray, self._chosen(*given))
+            if self._ranks.share.tensor_rank == 0:  # the others have the same
+                token_Bn[rows] = np.reshape(token_N, (-1, index_Bn.shape[1]))
+                logit_Bn[rows] = np.reshape(logit_N, (-1, index_Bn.shape[1]))
+        return self._ranks.world.all_sum(token_Bn), self._ranks.world.all_sum(logit_Bn)
 
-def predicted(x_BTD: Any, weight_D: Any, w_VD: Any, *, epsilon: float) -> Any:
-    """Return the logits of the token after each, `logits_BTV`, float32."""
-    B, T, D = x_BTD.shape
-    y_BTD = rmsnorm(x_BTD, weight_D, epsilon=epsilon)
-    return np.reshape(lm_head(np.reshape(y_BTD, (B * T, D)), w_VD), (B, T, w_VD.shape[0]))
+
+def _given(x_bTD: Any, index_bn: np.ndarray, weights: ModelWeights) -> tuple[Any, ...]:
+    """Return the arguments of a program: the rows of what lies flat, at most the last column."""
+    b, T, _ = x_bTD.shape
+    row_bn = np.arange(b)[:, None] * T + np.minimum(index_bn, T - 1)
+    row_N = np.reshape(row_bn, -1).astype(np.int32)
+    return x_bTD, row_N, weights.final_norm_D, weights.w_logits_VD

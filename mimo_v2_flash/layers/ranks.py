@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.groups import HostGroup, agree
+from mimo_v2_flash.config import LayerSpec
+from mimo_v2_flash.groups import ALONE, HostGroup, agree
 from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.plan import Plan
 
 from .feed_forward import Rank
 from .forms import FORMS, Form
+from .token_exchange import EXCHANGES, Crowd
 
 __all__ = ["Ranks"]
 
@@ -24,8 +26,8 @@ class Ranks:
     world
         All ranks.
     exchange
-        A key of the form's `exchanges`: how tokens reach their experts; by the size of a step if
-        not given.
+        A key of `token_exchange.EXCHANGES`: how tokens reach their experts; by the size of a step
+        if not given.
     form
         Of the layers.
 
@@ -35,6 +37,8 @@ class Ranks:
         The weights of this rank.
     heads, experts
         The ranks that heads and experts are split over, this one among them.
+    together
+        The ranks that must know of each other's overflow, where those that share experts do not.
     number
         This rank's places in them, as data.
 
@@ -53,8 +57,8 @@ class Ranks:
     ) -> None:
         if plan.world != world.size:
             raise ValueError(f"the plan is for {plan.world} ranks, the group has {world.size}")
-        if exchange not in (None, *form.exchanges):
-            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(form.exchanges)}")
+        if exchange not in (None, *EXCHANGES):
+            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(EXCHANGES)}")
         self.plan, self.world, self.form = plan, world, form
         self.agree(plan=plan, exchange=exchange)
         self.share = plan.share(world.rank)
@@ -62,7 +66,8 @@ class Ranks:
         self.experts = form.group(world, plan.expert_group)
         numbers = self.share.tensor_rank, self.share.expert_rank
         self.number = Rank(*(np.array([number], np.int32) for number in numbers))
-        self._exchange = exchange and form.exchanges[exchange]
+        self.together = form.world(world) if plan.expert_share < world.size else ALONE
+        self._exchange = exchange
 
     def agree(self, **facts: Any) -> None:
         """Raise ValueError, naming fact and ranks, if ranks hold different facts."""
@@ -74,8 +79,8 @@ class Ranks:
         here = self.plan.rows(self.world.rank, batch_size)
         return slice(here.start, here.stop)
 
-    def way(self, position_BT: np.ndarray, max_step: int) -> tuple[Exchange, int]:
-        """Return how the tokens of a step reach their experts, and how many each rank takes.
+    def own_tokens(self, position_BT: np.ndarray, max_step: int) -> int:
+        """Return how many tokens of a step each rank takes to the experts.
 
         Every rank takes as many, padding among them where it has fewer.
         """
@@ -85,8 +90,14 @@ class Ranks:
             rows = self.plan.rows(rank, len(count_B))
             longest = max(count_B[rows.start : rows.stop], default=0)
             tokens.append(len(rows) * self.form.length(int(longest), max_step))
-        exchange = self._exchange or self.form.exchange_for(int(np.sum(count_B)))
-        return exchange, -(-max(tokens) // T)
+        return -(-max(tokens) // T)
+
+    def exchanges(self, spec: LayerSpec, tokens: int, own: int) -> tuple[Exchange, ...]:
+        """Return how a step's tokens reach the experts of a layer: `Form.exchanges`."""
+        chosen = spec.experts, spec.experts_per_token
+        return self.form.exchanges(
+            self._exchange, Crowd(tokens, own, self.plan.expert_share, *chosen)
+        )
 
 
 def _told(fact: Any) -> Any:

@@ -1,5 +1,6 @@
 """The stack: tokens embedded, then every distinct layer compiled once, all run in turn."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mimo_v2_flash.weights.records import ModelWeights
 
 from .attention import Step
 from .decoder import Decoder
+from .passage import Passage
 from .ranks import Ranks
 
 __all__ = ["Stack"]
@@ -29,13 +31,18 @@ class Stack:
         Where they run.
     ranks
         Those that heads, experts and rows are split over.
+    dtype
+        Of the stream: float32 or bfloat16.
     """
 
-    def __init__(self, specs: tuple[LayerSpec, ...], backend: Backend, ranks: Ranks) -> None:
-        parts = ranks.heads, ranks.experts, ranks.form
-        programs = {spec: backend.compile(Decoder.build(spec, *parts)) for spec in set(specs)}
-        self._layers, self._ranks = [(spec, programs[spec]) for spec in specs], ranks
+    def __init__(
+        self, specs: tuple[LayerSpec, ...], backend: Backend, ranks: Ranks, dtype: Any = np.float32
+    ) -> None:
+        parts = ranks.heads, ranks.experts, ranks.form, ranks.together
+        passages = {spec: Passage(Decoder.build(spec, *parts), backend) for spec in set(specs)}
+        self._layers, self._ranks = [(spec, passages[spec]) for spec in specs], ranks
         self._place, self._embed = backend.place, backend.compile(embedded)
+        self._dtype = np.dtype(dtype).name
         self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
     def __call__(
@@ -46,18 +53,19 @@ class Stack:
         weights: ModelWeights,
         *,
         max_step: int,
-    ) -> np.ndarray:
-        """Return the stream after the last layer, float32, and write the tokens into `cache`.
+    ) -> Iterator[tuple[slice, Any]]:
+        """Yield columns and the stream after the last layer, where programs run.
 
-        Tokens and positions are of all rows, the stream of those that are here. A step of more
-        than `max_step` tokens runs as consecutive ones.
+        Tokens and positions are of all rows, the stream of those that are here: as many columns,
+        or more or fewer where what is missing or more is padding. Tokens are written into `cache`.
+        A step of more than `max_step` tokens runs as consecutive ones.
         """
-        parts = [
-            self._step(token_BT[:, start:end], position_BT[:, start:end], cache, weights, max_step)
-            for start in range(0, position_BT.shape[1], max_step)
-            for end in [start + max_step]
-        ]
-        return np.concatenate(parts, axis=1)
+        for start in range(0, position_BT.shape[1], max_step):
+            columns = slice(start, start + max_step)
+            yield (
+                columns,
+                self._step(token_BT[:, columns], position_BT[:, columns], cache, weights, max_step),
+            )
 
     def _step(
         self,
@@ -66,21 +74,19 @@ class Stack:
         cache: HybridCache,
         weights: ModelWeights,
         max_step: int,
-    ) -> np.ndarray:
-        exchange, own = self._ranks.way(position_BT, max_step)
+    ) -> Any:
+        form, own = self._ranks.form, self._ranks.own_tokens(position_BT, max_step)
         cache.begin(position_BT)
         token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
-        x_bTD = np.zeros((*token_bT.shape, weights.embedding_VD.shape[1]), np.float32)
+        sizing_BT = form.sizing(position_BT, cache.rows)
+        longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
+        length = form.length(longest, max_step) if own else 0
+        x_bTD: Any = np.zeros((len(token_bT), length, weights.embedding_VD.shape[1]), np.float32)
         if own:
-            form = self._ranks.form
-            sizing_BT = form.sizing(position_BT, cache.rows)
-            longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
-            length = form.length(longest, max_step)
             step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
             start = int(np.max(sizing_BT[:, :1], initial=0))
-            way: dict[str, Any] = {"start": start, "exchange": exchange, "own": own}
-            x_btD = np.asarray(self._run(*step, cache, weights, **way))
-            x_bTD[:, :length] = x_btD[:, : x_bTD.shape[1]]
+            tokens = int(np.count_nonzero(position_BT >= 0))
+            x_bTD = self._run(*step, cache, weights, start=start, tokens=tokens, own=own)
         cache.finish(position_BT)
         return x_bTD
 
@@ -92,16 +98,26 @@ class Stack:
         weights: ModelWeights,
         *,
         start: int,
-        **way: Any,
+        tokens: int,
+        own: int,
     ) -> Any:
+        ranks = self._ranks
         rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
         position_BT = self._place(position_BT)
-        x_BTD = self._embed(token_BT, weights.embedding_VD)
+        x_BTD = self._embed(token_BT, weights.embedding_VD, dtype=self._dtype)
         places = zip(cache.slots, cache.layers, weights.layers, strict=True)
-        for (spec, program), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
+        for (spec, passage), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
             step = Step(position_BT, rows[slots], *self._table(cache.max_length, spec.attention))
-            static = {"filled": self._ranks.form.filled(min(start, slots), slots), **way}
-            x_BTD = program(x_BTD, step, self._ranks.number, kv, layer_weights, **static)
+            x_BTD = passage(
+                x_BTD,
+                step,
+                ranks.number,
+                kv,
+                layer_weights,
+                filled=ranks.form.filled(min(start, slots), slots),
+                exchanges=ranks.exchanges(spec, tokens, own),
+                own=own,
+            )
         return x_BTD
 
     def _table(self, length: int, spec: AttentionSpec) -> tuple[Any, Any]:
@@ -114,9 +130,9 @@ class Stack:
         return self._tables[key]
 
 
-def embedded(token_BT: Any, embedding_VD: Any) -> Any:
-    """Return the stream's beginning, `x_BTD`, float32."""
-    return token_embedding(token_BT, embedding_VD).astype(np.float32)
+def embedded(token_BT: Any, embedding_VD: Any, *, dtype: str) -> Any:
+    """Return the stream's beginning, `x_BTD`."""
+    return token_embedding(token_BT, embedding_VD).astype(np.dtype(dtype))
 
 
 def _fitted(x_BT: np.ndarray, length: int, padding: int) -> np.ndarray:

@@ -1,21 +1,20 @@
 """Tokens to their experts and back on a host: exactly those that are needed, each once a rank.
 
 Host code and no kernel: how many tokens a rank is sent depends on the data. A token, its weights
-and its choices travel as one row of bytes. Traced programs use `kernels.moe_block.by_all_to_all`,
-whose messages have slots.
+and its choices travel as one row of bytes. Programs have buckets instead: `token_buckets`.
 
 Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2; one message per token and rank
 as in DeepEP.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mimo_v2_flash.groups import HostGroup
 from mimo_v2_flash.kernels.moe_block import Answer, Exchange, by_all_gather
 
-__all__ = ["EXCHANGES", "by_ragged_all_to_all", "exchange_for"]
+__all__ = ["EXCHANGES", "Crowd", "by_ragged_all_to_all", "host_exchanges"]
 
 FEW_TOKENS = 32  # of a step in all, up to which every rank may as well see every token
 
@@ -49,9 +48,31 @@ EXCHANGES: dict[str, Exchange] = {
 }
 
 
-def exchange_for(tokens: int) -> Exchange:
-    """Return the way of a step with so many tokens on all ranks together."""
-    return EXCHANGES["all_gather" if tokens <= FEW_TOKENS else "all_to_all"]
+class Crowd(NamedTuple):
+    """How many tokens of a step go to how many experts.
+
+    Attributes
+    ----------
+    tokens
+        On all ranks together.
+    own
+        That each rank takes there, padding among them.
+    ranks
+        That share the experts.
+    experts, choices
+        Of a layer, none if it is dense; and those that a token chooses.
+    """
+
+    tokens: int
+    own: int
+    ranks: int
+    experts: int
+    choices: int
+
+
+def host_exchanges(name: str | None, crowd: Crowd) -> tuple[Exchange, ...]:
+    """Return the exchange of that name, or of a step of that size: `Form.exchanges`."""
+    return (EXCHANGES[name or ("all_gather" if crowd.tokens <= FEW_TOKENS else "all_to_all")],)
 
 
 def _packed(*parts: np.ndarray) -> np.ndarray:

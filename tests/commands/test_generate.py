@@ -68,7 +68,7 @@ def test_a_message_is_answered(written, folder):
 
 def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
     happened: list[str] = []
-    model_step = MiMoV2FlashModel.step
+    greedy = MiMoV2FlashModel.greedy
 
     class Stream:
         def write(self, text: str) -> None:
@@ -79,9 +79,9 @@ def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
 
     def step(*given, **options):
         happened.append("step")
-        return model_step(*given, **options)
+        return greedy(*given, **options)
 
-    monkeypatch.setattr(MiMoV2FlashModel, "step", step)
+    monkeypatch.setattr(MiMoV2FlashModel, "greedy", step)
     monkeypatch.setattr(sys, "stdout", Stream())
     options = {"model": folder, "prompt": "the", "chat": False, "max_new_tokens": 3, "seed": 0}
     generate.run(**options, stream=True, **dict.fromkeys(generate.SAMPLING))

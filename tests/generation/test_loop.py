@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.generation.loop import generate, padded
+from mimo_v2_flash.generation.loop import collected, generate, padded
 from mimo_v2_flash.generation.sampling import Sampler, SamplingSettings
 
 VOCABULARY = 5
@@ -21,17 +21,22 @@ def logits_after(history) -> np.ndarray:
 
 
 class Listener:
-    """A model that remembers what it was shown, and refuses what it has seen or would miss."""
+    """A model that remembers what it was shown, and refuses what it has seen or would miss.
 
-    def __init__(self, rows: int) -> None:
+    Its tokens are drawn by `sampler`.
+    """
+
+    def __init__(self, rows: int, sampler: Sampler | None = None) -> None:
+        self.sampler = sampler or drawing()
         self.heard: list[list[int]] = [[] for _ in range(rows)]
         self.shapes: list[tuple[int, ...]] = []
 
-    def step(self, token_BT, position_BT, last_B) -> np.ndarray:
-        """Return logits_BV after the tokens at `last_B`."""
+    def choose(self, token_BT, position_BT, last_B, rows, histories) -> np.ndarray:
+        """Return the next tokens of `rows`, by the logits after the tokens at `last_B`."""
         self.shapes.append(token_BT.shape)
-        rows = zip(self.heard, token_BT, position_BT, last_B, strict=True)
-        return np.stack([self._show(*row) for row in rows])
+        shown = zip(self.heard, token_BT, position_BT, last_B, strict=True)
+        logits_BV = np.stack([self._show(*row) for row in shown])
+        return self.sampler.draw(logits_BV[rows], rows, histories)
 
     def _show(self, heard, token_T, position_T, last) -> np.ndarray:
         count = int(np.sum(position_T >= 0))
@@ -49,10 +54,9 @@ def drawing(*, seed=0, temperature=0.0) -> Sampler:
 
 def answered(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], Listener]:
     """Return each row's tokens, and who listened."""
-    listener, answers = Listener(len(prompts)), [[] for _ in prompts]
-    for row, token in generate(listener.step, prompts, sampler or drawing(), limit, ends):
-        answers[row].append(token)
-    return answers, listener
+    listener = Listener(len(prompts), sampler)
+    drawn = generate(listener.choose, prompts, limit, ends)
+    return collected(drawn, len(prompts), None), listener
 
 
 def answered_alone(prompt, limit: int, ends) -> list[int]:
@@ -91,7 +95,7 @@ def test_a_drawn_row_depends_on_its_seed_and_number_alone(prompts, seed, ends):
 
 def test_rows_are_drawn_in_turn_until_they_end():
     prompts, ends = [[0], [1], [2, 3]], {0}
-    drawn = [row for row, _ in generate(Listener(3).step, prompts, drawing(), 8, ends)]
+    drawn = [row for row, _ in generate(Listener(3).choose, prompts, 8, ends)]
     lengths = [len(answered_alone(prompt, 8, ends)) for prompt in prompts]
     assert len(set(lengths)) > 1
     assert drawn == [row for turn in range(8) for row in range(3) if turn < lengths[row]]
@@ -99,10 +103,17 @@ def test_rows_are_drawn_in_turn_until_they_end():
 
 def test_a_token_is_handed_out_before_the_next_step():
     listener = Listener(2)
-    stream = generate(listener.step, [[0], [1]], drawing(), 8, ())
+    stream = generate(listener.choose, [[0], [1]], 8, ())
     for steps in (1, 1, 2, 2, 3):
         next(stream)
         assert len(listener.shapes) == steps
+
+
+def test_who_listens_is_told_of_every_token_as_it_comes():
+    told: list[tuple[int, int]] = []
+    answers = collected(iter([(1, 7), (0, 8), (1, 9)]), 3, lambda *drawn: told.append(drawn))
+    assert answers == [[8], [7, 9], []]
+    assert told == [(1, 7), (0, 8), (1, 9)]
 
 
 def test_nothing_is_computed_for_no_tokens():

@@ -57,13 +57,13 @@ def test_what_comes_piece_by_piece_is_the_text(given_by, prompt, limit):
 
 def test_text_is_given_before_the_next_token_is_drawn(given_by, monkeypatch):
     model, happened = given_by[0], []
-    step = MiMoV2FlashModel.step
+    step = MiMoV2FlashModel.greedy
 
     def watched(*given, **options):
         happened.append("step")
         return step(*given, **options)
 
-    monkeypatch.setattr(MiMoV2FlashModel, "step", watched)
+    monkeypatch.setattr(MiMoV2FlashModel, "greedy", watched)
     complete(model, given_by[1], "the", max_new_tokens=3, on_text=lambda _: happened.append("text"))
     assert happened == [*["step", "text"] * 3, "text"]
 

@@ -1,15 +1,13 @@
 """moe_block: any number of ranks, either exchange, is every token before its experts directly."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.kernels.moe_block import by_all_gather, by_all_to_all, moe_block
-from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather, moe_block
+from mimo_v2_flash.kernels.moe_expert import seated_experts
 from mimo_v2_flash.layers.token_groups import grouped_experts
 from mimo_v2_flash.reference import moe_block as oracle
 from tests.support import transformers_experts as transformers
@@ -22,7 +20,7 @@ from tests.support.routed import random_layer, summed
 
 EXCHANGES = {
     "all_gather": lambda _: by_all_gather,
-    "all_to_all": lambda slots: partial(by_all_to_all, slots=slots),
+    "all_to_all": lambda tokens: AllToAll(slots=tokens, seats=tokens),
 }
 every_exchange = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 every_group = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
@@ -34,7 +32,7 @@ GOOD = {
     "bias_E": np.zeros(3, np.float32),
     "rank_1": np.zeros(1, np.int32),
 }
-STATICS = CHOICE | {"group": SOLO, "exchange": partial(by_all_to_all, slots=2)}
+STATICS = CHOICE | {"group": SOLO, "exchange": AllToAll(2, 2)}
 
 
 def silent(x_ND, weight_NA, expert_NA):
@@ -68,17 +66,16 @@ def layers_of(draw, P: int):
 @given(st.data())
 def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": exchange(len(layer.x_ND) // group.size), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, group, masked_experts, on=on, **how))
+    how = {"exchange": exchange(len(layer.x_ND)), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, seated_experts, on=on, **how))
 
 
-@every_exchange
 @every_group
 @settings(max_examples=8)
 @given(st.data())
-def test_grouped_on_the_host_it_is_its_oracle(exchange, group, data):
+def test_grouped_on_the_host_it_is_its_oracle(group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": exchange(len(layer.x_ND) // group.size), **CHOICE}
+    how = {"exchange": by_all_gather, **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **how))
 
 
@@ -91,7 +88,7 @@ def test_it_is_transformers(exchange, group):
     choice = {"experts_per_token": 4, "scaling": 2.5}
     with torch.no_grad():
         expected_ND = transformers.mixture(layer, **choice)(torch.tensor(layer.x_ND)).numpy()
-    y_ND, _ = on_ranks(layer, group, grouped_experts, exchange=exchange(12), **choice)
+    y_ND, _ = on_ranks(layer, group, seated_experts, exchange=exchange(12), **choice)
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
@@ -100,22 +97,35 @@ def test_it_is_transformers(exchange, group):
 def test_everyone_may_choose_the_same_rank(on, exchange):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # the second of four ranks
-    how = {"exchange": exchange(3), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how))
+    how = {"exchange": exchange(12), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how))
 
 
 @every_kind
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
-def test_what_does_not_fit_is_counted_on_its_own_rank(on, slots):
+def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, slots):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5
     layer.position_N[6:9] = -1  # the third rank sends nothing
-    how = {"exchange": partial(by_all_to_all, slots=slots), **CHOICE}
-    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), masked_experts, on=on, **how)
-    missing = max(0, 3 - slots)
-    assert overflow_P.tolist() == [missing, missing, 0, missing]
+    how = {"exchange": AllToAll(slots, seats=12), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how)
+    assert overflow_P.tolist() == [3 * max(0, 3 - slots)] * 4
     expected_ND = oracle.moe_block(*layer, **CHOICE)
     expected_ND.reshape(4, 3, -1)[:, slots:] = 0
+    assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
+
+
+@every_kind
+@pytest.mark.parametrize("seats", [1, 3, 5, 9])
+def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, seats):
+    layer = random_layer(N=12, E=12)
+    layer.bias_E[3:6] += 5  # everyone chooses these three
+    layer.position_N[6:9] = -1
+    how = {"exchange": AllToAll(slots=3, seats=seats), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how)
+    assert overflow_P.tolist() == [3 * max(0, 9 - seats)] * 4
+    expected_ND = oracle.moe_block(*layer, **CHOICE)
+    expected_ND[np.flatnonzero(layer.position_N >= 0)[seats:]] = 0
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
@@ -126,14 +136,14 @@ def test_a_rank_of_padding_alone_still_answers_the_others(on, exchange, idle):
     layer = random_layer(N=6, E=6)
     layer.position_N[idle] = -1
     how = {"exchange": exchange(3), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), masked_experts, on=on, **how))
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), seated_experts, on=on, **how))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"group": ThreadGroup(2)}, "3 experts on 2 ranks"),
-        ({"exchange": partial(by_all_to_all, slots=0)}, "0 slots"),
+        ({"exchange": AllToAll(0, 2)}, "0 slots"),
         ({"experts_per_token": 4}, "experts_per_token 4"),
     ],
 )

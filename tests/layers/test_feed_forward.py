@@ -1,7 +1,6 @@
 """Both feed-forwards are transformers' modules of the same weights, token by token."""
 
 from dataclasses import replace
-from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from mimo_v2_flash.groups import SoloGroup
-from mimo_v2_flash.kernels.moe_block import by_all_gather, by_all_to_all
-from mimo_v2_flash.kernels.moe_expert import masked_experts
+from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
+from mimo_v2_flash.kernels.moe_expert import seated_experts
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.layers.token_exchange import by_ragged_all_to_all
 from mimo_v2_flash.layers.token_groups import grouped_experts
@@ -37,7 +36,9 @@ def answered(
     position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
     weights = weights or MODEL.weights.layers[index].feed_forward
     way = {"exchange": exchange, "own": len(x_ND)}
-    return layer(x_ND, position_N.astype(np.int32), FIRST, weights, **way)
+    y_ND, overflow_1 = layer(x_ND, position_N.astype(np.int32), FIRST, weights, **way)
+    assert not overflow_1.any()
+    return y_ND
 
 
 both = pytest.mark.parametrize(("layer", "index"), [(Dense(4, SOLO), DENSE), (MIXTURE, SPARSE)])
@@ -91,11 +92,11 @@ def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
 @pytest.mark.parametrize(
     ("answer", "exchange"),
     [
-        (masked_experts, by_all_gather),
-        (grouped_experts, partial(by_all_to_all, slots=len(X_ND))),
+        (seated_experts, by_all_gather),
+        (seated_experts, AllToAll(slots=len(X_ND), seats=len(X_ND))),
         (grouped_experts, by_ragged_all_to_all),
     ],
-    ids=["masked experts", "all to all", "ragged"],
+    ids=["everyone", "all to all", "ragged"],
 )
 def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(answer, exchange):
     mixture = MODEL.weights.layers[SPARSE].feed_forward

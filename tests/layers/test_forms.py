@@ -1,7 +1,6 @@
 """The two forms: shapes that follow the data, and a few fixed ones that hold whatever comes."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +8,7 @@ from mimo_v2_flash.backends import NumpyBackend
 from mimo_v2_flash.groups import SoloGroup, ThreadGroup
 from mimo_v2_flash.groups.device import DeviceGroup
 from mimo_v2_flash.layers.forms import FORMS
-from mimo_v2_flash.layers.ranks import Ranks
+from mimo_v2_flash.layers.token_exchange import Crowd
 from mimo_v2_flash.plan import Plan
 
 HOST, PROGRAM = FORMS["host"], FORMS["program"]
@@ -54,9 +53,10 @@ def test_the_form_is_the_backends():
     assert FORMS[NumpyBackend.form] is HOST
 
 
-def test_a_program_has_no_exchange_whose_shapes_follow_the_data():
-    with pytest.raises(ValueError, match="exchange 'all_to_all': allowed is all_gather"):
-        Ranks(Plan(), SoloGroup(), "all_to_all", PROGRAM)
+def test_a_program_tries_buckets_and_a_host_has_one_way():
+    crowd = Crowd(tokens=4096, own=128, ranks=32, experts=256, choices=8)
+    assert len(PROGRAM.exchanges(None, crowd)) == 3
+    assert len(HOST.exchanges(None, crowd)) == 1
 
 
 def test_a_program_is_sized_by_all_rows_and_a_host_by_its_own():

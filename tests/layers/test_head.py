@@ -1,4 +1,4 @@
-"""The head: every rank gets all logits, of all rows and words, from the ranks that have them."""
+"""The head: every rank gets all logits, or the best, of all rows and words."""
 
 import numpy as np
 import pytest
@@ -16,27 +16,71 @@ MODEL = tiny(Recipe(dense_width=32, experts=8))
 V = MODEL.config.vocab_size  # 61: no two ranks have as many words
 X_BND = np.random.default_rng(0).standard_normal((3, 2, 23)).astype(np.float32)
 ALONE = Head(MODEL.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
-EXPECTED = ALONE(X_BND, MODEL.weights, rows=slice(0, 3), batch_size=3)
+INDEX_Bn = np.array([[0, 1], [1, 1], [0, 5]])  # the stream has two columns
+ROWS = slice(0, 3)
+EXPECTED = ALONE.logits(X_BND, INDEX_Bn, MODEL.weights, rows=ROWS)
 
 
-def test_alone_it_is_norm_and_product():
-    norm_D, w_VD = MODEL.weights.final_norm_D, MODEL.weights.w_logits_VD
-    y_BND = X_BND / np.sqrt(np.mean(X_BND**2, -1, keepdims=True) + MODEL.config.layernorm_epsilon)
-    assert_agrees(EXPECTED, y_BND * norm_D @ w_VD.T, scale=10 * np.max(np.abs(EXPECTED)))
-
-
-@pytest.mark.parametrize("plan", [Plan(2, 2, 1), Plan(4, 1, 4), Plan(8, 4, 2), Plan(8, 1, 8)])
-def test_every_rank_gets_the_logits_of_all(plan):
+def on_ranks(plan: Plan, ask) -> list:
+    """Return what `ask(head, stream, weights, rows)` gives on every rank."""
     group = ThreadGroup(plan.world)
 
-    def of_rank(rank: int) -> np.ndarray:
+    def of_rank(rank: int):
         ranks = Ranks(plan, group)
         weights, rows = cut_model(MODEL.weights, MODEL.config, ranks.share), ranks.rows(3)
-        head = Head(MODEL.config, NumpyBackend(), ranks)
-        return head(X_BND[rows], weights, rows=rows, batch_size=3)
+        return ask(Head(MODEL.config, NumpyBackend(), ranks), X_BND[rows], weights, rows)
 
-    first, *others = group.run(of_rank)
+    return group.run(of_rank)
+
+
+plans = pytest.mark.parametrize(
+    "plan", [Plan(2, 2, 1), Plan(4, 1, 4), Plan(8, 4, 2), Plan(8, 1, 8)]
+)
+
+
+def test_alone_it_is_norm_and_product_of_the_rows_asked_for():
+    norm_D, w_VD = MODEL.weights.final_norm_D, MODEL.weights.w_logits_VD
+    x_BnD = np.take_along_axis(X_BND, np.minimum(INDEX_Bn, 1)[:, :, None], axis=1)
+    y_BnD = x_BnD / np.sqrt(np.mean(x_BnD**2, -1, keepdims=True) + MODEL.config.layernorm_epsilon)
+    assert_agrees(EXPECTED, y_BnD * norm_D @ w_VD.T, scale=10 * np.max(np.abs(EXPECTED)))
+
+
+@plans
+def test_every_rank_gets_the_logits_of_all(plan):
+    first, *others = on_ranks(
+        plan, lambda head, x, weights, rows: head.logits(x, INDEX_Bn, weights, rows=rows)
+    )
     assert (first.shape, first.dtype) == ((3, 2, V), np.float32)
     assert_agrees(first, EXPECTED)
     for other in others:
         np.testing.assert_array_equal(other, first)
+
+
+@plans
+def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
+    answers = on_ranks(
+        plan, lambda head, x, weights, rows: head.tokens(x, INDEX_Bn, weights, rows=rows)
+    )
+    for token_Bn, logit_Bn in answers:
+        assert (token_Bn.dtype, logit_Bn.dtype) == (np.int32, np.float32)
+        np.testing.assert_array_equal(token_Bn, np.argmax(EXPECTED, axis=2))
+        assert_agrees(logit_Bn, np.max(EXPECTED, axis=2), scale=np.max(np.abs(EXPECTED)))
+
+
+def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
+    twins = np.array(MODEL.weights.w_logits_VD)
+    best = int(np.argmax(EXPECTED[0, 0]))
+    twins[[7, 40, 55]] = twins[best] * 2  # on three ranks
+    weights = MODEL.weights._replace(w_logits_VD=twins)
+    group, plan = ThreadGroup(4), Plan(4, 4, 1)
+
+    def of_rank(rank: int) -> np.ndarray:
+        ranks = Ranks(plan, group)
+        mine = cut_model(weights, MODEL.config, ranks.share)
+        head = Head(MODEL.config, NumpyBackend(), ranks)
+        return head.tokens(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
+
+    alone_Bn = ALONE.tokens(X_BND, INDEX_Bn, weights, rows=ROWS)[0]
+    assert alone_Bn[0, 0] == 7
+    for token_Bn in group.run(of_rank):
+        np.testing.assert_array_equal(token_Bn, alone_Bn)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.groups import SoloGroup, ThreadGroup
 from mimo_v2_flash.kernels.moe_block import by_all_gather
 from mimo_v2_flash.layers.ranks import Ranks
@@ -41,22 +42,24 @@ def test_groups_are_those_of_the_plan(plan):
 @given(plans(8), st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
     position_BT = positions_of(lengths)
-    (first, *others) = on_ranks(plan, lambda ranks: ranks.way(position_BT, 99))
-    assert others == [first] * (plan.world - 1)
-    exchange, own = first
+    own, *others = on_ranks(plan, lambda ranks: ranks.own_tokens(position_BT, 99))
+    assert others == [own] * (plan.world - 1)
     shares = [
         len(rows) * max((lengths[row] for row in rows), default=0)
         for rows in (plan.rows(rank, len(lengths)) for rank in range(plan.world))
     ]
     assert own * plan.tensor_parallel - max(shares) in range(plan.tensor_parallel)
-    assert exchange is (by_all_gather if sum(lengths) <= FEW_TOKENS else by_ragged_all_to_all)
 
 
-def test_an_exchange_may_be_chosen():
+def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
+    spec, few = MiMoConfig().layers[1], FEW_TOKENS
     for name, function in (("all_gather", by_all_gather), ("all_to_all", by_ragged_all_to_all)):
-        for length in (1, 100):
-            way = Ranks(Plan(), SoloGroup(), name).way(positions_of([length]), 100)
-            assert way == (function, length)
+        for tokens in (1, 100):
+            chosen = Ranks(Plan(), SoloGroup(), name).exchanges(spec, tokens, tokens)
+            assert chosen == (function,)
+    free = Ranks(Plan(), SoloGroup())
+    assert free.exchanges(spec, few, few) == (by_all_gather,)
+    assert free.exchanges(spec, few + 1, few + 1) == (by_ragged_all_to_all,)
 
 
 def test_a_plan_for_another_world_and_an_unknown_exchange_are_refused():

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.kernels.moe_block import by_all_gather, moe_block
-from mimo_v2_flash.layers.token_exchange import FEW_TOKENS, by_ragged_all_to_all, exchange_for
+from mimo_v2_flash.layers.token_exchange import (
+    FEW_TOKENS,
+    Crowd,
+    by_ragged_all_to_all,
+    host_exchanges,
+)
 from mimo_v2_flash.layers.token_groups import grouped_experts
 from mimo_v2_flash.reference import moe_block as oracle
 from tests.support.agreement import assert_agrees
@@ -140,5 +145,9 @@ def test_messages_keep_every_bit():
 
 
 def test_few_tokens_are_shown_to_all_and_many_are_sent():
-    assert exchange_for(1) is exchange_for(FEW_TOKENS) is by_all_gather
-    assert exchange_for(FEW_TOKENS + 1) is by_ragged_all_to_all
+    for tokens, way in (
+        (1, by_all_gather),
+        (FEW_TOKENS, by_all_gather),
+        (33, by_ragged_all_to_all),
+    ):
+        assert host_exchanges(None, Crowd(tokens, own=9, ranks=2, experts=8, choices=2)) == (way,)

@@ -24,8 +24,9 @@ def on_ranks(layer: Layer, group: Group, answer: Callable, *, on=lambda kernel: 
     def program(*tensors):
         *block, w_gate_eFD, w_up_eFD, w_down_eDF = tensors
 
-        def own_answer(x_ND, weight_NA, expert_NA):
-            return answer(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
+        def own_answer(x_ND, weight_NA, expert_NA, **seating):
+            experts = w_gate_eFD, w_up_eFD, w_down_eDF
+            return answer(x_ND, weight_NA, expert_NA, *experts, **seating)
 
         return moe_block(*block, own_answer, group=group, **statics)
 

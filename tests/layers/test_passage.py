@@ -1,0 +1,79 @@
+"""A layer is one program, or two halves: the second is run until nothing overflows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.backends import NumpyBackend
+from mimo_v2_flash.cache import new_cache, rows_of_step
+from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
+from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.layers.attention import Step
+from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.forms import FORMS
+from mimo_v2_flash.layers.passage import Passage
+from mimo_v2_flash.weights.traceable import traceable
+from tests.support.agreement import assert_agrees
+from tests.support.drawn import seeds
+from tests.support.ranks import FIRST
+from tests.support.tiny import tiny
+
+MODEL = tiny()
+SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.experts)
+SPEC, WEIGHTS = MODEL.config.layers[SPARSE], traceable(MODEL.weights).layers[SPARSE]
+T = 20
+EVERYTHING = AllToAll(T, T)
+
+
+class Counting(NumpyBackend):
+    """A backend that takes down which programs run."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def compile(self, function):
+        """Return `function`, noted by its name."""
+
+        def program(*given, **static):
+            self.ran.append(getattr(function, "__name__", "whole"))
+            return function(*given, **static)
+
+        return program
+
+
+def passed(exchanges, *, seed=0):
+    """Return the stream and the cache after a prompt of T tokens, and the programs that ran."""
+    backend, solo = Counting(), SoloGroup()
+    passage = Passage(Decoder.build(SPEC, solo, solo, FORMS["program"]), backend)
+    cache = new_cache((SPEC,), batch_size=1, max_length=T)
+    position_BT = np.arange(T, dtype=np.int32)[None]
+    attention = SPEC.attention
+    table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
+    step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
+    x_BTD = np.random.default_rng(seed).standard_normal((1, T, SPEC.hidden)).astype(np.float32)
+    static = {"filled": 0, "exchanges": exchanges, "own": T}
+    return passage(x_BTD, step, FIRST, cache.layers[0], WEIGHTS, **static), cache, backend.ran
+
+
+def test_what_cannot_overflow_is_one_program():
+    assert passed((by_all_gather,))[2] == ["whole"]
+
+
+@settings(max_examples=20)
+@given(seeds, st.lists(st.tuples(st.integers(1, T), st.integers(1, T)), max_size=3))
+def test_whatever_the_buckets_the_answer_is_that_of_every_token(seed, sizes):
+    buckets = *(AllToAll(*size) for size in sizes), EVERYTHING
+    y_BTD, cache, ran = passed(buckets, seed=seed)
+    expected_BTD, expected, _ = passed((by_all_gather,), seed=seed)
+    assert_agrees(y_BTD, expected_BTD)
+    for part, wanted in zip(cache.layers[0], expected.layers[0], strict=True):
+        np.testing.assert_array_equal(part, wanted)
+    assert ran.count("attend") == (len(buckets) > 1)
+
+
+@pytest.mark.parametrize("bucket", [AllToAll(1, T), AllToAll(T, 1)], ids=["slots", "seats"])
+def test_a_bucket_that_overflows_is_followed_by_the_next(bucket):
+    assert passed((bucket, bucket, EVERYTHING))[2] == ["attend", "feed", "feed", "feed"]
+    assert passed((EVERYTHING, bucket))[2] == ["attend", "feed"]
