@@ -3,6 +3,7 @@
 Source: nkipy, github.com/aws-neuron/nkipy, `core/backend/hlo.py` and `core/tensor_apis.py`.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .block_scale import BLOCK, BlockScaled
 
 __all__: list[str] = []
 
+PRODUCTS = 1 << 21  # elements of an unscaled result: 8 MiB, a third of a core's SBUF
+
 
 @ops.matmul.register
 def _(x: NKIPyTensorRef, w: Any) -> NKIPyTensorRef:
@@ -22,37 +25,53 @@ def _(x: NKIPyTensorRef, w: Any) -> NKIPyTensorRef:
 
 
 def _dot(x: NKIPyTensorRef, w: NKIPyTensorRef) -> NKIPyTensorRef:
-    """Emit one dot with a float32 result: nkipy's own `@` rounds to the operands' dtype."""
+    """Emit one dot, after broadcasting its batch axes: they come first."""
     context = get_hlo_context()
     batch = tuple(np.broadcast_shapes(x.shape[:-2], w.shape[:-2]))
     left, right = (
         broadcast_to_shape_hlo(context, side.backend_tensor, batch + tuple(side.shape[-2:]))
         for side in (x, w)
     )
-    axis = len(batch)
-    numbers = {
-        "lhs_contracting_dimensions": [axis + 1],
-        "rhs_contracting_dimensions": [axis + 1],
-        "lhs_batch_dimensions": list(range(axis)),
-        "rhs_batch_dimensions": list(range(axis)),
-    }
-    shape = (*batch, x.shape[-2], w.shape[-2])
-    return NKIPyTensorRef(
-        context.build_op("dot", [left, right], shape, np.dtype(np.float32), numbers)
-    )
+    return _emitted(left, right, list(range(len(batch))), (*batch, x.shape[-2], w.shape[-2]))
 
 
 def _scaled_dot(x: NKIPyTensorRef, w: BlockScaled) -> NKIPyTensorRef:
-    """Emit one dot per column of blocks and scale its float32 result, never the weight."""
-    outputs, inputs = w.shape
+    """Emit dots of columns of blocks, and scale their float32 results, never the weight.
+
+    As many columns are one dot, a batch, as keep its result small.
+    """
+    (outputs, inputs), (rows, _) = w.shape, x.shape
+    columns = -(-inputs // BLOCK)
+    together = max(1, PRODUCTS // (rows * outputs))
+    starts = [*range(0, inputs // BLOCK, together), *range(inputs // BLOCK, columns)]
     y = None
-    for column in range(w.scale.shape[-1]):
-        part = slice(column * BLOCK, min((column + 1) * BLOCK, inputs))
-        product = _dot(x[..., part], w.code[:, part].astype(x.dtype))
-        scale_O = np.repeat(w.scale[:, column], w.block_height, axis=0)[:outputs]
-        scaled = product * scale_O
+    for start, end in pairwise([*starts, columns]):
+        part = slice(start * BLOCK, min(end * BLOCK, inputs))
+        width = (part.stop - part.start) // (end - start)
+        left = np.reshape(x[:, part], (rows, end - start, width))
+        code = np.reshape(w.code[:, part], (outputs, end - start, width)).astype(x.dtype)
+        shape = (end - start, rows, outputs)
+        product = _emitted(left.backend_tensor, code.backend_tensor, [1], shape)
+        scale = np.repeat(w.scale[:, start:end], w.block_height, axis=0)[:outputs]
+        scaled = np.sum(product * np.expand_dims(np.transpose(scale), 1), axis=0)
         y = scaled if y is None else y + scaled
     return y
+
+
+def _emitted(left: Any, right: Any, batch: list[int], shape: tuple[int, ...]) -> NKIPyTensorRef:
+    """Emit one dot over the last axes with a float32 result: nkipy's `@` rounds to operands' dtype.
+
+    `batch` are the operands' batch axes, which come first in the result.
+    """
+    last = [len(shape) - 1]
+    numbers = {
+        "lhs_contracting_dimensions": last,
+        "rhs_contracting_dimensions": last,
+        "lhs_batch_dimensions": batch,
+        "rhs_batch_dimensions": batch,
+    }
+    result = np.dtype(np.float32)
+    return NKIPyTensorRef(get_hlo_context().build_op("dot", [left, right], shape, result, numbers))
 
 
 @ops.top_k.register

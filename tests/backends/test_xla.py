@@ -101,14 +101,18 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("height", [64, 128])
-def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height):
+@pytest.mark.parametrize("products", [1, 2000, 1 << 21], ids=["1 column", "2 columns", "all"])
+def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products, monkeypatch):
+    from mimo_v2_flash.kernels import traced_ops
+
+    monkeypatch.setattr(traced_ops, "PRODUCTS", products)
     generator = np.random.default_rng(0)
-    w_OI = generator.standard_normal((200, 300)) * np.exp(generator.uniform(-3, 3, (200, 300)))
+    w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
     stored = quantise(w_OI.astype(np.float32), block_height=height)
     code, scale = Encoding("fp8", "trainium2").scaled("w", stored)
     weight = BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, height)
     assert len(np.unique(scale)) == scale.size
-    x_NI = generator.standard_normal((5, 300)).astype(dtype)
+    x_NI = generator.standard_normal((5, 700)).astype(dtype)
     y_NO = XlaBackend().compile(product)(x_NI, weight)
     assert_agrees(np.asarray(y_NO), ops.matmul(x_NI, weight))
 
