@@ -1,7 +1,7 @@
 """Programs from their modules: found in a folder, or compiled into it, several at a time."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ class Builds:
 
     Attributes
     ----------
+    folder
+        Of the programs.
     compiler
         The one that is installed, if one is.
     """
 
     def __init__(self, folder: Path, *, lnc: int) -> None:
-        self.compiler = Compiler.installed()
+        self.folder, self.compiler = folder, Compiler.installed()
         self._artifacts = Artifacts(folder, compiler_arguments(lnc=lnc))
 
     def found(self, module: Any) -> Path:
@@ -74,10 +76,16 @@ class Builds:
         self._build(entry)
         return entry.neff
 
-    def written(self, modules: Iterable[Any], *, jobs: int = JOBS) -> list[Path]:
-        """Return the folders of programs, compiled `jobs` at a time, each once.
+    def written(
+        self,
+        modules: Iterable[Any],
+        *,
+        jobs: int = JOBS,
+        advance: Callable[[int], object] = int,
+    ) -> list[Path]:
+        """Return the folder of every program, compiled `jobs` at a time.
 
-        Without a compiler they have the module alone.
+        Without a compiler they have the module alone. `advance` is called with 1 as each is done.
 
         Raises
         ------
@@ -86,16 +94,18 @@ class Builds:
         ValueError
             If in a program's place lies something else.
         """
+        entries = list(map(self._artifacts.entry, modules))
         with ThreadPoolExecutor(jobs) as pool:
-            entries = {entry.folder: entry for entry in map(self._artifacts.entry, modules)}
-            builds = [pool.submit(self._build, entry) for entry in entries.values()]
+            builds = [pool.submit(self._build, entry) for entry in entries]
+            for _ in as_completed(builds):
+                advance(1)
         errors = [error for build in builds if (error := build.exception())]
         failed = [error for error in errors if isinstance(error, ChildProcessError)]
         if errors != failed:
             raise next(error for error in errors if error not in failed)
         if failed:
             raise ChildProcessError("\n".join(map(str, failed)))
-        return list(entries)
+        return [entry.folder for entry in entries]
 
     @property
     def _version(self) -> str | None:

@@ -7,16 +7,17 @@ Every token is predicted once; their bits are divided by the bytes of the file.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from mimo_v2_flash.generation.likelihood import bits_of
 from mimo_v2_flash.generation.tokenizer import end_of_text, tokens
 from mimo_v2_flash.layers.exchange_record import ExchangeRecord
-from mimo_v2_flash.model import MiMoV2FlashModel
 
 from .console import console, progress, table
 from .example_model import add_model_argument, opened
 from .exchange_report import exchange_report
 from .parallel import ALONE, Shared, add_plan_arguments
+from .place import Place, add_place_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,23 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
     add_plan_arguments(parser)
+    add_place_arguments(parser)
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="in UTF-8")
     parser.add_argument(
         "--length", type=int, help="tokens of a window (all that the model has positions for)"
     )
 
 
-def run(model: Path, text: Path, length: int | None, shared: Shared = ALONE) -> int:
+def run(model: Path, text: Path, length: int | None, shared: Shared = ALONE, **options: Any) -> int:
     """Measure, print the report, and return the exit status."""
+    place = Place.taken_from(options)
     written, size = _read(text)
     config, weights, tokenizer = opened(model, shared.share)
     record = ExchangeRecord()
-    length = config.max_position_embeddings if length is None else length
+    runner = place.model(weights, config, shared, host=record)
+    length = place.longest(config) if length is None else length
     token_T = tokens(tokenizer, written)
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
         bits = bits_of(
-            MiMoV2FlashModel(weights, config, backend=record, **shared._asdict()),
+            runner,
             token_T,
             length=length,
             begin=end_of_text(tokenizer),

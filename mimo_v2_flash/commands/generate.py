@@ -7,6 +7,7 @@ checkpoint's generation_config.json asks, or greedy, but for what is given here.
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +20,7 @@ from .example_model import add_model_argument, opened
 from .exchange_report import exchange_report
 from .notes import Notes
 from .parallel import ALONE, Shared, add_plan_arguments
+from .place import Place, add_place_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
     add_plan_arguments(parser)
+    add_place_arguments(parser)
     parser.add_argument("--prompt", required=True, help="the text to continue; may be empty")
     parser.add_argument("--chat", action="store_true", help="answer the prompt as a message")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
@@ -52,14 +55,19 @@ def run(
     seed: int,
     stream: bool,
     shared: Shared = ALONE,
-    **sampling: Any,
+    **options: Any,
 ) -> int:
     """Write the text and the report, and return the exit status."""
+    place = Place.taken_from(options)
     config, weights, tokenizer = opened(model, shared.share)
-    asked = {name: sampling[name] for name in SAMPLING if sampling[name] is not None}
+    asked = {name: options[name] for name in SAMPLING if options[name] is not None}
+    asked = generation_defaults(model) | asked | {"seed": seed, "cache_dtype": place.cache}
     notes = Notes(config, shared)
-    runner = MiMoV2FlashModel(weights, config, backend=notes, **shared._asdict())
-    runner.forward([[0]])  # loads compiled code, which is no part of what is measured
+    runner = place.model(weights, config, shared, host=notes)
+    said_to = [{"role": "user", "content": prompt}] if chat else prompt
+    completed = partial(complete, runner, tokenizer, said_to, **asked)
+    # Loads compiled code, or programs, which is no part of what is measured.
+    runner.forward([[0]]) if notes.watching else completed(max_new_tokens=min(2, max_new_tokens))
     notes.begin()
 
     def show(piece: str) -> None:
@@ -69,15 +77,7 @@ def run(
         if stream:
             _write(sys.stdout, piece)
 
-    said = complete(
-        runner,
-        tokenizer,
-        [{"role": "user", "content": prompt}] if chat else prompt,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        on_text=show,
-        **(generation_defaults(model) | asked),
-    )
+    said = completed(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{said.text}\n")
     _report(said, notes, runner)
     return 0
@@ -88,14 +88,17 @@ def _report(said: Completion, notes: Notes, model: MiMoV2FlashModel) -> None:
     prompt, new = len(said.prompt_tokens), len(said.new_tokens)
     start, first, last = notes.times[0], notes.times[1], notes.times[max(new, 1)]
     seen = prompt + max(new - 1, 0)
+    cache = model.new_cache(1, seen)
+    touched = "{} of {}".format(*notes.experts_touched())
+    watched = [("experts touched", touched)] if notes.watching else []
     report = table(f"Stopped by {said.stopped}", ("what",), ("amount",))
     for row in (
         ("prompt, new tokens", f"{prompt}, {new}"),
         ("time to first token", f"{first - start:.3f} s" if new else "none"),
         ("prefill", f"{prompt / (first - start):.1f} tokens/s" if new else "none"),
         ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
-        (f"KV cache of {seen} tokens", amount(notes.total(model.new_cache(1, seen).nbytes))),
-        ("experts touched", "{} of {}".format(*notes.experts_touched())),
+        (f"KV cache of {cache.max_length} tokens", amount(notes.total(cache.nbytes))),
+        *watched,
     ):
         report.add_row(*row)
     out = console(sys.stderr)

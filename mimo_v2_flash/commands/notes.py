@@ -33,11 +33,14 @@ class Notes(NumpyBackend):
         Seconds: the start, every token, the end.
     exchanges
         What went to the experts and back.
+    watching
+        Whether a model runs here, so that its experts are seen.
     """
 
     def __init__(self, config: MiMoConfig, shared: Shared) -> None:
         self.shared = shared
         self.times: list[float] = []
+        self.watching = False
         self.exchanges = ExchangeRecord()
         self._first = shared.share.experts(config.n_routed_experts).start
         self._counts = [spec.experts for spec in config.layers]
@@ -52,6 +55,7 @@ class Notes(NumpyBackend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, of which notes are taken if it is a layer."""
+        self.watching = True
         if not isinstance(function, Decoder):
             return function
         return self.exchanges.recorded(self._watched.compile(function))

@@ -58,9 +58,11 @@ def test_programs_of_other_cores_are_others(compiled, tmp_path):
 
 
 def test_all_are_compiled_each_once(compiled, tmp_path):
-    folders = builds(tmp_path).written([*MODULES, *MODULES], jobs=2)
+    done: list[int] = []
+    folders = builds(tmp_path).written([*MODULES, *MODULES], jobs=2, advance=done.append)
     assert compiled() == {folder.name: 1 for folder in folders}
-    assert len(folders) == 3
+    assert folders[:3] == folders[3:]
+    assert (len(set(folders)), sum(done)) == (3, 6)
     builds(tmp_path).written(MODULES)
     assert sum(compiled().values()) == 3
 

@@ -64,6 +64,7 @@ class Spike:
             raise SpikeRuntimeError("Failed to load model: it has collectives")
         if world_size > 1 and not self.ranks:
             self.ranks = _joined(rank_id, world_size)
+            _devices(world_size)  # jax can make no more of them later
         return model
 
     def get_tensor_info(self, model: Any) -> Any:
@@ -135,15 +136,21 @@ def _check_buffers(model: Any, inputs: dict[str, Tensor], outputs: dict[str, Ten
 def _run(model: Any, given_of: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     import jax
 
-    from mimo_v2_flash.backends.executable import Executable, cpu_devices
+    from mimo_v2_flash.backends.executable import Executable
 
-    devices = cpu_devices(len(given_of))
+    devices = _devices(len(given_of))
     model.executable = model.executable or Executable(model.module, devices)
     placed = [
         [jax.device_put(np.array(array), device) for array in given]
         for given, device in zip(given_of, devices, strict=True)
     ]
     return [[np.asarray(array) for array in answers] for answers in model.executable(placed)]
+
+
+def _devices(count: int) -> list[Any]:
+    from mimo_v2_flash.backends.executable import cpu_devices
+
+    return cpu_devices(count)
 
 
 def _joined(rank: int, size: int) -> dict[int, Connection]:
