@@ -6,7 +6,8 @@ import pytest
 from mimo_v2_flash.backends.hygiene import faults
 from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.plan import Plan
-from tests.support.tiny import Recipe, random_tokens, running, tiny
+from tests.support.agreement import assert_agrees
+from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
@@ -52,3 +53,37 @@ def test_more_replicas_than_devices_are_refused():
     with pytest.raises(RuntimeError, match="33 replicas: jax has started with 32 CPU devices"):
         cpu_devices(33)
     np.testing.assert_array_equal([device.id for device in cpu_devices(3)], [0, 1, 2])
+
+
+WIDE = tiny(Recipe(layers=(KINDS[0], KINDS[3]), vocabulary=64, dense_width=32, experts=32))
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(32, 1, 32), Plan(8, 1, 32)], ids=str)
+def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
+    """Exchanges come after the first layer's cache; sums in another order after that."""
+    P = plan.world
+    token_BT = random_tokens(WIDE, P, 12)
+    position_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (P, 12))
+    group = ThreadGroup(P)
+    backend = XlaBackend(group)
+
+    def caches(**options):
+        model = running(WIDE, max_step=8, **options)
+
+        def after(token_bT):
+            cache = model.new_cache(len(token_bT), 40)
+            model.step(token_bT, position_BT[: len(token_bT)], cache)
+            return [tuple(map(np.asarray, layer)) for layer in cache.layers]
+
+        return after
+
+    of_rank = group.run(lambda _: caches(backend=backend, group=group, plan=plan)(token_BT))
+    alone = caches(backend=XlaBackend())
+    for row, layers in zip(token_BT, of_rank, strict=True):
+        first, second = alone(row[None])
+        for found, expected in zip(layers[0], first, strict=True):
+            np.testing.assert_array_equal(found[:-1], expected[:-1])  # the last row is trash
+        for found, expected in zip(layers[1][:2], second[:2], strict=True):
+            assert_agrees(found[:-1], expected[:-1])
+        np.testing.assert_array_equal(layers[1][2], second[2])
+    assert len({layers[0][0].tobytes() for layers in of_rank}) == P
