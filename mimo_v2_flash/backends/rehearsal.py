@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature as signature_of
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
+from .calls import Call, answered
 from .hlo import entry_of, parts_of
 from .named import loaded
-from .records import arrays, filled_with, mapped, signature
+from .records import arrays, filled_with
 
 if TYPE_CHECKING:
     from .tracing import Traced
@@ -69,7 +69,7 @@ class Rehearsal:
         What fills every answer, 0 at first. At 1 a host that counts what overflowed believes that
         something did, and calls the program of the next larger bucket too.
     programs
-        All so far, in the order of their first calls.
+        All so far, in the order of their first calls; equal ones are one.
     calls
         How often each of them was called, by its number.
     """
@@ -81,7 +81,7 @@ class Rehearsal:
         self.value = 0
         self.programs: list[Rehearsed] = []
         self.calls: Counter[int] = Counter()
-        self._numbers: dict[Any, int] = {}
+        self._numbers: dict[Any, int] = {}  # by what is called, and by content
         self._outputs: list[list[tuple[tuple[int, ...], Any]]] = []
 
     def place(self, record: Any) -> Any:
@@ -92,22 +92,24 @@ class Rehearsal:
         """Return `function` as programs, one for all arguments that differ in values alone."""
 
         def program(*positional: Any, **named: Any) -> Any:
-            given = signature_of(function).bind(*positional, **named).arguments
-            key = function, signature(given)
-            if key not in self._numbers:
-                self._numbers[key] = self._traced(function, hollow(given))
-            number = self._numbers[key]
+            call = Call.of(function, *positional, **named)
+            if call.key not in self._numbers:
+                self._numbers[call.key] = self._traced(function, hollow(call.given))
+            number = self._numbers[call.key]
             self.calls[number] += 1
-            answers = [_filled(shape, dtype, self.value) for shape, dtype in self._outputs[number]]
-            return mapped(lambda _, n: answers[n], self.programs[number].traced.answer)
+            outputs = [_filled(shape, dtype, self.value) for shape, dtype in self._outputs[number]]
+            return answered(self.programs[number].traced, outputs)
 
         return program
 
     def _traced(self, function: Callable[..., Any], given: dict[str, Any]) -> int:
         traced = self._trace(function, given)
-        self.programs.append(Rehearsed(function, given, traced))
-        self._outputs.append(_outputs(traced.module))
-        return len(self.programs) - 1
+        content = traced.module.SerializeToString(deterministic=True), traced.inputs
+        if content not in self._numbers:
+            self._numbers[content] = len(self.programs)
+            self.programs.append(Rehearsed(function, given, traced))
+            self._outputs.append(_outputs(traced.module))
+        return self._numbers[content]
 
 
 def hollow(record: Any) -> Any:

@@ -11,8 +11,9 @@ from mimo_v2_flash.config import EVERYTHING
 from mimo_v2_flash.costs.least import Least, Sizes, least
 from mimo_v2_flash.costs.projection import Seconds, projected
 
+from .deployment import Deployment
 from .program_names import layer_of
-from .step_programs import Deployment, StepPrograms, step_programs
+from .step_programs import StepPrograms, step_programs
 
 __all__ = ["Entry", "Ledger", "StepTime", "ledger", "priced"]
 
@@ -94,6 +95,8 @@ def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:
 def _sizes(program: Rehearsed) -> Sizes:
     given, layer = program.given, layer_of(program.function)
     rows, tokens = next(iter(arrays(given).values())).shape[:2]
+    if "row_N" in given:  # the head, which sees these alone
+        rows, tokens = len(given["row_N"]), 1
     filled, own = given.get("filled", 0), given.get("own", rows * tokens)
     if layer is None:
         return Sizes(rows, tokens, own, filled, EVERYTHING, 0)

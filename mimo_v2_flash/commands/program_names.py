@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import is_dataclass
 from typing import Any
 
 from mimo_v2_flash.backends.rehearsal import Rehearsed
@@ -12,7 +12,7 @@ from mimo_v2_flash.layers.feed_forward import Dense
 
 __all__ = ["layer_of", "named_apart", "program_name"]
 
-FUNCTIONS = {"embedded": "embedding", "predicted": "head"}
+FUNCTIONS = {"embedded": "embedding", "Predicted": "head of logits", "Chosen": "head"}
 PARTS = {"attend": 0, "feed": 1}  # of a layer that is two programs
 
 
@@ -30,15 +30,13 @@ def program_name(program: Rehearsed) -> str:
     """Return such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
     Tokens are sequences of this rank times tokens of each; `filled` are slots of the cache that are
-    looked at, `slots` the messages to a rank that there is room for.
+    looked at, `slots` and `seats` the messages to a rank and the tokens before an expert that there
+    is room for.
     """
     given = program.given
     x_BT = next(value for value in given.values() if hasattr(value, "shape"))
-    sizes = {name: value for name, value in given.items() if isinstance(value, int)}
-    for value in given.values():
-        if isinstance(value, partial):
-            sizes |= value.keywords
-    words = [f"{sizes[name]} {name}" for name in ("filled", "slots") if name in sizes]
+    sizes = given | (vars(given["exchange"]) if is_dataclass(given.get("exchange")) else {})
+    words = [f"{sizes[name]} {name}" for name in ("filled", "slots", "seats") if name in sizes]
     rows, tokens = x_BT.shape[:2]
     return ", ".join([_what(program.function), f"{rows} x {tokens} tokens", *words])
 
@@ -52,7 +50,8 @@ def layer_of(function: Any) -> Decoder | None:
 def _what(function: Any) -> str:
     decoder = layer_of(function)
     if decoder is None:
-        return FUNCTIONS.get(function.__name__, function.__name__.replace("_", " "))
+        name = getattr(function, "__name__", type(function).__name__)
+        return FUNCTIONS.get(name, name.replace("_", " "))
     parts = (
         f"{'full' if decoder.attention.spec.window >= EVERYTHING else 'sliding'} attention",
         "dense network" if isinstance(decoder.feed_forward, Dense) else "experts",

@@ -14,10 +14,10 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights.encoding import STORED
 
+from .deployment import Deployment
 from .ledger import ledger
 from .parallel import add_plan_arguments, asked_plan
 from .programs_report import report
-from .step_programs import Deployment
 
 __all__ = ["add_arguments", "add_deployment_arguments", "asked_deployment", "run"]
 
@@ -49,6 +49,9 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dtype", choices=FLOATS, default="bfloat16", help="of keys and values (bfloat16)"
     )
+    parser.add_argument(
+        "--stream-dtype", choices=FLOATS, default="bfloat16", help="between layers (bfloat16)"
+    )
 
 
 def asked_deployment(
@@ -61,12 +64,14 @@ def asked_deployment(
     chunk: int,
     dtype: str,
     cache_dtype: str,
+    stream_dtype: str,
 ) -> Deployment:
     """Return the deployment that options ask for; ValueError names what is impossible."""
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
     plan = asked_plan(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel if batch_size is None else batch_size
-    return Deployment(config, plan, rows, context, chunk, dtype, FLOATS[cache_dtype])
+    floats = FLOATS[cache_dtype], FLOATS[stream_dtype]
+    return Deployment(config, plan, rows, context, chunk, dtype, *floats)
 
 
 def run(*, file: Path | None, plot: Path | None, **asked: object) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from mimo_v2_flash.costs import trainium2
 
 from .console import amount, console, table
+from .deployment import Deployment
 from .ledger import Entry, Ledger, StepTime
 from .roofline import draw
-from .step_programs import Deployment
 
 __all__ = ["described", "prompt_seconds", "report"]
 
@@ -130,6 +130,7 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "chunk": deployment.chunk,
         "weights": deployment.weights,
         "cache": np.dtype(deployment.cache).name,
+        "stream": np.dtype(deployment.stream).name,
         "programs": {name: _of_entry(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
         "steps": [step._asdict() for step in ledger.steps],

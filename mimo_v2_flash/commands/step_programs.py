@@ -5,11 +5,10 @@ Nothing is computed and no weights are needed: a config, a plan and sizes say it
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.backends.records import arrays
@@ -19,58 +18,16 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.groups.alike import AlikeGroup
 from mimo_v2_flash.layers.forms import FORMS
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.plan import Plan, Share
+from mimo_v2_flash.plan import Share
 from mimo_v2_flash.weights.cut import cut_model
 from mimo_v2_flash.weights.hollow import hollow_weights
 from mimo_v2_flash.weights.records import ModelWeights
 from mimo_v2_flash.weights.traceable import traceable
 
+from .deployment import Deployment
 from .program_names import named_apart
 
 __all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """What a model is compiled for.
-
-    Parameters
-    ----------
-    config, plan
-        The model, and what ranks share.
-    batch_size
-        Sequences, on all ranks together: a multiple of the plan's `data_parallel`.
-    context
-        Tokens that a sequence may have.
-    chunk
-        Tokens of a prompt that pass through the layers together.
-    weights
-        "fp8", "bfloat16" or "float32".
-    cache
-        Dtype of keys and values.
-    """
-
-    config: MiMoConfig
-    plan: Plan
-    batch_size: int = 1
-    context: int = 4096
-    chunk: int = 128
-    weights: str = "fp8"
-    cache: Any = ml_dtypes.bfloat16
-
-    def check(self) -> None:
-        """Raise ValueError, naming the number, if there cannot be programs for this."""
-        self.plan.check(self.config)
-        shares, longest = self.plan.data_parallel, self.config.max_position_embeddings
-        if self.batch_size < 1 or self.batch_size % shares:
-            raise ValueError(
-                f"batch_size = {self.batch_size}: allowed is a multiple of the {shares} shares of "
-                "the batch (data_parallel), for programs are the same on every rank"
-            )
-        if not 1 <= self.context <= longest:
-            raise ValueError(f"context = {self.context}: allowed is 1 to {longest} tokens")
-        if not 1 <= self.chunk <= self.context:
-            raise ValueError(f"chunk = {self.chunk}: allowed is 1 to the context, {self.context}")
 
 
 class StepCalls(NamedTuple):
@@ -143,6 +100,7 @@ def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
         backend=rehearsal,
         group=AlikeGroup(plan.world),
         plan=plan,
+        dtype=deployment.stream,
     )
 
 
@@ -179,15 +137,18 @@ def _run(
     tokens: int,
     start: int,
 ) -> Counter[int]:
-    """Return the programs that a step calls, by number, after it was run as if all overflowed."""
-    for rehearsal.value in (1, 0):
-        cache = _cache(model, deployment, start)
-        token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
-        position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
-        wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
-        last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
+    """Return the programs that a step calls, by number.
+
+    Before, it is run as if all overflowed, and again for logits, which are sampled from.
+    """
+    token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
+    position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
+    wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
+    last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
+    logits, words = partial(model.step, logits_at=last_Bn), partial(model.greedy, at=last_Bn)
+    for rehearsal.value, ask in ((1, logits), (1, words), (0, words)):
         rehearsal.calls.clear()
-        model.step(token_BT, position_BT, cache, logits_at=last_Bn)
+        ask(token_BT, position_BT, _cache(model, deployment, start))
     return rehearsal.calls.copy()
 
 

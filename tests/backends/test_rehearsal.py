@@ -1,5 +1,7 @@
 """A rehearsal answers in the right shapes without computing, and takes down what is called."""
 
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -50,6 +52,14 @@ def test_programs_are_told_apart_and_calls_counted():
     assert [called.given["count"] for called in rehearsal.programs] == [3, 2, 3]
     assert rehearsal.programs[2].given["cache"].shape == (5, 8)
     assert rehearsal.programs[0].traced.in_place == {2: "cache"}
+
+
+def test_programs_of_equal_content_are_one():
+    rehearsal = Rehearsal()
+    for function in (partial(parts, count=2), partial(parts, count=2), partial(parts, count=3)):
+        rehearsal.compile(function)(X, X)
+    assert rehearsal.calls == {0: 2, 1: 1}
+    assert len(rehearsal.programs) == 2
 
 
 def test_nothing_that_is_placed_takes_memory():

@@ -45,7 +45,7 @@ def test_kinds_are_told_apart():
     for name, program in FOUND.programs.items():
         for path, kind in FOUND.kinds[name].items():
             expected = "cache" if path.startswith("cache") else "activations"
-            if path.startswith(("weight", "embedding", "final_norm", "w_")):
+            if path.startswith(("weight", "embedding", "norm_D", "w_")):
                 expected = "weights"
             assert kind == expected, path
         assert set(FOUND.kinds[name]) == set(arrays(program.given))

@@ -1,7 +1,5 @@
 """Programs are called what they are, and no two the same."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -9,12 +7,14 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.backends.rehearsal import Rehearsed
 from mimo_v2_flash.commands.program_names import named_apart, program_name
 from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kernels.moe_block import AllToAll
 from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.head import predicted
+from mimo_v2_flash.layers.head import Chosen, Predicted
 
 FULL, SLIDING = (
     Decoder.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
 )
+HEAD = Chosen(Predicted(1e-5), SoloGroup())
 X_BTD = np.zeros((4, 1, 8))
 
 
@@ -32,10 +32,17 @@ def called(function, **given) -> Rehearsed:
         (called(FULL, filled=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
         (called(SLIDING, filled=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
         (
-            called(SLIDING, way=partial(max, slots=8)),
-            "sliding attention + experts, 4 x 1 tokens, 8 slots",
+            called(SLIDING, exchange=AllToAll(slots=8, seats=24)),
+            "sliding attention + experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
-        (called(predicted), "head, 4 x 1 tokens"),
+        (called(SLIDING.attend, filled=132), "sliding attention, 4 x 1 tokens, 132 filled"),
+        (
+            called(SLIDING.feed, exchange=AllToAll(8, 24)),
+            "experts, 4 x 1 tokens, 8 slots, 24 seats",
+        ),
+        (called(FULL.feed), "dense network, 4 x 1 tokens"),
+        (called(HEAD), "head, 4 x 1 tokens"),
+        (called(HEAD.predicted), "head of logits, 4 x 1 tokens"),
         (called(other_words), "other words, 4 x 1 tokens"),
     ],
 )
@@ -44,6 +51,6 @@ def test_a_program_has_its_name(program, name):
 
 
 def test_equal_names_are_numbered():
-    programs = [called(predicted), called(other_words), called(predicted)]
+    programs = [called(HEAD), called(other_words), called(HEAD)]
     assert named_apart(programs)[2] == "head, 4 x 1 tokens (2)"
     assert len(set(named_apart(programs))) == 3
