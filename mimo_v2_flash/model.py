@@ -1,14 +1,13 @@
 """The model: embed, pass through the layers, predict. One step for every phase."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import inputs
 from .backends import Backend, NumpyBackend
-from .cache import HybridCache, new_cache
+from .cache import HybridCache
 from .config import MiMoConfig
 from .generation.choice import choice
 from .generation.loop import collected, generate
@@ -79,18 +78,16 @@ class MiMoV2FlashModel:
         ranks.agree(config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype)
         self.weights = backend.place(ranks.form.weights(cut_model(weights, config, ranks.share)))
         self.config, self.max_step, self._ranks = config, max_step, ranks
-        self._network, self._place = Network(config, backend, ranks, dtype), backend.place
+        self._network = Network(config, backend, ranks, dtype)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
 
         A rank's has its rows and heads alone. ValueError: a size or the dtype is not allowed.
         """
-        most, rows = self.config.max_position_embeddings, self._ranks.rows(batch_size)
+        most = self.config.max_position_embeddings
         length = inputs.as_count("max_length", max_length, least=0, most=most)
-        sizes: dict[str, Any] = {"batch_size": batch_size, "max_length": length, "rows": rows}
-        cache = new_cache(self._network.layers, dtype=dtype, **sizes)
-        return replace(cache, layers=self._place(cache.layers))
+        return self._network.new_cache(batch_size, length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of whole sequences.
@@ -129,7 +126,8 @@ class MiMoV2FlashModel:
         ValueError
             If tokens, positions, batch and cache do not fit, or ranks disagree: before any change.
         """
-        return self._network.logits(*self._asked(token_BT, position_BT, cache, logits_at))
+        asked = self._asked(token_BT, position_BT, cache, logits_at)
+        return self._network.logits(*asked)[: len(token_BT)]
 
     def greedy(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, *, at: Any = None
@@ -138,16 +136,18 @@ class MiMoV2FlashModel:
 
         Each is the lowest id of the largest logit, int32, and that logit, float32.
         """
-        return self._network.tokens(*self._asked(token_BT, position_BT, cache, at))
+        found = self._network.tokens(*self._asked(token_BT, position_BT, cache, at))
+        return found[0][: len(token_BT)], found[1][: len(token_BT)]
 
     def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
-        index_Bn = inputs.as_indices(at, token_BT.shape)
+        index_Bn, padded = inputs.as_indices(at, token_BT.shape), self._ranks.padded
+        token_BT, position_BT = padded(token_BT, 0), padded(position_BT, -1)
         cache.check_layers(self._network.layers)
         cache.admit(position_BT)
         self._ranks.agree(token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn)
-        return index_Bn, token_BT, position_BT, cache, self.weights, self.max_step
+        return padded(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
 
     def generate(
         self,

@@ -16,7 +16,7 @@ from .attention import Attention, Step
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
 from .forms import FORMS, Form
 
-__all__ = ["Decoder"]
+__all__ = ["Attend", "Decoder", "Feed"]
 
 QUERY_BLOCK = 128
 TOKEN_BLOCK = 512
@@ -74,9 +74,27 @@ class Decoder:
         norm_D, attention, *network = weights
         x_BTD = self.attend(x_BTD, step, cache, norm_D, attention, filled=filled)
         way: dict[str, Any] = {"exchange": exchange, "own": own}
-        return self._fed(x_BTD, step.position_BT, rank, *network, **way)[1]
+        return self.feed.fed(x_BTD, step.position_BT, rank, *network, **way)[1]
 
-    def attend(
+    @property
+    def attend(self) -> "Attend":
+        """The first half."""
+        return Attend(self.attention, self.norm_epsilon)
+
+    @property
+    def feed(self) -> "Feed":
+        """The second half, to be run again if anything overflowed."""
+        return Feed(self.feed_forward, self.norm_epsilon, self.world)
+
+
+@dataclass(frozen=True)
+class Attend:
+    """The half of a layer that writes its cache."""
+
+    attention: Attention
+    norm_epsilon: float
+
+    def __call__(
         self,
         x_BTD: Any,
         step: Step,
@@ -86,11 +104,20 @@ class Decoder:
         *,
         filled: int,
     ) -> Any:
-        """Return the stream with attention added: the first half."""
+        """Return the stream with attention added, `x_BTD`."""
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         return x_BTD + self.attention(y_BTD, step, cache, weights, filled=filled)
 
-    def feed(
+
+@dataclass(frozen=True)
+class Feed:
+    """The half of a layer that changes nothing but its answer."""
+
+    feed_forward: FeedForward
+    norm_epsilon: float
+    world: Group
+
+    def __call__(
         self,
         x_BTD: Any,
         position_BT: Any,
@@ -101,14 +128,16 @@ class Decoder:
         exchange: Exchange,
         own: int,
     ) -> tuple[Any, Any]:
-        """Return (overflow_1, y_BTD): the second half, to be run again if anything overflowed."""
-        way: dict[str, Any] = {"exchange": exchange, "own": own}
-        overflow_1, y_BTD = self._fed(x_BTD, position_BT, rank, norm_D, weights, **way)
+        """Return (overflow_1, y_BTD): what had no room on all ranks, and the stream."""
+        overflow_1, y_BTD = self.fed(
+            x_BTD, position_BT, rank, norm_D, weights, exchange=exchange, own=own
+        )
         return self.world.all_sum(overflow_1), y_BTD
 
-    def _fed(
+    def fed(
         self, x_BTD: Any, position_BT: Any, rank: Rank, norm_D: Any, weights: Any, **way: Any
     ) -> tuple[Any, Any]:
+        """Return the same without asking all ranks, for exchanges that have room for all."""
         B, T, D = x_BTD.shape
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))

@@ -40,6 +40,8 @@ class Form(NamedTuple):
     exchanges
         From a key of `token_exchange.EXCHANGES`, or None, and a layer's `Crowd` to the ways to the
         experts; each is for tokens that the one before had no room for.
+    batch
+        From a number of rows, and the shares of the batch, to the rows with padding among them.
     sizing
         From the positions of a step, and the rows that are here, to those that its sizes follow.
     length
@@ -56,6 +58,7 @@ class Form(NamedTuple):
     group: Callable[[HostGroup, Callable[[int], range]], Group]
     world: Callable[[HostGroup], Group]
     exchanges: Callable[..., tuple[Exchange, ...]]
+    batch: Callable[[int, int], int]
     sizing: Callable[[np.ndarray, slice], np.ndarray]
     length: Callable[[int, int], int]
     filled: Callable[[int, int], int]
@@ -92,6 +95,7 @@ FORMS = {
         host_group,
         lambda _: ALONE,
         host_exchanges,
+        lambda rows, _: rows,
         lambda position_BT, rows: position_BT[rows],
         lambda tokens, _: tokens,
         min,
@@ -103,6 +107,7 @@ FORMS = {
         device_group,
         lambda world: device_group(world, lambda _: range(world.size)),
         bucket_exchanges,
+        lambda rows, shares: -(-rows // shares) * shares,
         lambda position_BT, _: position_BT,
         step_length,
         filled_bucket,

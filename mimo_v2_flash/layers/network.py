@@ -1,12 +1,13 @@
 """From tokens to the words after them: the stack, then the head where it is asked for."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.backends import Backend
-from mimo_v2_flash.cache import HybridCache
+from mimo_v2_flash.cache import HybridCache, new_cache
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights.records import ModelWeights
 
@@ -43,7 +44,14 @@ class Network:
         self.layers = tuple(map(ranks.share.layer, config.layers))
         self._stack = Stack(self.layers, backend, ranks, dtype)
         self._head = Head(config, backend, ranks)
-        self._vocabulary = config.vocab_size
+        self._vocabulary, self._ranks, self._place = config.vocab_size, ranks, backend.place
+
+    def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
+        """Return an empty cache of the rows and heads that are here."""
+        batch = self._ranks.batch(batch_size)
+        sizes: dict[str, Any] = {"batch_size": batch, "rows": self._ranks.rows(batch)}
+        cache = new_cache(self.layers, max_length=max_length, dtype=dtype, **sizes)
+        return replace(cache, layers=self._place(cache.layers))
 
     def logits(self, index_Bn: np.ndarray, *step: Any) -> np.ndarray:
         """Return the logits after the tokens at `index_Bn`, float32 [B, n, vocab].

@@ -74,6 +74,15 @@ class Ranks:
         if self.world.size > 1:
             agree(self.world, **{name: _told(fact) for name, fact in facts.items()})
 
+    def batch(self, rows: int) -> int:
+        """Return the rows of a batch with those that pad it: `Form.batch`."""
+        return self.form.batch(rows, self.plan.data_parallel)
+
+    def padded(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
+        """Return the rows of `x_BT`, and those that pad the batch."""
+        more = self.batch(len(x_BT)) - len(x_BT)
+        return np.pad(x_BT, ((0, more), (0, 0)), constant_values=padding)
+
     def rows(self, batch_size: int) -> slice:
         """Return which rows of the batch are here."""
         here = self.plan.rows(self.world.rank, batch_size)
