@@ -146,8 +146,11 @@ class _Program:
         taken = zip(self._ports.inputs, inputs, strict=True)
         named = zip(self._ports.outputs, outputs, strict=True)
         wanted = self._model.input_tensors_info  # a compiler may drop what is not used
-        self._model(
-            inputs={port.name: array.tensor for port, array in taken if port.name in wanted},
-            outputs={port.name: array.tensor for port, array in named},
-        )
+        try:
+            self._model(
+                inputs={port.name: array.tensor for port, array in taken if port.name in wanted},
+                outputs={port.name: array.tensor for port, array in named},
+            )
+        except SpikeRuntimeError as error:
+            raise OSError(f"the Neuron runtime does not run {self._model.name}: {error}") from error
         return answered(self._traced, outputs)

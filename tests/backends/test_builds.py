@@ -140,3 +140,14 @@ def test_an_error_names_program_message_and_log_and_the_others_are_compiled(
         builds(tmp_path).found(module)
     with pytest.raises(ChildProcessError, match="program squared-"):
         builds(tmp_path).compiled(refused[0])
+
+
+def test_what_lies_in_a_programs_place_is_not_overwritten(compiled, tmp_path):
+    first, second = builds(tmp_path).written(MODULES[:2])
+    for path in second.iterdir():
+        path.unlink()
+    second.rmdir()
+    first.rename(second)
+    with pytest.raises(ValueError, match=f"{second} holds another program than its name says"):
+        builds(tmp_path).written(MODULES)
+    assert sum(compiled().values()) == 3 + 1  # the two before, the third, and the first again

@@ -1,7 +1,7 @@
 """neuronx-cc gets a module and gives a NEFF; what it says is kept, and shown when it fails."""
 
-import shutil
-import stat
+import os
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +32,17 @@ def test_it_is_found_with_its_version(program, monkeypatch):
     assert Compiler.installed() != found
 
 
+def script(folder: Path, *lines: str) -> str:
+    """Return the path of a compiler of these lines."""
+    file = folder / "neuronx-cc"
+    file.write_text("\n".join(["#!/bin/sh", *lines]))
+    file.chmod(0o700)
+    return str(file)
+
+
 def test_one_that_says_no_version_is_refused(monkeypatch, tmp_path):
-    broken = tmp_path / "neuronx-cc"
-    broken.write_text("#!/bin/sh\necho cannot find libnrt >&2\nexit 3\n")
-    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{shutil.os.environ['PATH']}")
+    script(tmp_path, "echo cannot find libnrt >&2", "exit 3")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     said = r"says no version \(exit status 3\): cannot find libnrt"
     with pytest.raises(ChildProcessError, match=said):
         Compiler.installed()
@@ -61,3 +67,17 @@ def test_an_error_is_shown_with_the_path_of_the_log(program, tmp_path, monkeypat
     with pytest.raises(ChildProcessError, match=said):
         Compiler.installed()(program, ARGUMENTS, tmp_path / "log")
     assert "NCC_EVRF029" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (("echo x > program.neff", "echo broken >&2", "exit 70"), "exit status 70: broken"),
+        (("echo finished",), "exit status 0: finished"),
+        (("exit 1",), "exit status 1: no word"),
+    ],
+)
+def test_a_neff_is_taken_from_a_compiler_that_succeeds(program, tmp_path, lines, said):
+    compiler = Compiler(script(tmp_path, *lines), "1")
+    with pytest.raises(ChildProcessError, match=said):
+        compiler(program, ARGUMENTS, tmp_path / "log")

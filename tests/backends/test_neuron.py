@@ -103,6 +103,20 @@ def test_a_neff_that_the_runtime_refuses_is_named(backend, tmp_path, monkeypatch
         backend().compile(counted)(X)
 
 
+def test_a_program_that_fails_is_named(backend, monkeypatch):
+    from spike import _spike
+
+    def fail(*_: object) -> None:
+        raise _spike.SpikeRuntimeError("NRT_EXEC_HW_ERR_HBM_UE")
+
+    program = backend().compile(counted)
+    program(X)
+    monkeypatch.setattr(_spike, "_run", fail)
+    said = r"the Neuron runtime does not run counted-\w+: NRT_EXEC_HW_ERR_HBM_UE"
+    with pytest.raises(OSError, match=said):
+        program(X)
+
+
 def test_too_few_cores_are_refused_before_anything_is_made(backend, monkeypatch, tmp_path):
     monkeypatch.delenv(CORE)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
