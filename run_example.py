@@ -7,6 +7,7 @@ python run_example.py --mode trace --prompt "A list is" --output trace.safetenso
 python run_example.py --mode compare trace.safetensors another.safetensors
 python run_example.py --mode plan --expert-parallel 32 --tensor-parallel 4
 python run_example.py --mode programs --expert-parallel 32 --tensor-parallel 4
+python run_example.py --backend neuron --compile-only --expert-parallel 32 --tensor-parallel 32
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from mimo_v2_flash.commands import (
     compare,
+    compile_programs,
     download,
     evaluate,
     generate,
@@ -43,6 +45,7 @@ MODES = {
     "compare": compare,
     "plan": plan,
     "programs": programs,
+    "compile": compile_programs,
 }
 ON_RANKS = ("generate", "evaluate", "random")
 PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
@@ -77,9 +80,9 @@ def _add_mode(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Declare what to run: a mode, or nothing but what a plan takes."""
     what = parser.add_mutually_exclusive_group(required=required)
     what.add_argument("--mode", choices=MODES, help="what to run")
-    what.add_argument(
-        "--plan", dest="mode", action="store_const", const="plan", help="the same as --mode plan"
-    )
+    for option, same in (("--plan", "plan"), ("--compile-only", "compile")):
+        said = f"the same as --mode {same}"
+        what.add_argument(option, dest="mode", action="store_const", const=same, help=said)
 
 
 def _run(mode: str, options: dict[str, Any]) -> int:

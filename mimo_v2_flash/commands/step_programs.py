@@ -145,8 +145,12 @@ def _run(
     position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
     wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
     last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
-    logits, words = partial(model.step, logits_at=last_Bn), partial(model.greedy, at=last_Bn)
-    for rehearsal.value, ask in ((1, logits), (1, words), (0, words)):
+    for rehearsal.value, ask in (
+        (1, partial(model.step, logits_at=last_Bn[:, -1:])),  # a short prompt, or its end
+        (1, partial(model.greedy, at=last_Bn[:, -1:])),
+        (1, partial(model.step, logits_at=last_Bn)),
+        (0, partial(model.greedy, at=last_Bn)),
+    ):
         rehearsal.calls.clear()
         ask(token_BT, position_BT, _cache(model, deployment, start))
     return rehearsal.calls.copy()

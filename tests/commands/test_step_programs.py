@@ -38,7 +38,8 @@ def test_what_a_run_needs_is_in_the_list(plan):
         options = {"backend": backend, "group": group, "plan": plan, "max_step": CHUNK}
         model = MiMoV2FlashModel(weights, CONFIG, **options)
         caches = [model.new_cache(2, CONTEXT) for _ in "ab"]
-        for start, tokens, wanted in ((0, 264, [263]), (264, 1, [0]), (265, 4, range(4))):
+        steps = (0, 264, [263]), (264, 1, [0]), (265, 4, range(4)), (269, 3, [2])
+        for start, tokens, wanted in steps:
             position_BT = np.broadcast_to(np.arange(start, start + tokens), (2, tokens))
             at, token_BT = np.broadcast_to(wanted, (2, len(wanted))), np.ones((2, tokens), int)
             model.step(token_BT, position_BT, caches[0], logits_at=at)
@@ -75,7 +76,8 @@ def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
     found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 256, 128))
     called = {name for step in found.steps for name in step.calls}
     waiting = [name for name in found.programs if name not in called]
-    assert sum(name.startswith("head of logits") for name in waiting) == 3
+    assert sum(name.startswith("head of logits") for name in waiting) == 4
+    assert sum(name.startswith("head, 2 x 4 tokens") for name in found.programs) == 2
     seats = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
     assert len(seats) == 3
     assert sum(name.startswith("experts") for name in waiting) == 2
