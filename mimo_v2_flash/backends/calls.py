@@ -33,12 +33,8 @@ class Call:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """What its program depends on: everything but the values of arrays.
-
-        Methods of equal objects are equal here: every rank has made its own.
-        """
-        of = getattr(self.function, "__self__", None)
-        return of, getattr(self.function, "__func__", self.function), signature(self.given)
+        """What its program depends on: everything but the values of arrays."""
+        return self.function, signature(self.given)
 
 
 def check_placed(traced: "Traced", given: Mapping[str, Any], kind: type) -> None:

@@ -20,7 +20,7 @@ class Deployment:
     config, plan
         The model, and what ranks share.
     batch_size
-        Sequences, on all ranks together: a multiple of the plan's `data_parallel`.
+        Sequences, on all ranks together; each rank has as many, padding among them.
     context
         Tokens that a sequence may have.
     chunk
@@ -43,12 +43,9 @@ class Deployment:
     def check(self) -> None:
         """Raise ValueError, naming the number, if there cannot be programs for this."""
         self.plan.check(self.config)
-        shares, longest = self.plan.data_parallel, self.config.max_position_embeddings
-        if self.batch_size < 1 or self.batch_size % shares:
-            raise ValueError(
-                f"batch_size = {self.batch_size}: allowed is a multiple of the {shares} shares of "
-                "the batch (data_parallel), for programs are the same on every rank"
-            )
+        longest = self.config.max_position_embeddings
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size}: allowed is an integer above 0")
         if not 1 <= self.context <= longest:
             raise ValueError(f"context = {self.context}: allowed is 1 to {longest} tokens")
         if not 1 <= self.chunk <= self.context:

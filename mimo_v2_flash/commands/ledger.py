@@ -1,7 +1,7 @@
 """The ledger of a deployment: what every program costs, the least possible, the time projected."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mimo_v2_flash.backends.cost_model import cost_of
 from mimo_v2_flash.backends.program_cost import ProgramCost
@@ -12,7 +12,7 @@ from mimo_v2_flash.costs.least import Least, Sizes, least
 from mimo_v2_flash.costs.projection import Seconds, projected
 
 from .deployment import Deployment
-from .program_names import layer_of
+from .program_names import halves_of
 from .step_programs import StepPrograms, step_programs
 
 __all__ = ["Entry", "Ledger", "StepTime", "ledger", "priced"]
@@ -93,12 +93,10 @@ def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:
 
 
 def _sizes(program: Rehearsed) -> Sizes:
-    given, layer = program.given, layer_of(program.function)
+    given, (attention, network) = program.given, halves_of(program.function)
     rows, tokens = next(iter(arrays(given).values())).shape[:2]
     if "row_N" in given:  # the head, which sees these alone
         rows, tokens = len(given["row_N"]), 1
     filled, own = given.get("filled", 0), given.get("own", rows * tokens)
-    if layer is None:
-        return Sizes(rows, tokens, own, filled, EVERYTHING, 0)
-    chosen: Any = getattr(layer.feed_forward, "experts_per_token", 0)
-    return Sizes(rows, tokens, own, filled, layer.attention.spec.window, chosen)
+    window = attention.spec.window if attention else EVERYTHING
+    return Sizes(rows, tokens, own, filled, window, getattr(network, "experts_per_token", 0))

@@ -7,13 +7,13 @@ from typing import Any
 
 from mimo_v2_flash.backends.rehearsal import Rehearsed
 from mimo_v2_flash.config import EVERYTHING
-from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.feed_forward import Dense
+from mimo_v2_flash.layers.attention import Attention
+from mimo_v2_flash.layers.decoder import Attend, Decoder, Feed
+from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
 
-__all__ = ["layer_of", "named_apart", "program_name"]
+__all__ = ["halves_of", "named_apart", "program_name"]
 
 FUNCTIONS = {"embedded": "embedding", "Predicted": "head of logits", "Chosen": "head"}
-PARTS = {"attend": 0, "feed": 1}  # of a layer that is two programs
 
 
 def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
@@ -29,31 +29,34 @@ def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
 def program_name(program: Rehearsed) -> str:
     """Return such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
-    Tokens are sequences of this rank times tokens of each; `filled` are slots of the cache that are
-    looked at, `slots` and `seats` the messages to a rank and the tokens before an expert that there
-    is room for.
+    Tokens are sequences of this rank times tokens of each, of which a head sees some. `filled` are
+    slots of the cache that are looked at, `slots` and `seats` the messages to a rank and the tokens
+    before an expert that there is room for.
     """
     given = program.given
     x_BT = next(value for value in given.values() if hasattr(value, "shape"))
     sizes = given | (vars(given["exchange"]) if is_dataclass(given.get("exchange")) else {})
     words = [f"{sizes[name]} {name}" for name in ("filled", "slots", "seats") if name in sizes]
     rows, tokens = x_BT.shape[:2]
-    return ", ".join([_what(program.function), f"{rows} x {tokens} tokens", *words])
+    seen = f"{len(given['row_N'])} of " if "row_N" in given else ""
+    return ", ".join([_what(program.function), f"{seen}{rows} x {tokens} tokens", *words])
 
 
-def layer_of(function: Any) -> Decoder | None:
-    """Return the layer that a program is, or is a part of, if it is one."""
-    layer = getattr(function, "__self__", function)
-    return layer if isinstance(layer, Decoder) else None
+def halves_of(function: Any) -> tuple[Attention | None, FeedForward | None]:
+    """Return the attention and the feed-forward that a program has, if it is of a layer."""
+    return (
+        function.attention if isinstance(function, (Decoder, Attend)) else None,
+        function.feed_forward if isinstance(function, (Decoder, Feed)) else None,
+    )
 
 
 def _what(function: Any) -> str:
-    decoder = layer_of(function)
-    if decoder is None:
-        name = getattr(function, "__name__", type(function).__name__)
-        return FUNCTIONS.get(name, name.replace("_", " "))
-    parts = (
-        f"{'full' if decoder.attention.spec.window >= EVERYTHING else 'sliding'} attention",
-        "dense network" if isinstance(decoder.feed_forward, Dense) else "experts",
-    )
-    return parts[PARTS[function.__name__]] if decoder is not function else " + ".join(parts)
+    attention, network = halves_of(function)
+    words = []
+    if attention is not None:
+        window = attention.spec.window
+        words.append("full attention" if window >= EVERYTHING else "sliding attention")
+    if network is not None:
+        words.append("dense network" if isinstance(network, Dense) else "experts")
+    name = getattr(function, "__name__", type(function).__name__)
+    return " + ".join(words) or FUNCTIONS.get(name, name.replace("_", " "))

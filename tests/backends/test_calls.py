@@ -16,18 +16,6 @@ class Cache(NamedTuple):
     v: Any
 
 
-class Counted(NamedTuple):
-    """An object that is its value, and two methods."""
-
-    count: int
-
-    def at(self, x):
-        """Be called."""
-
-    def before(self, x):
-        """Be called."""
-
-
 X, K, V = (np.full(length, length, np.float32) for length in (1, 2, 3))
 CACHE = Cache(K, V)
 TRACED: Any = SimpleNamespace(
@@ -68,10 +56,3 @@ def test_what_is_written_must_be_of_the_backend_but_for_the_stream():
 
 def test_an_answer_is_the_record_that_the_function_returns():
     assert answered(TRACED, ["a", "b"]) == ("b", Cache("a", "b"))
-
-
-def test_methods_of_equal_objects_are_one_program():
-    """Every rank makes its own layers: replicas of one program must agree on what it is."""
-    first, second, third = Counted(1), Counted(1), Counted(2)
-    assert Call.of(first.at, X).key == Call.of(second.at, X).key != Call.of(third.at, X).key
-    assert Call.of(first.at, X).key != Call.of(first.before, X).key

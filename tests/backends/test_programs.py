@@ -1,103 +1,141 @@
-"""The real model's layers on 32 ranks become programs that Trainium2's compiler may be given.
+"""Every program of the real model on 32 and 64 ranks may be given to Trainium2's compiler.
 
-Nothing is computed and no memory taken: tracing reads shapes alone.
+And it does what it must and little more: it reads its rank's weights once, its filled slots once,
+and computes for its tokens. Nothing is computed and no memory taken: tracing reads shapes alone.
 """
 
-import ml_dtypes
-import numpy as np
+from functools import cache
+
 import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.backends.hygiene import faults
-from mimo_v2_flash.cache import ring_slots
-from mimo_v2_flash.groups import SoloGroup
-from mimo_v2_flash.groups.device import DeviceGroup
-from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.kernels.kv_cache import KVCache
-from mimo_v2_flash.kernels.moe_block import by_all_gather
-from mimo_v2_flash.layers.attention import Step
-from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.feed_forward import Rank
-from mimo_v2_flash.layers.forms import FORMS
-from mimo_v2_flash.weights.records import (
-    AttentionWeights,
-    DecoderWeights,
-    DenseWeights,
-    ExpertWeights,
-    MoEWeights,
-)
+from mimo_v2_flash.backends.records import arrays
+from mimo_v2_flash.commands.deployment import Deployment
+from mimo_v2_flash.commands.ledger import priced
+from mimo_v2_flash.commands.step_programs import step_programs
+from mimo_v2_flash.layers.decoder import QUERY_BLOCK
+from mimo_v2_flash.plan import Plan
+from tests.support.traced_costs import xla_cost
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-RANKS, CONTEXT, FILLED = 32, 32_768, 4096
-LAYERS = sorted(set(MiMoConfig().layers), key=repr)
-FLOAT, INTEGER, BFLOAT16 = np.float32, np.int32, ml_dtypes.bfloat16
-MOST_INSTRUCTIONS = {"bfloat16": 800, "fp8": 12_000}
+DEPLOYMENTS = {
+    "32 ranks, FP8": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024),
+    "32 ranks, bfloat16": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024, weights="bfloat16"),
+    "64 ranks, 2 rows each": Deployment(MiMoConfig(), Plan(64, 4, 16), 32, 1024),
+    "64 ranks, one row": Deployment(MiMoConfig(), Plan(64, 64, 1), 1, 32_768, 512),
+}
+MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
+    "embedding": (10, 10),
+    "head": (120, 120),
+    "sliding attention + experts": (1600, 900),
+    "full attention + experts": (1600, 900),
+    "full attention + dense network": (1600, 400),
+    "sliding attention": (800, 350),
+    "full attention": (800, 350),
+    "experts": (5000, 1600),
+}
+MOST_OF_LAST_BUCKET = 13_000  # which is for tokens that all choose the same rank
+SMALL = 1 << 12  # bytes of a weight that is on the chip once it has been read: norms, sinks
+CHUNK = 5  # tokens of a chunk, at least
+
+every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 
 
-def of(*shape: int, dtype=FLOAT) -> np.ndarray:
-    return np.broadcast_to(np.zeros((), dtype), shape)
+@cache
+def traced(name: str):
+    found = step_programs(DEPLOYMENTS[name])
+    return found, priced(found)
 
 
-def bfloat16(*shape: int) -> np.ndarray:
-    return of(*shape, dtype=BFLOAT16)
+def parts(program: str) -> tuple[str, int, int]:
+    """Return what a program is, its rows and tokens."""
+    what, sizes, *_ = program.split(", ")
+    rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
+    return what.removesuffix(" of logits"), int(rows), int(tokens)
 
 
-def fp8(*shape: int) -> BlockScaled:
-    *stack, outputs, inputs = shape
-    grid = *stack, -(-outputs // 128), -(-inputs // 128)
-    return BlockScaled(of(*shape, dtype=ml_dtypes.float8_e4m3), of(*grid))
+def last_bucket(programs) -> set[str]:
+    """Return the programs that have room for any tokens."""
+    seats = {p: int(p.split()[-2]) for p in programs if p.endswith("seats")}
+    return {program for program, count in seats.items() if count == max(seats.values())}
 
 
-def weights_of(spec, matrix) -> DecoderWeights:
-    """Return a rank's weights of a layer: all heads, its own experts."""
-    attention, D, F = spec.attention, spec.hidden, spec.feed_forward
-    keys, values = attention.key_width, attention.value_width
-    own = AttentionWeights(
-        matrix(attention.heads * keys, D),
-        matrix(attention.kv_heads * keys, D),
-        matrix(attention.kv_heads * values, D),
-        bfloat16(D, attention.heads * values),
-        of(attention.heads),
-    )
-    e = spec.experts // RANKS
-    mixture = ExpertWeights(matrix(e, F, D), matrix(e, F, D), matrix(e, D, F)) if e else None
-    router = of(spec.experts, D), of(spec.experts)
-    dense = None if e else DenseWeights(matrix(F, D), matrix(F, D), matrix(D, F))
-    return DecoderWeights(of(D), own, of(D), dense or MoEWeights(*router, mixture))
+@every_deployment
+def test_a_program_has_nothing_that_the_compiler_refuses(name):
+    found, _ = traced(name)
+    last, column = last_bucket(found.programs), DEPLOYMENTS[name].weights == "bfloat16"
+    for program, called in found.programs.items():
+        most = MOST_INSTRUCTIONS[parts(program)[0]][column]
+        most = MOST_OF_LAST_BUCKET if program in last else most
+        assert faults(called.traced.module, most_instructions=most) == [], program
 
 
-def traced(spec, tokens: int, matrix):
-    """Return the program of a layer for one row of so many tokens."""
-    from mimo_v2_flash.backends.tracing import trace
-
-    attention, slots = spec.attention, ring_slots(spec.attention.window, CONTEXT)
-    rows, places = (slots + 1, attention.kv_heads), of(1, tokens, dtype=INTEGER)
-    table = of(CONTEXT, attention.rotary_dim // 2)
-    world = DeviceGroup((tuple(range(RANKS)),))
-    given = {
-        "x_BTD": bfloat16(1, tokens, spec.hidden),
-        "step": Step(places, places, table, table),
-        "rank": Rank(of(1, dtype=INTEGER), of(1, dtype=INTEGER)),
-        "cache": KVCache(
-            bfloat16(*rows, attention.key_width),
-            bfloat16(*rows, attention.value_width),
-            of(slots + 1, dtype=INTEGER),
-        ),
-        "weights": weights_of(spec, matrix),
-        "filled": min(FILLED, slots),
-        "exchange": by_all_gather,
-        "own": tokens,
-    }
-    return trace(Decoder.build(spec, SoloGroup(), world, FORMS["program"]), given)
+@every_deployment
+def test_streams_and_caches_stay_where_they_are(name):
+    for program, called in traced(name)[0].programs.items():
+        expected = set()
+        if "attention" in program:
+            expected = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+        assert expected <= set(called.traced.in_place.values()), program
 
 
-@pytest.mark.parametrize("matrix", [bfloat16, fp8])
-@pytest.mark.parametrize("tokens", [1, 4, 128])
-@pytest.mark.parametrize("spec", LAYERS, ids=["full, dense", "full, experts", "sliding, experts"])
-def test_a_layer_of_the_real_model_is_a_clean_program(spec, tokens, matrix):
-    program = traced(spec, tokens, matrix)
-    assert faults(program.module, most_instructions=MOST_INSTRUCTIONS[matrix.__name__]) == []
-    written = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
-    assert set(program.in_place.values()) == written
+@every_deployment
+def test_a_rank_reads_its_weights_once(name):
+    found, costs = traced(name)
+    for program, entry in costs.entries.items():
+        given = arrays(found.programs[program].given)
+        what, rows, tokens = parts(program)
+        weights = {
+            path: a.nbytes for path, a in given.items() if found.kinds[program][path] == "weights"
+        }
+        for path, size in weights.items():
+            read = entry.cost.read[path]
+            if what == "embedding":
+                assert read == rows * tokens * MiMoConfig().hidden_size * 2
+            elif size > SMALL:
+                assert read == size if tokens < CHUNK else size <= read <= 2 * size, (program, path)
+        assert entry.weights <= 1.0001 * entry.least.weights
+
+
+@every_deployment
+def test_filled_slots_are_looked_at_once_at_most_by_each_block_of_queries(name):
+    found, costs = traced(name)
+    for program, entry in costs.entries.items():
+        given = found.programs[program].given
+        if "filled" not in given:
+            continue
+        _, rows, tokens = parts(program)
+        for path in ("cache.k_ZKQ", "cache.v_ZKC"):
+            token = arrays(given)[path][0].nbytes
+            once, blocks = rows * given["filled"] * token, -(-tokens // QUERY_BLOCK)
+            assert once <= entry.cost.read[path] <= blocks * once, program
+            assert entry.cost.written[path] == rows * tokens * token, program
+
+
+@every_deployment
+def test_a_chunk_computes_at_most_twice_what_its_tokens_need(name):
+    """Of what steps call where choices are even: larger buckets wait for tokens that are not."""
+    _, costs = traced(name)
+    for step in costs.steps:
+        for program in step.calls:
+            entry = costs.entries[program]
+            if step.tokens >= CHUNK or "experts" not in program:
+                assert entry.cost.operations <= 2 * entry.least.operations, program
+
+
+def test_matmuls_are_those_that_xla_counts():
+    """XLA counts the scores' softmax and the like too, and every scale of an FP8 weight."""
+    found, costs = traced("32 ranks, bfloat16")
+    for program, entry in costs.entries.items():
+        if "attention" in program or parts(program)[0] == "experts":
+            flops = xla_cost(found.programs[program].traced.module)["flops"]
+            assert 0.9 * flops < entry.cost.operations < flops, program
+
+
+def test_more_ranks_take_less_time():
+    few, many = (traced(name)[1].steps[-1] for name in ("32 ranks, FP8", "64 ranks, 2 rows each"))
+    assert few.tokens == many.tokens == 1
+    assert 0.5 * few.bound < many.bound < 0.75 * few.bound

@@ -42,6 +42,7 @@ def called(function, **given) -> Rehearsed:
         ),
         (called(FULL.feed), "dense network, 4 x 1 tokens"),
         (called(HEAD), "head, 4 x 1 tokens"),
+        (called(HEAD, row_N=np.zeros(3)), "head, 3 of 4 x 1 tokens"),
         (called(HEAD.predicted), "head of logits, 4 x 1 tokens"),
         (called(other_words), "other words, 4 x 1 tokens"),
     ],

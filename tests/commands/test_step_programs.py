@@ -63,7 +63,7 @@ def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
         counts = Counter[str]()
         for name, count in calls.items():
             counts[name.split(",")[0]] += count
-            assert name.split(",")[1] == f" 2 x {tokens} tokens"
+            assert f" 2 x {tokens} tokens" in name
             if "attention" in name:
                 assert name.endswith(f"{132 if 'sliding' in name else filled} filled")
         halves = {"sliding attention": 39, "full attention": 8, "experts": 47}
@@ -76,8 +76,9 @@ def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
     found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 256, 128))
     called = {name for step in found.steps for name in step.calls}
     waiting = [name for name in found.programs if name not in called]
-    assert sum(name.startswith("head of logits") for name in waiting) == 4
-    assert sum(name.startswith("head, 2 x 4 tokens") for name in found.programs) == 2
+    logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}
+    every = {f"{of} of 2 x {tokens} tokens" for of, tokens in ((2, 128), (2, 4), (8, 4), (2, 1))}
+    assert logits == every
     seats = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
     assert len(seats) == 3
     assert sum(name.startswith("experts") for name in waiting) == 2
