@@ -9,6 +9,9 @@ from spike import SpikeTensor
 
 __all__ = ["DeviceArray", "DeviceMemory"]
 
+SMALL = 1 << 20
+"""Bytes: positions and rows are smaller, weights and caches larger."""
+
 
 class DeviceArray:
     """An array on the device, which programs may change in place.
@@ -52,23 +55,32 @@ class DeviceMemory:
         self._unused: dict[Any, list[Any]] = defaultdict(list)
 
     def placed(self, array: Any) -> DeviceArray:
-        """Return `array` on the device, in memory of its own if it is not there."""
-        if isinstance(array, DeviceArray):
-            return array
+        """Return `array` on the device; if it is large, in memory that the runtime gets back."""
+        if isinstance(array, DeviceArray) or array.nbytes <= SMALL:
+            return self.holding(array)
         return DeviceArray(SpikeTensor.from_numpy(np.ascontiguousarray(array)))
-
-    def free(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Return an array of any values, whose memory is free again when nobody holds it."""
-        unused = self._unused[shape, np.dtype(dtype)]
-        tensor = unused.pop() if unused else SpikeTensor.from_numpy(np.zeros(shape, dtype))
-        array = DeviceArray(tensor)
-        finalize(array, unused.append, tensor).atexit = False
-        return array
 
     def holding(self, array: Any) -> DeviceArray:
         """Return `array`, or if it is the host's its values in free memory."""
         if isinstance(array, DeviceArray):
             return array
-        held = self.free(tuple(array.shape), array.dtype)
-        held.tensor.write_from_numpy(np.ascontiguousarray(array))
-        return held
+        unused, content = self._unused[_kind(array)], np.ascontiguousarray(array)
+        if not unused:
+            return self._shared(SpikeTensor.from_numpy(content))
+        unused[-1].write_from_numpy(content)
+        return self._shared(unused.pop())
+
+    def free(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Return an array of any values, whose memory is free again when nobody holds it."""
+        empty = np.broadcast_to(np.zeros((), dtype), shape)
+        unused = self._unused[_kind(empty)]
+        return self._shared(unused.pop()) if unused else self.holding(empty)
+
+    def _shared(self, tensor: Any) -> DeviceArray:
+        array = DeviceArray(tensor)
+        finalize(array, self._unused[_kind(tensor)].append, tensor).atexit = False
+        return array
+
+
+def _kind(array: Any) -> tuple[Any, ...]:
+    return tuple(array.shape), np.dtype(array.dtype)

@@ -36,8 +36,8 @@ def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> i
         raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
     deployment = asked_deployment(**asked)
     check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
-    builds = Builds(programs, lnc=lnc)
     found = step_programs(deployment).programs
+    builds = Builds(programs, lnc=lnc)
     modules = [program.traced.module for program in found.values()]
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builds.written(modules, jobs=jobs, advance=advance)

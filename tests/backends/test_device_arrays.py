@@ -1,7 +1,5 @@
 """Device memory is used again, but never while somebody holds it."""
 
-import gc
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -38,7 +36,6 @@ def test_memory_that_nobody_holds_is_used_again(memory):
     first = memory.free((2, 3), np.float32)
     tensor = first.tensor
     del first
-    gc.collect()
     assert memory.free((3, 2), np.float32).tensor is not tensor
     assert memory.free((2, 3), np.int32).tensor is not tensor
     assert memory.holding(X).tensor is tensor
@@ -52,9 +49,16 @@ def test_memory_that_somebody_holds_is_not(memory):
         np.testing.assert_array_equal(np.asarray(array), X + n)
 
 
-def test_placed_memory_is_never_given_away(memory):
-    placed = memory.placed(X)
-    tensor = placed.tensor
-    del placed
-    gc.collect()
-    assert memory.free((2, 3), np.float32).tensor is not tensor
+def test_small_arrays_that_are_placed_share_memory_with_others(memory):
+    tensor = memory.placed(X).tensor
+    again = memory.placed(X + 1)
+    assert again.tensor is tensor
+    np.testing.assert_array_equal(np.asarray(again), X + 1)
+    assert memory.placed(X).tensor is not tensor
+
+
+def test_large_arrays_that_are_placed_do_not(memory):
+    large = np.zeros(1 << 19, np.float32)
+    gone = memory.placed(large).tensor
+    assert memory.placed(large).tensor is not gone
+    assert memory.free(large.shape, large.dtype).tensor is not gone
