@@ -18,7 +18,7 @@ from mimo_v2_flash.kernels.block_scale import (
 from mimo_v2_flash.reference import block_scale as oracle
 from tests.support.counting import counted
 from tests.support.drawn import floats, seeds, tensors
-from tests.support.kinds import every_kind
+from tests.support.kinds import host_kinds
 
 FINITE = [code for code in range(256) if code & 0x7F != 0x7F]
 heights = st.sampled_from([1, 3, 64, 128])
@@ -158,7 +158,7 @@ def test_one_of_a_stack_is_a_view():
     np.testing.assert_array_equal(dequantise(w)[2], dequantise(w[2]))
 
 
-@every_kind
+@host_kinds
 @given(stored(), st.integers(1, 300), floats, seeds)
 def test_a_matmul_is_that_of_the_decoded_weight(on, w, N, dtype, seed):
     x_NI = np.random.default_rng(seed).standard_normal((N, w.shape[1])).astype(dtype)
@@ -169,7 +169,7 @@ def test_a_matmul_is_that_of_the_decoded_weight(on, w, N, dtype, seed):
     np.testing.assert_allclose(y_NO, expected_NO, rtol=0, atol=1e-6 * summed)
 
 
-@every_kind
+@host_kinds
 def test_a_stack_is_multiplied_one_by_one(on):
     w = random_codes(1, 3, 130, 140, height=64)
     x = np.random.default_rng(0).standard_normal((3, 2, 140)).astype(np.float32)

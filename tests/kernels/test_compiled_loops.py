@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import compiled_loops as loops
 from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise
+from mimo_v2_flash.kernels.compiled_words import in_words
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
     HEIGHTS,
@@ -47,7 +48,10 @@ def test_rows_of_float8_fill_their_part(part, inputs, height, N, seed):
     w, x_NI = random_float8(generator, outputs, inputs, height), random_rows(generator, N, inputs)
     code_OI = w.code.view(np.int8)
     assert_part_is_product(
-        lambda y_NO: loops.float8_rows(x_NI, code_OI, w.scale, y_NO, *span, height), x_NI, w, *span
+        lambda y_NO: loops.float8_rows(in_words(x_NI, 1), code_OI, w.scale, y_NO, *span, height),
+        x_NI,
+        w,
+        *span,
     )
 
 
@@ -61,7 +65,10 @@ def test_rows_of_bfloat16_and_float32_fill_their_part(part, inputs, N, seed):
         lambda y_NO: loops.float32_rows(x_NI, w_OI, y_NO, *span), x_NI, w_OI, *span
     )
     assert_part_is_product(
-        lambda y_NO: loops.bfloat16_rows(x_NI, bits_OI, y_NO, *span), x_NI, narrow_OI, *span
+        lambda y_NO: loops.bfloat16_rows(in_words(x_NI, 2), bits_OI, y_NO, *span),
+        x_NI,
+        narrow_OI,
+        *span,
     )
 
 
@@ -112,6 +119,6 @@ def test_what_is_not_finite_in_x_stays_in_its_row(bad):
     w = BlockScaled(np.maximum(w.code & 0x7F, 1), w.scale)  # positive: infinity stays infinite
     x_NI[2, 7] = bad
     y_NO = np.empty((5, 10), np.float32)
-    loops.float8_rows(x_NI, w.code.view(np.int8), w.scale, y_NO, 0, 10, 128)
+    loops.float8_rows(in_words(x_NI, 1), w.code.view(np.int8), w.scale, y_NO, 0, 10, 128)
     np.testing.assert_array_equal(y_NO[2], np.full(10, bad, np.float32))
     assert np.isfinite(np.delete(y_NO, 2, axis=0)).all()

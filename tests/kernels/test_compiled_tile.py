@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from mimo_v2_flash.kernels import compiled_tile
+from mimo_v2_flash.kernels import compiled_tile, compiled_words
 from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE
-from mimo_v2_flash.kernels.compiled_tile import COLUMNS, LANES, LINE
+from mimo_v2_flash.kernels.compiled_tile import COLUMNS
+from mimo_v2_flash.kernels.compiled_words import LANES, LINE, in_words
 from tests.support.drawn import seeds
 from tests.support.stored_weights import FINITE_CODES, NAN_CODES
 
@@ -19,7 +20,7 @@ UNIT = np.float32(2.0**120)  # a decoded code is so much too small
 
 def compiled_tiles(kind: str, rows: int):
     """Return the tile as a function of Python."""
-    add = compiled_tile.tile(getattr(compiled_tile, kind), rows)
+    add = compiled_tile.tile(getattr(compiled_words, kind), rows)
 
     @njit
     def call(sum_N4L, n, x_NI, w_OI, o, last, end):
@@ -45,22 +46,23 @@ def as_stored(generator: np.random.Generator, kind: str, shape: tuple[int, int])
 
 @pytest.mark.parametrize("kind", LIKE)
 @given(st.integers(1, 4), st.integers(0, 2), st.integers(0, 5), st.integers(1, 9), seeds)
-def test_a_tile_adds_its_rows_times_its_columns(kind, rows, n, o, lines, seed):
+def test_a_tile_sums_its_rows_times_its_columns(kind, rows, n, o, lines, seed):
     generator = np.random.default_rng(seed)
     end = lines * LINE // LIKE[kind](0).itemsize
     w_OI, wide_OI = as_stored(generator, kind, (9, end + 3))
     x_NI = generator.standard_normal((n + rows + 1, end + 3), np.float32)
     held_N4L = generator.standard_normal((len(x_NI), COLUMNS, LANES), np.float32)
-    held_N4L *= np.float32(2.0**-120) if kind == "FLOAT8" else np.float32(1)
     sum_N4L, last = held_N4L.copy(), 6
-    assert not TILES[kind, rows](sum_N4L, n, x_NI, w_OI, o, last, end)
+    ordered_NI = in_words(x_NI, w_OI.itemsize)
+    assert not TILES[kind, rows](sum_N4L, n, ordered_NI, w_OI, o, last, end)
     mine = slice(n, n + rows)
     column_4 = np.minimum(np.arange(o, o + COLUMNS), last)
-    added_N4L = sum_N4L[mine].astype(np.float64) - held_N4L[mine]
     unit = UNIT if kind == "FLOAT8" else 1
     x_NI = x_NI[mine, :end].astype(np.float64)
     scale = np.abs(x_NI) @ np.abs(wide_OI[column_4, :end]).T
-    difference = np.abs(added_N4L.sum(axis=2) * unit - x_NI @ wide_OI[column_4, :end].T)
+    difference = np.abs(
+        sum_N4L[mine].astype(np.float64).sum(axis=2) * unit - x_NI @ wide_OI[column_4, :end].T
+    )
     assert np.all(difference <= 1e-5 * (scale + LANES))
     np.testing.assert_array_equal(np.delete(sum_N4L, mine, 0), np.delete(held_N4L, mine, 0))
 

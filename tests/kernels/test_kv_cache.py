@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.reference import kv_cache as oracle
 from tests.support.drawn import FLOATS, floats, seeds
-from tests.support.kinds import every_kind
+from tests.support.kinds import every_kind, host_kinds
 from tests.support.mistakes import mistakes
 
 B, S, K, Q, C = 2, 5, 2, 4, 3
@@ -43,6 +43,16 @@ GOOD = tokens([[0, 1, 2], [7, 8, -1]])
 
 
 @every_kind
+def test_what_is_written_is_what_numpy_writes(on):
+    actual, expected = empty_cache(np.float32), empty_cache(np.float32)
+    on(write_tokens)(actual, **GOOD)
+    write_tokens(expected, **GOOD)
+    assert np.any(expected.position_Z >= 0)
+    for part, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(part[:-1], wanted[:-1])  # the last row is trash
+
+
+@host_kinds  # where nothing is filled a program has nothing to give
 @given(
     st.lists(st.integers(0, 20), min_size=B, max_size=B),
     st.integers(1, S + 3),

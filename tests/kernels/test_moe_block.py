@@ -13,7 +13,7 @@ from mimo_v2_flash.reference import moe_block as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import floats, seeds
-from tests.support.kinds import every_kind
+from tests.support.kinds import host_kinds
 from tests.support.mistakes import mistakes
 from tests.support.ranks import GROUPS, SOLO, on_ranks
 from tests.support.routed import random_layer, summed
@@ -59,7 +59,7 @@ def layers_of(draw, P: int):
     return random_layer(draw(seeds), **sizes, dtype=draw(floats), padding=padding)
 
 
-@every_kind
+@host_kinds
 @every_exchange
 @every_group
 @settings(max_examples=8)
@@ -92,7 +92,7 @@ def test_it_is_transformers(exchange, group):
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
-@every_kind
+@host_kinds
 @every_exchange
 def test_everyone_may_choose_the_same_rank(on, exchange):
     layer = random_layer(N=12, E=12)
@@ -101,7 +101,7 @@ def test_everyone_may_choose_the_same_rank(on, exchange):
     assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how))
 
 
-@every_kind
+@host_kinds
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
 def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, slots):
     layer = random_layer(N=12, E=12)
@@ -115,7 +115,7 @@ def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, slots):
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
-@every_kind
+@host_kinds
 @pytest.mark.parametrize("seats", [1, 3, 5, 9])
 def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, seats):
     layer = random_layer(N=12, E=12)
@@ -129,7 +129,7 @@ def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, seats):
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
-@every_kind
+@host_kinds
 @every_exchange
 @pytest.mark.parametrize("idle", [slice(0, 3), slice(3, 6), slice(None)])
 def test_a_rank_of_padding_alone_still_answers_the_others(on, exchange, idle):

@@ -11,7 +11,7 @@ from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import floats, seeds, tensors
-from tests.support.kinds import every_kind
+from tests.support.kinds import every_kind, host_kinds
 from tests.support.mistakes import mistakes
 from tests.support.routed import layers, random_choices, random_layer, summed
 
@@ -129,7 +129,7 @@ def test_tokens_do_not_meet():
     np.testing.assert_array_equal(before_ND[:2], after_ND[:2])
 
 
-@every_kind
+@host_kinds
 def test_fp8_experts_answer_as_what_they_decode_to(on):
     generator = np.random.default_rng(0)
     x_ND, *weights = (

@@ -129,7 +129,7 @@ def test_bfloat16_tokens_are_routed_in_float32(on, layer):
     narrow = layer.x_ND.astype(ml_dtypes.bfloat16), *routed(layer)[1:]
     wide = layer.x_ND.astype(np.float32), *routed(layer)[1:]
     weight_NA, expert_NA = on(moe_router)(*narrow, **how)
-    expected_NA, expected_expert_NA = moe_router(*wide, **how)
+    expected_NA, expected_expert_NA = on(moe_router)(*wide, **how)
     np.testing.assert_array_equal(expert_NA, expected_expert_NA)
     np.testing.assert_array_equal(weight_NA, expected_NA)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.kernels import worker_threads
-from mimo_v2_flash.kernels.worker_threads import in_parallel, threads
+from mimo_v2_flash.kernels.worker_threads import free_threads, in_parallel, threads
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 5])
@@ -65,6 +65,13 @@ def test_from_inside_a_worker_everything_is_done_one_by_one():
     expected = {(outer, index): 1 for outer in range(20) for index in range(7)}
     if worker_threads.threads() > 1:  # alone, nobody is inside a worker
         assert seen == expected
+
+
+def test_inside_a_worker_no_other_thread_is_free(thread_count):
+    seen: list[int] = []
+    in_parallel(lambda _: seen.append(free_threads()), 7)
+    assert seen == [1] * 7
+    assert free_threads() == thread_count
 
 
 def test_afterwards_the_caller_is_no_worker(thread_count):
