@@ -9,11 +9,11 @@ from mimo_v2_flash.backends.records import arrays
 from mimo_v2_flash.backends.rehearsal import Rehearsed
 from mimo_v2_flash.config import EVERYTHING
 from mimo_v2_flash.costs.least import Least, Sizes, least
-from mimo_v2_flash.costs.projection import Seconds, projected
+from mimo_v2_flash.costs.projection import Seconds, at_best, projected
 
 from .deployment import Deployment
 from .program_names import halves_of
-from .step_programs import StepPrograms, step_programs
+from .step_programs import StepCalls, StepPrograms, step_programs
 
 __all__ = ["Entry", "Ledger", "StepTime", "ledger", "priced"]
 
@@ -43,13 +43,21 @@ class Entry(NamedTuple):
 
 
 class StepTime(NamedTuple):
-    """A step: its sizes, its programs with how often each is called, and its time."""
+    """A step: its sizes, its programs with how often each is called, and its time.
+
+    Attributes
+    ----------
+    bound, with_operations, least
+        Seconds, projected: of what its programs take, with what each operation takes at least, and
+        of the least possible.
+    """
 
     tokens: int
     filled: int
     calls: dict[str, int]
     bound: float
     with_operations: float
+    least: float
 
 
 class Ledger(NamedTuple):
@@ -67,13 +75,17 @@ def ledger(deployment: Deployment) -> Ledger:
 def priced(found: StepPrograms) -> Ledger:
     """Return the ledger of programs that have been found."""
     entries = {name: _entry(program, found.kinds[name]) for name, program in found.programs.items()}
-    steps = []
-    for tokens, filled, calls in found.steps:
-        seconds = [(entries[name].seconds, count) for name, count in calls.items()]
-        bound = sum(one.bound * count for one, count in seconds)
-        whole = sum(one.with_operations * count for one, count in seconds)
-        steps.append(StepTime(tokens, filled, calls, bound, whole))
-    return Ledger(entries, tuple(steps))
+    return Ledger(entries, tuple(_timed(step, entries) for step in found.steps))
+
+
+def _timed(step: StepCalls, entries: Mapping[str, Entry]) -> StepTime:
+    called = [(entries[name], count) for name, count in step.calls.items()]
+    return StepTime(
+        *step,
+        bound=sum(entry.seconds.bound * count for entry, count in called),
+        with_operations=sum(entry.seconds.with_operations * count for entry, count in called),
+        least=sum(at_best(entry.least) * count for entry, count in called),
+    )
 
 
 def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:

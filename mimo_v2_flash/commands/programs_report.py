@@ -22,7 +22,7 @@ NUMBERS = (
 )
 NOTE = """\
 x: times the least possible. Activ.: inputs and outputs. Largest: of all temporaries.
-us: projected for Trainium2, not measured; memory or matmuls, what takes longer, and exchanges.\
+us: projected for Trainium2, not measured: memory or matmuls, what takes longer, and exchanges.\
 """
 
 
@@ -111,12 +111,13 @@ def _times(count: int, least: int) -> str:
 def _steps(ledger: Ledger, deployment: Deployment) -> Any:
     """Return the table of steps, and of the prompt that they fill a sequence with."""
     each = f"ms, each operation {1e6 * trainium2.OPERATION_SECONDS:.0f} us"
-    numbers = ("filled", "ms", "tokens/s", each)
+    numbers = ("filled", "least ms", "ms", "tokens/s", each)
     made = table("Every step, projected for Trainium2", ("tokens of each sequence",), numbers)
     for step in ledger.steps:
         rate = step.tokens * deployment.batch_size / step.bound
-        bound, whole = (f"{1e3 * time:.2f}" for time in (step.bound, step.with_operations))
-        made.add_row(str(step.tokens), str(step.filled), bound, f"{rate:.0f}", whole)
+        times = step.least, step.bound, step.with_operations
+        least, bound, whole = (f"{1e3 * time:.2f}" for time in times)
+        made.add_row(str(step.tokens), str(step.filled), least, bound, f"{rate:.0f}", whole)
     return made
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from mimo_v2_flash.backends.program_cost import Product, ProgramCost
 
 from . import trainium2
+from .least import Least
 
-__all__ = ["Seconds", "projected"]
+__all__ = ["Seconds", "at_best", "projected"]
 
 
 class Seconds(NamedTuple):
@@ -57,6 +58,12 @@ def projected(cost: ProgramCost) -> Seconds:
         ),
         operations=trainium2.OPERATION_SECONDS * len(cost.temporaries),
     )
+
+
+def at_best(least: Least) -> float:
+    """Return the seconds of the least that a program must do: full tiles, and no exchange."""
+    memory = (least.weights + least.cache) / trainium2.BYTES_PER_SECOND
+    return max(memory, least.operations / trainium2.FLOPS)
 
 
 def _occupied(product: Product) -> int:

@@ -27,7 +27,7 @@ ENTRY = Entry(
     COST, Least(10**9, 1_000_000, 10_000), Seconds(0.5, 0.25, 0.25), 2_000_000, 31_000, 40_000
 )
 STEPS = tuple(
-    StepTime(tokens, filled, {"sliding attention, 2 x 9 tokens": 39}, bound, 2 * bound)
+    StepTime(tokens, filled, {"sliding attention, 2 x 9 tokens": 39}, bound, 2 * bound, bound / 2)
     for tokens, filled, bound in (
         (300, 256, 1.0),
         (300, 512, 2.0),
@@ -46,8 +46,8 @@ def test_every_step_has_its_line_and_the_fullest_their_programs(capsys):
     assert said.count(row) == 2
     assert "300 tokens of each sequence, 1000 filled" in said
     assert "1 token of each sequence, 1000 filled" in said
-    assert "300 256 1000.00 4800 2000.00" in said
-    assert "1 1000 10.00 1600 20.00" in said
+    assert "300 256 500.00 1000.00 4800 2000.00" in said
+    assert "1 1000 5.00 10.00 1600 20.00" in said
     assert "A prompt of 1000 tokens, in chunks of 300: projected 11000 ms" in said
 
 

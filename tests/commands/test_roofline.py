@@ -14,7 +14,7 @@ from tests.commands.test_programs_report import COST
 ENTRY = Entry(COST, Least(0, 0, 0), projected(COST), 0, 0, 0)
 NOTHING = ENTRY._replace(cost=COST._replace(products=()))
 LEDGER = Ledger({"head, 1 x 1 tokens": ENTRY, "embedding, 1 x 1 tokens": NOTHING}, ())
-STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0)
+STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0, 1.0)
 
 
 def test_it_says_what_it_shows(tmp_path):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.backends.program_cost import Collective, Product, ProgramCost, Temporary
-from mimo_v2_flash.costs.projection import Seconds, projected
+from mimo_v2_flash.costs.least import Least
+from mimo_v2_flash.costs.projection import Seconds, at_best, projected
 from mimo_v2_flash.costs.trainium2 import SBUF
 
 NOTHING = ProgramCost(1, (), {}, {}, 0, (), ())
@@ -66,3 +67,8 @@ def test_memory_and_matmuls_overlap_and_exchanges_do_not():
     assert seconds.bound == 7
     assert seconds._replace(matmuls=9).bound == 13
     assert seconds.with_operations == 12
+
+
+def test_the_best_is_memory_or_matmuls_and_no_exchange():
+    assert at_best(Least(158_000_000, 500_000, 225_000)) == pytest.approx(1e-6)
+    assert at_best(Least(316_000_000, 500_000, 225_000)) == pytest.approx(2e-6)
