@@ -9,7 +9,7 @@ import pytest
 
 from mimo_v2_flash.commands.example_model import EXAMPLE
 from tests.support.neuron_stand_ins import variables
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT, ended, free_port, start
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax")
@@ -70,6 +70,30 @@ def test_4_processes_have_the_text_of_one_and_compile_each_program_once(tmp_path
     compiled = Counter(calls.read_text().split())
     assert set(compiled.values()) == {1}
     assert set(compiled) == {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def test_a_deployment_on_two_machines(tmp_path):
+    """Shards for Trainium2, programs compiled before, two machines of two ranks that skip it."""
+    shards, folder = tmp_path / "shards", tmp_path / "programs"
+    plan = ("--expert-parallel", "4", "--tensor-parallel", "4")
+    store = ("--checkpoint", str(EXAMPLE), "--output", str(shards), "--target", "trainium2", *plan)
+    assert ended([start(["prepare_weights.py", *store])]).codes == [0]
+    for file in EXAMPLE.glob("*token*"):
+        (shards / file.name).write_bytes(file.read_bytes())
+
+    of_shards = (*plan, "--model", str(shards), *map(str, neuron(folder)))
+    compiled = ended([start(["run_example.py", "--compile-only", *of_shards], **variables())])
+    assert "Compiled by neuronx-cc" in compiled.output
+
+    port = free_port()
+    each = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+    each += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    what = ["run_example.py", *GENERATE, "--max-new-tokens", "12", "--skip-compile", *of_shards]
+    env = variables() | {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
+    env |= {"NEURONX_CC_REFUSES": "-"}
+    done = ended([start([*each, f"--node-rank={node}", *what], **env) for node in (0, 1)])
+    assert done.codes == [0, 0], done.output
+    assert written(tokens=12) in done.output
 
 
 def test_an_error_of_the_compiler_ends_all_4_processes(tmp_path):
