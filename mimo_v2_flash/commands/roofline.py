@@ -65,8 +65,8 @@ def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:
 def _roof(axes: Any) -> None:
     """Draw what memory and matmuls allow, as far as the points reach."""
     ridge = trainium2.FLOPS / trainium2.BYTES_PER_SECOND
-    low, high = axes.get_xlim()
-    at = np.geomspace(min(max(low, 0.1), 1.0), max(high, 10 * ridge), 200)
+    drawn = [line.get_xdata()[0] for line in axes.lines]
+    at = np.geomspace(min([ridge, *drawn]) / 3, max([ridge, *drawn]) * 3, 200)
     roof = np.minimum(at * trainium2.BYTES_PER_SECOND, trainium2.FLOPS)
     axes.plot(at, roof, color="black", linewidth=1, label="memory, then matmuls")
     axes.set_xscale("log")
