@@ -293,9 +293,17 @@ MUTANTS = (
     ),
     _kernel(
         "FP8 subnormals lost in vectors",
-        "compiled_tile",
+        "compiled_words",
         "0x87F00000",
         "0x87800000",
+        "compiled_words",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "codes of a word in another order",
+        "compiled_words",
+        "(even[0], odd[0], even[1], odd[1])",
+        "(even[0], even[1], odd[0], odd[1])",
         "compiled_tile",
         "compiled_matmul",
     ),
@@ -352,8 +360,56 @@ MUTANTS = (
     Mutant(
         "a rank without tokens leaves the exchange",
         "mimo_v2_flash/layers/decoder.py",
-        "        y_ND = self.feed_forward(",
-        "        if not B * T:\n            return x_BTD\n        y_ND = self.feed_forward(",
+        "        y_ND, overflow_1 = self.feed_forward(",
+        "        if not B * T:\n            return np.zeros(1), x_BTD\n"
+        "        y_ND, overflow_1 = self.feed_forward(",
         ("tests/test_equality_of_ranks.py",),
+    ),
+    _kernel(
+        "tokens without a seat are not counted",
+        "moe_block",
+        "np.maximum(token_E - np.float32(self.seats), np.float32(0))",
+        "np.zeros_like(token_E)",
+    ),
+    _kernel(
+        "messages without a slot are not counted",
+        "moe_block",
+        "standing_1 + group.all_sum(parcel.overflow_1)",
+        "standing_1",
+    ),
+    _kernel(
+        "every choice weighs at every seat",
+        "moe_expert",
+        "chosen_MA = (parcel.expert_PMA[expert] == expert)",
+        "chosen_MA = (parcel.expert_PMA[expert] >= 0)",
+    ),
+    Mutant(
+        "what overflowed is not answered again",
+        "mimo_v2_flash/layers/passage.py",
+        "if not np.any(np.asarray(overflow_1)):",
+        "if True:",
+        ("tests/layers/test_passage.py",),
+    ),
+    Mutant(
+        "attention runs again with the experts",
+        "mimo_v2_flash/layers/passage.py",
+        "            given = x_BTD, step.position_BT, rank, *network\n",
+        "            x_BTD = self._attend(x_BTD, step, cache, norm_D, attention, filled=filled)\n"
+        "            given = x_BTD, step.position_BT, rank, *network\n",
+        ("tests/layers/test_passage.py",),
+    ),
+    Mutant(
+        "every rank counts its words from 0",
+        "mimo_v2_flash/layers/head.py",
+        "greedy(logits_NV) + first_word_1",
+        "greedy(logits_NV)",
+        ("tests/layers/test_head.py",),
+    ),
+    Mutant(
+        "chunks after the last answer are not computed",
+        "mimo_v2_flash/layers/network.py",
+        "                logits_BnV = part_BnV\n                continue",
+        "                return part_BnV",
+        ("tests/layers/test_network.py",),
     ),
 )
