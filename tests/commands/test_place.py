@@ -12,7 +12,7 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.backends import NumpyBackend
 from mimo_v2_flash.commands.parallel import ALONE, Shared
 from mimo_v2_flash.commands.place import FixedContext, Place, add_place_arguments, check_memory
-from mimo_v2_flash.costs import Load
+from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.plan import Plan
 from tests.support.tiny import random_tokens, running, tiny
@@ -126,6 +126,14 @@ def test_a_plan_that_fits_into_a_core_passes(plan, lnc):
 def test_a_plan_that_does_not_is_refused(plan, lnc):
     with pytest.raises(ValueError, match=rf"--lnc {lnc}: It does not fit: .* more than {12 * lnc}"):
         check_memory(MiMoConfig(), plan, LOAD, lnc)
+
+
+def test_the_fullest_device_counts(monkeypatch):
+    plan, load = Plan(1, 1, 2), Load(3, 40, 8)
+    least, most = sorted(device.total for device in devices(MODEL.config, plan, load))
+    monkeypatch.setattr("mimo_v2_flash.commands.place.MEMORY", {2: (least + most) // 2})
+    with pytest.raises(ValueError, match="It does not fit"):
+        check_memory(MODEL.config, plan, load, 2)
 
 
 def test_what_does_not_fit_is_refused_before_a_backend_is_opened(opened, monkeypatch):
