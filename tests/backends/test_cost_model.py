@@ -54,6 +54,21 @@ def normed(x, w):
     return ops.matmul(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) * w, np.exp(x))
 
 
+def normed_for_two(x, w):
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True)) * w
+    return ops.matmul(y, np.exp(x)) + ops.matmul(y, x)
+
+
+def written_elsewhere(x, cache, row):
+    copy = cache.astype(np.float32)
+    ops.put_rows(copy, row, x)
+    return copy
+
+
+def seen(x):
+    return np.exp(x)[:, :3]
+
+
 def exchanged(x):
     gathered = WORLD.all_gather(x)
     return WORLD.all_sum(WORLD.reduce_scatter(gathered)), WORLD.all_to_all(gathered)
@@ -120,6 +135,22 @@ def test_a_chain_of_elements_reads_its_operands_once():
     cost = costed(normed, x=X, w=w)
     assert cost.read["w"] == w.nbytes
     assert {temporary.size for temporary in cost.temporaries} == {4 * 4}
+
+
+def test_what_is_computed_of_several_is_computed_once():
+    w = np.ones(8, np.float32)
+    assert costed(normed_for_two, x=X, w=w).read["w"] == w.nbytes
+
+
+def test_a_write_into_a_copy_is_no_write_into_the_input():
+    cache = np.ones((100, 8), ml_dtypes.bfloat16)
+    cost = costed(written_elsewhere, x=X, cache=cache, row=np.arange(4, dtype=np.int32))
+    assert cost.written == {}
+    assert cost.returned == 100 * 8 * 4
+
+
+def test_what_is_returned_is_read():
+    assert costed(seen, x=X).read == {"x": 4 * 3 * 4}
 
 
 def test_exchanges_send_all_but_ones_own_part():

@@ -51,6 +51,25 @@ def test_kinds_are_told_apart():
         assert set(FOUND.kinds[name]) == set(arrays(program.given))
 
 
+def test_heads_and_experts_are_for_the_tokens_that_they_see():
+    """A row on each rank; two ranks share its heads, and take half of its tokens to experts."""
+    hidden, words = CONFIG.hidden_size, CONFIG.vocab_size // 2
+    expert = 3 * hidden * CONFIG.moe_intermediate_size
+    chosen = CONFIG.num_experts_per_tok * expert + CONFIG.n_routed_experts * hidden
+    heads = [name for name in LEDGER.entries if name.startswith("head")]
+    assert len(heads) == 8
+    for name in heads:
+        seen = int(name.split(", ")[1].split(" of ")[0])
+        assert LEDGER.entries[name].least.operations == 2 * seen * hidden * words
+    long = Deployment(CONFIG, Plan(4, 2, 2), 2, 512, 512)
+    feeds = {
+        name: entry for name, entry in ledger(long).entries.items() if name.startswith("experts")
+    }
+    assert len(feeds) > 1
+    for entry in feeds.values():
+        assert entry.least.operations == 2 * (512 // 2) * chosen
+
+
 def test_a_step_is_the_sum_of_its_programs():
     for step in LEDGER.steps:
         seconds = [(LEDGER.entries[name].seconds, times) for name, times in step.calls.items()]

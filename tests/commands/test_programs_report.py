@@ -1,6 +1,7 @@
 """A ledger in words: its numbers are where they belong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,12 @@ def test_every_step_has_its_line_and_the_fullest_their_programs(capsys):
 def test_a_prompt_is_the_sum_of_its_chunks():
     """They start at 0, 300, 600 and 900: with 256, 512, 1000 and 1000 slots filled."""
     assert prompt_seconds(LEDGER, DEPLOYMENT) == pytest.approx(1 + 2 + 4 + 4)
+
+
+def test_a_chunk_that_starts_where_a_bucket_ends_looks_no_further():
+    steps = tuple(step._replace(tokens=256 if step.tokens > 1 else 1) for step in STEPS)
+    deployment = replace(DEPLOYMENT, chunk=256)
+    assert prompt_seconds(Ledger({}, steps), deployment) == pytest.approx(1 + 1 + 2 + 4)
 
 
 def test_a_deployment_is_one_line():

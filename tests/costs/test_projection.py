@@ -55,6 +55,14 @@ def test_large_matmuls_take_their_operations_and_batches_their_number():
     assert projected(NOTHING._replace(products=(turned,))).matmuls == seconds
 
 
+def test_depth_is_rounded_up_as_rows_are():
+    shallow, deep = (
+        projected(NOTHING._replace(products=(Product(1, 7, depth, 4096),))).matmuls
+        for depth in (1, 128)
+    )
+    assert shallow == deep > 0
+
+
 def test_96_least_exchanges_take_what_is_published():
     exchanges = tuple(Collective("all-reduce", 64, 0) for _ in range(96))
     assert 1e3 * projected(NOTHING._replace(collectives=exchanges)).bound == pytest.approx(1.68)
