@@ -9,7 +9,8 @@ import numpy as np
 from numba import njit
 
 from .block_scale import BLOCK
-from .compiled_tile import BFLOAT16, COLUMNS, FLOAT8, FLOAT32, LANES, LINE, tile
+from .compiled_tile import COLUMNS, tile
+from .compiled_words import BFLOAT16, FLOAT8, FLOAT32, LANES, LINE
 
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 
@@ -44,11 +45,10 @@ def _columns(stored, decoded):
     @compiled
     def columns(x_NI, w_OI, y_NO, sum_N4L, o, last):
         end = w_OI.shape[1] // step * step
-        sum_N4L[:] = np.float32(0)
         has_nan = end > 0 and in_tiles(x_NI, w_OI, sum_N4L, o, last, end)
         for n in range(x_NI.shape[0]):
             for column in range(min(COLUMNS, last - o + 1)):
-                total = _total(sum_N4L[n, column])
+                total = _total(sum_N4L[n, column]) if end > 0 else np.float32(0)
                 for i in range(end, w_OI.shape[1]):
                     total += x_NI[n, i] * decoded(w_OI[o + column, i])
                 y_NO[n, o + column] = total
@@ -58,7 +58,7 @@ def _columns(stored, decoded):
 
 
 def _in_tiles(stored):
-    """Return the loop over rows of x, four at a time, that adds to `sum_N4L`."""
+    """Return the loop over rows of x, four at a time, that writes `sum_N4L`."""
     one, two, three, four = (tile(stored, rows) for rows in (1, 2, 3, 4))
 
     @compiled

@@ -14,9 +14,9 @@ import numpy as np
 
 from . import compiled_loops as loops
 from .blas import times_transposed
-from .block_scale import BlockScaled
-from .compiled_tile import LANES
-from .worker_threads import in_parallel, threads
+from .block_scale import BLOCK, BlockScaled
+from .compiled_words import LANES, in_words
+from .worker_threads import free_threads, in_parallel
 
 __all__ = ["product"]
 
@@ -61,6 +61,9 @@ class _Float32(NamedTuple):
         return self.w_OI[start:end]
 
 
+Stored = _Float8 | _BFloat16 | _Float32
+
+
 def product(x: np.ndarray, w: Any) -> np.ndarray | None:
     """Return `x` times the transpose of `w`, float32, or None where plain NumPy is as good.
 
@@ -73,20 +76,32 @@ def product(x: np.ndarray, w: Any) -> np.ndarray | None:
     stored = _stored(w)
     if stored is None:
         return None
-    x_NI, outputs = np.ascontiguousarray(x), w.shape[0]
-    y_NO = np.empty((len(x), outputs), np.float32)
-    are_few = len(x) <= FEW
-    step = -(-outputs // (4 * threads() * 128)) * 128 if are_few else TILE
+    x_NI, y_NO = np.ascontiguousarray(x), np.empty((len(x), w.shape[0]), np.float32)
+    (_few if len(x) <= FEW else _many)(x_NI, stored, y_NO)
+    return y_NO
 
-    def few(index: int) -> None:
+
+def _few(x_NI: np.ndarray, stored: Stored, y_NO: np.ndarray) -> None:
+    """Decode in registers; some tasks for each thread, so that none waits long for another."""
+    x_NI, outputs = in_words(x_NI, stored[0].itemsize), y_NO.shape[1]
+    tasks = 4 * free_threads() if free_threads() > 1 else 1
+    step = -(-outputs // (tasks * BLOCK)) * BLOCK
+
+    def task(index: int) -> None:
         stored.few_rows(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
 
-    def many(index: int) -> None:
-        start, end = index * step, min((index + 1) * step, outputs)
+    in_parallel(task, -(-outputs // step))
+
+
+def _many(x_NI: np.ndarray, stored: Stored, y_NO: np.ndarray) -> None:
+    """Decode tiles and multiply them by BLAS."""
+    outputs = y_NO.shape[1]
+
+    def task(index: int) -> None:
+        start, end = index * TILE, min((index + 1) * TILE, outputs)
         times_transposed(x_NI, stored.tile(start, end), out=y_NO[:, start:end])
 
-    in_parallel(few if are_few else many, -(-outputs // step))
-    return y_NO
+    in_parallel(task, -(-outputs // TILE))
 
 
 def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
@@ -106,7 +121,7 @@ def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
     return y
 
 
-def _stored(w: Any) -> _Float8 | _BFloat16 | _Float32 | None:
+def _stored(w: Any) -> Stored | None:
     """Return `w` as the compiled loops take it, or None where they do not."""
     if isinstance(w, BlockScaled):
         code, scale = w.code.view(np.int8), np.ascontiguousarray(w.scale)

@@ -7,62 +7,33 @@ Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, 
 set is assumed) and `llvm.prefetch`. docs/decisions/0011 has the figures.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-__all__ = ["BFLOAT16", "COLUMNS", "FLOAT8", "FLOAT32", "LANES", "LINE", "Stored", "tile"]
+from .compiled_words import FLOAT8, LANES, LINE, SUMS, WORD, WORDS, Stored, all_lanes
 
-LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # of float32; any number works
+__all__ = ["COLUMNS", "tile"]
+
 COLUMNS = 4  # of the product, which are rows of the weight
-LINE = 64  # bytes of a weight's row read at one time, looked for COLUMNS rows ahead
 READ, INTO_SECOND_CACHE, DATA = 0, 2, 1  # of llvm.prefetch
 
 INT8, INT32, INT64 = (ir.IntType(bits) for bits in (8, 32, 64))
-SUMS = ir.VectorType(ir.FloatType(), LANES)
-BITS = ir.VectorType(INT32, LANES)
 CODES = ir.VectorType(INT8, LINE)
 
 
-class Stored(NamedTuple):
-    """How a weight is stored: an element's type and bytes, and vectors of it as float32."""
-
-    element: Any
-    size: int
-    decoded: Callable[[Any, Any], Any]
-
-
-def _all(kind: Any, value: float) -> Any:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _of_float8(build: Any, code: Any) -> Any:
-    """Return codes as float32, 2^120 too small: sign, exponent and mantissa where they belong."""
-    shifted = build.shl(build.sext(code, BITS), _all(BITS, 20))
-    return build.bitcast(build.and_(shifted, _all(BITS, 0x87F00000)), SUMS)
-
-
-def _of_bfloat16(build: Any, bits: Any) -> Any:
-    return build.bitcast(build.shl(build.zext(bits, BITS), _all(BITS, 16)), SUMS)
-
-
-FLOAT8 = Stored(INT8, 1, _of_float8)
-BFLOAT16 = Stored(ir.IntType(16), 2, _of_bfloat16)
-FLOAT32 = Stored(ir.FloatType(), 4, lambda _, value: value)
-
-
 def tile(stored: Stored, rows: int) -> Any:
-    """Return the compiled function that adds up `rows` rows of x times four rows of a weight.
+    """Return the compiled function that sums up `rows` rows of x times four rows of a weight.
 
-    It is called with (sum_N4L, n, x_NI, w_OI, o, last, end): rows n, n + 1, ... of x, rows o to
-    o + 3 of the weight but none beyond `last`, and columns 0 to `end`, a positive multiple of
-    `LINE` bytes of the weight. It adds to `sum_N4L`, in each lane a part of the sum, and returns
-    whether a code of FP8 that it saw is no number.
+    It is called with (sum_N4L, n, x_NI, w_OI, o, last, end): rows n, n + 1, ... of x, `in_words`,
+    rows o to o + 3 of the weight but none beyond `last`, and columns 0 to `end`, a positive
+    multiple of `LINE` bytes of the weight. It writes `sum_N4L`, in each lane a part of the sum, and
+    returns whether a code of FP8 that it saw is no number.
     """
 
     @intrinsic
@@ -95,14 +66,14 @@ class _Tile:
         self.next = [self._address(3, column, zero) for column in ahead[COLUMNS:]]
 
     def built(self) -> Any:
-        """Return whether a code is no number, after code that adds all sums to the array's."""
+        """Return whether a code is no number, after code that writes all sums."""
         build, before = self.build, self.build.block
         loop, done = build.append_basic_block("lines"), build.append_basic_block("done")
         build.branch(loop)
         build.position_at_end(loop)
         i = self._carried(INT64(0), before)
-        sums = [self._carried(_all(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
-        most = self._carried(_all(CODES, 0), before)
+        sums = [self._carried(all_lanes(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
+        most = self._carried(all_lanes(CODES, 0), before)
         self._look_ahead(i)
         later, step = self._summed(i, sums), LINE // self.stored.size
         for carried, value in zip(
@@ -117,18 +88,17 @@ class _Tile:
         return self._is_nan(most.incomings[1][0])
 
     def _summed(self, i: Any, sums: list[Any]) -> list[Any]:
-        """Return `sums` and the products of a line, row of x by row of x."""
-        build, element = self.build, ir.VectorType(self.stored.element, LANES)
+        """Return `sums` and the products of a line, place in a word by place."""
+        build, size, sums = self.build, self.stored.size, sums.copy()
         fused = self._function("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
-        for start in range(0, LINE // self.stored.size, LANES):
-            x = [self._load(row, i, start, SUMS, 4) for row in self.x]
-            for column, address in enumerate(self.w):
-                bits = self._load(address, i, start, element, self.stored.size)
-                w = self.stored.decoded(build, bits)
-                for row in range(self.rows):
-                    place = row * COLUMNS + column
-                    sums = sums.copy()
-                    sums[place] = build.call(fused, (x[row], w, sums[place]))
+        for start in range(0, LINE // size, LANES * WORD // size):
+            words = [self._load(address, i, start, WORDS, size) for address in self.w]
+            w = [self.stored.decoded(build, word) for word in words]
+            for place, row in product(range(WORD // size), range(self.rows)):
+                x = self._load(self.x[row], i, start + place * LANES, SUMS, WORD)
+                for column in range(COLUMNS):
+                    which = row * COLUMNS + column
+                    sums[which] = build.call(fused, (x, w[column][place], sums[which]))
         return sums
 
     def _look_ahead(self, i: Any) -> None:
@@ -146,7 +116,7 @@ class _Tile:
             return most
         build = self.build
         for address in self.w:
-            code = build.and_(self._load(address, i, 0, CODES, 1), _all(CODES, 0x7F))
+            code = build.and_(self._load(address, i, 0, CODES, 1), all_lanes(CODES, 0x7F))
             most = build.select(build.icmp_unsigned(">", most, code), most, code)
         return most
 
@@ -161,8 +131,7 @@ class _Tile:
             row, column = divmod(place, COLUMNS)
             address = self._address(0, self.n[row], INT64(column), INT64(0))
             target = self.build.bitcast(address, SUMS.as_pointer())
-            total = self.build.fadd(self.build.load(target, align=4), value)
-            self.build.store(total, target, align=4)
+            self.build.store(value, target, align=WORD)
 
     def _carried(self, start: Any, before: Any) -> Any:
         phi = self.build.phi(start.type)

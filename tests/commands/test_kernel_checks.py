@@ -9,8 +9,8 @@ from mimo_v2_flash import kernels
 from mimo_v2_flash.commands.kernel_checks import CHECKS
 
 SHARED = {  # what kernels are made of
-    "attention", "axes", "blas", "compiled_loops", "compiled_matmul", "compiled_tile", "ops",
-    "traced_ops", "worker_threads",
+    "attention", "axes", "blas", "compiled_loops", "compiled_matmul", "compiled_tile",
+    "compiled_words", "ops", "traced_ops", "worker_threads",
 }  # fmt: skip
 
 
