@@ -38,11 +38,14 @@ class Entry(NamedTuple):
         Of its module's file.
     record
         All but who compiled it.
+    title
+        For people.
     """
 
     folder: Path
     content: bytes
     record: dict[str, Any]
+    title: str
 
     @property
     def module(self) -> Path:
@@ -88,13 +91,13 @@ class Artifacts:
             if not manifest.exists():
                 self._write_manifest()
 
-    def entry(self, module: Any) -> Entry:
+    def entry(self, module: Any, title: str = "") -> Entry:
         """Return the place of a program, an `HloModuleProto`, whether it is there or not."""
         content = canonical(module)
         told = hashlib.sha256(content + "\0".join(self.arguments).encode())
         name = f"{module.name}-{told.hexdigest()[:16]}"
         record = program_record(module) | {"name": name, "arguments": list(self.arguments)}
-        return Entry(self.folder / name, content, record | {"format": FORMAT})
+        return Entry(self.folder / name, content, record | {"format": FORMAT}, title)
 
     def lacking(self, entry: Entry, compiler: str | None) -> str | None:
         """Return why a program cannot be loaded, None if it can.
@@ -133,6 +136,7 @@ class Artifacts:
             _write(entry.neff, neff)
         written = (entry.module, entry.neff) if neff is not None else (entry.module,)
         record = entry.record | {
+            "title": entry.title,
             "compiler": compiler,
             "files": {path.name: _hash(path) for path in written},
         }

@@ -1,6 +1,6 @@
 """Programs from their modules: found in a folder, or compiled into it, several at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,12 @@ class Builds:
 
     def written(
         self,
-        modules: Iterable[Any],
+        modules: Mapping[str, Any],
         *,
         jobs: int = JOBS,
         advance: Callable[[int], object] = int,
     ) -> list[Path]:
-        """Return the folder of every program, compiled `jobs` at a time.
+        """Return the folder of every program, by titles for people, compiled `jobs` at a time.
 
         Without a compiler they have the module alone. `advance` is called with 1 as each is done.
 
@@ -94,7 +94,7 @@ class Builds:
         ValueError
             If in a program's place lies something else.
         """
-        entries = list(map(self._artifacts.entry, modules))
+        entries = [self._artifacts.entry(module, title) for title, module in modules.items()]
         with ThreadPoolExecutor(jobs) as pool:
             builds = [pool.submit(self._build, entry) for entry in entries]
             for _ in as_completed(builds):

@@ -38,10 +38,10 @@ def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> i
     check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
     found = step_programs(deployment).programs
     builds = Builds(programs, lnc=lnc)
-    modules = [program.traced.module for program in found.values()]
+    modules = {name: program.traced.module for name, program in found.items()}
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builds.written(modules, jobs=jobs, advance=advance)
-    _report(f"{backend}: {builds.folder}", list(found), folders, builds)
+    _report(f"{backend}: {builds.folder}", list(modules), folders, builds)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Programs are compiled when they must be, in parallel, and once; errors name them."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -39,6 +40,10 @@ def compiled(monkeypatch, tmp_path):
     return lambda: Counter(calls.read_text().split())
 
 
+def titled(modules) -> dict[str, object]:
+    return {f"program {number}": module for number, module in enumerate(modules)}
+
+
 def builds(tmp_path, lnc: int = 2) -> Builds:
     return Builds(tmp_path / "programs", lnc=lnc)
 
@@ -59,11 +64,15 @@ def test_programs_of_other_cores_are_others(compiled, tmp_path):
 
 def test_all_are_compiled_each_once(compiled, tmp_path):
     done: list[int] = []
-    folders = builds(tmp_path).written([*MODULES, *MODULES], jobs=2, advance=done.append)
+    folders = builds(tmp_path).written(titled([*MODULES, *MODULES]), jobs=2, advance=done.append)
     assert compiled() == {folder.name: 1 for folder in folders}
     assert folders[:3] == folders[3:]
     assert (len(set(folders)), sum(done)) == (3, 6)
-    builds(tmp_path).written(MODULES)
+    manifest = json.loads((tmp_path / "programs" / "manifest.json").read_text())
+    titles = {program["name"]: program["title"] for program in manifest["programs"]}
+    for number, folder in enumerate(folders[:3]):
+        assert titles[folder.name] in (f"program {number}", f"program {number + 3}")
+    builds(tmp_path).written(titled(MODULES))
     assert sum(compiled().values()) == 3
 
 
@@ -109,7 +118,7 @@ def test_without_a_compiler_modules_are_written_and_compiled_ones_found(
     here = builds(tmp_path)
     assert here.compiler is None
     assert here.found(MODULES[0]) == here.compiled(MODULES[0]) == neff
-    folders = here.written(MODULES)
+    folders = here.written(titled(MODULES))
     assert [(folder / "program.hlo.pb").is_file() for folder in folders] == [True] * 3
     assert [(folder / "program.neff").is_file() for folder in folders] == [True, False, False]
     said = "is not compiled, and neuronx-cc is not installed: https://"
@@ -120,7 +129,7 @@ def test_without_a_compiler_modules_are_written_and_compiled_ones_found(
 def test_what_was_written_without_a_compiler_is_compiled_later(compiled, tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
-        builds(tmp_path).written(MODULES)
+        builds(tmp_path).written(titled(MODULES))
     assert builds(tmp_path).compiled(MODULES[2]).is_file()
     assert sum(compiled().values()) == 1
 
@@ -131,7 +140,7 @@ def test_an_error_names_program_message_and_log_and_the_others_are_compiled(
     monkeypatch.setenv("NEURONX_CC_REFUSES", "squared")
     refused = [module_of(length, squared) for length in (4, 5)]
     with pytest.raises(ChildProcessError) as raised:
-        builds(tmp_path).written([refused[0], *MODULES, refused[1]])
+        builds(tmp_path).written(titled([refused[0], *MODULES, refused[1]]))
     for line, length in zip(str(raised.value).splitlines(), (4, 5), strict=True):
         assert f"float32 [{length}]" in line
         assert "NCC_EVRF029" in line
@@ -143,11 +152,11 @@ def test_an_error_names_program_message_and_log_and_the_others_are_compiled(
 
 
 def test_what_lies_in_a_programs_place_is_not_overwritten(compiled, tmp_path):
-    first, second = builds(tmp_path).written(MODULES[:2])
+    first, second = builds(tmp_path).written(titled(MODULES[:2]))
     for path in second.iterdir():
         path.unlink()
     second.rmdir()
     first.rename(second)
     with pytest.raises(ValueError, match=f"{second} holds another program than its name says"):
-        builds(tmp_path).written(MODULES)
+        builds(tmp_path).written(titled(MODULES))
     assert sum(compiled().values()) == 3 + 1  # the two before, the third, and the first again

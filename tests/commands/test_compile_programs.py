@@ -54,6 +54,7 @@ def test_a_manifest_says_what_every_program_takes(compiled, tmp_path):
     assert sorted(names) == sorted(folders)
     for program in manifest["programs"]:
         assert program["instructions"] > 0
+        assert " tokens" in program["title"]
         assert program["input_bytes"] == sum(array["bytes"] for array in program["inputs"])
         assert program["compiler"] == "2.27.1"
 
