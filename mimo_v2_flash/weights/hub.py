@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
 from .safetensors_file import LARGEST_HEADER
-from .source import Place, places_of_header
+from .source import BESIDE, Place, places_of_header
 from .workers import in_threads
 
 __all__ = ["IN_FLIGHT", "HubSource"]
@@ -62,7 +62,9 @@ class HubSource:
         self.name = repository
         try:
             ask = partial(HfApi().model_info, repository, revision=revision, timeout=TIMEOUT)
-            self.revision: str = _retried(ask, _is_busy).sha or revision
+            info = _retried(ask, _is_busy)
+            self.revision: str = info.sha or revision
+            self._files = {file.rfilename for file in info.siblings or ()}
             self.config, index = map(self._fetched, ("config.json", INDEX))
         except Exception as error:  # an HTTP library's own, whichever huggingface_hub takes
             raise OSError(_explained(repository, error)) from error
@@ -90,6 +92,10 @@ class HubSource:
         if len(data) != end - begin:
             raise ValueError(f"{self.name}: {file}: ends at byte {size}, expected {end}: truncated")
         return data
+
+    def beside(self) -> Mapping[str, Path]:
+        """Return those of the files `BESIDE` that the repository has, fetched."""
+        return {name: self._fetched(name) for name in BESIDE if name in self._files}
 
     def _fetched(self, file: str) -> Path:
         fetch = partial(hf_hub_download, self.name, file, revision=self.revision)

@@ -82,9 +82,11 @@ class Job:
         missing = [piece for piece in self.recipe.pieces if _key(piece) not in done]
         advance(self.bytes_to_read - sum(map(_size, missing)))
         in_threads(partial(self._make, advance), missing, workers)
-        config = json.dumps(self.config.to_dict(), indent=1) + "\n"
+        config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
         for folder in {"", *self.store.folders}:
-            self.store.write_text(str(Path(folder) / "config.json"), config)
+            self.store.write_file(str(Path(folder) / "config.json"), config)
+        for name, path in self.source.beside().items():
+            self.store.write_file(name, path.read_bytes())
         self.store.finish()
 
     def _make(self, advance: Callable[[int], None], piece: Piece) -> None:

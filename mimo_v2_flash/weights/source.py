@@ -9,7 +9,19 @@ from typing import Any, NamedTuple, Protocol
 from .checkpoint import open_checkpoint
 from .safetensors_file import DTYPES, read_header
 
-__all__ = ["FolderSource", "Place", "Source", "places_of_header"]
+__all__ = ["BESIDE", "FolderSource", "Place", "Source", "places_of_header"]
+
+BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""What else a checkpoint may bring: the tokenizer's files, and how to sample."""
 
 
 class Place(NamedTuple):
@@ -42,6 +54,9 @@ class Source(Protocol):
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""
 
+    def beside(self) -> Mapping[str, Path]:
+        """Return those of the files `BESIDE` that are there, on this machine."""
+
 
 class FolderSource:
     """A checkpoint in a folder. It is read, not mapped, so that memory stays small."""
@@ -71,6 +86,11 @@ class FolderSource:
         if len(data) != end - begin:
             raise ValueError(f"{file}: ends at byte {begin + len(data)}, expected {end}: truncated")
         return data
+
+    def beside(self) -> Mapping[str, Path]:
+        """Return those of the files `BESIDE` that are there."""
+        paths = {name: Path(self.name) / name for name in BESIDE}
+        return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def places_of_header(

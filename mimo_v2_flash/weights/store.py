@@ -132,7 +132,7 @@ class Store:
             self._write_index(shard, Path(folder))
         if self.index.name == MANIFEST:
             manifest = {"metadata": self._metadata, "shards": self.folders}
-            self.write_text(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            self.write_file(MANIFEST, f"{json.dumps(manifest, indent=1)}\n".encode())
         (self.folder / JOURNAL).unlink()
 
     def _write_index(self, shard: int, folder: Path) -> None:
@@ -143,12 +143,12 @@ class Store:
             "sha256": {file: sha256_of(self.folder / folder / file) for file in files},
         }
         index = {"metadata": self._metadata | facts, "weight_map": weight_map}
-        self.write_text(str(folder / INDEX), json.dumps(index, indent=1) + "\n")
+        self.write_file(str(folder / INDEX), f"{json.dumps(index, indent=1)}\n".encode())
 
-    def write_text(self, file: str, text: str) -> None:
+    def write_file(self, file: str, data: bytes) -> None:
         """Write a small file; it has its name once it is whole."""
-        with self._partial(file).open("w") as opened:
-            opened.write(text)
+        with self._partial(file).open("wb") as opened:
+            opened.write(data)
             opened.flush()
             os.fsync(opened.fileno())
         self._partial(file).replace(self.folder / file)

@@ -61,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         if problem := self._problem(path, file):
             self._answer(problem[0], b"", {"X-Error-Code": problem[1], "Retry-After": 0})
         elif path in INFO:
-            self._answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), {})
+            siblings = [{"rfilename": path.name} for path in sorted(self.hub.folder.iterdir())]
+            info = {"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}
+            self._answer(200, json.dumps(info).encode(), {})
         else:
             self._file(file)
 
