@@ -48,8 +48,8 @@ def _scaled_dot(x: NKIPyTensorRef, w: BlockScaled) -> NKIPyTensorRef:
     for start, end in pairwise([*starts, columns]):
         part = slice(start * BLOCK, min(end * BLOCK, inputs))
         width = (part.stop - part.start) // (end - start)
-        left = np.reshape(x[:, part], (rows, end - start, width))
-        code = np.reshape(w.code[:, part], (outputs, end - start, width)).astype(x.dtype)
+        left: Any = np.reshape(x[:, part], (rows, end - start, width))
+        code: Any = np.reshape(w.code[:, part], (outputs, end - start, width)).astype(x.dtype)
         shape = (end - start, rows, outputs)
         product = _emitted(left.backend_tensor, code.backend_tensor, [1], shape)
         scale = np.repeat(w.scale[:, start:end], w.block_height, axis=0)[:outputs]
