@@ -36,7 +36,7 @@ def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
         matplotlib = importlib.import_module("matplotlib")
         figures = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'mimo-v2-flash[bench]'") from error
+        raise ImportError("--plot needs matplotlib: pip install 'mimo-v2-flash[plot]'") from error
     with matplotlib.rc_context(PLAIN):
         figure = figures.Figure(figsize=(9, 4.5), layout="constrained")
         axes = figure.subplots()
