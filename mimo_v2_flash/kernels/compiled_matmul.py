@@ -20,7 +20,7 @@ from .worker_threads import free_threads, in_parallel
 
 __all__ = ["product"]
 
-FEW = 256 if LANES == 16 else 48  # rows up to which decoding in registers is as fast as BLAS
+FEW = 512 if LANES == 16 else 48  # rows up to which decoding in registers is as fast as BLAS
 TILE = 256  # rows of a weight that are decoded at one time
 SMALL = 1 << 15  # elements of a weight below which NumPy is as fast
 
