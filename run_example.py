@@ -48,24 +48,31 @@ MODES = {
     "compile": compile_programs,
 }
 ON_RANKS = ("generate", "evaluate", "random")
+SHORT = {"plan": "--plan", "compile": "--compile-only"}
+ALSO = {"plan": ("plan", "programs", "compile", *ON_RANKS), "compile": ("compile",)}
 PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one mode and return its exit status."""
     chooser = argparse.ArgumentParser(add_help=False)
-    _add_mode(chooser, required=False)
-    mode = chooser.parse_known_args(arguments)[0].mode
+    _add_mode(chooser)
+    chosen = chooser.parse_known_args(arguments)[0]
+    mode = chosen.mode or chosen.short
 
     parser = argparse.ArgumentParser(
         description=MODES[mode].__doc__ if mode else __doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_mode(parser, required=True)
+    _add_mode(parser)
     if mode:
         MODES[mode].add_arguments(parser)
     options = vars(parser.parse_args(arguments))
-    del options["mode"]
+    if not mode:
+        parser.error(f"the following arguments are required: --mode, one of {', '.join(MODES)}")
+    if chosen.short and mode not in ALSO[chosen.short]:
+        parser.error(f"--mode {mode}: not allowed with {SHORT[chosen.short]}")
+    del options["mode"], options["short"]
     try:
         return _run(mode, options)
     except (ImportError, OSError, RankError, ValueError) as error:
@@ -76,13 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _add_mode(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Declare what to run: a mode, or nothing but what a plan takes."""
-    what = parser.add_mutually_exclusive_group(required=required)
-    what.add_argument("--mode", choices=MODES, help="what to run")
-    for option, same in (("--plan", "plan"), ("--compile-only", "compile")):
-        said = f"the same as --mode {same}"
-        what.add_argument(option, dest="mode", action="store_const", const=same, help=said)
+def _add_mode(parser: argparse.ArgumentParser) -> None:
+    """Declare what to run."""
+    parser.add_argument("--mode", choices=MODES, help="what to run")
+    for same, option in SHORT.items():
+        said = f"--mode {same}, if no mode is given"
+        parser.add_argument(option, dest="short", action="store_const", const=same, help=said)
 
 
 def _run(mode: str, options: dict[str, Any]) -> int:

@@ -47,7 +47,7 @@ def test_what_a_mode_needs_is_named(mode):
 def test_without_a_mode_the_modes_are_listed():
     done = run_example()
     assert done.returncode == 2
-    assert f"{{{','.join(MODES)}}}" in done.stderr
+    assert f"required: --mode, one of {', '.join(MODES)}" in done.stderr
 
 
 def test_a_mistake_is_one_line():
@@ -68,6 +68,14 @@ def test_a_plan_is_asked_for_either_way():
     assert done.returncode == same.returncode == 0
     assert done.stdout == same.stdout
     assert "It fits" in done.stdout
-    both = run_example("--plan", "--mode", "test")
+    again = run_example("--mode", "plan", "--plan", *asked)
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("short", "mode"), [("--plan", "test"), ("--compile-only", "plan"), ("--compile-only", "test")]
+)
+def test_a_short_word_for_a_mode_is_refused_with_another(short, mode):
+    both = run_example(short, "--mode", mode)
     assert both.returncode == 2
-    assert "--mode: not allowed with argument --plan" in both.stderr
+    assert f"--mode {mode}: not allowed with {short}" in both.stderr

@@ -60,9 +60,10 @@ def test_100_tokens_on_neurons_stand_ins(expected, tmp_path):
     assert written(*neuron(tmp_path / "programs"), **variables()) == expected
 
 
-def test_4_processes_have_the_text_of_one_and_compile_each_program_once(tmp_path):
+@pytest.mark.parametrize("heads", [4, 2], ids=["heads", "heads and rows"])
+def test_4_processes_have_the_text_of_one_and_compile_each_program_once(heads, tmp_path):
     calls, folder = tmp_path / "calls", tmp_path / "programs"
-    plan = ("--expert-parallel", 4, "--tensor-parallel", 4)
+    plan = ("--expert-parallel", 4, "--tensor-parallel", heads)
     env = variables() | {"NEURONX_CC_CALLS": str(calls)}
     meeting = {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
     text = written(*neuron(folder), *plan, tokens=12, ranks=4, **env, **meeting)

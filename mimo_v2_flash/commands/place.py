@@ -92,7 +92,7 @@ class Place(NamedTuple):
         Raises
         ------
         ValueError
-            If the plan has no programs for one text, or does not fit into a device's memory.
+            If the plan does not fit into a device's memory, or the backend has no ranks.
         ImportError, OSError
             If the backend, or what it needs, is not there.
         """
@@ -103,20 +103,12 @@ class Place(NamedTuple):
         context = self.longest(config)
         chunk = min(self.chunk or CHUNK, context)
         load = Load(1, context, chunk, _stored(weights), self.cache, self.stream)
-        self._check(config, shared, load)
+        if self.backend == "neuron":
+            check_memory(config, shared.plan, load, self.lnc)
         options |= {"max_step": chunk, "backend": self._opened(shared)}
         model = FixedContext(weights, config, **options)
         model.context = context
         return model
-
-    def _check(self, config: MiMoConfig, shared: Shared, load: Load) -> None:
-        if shared.plan.data_parallel > 1:
-            raise ValueError(
-                f"--backend {self.backend}: one text is one row, which {shared.plan.world} ranks "
-                f"can only share by its heads: --tensor-parallel {shared.plan.world}"
-            )
-        if self.backend == "neuron":
-            check_memory(config, shared.plan, load, self.lnc)
 
     def _opened(self, shared: Shared) -> Backend:
         if self.backend == "neuron":

@@ -13,7 +13,6 @@ from mimo_v2_flash.backends import NumpyBackend
 from mimo_v2_flash.commands.parallel import ALONE, Shared
 from mimo_v2_flash.commands.place import FixedContext, Place, add_place_arguments, check_memory
 from mimo_v2_flash.costs import Load, devices
-from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.plan import Plan
 from tests.support.tiny import random_tokens, running, tiny
 
@@ -96,14 +95,6 @@ def test_the_context_is_the_models_where_that_is_short(opened):
     assert Place("xla", context=5).longest(MODEL.config) == 5
     assert Place().longest(MODEL.config) == MODEL.config.max_position_embeddings
     assert model_at(Place("xla", context=60)).max_step == 60
-
-
-@pytest.mark.parametrize("backend", ["xla", "neuron"])
-def test_one_text_cannot_be_shared_by_rows(opened, backend):
-    shared = Shared(ThreadGroup(4), Plan(4, 2, 2))
-    said = f"--backend {backend}: one text is one row, .*: --tensor-parallel 4"
-    with pytest.raises(ValueError, match=said):
-        model_at(Place(backend), shared)
 
 
 def test_xla_does_not_run_on_several_processes(opened):
