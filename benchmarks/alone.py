@@ -12,6 +12,7 @@ from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights.random_weights import random_weights
 
 from .clock import median_seconds
+from .machine import bytes_per_second
 
 __all__ = ["head", "sliding"]
 
@@ -19,13 +20,17 @@ TIMES, DECODED = 3, 32
 
 
 def head(*, quick: bool) -> dict[str, Any]:
-    """Return the seconds of one row's logits in bfloat16 and the bytes of the weight."""
+    """Return the seconds of one row's logits in bfloat16, and of a bare read of the weight."""
     whole = MiMoConfig()
     shape = (whole.vocab_size // (16 if quick else 1), whole.hidden_size)
     bits = np.random.default_rng(0).integers(0, 1 << 16, shape, np.uint16)
     w_VD = (bits & np.uint16(0xBFFF)).view(ml_dtypes.bfloat16)  # all between -2 and 2
     x_ND = np.ones((1, whole.hidden_size), np.float32)
-    return {"head": median_seconds(lambda: lm_head(x_ND, w_VD), TIMES), "head_bytes": w_VD.nbytes}
+    lm_head(x_ND, w_VD)  # loads compiled code
+    before = bytes_per_second([w_VD])
+    taken = median_seconds(lambda: lm_head(x_ND, w_VD), TIMES)
+    rates = before, bytes_per_second([w_VD])
+    return {"head": taken, "head_bytes": w_VD.nbytes, "head_read": rates}
 
 
 def sliding(*, quick: bool) -> dict[str, Any]:

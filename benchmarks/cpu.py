@@ -24,41 +24,27 @@ import numpy as np
 
 from mimo_v2_flash.commands.console import console, progress, table
 
-from .alone import head, sliding
 from .findings import CONTENDERS, Round, Row, findings, medians
-from .machine import described, limits
+from .machine import described
 from .made_weights import model_config, write_both
-from .measures import QUICK, WHOLE, measured
+from .measures import QUICK, WHOLE
+from .process import ALONE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-ALONE = {"machine": limits, "head": head, "sliding": sliding}
 
 
 def main() -> int:
-    """Measure, print and save; or be one of the processes that are measured."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only see whether it runs")
     parser.add_argument("--repeats", type=int, help="rounds (3, or 1 if quick)")
     parser.add_argument("--folder", type=Path, help="where there is room for the weights, 7 GB")
     parser.add_argument("--results", type=Path, help="where to write (benchmarks/results)")
-    parser.add_argument("--contender", choices=(*ALONE, *CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contender:
-        sys.stdout.write(json.dumps(one(options)) + "\n")
-        return 0
     rounds = run(options.quick, options.repeats or (1 if options.quick else 3), options.folder)
     report(rounds, quick=options.quick, results=options.results)
     return 0
-
-
-def one(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the process of one contender finds."""
-    if work := ALONE.get(options.contender):
-        return work(quick=options.quick)
-    plan = QUICK if options.quick else WHOLE
-    return measured(options.contender, options.folder, plan, options.started)
 
 
 def run(quick: bool, repeats: int, folder: Path | None) -> list[Round]:
@@ -81,7 +67,7 @@ def run(quick: bool, repeats: int, folder: Path | None) -> list[Round]:
 def _in_a_process(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
     words = ["--contender", name, "--folder", str(folder), "--started", repr(time.time())]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cpu", *words, *["--quick"] * quick],
+        [sys.executable, "-m", "benchmarks.process", *words, *["--quick"] * quick],
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 
 from .clock import median_seconds
 
-__all__ = ["described", "limits"]
+__all__ = ["bytes_per_second", "described", "limits"]
 
 VERSIONS = ("numpy", "numba", "torch", "transformers")
 UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # the last two multiply bfloat16 faster
 STREAMED = 1 << 30  # bytes
 WIDTH = 4096  # of the matrices of the product
+PART = 1 << 24  # bytes that one thread sums up at one time
 TIMES = 7
 
 
@@ -38,16 +40,23 @@ def described() -> dict[str, Any]:
 def limits(*, quick: bool) -> dict[str, Any]:
     """Return bytes read per second and float32 operations per second, all threads together."""
     width, streamed = (WIDTH // 4, STREAMED // 16) if quick else (WIDTH, STREAMED)
-    return {"bytes_per_second": _bandwidth(streamed), "flops_per_second": _blas_rate(width)}
+    ones = np.ones(streamed // 8, np.int64)
+    return {"bytes_per_second": bytes_per_second([ones]), "flops_per_second": _blas_rate(width)}
+
+
+def bytes_per_second(arrays: Iterable[np.ndarray]) -> float:
+    """Return how fast all threads together read `arrays`, by a streaming sum.
+
+    Of the pages that something else reads: on a virtual machine some are much nearer than others.
+    """
+    words = [array.reshape(-1).view(np.int64) for array in arrays]
+    parts = [part for whole in words for part in np.array_split(whole, -(-whole.nbytes // PART))]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's sum lets others run
+        taken = median_seconds(lambda: list(pool.map(np.sum, parts)), TIMES)
+    return sum(whole.nbytes for whole in words) / taken
 
 
 def _blas_rate(width: int) -> float:
     numbers = np.random.default_rng(0).random((width, width), np.float32)
     product = np.empty_like(numbers)
     return 2 * width**3 / median_seconds(lambda: np.matmul(numbers, numbers, out=product), TIMES)
-
-
-def _bandwidth(streamed: int) -> float:
-    parts = np.split(np.ones(streamed // 8, np.int64), 64)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's sum lets others run
-        return streamed / median_seconds(lambda: list(pool.map(np.sum, parts)), 5 * TIMES)

@@ -23,11 +23,11 @@ from mimo_v2_flash.weights.random_weights import CODES
 from mimo_v2_flash.weights.records import DecoderWeights, MoEWeights
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 
+from .contenders import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder
 
-__all__ = ["FLOAT8", "NATIVE", "model_config", "write_both"]
+__all__ = ["model_config", "write_both"]
 
-FLOAT8, NATIVE = "float8", "bfloat16"  # folders
 BFLOAT16 = ml_dtypes.bfloat16
 PORTION = 1 << 24  # random numbers at a time
 

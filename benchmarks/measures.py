@@ -8,7 +8,7 @@ import numpy as np
 
 from .clock import seconds
 from .contenders import Contender, Ours, contender
-from .touched import bytes_of_step
+from .machine import bytes_per_second
 
 __all__ = ["QUICK", "WHOLE", "Plan", "measured"]
 
@@ -69,12 +69,25 @@ def _tokens(plan: Plan) -> dict[str, np.ndarray]:
     return {name: random.integers(0, vocabulary, shape) for name, shape in shapes.items()}
 
 
-def _decode(which: str, model: Contender, token_NB: np.ndarray) -> dict[str, float]:
-    """Return the seconds of a step and, of what is stored here, the bytes of weights it reads."""
-    taken = seconds(lambda: [model.decode(token_B) for token_B in token_NB]) / len(token_NB)
+def _decode(which: str, model: Contender, token_NB: np.ndarray) -> dict[str, Any]:
+    """Return the seconds of a step.
+
+    Of what is stored here also the bytes of weights that it reads, and how fast these weights can
+    be read, before and after.
+    """
     if not isinstance(model, Ours):
-        return {which: taken}
-    return {which: taken, f"{which}_bytes": bytes_of_step(model, token_NB)}
+        return {which: _step_seconds(model, token_NB)}
+    from .touched import bytes_of_step  # noqa: PLC0415
+
+    before = bytes_per_second(model.stored())
+    taken = _step_seconds(model, token_NB)
+    rates = before, bytes_per_second(model.stored())
+    read = bytes_of_step(model, token_NB)
+    return {which: taken, f"{which}_bytes": read, f"{which}_read": rates}
+
+
+def _step_seconds(model: Contender, token_NB: np.ndarray) -> float:
+    return seconds(lambda: [model.decode(token_B) for token_B in token_NB]) / len(token_NB)
 
 
 def _peak_bytes() -> int:
