@@ -14,6 +14,7 @@ from .compiled_words import BFLOAT16, FLOAT8, FLOAT32, LANES, LINE
 
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 
+INNER = "ad1857984378440e"  # of compiled_tile and _words: numba's cache looks at this file alone
 KEEP = np.int32(-0x78100000)  # sign, exponent and mantissa of a code shifted left by 20
 HALF_UNIT = np.float32(2.0**60)  # a decoded code is 2^120 too small; in two steps none overflows
 NAN = np.float32(np.nan)

@@ -1,5 +1,6 @@
 """The compiled code as processes meet it: absent, cached on disk, and on a machine of any kind."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mimo_v2_flash.kernels import compiled_loops
 
 PRODUCTS = """
 import json, sys
@@ -41,6 +44,13 @@ assert ops._compiled_product() is None
 """
 HOST, ANY = {}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 ROOT = Path(__file__).parents[2]
+
+
+def test_code_on_disk_is_as_new_as_its_inner_parts():
+    inner = ROOT / "mimo_v2_flash" / "kernels"
+    files = [(inner / f"compiled_{name}.py").read_bytes() for name in ("tile", "words")]
+    digest = hashlib.sha256(b"".join(files)).hexdigest()[:16]
+    assert digest == compiled_loops.INNER, f"write {digest} there, so that old code is not loaded"
 
 
 def run(program: str, **environment: str) -> str:
