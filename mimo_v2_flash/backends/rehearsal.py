@@ -11,29 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from .calls import Call, answered
-from .hlo import entry_of, parts_of
 from .named import loaded
+from .ports import Port, ports
 from .records import arrays, filled_with
 
 if TYPE_CHECKING:
     from .tracing import Traced
 
 __all__ = ["Rehearsal", "Rehearsed", "hollow"]
-
-DTYPES = {
-    "PRED": np.bool_,
-    "S32": np.int32,
-    "U32": np.uint32,
-    "U8": np.uint8,
-    "F32": np.float32,
-    "BF16": ml_dtypes.bfloat16,
-    "F8E4M3": ml_dtypes.float8_e4m3,
-}
-"""Of a program's outputs, by HLO's names."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +70,7 @@ class Rehearsal:
         self.programs: list[Rehearsed] = []
         self.calls: Counter[int] = Counter()
         self._numbers: dict[Any, int] = {}  # by what is called, and by content
-        self._outputs: list[list[tuple[tuple[int, ...], Any]]] = []
+        self._outputs: list[tuple[Port, ...]] = []
 
     def place(self, record: Any) -> Any:
         """Return `record` with arrays in place of its own that take no memory."""
@@ -97,7 +85,9 @@ class Rehearsal:
                 self._numbers[call.key] = self._traced(function, hollow(call.given))
             number = self._numbers[call.key]
             self.calls[number] += 1
-            outputs = [_filled(shape, dtype, self.value) for shape, dtype in self._outputs[number]]
+            outputs = [
+                _filled(port.shape, port.dtype, self.value) for port in self._outputs[number]
+            ]
             return answered(self.programs[number].traced, outputs)
 
         return program
@@ -108,7 +98,7 @@ class Rehearsal:
         if content not in self._numbers:
             self._numbers[content] = len(self.programs)
             self.programs.append(Rehearsed(function, given, traced))
-            self._outputs.append(_outputs(traced.module))
+            self._outputs.append(ports(traced.module).outputs)
         return self._numbers[content]
 
 
@@ -124,9 +114,3 @@ def hollow(record: Any) -> Any:
 
 def _filled(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:
     return np.broadcast_to(np.full((), value, dtype), shape)
-
-
-def _outputs(module: Any) -> list[tuple[tuple[int, ...], Any]]:
-    """Return the shapes and dtypes of what an `HloModuleProto` returns."""
-    parts = parts_of(entry_of(module).program_shape.result)
-    return [(part.lengths, DTYPES[part.type_name]) for part in parts]

@@ -20,7 +20,7 @@ from mimo_v2_flash.layers.forms import FORMS
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.plan import Share
 from mimo_v2_flash.weights.cut import cut_model
-from mimo_v2_flash.weights.hollow import hollow_weights
+from mimo_v2_flash.weights.hollow import hollow_weights, one_of_each_layer
 from mimo_v2_flash.weights.records import ModelWeights
 from mimo_v2_flash.weights.traceable import traceable
 
@@ -106,17 +106,9 @@ def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
 
 def _weights(config: MiMoConfig, dtype: str, share: Share) -> ModelWeights:
     """Return a rank's weights, without memory; layers of a kind are one."""
-    kinds = list(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
-    distinct = list(dict.fromkeys(kinds))
-    sliding, sparse = zip(*distinct, strict=True)
-    few = replace(
-        config,
-        num_hidden_layers=len(distinct),
-        hybrid_layer_pattern=sliding,
-        moe_layer_freq=sparse,
-    )
+    few, kind_of_layer = one_of_each_layer(config)
     weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, share)))
-    return weights._replace(layers=tuple(weights.layers[distinct.index(kind)] for kind in kinds))
+    return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
 
 
 def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:

@@ -5,7 +5,6 @@ a cache's slots on one that has a single slot.
 """
 
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from mimo_v2_flash.cache import new_cache, ring_slots
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.plan import Plan, Share
 from mimo_v2_flash.weights.cut import cut_model
-from mimo_v2_flash.weights.hollow import hollow_weights
+from mimo_v2_flash.weights.hollow import hollow_weights, one_of_each_layer
 from mimo_v2_flash.weights.records import DecoderWeights, ModelWeights, MoEWeights, nbytes
 
 from .load import Load
@@ -79,15 +78,10 @@ def devices(config: MiMoConfig, plan: Plan, load: Load) -> list[Device]:
 
 def weight_bytes(config: MiMoConfig, shares: list[Share], dtype: str) -> list[dict[str, int]]:
     """Return the bytes of each share's weights, by kind."""
-    kinds = Counter(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
-    sliding, sparse = zip(*kinds, strict=True)
-    few = replace(
-        config,
-        num_hidden_layers=len(kinds),
-        hybrid_layer_pattern=sliding,
-        moe_layer_freq=sparse,
-    )
-    whole, times = hollow_weights(few, dtype), tuple(kinds.values())
+    few, kind_of_layer = one_of_each_layer(config)
+    count_of_kind = Counter(kind_of_layer)
+    whole = hollow_weights(few, dtype)
+    times = tuple(count_of_kind[kind] for kind in range(few.num_hidden_layers))
     return [_by_kind(cut_model(whole, few, share), times) for share in shares]
 
 

@@ -1,5 +1,6 @@
 """Weights that have shapes and dtypes but take no memory: to be cut and counted like real ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from .recipe import write_recipe
 from .records import ModelWeights
 from .safetensors_file import DTYPES
 
-__all__ = ["hollow_weights"]
+__all__ = ["hollow_weights", "one_of_each_layer"]
 
 
 def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
@@ -34,6 +35,20 @@ def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     declared = list(names.every_weight(config))
     recipe = write_recipe(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
     return Reader(_Hollow(recipe.outputs), config, tuple(range(config.n_routed_experts))).model()
+
+
+def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
+    """Return `config` with one layer of each kind, and which of these every layer is."""
+    kinds = list(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
+    distinct = list(dict.fromkeys(kinds))
+    sliding, sparse = zip(*distinct, strict=True)
+    few = replace(
+        config,
+        num_hidden_layers=len(distinct),
+        hybrid_layer_pattern=sliding,
+        moe_layer_freq=sparse,
+    )
+    return few, tuple(map(distinct.index, kinds))
 
 
 class _Hollow(Checkpoint):

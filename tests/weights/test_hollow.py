@@ -9,7 +9,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.hollow import hollow_weights
+from mimo_v2_flash.weights.hollow import hollow_weights, one_of_each_layer
 from mimo_v2_flash.weights.prepare import plan_job
 from mimo_v2_flash.weights.records import nbytes
 from mimo_v2_flash.weights.source import FolderSource
@@ -54,3 +54,10 @@ def test_they_take_no_memory():
 def test_another_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype 'int8'"):
         hollow_weights(MiMoConfig(), "int8")
+
+
+def test_a_model_has_three_kinds_of_layers_and_each_layer_is_one_of_them():
+    config = MiMoConfig()
+    few, kind_of_layer = one_of_each_layer(config)
+    assert few.num_hidden_layers == 3
+    assert tuple(few.layers[kind] for kind in kind_of_layer) == config.layers
