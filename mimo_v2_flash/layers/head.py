@@ -83,7 +83,7 @@ class Head:
         logits_BnV = np.zeros((B, n, self._vocabulary), np.float32)
         if x_bTD.shape[0] * x_bTD.shape[1]:
             share_NV = self._predicted(*_given(x_bTD, index_Bn[rows], weights))
-            share_bnV = np.reshape(np.asarray(share_NV), (-1, n, len(words)))
+            share_bnV = np.reshape(np.asarray(share_NV), (x_bTD.shape[0], n, len(words)))
             logits_BnV[rows, :, words.start : words.stop] = share_bnV
         return self._ranks.world.all_sum(logits_BnV)  # all but one rank give zero
 
@@ -91,6 +91,9 @@ class Head:
         self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
+        if self._vocabulary < self._ranks.plan.tensor_parallel:  # a rank has none to choose from
+            logits_BnV = self.logits(x_bTD, index_Bn, weights, rows=rows)
+            return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
         token_Bn, logit_Bn = (
             np.zeros(index_Bn.shape, np.int32),
             np.zeros(index_Bn.shape, np.float32),

@@ -21,14 +21,14 @@ ROWS = slice(0, 3)
 EXPECTED = ALONE.logits(X_BND, INDEX_Bn, MODEL.weights, rows=ROWS)
 
 
-def on_ranks(plan: Plan, ask) -> list:
+def on_ranks(plan: Plan, ask, model=MODEL) -> list:
     """Return what `ask(head, stream, weights, rows)` gives on every rank."""
     group = ThreadGroup(plan.world)
 
     def of_rank(rank: int):
         ranks = Ranks(plan, group)
-        weights, rows = cut_model(MODEL.weights, MODEL.config, ranks.share), ranks.rows(3)
-        return ask(Head(MODEL.config, NumpyBackend(), ranks), X_BND[rows], weights, rows)
+        weights, rows = cut_model(model.weights, model.config, ranks.share), ranks.rows(3)
+        return ask(Head(model.config, NumpyBackend(), ranks), X_BND[rows], weights, rows)
 
     return group.run(of_rank)
 
@@ -65,6 +65,21 @@ def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
         assert (token_Bn.dtype, logit_Bn.dtype) == (np.int32, np.float32)
         np.testing.assert_array_equal(token_Bn, np.argmax(EXPECTED, axis=2))
         assert_agrees(logit_Bn, np.max(EXPECTED, axis=2), scale=np.max(np.abs(EXPECTED)))
+
+
+def test_a_rank_may_have_no_word():
+    few = tiny(Recipe(dense_width=32, experts=8, vocabulary=3))
+    alone = Head(few.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
+    expected = alone.logits(X_BND, INDEX_Bn, few.weights, rows=ROWS)
+
+    def both(head, x, weights, rows):
+        given = x, INDEX_Bn, weights
+        return head.logits(*given, rows=rows), head.tokens(*given, rows=rows)
+
+    for logits_BnV, (token_Bn, logit_Bn) in on_ranks(Plan(4, 4, 1), both, few):
+        assert_agrees(logits_BnV, expected)
+        np.testing.assert_array_equal(token_Bn, np.argmax(expected, axis=2))
+        assert_agrees(logit_Bn, np.max(expected, axis=2), scale=np.max(np.abs(expected)))
 
 
 def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
