@@ -105,7 +105,7 @@ class XlaBackend:
     def _meet(self, key: int) -> None:
         """Wait for the other ranks; raise ValueError if they have come to another program."""
         if self._group and len(set(self._group.all_gather(np.array([key])).flat)) > 1:
-            raise ValueError("replicas differ in a program or its shapes: rows must divide evenly")
+            raise ValueError("replicas came to different programs, or to one of different shapes")
 
     def _load(self, call: Call) -> Executable:
         if call.key not in self._loaded:

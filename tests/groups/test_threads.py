@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.groups import ThreadGroup
-from tests.support.kinds import every_kind
+from tests.support.kinds import host_kinds
 
 sizes = pytest.mark.parametrize("P", [1, 2, 3, 8])
 
@@ -28,21 +28,21 @@ def exchanged(P: int, name: str, x_of_rank, on=lambda function: function) -> np.
     return np.stack(group.run(lambda rank: on(getattr(group, name))(x_of_rank[rank])))
 
 
-@every_kind
+@host_kinds
 @sizes
 def test_all_to_all_transposes(on, P):
     sent = random_of_rank(P, P, 2, 3)  # by rank, to rank
     np.testing.assert_array_equal(exchanged(P, "all_to_all", sent, on), np.swapaxes(sent, 0, 1))
 
 
-@every_kind
+@host_kinds
 @sizes
 def test_all_gather_gives_everything_to_everyone(on, P):
     own = random_of_rank(P, 2, 3)
     np.testing.assert_array_equal(exchanged(P, "all_gather", own, on), np.stack([own] * P))
 
 
-@every_kind
+@host_kinds
 @sizes
 def test_reduce_scatter_gives_everyone_the_sum_of_its_rows(on, P):
     sent = random_of_rank(P, P, 2, 3)
@@ -50,7 +50,7 @@ def test_reduce_scatter_gives_everyone_the_sum_of_its_rows(on, P):
     np.testing.assert_allclose(exchanged(P, "reduce_scatter", sent, on), expected, rtol=1e-5)
 
 
-@every_kind
+@host_kinds
 @sizes
 def test_all_sum_gives_everyone_the_sum(on, P):
     own = random_of_rank(P, 2, 3)
