@@ -115,6 +115,8 @@ def joined(
     try:
         yield group(tuple(range(size)))
         _depart(store, watch)
+        for wire in wires.values():
+            wire.close()
     except BaseException as error:
         watch.raised(error)
         raise

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.distributed import PrefixStore, ProcessGroupGloo
 
-from .agreement import refuse_different
+from .agreement import RankError, refuse_different
 from .heartbeat import Watch
 from .standstill import Waiting
 
@@ -43,7 +43,11 @@ class Wire:
         self._turn = 0
         self._watch = watch
         here = PrefixStore(f"gloo {self.ranks}", store)
-        self._gloo = ProcessGroupGloo(here, self.place, len(ranks), _FOR_EVER)
+        self._gloo: Any = ProcessGroupGloo(here, self.place, len(ranks), _FOR_EVER)
+
+    def close(self) -> None:
+        """Let go of the network while its threads can end: later they abort the process."""
+        self._gloo = None
 
     def swap(self, what: str, messages: Sequence[Any]) -> list[Any]:
         """Send message p to rank p; return what every rank sent us, all as flat uint8 arrays.
@@ -56,6 +60,8 @@ class Wire:
         RankError
             If a rank is lost, has returned, or calls something else.
         """
+        if self._gloo is None:
+            raise RankError(f"{what}: the run has ended")
         self._turn += 1
         lengths = [message.size for message in messages]
         longest, nothing = max(lengths), [message[:0] for message in messages]

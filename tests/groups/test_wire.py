@@ -72,3 +72,10 @@ def test_who_waits_says_where(wires):
     assert places[0].ranks == (0, 1, 2)
     assert places[0].what == "a call"
     assert watch.at is None
+
+
+def test_a_wire_that_was_closed_says_so():
+    wire = Wire(HashStore(), (0,), Watch(HashStore(), 0, 1, silence=9))
+    wire.close()
+    with pytest.raises(RankError, match="swap: the run has ended"):
+        wire.swap("swap", [message(3, 0)])
