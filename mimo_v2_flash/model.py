@@ -12,7 +12,7 @@ from .config import MiMoConfig
 from .generation.choice import choice
 from .generation.loop import collected, generate
 from .generation.sampling import SamplingSettings
-from .groups import HostGroup, SoloGroup
+from .groups import ALONE, HostGroup
 from .layers.forms import FORMS
 from .layers.network import Network
 from .layers.ranks import Ranks
@@ -71,7 +71,7 @@ class MiMoV2FlashModel:
     ) -> None:
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or Plan.of_devices(config)
-        ranks = Ranks(plan, group or SoloGroup(), exchange, FORMS[backend.form])
+        ranks = Ranks(plan, group or ALONE, exchange, FORMS[backend.form])
         weights, config = keep_experts(weights, config, expert_subset)
         ranks.plan.check(config)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)

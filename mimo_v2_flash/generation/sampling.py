@@ -6,8 +6,8 @@ logits are settled lowest id first, where transformers keeps all ties of top-k. 
 tokens that a row may still draw.
 
 Source: penalty: CTRL, arXiv:1909.05858, section 4.1, negative logits as in transformers; top-p:
-arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95,
-temperature 0.8 (mathematics, writing, web) or 0.3 (agents, tools).
+arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95
+with temperature 0.8 (mathematics, writing, web) or 0.3 (agents, tools).
 """
 
 import math
@@ -80,7 +80,7 @@ def distribution(
     settings
         Which to keep; greedy keeps one, with probability 1.
     history
-        The row's tokens so far; only the repetition penalty reads it.
+        The row's tokens so far, prompt and generated; only the repetition penalty reads it.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def distribution(
     require_usable(score_V, "the row")
     if settings.temperature == 0:
         return np.argmax(score_V, keepdims=True), np.ones(1)
-    with np.errstate(over="ignore"):  # a tiny temperature: all but the best become -inf
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, rightly
         score_V = (score_V - np.max(score_V)) / settings.temperature
     token_A = _top_k(score_V, settings.top_k or score_V.size)
     weight_A = np.exp(score_V[token_A])
@@ -139,8 +139,8 @@ class Sampler:
             named, before any row draws.
         """
         if np.ndim(logits_NV) != 2 or not len(logits_NV) == len(rows) == len(histories):
-            who = f"{len(rows)} rows and {len(histories)} histories"
-            raise ValueError(f"logits_NV is {np.shape(logits_NV)} for {who}")
+            counts = f"{len(rows)} rows and {len(histories)} histories"
+            raise ValueError(f"logits_NV is {np.shape(logits_NV)} for {counts}")
         for row, logits_V in zip(rows, logits_NV, strict=True):
             require_usable(logits_V, f"row {row}")
         return np.array([*map(self._draw_one, rows, logits_NV, histories)], np.int32)

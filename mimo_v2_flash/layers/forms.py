@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cache import LONGEST_DRAFT
-from mimo_v2_flash.groups import ALONE, Group, HostGroup, SoloGroup
+from mimo_v2_flash.groups import ALONE, Group, HostGroup
 from mimo_v2_flash.groups.device import DeviceGroup
 from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.kernels.moe_expert import seated_experts
@@ -68,13 +68,13 @@ class Form(NamedTuple):
 def host_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
     """Return the group of this rank, one alone if it shares nothing."""
     ranks = ranks_of(world.rank)
-    return world.split(ranks) if len(ranks) > 1 else SoloGroup()
+    return world.split(ranks) if len(ranks) > 1 else ALONE
 
 
 def device_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
     """Return the groups of all ranks as one: a program is the same on each of them."""
     parts = sorted({tuple(ranks_of(rank)) for rank in range(world.size)})
-    return DeviceGroup(tuple(parts)) if len(parts[0]) > 1 else SoloGroup()
+    return DeviceGroup(tuple(parts)) if len(parts[0]) > 1 else ALONE
 
 
 def step_length(tokens: int, max_step: int) -> int:

@@ -78,11 +78,11 @@ class Stack:
         form, own = self._ranks.form, self._ranks.own_tokens(position_BT, max_step)
         cache.begin(position_BT)
         token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
-        sizing_BT = form.sizing(position_BT, cache.rows)
-        longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
-        length = form.length(longest, max_step) if own else 0
-        x_bTD: Any = np.zeros((len(token_bT), length, weights.embedding_VD.shape[1]), np.float32)
+        x_bTD: Any = np.zeros((len(token_bT), 0, weights.embedding_VD.shape[1]), np.float32)
         if own:
+            sizing_BT = form.sizing(position_BT, cache.rows)
+            longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
+            length = form.length(longest, max_step)
             step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
             start = int(np.max(sizing_BT[:, :1], initial=0))
             tokens = int(np.count_nonzero(position_BT >= 0))
