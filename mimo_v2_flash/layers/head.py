@@ -33,7 +33,12 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The program of the likeliest words; `heads` are the ranks that the words are split over."""
+    """The program of the likeliest words; `heads` are the ranks that the words are split over.
+
+    Ties are settled by the logits as they were computed, on one rank and on many alike: the lowest
+    id wins. Two words with equal weights need not tie: a BLAS may sum their columns in different
+    orders, and their logits then differ in the last bits.
+    """
 
     predicted: Predicted
     heads: Group
