@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mimo_v2_flash.commands import prepare
+from mimo_v2_flash.cli import prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

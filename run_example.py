@@ -20,20 +20,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mimo_v2_flash.commands import (
+from mimo_v2_flash.cli import (
     compare,
     compile_programs,
+    cost,
     download,
     evaluate,
     generate,
     plan,
-    programs,
     random_model,
     self_check,
     trace,
 )
-from mimo_v2_flash.commands.parallel import first_alone, shared_by
-from mimo_v2_flash.groups import RankError, started
+from mimo_v2_flash.cli.parallel_options import first_alone, shared_by
+from mimo_v2_flash.parallel import RankError, started
 
 MODES = {
     "test": self_check,
@@ -44,7 +44,7 @@ MODES = {
     "trace": trace,
     "compare": compare,
     "plan": plan,
-    "programs": programs,
+    "programs": cost,
     "compile": compile_programs,
 }
 ON_RANKS = ("generate", "evaluate", "random")

@@ -89,7 +89,7 @@ class Ours:
 
     def stored(self) -> list[np.ndarray]:
         """Return the large weights of all layers, as they lie in their files."""
-        from mimo_v2_flash.backends.records import arrays  # noqa: PLC0415
+        from mimo_v2_flash.execution.pytree import arrays  # noqa: PLC0415
 
         found = arrays(self.model.weights.layers).values()
         return [array for array in found if array.nbytes >= LARGE]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.commands.console import console, progress, table
+from mimo_v2_flash.cli.console import console, progress, table
 
 from .findings import CONTENDERS, Round, Row, findings, medians
 from .machine import described

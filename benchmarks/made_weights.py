@@ -17,10 +17,10 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantise
-from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.load import load_weights
+from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
 from mimo_v2_flash.weights.random_weights import CODES
-from mimo_v2_flash.weights.records import DecoderWeights, MoEWeights
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 
 from .contenders import FLOAT8, NATIVE
@@ -69,15 +69,15 @@ def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Te
         for index, sliding in enumerate(config.hybrid_layer_pattern)
         if not sliding
     }
-    for name, shape in names.every_weight(config):
+    for name, shape in param_specs.every_weight(config):
         if not name.endswith("_proj.weight") or name.endswith("o_proj.weight"):
-            dtype = "F32" if names.ROUTER in name else "BF16"
+            dtype = "F32" if param_specs.ROUTER in name else "BF16"
             yield Tensor(name, dtype, shape, lambda n=name, s=shape, d=dtype: _few(random, n, s, d))
             continue
         rows = runs * -(-shape[0] // runs // BLOCK) if name in crossing else -(-shape[0] // BLOCK)
         grid = (rows, -(-shape[1] // BLOCK))
         yield Tensor(name, "F8_E4M3", shape, lambda s=shape: _codes(random, s))
-        yield Tensor(name + names.SCALE, "F32", grid, lambda g=grid: _scales(random, g))
+        yield Tensor(name + param_specs.SCALE, "F32", grid, lambda g=grid: _scales(random, g))
 
 
 def _codes(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -107,15 +107,17 @@ def _native_tensors(ours: Path, config: MiMoConfig) -> Iterator[Tensor]:
     """Yield transformers' tensors, in the names of its own modules, from the FP8 checkpoint."""
     weights = load_weights(ours, config)
     arrays = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    for (name, _), array in zip(names.model_ends(config), arrays, strict=True):
+    for (name, _), array in zip(param_specs.model_ends(config), arrays, strict=True):
         yield _exact(name, array)
     for index, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
-        declared = [*names.layer_norms(prefix, spec)]
+        declared = [*param_specs.layer_norms(prefix, spec)]
         held = [layer.attention_norm_D, layer.feed_forward_norm_D]
-        declared += names.attention(prefix, spec.attention, spec.hidden)
+        declared += param_specs.attention(prefix, spec.attention, spec.hidden)
         held += layer.attention[: 5 if spec.attention.has_sink else 4]
-        declared += names.router(prefix, spec) if spec.experts else names.dense(prefix, spec)
+        declared += (
+            param_specs.router(prefix, spec) if spec.experts else param_specs.dense(prefix, spec)
+        )
         held += layer.feed_forward[: 2 if spec.experts else 3]
         for (name, _), array in zip(declared, held, strict=True):
             yield _exact(name.replace("attention_sink_bias", "sinks"), array)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.commands.console import amount, console, table
+from mimo_v2_flash.cli.console import amount, console, table
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights.hub_tensors import hub_tensors
 from mimo_v2_flash.weights.safetensors_file import DTYPES

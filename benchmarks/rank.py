@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
-from mimo_v2_flash.groups import CountedGroup, HostGroup, started
-from mimo_v2_flash.layers.exchange_record import Carried, ExchangeRecord
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
+from mimo_v2_flash.parallel import CountedGroup, HostGroup, started
+from mimo_v2_flash.parallel_config import Plan
 from mimo_v2_flash.weights.random_weights import random_weights
 
 __all__ = ["WAYS", "Found", "model_config", "work"]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimo_v2_flash.commands.console import console, progress, table
+from mimo_v2_flash.cli.console import console, progress, table
 
 from .machine import described
 from .rank import WAYS, Found, work

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.weights import names
-from mimo_v2_flash.weights.records import (
+from mimo_v2_flash.weights import param_specs
+from mimo_v2_flash.weights.params import (
     DecoderWeights,
     ExpertWeights,
     ModelWeights,
@@ -83,11 +83,14 @@ def flops_of_prefill(config: MiMoConfig, tokens: int) -> int:
 
 def _weights_of_token(spec: LayerSpec) -> int:
     """Return the weights that a token is multiplied by."""
-    matrices = [*names.attention("", spec.attention, spec.hidden)[:4]]
+    matrices = [*param_specs.attention("", spec.attention, spec.hidden)[:4]]
     if spec.experts:
-        matrices += [names.router("", spec)[0], *names.expert("", spec, 0) * spec.experts_per_token]
+        matrices += [
+            param_specs.router("", spec)[0],
+            *param_specs.expert("", spec, 0) * spec.experts_per_token,
+        ]
     else:
-        matrices += names.dense("", spec)
+        matrices += param_specs.dense("", spec)
     return sum(int(np.prod(matrix.shape)) for matrix in matrices)
 
 

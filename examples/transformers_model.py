@@ -14,8 +14,8 @@ import transformers
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.weights.checkpoint import open_checkpoint
+from mimo_v2_flash.weights.convert import plan_job
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.prepare import plan_job
 from mimo_v2_flash.weights.source import FolderSource
 
 SAME = (

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from . import inputs
-from .backends import Backend, NumpyBackend
-from .cache import HybridCache
 from .config import MiMoConfig
-from .generation.choice import choice
+from .execution import Backend, NumpyBackend
 from .generation.loop import collected, generate
 from .generation.sampling import SamplingSettings
-from .groups import ALONE, HostGroup
-from .layers.forms import FORMS
+from .generation.token_selector import choice
+from .kv_cache import HybridCache
+from .layers.execution_mode import FORMS
 from .layers.network import Network
-from .layers.ranks import Ranks
-from .plan import Plan
-from .weights.cut import cut_model
-from .weights.records import ModelWeights, fingerprint
+from .layers.parallel_context import Ranks
+from .parallel import ALONE, HostGroup
+from .parallel_config import Plan
+from .weights.params import ModelWeights, fingerprint
+from .weights.shard_weights import cut_model
 from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]

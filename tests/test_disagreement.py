@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
 from tests.support.rows import ragged
 from tests.support.tiny import Recipe, random_tokens, running, tiny
 

@@ -17,9 +17,9 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights import load_weights
+from mimo_v2_flash.weights.convert import Job, plan_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.hub import INDEX
-from mimo_v2_flash.weights.prepare import Job, plan_job
 from mimo_v2_flash.weights.source import FolderSource
 from mimo_v2_flash.weights.store import JOURNAL
 from mimo_v2_flash.weights.subset import keep_experts

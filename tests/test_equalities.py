@@ -8,7 +8,7 @@ import ml_dtypes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cache import LONGEST_DRAFT
+from mimo_v2_flash.kv_cache import LONGEST_DRAFT
 from tests.support.drawn import seeds
 from tests.support.oracle import assert_same_logits, decided, decided_tokens
 from tests.support.rows import chunkings, shown

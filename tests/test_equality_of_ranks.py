@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel_config import Plan
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, decided_tokens

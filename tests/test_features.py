@@ -13,7 +13,7 @@ import pytest
 from mimo_v2_flash import MiMoV2FlashModel
 from mimo_v2_flash.kernels import moe_block, ops
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.weights.records import MoEWeights
+from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.oracle import answer, assert_same_logits
 from tests.support.tiny import Tiny, random_tokens, running, tiny
 

@@ -15,9 +15,9 @@ import prepare_weights
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.weights.checkpoint import open_checkpoint
+from mimo_v2_flash.weights.convert import plan_job
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.prepare import plan_job
-from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.weights.params import ModelWeights
 from mimo_v2_flash.weights.source import FolderSource
 from mimo_v2_flash.weights.store import Store
 from tests.support.fp8_blocks import Arrays

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cache import LONGEST_DRAFT
+from mimo_v2_flash.kv_cache import LONGEST_DRAFT
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import assert_same_logits
 from tests.support.rows import ragged, shown

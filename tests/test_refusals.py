@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.cache import new_cache
+from mimo_v2_flash.kv_cache import new_cache
 from tests.support.oracle import assert_same_logits
 from tests.support.rows import ragged
 from tests.support.tiny import random_tokens, running, tiny

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mimo_v2_flash.commands.example_model import EXAMPLE
+from mimo_v2_flash.cli.example_model import EXAMPLE
 from tests.support.neuron_stand_ins import variables
 from tests.support.processes import ROOT, ended, free_port, start
 

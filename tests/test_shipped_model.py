@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.generation.defaults import generation_defaults
-from mimo_v2_flash.generation.text import complete
-from mimo_v2_flash.generation.tokenizer import END_OF_TEXT, load_tokenizer, prompt_tokens, tokens
+from mimo_v2_flash.generation.generation_config import generation_defaults
+from mimo_v2_flash.text.completion import complete
+from mimo_v2_flash.text.tokenizer import END_OF_TEXT, load_tokenizer, prompt_tokens, tokens
 from tests.support.oracle import assert_same_logits
 from tests.support.reports import amounts, said_by
 from tests.support.shipped import FOLDER, shipped_oracle, stored

@@ -1,7 +1,7 @@
 """What a plan takes, without running it: bytes on every device, and bytes that ranks exchange."""
 
 from .devices import Device, devices
-from .load import Load
 from .traffic import Traffic, traffic
+from .workload import Load
 
 __all__ = ["Device", "Load", "Traffic", "devices", "traffic"]

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.cache import new_cache, ring_slots
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
-from mimo_v2_flash.plan import Plan, Share
-from mimo_v2_flash.weights.cut import cut_model
-from mimo_v2_flash.weights.hollow import hollow_weights, one_of_each_layer
-from mimo_v2_flash.weights.records import DecoderWeights, ModelWeights, MoEWeights, nbytes
+from mimo_v2_flash.kv_cache import new_cache, ring_slots
+from mimo_v2_flash.parallel_config import Plan, Share
+from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
+from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
+from mimo_v2_flash.weights.shard_weights import cut_model
 
-from .load import Load
 from .traffic import Row
+from .workload import Load
 
 __all__ = ["Device", "cache_bytes", "devices", "weight_bytes"]
 

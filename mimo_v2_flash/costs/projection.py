@@ -10,10 +10,10 @@ one row costs as much as 128.
 
 from typing import NamedTuple
 
-from mimo_v2_flash.backends.program_cost import Product, ProgramCost
+from mimo_v2_flash.execution.program_cost import Product, ProgramCost
 
 from . import trainium2
-from .least import Least
+from .lower_bound import Least
 
 __all__ = ["Seconds", "at_best", "projected"]
 

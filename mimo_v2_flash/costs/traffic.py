@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel_config import Plan
 
-from .load import Load
+from .workload import Load
 
 __all__ = ["Row", "Traffic", "ranks_of_token", "traffic"]
 

@@ -1,1 +1,1 @@
-"""From a prompt to tokens and text: the loop, sampling, tokenizer, likelihood."""
+"""From a prompt's tokens to the tokens that follow: the loop, sampling, likelihood."""

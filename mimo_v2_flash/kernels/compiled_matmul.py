@@ -16,7 +16,7 @@ from . import compiled_loops as loops
 from .blas import times_transposed
 from .block_scale import BLOCK, BlockScaled
 from .compiled_words import LANES, in_words
-from .worker_threads import free_threads, in_parallel
+from .thread_pool import free_threads, in_parallel
 
 __all__ = ["product"]
 

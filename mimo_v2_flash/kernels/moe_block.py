@@ -18,7 +18,7 @@ from .moe_dispatch import pack, unpack
 from .moe_router import moe_router
 
 if TYPE_CHECKING:
-    from mimo_v2_flash.groups import Group
+    from mimo_v2_flash.parallel import Group
 
 __all__ = ["AllToAll", "Answer", "Exchange", "by_all_gather", "moe_block"]
 

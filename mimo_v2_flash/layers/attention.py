@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec
-from mimo_v2_flash.groups import Group
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_partial
-from mimo_v2_flash.weights.records import AttentionWeights
+from mimo_v2_flash.parallel import Group
+from mimo_v2_flash.weights.params import AttentionWeights
 
-from .head_groups import look
+from .eager_attention import look
 
 __all__ = ["Attention", "Step", "turn"]
 
@@ -46,7 +46,7 @@ class Attention:
     query_block
         Queries whose scores are in memory at one time, at most.
     look
-        How queries see keys: all heads at once, or `head_groups.look_by_heads` on a host.
+        How queries see keys: all heads at once, or `eager_attention.look_by_heads` on a host.
     turn
         How queries and keys get their positions.
     """

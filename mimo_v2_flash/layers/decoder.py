@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec
-from mimo_v2_flash.groups import ALONE, Group
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Exchange
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
-from mimo_v2_flash.weights.records import AttentionWeights, DecoderWeights
+from mimo_v2_flash.parallel import ALONE, Group
+from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
 
 from .attention import Attention, Step
+from .execution_mode import FORMS, Form
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
-from .forms import FORMS, Form
 
 __all__ = ["Attend", "Decoder", "Feed"]
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mimo_v2_flash.groups import Group
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.dense_ffn import dense_ffn
 from mimo_v2_flash.kernels.moe_block import Exchange, moe_block
-from mimo_v2_flash.weights.records import DenseWeights, MoEWeights
+from mimo_v2_flash.parallel import Group
+from mimo_v2_flash.weights.params import DenseWeights, MoEWeights
 
 __all__ = ["Dense", "FeedForward", "MixtureOfExperts", "Rank"]
 
@@ -89,7 +89,7 @@ class MixtureOfExperts:
     heads
         The ranks that have the same tokens; each takes a share of them to the experts.
     answer
-        How a rank's experts see their tokens: `token_groups.grouped_experts` on a host,
+        How a rank's experts see their tokens: `grouped_experts.grouped_experts` on a host,
         `kernels.moe_expert.seated_experts` where shapes are static.
     """
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.backends import Backend
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.groups import Group
+from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.kernels.sampling import greedy
-from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.parallel import Group
+from mimo_v2_flash.weights.params import ModelWeights
 
-from .ranks import Ranks
+from .parallel_context import Ranks
 
 __all__ = ["Chosen", "Head", "Predicted"]
 

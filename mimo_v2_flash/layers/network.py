@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.backends import Backend
-from mimo_v2_flash.cache import HybridCache, new_cache
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.execution import Backend
+from mimo_v2_flash.kv_cache import HybridCache, new_cache
+from mimo_v2_flash.weights.params import ModelWeights
 
 from .head import Head
-from .ranks import Ranks
+from .parallel_context import Ranks
 from .stack import Stack
 
 __all__ = ["Network"]

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.backends import Backend
-from mimo_v2_flash.cache import HybridCache, rows_of_step
 from mimo_v2_flash.config import AttentionSpec, LayerSpec
+from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.token_embedding import token_embedding
-from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.kv_cache import HybridCache, rows_of_step
+from mimo_v2_flash.weights.params import ModelWeights
 
 from .attention import Step
 from .decoder import Decoder
+from .parallel_context import Ranks
 from .passage import Passage
-from .ranks import Ranks
 
 __all__ = ["Stack"]
 

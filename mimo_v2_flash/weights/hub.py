@@ -15,9 +15,9 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
+from .io_threads import in_threads
 from .safetensors_file import LARGEST_HEADER
 from .source import BESIDE, Place, places_of_header
-from .workers import in_threads
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 

@@ -10,9 +10,9 @@ from math import prod
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK
 
-from . import names
+from . import param_specs
 from .fp8 import HALF_BLOCK
-from .names import Declared
+from .param_specs import Declared
 from .safetensors_file import DTYPES
 from .source import Place
 
@@ -26,13 +26,13 @@ def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, Place]:
 
     Their files are not named and each begins at byte 0.
     """
-    return dict(_stored(names.every_weight(config, fused=fused), config, _crossing(config)))
+    return dict(_stored(param_specs.every_weight(config, fused=fused), config, _crossing(config)))
 
 
 def predictor_tensors(config: MiMoConfig) -> dict[str, Place]:
     """Return the tensors of the multi-token predictors."""
-    prefixes = (f"{names.PREDICTOR_PREFIX}layers.{index}" for index in range(PREDICTORS))
-    declared = (weight for prefix in prefixes for weight in names.predictor(prefix, config))
+    prefixes = (f"{param_specs.PREDICTOR_PREFIX}layers.{index}" for index in range(PREDICTORS))
+    declared = (weight for prefix in prefixes for weight in param_specs.predictor(prefix, config))
     return dict(_stored(declared, config, set()))
 
 
@@ -40,14 +40,14 @@ def _stored(
     declared: Iterator[Declared], config: MiMoConfig, crossing: set[str]
 ) -> Iterator[tuple[str, Place]]:
     for name, shape in declared:
-        dtype = names.stored_dtype(name)
+        dtype = param_specs.stored_dtype(name)
         yield name, _place(dtype, shape)
         if dtype == "F8_E4M3":
             # A row of scales begins anew with each tensor-parallel rank that it was quantised on.
-            in_runs = name in crossing or name.endswith(names.FUSED)
+            in_runs = name in crossing or name.endswith(param_specs.FUSED)
             runs = config.num_key_value_heads if in_runs else 1
             grid = runs * -(-shape[0] // runs // BLOCK), -(-shape[1] // BLOCK)
-            yield name + names.SCALE, _place("F32", grid)
+            yield name + param_specs.SCALE, _place("F32", grid)
 
 
 def _crossing(config: MiMoConfig) -> set[str]:
@@ -57,7 +57,7 @@ def _crossing(config: MiMoConfig) -> set[str]:
         a = spec.attention
         is_cut = a.key_width % BLOCK and not (a.key_width % HALF_BLOCK or a.value_width % BLOCK)
         if is_cut and a.kv_heads == config.num_key_value_heads:
-            found.add(names.attention(f"model.layers.{index}", a, spec.hidden)[1].name)
+            found.add(param_specs.attention(f"model.layers.{index}", a, spec.hidden)[1].name)
     return found
 
 

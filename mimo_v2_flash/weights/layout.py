@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-from .pieces import Output
+from .conversion_tasks import Output
 from .safetensors_file import DTYPES
 
 __all__ = ["STEM", "Layout", "Slot", "lay_out", "shard_folder"]

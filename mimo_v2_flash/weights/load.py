@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.plan import WHOLE, Share
+from mimo_v2_flash.parallel_config import WHOLE, Share
 
-from . import names
+from . import param_specs
 from .checkpoint import Checkpoint, open_checkpoint
-from .prepared import Prepared
+from .metadata import Prepared
+from .params import ModelWeights
 from .reader import Reader
-from .records import ModelWeights
-from .shards import check_shard, folder_of_shard
+from .shard_index import check_shard, folder_of_shard
 
 __all__ = ["load_weights"]
 
@@ -55,8 +55,8 @@ def load_weights(
     source = folder_of_shard(Path(path), share)
     tensors = open_checkpoint(source)
     experts, held = _there(source, tensors, config, share)
-    fused = names.is_fused(tensors)
-    expected = dict(names.every_weight(config, experts, fused=fused, share=held))
+    fused = param_specs.is_fused(tensors)
+    expected = dict(param_specs.every_weight(config, experts, fused=fused, share=held))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
@@ -86,23 +86,25 @@ def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[in
     unexpected = [
         name
         for name in tensors
-        if name.removesuffix(names.SCALE) not in expected
-        and not name.startswith(names.PREDICTOR_PREFIX)
+        if name.removesuffix(param_specs.SCALE) not in expected
+        and not name.startswith(param_specs.PREDICTOR_PREFIX)
     ]
     if unexpected:
         raise ValueError(f"{source}: {_some(unexpected)} unexpected under this config")
 
 
 def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
-    weight, scale = tensors[name], tensors.get(name + names.SCALE)
+    weight, scale = tensors[name], tensors.get(name + param_specs.SCALE)
     where = f"{tensors.file_of(name)}: {name}"
     if weight.shape != shape:
         raise ValueError(f"{where} is {weight.shape}, the config asks for {shape}")
-    names.check_dtypes(where, weight.dtype, None if scale is None else scale.dtype)
+    param_specs.check_dtypes(where, weight.dtype, None if scale is None else scale.dtype)
     if scale is None:
         return
     if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError(f"{where}{names.SCALE} holds NaN, infinity, zero or a negative number")
+        raise ValueError(
+            f"{where}{param_specs.SCALE} holds NaN, infinity, zero or a negative number"
+        )
 
 
 def _some(found: Iterable[str]) -> str:

@@ -15,12 +15,11 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, LARGEST, BlockScaled
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.plan import WHOLE, Share
+from mimo_v2_flash.parallel_config import WHOLE, Share
 
-from . import names
-from .cut import cut_model
-from .names import Declared
-from .records import (
+from . import param_specs
+from .param_specs import Declared
+from .params import (
     AttentionWeights,
     DecoderWeights,
     DenseWeights,
@@ -28,6 +27,7 @@ from .records import (
     ModelWeights,
     MoEWeights,
 )
+from .shard_weights import cut_model
 
 __all__ = ["random_weights"]
 
@@ -59,7 +59,7 @@ class _Maker:
         self._config, self._seed, self._made, self._share = config, seed, made, share
 
     def model(self) -> ModelWeights:
-        embedding, _, logits = names.model_ends(self._config)
+        embedding, _, logits = param_specs.model_ends(self._config)
         norm_D = np.ones(self._config.hidden_size, np.float32)
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
@@ -72,11 +72,11 @@ class _Maker:
         attention = self._attention(prefix, spec)
         if spec.experts:
             return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
-        gate, up, down = (self._float8(weight) for weight in names.dense(prefix, spec))
+        gate, up, down = (self._float8(weight) for weight in param_specs.dense(prefix, spec))
         return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        q, k, v, o, *sink = names.attention(prefix, spec.attention, spec.hidden)
+        q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden)
         heads = spec.attention.heads
         return AttentionWeights(
             w_q_OD=self._float8(q),
@@ -87,10 +87,10 @@ class _Maker:
         )
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
-        router, bias = names.router(prefix, spec)
+        router, bias = param_specs.router(prefix, spec)
         here = self._share.experts(spec.experts)
         experts = [
-            tuple(map(self._float8, names.expert(prefix, spec, index)))
+            tuple(map(self._float8, param_specs.expert(prefix, spec, index)))
             if index in here
             else (None, None, None)
             for index in range(spec.experts)

@@ -6,12 +6,12 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.plan import WHOLE, Share
+from mimo_v2_flash.parallel_config import WHOLE, Share
 
-from . import fp8, names
+from . import fp8, param_specs
 from .checkpoint import Checkpoint
-from .names import Declared
-from .records import (
+from .param_specs import Declared
+from .params import (
     AttentionWeights,
     DecoderWeights,
     DenseWeights,
@@ -50,7 +50,7 @@ class Reader:
 
     def model(self) -> ModelWeights:
         """Return everything."""
-        embedding, final_norm, logits = names.model_ends(self._config)
+        embedding, final_norm, logits = param_specs.model_ends(self._config)
         specs = enumerate(map(self._share.layer, self._config.layers))
         return ModelWeights(
             embedding_VD=self._tensors[embedding.name],
@@ -62,7 +62,7 @@ class Reader:
         )
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
-        attention_norm, feed_forward_norm = names.layer_norms(prefix, spec)
+        attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)
         dense = self._mixture if spec.experts else self._dense
         return DecoderWeights(
             attention_norm_D=self._float32(attention_norm),
@@ -72,8 +72,8 @@ class Reader:
         )
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        *_, o = names.attention(prefix, spec.attention, spec.hidden)[:4]
-        sink = names.attention(prefix, spec.attention, spec.hidden)[4:]
+        *_, o = param_specs.attention(prefix, spec.attention, spec.hidden)[:4]
+        sink = param_specs.attention(prefix, spec.attention, spec.hidden)[4:]
         no_sink = np.full(spec.attention.heads, NO_SINK, np.float32)
         q, k, v = self._projections(prefix, spec)
         sink_H = self._float32(sink[0]) if sink else no_sink
@@ -83,38 +83,38 @@ class Reader:
         """Return w_q, w_k and w_v, from either layout and either map of scales."""
         a = spec.attention
         heads = fp8.Heads(a.heads, a.kv_heads, a.key_width, a.value_width)
-        q, k, v, *_ = names.attention(prefix, a, spec.hidden)
-        fused = f"{prefix}.{names.FUSED}"
+        q, k, v, *_ = param_specs.attention(prefix, a, spec.hidden)
+        fused = f"{prefix}.{param_specs.FUSED}"
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads
             return fp8.split_fused(self._where(fused), *self._coded(fused), heads, ranks)
-        have_scales = all(weight.name + names.SCALE in self._tensors for weight in (k, v))
+        have_scales = all(weight.name + param_specs.SCALE in self._tensors for weight in (k, v))
         if not have_scales or self._share.tensor_parallel > 1:  # shares lie on plain grids
             return self._matrix(q), self._matrix(k), self._matrix(v)
         both = self._coded(k.name), self._coded(v.name)
         return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
-        gate, up, down = map(self._matrix, names.dense(prefix, spec))
+        gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
         return DenseWeights(gate, up, down)
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
-        router, bias = (self._float32(weight) for weight in names.router(prefix, spec))
+        router, bias = (self._float32(weight) for weight in param_specs.router(prefix, spec))
         known, here = list(self._experts), self._share.experts(len(self._experts))
         experts = (
-            map(self._matrix, names.expert(prefix, spec, number))
+            map(self._matrix, param_specs.expert(prefix, spec, number))
             for number in known[here.start : here.stop]
         )
         return MoEWeights(router[known], bias[known], ExpertWeights(*zip(*experts, strict=True)))
 
     def _matrix(self, weight: Declared) -> Any:
         """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
-        if weight.name + names.SCALE in self._tensors:
+        if weight.name + param_specs.SCALE in self._tensors:
             return fp8.plain_grid(self._where(weight.name), *self._coded(weight.name))
         return self._tensors[weight.name]
 
     def _coded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        return self._tensors[name], self._tensors[name + names.SCALE]
+        return self._tensors[name], self._tensors[name + param_specs.SCALE]
 
     def _where(self, name: str) -> str:
         return f"{self._tensors.file_of(name)}: {name}"

@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 from threading import Lock
 
+from .conversion_tasks import Output, Part
 from .disk import sha256_of, write_all
 from .layout import STEM, lay_out, shard_folder
-from .pieces import Output, Part
 
 __all__ = ["INDEX", "MANIFEST", "Store"]
 

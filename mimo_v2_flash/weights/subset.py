@@ -5,9 +5,9 @@ from dataclasses import replace
 from operator import index
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.plan import WHOLE
+from mimo_v2_flash.parallel_config import WHOLE
 
-from .records import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
+from .params import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
 __all__ = ["check_experts", "check_model", "from_ranges", "keep_experts"]
 

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cache import new_cache
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
-from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.layers.watched import WatchedLayers
-from mimo_v2_flash.plan import WHOLE, Plan
+from mimo_v2_flash.kv_cache import new_cache
+from mimo_v2_flash.layers.hooks import WatchedLayers
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import WHOLE, Plan
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.cut import cut_model
-from mimo_v2_flash.weights.records import MoEWeights, nbytes
+from mimo_v2_flash.weights.params import MoEWeights, nbytes
+from mimo_v2_flash.weights.shard_weights import cut_model
 from tests.support.drawn import floats
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.spread import admitting, favouring, plans

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.backends.program_cost import Collective, Product, ProgramCost, Temporary
-from mimo_v2_flash.costs.least import Least
+from mimo_v2_flash.costs.lower_bound import Least
 from mimo_v2_flash.costs.projection import Seconds, at_best, projected
 from mimo_v2_flash.costs.trainium2 import SBUF
+from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
 
 NOTHING = ProgramCost(1, (), {}, {}, 0, (), ())
 EXPERT = 3 * 4096 * 2048

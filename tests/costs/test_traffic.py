@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load, traffic
 from mimo_v2_flash.costs.traffic import ranks_of_token
-from mimo_v2_flash.groups import CountedGroup, ThreadGroup
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel import CountedGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
 from tests.support.spread import admitting, plans
 from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 

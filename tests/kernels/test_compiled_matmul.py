@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.kernels import compiled_matmul, ops, worker_threads
+from mimo_v2_flash.kernels import compiled_matmul, ops, thread_pool
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
 from mimo_v2_flash.kernels.compiled_matmul import FEW, product
+from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.counting import counted
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
@@ -167,10 +167,10 @@ def test_threads_change_nothing(monkeypatch, kind, N):
     x_NI, w = random_case(0, kind, N, outputs=1100)
     answers = []
     for count in (1, 2, 5):
-        worker_threads._pool.cache_clear()
-        monkeypatch.setattr(worker_threads, "threads", lambda count=count: count)
+        thread_pool._pool.cache_clear()
+        monkeypatch.setattr(thread_pool, "threads", lambda count=count: count)
         answers.append(product(x_NI, w))
-    worker_threads._pool.cache_clear()
+    thread_pool._pool.cache_clear()
     for y_NO in answers:
         assert_is_product(y_NO, x_NI, w)
         np.testing.assert_allclose(y_NO, answers[0], rtol=1e-5, atol=1e-3)
@@ -194,6 +194,6 @@ def test_a_weight_is_never_held_in_float32(kind, N):
     x_NI, w = random_case(0, kind, N, outputs=6000, inputs=640)
     with counted() as cost:
         y_NO = ops.matmul(x_NI, w)
-    tiles = (worker_threads.threads() + 1) * compiled_matmul.TILE * 640 * 4
+    tiles = (thread_pool.threads() + 1) * compiled_matmul.TILE * 640 * 4
     assert cost.peak_bytes < y_NO.nbytes + 2 * x_NI.nbytes + tiles + 100_000
     assert tiles < 6000 * 640 * 4 / 2

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.groups import ThreadGroup
 from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather, moe_block
 from mimo_v2_flash.kernels.moe_expert import seated_experts
-from mimo_v2_flash.layers.token_groups import grouped_experts
+from mimo_v2_flash.layers.grouped_experts import grouped_experts
+from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.reference import moe_block as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cache import new_cache, rows_of_step
 from mimo_v2_flash.config import EVERYTHING, AttentionSpec
-from mimo_v2_flash.groups import SoloGroup
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kv_cache import new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Attention, Step
+from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import overheard
 from tests.support.steps import positions

@@ -6,13 +6,13 @@ import ml_dtypes
 import numpy as np
 from hypothesis import given, settings
 
-from mimo_v2_flash.cache import new_cache, rows_of_step
-from mimo_v2_flash.groups import SoloGroup
 from mimo_v2_flash.kernels.moe_block import by_all_gather
 from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kv_cache import new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
+from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, overheard

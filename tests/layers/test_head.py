@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.backends import NumpyBackend
-from mimo_v2_flash.groups import SoloGroup, ThreadGroup
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.head import Head
-from mimo_v2_flash.layers.ranks import Ranks
-from mimo_v2_flash.plan import Plan
-from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.layers.parallel_context import Ranks
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights.shard_weights import cut_model
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, tiny
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.backends import NumpyBackend
-from mimo_v2_flash.cache import new_cache
-from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.network import Network
-from mimo_v2_flash.layers.ranks import Ranks
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.layers.parallel_context import Ranks
+from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.parallel_config import Plan
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import random_tokens, tiny
 

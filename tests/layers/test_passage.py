@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.backends import NumpyBackend
-from mimo_v2_flash.cache import new_cache, rows_of_step
-from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
 from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kv_cache import new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
 from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.forms import FORMS
+from mimo_v2_flash.layers.execution_mode import FORMS
 from mimo_v2_flash.layers.passage import Passage
-from mimo_v2_flash.weights.traceable import traceable
+from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.weights.device_layout import traceable
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.ranks import FIRST

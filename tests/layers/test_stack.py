@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cache import new_cache
 from mimo_v2_flash.config import EVERYTHING
-from mimo_v2_flash.groups import SoloGroup
+from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.feed_forward import Dense
-from mimo_v2_flash.layers.ranks import Ranks
+from mimo_v2_flash.layers.parallel_context import Ranks
 from mimo_v2_flash.layers.stack import Stack
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.parallel_config import Plan
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import overheard
 from tests.support.tiny import Tiny, random_tokens, tiny

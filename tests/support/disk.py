@@ -1,7 +1,7 @@
 """A checkpoint's bytes without a disk, and what a recipe's pieces make of them.
 
 disk = Disk()
-recipe = pieces.scaled(disk.coded("w", (code, scale)), encoding)
+recipe = conversion_tasks.scaled(disk.coded("w", (code, scale)), encoding)
 made(disk, recipe, encoding).value("w")
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
-from mimo_v2_flash.weights import fp8, names
+from mimo_v2_flash.weights import fp8, param_specs
+from mimo_v2_flash.weights.conversion_tasks import Coded, Piece, Recipe
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.pieces import Coded, Piece, Recipe
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 from mimo_v2_flash.weights.source import Place
 
@@ -57,7 +57,7 @@ class Made(NamedTuple):
         array = self.arrays[name]
         if array.dtype != np.uint8:
             return array.astype(np.float32)
-        scale = self.arrays[name + names.SCALE]
+        scale = self.arrays[name + param_specs.SCALE]
         height = fp8.block_height((array.shape, scale.shape))
         return dequantise(BlockScaled(array, scale, height))
 

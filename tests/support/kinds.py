@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import reject
 
-from mimo_v2_flash.backends.records import arrays, mapped
+from mimo_v2_flash.execution.pytree import arrays, mapped
 from mimo_v2_flash.kernels import ops
 from tests.support.dialect import strictly
 from tests.support.shape_contract import contracted
@@ -70,7 +70,7 @@ def _on_xla(kernel):
 def _xla():
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
     pytest.importorskip("jax")
-    return import_module("mimo_v2_flash.backends.xla").XlaBackend()
+    return import_module("mimo_v2_flash.execution.xla").XlaBackend()
 
 
 HOST = [pytest.param(_on_numpy, id="numpy"), pytest.param(_on_strict_arrays, id="strict")]

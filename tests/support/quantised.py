@@ -8,7 +8,7 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import dequantise
-from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.fp8 import Heads
 from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantise_weights
 
@@ -64,7 +64,7 @@ def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, A
         name: generator.standard_normal(shape, np.float32)
         if len(shape) == 1
         else matrix(generator, *shape)
-        for name, shape in names.every_weight(config)
+        for name, shape in param_specs.every_weight(config)
     }
     kept, truth = quantise_weights(random, config.num_key_value_heads, fused)
     return {name: as_read(array) for name, array in kept.items()}, truth

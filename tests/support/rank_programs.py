@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from mimo_v2_flash.groups import HostGroup, agree, started
+from mimo_v2_flash.parallel import HostGroup, agree, started
 from tests.support.same_exchanges import same_as_threads
 
 ONE = np.ones(1, np.float32)

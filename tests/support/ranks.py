@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mimo_v2_flash.groups import Group, SoloGroup, ThreadGroup
 from mimo_v2_flash.kernels.moe_block import moe_block
 from mimo_v2_flash.layers.feed_forward import Rank
+from mimo_v2_flash.parallel import Group, SoloGroup, ThreadGroup
 from tests.support.routed import Layer
 
 SOLO = SoloGroup()

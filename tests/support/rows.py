@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.cache import HybridCache
+from mimo_v2_flash.kv_cache import HybridCache
 
 
 @st.composite

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.groups import HostGroup, ThreadGroup
+from mimo_v2_flash.parallel import HostGroup, ThreadGroup
 
 EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_sum", "ragged_all_to_all"]
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.int32, np.uint8]

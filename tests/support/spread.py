@@ -14,10 +14,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.groups import ThreadGroup
-from mimo_v2_flash.layers.watched import Call, WatchedLayers
-from mimo_v2_flash.plan import Plan
-from mimo_v2_flash.weights.records import MoEWeights
+from mimo_v2_flash.layers.hooks import Call, WatchedLayers
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
 EXCHANGES = [None, "all_gather", "all_to_all"]

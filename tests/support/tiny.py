@@ -15,7 +15,7 @@ import transformers
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.weights.records import ModelWeights
+from mimo_v2_flash.weights.params import ModelWeights
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # of tensors this small, threads only wait for each other

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mimo_v2_flash.backends.cost_model import cost_of
-from mimo_v2_flash.backends.program_cost import ProgramCost
+from mimo_v2_flash.execution.cost_model import cost_of
+from mimo_v2_flash.execution.program_cost import ProgramCost
 
 
 def traced(function, **given: Any) -> Any:
     """Return the program of a function."""
-    from mimo_v2_flash.backends.tracing import trace
+    from mimo_v2_flash.execution.tracing import trace
 
     return trace(function, given)
 
@@ -26,7 +26,7 @@ def xla_cost(module: Any) -> dict[str, float]:
     from jax._src.lib import _jax
     from jaxlib import _hlo
 
-    from mimo_v2_flash.backends.portable import portable
+    from mimo_v2_flash.execution.portable_hlo import portable
 
     parsed = _hlo.HloModule.from_serialized_hlo_module_proto(portable(module).SerializeToString())
     return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, parsed)

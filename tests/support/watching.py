@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mimo_v2_flash.backends import NumpyBackend
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.layers.decoder import Decoder
 
 

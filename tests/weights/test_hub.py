@@ -11,8 +11,8 @@ import pytest
 
 from mimo_v2_flash.weights import hub as module
 from mimo_v2_flash.weights.hub import IN_FLIGHT, INDEX, HubSource
+from mimo_v2_flash.weights.io_threads import in_threads
 from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.workers import in_threads
 from tests.support.hub_answers import INFO
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import (

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from safetensors import deserialize
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights import param_specs
+from mimo_v2_flash.weights.conversion_tasks import Output
 from mimo_v2_flash.weights.layout import Layout, lay_out
-from mimo_v2_flash.weights.pieces import Output
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 from mimo_v2_flash.weights.store import LARGEST_FILE
 
@@ -82,11 +82,11 @@ def test_one_file_has_no_number_and_several_have():
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "BF16"])
 def test_files_of_the_real_model_are_at_most_5_gb(dtype):
     outputs = []
-    for name, shape in names.every_weight(MiMoConfig()):
+    for name, shape in param_specs.every_weight(MiMoConfig()):
         outputs.append(Output(name, dtype, shape))
         if dtype == "F8_E4M3" and len(shape) == 2:
             grid = tuple(-(-length // 128) for length in shape)
-            outputs.append(Output(name + names.SCALE, "F32", grid))
+            outputs.append(Output(name + param_specs.SCALE, "F32", grid))
     sizes = lay_out(outputs, METADATA, LARGEST_FILE).sizes.values()
     assert max(sizes) <= 5_000_000_000
     assert sum(sizes) > 300_000_000_000

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.records import DenseWeights, ModelWeights
+from mimo_v2_flash.weights.params import DenseWeights, ModelWeights
 from tests.support.tiny import tiny
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

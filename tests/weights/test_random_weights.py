@@ -5,10 +5,10 @@ import pytest
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
-from mimo_v2_flash.plan import Share
-from mimo_v2_flash.weights import names
-from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.random_weights import random_weights
+from mimo_v2_flash.weights.shard_weights import cut_model
 
 CONFIG = MiMoConfig(
     vocab_size=500,
@@ -47,10 +47,10 @@ def test_the_spread_is_the_initializer_range(weight):
 
 
 def test_shapes_are_those_that_are_declared():
-    q, k, *_ = names.attention("", CONFIG.layers[1].attention, CONFIG.hidden_size)
+    q, k, *_ = param_specs.attention("", CONFIG.layers[1].attention, CONFIG.hidden_size)
     assert WEIGHTS.layers[1].attention.w_q_OD.shape == q.shape
     assert WEIGHTS.layers[1].attention.w_k_OD.shape == k.shape
-    gate, _, down = names.expert("", CONFIG.layers[1], 0)
+    gate, _, down = param_specs.expert("", CONFIG.layers[1], 0)
     assert WEIGHTS.layers[1].feed_forward.experts.w_gate_eFD[3].shape == gate.shape
     assert WEIGHTS.layers[1].feed_forward.experts.w_down_eDF[3].shape == down.shape
 
@@ -71,7 +71,7 @@ def test_everything_that_is_made_is_reported():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append)
     norms = CONFIG.hidden_size * 5
-    declared = sum(int(np.prod(weight.shape)) for weight in names.every_weight(CONFIG))
+    declared = sum(int(np.prod(weight.shape)) for weight in param_specs.every_weight(CONFIG))
     assert sum(counts) == declared - norms
 
 
@@ -95,5 +95,5 @@ def test_a_share_is_that_of_the_whole_model(share):
 def test_experts_of_other_ranks_are_not_made():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append, share=Share(0, 1, 0, 4))
-    declared = names.every_weight(CONFIG, share=Share(0, 1, 0, 4))
+    declared = param_specs.every_weight(CONFIG, share=Share(0, 1, 0, 4))
     assert sum(counts) == sum(int(np.prod(w.shape)) for w in declared) - CONFIG.hidden_size * 5

@@ -8,9 +8,9 @@ import pytest
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.weights import names
+from mimo_v2_flash.weights import param_specs
+from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights
 from mimo_v2_flash.weights.reader import Reader
-from mimo_v2_flash.weights.records import DecoderWeights, ModelWeights
 from tests.support.fp8_blocks import quantise_blocks
 from tests.support.quantised import SMALL, model_tensors
 
@@ -44,12 +44,12 @@ def split() -> dict[str, np.ndarray]:
 def found(weights: ModelWeights) -> dict[str, object]:
     """Return every weight by the name it has in a checkpoint of the split layout."""
     ends = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    held = list(zip(names.model_ends(SMALL), ends, strict=True))
+    held = list(zip(param_specs.model_ends(SMALL), ends, strict=True))
     for index, (spec, layer) in enumerate(zip(SMALL.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
         norms = layer.attention_norm_D, layer.feed_forward_norm_D
-        held += zip(names.layer_norms(prefix, spec), norms, strict=True)
-        declared = names.attention(prefix, spec.attention, spec.hidden)
+        held += zip(param_specs.layer_norms(prefix, spec), norms, strict=True)
+        declared = param_specs.attention(prefix, spec.attention, spec.hidden)
         held += zip(declared, layer.attention[: len(declared)], strict=True)
         held += feed_forward(prefix, spec, layer, weights.expert_ids)
     return {name: weight for (name, _), weight in held}
@@ -57,12 +57,12 @@ def found(weights: ModelWeights) -> dict[str, object]:
 
 def feed_forward(prefix: str, spec, layer: DecoderWeights, ids: tuple[int, ...]):
     if not spec.experts:
-        yield from zip(names.dense(prefix, spec), layer.feed_forward, strict=True)
+        yield from zip(param_specs.dense(prefix, spec), layer.feed_forward, strict=True)
         return
     router, bias, experts = layer.feed_forward
-    yield from zip(names.router(prefix, spec), (router, bias), strict=True)
+    yield from zip(param_specs.router(prefix, spec), (router, bias), strict=True)
     for number, expert in zip(ids, zip(*experts, strict=True), strict=True):
-        yield from zip(names.expert(prefix, spec, number), expert, strict=True)
+        yield from zip(param_specs.expert(prefix, spec, number), expert, strict=True)
 
 
 def value(weight) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_fp8_stays_fp8_and_the_rest_as_it_was_stored(checkpoint):
         if name.endswith("_proj.weight") and ".o_proj." not in name:
             assert isinstance(weight, BlockScaled)
             assert (weight.code.dtype, weight.scale.dtype) == (np.uint8, np.float32)
-        elif weight.ndim == 2 and names.ROUTER not in name:
+        elif weight.ndim == 2 and param_specs.ROUTER not in name:
             assert weight is tensors[name]
             assert weight.dtype == ml_dtypes.bfloat16
         else:
@@ -110,7 +110,7 @@ def test_the_experts_there_are_taken_with_their_rows_of_the_router(checkpoint, e
     assert weights.expert_ids == experts
     held = found(weights)
     for name, weight in held.items():
-        expected = truth[name][list(experts)] if names.ROUTER in name else truth[name]
+        expected = truth[name][list(experts)] if param_specs.ROUTER in name else truth[name]
         np.testing.assert_array_equal(value(weight), expected, name)
     assert len(held) == len(truth) - 2 * 3 * (5 - len(experts))
 
@@ -135,9 +135,9 @@ def test_k_and_v_need_not_both_be_fp8(split, plain):
         w_OI = generator.standard_normal(split[name].shape, np.float32)
         on_plain_grid = quantise_blocks(w_OI)
         split[name] = w_OI if name in plain else on_plain_grid.code_OI.view(np.uint8)
-        split[name + names.SCALE] = on_plain_grid.scale_YX
+        split[name + param_specs.SCALE] = on_plain_grid.scale_YX
         if name in plain:
-            del split[name + names.SCALE]
+            del split[name + param_specs.SCALE]
     attention = read(split).layers[2].attention
     for name, weight in ((K, attention.w_k_OD), (V, attention.w_v_OD)):
         assert isinstance(weight, BlockScaled) == (name not in plain)
@@ -148,7 +148,7 @@ def test_k_and_v_need_not_both_be_fp8(split, plain):
     [(K, K), (V, K), (f"{FULL}.q_proj.weight", None), ("model.layers.0.mlp.up_proj.weight", None)],
 )
 def test_scales_that_do_not_fit_are_refused_by_file_and_tensor(split, name, named):
-    split[name + names.SCALE] = split[name + names.SCALE][1:]
+    split[name + param_specs.SCALE] = split[name + param_specs.SCALE][1:]
     with pytest.raises(
         ValueError, match=rf"^{named or name}\.safetensors: {named or name}: .*scales"
     ):
@@ -157,7 +157,7 @@ def test_scales_that_do_not_fit_are_refused_by_file_and_tensor(split, name, name
 
 def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor():
     tensors, _ = model_tensors(SMALL, fused=True)
-    name = f"model.layers.1.{names.FUSED}"
-    tensors[name + names.SCALE] = tensors[name + names.SCALE][1:]
+    name = f"model.layers.1.{param_specs.FUSED}"
+    tensors[name + param_specs.SCALE] = tensors[name + param_specs.SCALE][1:]
     with pytest.raises(ValueError, match=rf"^{name}\.safetensors: {name}: .*4 ranks of"):
         read(tensors)

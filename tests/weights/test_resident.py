@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.plan import Plan
+from mimo_v2_flash.parallel_config import Plan
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.weights.convert import plan_job
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.prepare import plan_job
-from mimo_v2_flash.weights.records import nbytes
+from mimo_v2_flash.weights.params import nbytes
+from mimo_v2_flash.weights.shard_weights import cut_model
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -28,8 +28,8 @@ import sys
 import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.plan import Plan
-from mimo_v2_flash.weights.cut import cut_model
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights.shard_weights import cut_model
 
 def use(weights):
     if isinstance(weights, BlockScaled):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mimo_v2_flash.weights.pieces import Output, Part
+from mimo_v2_flash.weights.conversion_tasks import Output, Part
 from mimo_v2_flash.weights.store import INDEX, JOURNAL, Store
 
 METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}

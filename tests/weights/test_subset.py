@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mimo_v2_flash.weights.records import ExpertWeights
+from mimo_v2_flash.weights.params import ExpertWeights
 from mimo_v2_flash.weights.subset import check_experts, keep_experts
 from tests.support.tiny import tiny
 

@@ -103,7 +103,7 @@ class Spike:
 def _loaded(content: bytes) -> dict[str, Any]:
     from nkipy.third_party.xla.service import hlo_pb2
 
-    from mimo_v2_flash.backends.ports import ports
+    from mimo_v2_flash.execution.io_spec import ports
 
     module = hlo_pb2.HloModuleProto.FromString(content)
     (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
@@ -136,7 +136,7 @@ def _check_buffers(model: Any, inputs: dict[str, Tensor], outputs: dict[str, Ten
 def _run(model: Any, given_of: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     import jax
 
-    from mimo_v2_flash.backends.executable import Executable
+    from mimo_v2_flash.execution.executable import Executable
 
     devices = _devices(len(given_of))
     model.executable = model.executable or Executable(model.module, devices)
@@ -148,7 +148,7 @@ def _run(model: Any, given_of: list[list[np.ndarray]]) -> list[list[np.ndarray]]
 
 
 def _devices(count: int) -> list[Any]:
-    from mimo_v2_flash.backends.executable import cpu_devices
+    from mimo_v2_flash.execution.executable import cpu_devices
 
     return cpu_devices(count)
 

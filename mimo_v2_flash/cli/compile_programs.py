@@ -1,0 +1,62 @@
+"""Compile every program of a deployment for Trainium2, without weights and without a device.
+
+They are traced by nkipy and compiled by neuronx-cc, several at a time, into a folder, where
+`--mode generate` finds them. Without neuronx-cc the modules are written, and a manifest of them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mimo_v2_flash.costs import Load
+from mimo_v2_flash.execution.compiler import INSTALL
+from mimo_v2_flash.execution.program_builder import JOBS, Builds
+
+from .console import console, progress, table
+from .cost import add_deployment_arguments, asked_deployment
+from .deployment import Deployment
+from .runtime_options import add_compiler_arguments, check_memory
+from .step_programs import step_programs
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this mode."""
+    parser.add_argument("--backend", choices=("neuron",), default="neuron", help="(neuron)")
+    add_deployment_arguments(parser)
+    add_compiler_arguments(parser)
+    parser.add_argument("--jobs", type=int, default=JOBS, help=f"compilers at one time ({JOBS})")
+
+
+def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> int:
+    """Trace, compile, print what there is, and return the exit status."""
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
+    deployment = asked_deployment(**asked)
+    check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
+    found = step_programs(deployment).programs
+    builds = Builds(programs, lnc=lnc)
+    modules = {name: program.traced.module for name, program in found.items()}
+    with progress("compiling", total=len(modules), unit="programs") as advance:
+        folders = builds.written(modules, jobs=jobs, advance=advance)
+    _report(f"{backend}: {builds.folder}", list(modules), folders, builds)
+    return 0
+
+
+def _load(deployment: Deployment) -> Load:
+    sizes = deployment.batch_size, deployment.context, deployment.chunk
+    return Load(*sizes, deployment.weights, deployment.cache, deployment.stream)
+
+
+def _report(title: str, names: Sequence[str], folders: Sequence[Path], builds: Builds) -> None:
+    made = table(title, ("program", "folder"))
+    for name, folder in zip(names, folders, strict=True):
+        made.add_row(name, folder.name)
+    out = console()
+    out.print(made)
+    if builds.compiler is None:
+        out.print(f"Not compiled, for neuronx-cc is not installed: {INSTALL}")
+    else:
+        out.print(f"Compiled by neuronx-cc {builds.compiler.version}.")

@@ -1,0 +1,80 @@
+"""Measure a model on a text: bits per byte, and perplexity per token.
+
+The text is cut into consecutive windows, each begun by the end-of-text token and seen by itself.
+Every token is predicted once; their bits are divided by the bytes of the file.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from mimo_v2_flash.generation.likelihood import bits_of
+from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
+from mimo_v2_flash.text.tokenizer import end_of_text, tokens
+
+from .console import console, progress, table
+from .dispatch_report import exchange_report
+from .example_model import add_model_argument, opened
+from .parallel_options import ALONE, Shared, add_plan_arguments
+from .runtime_options import Place, add_place_arguments
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this mode."""
+    add_model_argument(parser)
+    add_plan_arguments(parser)
+    add_place_arguments(parser)
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="in UTF-8")
+    parser.add_argument(
+        "--length", type=int, help="tokens of a window (all that the model has positions for)"
+    )
+
+
+def run(model: Path, text: Path, length: int | None, shared: Shared = ALONE, **options: Any) -> int:
+    """Measure, print the report, and return the exit status."""
+    place = Place.taken_from(options)
+    written, size = _read(text)
+    config, weights, tokenizer = opened(model, shared.share)
+    record = ExchangeRecord()
+    runner = place.model(weights, config, shared, host=record)
+    length = place.longest(config) if length is None else length
+    token_T = tokens(tokenizer, written)
+    start = time.perf_counter()
+    with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
+        bits = bits_of(
+            runner,
+            token_T,
+            length=length,
+            begin=end_of_text(tokenizer),
+            advance=advance,
+        )
+    seconds = time.perf_counter() - start
+    report = table(f"{text}", ("what",), ("amount",))
+    for row in (
+        ("model", model.resolve().name),
+        ("bytes, tokens", f"{size:,}, {len(token_T):,}"),
+        ("windows", f"{-(-len(token_T) // length):,} of {length:,} tokens"),
+        ("bits per byte", f"{bits / size:.6f}"),
+        ("perplexity", f"{2 ** (bits / len(token_T)):.4f}"),
+        ("speed", f"{len(token_T) / seconds:.1f} tokens/s"),
+    ):
+        report.add_row(*row)
+    console().print(report)
+    if exchanges := exchange_report(record, shared.group):
+        console().print(exchanges)
+    return 0
+
+
+def _read(file: Path) -> tuple[str, int]:
+    """Return the text of `file` and its bytes; ValueError if it is empty or not UTF-8."""
+    content = file.read_bytes()
+    if not content:
+        raise ValueError(f"{file} is empty: there is nothing to measure")
+    try:
+        return content.decode(), len(content)
+    except UnicodeDecodeError as error:
+        wrong = content[error.start]
+        raise ValueError(f"{file} is not UTF-8: byte {error.start} is 0x{wrong:02x}") from error

@@ -1,0 +1,98 @@
+"""The self-check's part on the mixture of experts: router, experts, messages, ranks."""
+
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.kernels.moe_block import AllToAll, Exchange, by_all_gather, moe_block
+from mimo_v2_flash.kernels.moe_dispatch import pack, unpack
+from mimo_v2_flash.kernels.moe_expert import seated_experts
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.reference import moe_block as oracle
+
+from .check import Check, Pairs, Random, beside_oracle, normal
+
+__all__ = ["MOE_CHECKS"]
+
+D, F, E, A = 24, 12, 8, 3  # width, expert's width, experts, experts per token
+N = 3  # tokens of a rank
+
+
+def _experts(random: Random, experts: int = E) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    shapes = (experts, F, D), (experts, F, D), (experts, D, F)
+    gate, up, down = (normal(random, *shape) for shape in shapes)
+    return gate, up, down
+
+
+def _moe_router(random: Random) -> Pairs:
+    tensors = normal(random, 5, D), normal(random, E, D), normal(random, E)
+    return beside_oracle("moe_router", "moe_router", *tensors, experts_per_token=A, scaling=1.0)
+
+
+def _moe_expert(random: Random) -> Pairs:
+    one = (weight[0] for weight in _experts(random, 1))
+    return beside_oracle("moe_expert", "moe_expert", normal(random, 4, D), *one)
+
+
+def _dense_ffn(random: Random) -> Pairs:
+    one = (weight[0] for weight in _experts(random, 1))
+    return beside_oracle("dense_ffn", "dense_ffn", normal(random, 5, D), *one, token_block=2)
+
+
+def _moe_dispatch(random: Random) -> Pairs:
+    """Experts that hand their token back give each token back, times its weights."""
+    x_ND, weight_NA = normal(random, 6, D), np.full((6, A), np.float32(1 / A))
+    expert_NA = np.argsort(random.random((6, E)), axis=1)[:, :A].astype(np.int32)
+    parcel = pack(x_ND, weight_NA, expert_NA, ranks=4, experts=E, slots=6)
+    rank_P11 = np.arange(4)[:, None, None]
+    own_PM1 = np.sum(parcel.weight_PMA * (parcel.expert_PMA // 2 == rank_P11), -1, keepdims=True)
+    answer_PMD = (parcel.x_PMD * own_PM1).astype(np.float32)
+    return [(unpack(answer_PMD, parcel.slot_NA), x_ND), (parcel.overflow_1, [0])]
+
+
+def _moe_block(random: Random, exchange: Exchange) -> Pairs:
+    """Check four ranks with tokens of their own beside every token through its experts."""
+    ranks, share = 4, E // 4
+    x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
+    w_router_ED, bias_E = normal(random, E, D), normal(random, E)
+    experts = _experts(random)
+    group = ThreadGroup(ranks)
+
+    def one_rank(rank: int) -> Any:
+        own = [weight[rank * share : (rank + 1) * share] for weight in experts]
+        y_ND, _ = moe_block(
+            x_PND[rank],
+            position_N,
+            w_router_ED,
+            bias_E,
+            np.array([rank], np.int32),
+            lambda *tokens, **seating: seated_experts(*tokens, *own, **seating),
+            group=group,
+            exchange=exchange,
+            experts_per_token=A,
+            scaling=1.0,
+        )
+        return y_ND
+
+    expected = (
+        oracle.moe_block(
+            x_ND, position_N, w_router_ED, bias_E, *experts, experts_per_token=A, scaling=1.0
+        )
+        for x_ND in x_PND
+    )
+    return list(zip(group.run(one_rank), expected, strict=True))
+
+
+MOE_CHECKS = (
+    Check("moe_router", "bias chooses and never weighs", 1e-6, _moe_router),
+    Check("moe_expert", "gate, up, SiLU, down", 1e-6, _moe_expert),
+    Check("moe_dispatch", "every token comes back", 1e-6, _moe_dispatch),
+    Check(
+        "moe_block",
+        "4 ranks, all_to_all",
+        1e-6,
+        lambda r: _moe_block(r, AllToAll(slots=N, seats=4 * N)),
+    ),
+    Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, by_all_gather)),
+    Check("dense_ffn", "in blocks of tokens", 1e-6, _dense_ffn),
+)

@@ -1,0 +1,121 @@
+"""Run the architecture at its true sizes with random weights, and report what it takes.
+
+Random weights write random tokens: this measures, and checks that decoding through the cache gives
+what one prefill gives.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.weights.param_specs import every_weight
+from mimo_v2_flash.weights.params import nbytes
+from mimo_v2_flash.weights.random_weights import random_weights
+
+from .console import amount, console, peak_memory, progress, table
+from .dispatch_report import exchange_report
+from .parallel_options import ALONE, Shared, add_plan_arguments
+from .truncate import first_layers
+
+__all__ = ["add_arguments", "run"]
+
+ALLOWED = 1e-4  # share of the logits' range
+
+
+class Trial(NamedTuple):
+    """One prompt and its greedy continuation: tokens, every token's logits, and seconds."""
+
+    tokens: list[int]
+    logits: np.ndarray
+    cache: HybridCache
+    prefill_seconds: float
+    decode_seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this mode."""
+    add_plan_arguments(parser)
+    parser.add_argument("--num-experts", type=int, default=8, help="experts of a layer (8)")
+    parser.add_argument("--num-layers", type=int, default=2, help="of 48, from the first on (2)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and prompt (0)")
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="length of the prompt (32)")
+    parser.add_argument("--new-tokens", type=int, default=16, help="tokens to decode (16)")
+
+
+def run(
+    num_experts: int,
+    num_layers: int,
+    seed: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    shared: Shared = ALONE,
+) -> int:
+    """Make the model, run it, print the report, and return the exit status."""
+    if prompt_tokens < 1 or new_tokens < 1:
+        raise ValueError(
+            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} must be at least 1"
+        )
+    config = _config(num_experts, num_layers)
+    parameters = sum(int(np.prod(weight.shape)) for weight in every_weight(config))
+    with progress("random weights", total=parameters, unit="numbers") as made:
+        weights = random_weights(config, seed=seed, made=made, share=shared.share)
+    record = ExchangeRecord()
+    model = MiMoV2FlashModel(weights, config, backend=record, **shared._asdict())
+    prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
+    trial = _decode(model, prompt, new_tokens)
+    with progress("one prefill of all tokens", total=None) as _:
+        whole = model.forward([trial.tokens[:-1]])[0]
+    difference = np.max(np.abs(whole[prompt_tokens - 1 :] - trial.logits)) / np.ptp(whole)
+    here = " of rank 0" if shared.group.size > 1 else ""
+    report = table("MiMo-V2-Flash with random weights", ("what",), ("amount",))
+    for row in (
+        ("layers, experts", f"{num_layers}, {num_experts}"),
+        ("parameters", f"{parameters / 1e9:.2f} billion"),
+        (f"weights{here}", amount(nbytes(weights))),
+        (f"KV cache{here}", amount(trial.cache.nbytes)),
+        ("prefill", f"{prompt_tokens / trial.prefill_seconds:.1f} tokens/s"),
+        ("decode", f"{(new_tokens - 1) / trial.decode_seconds:.2f} tokens/s"),
+        (f"peak memory{here}", amount(peak_memory())),
+        ("decode against one prefill", f"{difference:.1e} of the range, allowed {ALLOWED:.0e}"),
+    ):
+        report.add_row(*row)
+    console().print(report)
+    if exchanges := exchange_report(record, shared.group):
+        console().print(exchanges)
+    return 0 if difference <= ALLOWED else 1
+
+
+def _config(num_experts: int, num_layers: int) -> MiMoConfig:
+    whole = MiMoConfig()
+    if not 1 <= num_experts <= whole.n_routed_experts:
+        raise ValueError(f"--num-experts {num_experts} is not in 1..{whole.n_routed_experts}")
+    return replace(
+        first_layers(whole, num_layers),
+        n_routed_experts=num_experts,
+        num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
+    )
+
+
+def _decode(model: MiMoV2FlashModel, prompt: list[int], new_tokens: int) -> Trial:
+    """Return the greedy continuation, and the logits that each of its tokens was chosen from."""
+    cache = model.new_cache(1, len(prompt) + new_tokens)
+    tokens, rows, start = list(prompt), [], time.perf_counter()
+    unseen, prefill_end = prompt, start
+    with progress("tokens", total=new_tokens, unit="tokens") as made:
+        for index in range(new_tokens):
+            position_T = np.arange(len(tokens) - len(unseen), len(tokens))
+            logits = model.step([unseen], [position_T], cache, logits_at=[[len(unseen) - 1]])
+            rows.append(logits[0, 0])
+            unseen = [int(np.argmax(rows[-1]))]
+            tokens += unseen
+            prefill_end = prefill_end if index else time.perf_counter()
+            made(1)
+    decode_seconds = max(time.perf_counter() - prefill_end, 1e-9)
+    return Trial(tokens, np.stack(rows), cache, prefill_end - start, decode_seconds)

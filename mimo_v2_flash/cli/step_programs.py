@@ -1,0 +1,166 @@
+"""All programs of a deployment, and how often each step calls them: the real model, rehearsed.
+
+Nothing is computed and no weights are needed: a config, a plan and sizes say it all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.execution.program_recorder import Rehearsal, Rehearsed, hollow
+from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.kv_cache import LONGEST_DRAFT, HybridCache
+from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.parallel.fake_group import AlikeGroup
+from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
+from mimo_v2_flash.weights.params import ModelWeights
+from mimo_v2_flash.weights.shard_weights import cut_model
+
+from .deployment import Deployment
+from .program_names import named_apart
+
+__all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
+
+
+class StepCalls(NamedTuple):
+    """A step, and what it calls.
+
+    Attributes
+    ----------
+    tokens
+        Of each sequence: a chunk, one, or one and the longest draft.
+    filled
+        Slots of full layers that are looked at: a bucket.
+    calls
+        How often each program is called where nothing overflows, by its name.
+    """
+
+    tokens: int
+    filled: int
+    calls: dict[str, int]
+
+
+class StepPrograms(NamedTuple):
+    """Every program by a name for people, and every step.
+
+    Programs that no step calls are those of larger buckets, for what overflows.
+
+    Attributes
+    ----------
+    kinds
+        Of each program's inputs, by their paths: "weights", "cache" or "activations".
+    """
+
+    programs: dict[str, Rehearsed]
+    steps: tuple[StepCalls, ...]
+    kinds: dict[str, dict[str, str]]
+
+
+def step_programs(deployment: Deployment) -> StepPrograms:
+    """Return what `deployment` needs: shorter steps last, each with fewer filled slots first.
+
+    Raises
+    ------
+    ValueError
+        If there cannot be programs for it, or the compiler would refuse one; it is named.
+    ImportError
+        If nkipy is not installed.
+    """
+    deployment.check()
+    rehearsal = Rehearsal()
+    model = _model(deployment, rehearsal)
+    run = partial(_run, model, deployment, rehearsal)
+    sizes = list(_sizes(deployment))
+    called = [run(tokens, start) for tokens, _, start in sizes]
+    names = named_apart(rehearsal.programs)
+    steps = (
+        StepCalls(tokens, filled, {names[number]: count for number, count in calls.items()})
+        for (tokens, filled, _), calls in zip(sizes, called, strict=True)
+    )
+    programs = dict(zip(names, rehearsal.programs, strict=True))
+    weights = set(map(id, arrays(model.weights).values()))
+    kinds = {name: _kinds(program, weights) for name, program in programs.items()}
+    return StepPrograms(programs, tuple(steps), kinds)
+
+
+def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
+    config, plan = deployment.config, deployment.plan
+    return MiMoV2FlashModel(
+        _weights(config, deployment.weights, plan.share(0)),
+        config,
+        max_step=deployment.chunk,
+        backend=rehearsal,
+        group=AlikeGroup(plan.world),
+        plan=plan,
+        dtype=deployment.stream,
+    )
+
+
+def _weights(config: MiMoConfig, dtype: str, share: Share) -> ModelWeights:
+    """Return a rank's weights, without memory; layers of a kind are one."""
+    few, kind_of_layer = one_of_each_layer(config)
+    weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, share)))
+    return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
+
+
+def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
+    """Yield every step's tokens, its filled slots, and the last position where it may start."""
+    context, bucket = deployment.context, FORMS["program"].filled
+    for tokens in dict.fromkeys((deployment.chunk, 1 + LONGEST_DRAFT, 1)):
+        last = context - tokens
+        if last >= 0 and tokens <= deployment.chunk:
+            starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
+            found = {bucket(start, context): start for start in starts}
+            yield from ((tokens, filled, start) for filled, start in found.items())
+
+
+def _run(
+    model: MiMoV2FlashModel,
+    deployment: Deployment,
+    rehearsal: Rehearsal,
+    tokens: int,
+    start: int,
+) -> Counter[int]:
+    """Return the programs that a step calls, by number.
+
+    Before, it is run as if all overflowed, and again for logits, which are sampled from.
+    """
+    token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
+    position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
+    wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
+    last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
+    for rehearsal.value, ask in (
+        (1, partial(model.step, logits_at=last_Bn[:, -1:])),  # a short prompt, or its end
+        (1, partial(model.greedy, at=last_Bn[:, -1:])),
+        (1, partial(model.step, logits_at=last_Bn)),
+        (0, partial(model.greedy, at=last_Bn)),
+    ):
+        rehearsal.calls.clear()
+        ask(token_BT, position_BT, _cache(model, deployment, start))
+    return rehearsal.calls.copy()
+
+
+def _kinds(program: Rehearsed, weights: set[int]) -> dict[str, str]:
+    """Return what each input of a program is; weights are known by their `id`."""
+    return {
+        path: "weights"
+        if id(array) in weights
+        else ("cache" if path.startswith("cache.") else "activations")
+        for path, array in arrays(program.given).items()
+    }
+
+
+def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:
+    """Return a cache whose sequences have `start` tokens."""
+    cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache)
+    oldest = max(0, start - cache.window + 1)
+    held = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
+    return replace(cache, length_B=held[0], oldest_B=held[1])

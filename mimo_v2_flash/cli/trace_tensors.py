@@ -1,0 +1,191 @@
+"""The tensors of a trace, in the order of computing: name, axes, meaning, and where a run has them.
+
+The one table that traces, comparisons, docs/tracing.md and the tests go by. Axis letters are those
+of `mimo_v2_flash.kernels`; a trace is of one sequence, so B is left out and N is T.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.kernels.moe_router import router_scores
+from mimo_v2_flash.layers.hooks import Call
+
+__all__ = ["CHOICE", "PER_EXPERT", "TENSORS", "Traced", "layer_name", "place", "split_name"]
+
+CHOICE = "feed_forward.expert"
+IN_LAYER = re.compile(r"(layers\.(\d+)\.)(.+)")
+
+
+class Traced(NamedTuple):
+    """One tensor of a trace.
+
+    Attributes
+    ----------
+    name
+        Within its layer where `part` is a layer's, to be preceded by `layers.3.`
+    axes
+        Its axes; integers are int32, all else is float32.
+    meaning
+        What it is.
+    part
+        The part of a layer whose call has it; "before" or "after" the layers.
+    take
+        From that call to the tensor.
+    again
+        Of what it is computed once more; empty where it is an array of the run itself.
+    """
+
+    name: str
+    axes: str
+    meaning: str
+    part: str
+    take: Callable[[Call], Any] | None = None
+    again: str = ""
+
+
+def _log_sum(call: Call) -> np.ndarray:
+    """Return log(exp(sink) + sum over visible keys of exp(score)), `log_sum_TH`, in float64."""
+    tensors = [np.asarray(tensor, np.float64)[0] for tensor in call.given[:-1]]
+    q_THQ, k_TKQ, _, position_T, prior_k_SKQ, _, prior_position_S = tensors
+    held_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
+    key_position_S = np.concatenate([held_S, position_T])
+    age_TS = position_T[:, None] - key_position_S
+    visible_TS = (key_position_S >= 0) & (age_TS >= 0) & (age_TS < call.static["window"])
+    k_SKQ = np.concatenate([prior_k_SKQ, k_TKQ])
+    group = q_THQ.shape[1] // k_SKQ.shape[1]
+    columns = []
+    for head, sink in enumerate(np.asarray(call.given[-1], np.float64)):
+        score_TS = q_THQ[:, head] @ k_SKQ[:, head // group].T / np.sqrt(q_THQ.shape[2])
+        score_TS = np.where(visible_TS, score_TS, -np.inf)
+        peak_T = np.maximum(np.max(score_TS, axis=1), sink)
+        total_T = np.sum(np.exp(score_TS - peak_T[:, None]), axis=1) + np.exp(sink - peak_T)
+        columns.append(peak_T + np.log(total_T))
+    return np.stack(columns, axis=1)
+
+
+def _expert_output(call: Call) -> np.ndarray:
+    """Return `output_TAD`, every chosen expert's answer before it is weighed.
+
+    Every choice is a token of its own with weight 1: experts see the same tokens in the same order
+    as in the run, so the answers are the same bit for bit.
+    """
+    x_ND, _, expert_NA, *weights = call.given
+    N, A = expert_NA.shape
+    one_J1, expert_J1 = np.ones((N * A, 1), np.float32), np.reshape(expert_NA, (N * A, 1))
+    answer_JD = call.function(np.repeat(x_ND, A, axis=0), one_J1, expert_J1, *weights)
+    return np.reshape(answer_JD, (N, A, -1))
+
+
+# A call's arguments: turn(q, k, step), look(q, k, v, ...), answer(x, weight, expert, ...).
+TENSORS = (
+    Traced("tokens", "T", "token ids, integers", "before"),
+    Traced("positions", "T", "each token's position, integers", "before"),
+    Traced("embedding", "TD", "the stream before layer 0", "before"),
+    Traced(
+        "attention.norm",
+        "TD",
+        "the stream, normalised: attention's input",
+        "attention",
+        lambda c: c.given[0][0],
+    ),
+    Traced("attention.query", "THQ", "queries", "turn", lambda c: c.given[0][0]),
+    Traced("attention.key", "TKQ", "keys", "turn", lambda c: c.given[1][0]),
+    Traced("attention.value", "TKC", "values, scaled by 0.707", "look", lambda c: c.given[2][0]),
+    Traced("attention.query_rotated", "THQ", "queries, rotated", "look", lambda c: c.given[0][0]),
+    Traced("attention.key_rotated", "TKQ", "keys, rotated", "look", lambda c: c.given[1][0]),
+    Traced(
+        "attention.log_sum",
+        "TH",
+        "log of the softmax's denominator, sink included",
+        "look",
+        _log_sum,
+        again="the rotated queries and keys, in float64",
+    ),
+    Traced(
+        "attention.heads", "THC", "what each head saw, before o_proj", "look", lambda c: c.said[0]
+    ),
+    Traced(
+        "attention.output",
+        "TD",
+        "what attention adds to the stream",
+        "attention",
+        lambda c: c.said[0],
+    ),
+    Traced(
+        "feed_forward.norm",
+        "TD",
+        "the stream with attention added, normalised: the network's input",
+        "feed_forward",
+        lambda c: c.given[0],
+    ),
+    Traced(
+        "feed_forward.router_score",
+        "TE",
+        "sigmoid of the router's logits, without the bias",
+        "mixture",
+        lambda c: router_scores(c.given[0], c.given[3].w_router_ED),
+        again="feed_forward.norm, by the router's kernel",
+    ),
+    Traced(CHOICE, "TA", "ids of the chosen experts, integers", "answer", lambda c: c.given[2]),
+    Traced(
+        "feed_forward.expert_weight",
+        "TA",
+        "what each of them weighs",
+        "answer",
+        lambda c: c.given[1],
+    ),
+    Traced(
+        "feed_forward.expert_output",
+        "TAD",
+        "what each of them says, before it is weighed",
+        "answer",
+        _expert_output,
+        again="the experts, asked with weight 1: the same bits",
+    ),
+    Traced(
+        "feed_forward.output",
+        "TD",
+        "what the network adds to the stream",
+        "feed_forward",
+        lambda c: c.said[0],
+    ),
+    Traced("output", "TD", "the stream after the layer", "layer", lambda c: c.said[0]),
+    Traced(
+        "final_norm",
+        "TD",
+        "the stream after the last layer, normalised",
+        "after",
+        again="the last layer's output, by the norm's kernel",
+    ),
+    Traced("logits", "TV", "logits of the token after each", "after"),
+)
+ROW = {tensor.name: row for row, tensor in enumerate(TENSORS)}
+PER_EXPERT = tuple(tensor.name for tensor in TENSORS if tensor.axes.startswith("TA"))
+
+
+def layer_name(layer: int, tensor: Traced) -> str:
+    """Return the name in a trace of a layer's `tensor`, such as `layers.3.attention.query`."""
+    return f"layers.{layer}.{tensor.name}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the layer and the rest: `layers.3.` and `attention.query`; outside, no layer."""
+    inside = IN_LAYER.fullmatch(name)
+    return (inside[1], inside[3]) if inside else ("", name)
+
+
+def place(name: str) -> tuple[int, int, int] | None:
+    """Return where in the order of computing `name` stands; None if it names no tensor here.
+
+    Places compare as numbers do; the last number is the row of `TENSORS`.
+    """
+    inside = IN_LAYER.fullmatch(name)
+    row = ROW.get(inside[3] if inside else name)
+    if row is None or (TENSORS[row].take is None) == bool(inside):
+        return None
+    if inside:
+        return 1, int(inside[2]), row
+    return 2 * ("before", "after").index(TENSORS[row].part), 0, row

@@ -1,0 +1,80 @@
+"""A program compiled by XLA for the CPU, run by one replica or by many at a time.
+
+jaxlib has no public way from HLO to an executable: these names are of jaxlib 0.10.2, which the
+extra `xla` pins.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src.lib import xla_client
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .portable_hlo import portable
+
+__all__ = ["Executable", "cpu_devices"]
+
+# Every cast to bfloat16 is done; code is not optimised, which would double the time to compile.
+OPTIONS = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 0}
+
+
+def cpu_devices(count: int) -> list[Any]:
+    """Return so many of jax's CPU devices, which jax makes when it is first used.
+
+    Raises
+    ------
+    RuntimeError
+        If jax has started with fewer.
+    """
+    if jax.config.jax_num_cpu_devices < count:
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise RuntimeError(
+            f"{count} replicas: jax has started with {len(devices)} CPU devices; set "
+            f"jax_num_cpu_devices to {count} before its first use"
+        )
+    return devices[:count]
+
+
+class Executable:
+    """An `HloModuleProto` as XLA runs it.
+
+    Parameters
+    ----------
+    module
+        As nkipy traced it.
+    devices
+        One for each replica.
+    """
+
+    def __init__(self, module: Any, devices: Sequence[Any]) -> None:
+        count = len(devices)
+        options = xla_client.CompileOptions()
+        options.env_option_overrides = list(OPTIONS.items())
+        ids = np.arange(count, dtype=np.int32)[:, None]
+        assignment = xla_client.DeviceAssignment.create(ids)
+        for part in (options, options.executable_build_options):
+            part.num_replicas, part.num_partitions = count, 1
+            part.device_assignment = assignment
+        stable = xla_client._xla.mlir.hlo_to_stablehlo(portable(module).SerializeToString())
+        client, found = devices[0].client, xla_client.DeviceList(tuple(devices))
+        self._loaded = client.compile_and_load(stable, found, options)
+        # "Replicated" arrays whose copies differ: each replica sees its own.
+        self._sharding = NamedSharding(Mesh(np.array(devices), ("replica",)), PartitionSpec())
+
+    def __call__(self, inputs_of: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """Return the outputs of every replica for the inputs of every replica.
+
+        All are arrays on the replica's device. Inputs that are changed in place are gone.
+        """
+        whole = [
+            jax.make_array_from_single_device_arrays(copies[0].shape, self._sharding, list(copies))
+            for copies in zip(*inputs_of, strict=True)
+        ]
+        results = self._loaded.execute_sharded(whole).disassemble_into_single_device_arrays()
+        return list(zip(*results, strict=True))

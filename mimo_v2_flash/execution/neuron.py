@@ -1,0 +1,156 @@
+"""Trainium2: programs that neuronx-cc compiled, run by the Neuron runtime through nkipy's spike.
+
+Source: nkipy, `runtime/device_kernel.py` and spike, `spike_model.py`, for what a NEFF is given. A
+process has one core; weights, cache and stream stay in its memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spike import SpikeModel, get_spike_singleton
+from spike._spike import Spike, SpikeRuntimeError
+
+from .cores import claim_core
+from .device_arrays import DeviceArray, DeviceMemory
+from .io_spec import Ports, ports
+from .program_builder import Builds
+from .program_call import Call, answered, check_placed
+from .program_record import canonical
+from .pytree import arrays, filled_with
+from .rank0 import refuse_different, told_by_first
+from .tracing import Traced, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mimo_v2_flash.parallel import HostGroup
+
+__all__ = ["NeuronBackend"]
+
+
+class NeuronBackend:
+    """Traces and loads a function on its first call with arrays of some shapes; later calls run it.
+
+    Every rank traces, which costs no time as they would wait, and shows that they have the same
+    program; the first one compiles.
+
+    Parameters
+    ----------
+    group : HostGroup, optional
+        Ranks that are processes, each with this backend; one alone if not given.
+    folder : Path
+        Of compiled programs, seen by all ranks.
+    lnc : int
+        Physical cores of a logical one: 2, as Trainium2 is configured, or 1.
+    skip_compile : bool
+        Refuse programs that have not been compiled.
+
+    Raises
+    ------
+    OSError
+        If the runtime does not start, or has fewer cores than ranks.
+    ValueError
+        If the folder holds other things, or the runtime is configured for other cores.
+    """
+
+    form = "program"
+
+    def __init__(
+        self,
+        group: HostGroup | None = None,
+        *,
+        folder: Path,
+        lnc: int = 2,
+        skip_compile: bool = False,
+    ) -> None:
+        claim_core(os.environ, Spike.get_visible_neuron_core_count, lnc=lnc)
+        try:
+            get_spike_singleton()
+        except SpikeRuntimeError as error:
+            raise OSError(f"the Neuron runtime does not start: {error}") from error
+        self._group, self._memory = group, DeviceMemory()
+        self._loaded: dict[Any, _Program] = {}
+
+        def prepare() -> None:
+            builds = Builds(folder, lnc=lnc)
+            self._neff = builds.found if skip_compile else builds.compiled
+
+        told_by_first(group, prepare)
+
+    def place(self, record: Any) -> Any:
+        """Return `record` with its arrays copied to this rank's device."""
+        placed = {path: self._memory.placed(array) for path, array in arrays(record).items()}
+        return filled_with(record, placed)
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` as programs, one for all arguments that differ in values alone.
+
+        Arrays may be the host's but for those that are changed in place, which must be placed. The
+        program of an answer that is like its first argument overwrites that one. Other answers are
+        overwritten when nobody holds them any more.
+        """
+
+        def program(*positional: Any, **named: Any) -> Any:
+            call = Call.of(function, *positional, **named)
+            if call.key not in self._loaded:
+                self._loaded[call.key] = self._load(call)
+            return self._loaded[call.key](call.arrays)
+
+        return program
+
+    def _load(self, call: Call) -> _Program:
+        traced = trace(call.function, call.given)
+        check_placed(traced, call.arrays, DeviceArray)
+        refuse_different(self._group, canonical(traced.module))
+        neff = Path(told_by_first(self._group, lambda: self._neff(traced.module)))
+        return _Program(traced, self._model(neff), self._memory)
+
+    def _model(self, neff: Path) -> Any:
+        ranks: dict[str, Any] = {}
+        if self._group and self._group.size > 1:
+            ranks = {
+                "cc_enabled": True,
+                "rank_id": self._group.rank,
+                "world_size": self._group.size,
+            }
+        if not neff.is_file():
+            raise FileNotFoundError(f"{neff} is not here: all ranks must see the cache folder")
+        try:
+            return SpikeModel.load_from_neff(neff, name=neff.parent.name, **ranks)
+        except SpikeRuntimeError as error:
+            raise OSError(f"the Neuron runtime does not load {neff}: {error}") from error
+
+
+class _Program:
+    """A program in a device's memory."""
+
+    def __init__(self, traced: Traced, model: Any, memory: DeviceMemory) -> None:
+        self._traced, self._model, self._memory = traced, model, memory
+        self._ports: Ports = ports(traced.module)
+        taken = {port.name for port in self._ports.inputs}
+        if unknown := set(model.input_tensors_info) - taken:
+            raise ValueError(f"{model.neff_path} asks for {', '.join(sorted(unknown))}")
+
+    def __call__(self, given: dict[str, Any]) -> Any:
+        """Run once; return the function's answer, whose arrays are on the device."""
+        inputs = [self._memory.holding(array) for array in given.values()]
+        outputs = [
+            inputs[self._ports.in_place[number]]
+            if number in self._ports.in_place
+            else self._memory.free(port.shape, port.dtype)
+            for number, port in enumerate(self._ports.outputs)
+        ]
+        taken = zip(self._ports.inputs, inputs, strict=True)
+        named = zip(self._ports.outputs, outputs, strict=True)
+        wanted = self._model.input_tensors_info  # a compiler may drop what is not used
+        try:
+            self._model(
+                inputs={port.name: array.tensor for port, array in taken if port.name in wanted},
+                outputs={port.name: array.tensor for port, array in named},
+            )
+        except SpikeRuntimeError as error:
+            raise OSError(f"the Neuron runtime does not run {self._model.name}: {error}") from error
+        return answered(self._traced, outputs)

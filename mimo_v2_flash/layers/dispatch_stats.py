@@ -1,0 +1,153 @@
+"""What a run sends to its experts and back: bytes, loads and seconds, on a rank and on all.
+
+A backend as `layers.watched` is one: the exchange that a layer is given is replaced by one that
+does the same, on a group that counts, and takes down who chose whom.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.kernels.moe_block import Exchange
+from mimo_v2_flash.parallel import CountedGroup, HostGroup
+
+from .decoder import Decoder
+from .eager_dispatchers import EXCHANGES
+
+__all__ = ["Carried", "ExchangeRecord"]
+
+
+@dataclass
+class Carried:
+    """What went one way to the experts and back; a call is a step's passage through one layer.
+
+    Attributes
+    ----------
+    calls
+        Passages, once for every rank.
+    tokens, pairs
+        Tokens that ranks took there, and (token, expert) pairs that these chose.
+    answered
+        Pairs that experts answered; fewer than `pairs` if any was lost.
+    sent, least
+        Bytes that left a rank, and that would have if each token went once to every other rank
+        that it chose, and an answer came back, with nothing beside them.
+    exchange_seconds, expert_seconds
+        In exchanges, waiting for others included, and in experts.
+    of_expert, of_rank
+        At index n, how often an expert, and a rank, had n tokens in a call.
+    """
+
+    calls: float = 0
+    tokens: float = 0
+    pairs: float = 0
+    answered: float = 0
+    sent: float = 0
+    least: float = 0
+    exchange_seconds: float = 0
+    expert_seconds: float = 0
+    of_expert: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    of_rank: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    def total(self, group: HostGroup) -> "Carried":
+        """Return the sum over all ranks of `group`, which make this call together."""
+        mine = [getattr(self, part.name) for part in fields(self)]
+        *numbers, of_expert, of_rank = mine
+        longest = int(np.max(group.all_gather(np.array([len(of_expert), len(of_rank)]))))
+        lengths = np.cumsum([len(numbers), longest])
+        loads = (_added(np.zeros(longest), load) for load in (of_expert, of_rank))
+        summed = group.all_sum(np.concatenate([np.array(numbers, np.float64), *loads]))
+        numbers_, *loads_ = np.split(summed, lengths)
+        return Carried(*numbers_.tolist(), *loads_)
+
+
+class ExchangeRecord(NumpyBackend):
+    """A backend: NumPy, with a record of the exchanges of one rank.
+
+    Attributes
+    ----------
+    ways
+        What went each way, by the names of `token_exchange.EXCHANGES`.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.ways = {name: Carried() for name in EXCHANGES}
+        self._recorded = {
+            exchange: _recorded(exchange, self.ways[name]) for name, exchange in EXCHANGES.items()
+        }
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function`, with its exchanges recorded if it is a layer."""
+        return self.recorded(function) if isinstance(function, Decoder) else function
+
+    def recorded(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a layer's program with its exchanges recorded."""
+
+        def program(*given: Any, exchange: Exchange, **static: Any) -> Any:
+            return layer(*given, exchange=self._recorded[exchange], **static)
+
+        return program
+
+
+def _recorded(exchange: Exchange, carried: Carried) -> Exchange:
+    """Return `exchange`, noting in `carried` what it does."""
+
+    def call(
+        x_ND: Any, weight_NA: Any, expert_NA: Any, answer: Any, *, group: HostGroup, experts: int
+    ) -> Any:
+        counted, share = CountedGroup(group), experts // group.size
+
+        def heard(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
+            start = time.perf_counter()
+            y_ND = answer(x_ND, weight_NA, expert_NA)
+            carried.expert_seconds += time.perf_counter() - start
+            _note_loads(carried, expert_NA - group.rank * share, share)
+            return y_ND
+
+        _note_choices(carried, expert_NA, experts, group, x_ND[:1].nbytes)
+        said = exchange(x_ND, weight_NA, expert_NA, heard, group=counted, experts=experts)
+        carried.calls += 1
+        carried.sent += sum(tally.sent for tally in counted.tallies.values())
+        carried.exchange_seconds += sum(tally.seconds for tally in counted.tallies.values())
+        return said
+
+    return call
+
+
+def _note_choices(
+    carried: Carried, expert_NA: np.ndarray, experts: int, group: HostGroup, row: int
+) -> None:
+    """Note what tokens of this rank choose; of each, `row` bytes would have to travel."""
+    P, chosen_NA = group.size, expert_NA < experts
+    holder_NA = expert_NA // (experts // P)
+    sent_PN = np.any(holder_NA == np.arange(P)[:, None, None], axis=2)
+    sent_PN[group.rank] = False
+    carried.tokens += np.count_nonzero(np.any(chosen_NA, axis=1))
+    carried.pairs += np.count_nonzero(chosen_NA)
+    carried.least += 2 * row * np.count_nonzero(sent_PN)
+
+
+def _note_loads(carried: Carried, local_NA: np.ndarray, share: int) -> None:
+    """Note the tokens of each of this rank's experts, and of all of them together."""
+    here_NA = (local_NA >= 0) & (local_NA < share)
+    load_e = np.bincount(local_NA[here_NA], minlength=share)
+    arrived = np.count_nonzero(np.any(here_NA, axis=1))
+    carried.answered += np.count_nonzero(here_NA)
+    carried.of_expert = _added(carried.of_expert, np.bincount(load_e))
+    carried.of_rank = _added(carried.of_rank, np.bincount([arrived]))
+
+
+def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the sum of two arrays, the shorter one continued with zeros."""
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    summed = longer.astype(np.float64)
+    summed[: len(shorter)] += shorter
+    return summed

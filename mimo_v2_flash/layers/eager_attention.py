@@ -1,0 +1,68 @@
+"""Attention on the host: KV head by KV head on all threads, in blocks that stay in a cache.
+
+Host code and no kernel: threads and blocks follow from sizes. Traced programs look at all heads at
+once instead, and both compute with the same kernels.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.kernels.attention_full import attention_full
+from mimo_v2_flash.kernels.attention_swa import attention_swa
+from mimo_v2_flash.kernels.thread_pool import in_parallel
+
+__all__ = ["look", "look_by_heads"]
+
+BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about a core's own cache
+FEW_SCORES = 1 << 17  # below, threads cost more than they bring
+SHORTEST_BLOCK = 16  # queries
+
+
+def look(*tensors: Any, window: int, query_block: int) -> Any:
+    """Return `y_BTHC` of `attention_full` or `attention_swa`, as the window asks for."""
+    if window == EVERYTHING:
+        return attention_full(*tensors, query_block=query_block)
+    return attention_swa(*tensors, window=window, query_block=query_block)
+
+
+def look_by_heads(*tensors: Any, window: int, query_block: int) -> Any:
+    """Return what `look` does; `query_block` queries at most go together."""
+    q_BTHQ, _, v_BTKC, _, prior_k_BSKQ, *_ = tensors
+    B, T, H, _ = q_BTHQ.shape
+    K, C = v_BTKC.shape[2:]
+    keys = min(T + prior_k_BSKQ.shape[1], window + query_block)
+    if B * T * H * keys < FEW_SCORES:
+        return look(*tensors, window=window, query_block=query_block)
+    group = H // K
+    fitting = BLOCK_SCORES // (B * group * keys)
+    block = min(query_block, max(SHORTEST_BLOCK, fitting))
+    y_BTHC = np.empty((B, T, H, C), q_BTHQ.dtype)
+
+    def one_head(head: int) -> None:
+        own = _of_head(head, group, *tensors)
+        queries = slice(head * group, (head + 1) * group)
+        y_BTHC[:, :, queries] = look(*own, window=window, query_block=block)
+
+    in_parallel(one_head, K)
+    return y_BTHC
+
+
+def _of_head(
+    head: int,
+    group: int,
+    q_BTHQ: Any,
+    k_BTKQ: Any,
+    v_BTKC: Any,
+    position_BT: Any,
+    prior_k_BSKQ: Any,
+    prior_v_BSKC: Any,
+    prior_position_BS: Any,
+    sink_H: Any,
+) -> tuple[Any, ...]:
+    """Return one KV head's share of a step, as views."""
+    queries, keys = slice(head * group, (head + 1) * group), slice(head, head + 1)
+    active = q_BTHQ[:, :, queries], k_BTKQ[:, :, keys], v_BTKC[:, :, keys], position_BT
+    prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS
+    return (*active, *prior, sink_H[queries])

@@ -1,0 +1,47 @@
+"""One rank alone: every exchange hands back what it was given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .consistency import checked_counts, checked_ranks
+
+__all__ = ["ALONE", "SoloGroup"]
+
+
+@dataclass(frozen=True)
+class SoloGroup:
+    """The group of one."""
+
+    size: int = 1
+    rank: int = 0
+
+    def all_to_all(self, x_PMD: Any) -> Any:
+        """Return `x_PMD`."""
+        return x_PMD
+
+    def all_gather(self, x_ND: Any) -> Any:
+        """Return `x_ND` as the only row."""
+        return np.expand_dims(x_ND, 0)
+
+    def reduce_scatter(self, x_PND: Any) -> Any:
+        """Return the only row."""
+        return x_PND[0]
+
+    def all_sum(self, x: Any) -> Any:
+        """Return `x`."""
+        return x
+
+    def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
+        """Return `x_ND` and its count."""
+        return x_ND, np.array(checked_counts(x_ND, count_P, 1))
+
+    def split(self, ranks: Sequence[int]) -> "SoloGroup":
+        """Return this group."""
+        checked_ranks(ranks, self)
+        return self
+
+
+ALONE = SoloGroup()

@@ -1,0 +1,116 @@
+"""Ranks as threads of one process: real exchanges on any CPU, for tests and small runs."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .consistency import checked_counts, checked_ranks, described
+from .rendezvous import ReleasedError, World
+
+__all__ = ["ThreadGroup", "total"]
+
+Answer = TypeVar("Answer")
+
+
+class _Threads:
+    """Some of a world's ranks; each thread is the rank that the world says it is."""
+
+    def __init__(self, world: World, ranks: tuple[int, ...]) -> None:
+        self.size = len(ranks)
+        self._world = world
+        self._meeting = world.meeting(ranks)
+
+    @property
+    def rank(self) -> int:
+        """Which rank the calling thread is."""
+        return self._meeting.place
+
+    def all_to_all(self, x_PMD: Any) -> Any:
+        """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
+        return self._exchange("all_to_all", x_PMD, lambda mail: np.stack(self._own_rows(mail)))
+
+    def all_gather(self, x_ND: Any) -> Any:
+        """Return every rank's `x_ND`, stacked in rank order."""
+        return self._exchange("all_gather", x_ND, np.stack)
+
+    def reduce_scatter(self, x_PND: Any) -> Any:
+        """Give row p to rank p; return the sum of the rows that the ranks gave us."""
+        return self._exchange("reduce_scatter", x_PND, lambda mail: total(self._own_rows(mail)))
+
+    def all_sum(self, x: Any) -> Any:
+        """Return the sum of every rank's `x`, added in rank order."""
+        return self._exchange("all_sum", x, total)
+
+    def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
+        """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank."""
+        ends = [0, *accumulate(checked_counts(x_ND, count_P, self.size))]
+        sent = [x_ND[start:end] for start, end in pairwise(ends)]
+
+        def received(mail: list[Any]) -> tuple[Any, Any]:
+            rows = self._own_rows(mail)
+            return np.concatenate(rows), np.array([part.shape[0] for part in rows])
+
+        return self._meeting.exchange(described("ragged_all_to_all", x_ND), sent, received)
+
+    def split(self, ranks: Sequence[int]) -> "_Threads":
+        """Return the group whose rank i is our rank `ranks[i]`."""
+        mine = self._meeting.ranks
+        return _Threads(self._world, tuple(mine[rank] for rank in checked_ranks(ranks, self)))
+
+    def _exchange(self, exchange: str, x: Any, combine: Callable[[list[Any]], Any]) -> Any:
+        return self._meeting.exchange(described(exchange, x), x, combine)
+
+    def _own_rows(self, mail: list[Any]) -> list[Any]:
+        return [sent[self.rank] for sent in mail]
+
+
+class ThreadGroup(_Threads):
+    """`size` ranks; `run` calls a program on each of them at once.
+
+    Parameters
+    ----------
+    size
+        Number of ranks, each a thread.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"ThreadGroup: size must be at least 1, got {size}")
+        super().__init__(World(size), tuple(range(size)))
+
+    def run(self, program: Callable[[int], Answer]) -> list[Answer]:
+        """Return `program(rank)` of every rank, in rank order.
+
+        Raises
+        ------
+        RankError
+            If ranks call different exchanges, or one waits for a rank that has returned.
+        Exception
+            What the first failing rank raised; the others are released from their exchanges.
+        """
+        self._world.begin()
+        with ThreadPoolExecutor(self.size) as pool:
+            ranks = [pool.submit(self._start, program, rank) for rank in range(self.size)]
+        failures = [failure for rank in ranks if (failure := rank.exception())]
+        for failure in sorted(failures, key=lambda failure: isinstance(failure, ReleasedError)):
+            raise failure
+        return [rank.result() for rank in ranks]
+
+    def _start(self, program: Callable[[int], Answer], rank: int) -> Answer:
+        self._world.here.rank = rank
+        try:
+            answer = program(rank)
+        except BaseException as error:
+            self._world.fail(rank, error)
+            raise
+        self._world.leave(rank)
+        return answer
+
+
+def total(parts: list[Any]) -> Any:
+    """Return the sum of `parts`, added in their order."""
+    first, *others = parts
+    return sum(others, start=first)

@@ -1,0 +1,1 @@
+"""Text around the model: tokenizer, incremental detokenizer, and completion of prompts."""

@@ -1,0 +1,173 @@
+"""From a source's checkpoint to this project's weights, a few megabytes in memory at a time."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.parallel_config import Plan, shares_of
+
+from .conversion_plan import declared_weights, needed, write_recipe
+from .conversion_tasks import Piece, Recipe
+from .encoding import Encoding
+from .io_threads import in_threads
+from .metadata import Prepared
+from .safetensors_file import DTYPES
+from .shard_plan import shard_recipe
+from .source import Source
+from .store import Store
+
+__all__ = ["Job", "plan_job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint that is to be prepared.
+
+    Attributes
+    ----------
+    source, config, encoding
+        Where from, what, and as what.
+    prepared
+        The metadata of the result.
+    recipe
+        Its tensors and pieces.
+    store
+        Its files.
+    """
+
+    source: Source
+    config: MiMoConfig
+    encoding: Encoding
+    prepared: Prepared
+    recipe: Recipe
+    store: Store
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of the source that are needed, without headers."""
+        return sum(map(_size, self.recipe.pieces))
+
+    def is_complete(self) -> bool:
+        """Return whether the result is already there.
+
+        Raises
+        ------
+        ValueError
+            If a result of other weights or settings is there; the message names the difference.
+        """
+        if not self.store.index.exists():
+            return False
+        there, asked = _said_by(self.store.index), _flat(self.prepared)
+        for name, value in asked.items():
+            if there.get(name) != value:
+                raise ValueError(
+                    f"{self.store.folder} holds weights of {name} {there.get(name)!r:.80}, asked "
+                    f"for is {value!r:.80}; choose another folder, or remove it"
+                )
+        self.store.check_files()
+        return True
+
+    def run(self, *, workers: int, advance: Callable[[int], None]) -> None:
+        """Read, convert and write what is not yet there; `advance` hears of bytes read.
+
+        An interrupted or failed run leaves what it has done, under temporary names.
+        """
+        done = self.store.begin()
+        missing = [piece for piece in self.recipe.pieces if _key(piece) not in done]
+        advance(self.bytes_to_read - sum(map(_size, missing)))
+        in_threads(partial(self._make, advance), missing, workers)
+        config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
+        for folder in {"", *self.store.folders}:
+            self.store.write_file(str(Path(folder) / "config.json"), config)
+        for name, path in self.source.beside().items():
+            self.store.write_file(name, path.read_bytes())
+        self.store.finish()
+
+    def _make(self, advance: Callable[[int], None], piece: Piece) -> None:
+        arrays = []
+        for place in piece.sources:
+            data = self.source.read(place.file, place.begin, place.end)
+            arrays.append(np.frombuffer(data, DTYPES[place.dtype]).reshape(place.shape))
+        try:
+            parts = piece.make(arrays)
+        except ValueError as error:
+            raise ValueError(f"{piece.sources[0].file}: {error}") from error
+        self.store.write(_key(piece), parts)
+        advance(_size(piece))
+
+
+def plan_job(
+    source: Source,
+    config: MiMoConfig,
+    folder: Path,
+    encoding: Encoding,
+    experts: tuple[int, ...],
+    *,
+    expert_parallel: int = 1,
+    tensor_parallel: int = 1,
+) -> Job:
+    """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
+
+    On several ranks the folder gets a shard for each different share that ranks have.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, misshapen or of another dtype; the message names it. If the model
+        cannot be split so.
+    """
+    Plan(expert_parallel, tensor_parallel, expert_parallel).check(
+        replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
+    )
+    shares = shares_of(expert_parallel, tensor_parallel)
+    declared = declared_weights(config, experts, source.names())
+    try:
+        wanted = needed(declared, source.names())
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
+    places = source.places(wanted)
+    recipe = write_recipe(config, declared, places, encoding)
+    if len(shares) > 1:
+        recipe = shard_recipe(recipe, config, experts, shares)
+    prepared = Prepared(
+        source=source.name,
+        revision=source.revision,
+        dtype=encoding.dtype,
+        target=encoding.target,
+        experts=experts,
+        config=config.to_dict(),
+        expert_parallel=expert_parallel,
+        tensor_parallel=tensor_parallel,
+    )
+    store = Store(folder, recipe.outputs, prepared.to_metadata(), shards=len(shares))
+    return Job(source, config, encoding, prepared, recipe, store)
+
+
+def _said_by(index: Path) -> dict[str, Any]:
+    """Return what the index of a finished checkpoint says of it."""
+    try:
+        there = Prepared.of_metadata(json.loads(index.read_bytes())["metadata"])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{index}: damaged, or of another release: {error}") from error
+    return _flat(there) if there else {}
+
+
+def _flat(prepared: Prepared) -> dict[str, Any]:
+    """Return all that is said of a checkpoint, as JSON has it, the config's fields among it."""
+    said = json.loads(json.dumps(vars(prepared)))
+    return said | said.pop("config")
+
+
+def _key(piece: Piece) -> str:
+    """Return a piece's line in the journal; a release with pieces of other sizes has others."""
+    return f"{piece.key} {_size(piece)}"
+
+
+def _size(piece: Piece) -> int:
+    return sum(place.end - place.begin for place in piece.sources)

@@ -1,0 +1,65 @@
+"""Weights as traced programs take them: experts in one stack, FP8 in Trainium2's codes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+
+from .encoding import Encoding
+from .params import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+
+__all__ = ["traceable"]
+
+LARGEST_CODE = 0x77
+"""240: the codes above it are numbers on the hub and infinity or NaN on Trainium2."""
+
+
+def traceable(weights: ModelWeights) -> ModelWeights:
+    """Return weights whose arrays can be the inputs of programs.
+
+    Experts that are one array each are copied into a stack. FP8 codes, uint8, become
+    `ml_dtypes.float8_e4m3` of the same value or, with doubled scales, of half.
+    """
+    return weights._replace(layers=tuple(map(_layer, weights.layers)))
+
+
+def _layer(layer: DecoderWeights) -> DecoderWeights:
+    feed_forward = layer.feed_forward
+    if isinstance(feed_forward, MoEWeights):
+        stacks = ExpertWeights(*(_stack(column) for column in feed_forward.experts))
+        feed_forward = feed_forward._replace(experts=stacks)
+    else:
+        feed_forward = DenseWeights(*map(_of_trainium, feed_forward))
+    attention = AttentionWeights(*map(_of_trainium, layer.attention))
+    return layer._replace(attention=attention, feed_forward=feed_forward)
+
+
+def _stack(experts: Sequence[Any]) -> Any:
+    if not isinstance(experts, tuple):
+        return _of_trainium(experts)
+    parts = [_of_trainium(expert) for expert in experts]
+    if not isinstance(parts[0], BlockScaled):
+        return np.stack(parts)
+    codes, scales = (
+        np.stack([getattr(part, name) for part in parts]) for name in ("code", "scale")
+    )
+    return BlockScaled(codes, scales, parts[0].block_height)
+
+
+def _of_trainium(weight: Any) -> Any:
+    if not isinstance(weight, BlockScaled) or weight.code.dtype != np.uint8:
+        return weight
+    code, scale = weight.code, weight.scale
+    if np.any(code & np.uint8(0x7F) > LARGEST_CODE):
+        code, scale = Encoding("fp8", "trainium2").scaled("an FP8 weight", weight)
+    return BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, weight.block_height)

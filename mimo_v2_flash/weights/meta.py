@@ -1,0 +1,61 @@
+"""Weights that have shapes and dtypes but take no memory: to be cut and counted like real ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+
+from . import param_specs
+from .checkpoint import Checkpoint
+from .conversion_plan import write_recipe
+from .conversion_tasks import Output
+from .encoding import Encoding
+from .hub_tensors import hub_tensors
+from .params import ModelWeights
+from .reader import Reader
+from .safetensors_file import DTYPES
+
+__all__ = ["hollow_weights", "one_of_each_layer"]
+
+
+def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
+    """Return what `load_weights` would of the hub's weights of `config`, prepared as `dtype`.
+
+    Every element of an array is the same byte; only what is copied from it takes memory.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The model.
+    dtype : str
+        A key of `encoding.STORED`: "fp8" is as the hub stores them.
+    """
+    declared = list(param_specs.every_weight(config))
+    recipe = write_recipe(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
+    return Reader(_Hollow(recipe.outputs), config, tuple(range(config.n_routed_experts))).model()
+
+
+def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
+    """Return `config` with one layer of each kind, and which of these every layer is."""
+    kinds = list(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
+    distinct = list(dict.fromkeys(kinds))
+    sliding, sparse = zip(*distinct, strict=True)
+    few = replace(
+        config,
+        num_hidden_layers=len(distinct),
+        hybrid_layer_pattern=sliding,
+        moe_layer_freq=sparse,
+    )
+    return few, tuple(map(distinct.index, kinds))
+
+
+class _Hollow(Checkpoint):
+    def __init__(self, outputs: list[Output]) -> None:
+        super().__init__({output.name: Path() for output in outputs})
+        self._outputs = {output.name: output for output in outputs}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        output = self._outputs[name]
+        return np.broadcast_to(np.zeros((), DTYPES[output.dtype]), output.shape)

@@ -1,0 +1,103 @@
+"""What a prepared file says of itself, so that it is never taken for another model's."""
+
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.parallel_config import Share, shares_of
+
+__all__ = ["FORMAT", "Prepared"]
+
+FORMAT = "mimo-v2-flash"
+VERSION = "2"
+FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
+"""Fields of a config that say nothing about weights."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The metadata of a prepared checkpoint, in each of its files.
+
+    Attributes
+    ----------
+    source, revision
+        Where the weights came from: a folder or a repository, and its commit if it has one.
+    dtype
+        "fp8" (as stored), "bfloat16" or "float32".
+    target
+        "cpu", or "trainium2": FP8 halved to at most 240, its scales doubled.
+    experts
+        Ids of the experts that are there, the source's.
+    config
+        The whole model, in the hub's spelling; its number of experts is the source's.
+    expert_parallel, tensor_parallel, shard
+        How many ranks the experts and the heads are split over, and which of the shares this is.
+    """
+
+    source: str
+    revision: str
+    dtype: str
+    target: str
+    experts: tuple[int, ...]
+    config: dict[str, Any]
+    expert_parallel: int = 1
+    tensor_parallel: int = 1
+    shard: int = 0
+
+    @property
+    def shards(self) -> int:
+        """How many different shares there are."""
+        return len(shares_of(self.expert_parallel, self.tensor_parallel))
+
+    @property
+    def share(self) -> Share:
+        """What of the model is there."""
+        return shares_of(self.expert_parallel, self.tensor_parallel)[self.shard]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a safetensors header."""
+        said = {name: json.dumps(value) for name, value in asdict(self).items()}
+        return {"format": FORMAT, "format_version": VERSION, **said}
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, str]) -> "Prepared | None":
+        """Return what a header's metadata says, or None if this project did not write it.
+
+        Raises
+        ------
+        ValueError
+            If it is of another version of the format, or damaged.
+        """
+        if metadata.get("format") != FORMAT:
+            return None
+        if metadata.get("format_version") != VERSION:
+            raise ValueError(
+                f"prepared weights of format version {metadata.get('format_version')}, this "
+                f"release reads {VERSION}: prepare them again"
+            )
+        try:
+            said = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+            prepared = cls(**(said | {"experts": tuple(said["experts"])}))
+            there = range(operator.index(prepared.config["n_routed_experts"]))
+            if sorted(set(prepared.experts) & set(there)) != said["experts"]:
+                raise ValueError(f"experts {said['experts']!r:.100} of {len(there)}")
+            if min(prepared.expert_parallel, prepared.tensor_parallel) < 1 or not (
+                0 <= prepared.shard < prepared.shards
+            ):
+                raise ValueError(f"shard {prepared.shard!r:.100}")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"prepared weights with damaged metadata: {error}") from error
+        return prepared
+
+    def check(self, config: MiMoConfig) -> None:
+        """Raise ValueError, naming field and values, if the weights are not those of `config`."""
+        asked = json.loads(json.dumps(config.to_dict()))
+        for name in sorted((self.config.keys() | asked.keys()) - FREE):
+            if self.config.get(name) != asked.get(name):
+                raise ValueError(
+                    f"prepared for {name} = {self.config.get(name)!r}, the config has "
+                    f"{asked.get(name)!r}; MiMoConfig.from_pretrained of the prepared folder fits"
+                )

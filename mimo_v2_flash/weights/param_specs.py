@@ -1,0 +1,197 @@
+"""Every weight of the model, declared once: its name in a checkpoint, its shape, what may be FP8.
+
+Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
+same names.
+"""
+
+from collections.abc import Container, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.parallel_config import WHOLE, Share
+
+__all__ = [
+    "FUSED",
+    "MULTIPLIED",
+    "PREDICTOR_PREFIX",
+    "ROUTER",
+    "SCALE",
+    "Declared",
+    "attention",
+    "check_dtypes",
+    "dense",
+    "every_weight",
+    "expert",
+    "fused_attention",
+    "is_fused",
+    "layer_norms",
+    "model_ends",
+    "predictor",
+    "router",
+    "stored_dtype",
+]
+
+PREDICTOR_PREFIX = "model.mtp."
+SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
+ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
+FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
+MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of what matmuls take
+NEVER_FP8 = (".o_proj.weight", ".eh_proj.weight", "lm_head.weight")  # on the hub, of these
+
+
+class Declared(NamedTuple):
+    """A weight's name in a checkpoint, and its shape, [out, in] where it is a matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def model_ends(config: MiMoConfig) -> tuple[Declared, Declared, Declared]:
+    """Return embedding_VD, final_norm_D and w_logits_VD."""
+    V, D = config.vocab_size, config.hidden_size
+    return (
+        Declared("model.embed_tokens.weight", (V, D)),
+        Declared("model.norm.weight", (D,)),
+        Declared("lm_head.weight", (V, D)),
+    )
+
+
+def layer_norms(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+    """Return attention_norm_D and feed_forward_norm_D of the layer at `prefix`."""
+    return (
+        Declared(f"{prefix}.input_layernorm.weight", (spec.hidden,)),
+        Declared(f"{prefix}.post_attention_layernorm.weight", (spec.hidden,)),
+    )
+
+
+def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+    """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
+    H, K, Q, C = spec.heads, spec.kv_heads, spec.key_width, spec.value_width
+    matrices = (
+        Declared(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
+        Declared(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
+        Declared(f"{prefix}.self_attn.v_proj.weight", (K * C, hidden)),
+        Declared(f"{prefix}.self_attn.o_proj.weight", (hidden, H * C)),
+    )
+    sink = Declared(f"{prefix}.self_attn.attention_sink_bias", (H,))
+    return (*matrices, sink) if spec.has_sink else matrices
+
+
+def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+    """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout."""
+    q, k, v, *rest = attention(prefix, spec, hidden)
+    rows = q.shape[0] + k.shape[0] + v.shape[0]
+    return (Declared(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
+
+
+def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+    """Return w_router_ED and bias_E of the layer at `prefix`."""
+    return (
+        Declared(f"{prefix}{ROUTER}weight", (spec.experts, spec.hidden)),
+        Declared(f"{prefix}{ROUTER}e_score_correction_bias", (spec.experts,)),
+    )
+
+
+def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[Declared, Declared, Declared]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
+    return _gated(f"{prefix}.mlp.experts.{index}", spec.feed_forward, spec.hidden)
+
+
+def dense(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared, Declared]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of the dense layer at `prefix`."""
+    return _gated(f"{prefix}.mlp", spec.feed_forward, spec.hidden)
+
+
+def predictor(prefix: str, config: MiMoConfig) -> tuple[Declared, ...]:
+    """Return the weights of the multi-token predictor at `prefix`; it has no embedding or head."""
+    spec, D = config.predictor, config.hidden_size
+    norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
+    return (
+        *(Declared(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
+        Declared(f"{prefix}.eh_proj.weight", (D, 2 * D)),
+        *attention(prefix, spec.attention, D),
+        *dense(prefix, spec),
+    )
+
+
+def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, Declared]:
+    return (
+        Declared(f"{prefix}.gate_proj.weight", (width, hidden)),
+        Declared(f"{prefix}.up_proj.weight", (width, hidden)),
+        Declared(f"{prefix}.down_proj.weight", (hidden, width)),
+    )
+
+
+def stored_dtype(name: str) -> str:
+    """Return the safetensors dtype that the hub stores a weight called `name` in."""
+    if ROUTER in name:
+        return "F32"
+    return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
+
+
+def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
+    """Raise ValueError unless a weight is FP8 with float32 scales, or neither.
+
+    Only matrices of matmuls may be FP8, and a fused one must be.
+
+    Parameters
+    ----------
+    where
+        For the message; ends with the weight's name.
+    dtype, scale_dtype
+        NumPy's, uint8 for FP8; None where there are no scales.
+    """
+    has_scales, is_fp8 = scale_dtype is not None, dtype == np.uint8
+    if has_scales != is_fp8:
+        has = "has scales" if has_scales else "has no scales"
+        raise ValueError(f"{where} is {dtype} and {has}: FP8 (uint8) has them, others not")
+    if has_scales and scale_dtype != np.float32:
+        raise ValueError(f"{where}{SCALE} is {scale_dtype}, expected float32")
+    if is_fp8 and not where.endswith(MULTIPLIED):
+        raise ValueError(f"{where} is FP8, which only matrices of matmuls may be")
+    if where.endswith(FUSED) and not is_fp8:
+        raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
+
+
+def is_fused(names: Container[str]) -> bool:
+    """Return whether a checkpoint of tensors called `names` has MiMo-V2.5's `qkv_proj`."""
+    return f"model.layers.0.{FUSED}" in names
+
+
+def every_weight(
+    config: MiMoConfig,
+    experts: Sequence[int] | None = None,
+    *,
+    fused: bool = False,
+    share: Share = WHOLE,
+) -> Iterator[Declared]:
+    """Yield what a checkpoint of `config` must hold, but for scales and predictors.
+
+    Parameters
+    ----------
+    config
+        The whole model; routers have a row for each of its experts.
+    experts
+        Those whose weights are there; all of them if not given.
+    fused
+        Whether attention has MiMo-V2.5's `qkv_proj`.
+    share
+        What of it all is there; shapes are those of the share.
+    """
+    numbers = range(config.n_routed_experts) if experts is None else experts
+    here = share.experts(len(numbers))
+    of_attention = fused_attention if fused else attention
+    *ends, (head, (V, D)) = model_ends(config)
+    yield from (*ends, Declared(head, (len(share.part(V)), D)))
+    for index, spec in enumerate(map(share.layer, config.layers)):
+        prefix = f"model.layers.{index}"
+        yield from layer_norms(prefix, spec)
+        yield from of_attention(prefix, spec.attention, spec.hidden)
+        if not spec.experts:
+            yield from dense(prefix, spec)
+            continue
+        yield from router(prefix, spec)
+        for number in numbers[here.start : here.stop]:
+            yield from expert(prefix, spec, number)

@@ -1,0 +1,63 @@
+"""A folder of shards, one for each rank: the manifest says what they are, each says which it is."""
+
+import json
+from pathlib import Path
+
+from mimo_v2_flash.parallel_config import Share, shares_of
+
+from .metadata import Prepared
+from .store import MANIFEST
+
+__all__ = ["check_shard", "folder_of_shard"]
+
+
+def folder_of_shard(path: Path, share: Share | None) -> Path:
+    """Return the folder of a share's shard in `path`; `path` itself if it holds no shards.
+
+    Raises
+    ------
+    ValueError
+        If the shards are those of another plan, or the manifest is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        return path
+    manifest, folders = _manifest(path)
+    shares = shares_of(manifest.expert_parallel, manifest.tensor_parallel)
+    if share not in shares:
+        asked = "no share" if share is None else _split(share)
+        raise ValueError(
+            f"{path}: holds shards of {_split(manifest)}, asked for is {asked}; prepare_weights.py "
+            "makes others"
+        )
+    return path / folders[shares.index(share)]
+
+
+def check_shard(folder: Path, prepared: Prepared, share: Share | None) -> None:
+    """Raise ValueError if the shard in `folder` is not that of `share`, or of another manifest."""
+    if share is not None and prepared.share != share:
+        raise ValueError(f"{folder}: is the shard of {prepared.share}, this rank's is {share}")
+    if not (folder.parent / MANIFEST).is_file():
+        return
+    manifest, _ = _manifest(folder.parent)
+    for name, said in vars(prepared).items():
+        if name != "shard" and said != vars(manifest)[name]:
+            raise ValueError(
+                f"{folder}: is a shard of {name} {said!r:.80}, the manifest beside it says "
+                f"{vars(manifest)[name]!r:.80}"
+            )
+
+
+def _manifest(path: Path) -> tuple[Prepared, list[str]]:
+    file = path / MANIFEST
+    try:
+        said = json.loads(file.read_bytes())
+        prepared, folders = Prepared.of_metadata(said["metadata"]), list(map(str, said["shards"]))
+        if prepared is None or len(folders) != prepared.shards:
+            raise ValueError(f"{len(folders)} shards")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, or of another release: {error}") from error
+    return prepared, folders
+
+
+def _split(by: Prepared | Share) -> str:
+    return f"expert_parallel {by.expert_parallel} and tensor_parallel {by.tensor_parallel}"

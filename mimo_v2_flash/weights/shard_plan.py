@@ -1,0 +1,134 @@
+"""One recipe for all shards: what a rank's files hold of each tensor of the whole.
+
+The source is read once. Each piece makes rows of whole tensors, of which every shard is given its
+rows, or its columns of them; what is not split goes to all.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BLOCK
+from mimo_v2_flash.parallel_config import Share
+
+from . import fp8, param_specs
+from .conversion_tasks import Output, Part, Piece, Recipe
+from .shard_weights import Cut, attention_cuts, dense_cuts, lowered
+
+__all__ = ["shard_recipe"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class _Slice(NamedTuple):
+    """What a shard has of a tensor: its rows each `repeat` times, of which a `cut`."""
+
+    shard: int
+    repeat: int
+    cut: Cut
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        rows, *columns = whole
+        part = len(self.cut.part)
+        return (part, *columns) if self.cut.axis == 0 else (rows, part)
+
+    def of(self, part: Part) -> list[Part]:
+        """Return what the shard has of some rows of the tensor; an empty list for nothing."""
+        first = part.begin // (part.array.nbytes // len(part.array))
+        if self.cut.axis == 1:
+            array = part.array[:, self.cut.part.start : self.cut.part.stop]
+            return [self._part(part.name, first, array)]
+        array, first = np.repeat(part.array, self.repeat, axis=0), first * self.repeat
+        start, stop = self.cut.part.start, self.cut.part.stop
+        rows = array[max(start - first, 0) : max(stop - first, 0)]
+        return [self._part(part.name, max(first - start, 0), rows)] if len(rows) else []
+
+    def _part(self, name: str, row: int, array: np.ndarray) -> Part:
+        return Part(name, row * (array.nbytes // len(array)), array, self.shard)
+
+
+def shard_recipe(
+    recipe: Recipe, config: MiMoConfig, experts: Sequence[int], shares: Sequence[Share]
+) -> Recipe:
+    """Return the recipe of every shard's tensors, from that of the whole.
+
+    Parameters
+    ----------
+    recipe
+        Of a prepared checkpoint of `config` with `experts`.
+    shares
+        What each shard has.
+
+    Raises
+    ------
+    ValueError
+        If a cut lies inside an FP8 block that cannot be lowered; the message names the weight.
+    """
+    shapes = {output.name: output.shape for output in recipe.outputs}
+    slices: dict[str, list[_Slice]] = {name: [] for name in shapes}
+    for shard, share in enumerate(shares):
+        cuts = dict(_cuts(config, share)) if share.tensor_parallel > 1 else {}
+        here = share.experts(len(experts))
+        absent = _experts(config, [e for i, e in enumerate(experts) if i not in here])
+        for name in shapes:
+            weight = name.removesuffix(param_specs.SCALE)
+            if cut := cuts.get(weight):
+                slices[name].append(_slice(shard, name, cut, shapes))
+            elif weight not in absent:
+                slices[name].append(_Slice(shard, 1, Cut(0, range(shapes[name][0]))))
+    outputs = [
+        Output(name, dtype, part.shape(shape), part.shard)
+        for name, dtype, shape, _ in recipe.outputs
+        for part in slices[name]
+    ]
+    return Recipe(outputs, [_sharded(piece, slices) for piece in recipe.pieces])
+
+
+def _sharded(piece: Piece, slices: dict[str, list[_Slice]]) -> Piece:
+    def make(arrays: list[np.ndarray]) -> list[Part]:
+        made = piece.make(arrays)
+        return [own for part in made for each in slices[part.name] for own in each.of(part)]
+
+    return piece._replace(make=make)
+
+
+def _cuts(config: MiMoConfig, share: Share) -> Iterator[tuple[str, Cut]]:
+    """Yield the cut of every weight that is split, by its name."""
+    yield param_specs.model_ends(config)[2].name, Cut(0, share.part(config.vocab_size))
+    for index, spec in enumerate(config.layers):
+        prefix = f"model.layers.{index}"
+        declared = param_specs.attention(prefix, spec.attention, spec.hidden)
+        cuts = attention_cuts(spec.attention, share)[: len(declared)]  # without sinks, no sink's
+        yield from zip((weight.name for weight in declared), cuts, strict=True)
+        if not spec.experts:
+            network = zip(param_specs.dense(prefix, spec), dense_cuts(spec, share), strict=True)
+            yield from ((weight.name, cut) for weight, cut in network)
+
+
+def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
+    """Return the names of the weights of `experts` in every layer."""
+    layers = [(f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.experts]
+    return {
+        weight.name
+        for prefix, spec in layers
+        for expert in experts
+        for weight in param_specs.expert(prefix, spec, expert)
+    }
+
+
+def _slice(shard: int, name: str, cut: Cut, shapes: Shapes) -> _Slice:
+    """Return what a shard has of a tensor, of which its weight has a `cut`; scales follow it."""
+    if not name.endswith(param_specs.SCALE):
+        return _Slice(shard, 1, cut)
+    weight, whole = name.removesuffix(param_specs.SCALE), cut.part
+    height = fp8.block_height((shapes[weight], shapes[name])) or BLOCK
+    new = lowered(height, whole) if cut.axis == 0 else BLOCK
+    if new not in (BLOCK, fp8.HALF_BLOCK) or whole.start % new:
+        raise ValueError(
+            f"{weight}: shares of {len(whole)} {('rows', 'columns')[cut.axis]} cut FP8 blocks of "
+            f"{BLOCK} apart: allowed is another tensor_parallel"
+        )
+    blocks = Cut(cut.axis, range(whole.start // new, -(-whole.stop // new)))
+    return _Slice(shard, height // new if cut.axis == 0 else 1, blocks)

@@ -1,0 +1,116 @@
+"""One rank's share of a model's weights: views where a file allows it.
+
+Rows and experts lie together in a file and stay there, mapped. Columns lie apart: those of o_proj
+and of the dense down_proj are copied, this rank's and no others. A cut inside a row of FP8 blocks
+slices their grid, whose blocks become lower.
+"""
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from mimo_v2_flash.parallel_config import WHOLE, Share
+
+from .params import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+
+__all__ = ["Cut", "attention_cuts", "cut_model", "cut_weight", "dense_cuts", "lowered"]
+
+
+class Cut(NamedTuple):
+    """Which `part` of an axis of a weight [out, in] a rank has."""
+
+    axis: int
+    part: range
+
+
+def attention_cuts(spec: AttentionSpec, share: Share) -> AttentionWeights:
+    """Return the cut of each weight of attention."""
+    queries, keys = share.part(spec.heads), share.keys(spec.kv_heads)
+    return AttentionWeights(
+        Cut(0, _of_heads(queries, spec.key_width)),
+        Cut(0, _of_heads(keys, spec.key_width)),
+        Cut(0, _of_heads(keys, spec.value_width)),
+        Cut(1, _of_heads(queries, spec.value_width)),
+        Cut(0, queries),
+    )
+
+
+def dense_cuts(spec: LayerSpec, share: Share) -> DenseWeights:
+    """Return the cut of each weight of a dense network."""
+    width = share.part(spec.feed_forward)
+    return DenseWeights(Cut(0, width), Cut(0, width), Cut(1, width))
+
+
+def lowered(height: int, rows: range) -> int:
+    """Return how high FP8 blocks of `height` are in `rows`: the same in every equal share.
+
+    A head of 192 rows in blocks of 128 has blocks of 64.
+    """
+    return gcd(height, rows.start, len(rows))
+
+
+def cut_model(weights: ModelWeights, config: MiMoConfig, share: Share) -> ModelWeights:
+    """Return the share of `weights`; weights that are that share already are returned as they are.
+
+    Raises
+    ------
+    ValueError
+        If the weights are another share, or a column cut lies inside an FP8 block.
+    """
+    if weights.share == share:
+        return weights
+    if weights.share != WHOLE:
+        raise ValueError(f"the weights are {weights.share}, this rank's are {share}")
+    layers = zip(weights.layers, config.layers, strict=True)
+    return weights._replace(
+        layers=tuple(_layer(layer, spec, share) for layer, spec in layers),
+        w_logits_VD=cut_weight(weights.w_logits_VD, Cut(0, share.part(config.vocab_size))),
+        share=share,
+    )
+
+
+def _layer(layer: DecoderWeights, spec: LayerSpec, share: Share) -> DecoderWeights:
+    attention, network = layer.attention, layer.feed_forward
+    if isinstance(network, MoEWeights):
+        here = share.experts(spec.experts)
+        stacks = (stack[here.start : here.stop] for stack in network.experts)
+        network = network._replace(experts=ExpertWeights(*stacks))
+    elif share.tensor_parallel > 1:
+        network = DenseWeights(*map(cut_weight, network, dense_cuts(spec, share)))
+    if share.tensor_parallel > 1:
+        cuts = attention_cuts(spec.attention, share)
+        attention = AttentionWeights(*map(cut_weight, attention, cuts))
+    return layer._replace(attention=attention, feed_forward=network)
+
+
+def cut_weight(weight: Any, cut: Cut) -> Any:
+    """Return the part of a weight: rows as a view, columns as a copy."""
+    start, stop = cut.part.start, cut.part.stop
+    if not isinstance(weight, BlockScaled):
+        return weight[start:stop] if cut.axis == 0 else np.ascontiguousarray(weight[:, start:stop])
+    code, scale, height = weight.code, weight.scale, weight.block_height
+    if cut.axis == 0:
+        new = lowered(height, cut.part)
+        blocks = np.arange(start // new, -(-stop // new)) * new // height
+        return BlockScaled(code[start:stop], scale[blocks], new)
+    if start % BLOCK:
+        raise ValueError(
+            f"a share begins at column {start} of an FP8 weight {weight.shape}, inside a block of "
+            f"{BLOCK}: allowed is a tensor_parallel that cuts between blocks"
+        )
+    scale_YX = np.ascontiguousarray(scale[:, start // BLOCK : -(-stop // BLOCK)])
+    return BlockScaled(np.ascontiguousarray(code[:, start:stop]), scale_YX, height)
+
+
+def _of_heads(heads: range, width: int) -> range:
+    return range(heads.start * width, heads.stop * width)

@@ -1,0 +1,35 @@
+"""What commands print is plain where nobody watches."""
+
+import numpy as np
+
+from mimo_v2_flash.cli.console import amount, console, peak_memory, progress, table
+
+
+def test_progress_is_one_plain_line_when_it_is_done(capsys):
+    with progress("counting", total=3) as advance:
+        advance(3)
+        assert capsys.readouterr().out == ""
+    said = capsys.readouterr().out
+    assert said.startswith("counting: ")
+    assert said.endswith(" s\n")
+    assert "\x1b" not in said
+
+
+def test_a_table_is_plain_text(capsys):
+    made = table("Title", ("word",), ("number",))
+    made.add_row("a", "1")
+    console().print(made)
+    said = capsys.readouterr().out
+    assert "Title" in said
+    assert "\x1b" not in said
+
+
+def test_bytes_are_in_powers_of_a_thousand():
+    assert amount(3_200_000_000) == "3.2 GB"
+
+
+def test_peak_memory_sees_an_allocation():
+    before = peak_memory()
+    size = before + 50_000_000
+    np.ones(size // 8)
+    assert peak_memory() > before

@@ -1,0 +1,56 @@
+"""--mode programs: what it says of a deployment, and what it refuses."""
+
+import argparse
+import json
+
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli import cost
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.config_files import SMALL
+
+
+def asked(*words: str) -> dict:
+    parser = argparse.ArgumentParser()
+    cost.add_arguments(parser)
+    return vars(parser.parse_args(words))
+
+
+def deployment(*words: str):
+    options = asked(*words)
+    del options["file"], options["plot"]
+    return cost.asked_deployment(**options)
+
+
+def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
+    found = deployment("--expert-parallel", "32", "--tensor-parallel", "4")
+    assert found.config == MiMoConfig()
+    assert found.plan == Plan(32, 4, 8)
+    assert (found.batch_size, found.context, found.chunk) == (8, 4096, 128)
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
+    words = ["--model", str(tmp_path), "--batch-size", "3", "--dtype", "bfloat16"]
+    other = deployment(*words, "--cache-dtype", "float32")
+    assert other.config == SMALL
+    assert (other.batch_size, other.weights, other.cache) == (3, "bfloat16", "float32")
+
+
+@pytest.mark.nkipy
+def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
+    pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+    model, numbers, plot = (tmp_path / name for name in ("config.json", "all.json", "plot.svg"))
+    model.write_text(json.dumps(SMALL.to_dict()))
+    words = ["--model", str(model), "--context", "64", "--chunk", "16"]
+    assert cost.run(**asked(*words, "--json", str(numbers), "--plot", str(plot))) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 ranks: experts on 1, heads on 1, 1 sequences of 64 tokens" in said
+    assert "projected for Trainium2, not measured" in said
+    assert "not measured" in json.loads(numbers.read_text())["note"]
+    assert "<svg" in plot.read_text()
+
+
+@pytest.mark.nkipy
+def test_what_cannot_be_is_refused():
+    pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+    with pytest.raises(ValueError, match="expert_parallel = 3: 256 experts are no multiple"):
+        cost.run(**asked("--expert-parallel", "3"))

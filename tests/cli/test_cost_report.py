@@ -1,0 +1,87 @@
+"""A ledger in words: its numbers are where they belong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.cost_report import described, prompt_seconds, report
+from mimo_v2_flash.cli.ledger import Entry, Ledger, StepTime
+from mimo_v2_flash.cli.step_programs import Deployment
+from mimo_v2_flash.costs.lower_bound import Least
+from mimo_v2_flash.costs.projection import Seconds
+from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
+from mimo_v2_flash.parallel_config import Plan
+
+DEPLOYMENT = Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 1000, 300)
+COST = ProgramCost(
+    77,
+    (Product(1, 2, 10**6, 1000),),
+    {"w": 2_000_000, "cache.k": 30_000},
+    {"cache.k": 1_000},
+    40_000,
+    (Temporary(50_000, 0),),
+    (Collective("all-gather", 32, 6_000_000),),
+)
+ENTRY = Entry(
+    COST, Least(10**9, 1_000_000, 10_000), Seconds(0.5, 0.25, 0.25), 2_000_000, 31_000, 40_000
+)
+STEPS = tuple(
+    StepTime(tokens, filled, {"sliding attention, 2 x 9 tokens": 39}, bound, 2 * bound, bound / 2)
+    for tokens, filled, bound in (
+        (300, 256, 1.0),
+        (300, 512, 2.0),
+        (300, 1000, 4.0),
+        (1, 1000, 0.01),
+    )
+)
+LEDGER = Ledger({"sliding attention, 2 x 9 tokens": ENTRY}, STEPS)
+
+
+def test_every_step_has_its_line_and_the_fullest_their_programs(capsys):
+    report(DEPLOYMENT, LEDGER)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(described(DEPLOYMENT))
+    row = "sliding attention 39 77 4.00 4.0 2.0 MB 2.0 31.0 kB 3.0 40.0 kB 6.0 MB 50.0 kB 750000"
+    assert said.count(row) == 2
+    assert "300 tokens of each sequence, 1000 filled" in said
+    assert "1 token of each sequence, 1000 filled" in said
+    assert "300 256 500.00 1000.00 4800 2000.00" in said
+    assert "1 1000 5.00 10.00 1600 20.00" in said
+    assert "A prompt of 1000 tokens, in chunks of 300: projected 11000 ms" in said
+
+
+def test_a_prompt_is_the_sum_of_its_chunks():
+    """They start at 0, 300, 600 and 900: with 256, 512, 1000 and 1000 slots filled."""
+    assert prompt_seconds(LEDGER, DEPLOYMENT) == pytest.approx(1 + 2 + 4 + 4)
+
+
+def test_a_chunk_that_starts_where_a_bucket_ends_looks_no_further():
+    steps = tuple(step._replace(tokens=256 if step.tokens > 1 else 1) for step in STEPS)
+    deployment = replace(DEPLOYMENT, chunk=256)
+    assert prompt_seconds(Ledger({}, steps), deployment) == pytest.approx(1 + 1 + 2 + 4)
+
+
+def test_a_deployment_is_one_line():
+    assert described(DEPLOYMENT) == (
+        "32 ranks: experts on 32, heads on 4, 16 sequences of 1000 tokens in 8 shares; weights fp8"
+    )
+
+
+def test_all_numbers_are_written(tmp_path):
+    file = tmp_path / "ledger.json"
+    report(DEPLOYMENT, LEDGER, file=file)
+    said = json.loads(file.read_text())
+    program = said["programs"]["sliding attention, 2 x 9 tokens"]
+    assert (program["operations"], program["least"]["operations"]) == (4 * 10**9, 10**9)
+    assert program["exchanges"] == [{"kind": "all-gather", "ranks": 32, "sent": 6_000_000}]
+    assert program["seconds"]["bound"] == 0.75
+    assert [step["filled"] for step in said["steps"]] == [256, 512, 1000, 1000]
+    assert said["constants"]["bytes_per_second"] == 725e9
+    assert (said["cache"], said["weights"], said["plan"]["devices"]) == ("bfloat16", "fp8", 32)
+
+
+def test_a_plot_is_drawn(tmp_path):
+    report(DEPLOYMENT, LEDGER, plot=tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").stat().st_size > 1000

@@ -1,0 +1,33 @@
+"""A deployment that cannot be is refused, and the number that is wrong is named."""
+
+import re
+
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.deployment import Deployment
+from mimo_v2_flash.parallel_config import Plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0: allowed is an integer above 0"),
+        ({"context": 300_000}, "context = 300000: allowed is 1 to 262144 tokens"),
+        ({"chunk": 5000}, "chunk = 5000: allowed is 1 to the context, 4096"),
+        ({"chunk": 0}, "chunk = 0: allowed is 1 to the context, 4096"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    deployment = Deployment(MiMoConfig(), Plan(32, 4, 8), **{"batch_size": 8} | changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        deployment.check()
+
+
+def test_the_real_model_on_32_ranks_is_allowed():
+    Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 262_144, 512).check()
+
+
+def test_the_plan_is_the_models():
+    with pytest.raises(ValueError, match="expert_parallel = 3: 256 experts are no multiple"):
+        Deployment(MiMoConfig(), Plan(3, 1, 3), 3).check()

@@ -1,0 +1,97 @@
+"""The table after a run on several ranks says what was recorded."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.cli.console import console
+from mimo_v2_flash.cli.dispatch_report import _spread, exchange_report
+from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.spread import favouring
+from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
+
+SPARSE = (KINDS[1], KINDS[3])
+
+
+def said(model, plan, program, capsys) -> list[str]:
+    """Return the lines of the table of a run, which is the same on every rank."""
+    group = ThreadGroup(plan.world)
+
+    def on_rank(rank: int):
+        record = ExchangeRecord()
+        program(running(model, group=group, plan=plan, backend=record))
+        return exchange_report(record, group)
+
+    console().print(group.run(on_rank)[0])
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_prompt_and_its_answer_went_two_ways(capsys):
+    """40 tokens at once, all to rank 0, then two times one: every expert's, of a batch of one."""
+    model = tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4))
+    model = favouring(model, slice(0, 4))
+    prompt = random_tokens(model, 40)
+    lines = said(
+        model,
+        Plan(2, 1, 2),
+        lambda ours: ours.generate([prompt], max_new_tokens=3, eos_token_id=[]),
+        capsys,
+    )
+    assert lines[0] == "Experts on 2 ranks"
+    for line in (
+        "what all_gather all_to_all",
+        "steps x layers 4 2",
+        "tokens a step, all ranks 1.0 40.0",
+        # D = 23, A = 4, and the second rank has the only row.
+        "sent per token and layer 432 bytes 216 bytes",
+        "least possible 184 bytes 184 bytes",
+        "sent / least 2.35 1.17",
+        "pairs chosen, lost 16, 0 320, 0",
+        "tokens of an expert: mean, p99, most 0.5, 1, 1 20.0, 40, 40",
+        "tokens of a rank: mean, p99, most 0.5, 1, 1 20.0, 40, 40",
+    ):
+        assert line in lines
+    assert sum(line.startswith("in e") and line.endswith(" s") for line in lines) == 2
+
+
+def test_a_way_that_needs_nothing_says_so(capsys):
+    """All tokens stay: the only row is on the rank that holds the chosen experts."""
+    model = tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4))
+    lines = said(
+        favouring(model, slice(4, 8)),
+        Plan(2, 1, 2),
+        lambda ours: ours.forward(random_tokens(model, 1, 50)),
+        capsys,
+    )
+    assert "sent / least none needed" in lines
+    assert "sent per token and layer 0 bytes" in lines
+
+
+def test_alone_or_without_experts_there_is_nothing_to_say():
+    assert exchange_report(ExchangeRecord(), SoloGroup()) is None
+    group = ThreadGroup(2)
+    assert group.run(lambda _: exchange_report(ExchangeRecord(), group)) == [None, None]
+
+
+def test_lost_pairs_are_counted(capsys):
+    record, group = ExchangeRecord(), ThreadGroup(2)
+    loads = np.array([0.0, 1.0])
+    carried = Carried(calls=1, tokens=2, pairs=8, answered=7, of_expert=loads, of_rank=loads)
+    record.ways["all_gather"] = carried
+    console().print(group.run(lambda _: exchange_report(record, group))[0])
+    assert "16, 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("loads", "spread"),
+    [
+        ([7], "7.0, 7, 7"),
+        ([0] * 99 + [50], "0.5, 0, 50"),
+        ([0] * 98 + [50, 60], "1.1, 50, 60"),
+        (range(1000), "499.5, 989, 999"),
+        ([0, 0, 0], "0.0, 0, 0"),
+    ],
+)
+def test_mean_99th_percentile_and_most(loads, spread):
+    assert _spread(np.append(np.bincount(loads), [0, 0])) == spread

@@ -1,0 +1,146 @@
+"""--mode generate: the text that Python gives, as it comes, and nothing else."""
+
+import sys
+
+import pytest
+
+from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.cli import generate
+from mimo_v2_flash.text.completion import complete
+from mimo_v2_flash.text.tokenizer import load_tokenizer
+from tests.support.reports import said_by
+from tests.support.tiny_text import write_json, write_text_checkpoint
+
+DRAWN = ("--temperature", "1.5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_text_checkpoint(tmp_path_factory.mktemp("text")).folder
+
+
+@pytest.fixture
+def written(capsys, folder):
+    """Return what runs the mode, and returns standard output and error."""
+
+    def run(prompt: str, *arguments: object, status: int = 0, model=folder) -> tuple[str, str]:
+        given = ["--model", model, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
+        return said_by(capsys, "generate", *given, status=status)
+
+    return run
+
+
+def from_python(folder, prompt, **options):
+    config = MiMoConfig.from_pretrained(folder)
+    model = MiMoV2FlashModel(load_weights(folder, config), config)
+    return complete(model, load_tokenizer(folder), prompt, **({"max_new_tokens": 12} | options))
+
+
+@pytest.mark.parametrize("prompt", ["", "the end", "naïve 世界 🙂 and", " a\n", "🚀"])
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_the_text_is_that_of_python_and_nothing_else_is_in_it(written, folder, prompt, stream):
+    assert written(prompt, stream)[0] == f"{from_python(folder, prompt).text}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (("--temperature", 1.5, "--seed", 7), {"temperature": 1.5, "seed": 7}),
+        ((*DRAWN, "--top-p", 0.5), {"temperature": 1.5, "top_p": 0.5}),
+        ((*DRAWN, "--top-k", 3), {"temperature": 1.5, "top_k": 3}),
+        ((*DRAWN, "--min-p", 0.3), {"temperature": 1.5, "min_p": 0.3}),
+        (("--repetition-penalty", 0.1), {"repetition_penalty": 0.1}),
+        (("--max-new-tokens", 5), {"max_new_tokens": 5}),
+        (("--max-new-tokens", 0), {"max_new_tokens": 0}),
+    ],
+)
+def test_every_option_reaches_the_model(written, folder, arguments, options):
+    text = written("the", *arguments)[0]
+    assert text == f"{from_python(folder, 'the', **options).text}\n"
+    assert text != written("the", *DRAWN[: 2 * ("temperature" in options)])[0]
+
+
+def test_a_message_is_answered(written, folder):
+    out, err = written("is it 世?", "--chat")
+    assert out == f"{from_python(folder, [{'role': 'user', 'content': 'is it 世?'}]).text}\n"
+    assert err.startswith("is it 世?\n")
+
+
+def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
+    happened: list[str] = []
+    greedy = MiMoV2FlashModel.greedy
+
+    class Stream:
+        def write(self, text: str) -> None:
+            happened.append("text")
+
+        def flush(self) -> None:
+            happened.append("shown")
+
+    def step(*given, **options):
+        happened.append("step")
+        return greedy(*given, **options)
+
+    monkeypatch.setattr(MiMoV2FlashModel, "greedy", step)
+    monkeypatch.setattr(sys, "stdout", Stream())
+    options = {"model": folder, "prompt": "the", "chat": False, "max_new_tokens": 3, "seed": 0}
+    generate.run(**options, stream=True, **dict.fromkeys(generate.SAMPLING))
+    first, one = happened.index("text"), ["text", "shown"]
+    assert happened[first - 1 :] == [*["step", *one] * 3, *one, *one]
+
+
+def test_the_checkpoint_says_how_to_sample_unless_the_user_does(tmp_path, written, folder):
+    asked = {"do_sample": True, "temperature": 1.5, "top_k": 9}
+    model = write_text_checkpoint(tmp_path, **asked).folder
+    sampled = from_python(folder, "the", temperature=1.5, top_k=9).text
+    cooler = from_python(folder, "the", temperature=0.7, top_k=9).text
+    greedy = from_python(folder, "the").text
+    assert len({sampled, cooler, greedy}) == 3
+    assert written("the", model=model)[0] == f"{sampled}\n"
+    assert written("the", "--temperature", 0.7, model=model)[0] == f"{cooler}\n"
+    assert written("the", "--temperature", 0, model=model)[0] == f"{greedy}\n"
+
+
+def test_an_end_token_of_the_checkpoint_ends_the_text(tmp_path, written, folder):
+    new = from_python(folder, "the end").new_tokens
+    model = write_text_checkpoint(tmp_path, eos_token_id=[299, new[4]]).folder
+    out, err = written("the end", model=model)
+    assert out == f"{from_python(folder, 'the end', eos_token_id=new[4]).text}\n"
+    assert "Stopped by an end token" in err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments", "message"),
+    [
+        ("Q" * 65, (), "the prompt has 65 tokens, the model's context 64"),
+        ("a\udcffb", (), "character 1 of the text is half of a surrogate"),
+        ("a", ("--top-p", 0), "top_p is 0.0, allowed is"),
+        ("a", ("--max-new-tokens", -1), "max_new_tokens must be at least 0"),
+        ("a", ("--model", "/nowhere"), "--model /nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(written, prompt, arguments, message):
+    out, err = written(prompt, *arguments, status=2)
+    assert out == ""
+    assert err.startswith(f"run_example.py: {message}")
+    assert err.count("\n") == 1
+
+
+def test_without_a_chat_template_a_message_is_refused(tmp_path, written):
+    model = write_text_checkpoint(tmp_path).folder
+    (model / "chat_template.jinja").unlink()
+    assert "has no chat template" in written("a", "--chat", status=2, model=model)[1]
+
+
+def test_a_wrong_default_of_the_checkpoint_is_refused_by_name(tmp_path, written):
+    model = write_text_checkpoint(tmp_path).folder
+    write_json(model / "generation_config.json", {"top_p": 2})
+    assert "top_p is 2, allowed is" in written("a", status=2, model=model)[1]
+
+
+def test_without_transformers_the_install_command_is_said(written, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    out, err = written("a", status=2)
+    assert out == ""
+    assert "run_example.py: text needs transformers" in err
+    assert 'pip install -e ".[text]"' in err

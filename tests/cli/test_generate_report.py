@@ -1,0 +1,94 @@
+"""The report of --mode generate: every number is that of the run."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from mimo_v2_flash import MiMoV2FlashModel
+from mimo_v2_flash.cli import generate, generation_stats
+from mimo_v2_flash.cli.console import amount
+from mimo_v2_flash.kernels import moe_router
+from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from tests.support.reports import amounts, said_by
+from tests.support.tiny_text import CONTEXT, write_text_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_text_checkpoint(tmp_path_factory.mktemp("text")).folder
+
+
+@pytest.fixture
+def reported(capsys, folder):
+    """Return what runs the mode, and returns what it says beside the text."""
+
+    def run(prompt: str, *arguments: object) -> str:
+        given = ["--model", folder, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
+        return said_by(capsys, "generate", *given)[1]
+
+    return run
+
+
+def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
+    held = []
+    new_cache = MiMoV2FlashModel.new_cache
+    monkeypatch.setattr(
+        MiMoV2FlashModel, "new_cache", lambda *given: held.append(new_cache(*given)) or held[-1]
+    )
+    err = reported("the end")
+    said, prompt = amounts(err), len(prompt_tokens(load_tokenizer(folder), "the end"))
+    assert err.startswith("the end\n")
+    assert said["prompt, new tokens"] == f"{prompt}, 12"
+    assert re.fullmatch(r"\d+\.\d{3} s", said["time to first token"])
+    assert all(re.fullmatch(r"\d+\.\d tokens/s", said[what]) for what in ("prefill", "decode"))
+    assert said[f"KV cache of {prompt + 11} tokens"] == amount(held[1].nbytes)
+    assert "Stopped by max_new_tokens" in err
+
+
+def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
+    """The first token comes after four seconds, each further one after a quarter."""
+    seconds = iter([0.0, *(4 + token / 4 for token in range(99))])
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
+    for module in (generate, generation_stats):
+        monkeypatch.setattr(module, "time", clock)
+    said = amounts(reported("the end"))
+    prompt = len(prompt_tokens(load_tokenizer(folder), "the end"))
+    assert said["time to first token"] == "4.000 s"
+    assert said["prefill"] == f"{prompt / 4:.1f} tokens/s"
+    assert said["decode"] == "4.0 tokens/s"
+
+
+def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monkeypatch):
+    chosen: list[set[int]] = []
+    route = moe_router.moe_router
+
+    def watched(*given, **static):
+        answer = route(*given, **static)
+        chosen.append(set(answer[1].flat))
+        return answer
+
+    monkeypatch.setattr("mimo_v2_flash.kernels.moe_block.moe_router", watched)
+    for prompt, limit in (*((letter, 1) for letter in "Qxz?"), ("the end", 12)):
+        chosen.clear()
+        said = amounts(reported(prompt, "--max-new-tokens", limit))
+        ours = chosen[2:]  # two layers of a mixture; the first step loads compiled code
+        pairs = set.union(*ours[::2]), set.union(*ours[1::2])
+        assert said["experts touched"] == f"{sum(map(len, pairs))} of 10"
+
+
+def test_no_tokens_are_reported_as_none(reported):
+    said = amounts(reported("the", "--max-new-tokens", 0))
+    assert {said[what] for what in ("time to first token", "prefill", "decode")} == {"none"}
+
+
+def test_of_one_token_there_is_no_decoding(reported):
+    said = amounts(reported("the", "--max-new-tokens", 1))
+    assert said["decode"] == "none"
+    assert said["prefill"] != "none"
+
+
+def test_a_full_context_is_said(reported):
+    err = reported("Q" * (CONTEXT - 2))
+    assert "Stopped by a full context" in err
+    assert f"The context is full: the model knows {CONTEXT} positions." in err

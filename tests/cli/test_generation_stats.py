@@ -1,0 +1,52 @@
+"""Notes of a run on several ranks are those of one: which experts answered, how much was cached."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.cli.generation_stats import Notes
+from mimo_v2_flash.cli.parallel_options import ALONE, Shared
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.tiny import Recipe, random_tokens, running, tiny
+
+MODEL = tiny(Recipe(dense_width=32, experts=16))
+
+
+def told(shared: Shared, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
+    """Return experts touched, bytes of the caches, and logits."""
+    notes = Notes(MODEL.config, shared)
+    model = running(MODEL, backend=notes, **shared._asdict())
+    model.forward(random_tokens(MODEL, 1, 40, seed=1))  # is forgotten
+    notes.begin()
+    logits_BTV = model.forward(token_BT)
+    return notes.experts_touched(), notes.total(model.new_cache(8, 9).nbytes), logits_BTV
+
+
+@pytest.mark.parametrize("plan", [Plan(2, 1, 2), Plan(8, 2, 4), Plan(4, 4, 1)], ids=str)
+def test_experts_touched_on_all_ranks_are_those_of_one(plan):
+    group, token_BT = ThreadGroup(plan.world), random_tokens(MODEL, 2, 3)
+    touched, cached, logits_BTV = told(ALONE, token_BT)
+    for of_rank, bytes_there, same_BTV in group.run(lambda _: told(Shared(group, plan), token_BT)):
+        assert of_rank == touched
+        assert touched[0] < touched[1] == 3 * 16
+        assert bytes_there >= cached
+        np.testing.assert_allclose(same_BTV, logits_BTV, atol=1e-4 * np.ptp(logits_BTV))
+
+
+def test_exchanges_of_all_ranks_are_taken_down_since_the_start():
+    group = ThreadGroup(2)
+    shared = Shared(group, Plan(2, 1, 2))
+
+    def on_rank(_: int) -> tuple[float, float]:
+        notes = Notes(MODEL.config, shared)
+        model = running(MODEL, backend=notes, **shared._asdict())
+        model.forward(random_tokens(MODEL, 1, 40, seed=1))
+        notes.begin()
+        model.forward(random_tokens(MODEL, 2, 3))
+        return tuple(notes.exchanges.ways[name].calls for name in ("all_gather", "all_to_all"))
+
+    assert group.run(on_rank) == [(3, 0)] * 2
+
+
+def test_alone_as_many_bytes_as_were_counted():
+    assert Notes(MODEL.config, ALONE).total(7) == 7

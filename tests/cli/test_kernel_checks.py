@@ -1,0 +1,28 @@
+"""The self-check covers every kernel of the package."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash import kernels
+from mimo_v2_flash.cli.kernel_checks import CHECKS
+
+SHARED = {  # what kernels are made of
+    "attention", "axes", "blas", "compiled_loops", "compiled_matmul", "compiled_tile",
+    "compiled_words", "ops", "traced_ops", "thread_pool",
+}  # fmt: skip
+
+
+def test_every_kernel_is_checked():
+    files = {path.stem for path in Path(kernels.__path__[0]).glob("*.py")} - {"__init__"}
+    assert {check.kernel for check in CHECKS} == files - SHARED
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.kernel}: {check.what}")
+def test_what_is_compared_is_not_empty(check):
+    pairs = check.run(np.random.default_rng(0))
+    assert pairs
+    for found, expected in pairs:
+        assert np.asarray(found).shape == np.asarray(expected).shape
+        assert np.asarray(found).size

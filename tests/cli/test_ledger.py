@@ -1,0 +1,115 @@
+"""A ledger's lines are sums of what is known of their programs, and its faults are seen."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.config_files import SMALL
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.cli.ledger import ledger, priced  # noqa: E402
+from mimo_v2_flash.cli.step_programs import (  # noqa: E402
+    Deployment,
+    StepCalls,
+    StepPrograms,
+    step_programs,
+)
+from mimo_v2_flash.execution.program_recorder import Rehearsal  # noqa: E402
+from mimo_v2_flash.kernels import ops  # noqa: E402
+
+CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
+DEPLOYMENT = Deployment(CONFIG, Plan(4, 2, 2), 2, 256, 16)
+FOUND = step_programs(DEPLOYMENT)
+LEDGER = priced(FOUND)
+
+
+def test_all_programs_of_a_step_read_every_weight_of_the_rank_but_the_embedding():
+    load = Load(2, 256, 16, "fp8", ml_dtypes.bfloat16)
+    held = devices(CONFIG, DEPLOYMENT.plan, load)[0].weights
+    expected = sum(held.values()) - held["embedding"]
+    for step in LEDGER.steps:
+        read = {name: LEDGER.entries[name].least.weights for name in step.calls}
+        rows = sum(size for name, size in read.items() if "embedding" in name)
+        assert rows == step.tokens * CONFIG.hidden_size * 2
+        assert sum(read[name] * count for name, count in step.calls.items()) - rows == expected
+
+
+def test_kinds_are_told_apart():
+    for name, program in FOUND.programs.items():
+        for path, kind in FOUND.kinds[name].items():
+            expected = "cache" if path.startswith("cache") else "activations"
+            if path.startswith(("weight", "embedding", "norm_D", "w_")):
+                expected = "weights"
+            assert kind == expected, path
+        assert set(FOUND.kinds[name]) == set(arrays(program.given))
+
+
+def test_heads_and_experts_are_for_the_tokens_that_they_see():
+    """A row on each rank; two ranks share its heads, and take half of its tokens to experts."""
+    hidden, words = CONFIG.hidden_size, CONFIG.vocab_size // 2
+    expert = 3 * hidden * CONFIG.moe_intermediate_size
+    chosen = CONFIG.num_experts_per_tok * expert + CONFIG.n_routed_experts * hidden
+    heads = [name for name in LEDGER.entries if name.startswith("head")]
+    assert len(heads) == 8
+    for name in heads:
+        seen = int(name.split(", ")[1].split(" of ")[0])
+        assert LEDGER.entries[name].least.operations == 2 * seen * hidden * words
+    long = Deployment(CONFIG, Plan(4, 2, 2), 2, 512, 512)
+    feeds = {
+        name: entry for name, entry in ledger(long).entries.items() if name.startswith("experts")
+    }
+    assert len(feeds) > 1
+    for entry in feeds.values():
+        assert entry.least.operations == 2 * (512 // 2) * chosen
+
+
+def test_a_step_is_the_sum_of_its_programs():
+    for step in LEDGER.steps:
+        seconds = [(LEDGER.entries[name].seconds, times) for name, times in step.calls.items()]
+        assert step.bound == pytest.approx(sum(one.bound * times for one, times in seconds))
+        assert step.with_operations > step.bound > step.least > 0
+
+
+def test_bytes_are_those_of_the_cost():
+    for entry in LEDGER.entries.values():
+        cost = entry.cost
+        moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned
+        assert entry.weights + entry.cache + entry.activations == moved
+        assert entry.sent == sum(exchange.sent for exchange in cost.collectives)
+        assert entry.weights >= entry.least.weights
+
+
+def test_a_ledger_is_that_of_its_deployment():
+    assert ledger(DEPLOYMENT) == LEDGER
+
+
+def reads_twice(x_BTD, w_DD):
+    return ops.matmul(x_BTD, w_DD) + ops.matmul(x_BTD + np.float32(1), w_DD)
+
+
+def computes_for_all(x_BTD, w_DD):
+    many = np.concatenate([x_BTD] * 32, axis=1)
+    return ops.matmul(many, w_DD)
+
+
+@pytest.mark.parametrize(
+    ("function", "weights", "operations"), [(reads_twice, 2, 2), (computes_for_all, 1, 32)]
+)
+def test_faults_are_multiples_of_the_least(function, weights, operations):
+    rehearsal = Rehearsal()
+    x_BTD, w_DD = np.ones((1, 3, 8), np.float32), np.ones((6, 8), np.float32)
+    rehearsal.compile(function)(x_BTD, w_DD)
+    kinds = {"x_BTD": "activations", "w_DD": "weights"}
+    found = StepPrograms(
+        {"it": rehearsal.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds}
+    )
+    entry = priced(found).entries["it"]
+    assert entry.weights == weights * entry.least.weights == weights * w_DD.nbytes
+    assert entry.cost.operations == operations * entry.least.operations

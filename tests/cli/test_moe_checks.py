@@ -1,0 +1,19 @@
+"""The self-check of the mixture of experts notices a lost token."""
+
+import numpy as np
+
+from mimo_v2_flash.cli import moe_checks
+from mimo_v2_flash.cli.moe_checks import MOE_CHECKS
+
+
+def test_a_lost_answer_shows(monkeypatch):
+    (check,) = (check for check in MOE_CHECKS if check.kernel == "moe_dispatch")
+    unpack = moe_checks.unpack
+    monkeypatch.setattr(moe_checks, "unpack", lambda a, slot_NA: unpack(a, slot_NA[:, 1:]))
+    found, expected = check.run(np.random.default_rng(0))[0]
+    assert np.max(np.abs(found - expected)) > 0.1
+
+
+def test_both_exchanges_are_checked():
+    said = {check.what for check in MOE_CHECKS if check.kernel == "moe_block"}
+    assert said == {"4 ranks, all_to_all", "4 ranks, all_gather"}

@@ -1,0 +1,96 @@
+"""The options of a plan, the ranks that must be there for it, and who of them writes."""
+
+import argparse
+import sys
+
+import pytest
+
+from mimo_v2_flash.cli.parallel_options import (
+    ALONE,
+    add_plan_arguments,
+    asked_plan,
+    first_alone,
+    shared_by,
+)
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import WHOLE, Plan
+
+
+def asked(*words: str) -> Plan:
+    parser = argparse.ArgumentParser()
+    add_plan_arguments(parser)
+    return asked_plan(**vars(parser.parse_args(words)))
+
+
+@pytest.mark.parametrize(
+    ("words", "plan"),
+    [
+        ("", Plan()),
+        ("--expert-parallel 8", Plan(8, 1, 8)),
+        ("--tensor-parallel 4", Plan(None, 4, 1)),
+        ("--expert-parallel 32 --tensor-parallel 4", Plan(32, 4, 8)),
+        ("--expert-parallel 2 --tensor-parallel 4", Plan(2, 4, 1)),
+        ("--expert-parallel 2 --data-parallel 8", Plan(2, 1, 8)),
+        ("--expert-parallel 32 --tensor-parallel 4 --data-parallel 8", Plan(32, 4, 8)),
+    ],
+)
+def test_the_batch_is_split_as_the_experts_ask(words, plan):
+    assert asked(*words.split()) == plan
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--tensor-parallel 0", "tensor_parallel = 0"),
+        ("--expert-parallel -1", "expert_parallel = -1"),
+        ("--data-parallel 0", "data_parallel = 0"),
+        ("--expert-parallel 3 --tensor-parallel 2", "expert_parallel = 3: allowed is a divisor"),
+    ],
+)
+def test_the_impossible_is_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        asked(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "plan"),
+    [
+        (1, (None, 1, None), Plan()),
+        (8, (8, 1, None), Plan(8, 1, 8)),
+        (8, (2, 4, None), Plan(2, 4, 2)),
+        (8, (None, 8, None), Plan(None, 8, 1)),
+        (8, (None, 1, None), Plan(None, 1, 8)),
+    ],
+)
+def test_ranks_that_run_share_what_was_asked_for(size, options, plan):
+    assert shared_by(ThreadGroup(size), *options).plan == plan
+
+
+def test_a_rank_knows_its_share():
+    group = ThreadGroup(4)
+    shares = group.run(lambda _: shared_by(group, 4, 2, None).share)
+    assert shares == [Plan(4, 2, 2).share(rank) for rank in range(4)]
+    assert ALONE.share == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [
+        (1, (8, 1, None), "8 ranks are asked for and 1 running: torchrun --nproc-per-node 8"),
+        (4, (2, 1, 2), "2 ranks are asked for and 4 running"),
+        (4, (8, 1, None), "expert_parallel = 8: allowed is a divisor of the 4 ranks"),
+        (4, (None, 0, None), "tensor_parallel = 0: allowed"),
+    ],
+)
+def test_other_ranks_than_those_that_run_are_refused(size, options, said):
+    with pytest.raises(ValueError, match=said):
+        shared_by(ThreadGroup(size), *options)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_alone_writes(capsys, rank):
+    with first_alone(SoloGroup(rank=rank)):
+        sys.stdout.write("out\n")
+        sys.stderr.write("error\n")
+    sys.stdout.write("after\n")
+    assert capsys.readouterr() == (("out\nafter\n", "error\n") if rank == 0 else ("after\n", ""))

@@ -1,0 +1,101 @@
+"""--mode plan: any config on any number of devices; what does not fit, and what is refused."""
+
+import argparse
+import json
+
+import pytest
+
+from mimo_v2_flash.cli import plan
+from tests.support.config_files import SMALL
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    plan.add_arguments(parser)
+    return plan.run(**vars(parser.parse_args(words)))
+
+
+def test_mimo_on_one_device_does_not_fit(capsys):
+    assert run() == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "experts 302.9 GB 302.9 GB" in said
+    assert "more than 24.0 GB (weights 311.9 GB" in said
+    assert "The weights alone are too much." in said
+    assert "are not loaded: 1.2 GB" in said
+    assert "Sent by all devices" not in said
+
+
+def test_mimo_on_32_devices_fits_and_says_what_is_sent(capsys):
+    words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 32 --context 32768"
+    assert run(*words.split()) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "32 devices: experts on 32, heads on 4, 32 sequences of 32768 tokens in 8 shares" in said
+    assert "experts 9.5 GB 302.9 GB" in said
+    assert "KV cache, bfloat16 786.2 MB 25.2 GB" in said
+    assert "prefill 7.04 230.7 kB 231.1 kB 1.0 MB" in said
+    assert "It fits: 14.3 GB of 24.0 GB, 9.7 GB are free." in said
+
+
+def test_a_larger_device_is_another_answer(capsys):
+    words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 256 --context 32768"
+    asked = [*words.split(), "--dtype", "bfloat16"]
+    assert run(*asked) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(weights 23.0 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in said
+    assert run(*asked, "--memory", "96GB") == 0
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_any_config_on_disk(tmp_path, form, capsys):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SMALL.to_dict()))
+    assert run("--model", str(file if form == "file" else tmp_path), "--context", "64") == 0
+    assert "It fits" in capsys.readouterr().out
+
+
+def test_all_numbers_are_written_and_the_fullest_device_is_shown(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    run("--expert-parallel", "4", "--context", "100", "--json", str(file), "--memory", "80 GiB")
+    said = json.loads(file.read_text())
+    assert said["plan"] == {
+        "expert_parallel": 4, "tensor_parallel": 1, "data_parallel": 4, "devices": 4,
+    }  # fmt: skip
+    assert said["load"] == {
+        "batch_size": 1, "context": 100, "step": 100, "weights": "fp8",
+        "cache": "bfloat16", "stream": "float32",
+    }  # fmt: skip
+    assert (said["memory"], said["fits"]) == (80 * 2**30, True)
+    assert [device["weights"]["experts"] for device in said["devices"]] == [75_717_279_744] * 4
+    caches = [device["cache"] for device in said["devices"]]
+    assert caches[0] == caches[1] == caches[2] < caches[3]  # which has the only sequence
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "KV cache, bfloat16 22.5 MB 23.2 MB" in shown
+    assert set(said["sent_per_token_and_layer"]) == {"prefill", "decode"}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GB", 24 * 10**9), ("1.5 TB", 15 * 10**11), ("80GiB", 80 * 2**30), ("12", 12)],
+)
+def test_sizes_of_memory(text, size):
+    assert plan.memory_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "24 gigabytes", "-1GB", "1e9", "24GBx"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match=r"--memory '.*': allowed is a size such as 24GB or 80GiB"):
+        plan.memory_size(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--context 300000", "context = 300000: allowed is 1 to 262144"),
+        ("--step 5000", "step = 5000: allowed is 1 to the context, 4096"),
+        ("--batch-size 0", "batch_size = 0"),
+        ("--expert-parallel 7", "expert_parallel = 7: 256 experts are no multiple"),
+    ],
+)
+def test_impossible_plans_and_loads_are_named(words, said):
+    with pytest.raises(ValueError, match=said):
+        run(*words.split())

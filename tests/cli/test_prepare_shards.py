@@ -1,0 +1,68 @@
+"""prepare_weights.py writes a shard for every rank, once, and refuses what cannot be split."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import prepare_weights
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.parallel_config import shares_of
+from mimo_v2_flash.weights import load_weights
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+
+
+@pytest.fixture
+def prepared(folder, tmp_path, capsys):
+    """Return what runs the script, and returns what it says if its status is as expected."""
+
+    def prepare(*split: object, status: int = 0) -> str:
+        given = "--checkpoint", folder, "--output", tmp_path / "output", *split
+        assert prepare_weights.main(list(map(str, given))) == status
+        said = capsys.readouterr()
+        return said.err if status else said.out
+
+    return prepare
+
+
+def test_ranks_have_a_shard_each(prepared, tmp_path):
+    output = tmp_path / "output"
+    assert re.search(r"shards\W+5\b", prepared("--expert-parallel", 5))
+    config = MiMoConfig.from_pretrained(output)
+    for rank, share in enumerate(shares_of(5, 1)):
+        assert (output / f"rank-{rank:05}-of-00005" / "mimo_weights.safetensors").is_file()
+        weights = load_weights(output, config, share=share)
+        assert len(weights.layers[1].feed_forward.experts[0]) == 1
+    assert "complete already" in prepared("--expert-parallel", 5)
+
+
+def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
+    prepared("--expert-parallel", 1)
+    assert "holds config.json of another checkpoint" in prepared("--expert-parallel", 5, status=2)
+    shutil.rmtree(tmp_path / "output")
+    prepared("--expert-parallel", 5)
+    assert "holds config.json of another checkpoint" in prepared(status=2)
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        (("--expert-parallel", 3), "expert_parallel = 3: 5 experts are no multiple"),
+        (("--expert-parallel", 0), "expert_parallel = 0: allowed is an integer above 0"),
+        (("--tensor-parallel", 0), "tensor_parallel = 0: allowed is an integer above 0"),
+        (
+            ("--expert-parallel", 1, "--tensor-parallel", 2),
+            "gate_proj.weight: shares of 132 rows cut FP8 blocks of 128 apart",
+        ),
+    ],
+)
+def test_an_impossible_split_is_refused(prepared, tmp_path, split, said):
+    assert said in prepared(*split, status=2)
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,57 @@
+"""Programs are called what they are, and no two the same."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.program_names import named_apart, program_name
+from mimo_v2_flash.execution.program_recorder import Rehearsed
+from mimo_v2_flash.kernels.moe_block import AllToAll
+from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.head import Chosen, Predicted
+from mimo_v2_flash.parallel import SoloGroup
+
+FULL, SLIDING = (
+    Decoder.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
+)
+HEAD = Chosen(Predicted(1e-5), SoloGroup())
+X_BTD = np.zeros((4, 1, 8))
+
+
+def other_words(x):
+    return x
+
+
+def called(function, **given) -> Rehearsed:
+    return Rehearsed(function, {"x_BTD": X_BTD} | given, None)
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        (called(FULL, filled=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
+        (called(SLIDING, filled=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
+        (
+            called(SLIDING, exchange=AllToAll(slots=8, seats=24)),
+            "sliding attention + experts, 4 x 1 tokens, 8 slots, 24 seats",
+        ),
+        (called(SLIDING.attend, filled=132), "sliding attention, 4 x 1 tokens, 132 filled"),
+        (
+            called(SLIDING.feed, exchange=AllToAll(8, 24)),
+            "experts, 4 x 1 tokens, 8 slots, 24 seats",
+        ),
+        (called(FULL.feed), "dense network, 4 x 1 tokens"),
+        (called(HEAD), "head, 4 x 1 tokens"),
+        (called(HEAD, row_N=np.zeros(3)), "head, 3 of 4 x 1 tokens"),
+        (called(HEAD.predicted), "head of logits, 4 x 1 tokens"),
+        (called(other_words), "other words, 4 x 1 tokens"),
+    ],
+)
+def test_a_program_has_its_name(program, name):
+    assert program_name(program) == name
+
+
+def test_equal_names_are_numbered():
+    programs = [called(HEAD), called(other_words), called(HEAD)]
+    assert named_apart(programs)[2] == "head, 4 x 1 tokens (2)"
+    assert len(set(named_apart(programs))) == 3

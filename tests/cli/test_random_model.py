@@ -1,0 +1,72 @@
+"""The random model's report, at small sizes: what is measured, what is refused, what fails."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.cli import random_model
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.model import MiMoV2FlashModel
+
+OPTIONS = {
+    "num_experts": 4, "num_layers": 2, "seed": 0, "prompt_tokens": 5, "new_tokens": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Shrink the real model's widths, and nothing else."""
+    widths = {
+        "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
+        "num_attention_heads": 8, "swa_num_attention_heads": 8,
+    }  # fmt: skip
+    monkeypatch.setattr(random_model, "MiMoConfig", lambda: MiMoConfig(**widths))
+
+
+@pytest.mark.usefixtures("small")
+def test_the_report_has_what_it_promises(capsys):
+    assert random_model.run(**OPTIONS) == 0
+    said = capsys.readouterr().out
+    for what in ("parameters", "weights", "KV cache", "prefill", "decode", "peak memory"):
+        assert what in said
+    assert "of the range, allowed 1e-04" in said
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cache_that_forgets_fails(monkeypatch, capsys):
+    whole = MiMoV2FlashModel.forward
+    monkeypatch.setattr(
+        MiMoV2FlashModel, "forward", lambda model, tokens: np.roll(whole(model, tokens), 1, axis=1)
+    )
+    assert random_model.run(**OPTIONS) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_experts", 0), ("num_experts", 257), ("num_layers", 0), ("num_layers", 49),
+        ("prompt_tokens", 0), ("new_tokens", 0),
+    ],
+)  # fmt: skip
+def test_impossible_sizes_are_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=rf"--{option.replace('_', '-')} {value}"):
+        random_model.run(**(OPTIONS | {option: value}))
+
+
+def test_layers_are_the_first_of_the_real_model():
+    config = random_model._config(8, 6)
+    real = MiMoConfig()
+    assert config.hybrid_layer_pattern == real.hybrid_layer_pattern[:6]
+    assert config.num_experts_per_tok == 8
+    assert (
+        dataclasses.replace(
+            config,
+            **{
+                name: getattr(real, name)
+                for name in ("num_hidden_layers", "hybrid_layer_pattern", "moe_layer_freq")
+            },
+            n_routed_experts=256,
+        )
+        == real
+    )

@@ -1,0 +1,54 @@
+"""The roofline: points where they belong, under a roof, legible, with what they are."""
+
+import importlib
+import re
+
+import pytest
+
+from mimo_v2_flash.cli.ledger import Entry, Ledger, StepTime
+from mimo_v2_flash.cli.roofline import draw
+from mimo_v2_flash.costs.lower_bound import Least
+from mimo_v2_flash.costs.projection import projected
+from tests.cli.test_cost_report import COST
+
+ENTRY = Entry(COST, Least(0, 0, 0), projected(COST), 0, 0, 0)
+NOTHING = ENTRY._replace(cost=COST._replace(products=()))
+LEDGER = Ledger({"head, 1 x 1 tokens": ENTRY, "embedding, 1 x 1 tokens": NOTHING}, ())
+STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0, 1.0)
+
+
+def test_it_says_what_it_shows(tmp_path):
+    draw(LEDGER, [STEP, STEP._replace(tokens=4)], "32 ranks", tmp_path / "plot.svg")
+    said = re.findall(r">([^<>\n]+)</text>", (tmp_path / "plot.svg").read_text())
+    assert {"32 ranks", "projected for Trainium2, not measured"} <= set(said)
+    assert {"head, 1 token", "head, 4 tokens", "memory, then matmuls"} <= set(said)
+    assert {"matmul operations per byte of memory"} <= set(said)
+    assert not any(text.startswith("embedding") for text in said)
+
+
+def test_points_lie_under_the_roof(monkeypatch, tmp_path):
+    figures = importlib.import_module("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw(LEDGER, [STEP], "", tmp_path / "plot.png")
+    point, roof = drawn[0].axes[0].lines
+    moved = sum(COST.read.values()) + sum(COST.written.values()) + COST.returned
+    assert point.get_xdata()[0] == pytest.approx(COST.operations / moved)
+    assert point.get_ydata()[0] == pytest.approx(COST.operations / ENTRY.seconds.bound)
+    assert point.get_ydata()[0] <= min(point.get_xdata()[0] * 725e9, 158e12)
+    assert roof.get_ydata().max() == 158e12
+    assert roof.get_ydata()[0] == pytest.approx(roof.get_xdata()[0] * 725e9)
+
+
+def test_a_picture_is_png_or_svg(tmp_path):
+    with pytest.raises(ValueError, match=r"plot.pdf: allowed is a name that ends in .png or .svg"):
+        draw(LEDGER, [STEP], "", tmp_path / "plot.pdf")
+
+
+def test_matplotlib_is_named_if_it_is_missing(monkeypatch, tmp_path):
+    def fail(*_):
+        raise ModuleNotFoundError("No module named 'matplotlib'")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"--plot needs matplotlib: pip install 'mimo-v2-flash"):
+        draw(LEDGER, [STEP], "", tmp_path / "plot.png")

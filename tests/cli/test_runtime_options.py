@@ -1,0 +1,135 @@
+"""Where a model runs: options, sizes that are fixed, what is refused before anything is made."""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.parallel_options import ALONE, Shared
+from mimo_v2_flash.cli.runtime_options import FixedContext, Place, add_place_arguments, check_memory
+from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.tiny import random_tokens, running, tiny
+
+MODEL = tiny()
+
+
+class AnotherBackend(NumpyBackend):
+    """Stands for a backend of programs."""
+
+    def __init__(self, **options) -> None:
+        self.options = options
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Return the backends that have been opened so far."""
+    made: list[AnotherBackend] = []
+
+    def backend_named(name: str, **options) -> AnotherBackend:
+        made.append(AnotherBackend(name=name, **options))
+        return made[-1]
+
+    monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.backend_named", backend_named)
+    return made
+
+
+def model_at(place: Place, shared: Shared = ALONE, host=None):
+    return place.model(MODEL.weights, MODEL.config, shared, host=host or NumpyBackend())
+
+
+def place_of(*arguments: str) -> Place:
+    parser = argparse.ArgumentParser()
+    add_place_arguments(parser)
+    options = vars(parser.parse_args(arguments)) | {"prompt": "a"}
+    place = Place.taken_from(options)
+    assert options == {"prompt": "a"}
+    return place
+
+
+def test_nothing_said_is_numpy_as_it_was(opened):
+    assert place_of() == Place()
+    host = NumpyBackend()
+    model = model_at(Place(), host=host)
+    assert (type(model), model.max_step, opened) == (type(running(MODEL)), 512, [])
+    assert model_at(Place(chunk=7)).max_step == 7
+
+
+def test_every_option_arrives(opened):
+    sizes = "--context", "40", "--chunk", "9", "--lnc", "1", "--cache-dtype", "float32"
+    place = place_of("--backend", "neuron", *sizes, "--programs", "/p", "--skip-compile")
+    model = model_at(place)
+    assert (model.max_step, model.context) == (9, 40)
+    assert (place.cache, place.stream) == (np.float32, ml_dtypes.bfloat16)
+    known = {"folder": Path("/p"), "lnc": 1, "skip_compile": True, "group": ALONE.group}
+    assert [backend.options for backend in opened] == [{"name": "neuron"} | known]
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("xla", np.float32), ("neuron", ml_dtypes.bfloat16)]
+)
+def test_dtypes_are_those_of_the_backend(backend, dtype):
+    place = Place(backend)
+    assert place.cache == place.stream == dtype
+
+
+def test_programs_are_for_one_context_whatever_is_asked(opened):
+    model = model_at(Place("xla", context=40))
+    assert isinstance(model, FixedContext)
+    assert {model.new_cache(1, length).max_length for length in (1, 17, 40)} == {40}
+    assert model.new_cache(1, 3, ml_dtypes.bfloat16).layers[0][0].dtype == ml_dtypes.bfloat16
+    with pytest.raises(ValueError, match="41 tokens are more than --context 40"):
+        model.generate([[1] * 40], max_new_tokens=2)
+    asked = {"input_ids": random_tokens(MODEL, 1, 20), "max_new_tokens": 20}
+    assert model.generate(**asked) == running(MODEL).generate(**asked)
+
+
+def test_the_context_is_the_models_where_that_is_short(opened):
+    assert Place("xla").longest(MODEL.config) == 4096
+    assert Place("xla").longest(MiMoConfig(max_position_embeddings=77)) == 77
+    assert Place("xla", context=5).longest(MODEL.config) == 5
+    assert Place().longest(MODEL.config) == MODEL.config.max_position_embeddings
+    assert model_at(Place("xla", context=60)).max_step == 60
+
+
+def test_xla_does_not_run_on_several_processes(opened):
+    shared = Shared(SimpleNamespace(size=2, rank=0), Plan(2, 2, 1))
+    with pytest.raises(
+        ValueError, match="--backend xla runs on one rank, not on several processes"
+    ):
+        model_at(Place("xla"), shared)
+
+
+LOAD = Load(1, 4096, 128, "fp8", ml_dtypes.bfloat16, ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize(("plan", "lnc"), [(Plan(32, 32, 1), 2), (Plan(64, 64, 1), 1)], ids=str)
+def test_a_plan_that_fits_into_a_core_passes(plan, lnc):
+    check_memory(MiMoConfig(), plan, LOAD, lnc)
+
+
+@pytest.mark.parametrize(("plan", "lnc"), [(Plan(8, 8, 1), 2), (Plan(16, 16, 1), 1)], ids=str)
+def test_a_plan_that_does_not_is_refused(plan, lnc):
+    with pytest.raises(ValueError, match=rf"--lnc {lnc}: It does not fit: .* more than {12 * lnc}"):
+        check_memory(MiMoConfig(), plan, LOAD, lnc)
+
+
+def test_the_fullest_device_counts(monkeypatch):
+    plan, load = Plan(1, 1, 2), Load(3, 40, 8)
+    least, most = sorted(device.total for device in devices(MODEL.config, plan, load))
+    monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.MEMORY", {2: (least + most) // 2})
+    with pytest.raises(ValueError, match="It does not fit"):
+        check_memory(MODEL.config, plan, load, 2)
+
+
+def test_what_does_not_fit_is_refused_before_a_backend_is_opened(opened, monkeypatch):
+    monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.MEMORY", {2: 1000})
+    with pytest.raises(ValueError, match="It does not fit"):
+        model_at(Place("neuron"))
+    assert model_at(Place("xla"))
+    assert [backend.options["name"] for backend in opened] == ["xla"]

@@ -1,0 +1,84 @@
+"""The list of a deployment's programs holds every one that real runs need, and counts them."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights.random_weights import random_weights
+from tests.support.config_files import SMALL
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.cli.step_programs import Deployment, step_programs  # noqa: E402
+from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
+
+CONTEXT, CHUNK = 300, 160
+CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
+
+
+def content(traced) -> bytes:
+    return traced.module.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(2, 2, 1), Plan(2, 1, 2)], ids=str)
+def test_what_a_run_needs_is_in_the_list(plan):
+    """A prompt in chunks, one token, one and three drafts, each with few and with many filled."""
+    group = ThreadGroup(plan.world)
+    backend = XlaBackend(group if plan.world > 1 else None)
+    weights = random_weights(CONFIG, seed=0)
+
+    def run(_: int) -> None:
+        options = {"backend": backend, "group": group, "plan": plan, "max_step": CHUNK}
+        model = MiMoV2FlashModel(weights, CONFIG, **options)
+        caches = [model.new_cache(2, CONTEXT) for _ in "ab"]
+        steps = (0, 264, [263]), (264, 1, [0]), (265, 4, range(4)), (269, 3, [2])
+        for start, tokens, wanted in steps:
+            position_BT = np.broadcast_to(np.arange(start, start + tokens), (2, tokens))
+            at, token_BT = np.broadcast_to(wanted, (2, len(wanted))), np.ones((2, tokens), int)
+            model.step(token_BT, position_BT, caches[0], logits_at=at)
+            model.greedy(token_BT, position_BT, caches[1], at=at)
+
+    group.run(run)
+    deployment = Deployment(CONFIG, plan, 2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
+    listed = {content(called.traced) for called in step_programs(deployment).programs.values()}
+    needed = {content(traced) for traced in backend.programs}
+    assert needed <= listed
+    assert len(needed) > 6
+
+
+def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
+    found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 1000, 128))
+    assert [(step.tokens, step.filled) for step in found.steps] == [
+        (tokens, filled) for tokens in (128, 4, 1) for filled in (256, 512, 1000)
+    ]
+    for tokens, filled, calls in found.steps:
+        assert set(calls) <= set(found.programs)
+        counts = Counter[str]()
+        for name, count in calls.items():
+            counts[name.split(",")[0]] += count
+            assert f" 2 x {tokens} tokens" in name
+            if "attention" in name:
+                assert name.endswith(f"{132 if 'sliding' in name else filled} filled")
+        halves = {"sliding attention": 39, "full attention": 8, "experts": 47}
+        whole = {"sliding attention + experts": 39, "full attention + experts": 8}
+        ends = {"embedding": 1, "full attention + dense network": 1, "head": 1}
+        assert counts == ends | (halves if tokens == 128 else whole)
+
+
+def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
+    found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 256, 128))
+    called = {name for step in found.steps for name in step.calls}
+    waiting = [name for name in found.programs if name not in called]
+    logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}
+    every = {f"{of} of 2 x {tokens} tokens" for of, tokens in ((2, 128), (2, 4), (8, 4), (2, 1))}
+    assert logits == every
+    seats = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
+    assert len(seats) == 3
+    assert sum(name.startswith("experts") for name in waiting) == 2

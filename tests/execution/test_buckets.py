@@ -1,0 +1,95 @@
+"""Prompts on replicas go by buckets: the tokens of NumPy, whether a bucket overflows or not."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights.params import MoEWeights
+from tests.support.agreement import assert_agrees
+from tests.support.tiny import Recipe, random_tokens, running, tiny
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
+
+RECIPE = Recipe(layers=Recipe().layers[:4], vocabulary=64, dense_width=32, experts=16)
+EVEN = tiny(RECIPE)
+PLANS = [Plan(4, 1, 4), Plan(2, 1, 4), Plan(4, 2, 2)]
+CHUNK = 32
+STEP = random_tokens(EVEN, 4, CHUNK), np.tile(np.arange(CHUNK), (4, 1))
+
+
+def crowded(model):
+    """Return `model` with routers that send every token to the experts of one rank."""
+
+    def biased(layer):
+        network = layer.feed_forward
+        if not isinstance(network, MoEWeights):
+            return layer
+        bias_E = network.bias_E + np.where(np.arange(RECIPE.experts) < 2, 50, 0)
+        biased_E = bias_E.astype(np.float32)
+        return layer._replace(feed_forward=network._replace(bias_E=biased_E))
+
+    layers = tuple(map(biased, model.weights.layers))
+    return model._replace(weights=model.weights._replace(layers=layers))
+
+
+def stepped(model, plan: Plan, **options):
+    """Return the logits of a chunk on every replica, and the backend that ran it."""
+    group = ThreadGroup(plan.world)
+    backend = XlaBackend(group)
+
+    def of_rank(_: int) -> np.ndarray:
+        runner = running(model, backend=backend, group=group, plan=plan, max_step=CHUNK, **options)
+        return runner.step(*STEP, runner.new_cache(4, CHUNK))
+
+    return group.run(of_rank), backend
+
+
+def exchanges_of(backend: XlaBackend) -> int:
+    """Return how many programs have an all-to-all."""
+    modules = [traced.module for traced in backend.programs]
+    return sum(
+        any(i.opcode == "all-to-all" for part in module.computations for i in part.instructions)
+        for module in modules
+    )
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["rows", "two sets of experts", "heads and rows"])
+@pytest.mark.parametrize("model", [EVEN, crowded(EVEN)], ids=["even", "crowded"])
+def test_a_chunk_has_numpys_logits_on_every_replica(model, plan):
+    answers, backend = stepped(model, plan, exchange="all_to_all")
+    expected = running(model).step(*STEP, running(model).new_cache(4, CHUNK))
+    for logits in answers:
+        assert_agrees(logits, expected, scale=10 * np.ptp(expected))
+    for traced in backend.programs:
+        assert faults(traced.module) == []
+    # Full and sliding layers share the half with experts: a program for each bucket.
+    assert exchanges_of(backend) in ({1, 2} if model is EVEN else {3})
+
+
+@pytest.mark.parametrize("prompts", [1, 3, 5])
+def test_a_batch_that_does_not_divide_is_padded(prompts):
+    group, plan = ThreadGroup(4), PLANS[0]
+    backend = XlaBackend(group)
+    rows = [random_tokens(EVEN, 3 + row, seed=row).tolist() for row in range(prompts)]
+    options = {"max_new_tokens": 6, "eos_token_id": []}
+
+    def generated(_: int) -> list[list[int]]:
+        shared = {"backend": backend, "group": group, "plan": plan, "max_step": 8}
+        return running(EVEN, **shared).generate(rows, **options)
+
+    assert group.run(generated) == [running(EVEN).generate(rows, **options)] * 4
+
+
+def test_a_stream_in_bfloat16_is_numpys():
+    expected = running(EVEN, dtype=ml_dtypes.bfloat16, max_step=CHUNK)
+    logits = expected.step(*STEP, expected.new_cache(4, CHUNK))
+    answers, _ = stepped(EVEN, PLANS[0], dtype=ml_dtypes.bfloat16, exchange="all_to_all")
+    near = np.median(np.abs(answers[0] - logits), axis=2) < 0.02 * np.ptp(logits)
+    assert np.mean(near) > 0.9  # where a router's choice is near a tie a rounding decides

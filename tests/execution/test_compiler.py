@@ -1,0 +1,83 @@
+"""neuronx-cc gets a module and gives a NEFF; what it says is kept, and shown when it fails."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mimo_v2_flash.execution.compiler import Compiler, compiler_arguments
+from tests.support.neuron_stand_ins import FOLDER, stand_in
+
+ARGUMENTS = compiler_arguments(lnc=2)
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    (tmp_path / "layer-1").mkdir()
+    file = tmp_path / "layer-1" / "program.hlo.pb"
+    file.write_bytes(b"module")
+    return file
+
+
+def test_without_one_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Compiler.installed() is None
+
+
+def test_it_is_found_with_its_version(program, monkeypatch):
+    found = Compiler.installed()
+    assert found == Compiler(str(FOLDER / "bin" / "neuronx-cc"), "2.27.1")
+    monkeypatch.setenv("NEURONX_CC_VERSION", "3.1+abc")
+    assert Compiler.installed() != found
+
+
+def script(folder: Path, *lines: str) -> str:
+    """Return the path of a compiler of these lines."""
+    file = folder / "neuronx-cc"
+    file.write_text("\n".join(["#!/bin/sh", *lines]))
+    file.chmod(0o700)
+    return str(file)
+
+
+def test_one_that_says_no_version_is_refused(monkeypatch, tmp_path):
+    script(tmp_path, "echo cannot find libnrt >&2", "exit 3")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    said = r"says no version \(exit status 3\): cannot find libnrt"
+    with pytest.raises(ChildProcessError, match=said):
+        Compiler.installed()
+
+
+def test_a_neff_and_a_log_come_of_it(program, tmp_path):
+    neff = Compiler.installed()(program, ARGUMENTS, tmp_path / "log")
+    assert neff == b"NEFFmodule"
+    said = (tmp_path / "log").read_text()
+    assert f"{program} --pipeline compile SaveTemps --target trn2 --lnc 2" in said
+    assert "--auto-cast=none" in said
+
+
+def test_the_cores_are_those_that_are_asked_for():
+    one, two = compiler_arguments(lnc=1), ARGUMENTS
+    assert [(a, b) for a, b in zip(one, two, strict=True) if a != b] == [("1", "2")]
+
+
+def test_an_error_is_shown_with_the_path_of_the_log(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURONX_CC_REFUSES", "layer-1")
+    said = r"exit status 1: .*NCC_EVRF029\] Operation sort is not supported \(log: .*/log\)"
+    with pytest.raises(ChildProcessError, match=said):
+        Compiler.installed()(program, ARGUMENTS, tmp_path / "log")
+    assert "NCC_EVRF029" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (("echo x > program.neff", "echo broken >&2", "exit 70"), "exit status 70: broken"),
+        (("echo finished",), "exit status 0: finished"),
+        (("exit 1",), "exit status 1: no word"),
+    ],
+)
+def test_a_neff_is_taken_from_a_compiler_that_succeeds(program, tmp_path, lines, said):
+    compiler = Compiler(script(tmp_path, *lines), "1")
+    with pytest.raises(ChildProcessError, match=said):
+        compiler(program, ARGUMENTS, tmp_path / "log")

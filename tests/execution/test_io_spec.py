@@ -1,0 +1,74 @@
+"""Inputs and outputs have the names, shapes and dtypes that nkipy gives them in a NEFF."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.kernels import ops
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytestmark = pytest.mark.nkipy
+
+FLOAT8 = np.zeros((3, 4), ml_dtypes.float8_e4m3)
+
+
+def written(x, row, cache):
+    ops.put_rows(cache, row, x)
+    return x * np.float32(2), np.sum(x, axis=0)
+
+
+def stored(x, w):
+    return w.astype(np.float32).astype(ml_dtypes.bfloat16), x.astype(np.int32)
+
+
+def twice(x):
+    y = np.sum(x, axis=0)
+    return y, y
+
+
+def traced(function, **given):
+    from mimo_v2_flash.execution.tracing import trace
+
+    return trace(function, given).module
+
+
+X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones((5, 3), np.float32)
+
+
+def test_names_are_those_of_nkipy():
+    from mimo_v2_flash.execution.io_spec import ports
+
+    found = ports(traced(written, x=X, row=ROW, cache=CACHE))
+    names = ["x.must_alias_input", "row", "cache.must_alias_input"]
+    assert [port.name for port in found.inputs] == names
+    assert [port.name for port in found.outputs] == ["x", "output1", "cache"]
+    assert found.in_place == {0: 0, 2: 2}
+    assert [port.shape for port in found.outputs] == [(2, 3), (3,), (5, 3)]
+    assert [port.nbytes for port in found.inputs] == [24, 8, 60]
+
+
+def test_dtypes_are_those_of_the_arrays():
+    from mimo_v2_flash.execution.io_spec import ports
+
+    found = ports(traced(stored, x=X, w=FLOAT8))
+    assert [port.dtype for port in found.inputs] == [np.float32, ml_dtypes.float8_e4m3]
+    assert [port.dtype for port in found.outputs] == [ml_dtypes.bfloat16, np.int32]
+    assert [port.nbytes for port in found.inputs] == [24, 12]
+
+
+def test_a_lone_output_is_no_tuple():
+    from mimo_v2_flash.execution.io_spec import ports
+
+    alone = ports(traced(lambda x: np.sum(x, axis=0), x=X))
+    assert [port[:2] for port in alone.outputs] == [("output0", (3,))]
+    assert alone.in_place == {}
+    in_place = ports(traced(lambda x: x + x, x=X))
+    assert [port.name for port in in_place.outputs] == ["x"]
+    assert in_place.in_place == {0: 0}
+
+
+def test_an_array_that_is_returned_twice_is_refused():
+    from mimo_v2_flash.execution.io_spec import ports
+
+    with pytest.raises(ValueError, match="program twice returns an array twice: output1, output1"):
+        ports(traced(twice, x=X))

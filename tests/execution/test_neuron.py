@@ -1,0 +1,147 @@
+"""The Neuron backend on stand-ins for runtime and compiler: the text of NumPy, and clear errors."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.kernels import ops
+from tests.support.neuron_stand_ins import CORE, stand_in
+from tests.support.tiny import random_tokens, running, tiny
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax")
+pytestmark = pytest.mark.nkipy
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+ROW = np.array([4, 1], np.int32)
+
+
+class Cache(NamedTuple):
+    """What a program writes into, and something that it does not use."""
+
+    k_ZD: Any
+    unused_D: Any
+
+
+def layer(x, row, cache, *, factor: float):
+    ops.put_rows(cache.k_ZD, row, x)
+    return x * np.float32(factor)
+
+
+def counted(x):
+    return np.sum(x, axis=0), x * np.float32(2)
+
+
+@pytest.fixture
+def backend(monkeypatch, tmp_path):
+    """Return what makes backends with one folder."""
+    stand_in(monkeypatch)
+    from mimo_v2_flash.execution.registry import backend_named
+
+    return lambda **options: backend_named("neuron", folder=tmp_path / "programs", **options)
+
+
+def cache() -> Cache:
+    return Cache(np.zeros((5, 3), np.float32), np.ones(3, np.float32))
+
+
+def test_what_is_placed_is_changed_in_place_and_the_stream_stays_where_it_is(backend):
+    here = backend()
+    x, held = here.place(X), here.place(cache())
+    y = here.compile(layer)(x, ROW, held, factor=2.0)
+    assert y is x
+    np.testing.assert_array_equal(np.asarray(y), 2 * X)
+    np.testing.assert_array_equal(np.asarray(held.k_ZD)[ROW], X)
+    np.testing.assert_array_equal(np.asarray(held.k_ZD)[[0, 2, 3]], 0)
+
+
+def test_an_answer_that_is_not_like_the_first_argument_leaves_it_as_it_was(backend):
+    here = backend()
+    x, program = here.place(X), here.compile(counted)
+    sums = [program(x) for _ in range(3)]  # run again, as a step that overflowed
+    for sum_D, doubled in sums:
+        np.testing.assert_array_equal(np.asarray(sum_D), X.sum(axis=0))
+        np.testing.assert_array_equal(np.asarray(doubled), 2 * X)
+    np.testing.assert_array_equal(np.asarray(x), X)
+
+
+def test_an_answer_that_is_held_is_not_overwritten(backend):
+    program = backend().compile(counted)
+    answers = [program(X + n)[0] for n in range(4)]
+    for n, answer in enumerate(answers):
+        np.testing.assert_array_equal(np.asarray(answer), (X + n).sum(axis=0))
+
+
+def test_device_memory_does_not_grow(backend):
+    here = backend()
+    program = here.compile(counted)
+    for n in range(20):
+        program(X + n)
+    assert sum(map(len, here._memory._unused.values())) == 3
+
+
+def test_what_a_program_writes_must_be_placed(backend):
+    with pytest.raises(TypeError, match=r"cache\.k_ZD: written in place, but not placed"):
+        backend().compile(layer)(X, ROW, cache(), factor=2.0)
+
+
+def test_skip_compile_refuses_what_is_missing_and_runs_what_is_there(backend):
+    with pytest.raises(ValueError, match=r"program counted-\w+ .* is missing, and nothing may be"):
+        backend(skip_compile=True).compile(counted)(X)
+    backend().compile(counted)(X)
+    found = backend(skip_compile=True).compile(counted)(X)
+    np.testing.assert_array_equal(np.asarray(found[0]), X.sum(axis=0))
+
+
+def test_a_neff_that_the_runtime_refuses_is_named(backend, tmp_path, monkeypatch):
+    from mimo_v2_flash.execution import program_builder
+
+    monkeypatch.setattr(program_builder.Compiler, "__call__", lambda *_: b"nonsense")
+    said = r"the Neuron runtime does not load .*/counted-\w+/program\.neff: .*NEFF_VERSION"
+    with pytest.raises(OSError, match=said):
+        backend().compile(counted)(X)
+
+
+def test_a_program_that_fails_is_named(backend, monkeypatch):
+    from spike import _spike
+
+    def fail(*_: object) -> None:
+        raise _spike.SpikeRuntimeError("NRT_EXEC_HW_ERR_HBM_UE")
+
+    program = backend().compile(counted)
+    program(X)
+    monkeypatch.setattr(_spike, "_run", fail)
+    said = r"the Neuron runtime does not run counted-\w+: NRT_EXEC_HW_ERR_HBM_UE"
+    with pytest.raises(OSError, match=said):
+        program(X)
+
+
+def test_too_few_cores_are_refused_before_anything_is_made(backend, monkeypatch, tmp_path):
+    monkeypatch.delenv(CORE)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("STAND_IN_CORES", "2")
+    with pytest.raises(OSError, match="4 ranks on this machine need a NeuronCore each, 2 are"):
+        backend()
+    assert not (tmp_path / "programs").exists()
+
+
+def test_a_runtime_that_does_not_start_is_said(backend, monkeypatch):
+    import spike
+
+    spike.get_spike_singleton.cache_clear()
+    monkeypatch.setenv(CORE, "3")
+    monkeypatch.setenv("STAND_IN_CORES", "2")
+    with pytest.raises(OSError, match="the Neuron runtime does not start: Failed to initialize"):
+        backend()
+
+
+def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy(backend):
+    model = tiny()
+    prompts = [random_tokens(model, 37).tolist(), random_tokens(model, 5, seed=3).tolist()]
+    options = {"max_new_tokens": 100, "eos_token_id": []}
+    expected = running(model).generate(prompts, **options)
+    ours = running(model, backend=backend(), max_step=16)
+    assert ours.generate(prompts, **options) == expected
+    again = running(model, backend=backend(skip_compile=True), max_step=16)
+    assert again.generate(prompts, **options) == expected

@@ -1,0 +1,22 @@
+"""The NumPy backend runs a layer as it is."""
+
+import numpy as np
+
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.parallel import SoloGroup
+from tests.support.tiny import tiny
+
+
+def test_a_layer_is_its_own_program():
+    layer = Decoder.build(tiny().config.layers[0], SoloGroup(), SoloGroup())
+    assert NumpyBackend().compile(layer) is layer
+
+
+def test_arrays_stay_where_they_are():
+    record = (np.zeros(2), (np.ones(3),))
+    assert NumpyBackend().place(record) is record
+
+
+def test_any_function_is_a_program():
+    assert NumpyBackend().compile(np.add)(1, 2) == 3

@@ -1,0 +1,141 @@
+"""Every program of the real model on 32 and 64 ranks may be given to Trainium2's compiler.
+
+And it does what it must and little more: it reads its rank's weights once, its filled slots once,
+and computes for its tokens. Nothing is computed and no memory taken: tracing reads shapes alone.
+"""
+
+from functools import cache
+
+import pytest
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.deployment import Deployment
+from mimo_v2_flash.cli.ledger import priced
+from mimo_v2_flash.cli.step_programs import step_programs
+from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.layers.decoder import QUERY_BLOCK
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.traced_costs import xla_cost
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytestmark = pytest.mark.nkipy
+
+DEPLOYMENTS = {
+    "32 ranks, FP8": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024),
+    "32 ranks, bfloat16": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024, weights="bfloat16"),
+    "64 ranks, 2 rows each": Deployment(MiMoConfig(), Plan(64, 4, 16), 32, 1024),
+    "64 ranks, one row": Deployment(MiMoConfig(), Plan(64, 64, 1), 1, 32_768, 512),
+}
+MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
+    "embedding": (10, 10),
+    "head": (120, 120),
+    "sliding attention + experts": (1600, 900),
+    "full attention + experts": (1600, 900),
+    "full attention + dense network": (1600, 400),
+    "sliding attention": (800, 350),
+    "full attention": (800, 350),
+    "experts": (5000, 1600),
+}
+MOST_OF_LAST_BUCKET = 13_000  # which is for tokens that all choose the same rank
+SMALL = 1 << 12  # bytes of a weight that is on the chip once it has been read: norms, sinks
+CHUNK = 5  # tokens of a chunk, at least
+
+every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
+
+
+@cache
+def traced(name: str):
+    found = step_programs(DEPLOYMENTS[name])
+    return found, priced(found)
+
+
+def parts(program: str) -> tuple[str, int, int]:
+    """Return what a program is, its rows and tokens."""
+    what, sizes, *_ = program.split(", ")
+    rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
+    return what.removesuffix(" of logits"), int(rows), int(tokens)
+
+
+def last_bucket(programs) -> set[str]:
+    """Return the programs that have room for any tokens."""
+    seats = {p: int(p.split()[-2]) for p in programs if p.endswith("seats")}
+    return {program for program, count in seats.items() if count == max(seats.values())}
+
+
+@every_deployment
+def test_a_program_has_nothing_that_the_compiler_refuses(name):
+    found, _ = traced(name)
+    last, column = last_bucket(found.programs), DEPLOYMENTS[name].weights == "bfloat16"
+    for program, called in found.programs.items():
+        most = MOST_INSTRUCTIONS[parts(program)[0]][column]
+        most = MOST_OF_LAST_BUCKET if program in last else most
+        assert faults(called.traced.module, most_instructions=most) == [], program
+
+
+@every_deployment
+def test_streams_and_caches_stay_where_they_are(name):
+    for program, called in traced(name)[0].programs.items():
+        expected = set()
+        if "attention" in program:
+            expected = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+        assert expected <= set(called.traced.in_place.values()), program
+
+
+@every_deployment
+def test_a_rank_reads_its_weights_once(name):
+    found, costs = traced(name)
+    for program, entry in costs.entries.items():
+        given = arrays(found.programs[program].given)
+        what, rows, tokens = parts(program)
+        weights = {
+            path: a.nbytes for path, a in given.items() if found.kinds[program][path] == "weights"
+        }
+        for path, size in weights.items():
+            read = entry.cost.read[path]
+            if what == "embedding":
+                assert read == rows * tokens * MiMoConfig().hidden_size * 2
+            elif size > SMALL:
+                assert read == size if tokens < CHUNK else size <= read <= 2 * size, (program, path)
+        assert entry.weights <= 1.0001 * entry.least.weights
+
+
+@every_deployment
+def test_filled_slots_are_looked_at_once_at_most_by_each_block_of_queries(name):
+    found, costs = traced(name)
+    for program, entry in costs.entries.items():
+        given = found.programs[program].given
+        if "filled" not in given:
+            continue
+        _, rows, tokens = parts(program)
+        for path in ("cache.k_ZKQ", "cache.v_ZKC"):
+            token = arrays(given)[path][0].nbytes
+            once, blocks = rows * given["filled"] * token, -(-tokens // QUERY_BLOCK)
+            assert once <= entry.cost.read[path] <= blocks * once, program
+            assert entry.cost.written[path] == rows * tokens * token, program
+
+
+@every_deployment
+def test_a_chunk_computes_at_most_twice_what_its_tokens_need(name):
+    """Of what steps call where choices are even: larger buckets wait for tokens that are not."""
+    _, costs = traced(name)
+    for step in costs.steps:
+        for program in step.calls:
+            entry = costs.entries[program]
+            if step.tokens >= CHUNK or "experts" not in program:
+                assert entry.cost.operations <= 2 * entry.least.operations, program
+
+
+def test_matmuls_are_those_that_xla_counts():
+    """XLA counts the scores' softmax and the like too, and every scale of an FP8 weight."""
+    found, costs = traced("32 ranks, bfloat16")
+    for program, entry in costs.entries.items():
+        if "attention" in program or parts(program)[0] == "experts":
+            flops = xla_cost(found.programs[program].traced.module)["flops"]
+            assert 0.9 * flops < entry.cost.operations < flops, program
+
+
+def test_more_ranks_take_less_time():
+    few, many = (traced(name)[1].steps[-1] for name in ("32 ranks, FP8", "64 ranks, 2 rows each"))
+    assert few.tokens == many.tokens == 1
+    assert 0.5 * few.bound < many.bound < 0.75 * few.bound

@@ -1,0 +1,68 @@
+"""Records come apart into named arrays, and together again."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.execution.pytree import arrays, filled_with, mapped, signature
+
+
+class Pair(NamedTuple):
+    """A record with names."""
+
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record of arrays and a number, as `BlockScaled` is."""
+
+    code: Any
+    height: int
+
+
+A, B, C, D = (np.full(length, length, np.float32) for length in (1, 2, 3, 4))
+RECORD = {"x": A, "w": Pair((B, Stored(C, 64)), D), "filled": 7}
+PATHS = ["x", "w.left.0", "w.left.1.code", "w.right"]
+
+
+def test_arrays_have_their_paths_in_order():
+    assert list(arrays(RECORD)) == PATHS
+    assert [id(array) for array in arrays(RECORD).values()] == [id(array) for array in (A, B, C, D)]
+
+
+def test_a_lone_array_is_a_record_too():
+    assert list(arrays(A)) == [""]
+    assert filled_with(A, {"": B}) is B
+
+
+def test_other_arrays_take_their_places():
+    filled = filled_with(RECORD, {"w.left.1.code": A, "x": D})
+    assert filled == {"x": D, "w": Pair((B, Stored(A, 64)), D), "filled": 7}
+    assert RECORD["x"] is A
+
+
+def test_every_leaf_is_visited_with_its_path():
+    paths = mapped(lambda path, _: path, RECORD)
+    assert paths["w"] == Pair(("w.left.0", Stored("w.left.1.code", "w.left.1.height")), "w.right")
+    assert paths["filled"] == "filled"
+
+
+def test_a_signature_is_all_but_the_values_of_arrays():
+    def changed(**parts):
+        return signature(RECORD | parts)
+
+    same = signature(RECORD)
+    assert hash(same) == hash(changed(x=A + 1))
+    assert changed(x=A + 1) == same
+    others = [
+        changed(x=B),
+        changed(x=A.astype(np.int32)),
+        changed(filled=8),
+        changed(w=Pair((B, Stored(C, 128)), D)),
+        changed(w=Pair((B, Stored(C, 64), A), D)),
+    ]
+    assert same not in others
+    assert len(set(others)) == len(others)

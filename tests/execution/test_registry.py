@@ -1,0 +1,42 @@
+"""Backends have names; one that cannot be loaded says what is missing, and where to get it."""
+
+import importlib
+
+import pytest
+
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.execution.registry import BACKENDS, backend_named
+
+
+def without(package: str, monkeypatch) -> None:
+    """Let an import within the package fail, as if `package` were not installed."""
+
+    def fail(*_):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+
+
+def test_numpy_is_always_there():
+    assert isinstance(backend_named("numpy"), NumpyBackend)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=f"backend 'tpu': allowed is {' or '.join(BACKENDS)}"):
+        backend_named("tpu")
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [("jax", r"pip install 'mimo-v2-flash\[xla\]'"), ("nkipy", "github.com/aws-neuron/nkipy")],
+)
+def test_what_is_missing_is_named_with_its_instructions(missing, advice, monkeypatch):
+    without(missing, monkeypatch)
+    with pytest.raises(ImportError, match=f"backend xla needs {missing}: .*{advice}"):
+        backend_named("xla")
+
+
+def test_another_import_error_is_passed_on(monkeypatch):
+    without("numpy", monkeypatch)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'numpy'"):
+        backend_named("xla")

@@ -1,0 +1,93 @@
+"""Ranks as replicas of one program, each with its own weights, rows and cache."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.agreement import assert_agrees
+from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.execution.executable import cpu_devices  # noqa: E402
+from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
+
+MODEL = tiny(Recipe(layers=Recipe().layers[:4], vocabulary=64, dense_width=32, experts=8))
+PROMPTS = [random_tokens(MODEL, length, seed=length).tolist() for length in (20, 5, 9, 1)]
+OPTIONS = {"max_new_tokens": 20, "eos_token_id": []}
+COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all"}
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(4, 2, 2)], ids=["rows", "heads and rows"])
+def test_4_replicas_generate_the_tokens_of_one_rank(plan):
+    group = ThreadGroup(4)
+    backend = XlaBackend(group)
+
+    def generated(_: int) -> list[list[int]]:
+        options = {"backend": backend, "group": group, "plan": plan, "max_step": 8}
+        return running(MODEL, **options).generate(PROMPTS, **OPTIONS)
+
+    expected = running(MODEL).generate(PROMPTS, **OPTIONS)
+    assert group.run(generated) == [expected] * 4
+    opcodes = set()
+    for traced in backend.programs:
+        assert faults(traced.module) == []
+        opcodes |= {i.opcode for part in traced.module.computations for i in part.instructions}
+    shared_heads = {"all-reduce"} if plan.tensor_parallel > 1 else set()
+    assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads
+
+
+def twice(x):
+    return x * np.float32(2)
+
+
+def test_replicas_that_come_to_different_shapes_are_refused():
+    group = ThreadGroup(4)
+    program = XlaBackend(group).compile(twice)
+    with pytest.raises(ValueError, match="replicas came to different programs"):
+        group.run(lambda rank: program(np.ones(1 + rank // 3, np.float32)))
+
+
+def test_more_replicas_than_devices_are_refused():
+    assert len(cpu_devices(2)) == 2
+    with pytest.raises(RuntimeError, match="33 replicas: jax has started with 32 CPU devices"):
+        cpu_devices(33)
+    np.testing.assert_array_equal([device.id for device in cpu_devices(3)], [0, 1, 2])
+
+
+WIDE = tiny(Recipe(layers=(KINDS[0], KINDS[3]), vocabulary=64, dense_width=32, experts=32))
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(32, 1, 32), Plan(8, 1, 32)], ids=str)
+def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
+    """Exchanges come after the first layer's cache; sums in another order after that."""
+    P = plan.world
+    token_BT = random_tokens(WIDE, P, 12)
+    position_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (P, 12))
+    group = ThreadGroup(P)
+    backend = XlaBackend(group)
+
+    def caches(**options):
+        model = running(WIDE, max_step=8, **options)
+
+        def after(token_bT):
+            cache = model.new_cache(len(token_bT), 40)
+            model.step(token_bT, position_BT[: len(token_bT)], cache)
+            return [tuple(map(np.asarray, layer)) for layer in cache.layers]
+
+        return after
+
+    of_rank = group.run(lambda _: caches(backend=backend, group=group, plan=plan)(token_BT))
+    alone = caches(backend=XlaBackend())
+    for row, layers in zip(token_BT, of_rank, strict=True):
+        first, second = alone(row[None])
+        for found, expected in zip(layers[0], first, strict=True):
+            np.testing.assert_array_equal(found[:-1], expected[:-1])  # the last row is trash
+        for found, expected in zip(layers[1][:2], second[:2], strict=True):
+            assert_agrees(found[:-1], expected[:-1])
+        np.testing.assert_array_equal(layers[1][2], second[2])
+    assert len({layers[0][0].tobytes() for layers in of_rank}) == P

@@ -1,0 +1,76 @@
+"""A function of records becomes a program: names, aliases, and what it returns."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.kernels import ops
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytestmark = pytest.mark.nkipy
+
+
+class Buffers(NamedTuple):
+    """What a program writes into."""
+
+    k_ZD: Any
+    v_ZD: Any
+
+
+def layer(x, row, buffers, *, factor: float):
+    ops.put_rows(buffers.k_ZD, row, x)
+    return x * np.float32(factor)
+
+
+def summed(x):
+    return np.sum(x, axis=0), (x * np.float32(2),)
+
+
+def counted(x):
+    return x + np.arange(2)
+
+
+X, ROW = np.ones((2, 3), np.float32), np.array([4, 1], np.int32)
+GIVEN = {"x": X, "row": ROW, "buffers": Buffers(np.ones((5, 3), np.float32), X), "factor": 2.0}
+
+
+def test_inputs_have_the_names_of_the_records():
+    from mimo_v2_flash.execution.tracing import trace
+
+    assert trace(layer, GIVEN).inputs == ("x", "row", "buffers.k_ZD", "buffers.v_ZD")
+
+
+def test_what_is_written_and_the_stream_stay_in_place():
+    from mimo_v2_flash.execution.tracing import trace
+
+    traced = trace(layer, GIVEN)
+    assert traced.in_place == {0: "x", 1: "buffers.k_ZD"}
+    assert traced.answer == 0
+    aliases = traced.module.input_output_alias.entries
+    assert [(list(a.output_shape_index), a.parameter_number) for a in aliases] == [
+        ([0], 0),
+        ([1], 2),
+    ]
+
+
+def test_an_answer_of_another_shape_is_new_and_a_record_stays_a_record():
+    from mimo_v2_flash.execution.tracing import trace
+
+    traced = trace(summed, {"x": X})
+    assert traced.in_place == {}
+    assert traced.answer == (0, (1,))
+
+
+def test_no_value_is_read_and_no_memory_taken():
+    from mimo_v2_flash.execution.tracing import trace
+
+    huge = np.broadcast_to(np.float32(np.nan), (1 << 20, 1 << 20))
+    assert trace(summed, {"x": huge}).inputs == ("x",)
+
+
+def test_what_trainium_refuses_is_refused_at_once():
+    from mimo_v2_flash.execution.tracing import trace
+
+    with pytest.raises(ValueError, match=r"program counted: .* 64-bit type S64"):
+        trace(counted, {"x": np.ones(2, np.int32)})

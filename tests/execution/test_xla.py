@@ -1,0 +1,183 @@
+"""What nkipy traces computes what NumPy does: every kind of layer, and a model's 100 tokens."""
+
+from collections import Counter
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash.cli.example_model import EXAMPLE
+from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
+from mimo_v2_flash.kernels.moe_block import by_all_gather
+from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kv_cache import HybridCache, new_cache, rows_of_step
+from mimo_v2_flash.layers.attention import Step
+from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.layers.feed_forward import Rank
+from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.weights.encoding import Encoding
+from mimo_v2_flash.weights.random_weights import random_weights
+from tests.support.agreement import assert_agrees
+from tests.support.rows import ragged
+from tests.support.tiny import KINDS, Tiny, random_tokens, running, tiny
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax")
+pytestmark = pytest.mark.nkipy
+
+from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
+
+MODEL = tiny()
+FP8 = Tiny(None, MODEL.config, random_weights(MODEL.config, seed=0))
+STEPS = [((0, 0), (9, 6), 9), ((9, 6), (3, 9), 9), ((12, 15), (1, 1), 1), ((13, 16), (0, 1), 1)]
+LENGTH, FILLED = 40, 16
+MOST_INSTRUCTIONS = 1200  # of a layer with 7 experts in FP8
+
+
+def product(x_NI, w_OI):
+    return ops.matmul(x_NI, w_OI)
+
+
+def positions(starts, counts, length: int) -> np.ndarray:
+    rows = [[*range(start, start + count)] for start, count in zip(starts, counts, strict=True)]
+    return np.array([row + [-1] * (length - len(row)) for row in rows], np.int32)
+
+
+class Layer:
+    """One layer of a model, in the form of programs, with a cache of its own."""
+
+    def __init__(self, model: Tiny, index: int, dtype, backend=None) -> None:
+        self.spec = spec = model.config.layers[index]
+        self.weights = traceable(model.weights).layers[index]
+        self.call = Decoder.build(spec, SoloGroup(), SoloGroup(), FORMS["program"])
+        cache = new_cache((spec,), batch_size=2, max_length=LENGTH, dtype=dtype)
+        self.cache, self.slots = cache.layers[0], cache.slots[0]
+        if backend:
+            self.call = backend.compile(self.call)
+            self.weights, self.cache = backend.place((self.weights, self.cache))
+
+    def __call__(self, x_BTD, position_BT):
+        """Return the stream after the layer."""
+        attention = self.spec.attention
+        table = rope_table(
+            length=LENGTH, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
+        )
+        step = Step(position_BT, rows_of_step(position_BT, self.slots), *table)
+        rank = Rank(np.zeros(1, np.int32), np.zeros(1, np.int32))
+        static = {
+            "filled": min(FILLED, self.slots),
+            "exchange": by_all_gather,
+            "own": position_BT.size,
+        }
+        return self.call(x_BTD, step, rank, self.cache, self.weights, **static)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("index", range(4), ids=[f"{a}, {n}" for a, n in KINDS])
+@pytest.mark.parametrize("model", [MODEL, FP8], ids=["plain", "FP8"])
+def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
+    backend, generator = XlaBackend(), np.random.default_rng(index)
+    layer, program = Layer(model, index, dtype), Layer(model, index, dtype, backend)
+    for starts, counts, length in STEPS:
+        position_BT = positions(starts, counts, length)
+        x_BTD = generator.standard_normal((2, length, MODEL.config.hidden_size)).astype(dtype)
+        expected_BTD, y_BTD = layer(x_BTD, position_BT), program(x_BTD, position_BT)
+        real = position_BT >= 0
+        assert_agrees(np.asarray(y_BTD)[real], expected_BTD[real])
+        for part, expected in zip(program.cache[:2], layer.cache[:2], strict=True):
+            assert_agrees(np.asarray(part)[:-1], expected[:-1])  # the last row is trash
+        np.testing.assert_array_equal(np.asarray(program.cache[2]), layer.cache[2])
+    assert len(backend.programs) == 2
+    for traced in backend.programs:
+        assert faults(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
+        written = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+        assert set(traced.in_place.values()) == written
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("height", [64, 128])
+@pytest.mark.parametrize("products", [1, 2000, 1 << 21], ids=["1 column", "2 columns", "all"])
+def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products, monkeypatch):
+    from mimo_v2_flash.kernels import traced_ops
+
+    monkeypatch.setattr(traced_ops, "PRODUCTS", products)
+    generator = np.random.default_rng(0)
+    w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
+    stored = quantise(w_OI.astype(np.float32), block_height=height)
+    code, scale = Encoding("fp8", "trainium2").scaled("w", stored)
+    weight = BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, height)
+    assert len(np.unique(scale)) == scale.size
+    x_NI = generator.standard_normal((5, 700)).astype(dtype)
+    y_NO = XlaBackend().compile(product)(x_NI, weight)
+    assert_agrees(np.asarray(y_NO), ops.matmul(x_NI, weight))
+
+
+def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
+    prompts = [random_tokens(MODEL, 37).tolist(), random_tokens(MODEL, 5, seed=3).tolist()]
+    options = {"max_new_tokens": 100, "eos_token_id": []}
+    expected = running(MODEL).generate(prompts, **options)
+    backend = XlaBackend()
+    assert running(MODEL, backend=backend, max_step=16).generate(prompts, **options) == expected
+    lengths = Counter(shape_of(traced, "token_BT") for traced in backend.programs)
+    kinds = len(set(MODEL.config.layers))
+    assert {shape for shape in lengths if shape} == {(2, 16), (2, 1)}
+    layers = [shape_of(traced, "cache.k_ZKQ") for traced in backend.programs]
+    assert len([shape for shape in layers if shape]) == 2 * kinds
+    for traced in backend.programs:
+        assert faults(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
+
+
+@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="examples/mimo-tiny is not in this checkout")
+def test_100_greedy_tokens_of_the_trained_example_are_those_of_numpy():
+    config = MiMoConfig.from_pretrained(EXAMPLE)
+    weights = load_weights(EXAMPLE, config)
+    example = Tiny(None, config, weights)
+    prompts = [random_tokens(example, 150).tolist(), random_tokens(example, 40, seed=1).tolist()]
+    options = {"max_new_tokens": 100, "eos_token_id": []}
+    expected = running(example).generate(prompts, **options)
+    ours = running(example, backend=XlaBackend(), max_step=128)
+    assert ours.generate(prompts, **options) == expected
+
+
+def shape_of(traced, path: str) -> tuple[int, ...] | None:
+    """Return the shape of an input of a program, None if it has no such one."""
+    if path not in traced.inputs:
+        return None
+    entry = traced.module.host_program_shape.parameters[traced.inputs.index(path)]
+    return tuple(entry.dimensions)
+
+
+def test_any_chunking_of_a_ragged_batch_gives_numpys_logits():
+    rows = [random_tokens(MODEL, 11), random_tokens(MODEL, 30, seed=1)]
+    ours, theirs = running(MODEL, backend=XlaBackend(), max_step=8), running(MODEL)
+    caches: list[HybridCache] = [model.new_cache(2, 300) for model in (ours, theirs)]
+    for chunks in ([rows[0][:3], rows[1][:20]], [rows[0][3:4], rows[1][20:21]]):
+        starts = [int(length) for length in caches[0].length_B]
+        step = ragged(chunks, starts)
+        logits, expected = (
+            model.step(*step, cache, logits_at=[[0], [0]])
+            for model, cache in zip((ours, theirs), caches, strict=True)
+        )
+        assert_agrees(logits, expected, scale=10 * np.ptp(expected))
+
+
+def test_what_a_program_writes_must_be_placed():
+    layer = Layer(MODEL, 0, np.float32)
+    layer.call = XlaBackend().compile(layer.call)
+    x_BTD = np.zeros((2, 1, MODEL.config.hidden_size), np.float32)
+    with pytest.raises(TypeError, match=r"cache\.k_ZKQ, .*: written in place, but not placed"):
+        layer(x_BTD, positions((0, 0), (1, 1), 1))
+
+
+def test_arrays_are_placed_once_and_as_copies():
+    backend, array = XlaBackend(), np.arange(6, dtype=np.float32)
+    placed = backend.place((array, 7))
+    assert backend.place(placed)[0] is placed[0]
+    assert (placed[0].shape, placed[0].dtype, placed[0].nbytes) == ((6,), np.float32, 24)
+    array[:] = 0
+    np.testing.assert_array_equal(np.asarray(placed[0]), np.arange(6))

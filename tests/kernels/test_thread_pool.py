@@ -1,0 +1,150 @@
+"""thread_pool: every index once, whoever asks, from wherever, and whatever fails."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from mimo_v2_flash.kernels import thread_pool
+from mimo_v2_flash.kernels.thread_pool import free_threads, in_parallel, threads
+from mimo_v2_flash.parallel import ThreadGroup
+
+
+@pytest.fixture(autouse=True, params=[1, 2, 5])
+def thread_count(request, monkeypatch):
+    """Pretend that there are so many cores, with a pool of that size."""
+    monkeypatch.setattr(thread_pool, "threads", lambda: request.param)
+    thread_pool._pool.cache_clear()
+    yield request.param
+    thread_pool._pool.cache_clear()
+
+
+def indices(count: int) -> list[int]:
+    """Return the indices that `in_parallel` hands out, sorted."""
+    seen: list[int] = []
+    in_parallel(seen.append, count)
+    return sorted(seen)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 1000])
+def test_every_index_comes_once(count):
+    assert indices(count) == list(range(count))
+
+
+def test_all_threads_work_at_once(thread_count):
+    meeting = threading.Barrier(thread_count, timeout=30)
+    in_parallel(lambda _: meeting.wait(), thread_count)
+    assert not meeting.broken
+
+
+def test_the_caller_works_too():
+    workers: set[int] = set()
+    in_parallel(lambda _: workers.add(threading.get_ident()), 1)
+    assert workers == {threading.get_ident()}
+
+
+def test_from_inside_a_worker_everything_is_done_one_by_one():
+    seen: Counter[tuple[int, int]] = Counter()
+    places: dict[int, set[int]] = {outer: set() for outer in range(20)}
+
+    def inner(outer: int, index: int) -> None:
+        seen[outer, index] += 1
+        places[outer].add(threading.get_ident())
+
+    def outer(which: int) -> None:
+        before = threading.get_ident()
+        in_parallel(lambda index: inner(which, index), 7)
+        assert places[which] == {before}
+
+    for which in range(20):
+        places[which].clear()
+    in_parallel(outer, 20)
+    expected = {(outer, index): 1 for outer in range(20) for index in range(7)}
+    if thread_pool.threads() > 1:  # alone, nobody is inside a worker
+        assert seen == expected
+
+
+def test_inside_a_worker_no_other_thread_is_free(thread_count):
+    seen: list[int] = []
+    in_parallel(lambda _: seen.append(free_threads()), 7)
+    assert seen == [1] * 7
+    assert free_threads() == thread_count
+
+
+def test_afterwards_the_caller_is_no_worker(thread_count):
+    indices(10)
+    meeting = threading.Barrier(thread_count, timeout=30)
+    in_parallel(lambda _: meeting.wait(), thread_count)  # one by one, nobody would come
+
+
+@pytest.mark.parametrize("bad", [{0}, {3}, {7}, set(range(8))])
+def test_a_failure_is_raised_after_the_others_have_finished(bad):
+    working, left = threading.Semaphore(0), []
+
+    def work(index: int) -> None:
+        working.release()
+        if index in bad:
+            raise KeyError(index)
+        time.sleep(0.02)
+        left.append(index)
+
+    with pytest.raises(KeyError) as raised:
+        in_parallel(work, 8)
+    assert raised.value.args[0] in bad
+    finished = len(left)
+    time.sleep(0.05)
+    assert len(left) == finished  # nobody works on
+    assert indices(100) == list(range(100))
+
+
+def test_a_failure_of_any_thread_is_heard(thread_count):
+    meeting, caller = threading.Barrier(thread_count, timeout=30), threading.get_ident()
+
+    def work(_: int) -> None:
+        meeting.wait()
+        if threading.get_ident() != caller or thread_count == 1:
+            raise KeyError("elsewhere")
+
+    with pytest.raises(KeyError, match="elsewhere"):
+        in_parallel(work, thread_count)
+
+
+def test_many_callers_do_not_wait_for_each_other():
+    def program(rank: int) -> list[list[int]]:
+        return [indices(rank + turn) for turn in range(30)]
+
+    answers = ThreadGroup(4).run(program)
+    assert answers == [[list(range(r + turn)) for turn in range(30)] for r in range(4)]
+
+
+AFTER_FORK = """
+import os, sys
+from mimo_v2_flash.kernels import thread_pool
+thread_pool.threads = lambda: 3
+
+def works():
+    seen = []
+    thread_pool.in_parallel(seen.append, 50)
+    return sorted(seen) == list(range(50))
+
+assert works()
+child = os.fork()
+if child == 0:
+    os._exit(0 if works() else 3)
+_, status = os.waitpid(child, 0)
+assert works()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(threading, "_after_fork"), reason="no fork on this system")
+def test_a_forked_child_has_threads_of_its_own(thread_count):
+    if thread_count == 1:  # the program itself says how many threads it has
+        subprocess.run([sys.executable, "-c", AFTER_FORK], check=True, timeout=60)
+
+
+def test_the_number_of_threads_is_the_number_of_cores_that_may_be_used():
+    assert threads() >= 1

@@ -1,0 +1,149 @@
+"""A record of known traffic: all tokens to one rank, one token, every expert, many tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.layers import dispatch_stats
+from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
+from mimo_v2_flash.layers.eager_dispatchers import EXCHANGES, by_ragged_all_to_all
+from mimo_v2_flash.layers.hooks import WatchedLayers
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import Plan
+from tests.support.spread import admitting, exchanges, favouring, plans
+from tests.support.tiny import KINDS, Recipe, random_tokens, recipes, running, tiny
+
+SPARSE = (KINDS[1], KINDS[0], KINDS[3])  # two layers of experts, and a dense one between them
+LAYERS = 2
+RECIPE = Recipe(layers=SPARSE, experts=16, experts_per_token=2)
+D, A = RECIPE.hidden, RECIPE.experts_per_token
+THERE_AND_BACK, CHOICES = 2 * D * 4, A * (4 + 4)  # bytes
+
+
+def recorded(model, plan, token_BT, exchange=None) -> tuple[dict[str, Carried], list, np.ndarray]:
+    """Return what all ranks sent in one step, what each did, and the logits."""
+    group = ThreadGroup(plan.world)
+
+    def program(rank: int):
+        record = ExchangeRecord()
+        ours = running(model, group=group, plan=plan, backend=record, exchange=exchange)
+        logits = ours.forward(token_BT)
+        return {name: way.total(group) for name, way in record.ways.items()}, record.ways, logits
+
+    totals, mine, logits = zip(*group.run(program), strict=True)
+    for other in totals[1:]:
+        np.testing.assert_equal(vars(other["all_to_all"]), vars(totals[0]["all_to_all"]))
+    return totals[0], list(mine), logits[0]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data(), st.sampled_from([1, 2, 4]), recipes(), exchanges, st.integers(1, 20))
+def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, exchange, length):
+    plan = data.draw(plans(world))
+    model = tiny(admitting(recipe, plan))
+    token_BT = random_tokens(model, 3, length)
+    group = ThreadGroup(world)
+    totals, _, logits = recorded(model, plan, token_BT, exchange)
+    options = {"group": group, "plan": plan, "exchange": exchange}
+    plain = group.run(lambda _: running(model, **options).forward(token_BT))[0]
+    np.testing.assert_array_equal(logits, plain)
+    sparse = [spec for spec in model.config.layers if spec.experts]
+    assert sum(way.tokens for way in totals.values()) == token_BT.size * len(sparse)
+    for way in totals.values():
+        assert way.answered == way.pairs == way.tokens * model.config.num_experts_per_tok
+
+
+@pytest.mark.parametrize("plan", [Plan(8, 1, 8), Plan(4, 2, 2), Plan(2, 1, 4)], ids=str)
+def test_all_tokens_to_one_rank(plan):
+    """Of each group that shares the experts, the second rank; its own tokens stay there."""
+    share, P = 16 // plan.expert_share, plan.expert_share
+    model = favouring(tiny(admitting(RECIPE, plan)), slice(share, 2 * share))
+    token_BT = random_tokens(model, 8, 5)  # as many on every rank
+    totals, mine, _ = recorded(model, plan, token_BT, "all_to_all")
+    way = totals["all_to_all"]
+    away = LAYERS * token_BT.size * (P - 1) / P
+    assert way.tokens == LAYERS * token_BT.size
+    assert way.least == away * THERE_AND_BACK
+    assert way.sent == away * (THERE_AND_BACK + CHOICES)
+    of_group = token_BT.size * P // plan.world
+    busy = [rank for rank, ways in enumerate(mine) if ways["all_to_all"].answered]
+    assert busy == list(range(1, plan.world, P))
+    assert {n: int(way.of_rank[n]) for n in np.flatnonzero(way.of_rank)} == {
+        0: LAYERS * (plan.world - len(busy)),
+        of_group: LAYERS * len(busy),
+    }
+    assert totals["all_gather"].calls == 0
+
+
+def test_one_token_on_eight_ranks():
+    """It is sent to the ranks that hold its experts, but for its own: the last has the only row."""
+    model, plan = tiny(RECIPE), Plan(8, 1, 8)
+    token_BT = random_tokens(model, 1, 1)
+    chosen = []
+
+    def listen(call):
+        if call.part == "answer":
+            chosen.append({int(expert) // 2 for expert in call.given[2][0]})
+
+    running(model, backend=WatchedLayers(len(SPARSE), listen)).forward(token_BT)
+    messages = sum(len(ranks - {7}) for ranks in chosen)
+    way = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
+    assert (way.tokens, way.pairs) == (LAYERS, LAYERS * A)
+    assert way.least == messages * THERE_AND_BACK
+    assert way.sent == messages * (THERE_AND_BACK + CHOICES)
+    assert way.of_expert.tolist() == [LAYERS * (16 - A), LAYERS * A]
+
+
+def test_every_expert_for_every_token():
+    recipe = Recipe(layers=SPARSE, experts=8, experts_per_token=8)
+    token_BT = random_tokens(tiny(recipe), 4, 6)
+    way = recorded(tiny(recipe), Plan(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
+    assert way.least == LAYERS * token_BT.size * 3 * THERE_AND_BACK
+    for loads, holders in ((way.of_expert, 8), (way.of_rank, 4)):
+        assert loads[token_BT.size] == np.sum(loads) == LAYERS * holders
+
+
+def test_all_gather_sends_every_token_to_every_rank():
+    model = tiny(RECIPE)
+    token_BT = random_tokens(model, 4, 3)
+    way = recorded(model, Plan(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
+    assert way.sent == LAYERS * token_BT.size * 3 * (THERE_AND_BACK + CHOICES)
+    assert 0 < way.least < way.sent
+    assert way.calls == LAYERS * 4
+    assert way.exchange_seconds > 0
+    assert way.expert_seconds > 0
+
+
+def test_512_tokens_on_8_ranks_send_little_more_than_the_least():
+    recipe = Recipe(layers=SPARSE, experts=16, experts_per_token=4, hidden=128)
+    model = tiny(recipe)
+    way = recorded(model, Plan(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
+    assert way.tokens == LAYERS * 512
+    assert way.least < way.sent < 1.1 * way.least
+
+
+def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
+    def lossy(x_ND, weight_NA, expert_NA, answer, *, group, experts):
+        expert_NA = np.where(np.arange(len(expert_NA))[:, None] == 0, experts, expert_NA)
+        return by_ragged_all_to_all(
+            x_ND, weight_NA, expert_NA, answer, group=group, experts=experts
+        )
+
+    monkeypatch.setitem(EXCHANGES, "all_to_all", lossy)
+    model = tiny(RECIPE)
+    way = recorded(model, Plan(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0]["all_to_all"]
+    assert way.pairs - way.answered == LAYERS * 2 * A
+
+
+def test_alone_nothing_is_sent():
+    record = ExchangeRecord()
+    running(tiny(RECIPE), backend=record).forward(random_tokens(tiny(RECIPE), 1, 9))
+    way = record.ways["all_gather"].total(SoloGroup())
+    assert (way.sent, way.least, way.tokens) == (0, 0, LAYERS * 9)
+
+
+@given(st.lists(st.integers(0, 30), max_size=9), st.lists(st.integers(0, 30), max_size=9))
+def test_loads_of_different_lengths_are_added(one, other):
+    added = dispatch_stats._added(np.bincount(one), np.bincount(other))
+    np.testing.assert_array_equal(np.trim_zeros(added, "b"), np.bincount(one + other))

@@ -1,0 +1,76 @@
+"""The two forms: shapes that follow the data, and a few fixed ones that hold whatever comes."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.layers.eager_dispatchers import Crowd
+from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel.device_group import DeviceGroup
+from mimo_v2_flash.parallel_config import Plan
+
+HOST, PROGRAM = FORMS["host"], FORMS["program"]
+counts = st.integers(0, 600)
+
+
+@given(counts, st.integers(1, 600))
+def test_on_a_host_sizes_are_those_of_the_data(count, most):
+    assert HOST.length(count, most) == count
+    assert HOST.filled(count, most) == min(count, most)
+
+
+@given(counts, st.integers(1, 600))
+def test_a_program_has_room_for_every_row(count, max_step):
+    length = PROGRAM.length(count, max_step)
+    assert length >= max(count, 1)
+    assert length in {1, 4} or length % max_step == 0
+    if count <= max_step:
+        assert length <= max_step
+
+
+def test_a_model_has_three_lengths_of_step():
+    assert {PROGRAM.length(count, 128) for count in range(129)} == {1, 4, 128}
+    assert {PROGRAM.length(count, 2) for count in range(3)} == {1, 2}
+
+
+@given(st.integers(0, 300_000), st.integers(1, 300_000))
+def test_a_program_looks_at_all_that_is_there(filled, slots):
+    filled = min(filled, slots)
+    bucket = PROGRAM.filled(filled, slots)
+    assert filled <= bucket <= slots
+    assert bucket == slots or bucket.bit_count() == 1
+    assert bucket < max(257, 2 * filled)
+
+
+def test_a_context_of_262144_tokens_has_11_sizes_and_a_ring_one():
+    assert len({PROGRAM.filled(filled, 1 << 18) for filled in range(0, 1 << 18, 128)}) == 11
+    assert {PROGRAM.filled(filled, 132) for filled in range(133)} == {132}
+
+
+def test_the_form_is_the_backends():
+    assert FORMS[NumpyBackend.form] is HOST
+
+
+def test_a_program_tries_buckets_and_a_host_has_one_way():
+    crowd = Crowd(tokens=4096, own=128, ranks=32, experts=256, choices=8)
+    assert len(PROGRAM.exchanges(None, crowd)) == 3
+    assert len(HOST.exchanges(None, crowd)) == 1
+
+
+def test_a_program_is_sized_by_all_rows_and_a_host_by_its_own():
+    position_BT = np.arange(6).reshape(3, 2)
+    np.testing.assert_array_equal(HOST.sizing(position_BT, slice(1, 2)), position_BT[1:2])
+    np.testing.assert_array_equal(PROGRAM.sizing(position_BT, slice(1, 2)), position_BT)
+
+
+def test_a_program_has_the_groups_of_all_ranks_and_a_host_its_own():
+    plan, world = Plan(4, 2, 2), ThreadGroup(4)
+    for of_rank in (plan.tensor_group, plan.expert_group):
+        groups = world.run(lambda _, of_rank=of_rank: PROGRAM.group(world, of_rank))
+        assert groups == [groups[0]] * 4
+        assert groups[0] == DeviceGroup(tuple({tuple(of_rank(rank)): 0 for rank in range(4)}))
+        own = world.run(lambda _, of_rank=of_rank: HOST.group(world, of_rank).rank)
+        assert own == [of_rank(rank).index(rank) for rank in range(4)]
+    assert isinstance(PROGRAM.group(SoloGroup(), Plan().expert_group), SoloGroup)

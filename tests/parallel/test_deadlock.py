@@ -1,0 +1,47 @@
+"""standstill: said when nobody can go on, and never before."""
+
+import pytest
+
+from mimo_v2_flash.parallel.deadlock import Waiting, standstill
+
+ALL = Waiting((0, 1, 2), 7, "all_sum")
+PAIR = Waiting((0, 1), 3, "all_gather")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "left"),
+    [
+        ({}, []),
+        ({}, [0, 1, 2]),
+        ({0: ALL, 1: ALL}, []),  # rank 2 computes
+        ({0: PAIR}, [2]),  # rank 1 computes
+        ({0: ALL, 1: ALL, 2: ALL}, []),  # all are there: the bytes are under way
+        ({0: PAIR, 1: PAIR, 2: ALL}, []),  # the pair will go on, and come
+    ],
+)
+def test_somebody_can_go_on(waiting, left):
+    assert standstill(waiting, left, 3) == ""
+
+
+@pytest.mark.parametrize(
+    ("waiting", "left", "said"),
+    [
+        (
+            {0: ALL, 1: ALL},
+            [2],
+            "ranks 0, 1: all_sum waits for rank 2; rank 2: returned",
+        ),
+        (
+            {0: PAIR, 1: ALL, 2: ALL},
+            [],
+            "rank 0: all_gather waits for rank 1; ranks 1, 2: all_sum waits for rank 0",
+        ),
+        (
+            {0: ALL, 1: ALL, 2: ALL._replace(turn=8)},
+            [],
+            "ranks 0, 1: all_sum waits for rank 2; rank 2: all_sum waits for ranks 0, 1",
+        ),
+    ],
+)
+def test_nobody_can(waiting, left, said):
+    assert standstill(waiting, left, 3) == f"no rank can go on: {said}"

@@ -1,0 +1,62 @@
+"""Exchanges of a traced program are those of threads, for every rank, with its own data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel.device_group import DeviceGroup
+from tests.support.agreement import assert_agrees
+
+pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
+pytestmark = pytest.mark.nkipy
+
+HALVES, ODD_AND_EVEN = ((0, 1), (2, 3)), ((0, 2), (1, 3))
+PARTS = [HALVES, ODD_AND_EVEN, (tuple(range(4)),), (tuple(range(32)),)]
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All exchanges of a group, one after the other."""
+
+    group: Any
+
+    def __call__(self, x_PMD, count_ND):
+        """Return what the group gives back."""
+        exact = self.group.all_to_all(x_PMD), self.group.all_gather(count_ND)
+        return *exact, self.group.reduce_scatter(x_PMD), self.group.all_sum(x_PMD)
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=["halves", "odd and even", "4", "32"])
+def test_every_rank_gets_what_a_thread_would(parts):
+    from mimo_v2_flash.execution.xla import XlaBackend
+
+    world = ThreadGroup(sum(map(len, parts)))
+    backend = XlaBackend(world)
+
+    def of_rank(rank: int) -> None:
+        (mine,) = (part for part in parts if rank in part)
+        generator = np.random.default_rng(rank)
+        x_PMD = generator.standard_normal((len(mine), 3, 2)).astype(np.float32)
+        given = x_PMD, generator.integers(0, 99, (3, 2)).astype(np.int32)
+        expected = Everything(world.split(mine))(*given)
+        answers = backend.compile(Everything(DeviceGroup(parts)))(*given)
+        for index, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
+            assert answer.dtype == wanted.dtype
+            if index < 2:
+                np.testing.assert_array_equal(np.asarray(answer), wanted)
+            else:
+                assert_agrees(np.asarray(answer), wanted)
+
+    world.run(of_rank)
+    assert len(backend.programs) == 1
+
+
+def test_one_program_is_for_every_rank():
+    assert DeviceGroup(HALVES) == DeviceGroup(((0, 1), (2, 3)))
+    assert DeviceGroup(HALVES).size == DeviceGroup(ODD_AND_EVEN).size == 2
+    assert hash(DeviceGroup(HALVES)) != hash(DeviceGroup(ODD_AND_EVEN))
+    assert not hasattr(DeviceGroup(HALVES), "rank")

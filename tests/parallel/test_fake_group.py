@@ -1,0 +1,41 @@
+"""AlikeGroup: what every rank hears where all bring the same, without the others."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel.fake_group import AlikeGroup
+
+EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_sum"]
+sizes = st.integers(1, 5)
+
+
+@given(
+    st.sampled_from(EXCHANGES), sizes, st.integers(0, 4), st.sampled_from([np.float32, np.int32])
+)
+def test_an_exchange_is_that_of_threads_that_bring_the_same(exchange, size, rank, dtype):
+    x_PMD = np.arange(size * 6).reshape(size, 2, 3).astype(dtype)
+    threads = ThreadGroup(size)
+    expected = threads.run(lambda _: getattr(threads, exchange)(x_PMD))[rank % size]
+    actual = getattr(AlikeGroup(size, rank % size), exchange)(x_PMD)
+    np.testing.assert_array_equal(actual, expected)
+    assert actual.dtype == expected.dtype
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=5), st.integers(0, 4))
+def test_rows_of_any_number_are_those_of_threads(counts, rank):
+    x_ND, size = np.arange(2 * sum(counts)).reshape(-1, 2), len(counts)
+    threads = ThreadGroup(size)
+    expected = threads.run(lambda _: threads.ragged_all_to_all(x_ND, counts))[rank % size]
+    for ours, theirs in zip(
+        AlikeGroup(size, rank % size).ragged_all_to_all(x_ND, counts), expected, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_part_of_it_is_one_too():
+    assert AlikeGroup(8, 5).split([7, 5]) == AlikeGroup(2, 1)
+    with pytest.raises(ValueError, match="5 among them, got \\[0, 1\\]"):
+        AlikeGroup(8, 5).split([0, 1])

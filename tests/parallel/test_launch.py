@@ -1,0 +1,24 @@
+"""started: a process alone is a group of one; a missing torch is said with what installs it."""
+
+import sys
+
+import pytest
+
+from mimo_v2_flash.parallel import SoloGroup, started
+
+
+@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}])
+def test_a_process_alone_is_a_group_of_one(variables):
+    with started(variables) as group:
+        assert group == SoloGroup()
+
+
+def test_several_ranks_need_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "mimo_v2_flash.parallel.process_group", raising=False)
+    monkeypatch.delitem(sys.modules, "mimo_v2_flash.parallel.transport", raising=False)
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"pip install 'mimo-v2-flash\[distributed\]'"),
+        started({"WORLD_SIZE": "2", "RANK": "0"}),
+    ):
+        pass

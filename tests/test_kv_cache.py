@@ -1,0 +1,184 @@
+"""The hybrid cache: what it costs, where tokens go, and which steps it admits."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.kv_cache import LONGEST_DRAFT, HybridCache, new_cache, ring_slots, rows_of_step
+from tests.support.rows import ragged
+from tests.support.steps import positions
+
+MIMO = MiMoConfig().layers
+FULL, SLIDING = MIMO[0], MIMO[1]
+
+
+def cache_of(window=4, *, batch_size=1, max_length=20, **options) -> HybridCache:
+    """Return the cache of one full and one sliding layer."""
+    narrow = replace(SLIDING, attention=replace(SLIDING.attention, window=window))
+    return new_cache((FULL, narrow), batch_size=batch_size, max_length=max_length, **options)
+
+
+def stepped(cache: HybridCache, *position_BT) -> HybridCache:
+    """Return `cache` after steps, of which it holds the positions."""
+    for step_BT in map(np.array, position_BT):
+        cache.admit(step_BT)
+        cache.begin(step_BT)
+        cache.finish(step_BT)
+    return cache
+
+
+def stored_bytes(max_length: int, *, sliding: bool) -> int:
+    """Return the bytes of keys and values of MiMo's full, or sliding, layers in bfloat16."""
+    cache = new_cache(MIMO, batch_size=1, max_length=max_length, dtype=ml_dtypes.bfloat16)
+    layers = zip(cache.layers, MIMO, strict=True)
+    return sum(
+        layer.k_ZKQ.nbytes + layer.v_ZKC.nbytes
+        for layer, spec in layers
+        if (spec.attention.window != EVERYTHING) == sliding
+    )
+
+
+def test_a_token_costs_23040_bytes_in_the_full_layers():
+    assert stored_bytes(1001, sliding=False) - stored_bytes(1000, sliding=False) == 23_040
+
+
+def test_a_sequence_costs_26_megabytes_in_the_rings_however_long_it_is():
+    slot = 39 * 8 * (192 + 128) * 2
+    assert stored_bytes(500, sliding=True) == stored_bytes(262_144, sliding=True)
+    assert stored_bytes(500, sliding=True) - slot == 132 * slot == 26_357_760  # but for trash
+
+
+def test_its_bytes_are_counted_with_positions():
+    cache = cache_of(window=4, batch_size=2, max_length=20)
+    row = {"full": 4 * (4 * 320 + 1), "sliding": 4 * (8 * 320 + 1)}
+    assert cache.nbytes == (2 * 20 + 1) * row["full"] + (2 * 7 + 1) * row["sliding"]
+
+
+@pytest.mark.parametrize(
+    ("window", "max_length", "slots"),
+    [(129, 262_144, 132), (129, 100, 100), (1, 9, 4), (EVERYTHING, 262_144, 262_144)],
+)
+def test_a_ring_holds_a_window_and_a_draft_but_no_more_than_a_sequence(window, max_length, slots):
+    assert ring_slots(window, max_length) == slots
+
+
+def test_a_new_cache_is_empty():
+    cache = cache_of(window=4, batch_size=2, max_length=20, dtype=ml_dtypes.bfloat16)
+    assert (cache.batch_size, cache.slots, cache.window) == (2, (20, 7), 4)
+    assert cache.length_B.tolist() == cache.oldest_B.tolist() == [0, 0]
+    for layer, slots in zip(cache.layers, cache.slots, strict=True):
+        assert layer.k_ZKQ.dtype == layer.v_ZKC.dtype == ml_dtypes.bfloat16
+        assert layer.position_Z.tolist() == [-1] * (2 * slots + 1)
+
+
+def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
+    cache = cache_of(batch_size=5, rows=slice(2, 4))
+    for layer, slots in zip(cache.layers, cache.slots, strict=True):
+        assert [len(part) for part in layer] == [2 * slots + 1] * 3
+    assert len(cache.length_B) == cache.batch_size == 5
+    assert [len(part) for part in cache_of(rows=slice(0, 0)).layers[0]] == [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0 and max_length 20"),
+        ({"max_length": 0}, "batch_size 1 and max_length 0"),
+        ({"dtype": np.float64}, "float32 or bfloat16, got float64"),
+        ({"dtype": np.int32}, "float32 or bfloat16, got int32"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        cache_of(**options)
+
+
+def row_in_words(position: int, last: int, sequence: int, sequences: int, slots: int) -> int:
+    """Return one token's row: a ring keeps the last tokens of a step; the rest is for nobody."""
+    if position < 0 or position <= last - slots:
+        return sequences * slots
+    return sequence * slots + position % slots
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1), st.integers(1, 12))
+def test_every_token_has_its_row(starts_and_counts, slots):
+    starts, counts = zip(*starts_and_counts, strict=True)
+    position_BT = positions(starts, counts, 9)
+    row_BT = rows_of_step(position_BT, slots)
+    assert row_BT.dtype == np.int32
+    assert row_BT.tolist() == [
+        [row_in_words(position, max(row), index, len(starts), slots) for position in row]
+        for index, row in enumerate(position_BT.tolist())
+    ]
+    written = row_BT[row_BT < len(starts) * slots]
+    assert len(written) == len(set(written.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("position_BT", "message"),
+    [
+        ([[3, 4]], r"\(1, 2\), the cache holds 2 sequences"),
+        ([3, 3], r"\(2,\), the cache holds 2 sequences"),
+        ([[3, 4], [4, 4]], r"row 1 is \[4, 4\], expected consecutive"),
+        ([[3, 5], [4, 5]], r"row 0 is \[3, 5\], expected consecutive"),
+        ([[3, 2], [4, 5]], r"row 0 is \[3, 2\], expected consecutive"),
+        ([[3, 4], [-1, 4]], r"row 1 is \[-1, 4\], expected .* then -1 for padding"),
+        ([[3, -2], [4, 5]], r"row 0 is \[3, -2\], expected .* then -1 for padding"),
+        ([[4, 5], [4, 5]], "row 0 starts at position 4, but the cache holds 3 tokens"),
+        ([[3, 4, -1], [4, 5, 6]], r"row 1 reaches position 6, the cache has room for 6 tokens"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(position_BT, message):
+    cache = stepped(cache_of(batch_size=2, max_length=6), [[0, 1, 2, -1], [0, 1, 2, 3]])
+    with pytest.raises(ValueError, match=message):
+        cache.admit(np.array(position_BT))
+    assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([3, 4], [0, 0])
+
+
+def test_a_row_of_padding_keeps_what_it_has():
+    cache = stepped(cache_of(batch_size=2), [[0, 1], [0, -1]], [[-1], [1]], [[-1], [-1]])
+    assert cache.length_B.tolist() == [2, 2]
+
+
+def test_a_row_that_starts_again_has_forgotten():
+    cache = stepped(cache_of(), [range(15)])
+    assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([15], [8])
+    stepped(cache, [[0, 1]])
+    assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([2], [0])
+    with pytest.raises(ValueError, match="starts at position 3, but the cache holds 2"):
+        cache.admit(np.array([[3]]))
+
+
+def test_a_draft_can_be_taken_back_and_not_much_more():
+    cache = stepped(cache_of(), [range(15)])
+    cache.admit(np.array([[15 - LONGEST_DRAFT]]))
+    message = "sliding layers hold positions from 8 on and need 7: at most 3 tokens"
+    with pytest.raises(ValueError, match=message):
+        cache.admit(np.array([[10]]))
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 25),
+    st.lists(st.tuples(st.integers(0, 25), st.integers(0, 12)), max_size=12),
+)
+def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_length, steps):
+    cache = cache_of(window, max_length=max_length)
+    ring, held = ring_slots(window, max_length), {}  # slot -> position
+    for start, count in steps:
+        if start > cache.length_B[0] or start + count > max_length:
+            continue
+        _, position_BT = ragged([[0] * count], [start])
+        needed = set(range(max(0, start - window + 1), start)) if count else set()
+        if needed <= set(held.values()):
+            stepped(cache, position_BT)
+            held |= {p % ring: p for p in range(start, start + count)}
+        else:
+            with pytest.raises(ValueError, match="sliding layers hold positions from"):
+                cache.admit(position_BT)

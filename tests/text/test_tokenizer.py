@@ -1,0 +1,166 @@
+"""Text to tokens and back: any Unicode, no half characters, and what is missing is named."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimo_v2_flash.text.tokenizer import (
+    Detokenizer,
+    end_of_text,
+    load_tokenizer,
+    prompt_tokens,
+    tokens,
+)
+from tests.support.tiny_text import MESSAGE_END, SPECIAL, TEMPLATE, any_text, small_tokenizer
+
+MESSAGES = [{"role": "user", "content": "is it 世?"}]
+ids = st.integers(0, len(small_tokenizer()) - 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    small_tokenizer().save_pretrained(path)
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    return path
+
+
+def pieces_of(token_T) -> list[str]:
+    detokenizer = Detokenizer(small_tokenizer())
+    return [*map(detokenizer.push, token_T), detokenizer.end()]
+
+
+def whole(token_T) -> str:
+    return small_tokenizer().decode(token_T, skip_special_tokens=True)
+
+
+def test_the_tests_tokenizer_splits_characters():
+    assert len(tokens(small_tokenizer(), "ø")) == 2
+    assert len(tokens(small_tokenizer(), "🚀")) >= 3
+
+
+@given(any_text)
+def test_text_comes_back_piece_by_piece(text):
+    token_T = tokens(small_tokenizer(), text)
+    assert "".join(pieces_of(token_T)) == whole(token_T) == text
+
+
+@given(any_text.filter(lambda text: "\ufffd" not in text))
+def test_no_piece_holds_half_a_character(text):
+    assert not any("\ufffd" in piece for piece in pieces_of(tokens(small_tokenizer(), text)))
+
+
+@given(st.lists(ids, max_size=40))
+def test_any_tokens_give_what_all_at_once_give(token_T):
+    assert "".join(pieces_of(token_T)) == whole(token_T)
+
+
+@given(any_text.filter(bool), st.data())
+def test_a_text_that_ends_within_a_character_ends_with_the_mark_for_it(text, data):
+    token_T = tokens(small_tokenizer(), text)
+    token_T = token_T[: data.draw(st.integers(0, len(token_T)))]
+    pieces = pieces_of(token_T)
+    assert "".join(pieces) == whole(token_T)
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces[:-1])
+        assert pieces[-1] in ("", "\ufffd")
+
+
+@given(any_text)
+def test_what_is_whole_is_given_at_once(text):
+    detokenizer, given_so_far, token_T = Detokenizer(small_tokenizer()), "", []
+    for token in tokens(small_tokenizer(), text):
+        token_T.append(token)
+        given_so_far += detokenizer.push(token)
+        certain = whole(token_T)
+        assert given_so_far == (certain[:-1] if certain.endswith("\ufffd") else certain)
+
+
+def test_a_mended_character_is_given_whole():
+    token_T = tokens(small_tokenizer(), "🚀")
+    assert pieces_of(token_T) == [*[""] * (len(token_T) - 1), "🚀", ""]
+
+
+def test_special_tokens_are_not_text():
+    names = small_tokenizer().added_tokens_encoder
+    assert pieces_of([names[MESSAGE_END], *tokens(small_tokenizer(), "end")])[0] == ""
+    assert "".join(pieces_of(names.values())) == ""
+
+
+def test_after_its_end_a_detokenizer_begins_anew():
+    detokenizer = Detokenizer(small_tokenizer())
+    detokenizer.push(tokens(small_tokenizer(), "🚀")[0])
+    assert detokenizer.end() == "\ufffd"
+    assert detokenizer.end() == ""
+    assert "".join([*map(detokenizer.push, tokens(small_tokenizer(), "a"))]) == "a"
+
+
+def test_the_files_give_the_same_tokenizer(folder):
+    loaded = load_tokenizer(folder)
+    assert loaded.get_vocab() == small_tokenizer().get_vocab()
+    assert prompt_tokens(loaded, "the naïve 世界") == tokens(small_tokenizer(), "the naïve 世界")
+
+
+def test_an_empty_prompt_is_the_end_of_text():
+    assert prompt_tokens(small_tokenizer(), "") == [end_of_text(small_tokenizer())] == [0]
+
+
+def test_messages_are_put_into_the_chat_template(folder):
+    written = f"<|im_start|>user\nis it 世?{MESSAGE_END}<|im_start|>assistant\n"
+    found = prompt_tokens(load_tokenizer(folder), MESSAGES)
+    assert found == tokens(small_tokenizer(), written)
+    assert found.count(SPECIAL.index(MESSAGE_END)) == 1
+
+
+def test_messages_without_a_template_are_refused():
+    with pytest.raises(ValueError, match="no chat template"):
+        prompt_tokens(small_tokenizer(), MESSAGES)
+
+
+def test_half_a_surrogate_is_refused_by_its_place():
+    with pytest.raises(ValueError, match="character 2 of the text is half of a surrogate"):
+        prompt_tokens(small_tokenizer(), "ab\udcff")
+
+
+def test_a_text_longer_than_the_context_is_no_warning(caplog, folder):
+    loaded = load_tokenizer(folder)
+    loaded.model_max_length = 3
+    assert len(tokens(loaded, "the end, and another end")) > 3
+    assert caplog.records == []
+
+
+def test_a_tokenizer_without_end_of_text_is_refused():
+    class Other:
+        name_or_path, added_tokens_encoder = "elsewhere", {"<s>": 1}
+
+    with pytest.raises(ValueError, match=r"elsewhere: the tokenizer has no <\|endoftext\|>"):
+        end_of_text(Other())
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no tokenizer there, expected"):
+        load_tokenizer(tmp_path)
+
+
+def test_without_transformers_the_command_that_installs_it_is_said(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r'pip install "mimo-v2-flash\[text\]"'):
+        load_tokenizer(folder)
+    assert logging.getLogger("transformers").filters == []
+
+
+def test_without_torch_nothing_is_missed_or_said(folder):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens\n"
+        f"print(*tokens(load_tokenizer({str(folder)!r}), 'the end'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert [*map(int, done.stdout.split())] == tokens(small_tokenizer(), "the end")
+    assert done.stderr == ""

@@ -1,0 +1,82 @@
+"""Records and names say the same in the same order, so that one can be zipped with the other."""
+
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.axes import axes_of
+from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.weights import param_specs, params
+from mimo_v2_flash.weights.params import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
+from mimo_v2_flash.weights.shard_weights import cut_model
+from tests.support.tiny import tiny
+
+SPEC = MiMoConfig().layers[1]
+RECORDS = [getattr(params, name) for name in params.__all__ if name[0].isupper()]
+
+
+def projections(declared) -> list[str]:
+    return [re.search(r"(\w+?)(_proj)?\.weight$|(sink)", weight.name)[0] for weight in declared]
+
+
+@pytest.mark.parametrize("record", [DenseWeights, ExpertWeights])
+def test_gated_networks_are_in_the_order_of_their_names(record):
+    fields = [f"{field.split('_')[1]}_proj.weight" for field in record._fields]
+    assert fields == projections(param_specs.expert("layer", SPEC, 0))
+    assert fields == projections(param_specs.dense("layer", SPEC))
+
+
+def test_attention_is_in_the_order_of_its_names():
+    *matrices, sink = AttentionWeights._fields
+    fields = [f"{field.split('_')[1]}_proj.weight" for field in matrices]
+    assert [*fields, sink.split("_")[0]] == projections(
+        param_specs.attention("layer", SPEC.attention, SPEC.hidden)
+    )
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_field_names_its_axes_or_is_a_record(record):
+    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "share"}
+    assert all(field in not_tensors or axes_of(field) for field in record._fields)
+
+
+def test_bytes_are_counted_as_stored():
+    half = np.zeros((3, 5), ml_dtypes.bfloat16)
+    float8 = BlockScaled(np.zeros((130, 5), np.uint8), np.zeros((2, 1), np.float32))
+    assert params.nbytes(half) == 30
+    assert params.nbytes(float8) == 650 + 8
+    experts = ExpertWeights((half, half), (half, half), (float8, float8))
+    router, bias = np.zeros((2, 5), np.float32), np.zeros(2, np.float32)
+    assert params.nbytes(MoEWeights(router, bias, experts)) == 40 + 8 + 4 * 30 + 2 * 658
+
+
+def test_a_record_cannot_be_changed():
+    weights = DenseWeights(1, 2, 3)
+    with pytest.raises(AttributeError):
+        weights.w_up_FD = 4
+
+
+def test_a_fingerprint_is_of_what_every_rank_has():
+    model = tiny()
+    whole, plan = model.weights, Plan(7, 1, 7)
+    share = cut_model(whole, model.config, plan.share(3))
+    assert params.fingerprint(share) == params.fingerprint(whole)
+    layer = whole.layers[1]
+    bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]
+    others = [
+        whole._replace(final_norm_D=whole.final_norm_D * 2),
+        whole._replace(expert_ids=tuple(range(1, 8))),
+        whole._replace(layers=(layer, *whole.layers[1:])),
+        whole._replace(
+            layers=(
+                whole.layers[0],
+                layer._replace(feed_forward=layer.feed_forward._replace(bias_E=bias_E)),
+                *whole.layers[2:],
+            )
+        ),
+    ]
+    assert len({params.fingerprint(weights) for weights in (whole, *others)}) == 5

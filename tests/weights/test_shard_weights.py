@@ -1,0 +1,135 @@
+"""A rank's share is the very numbers of the whole, as views, and all shares together are all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
+from mimo_v2_flash.parallel_config import WHOLE, Plan, Share
+from mimo_v2_flash.weights.params import ModelWeights, MoEWeights, nbytes
+from mimo_v2_flash.weights.random_weights import random_weights
+from mimo_v2_flash.weights.shard_weights import Cut, cut_model, cut_weight, lowered
+from tests.support.drawn import seeds
+from tests.support.quantised import SMALL, matrix
+
+# MiMo's head widths, 4 and 8 KV heads; experts for 1, 2, 4 and 8 ranks; whole blocks on each.
+CONFIG = replace(SMALL, n_routed_experts=8, intermediate_size=1024)
+WEIGHTS = random_weights(CONFIG, seed=0)
+tensor_parallels = st.sampled_from([1, 2, 4, 8])
+
+
+def value(weight) -> np.ndarray:
+    return dequantise(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
+
+
+def shares_of(plan: Plan) -> list[ModelWeights]:
+    shares = {plan.share(rank) for rank in range(plan.world)}
+    return [cut_model(WEIGHTS, CONFIG, share) for share in sorted(shares)]
+
+
+def memory_of(weight):
+    return weight.code if isinstance(weight, BlockScaled) else weight
+
+
+@given(st.integers(1, 500), st.integers(1, 300), st.sampled_from([64, 128]), seeds, st.data())
+@settings(max_examples=60)
+def test_rows_of_an_fp8_weight_are_a_view_of_the_same_numbers(outputs, inputs, height, seed, data):
+    whole = quantise(matrix(np.random.default_rng(seed), outputs, inputs), block_height=height)
+    start = data.draw(st.integers(0, outputs - 1))
+    rows = range(start, data.draw(st.integers(start + 1, outputs)))
+    part = cut_weight(whole, Cut(0, rows))
+    np.testing.assert_array_equal(dequantise(part), dequantise(whole)[rows.start : rows.stop])
+    assert np.shares_memory(part.code, whole.code)
+
+
+def test_blocks_are_as_high_in_every_share():
+    for head in range(64):
+        assert lowered(128, range(192 * head, 192 * (head + 1))) == 64
+        assert lowered(128, range(128 * head, 128 * (head + 1))) == 128
+        assert lowered(64, range(192 * head, 192 * (head + 1))) == 64
+
+
+@given(st.integers(1, 300), st.integers(1, 4), seeds, st.data())
+def test_columns_of_an_fp8_weight_are_the_same_numbers(outputs, blocks, seed, data):
+    whole = quantise(matrix(np.random.default_rng(seed), outputs, blocks * 128))
+    start = 128 * data.draw(st.integers(0, blocks - 1))
+    columns = range(start, data.draw(st.integers(start + 1, blocks * 128)))
+    part = cut_weight(whole, Cut(1, columns))
+    expected = dequantise(whole)[:, columns.start : columns.stop]
+    np.testing.assert_array_equal(dequantise(part), expected)
+    assert part.code.flags.c_contiguous
+
+
+def test_a_column_inside_a_block_is_refused():
+    whole = quantise(np.ones((3, 264), np.float32))
+    with pytest.raises(ValueError, match=r"begins at column 132 of an FP8 weight \(3, 264\)"):
+        cut_weight(whole, Cut(1, range(132, 264)))
+
+
+@settings(max_examples=20)
+@given(tensor_parallels, st.sampled_from([1, 2, 4, 8]))
+def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
+    of_heads_ = shares_of(Plan(1, tensor_parallel))
+    of_experts = shares_of(Plan(expert_parallel, 1, expert_parallel))
+    for index, (layer, spec) in enumerate(zip(WEIGHTS.layers, CONFIG.layers, strict=True)):
+        whole, repeats = layer.attention, max(1, tensor_parallel // spec.attention.kv_heads)
+        parts = [share.layers[index].attention for share in of_heads_]
+        for name, every, axis in (
+            ("w_q_OD", 1, 0),
+            ("w_k_OD", repeats, 0),
+            ("w_v_OD", repeats, 0),
+            ("w_o_DI", 1, 1),
+            ("sink_H", 1, 0),
+        ):
+            found = [value(getattr(part, name)) for part in parts[::every]]
+            expected = value(getattr(whole, name))
+            np.testing.assert_array_equal(np.concatenate(found, axis), expected)
+        if isinstance(layer.feed_forward, MoEWeights):
+            for stack, *shares in zip(
+                layer.feed_forward.experts,
+                *(share.layers[index].feed_forward.experts for share in of_experts),
+                strict=True,
+            ):
+                assert [w for share in shares for w in share] == list(stack)
+            continue
+        networks = [share.layers[index].feed_forward for share in of_heads_]
+        for name, axis in (("w_gate_FD", 0), ("w_up_FD", 0), ("w_down_DF", 1)):
+            found = [value(getattr(network, name)) for network in networks]
+            expected = value(getattr(layer.feed_forward, name))
+            np.testing.assert_array_equal(np.concatenate(found, axis), expected)
+    heads = [value(share.w_logits_VD) for share in of_heads_]
+    np.testing.assert_array_equal(np.concatenate(heads), value(WEIGHTS.w_logits_VD))
+
+
+def test_a_share_is_views_but_for_columns():
+    part = cut_model(WEIGHTS, CONFIG, Share(1, 4, 1, 4))
+    assert np.shares_memory(part.w_logits_VD, WEIGHTS.w_logits_VD)
+    assert part.embedding_VD is WEIGHTS.embedding_VD
+    for layer, whole in zip(part.layers, WEIGHTS.layers, strict=True):
+        for name in ("w_q_OD", "w_k_OD", "w_v_OD"):
+            own, all_of_it = (getattr(side.attention, name) for side in (layer, whole))
+            assert np.shares_memory(memory_of(own), memory_of(all_of_it))
+        assert not np.shares_memory(layer.attention.w_o_DI, whole.attention.w_o_DI)
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(8, 8), Plan(2, 4, 2)])
+def test_a_share_is_as_small_as_its_part(plan):
+    """A rank holds 1/P of the experts, 1/T of the heads, and little else."""
+    share = cut_model(WEIGHTS, CONFIG, plan.share(1))
+    experts, heads = WEIGHTS.layers[1].feed_forward.experts, WEIGHTS.layers[1].attention
+    own = share.layers[1]
+    assert nbytes(own.feed_forward.experts) * plan.expert_share == nbytes(experts)
+    grids = 2 * nbytes(heads.w_q_OD.scale)  # lower blocks have more scales
+    assert nbytes(own.attention) * plan.tensor_parallel <= nbytes(heads) + 8 * grids
+
+
+def test_a_share_is_not_cut_again_and_another_one_is_refused():
+    plan = Plan(4, 2, 2)
+    part = cut_model(WEIGHTS, CONFIG, plan.share(1))
+    assert cut_model(part, CONFIG, plan.share(1)) is part
+    assert cut_model(WEIGHTS, CONFIG, WHOLE) is WEIGHTS
+    with pytest.raises(ValueError, match=r"the weights are Share\(tensor_rank=1, tensor_par"):
+        cut_model(part, CONFIG, plan.share(0))
