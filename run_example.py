@@ -32,8 +32,8 @@ from mimo_v2_flash.cli import (
     self_check,
     trace,
 )
-from mimo_v2_flash.cli.parallel_options import first_alone, shared_by
-from mimo_v2_flash.parallel import RankError, started
+from mimo_v2_flash.cli.parallel_options import only_rank_0_prints, rank_setup
+from mimo_v2_flash.parallel import RankError, init_process_group
 
 MODES = {
     "test": self_check,
@@ -93,12 +93,12 @@ def _add_mode(parser: argparse.ArgumentParser) -> None:
 
 def _run(mode: str, options: dict[str, Any]) -> int:
     """Run a mode on this rank, of one or of those that torchrun started; rank 0 alone prints."""
-    with started(os.environ) as group:
+    with init_process_group(os.environ) as group:
         if mode in ON_RANKS:
-            options["shared"] = shared_by(group, *(options.pop(name) for name in PLAN))
+            options["shared"] = rank_setup(group, *(options.pop(name) for name in PLAN))
         elif group.size > 1:
             raise ValueError(f"--mode {mode} runs on one rank, not on {group.size}")
-        with first_alone(group):
+        with only_rank_0_prints(group):
             return int(MODES[mode].run(**options))
 
 

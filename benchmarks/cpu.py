@@ -27,7 +27,7 @@ from mimo_v2_flash.cli.console import console, progress, table
 from .findings import CONTENDERS, Round, Row, findings, medians
 from .machine import described
 from .made_weights import model_config, write_both
-from .measures import QUICK, WHOLE
+from .measures import QUICK, UNSHARDED
 from .process import ALONE
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def _differences(folder: Path) -> dict[str, float]:
 
 def report(rounds: list[Round], *, quick: bool, results: Path | None) -> None:
     """Print the tables; write them with all that was found, and a plot, unless it was quick."""
-    plan, config = (QUICK if quick else WHOLE), model_config(quick=quick)
+    plan, config = (QUICK if quick else UNSHARDED), model_config(quick=quick)
     rows, plain = findings(rounds, plan, config), medians(rounds, plan)
     show(rows, plain)
     if quick and results is None:

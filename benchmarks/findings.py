@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
 
-from .measures import Plan
+from .measures import ParallelConfig
 from .touched import flops_of_prefill
 
 __all__ = ["CONTENDERS", "Round", "Row", "findings", "medians"]
@@ -66,7 +66,7 @@ class Row(NamedTuple):
         return f"{value:.2f}" if value >= 0.01 else f"{value:.1e}"
 
 
-def findings(rounds: list[Round], plan: Plan, config: MiMoConfig) -> list[Row]:
+def findings(rounds: list[Round], plan: ParallelConfig, config: MiMoConfig) -> list[Row]:
     """Return every figure that has a bar, then those that have none."""
     figures = [_figures(found, plan, config) for found in rounds]
 
@@ -95,7 +95,7 @@ def findings(rounds: list[Round], plan: Plan, config: MiMoConfig) -> list[Row]:
     ]
 
 
-def _figures(found: Round, plan: Plan, config: MiMoConfig) -> dict[str, float]:
+def _figures(found: Round, plan: ParallelConfig, config: MiMoConfig) -> dict[str, float]:
     """Return what one round comes to."""
     ours, machine, sliding = found["ours"], found["machine"], found["sliding"]
     narrow, wide = (found[name] for name in TRANSFORMERS)
@@ -125,7 +125,7 @@ def _share_of_reading(found: dict[str, Any], key: str) -> float:
     return found[f"{key}_bytes"] / found[key] / max(found[f"{key}_read"])
 
 
-def medians(rounds: list[Round], plan: Plan) -> list[tuple[str, list[float]]]:
+def medians(rounds: list[Round], plan: ParallelConfig) -> list[tuple[str, list[float]]]:
     """Return what each of `CONTENDERS` reaches in plain units."""
 
     def each(figure: Callable[[dict[str, Any]], float]) -> list[float]:

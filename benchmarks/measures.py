@@ -10,10 +10,10 @@ from .clock import seconds
 from .contenders import Contender, Ours, contender
 from .machine import bytes_per_second
 
-__all__ = ["QUICK", "WHOLE", "Plan", "measured"]
+__all__ = ["QUICK", "UNSHARDED", "ParallelConfig", "measured"]
 
 
-class Plan(NamedTuple):
+class ParallelConfig(NamedTuple):
     """How much of everything; tokens, but for `rows`."""
 
     first: int = 32  # of the prompt whose answer's first token is waited for
@@ -25,11 +25,11 @@ class Plan(NamedTuple):
     compared: int = 64  # whose logits are compared
 
 
-WHOLE = Plan()
-QUICK = Plan(first=8, prompt=32, new=4, rows=8, long=600, trial=16)
+UNSHARDED = ParallelConfig()
+QUICK = ParallelConfig(first=8, prompt=32, new=4, rows=8, long=600, trial=16)
 
 
-def measured(name: str, folder: Path, plan: Plan, started: float) -> dict[str, Any]:
+def measured(name: str, folder: Path, plan: ParallelConfig, started: float) -> dict[str, Any]:
     """Return the seconds and bytes that contender `name` takes for `plan`.
 
     `started` is the time at which its process was started. Logits are left in `folder`.
@@ -54,7 +54,7 @@ def measured(name: str, folder: Path, plan: Plan, started: float) -> dict[str, A
     return found | {"first_peak_bytes": first_peak, "peak_bytes": _peak_bytes()}
 
 
-def _tokens(plan: Plan) -> dict[str, np.ndarray]:
+def _tokens(plan: ParallelConfig) -> dict[str, np.ndarray]:
     """Return the same random tokens for every contender."""
     shapes = {
         "first": (1, plan.first),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .measures import QUICK, WHOLE, measured
+from .measures import QUICK, UNSHARDED, measured
 
 ALONE = {"machine": "machine.limits", "head": "alone.head", "sliding": "alone.sliding"}
 
@@ -32,7 +32,7 @@ def found(options: argparse.Namespace) -> dict[str, Any]:
         module, _, name = place.partition(".")
         work = getattr(importlib.import_module(f".{module}", __package__), name)
         return work(quick=options.quick)
-    plan = QUICK if options.quick else WHOLE
+    plan = QUICK if options.quick else UNSHARDED
     return measured(options.contender, options.folder, plan, options.started)
 
 

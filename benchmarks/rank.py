@@ -11,8 +11,8 @@ import numpy as np
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
 from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
-from mimo_v2_flash.parallel import CountedGroup, HostGroup, started
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup, init_process_group
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.random_weights import random_weights
 
 __all__ = ["WAYS", "Found", "model_config", "work"]
@@ -52,7 +52,7 @@ def main(*, quick: bool) -> None:
     os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
     config = model_config(quick=quick)
     weights = random_weights(config, seed=0)
-    with started(os.environ) as world:
+    with init_process_group(os.environ) as world:
         computed(world, config, weights)  # compiles what must be compiled
         found = computed(world, config, weights)
     if world.rank == 0:
@@ -61,8 +61,8 @@ def main(*, quick: bool) -> None:
 
 def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
     """Return what prefill and decoding take: all ranks together, and a rank on average."""
-    record, counted = ExchangeRecord(), CountedGroup(world)
-    plan = Plan(data_parallel=world.size)
+    record, counted = ExchangeRecord(), InstrumentedGroup(world)
+    plan = ParallelConfig(data_parallel_size=world.size)
     model = MiMoV2FlashModel(weights, config, group=counted, plan=plan, backend=record)
     cache = model.new_cache(SEQUENCES, PROMPT + DECODED)
     token_BT = np.random.default_rng(0).integers(0, config.vocab_size, (SEQUENCES, PROMPT))
@@ -83,7 +83,7 @@ def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
     for name, phase in (("prefill", prefill), ("decode", decode)):
         before = _seconds_of(counted)
         seconds, processor = timed(world, phase)
-        beside = world.all_sum(np.array([_seconds_of(counted) - before]))[0] / world.size
+        beside = world.all_reduce(np.array([_seconds_of(counted) - before]))[0] / world.size
         way = record.ways[WAYS[name]].total(world)
         found[name] = _figures(way, world.size) | {
             "seconds": seconds,
@@ -95,16 +95,16 @@ def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
 
 def timed(world: HostGroup, phase: Callable[[], None]) -> tuple[float, float]:
     """Return seconds of a phase, and those of processors, of all ranks together."""
-    world.all_sum(np.zeros(1))
+    world.all_reduce(np.zeros(1))
     start, used = time.perf_counter(), time.process_time()
     phase()
     used = time.process_time() - used
-    processor = world.all_sum(np.array([used]))[0]
+    processor = world.all_reduce(np.array([used]))[0]
     return time.perf_counter() - start, float(processor)
 
 
-def _seconds_of(counted: CountedGroup) -> float:
-    return sum(tally.seconds for tally in counted.tallies.values())
+def _seconds_of(counted: InstrumentedGroup) -> float:
+    return sum(tally.seconds for tally in counted.stats.values())
 
 
 def _figures(way: Carried, ranks: int) -> dict[str, float]:

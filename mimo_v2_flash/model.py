@@ -14,9 +14,9 @@ from .generation.token_selector import choice
 from .kv_cache import HybridCache
 from .layers.execution_mode import FORMS
 from .layers.network import Network
-from .layers.parallel_context import Ranks
+from .layers.parallel_context import ParallelContext
 from .parallel import ALONE, HostGroup
-from .parallel_config import Plan
+from .parallel_config import ParallelConfig
 from .weights.params import ModelWeights, fingerprint
 from .weights.shard_weights import cut_model
 from .weights.subset import check_model, keep_experts
@@ -65,20 +65,24 @@ class MiMoV2FlashModel:
         max_step: int = 512,
         backend: Backend | None = None,
         group: HostGroup | None = None,
-        plan: Plan | None = None,
+        plan: ParallelConfig | None = None,
         exchange: str | None = None,
         dtype: Any = np.float32,
     ) -> None:
         check_model(weights, config)
-        backend, plan = backend or NumpyBackend(), plan or Plan.of_devices(config)
-        ranks = Ranks(plan, group or ALONE, exchange, FORMS[backend.form])
+        backend, plan = backend or NumpyBackend(), plan or ParallelConfig.from_num_devices(config)
+        context = ParallelContext(plan, group or ALONE, exchange, FORMS[backend.form])
         weights, config = keep_experts(weights, config, expert_subset)
-        ranks.plan.check(config)
+        context.config.check(config)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
-        ranks.agree(config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype)
-        self.weights = backend.place(ranks.form.weights(cut_model(weights, config, ranks.share)))
-        self.config, self.max_step, self._ranks = config, max_step, ranks
-        self._network = Network(config, backend, ranks, dtype)
+        context.check_consistent(
+            config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
+        )
+        self.weights = backend.place(
+            context.mode.weights(cut_model(weights, config, context.shard_spec))
+        )
+        self.config, self.max_step, self._context = config, max_step, context
+        self._network = Network(config, backend, context, dtype)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
@@ -142,11 +146,13 @@ class MiMoV2FlashModel:
     def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
-        index_Bn, padded = inputs.as_indices(at, token_BT.shape), self._ranks.padded
+        index_Bn, padded = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
         token_BT, position_BT = padded(token_BT, 0), padded(position_BT, -1)
         cache.check_layers(self._network.layers)
         cache.admit(position_BT)
-        self._ranks.agree(token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn)
+        self._context.check_consistent(
+            token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn
+        )
         return padded(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
 
     def generate(

@@ -1,8 +1,8 @@
 """Who owns what when ranks share a model: experts, heads, rows of the batch.
 
-World = data_parallel x tensor_parallel ranks; rank = data x tensor_parallel + tensor, so that the
-ranks that share heads are neighbours. Experts lie evenly on runs of `expert_parallel` neighbours,
-each run with a full set. Neither split asks anything of the other.
+World = data_parallel_size x tensor_parallel_size ranks; rank = data_parallel_rank x
+tensor_parallel_size + tensor_parallel_rank, so that the ranks that share heads are neighbours.
+Experts lie evenly on runs of `expert_parallel_size` neighbours, each run with a full set. Neither split asks anything of the other.
 
 Source: Megatron-LM, arXiv:1909.08053, section 3 (heads and the dense network); GShard,
 arXiv:2006.16668, section 3.2 (experts). MiMo on 32 ranks: 8 experts each.
@@ -14,138 +14,136 @@ from typing import NamedTuple
 
 from .config import LayerSpec, MiMoConfig
 
-__all__ = ["WHOLE", "Plan", "Share", "shares_of"]
+__all__ = ["UNSHARDED", "ParallelConfig", "ShardSpec", "all_shard_specs"]
 
 
-class Share(NamedTuple):
+class ShardSpec(NamedTuple):
     """What weights a rank has: its heads, its experts, and all that is not split.
 
     The dense network and the vocabulary of the head are split as heads are.
     """
 
-    tensor_rank: int
-    tensor_parallel: int
-    expert_rank: int
-    expert_parallel: int
+    tensor_parallel_rank: int
+    tensor_parallel_size: int
+    expert_parallel_rank: int
+    expert_parallel_size: int
 
-    def part(self, count: int) -> range:
+    def tensor_range(self, count: int) -> range:
         """Return which of `count` heads, channels or words are here."""
-        return _part(count, self.tensor_rank, self.tensor_parallel)
+        return _part(count, self.tensor_parallel_rank, self.tensor_parallel_size)
 
-    def keys(self, count: int) -> range:
+    def kv_head_range(self, count: int) -> range:
         """Return which of `count` KV heads are here; where ranks are more, some have the same."""
-        first = count * self.tensor_rank // self.tensor_parallel
-        return range(first, first + max(1, count // self.tensor_parallel))
+        first = count * self.tensor_parallel_rank // self.tensor_parallel_size
+        return range(first, first + max(1, count // self.tensor_parallel_size))
 
-    def experts(self, count: int) -> range:
+    def expert_range(self, count: int) -> range:
         """Return which of `count` experts are here."""
-        return _part(count, self.expert_rank, self.expert_parallel)
+        return _part(count, self.expert_parallel_rank, self.expert_parallel_size)
 
-    def layer(self, spec: LayerSpec) -> LayerSpec:
+    def local_layer(self, spec: LayerSpec) -> LayerSpec:
         """Return `spec` with the heads, and the dense channels, that are here."""
         attention = replace(
             spec.attention,
-            heads=len(self.part(spec.attention.heads)),
-            kv_heads=len(self.keys(spec.attention.kv_heads)),
+            heads=len(self.tensor_range(spec.attention.heads)),
+            kv_heads=len(self.kv_head_range(spec.attention.kv_heads)),
         )
-        width = spec.feed_forward if spec.experts else len(self.part(spec.feed_forward))
+        width = spec.feed_forward if spec.experts else len(self.tensor_range(spec.feed_forward))
         return replace(spec, attention=attention, feed_forward=width)
 
 
-WHOLE = Share(0, 1, 0, 1)
+UNSHARDED = ShardSpec(0, 1, 0, 1)
 
 
-def shares_of(expert_parallel: int, tensor_parallel: int) -> list[Share]:
+def all_shard_specs(expert_parallel_size: int, tensor_parallel_size: int) -> list[ShardSpec]:
     """Return the different shares of such a split: rank r has the one at r mod their number."""
-    P, T = expert_parallel, tensor_parallel
-    return [Share(rank % T, T, rank % P, P) for rank in range(lcm(P, T))]
+    P, T = expert_parallel_size, tensor_parallel_size
+    return [ShardSpec(rank % T, T, rank % P, P) for rank in range(lcm(P, T))]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParallelConfig:
     """How a model is split over ranks.
 
     Parameters
     ----------
-    expert_parallel : int, optional
+    expert_parallel_size : int, optional
         Ranks that share a set of experts; all of the world if not given.
-    tensor_parallel : int
+    tensor_parallel_size : int
         Ranks that share the heads, the dense network and the vocabulary of the head. Where they
         are more than KV heads, neighbours have the same KV head.
-    data_parallel : int
+    data_parallel_size : int
         Shares of the batch, each of some rows.
 
     Raises
     ------
     ValueError
-        A number is not at least 1, or the world is no multiple of `expert_parallel`.
+        A number is not at least 1, or the world is no multiple of `expert_parallel_size`.
     """
 
-    expert_parallel: int | None = None
-    tensor_parallel: int = 1
-    data_parallel: int = 1
+    expert_parallel_size: int = None  # type: ignore[assignment]  # resolved at once, below
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse an impossible plan."""
-        for name in ("tensor_parallel", "expert_parallel", "data_parallel"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: allowed is an integer above 0")
-        if self.world % self.expert_share:
+        """Resolve the default, and refuse a split that cannot be."""
+        if self.expert_parallel_size is None and self.world_size > 0:
+            object.__setattr__(self, "expert_parallel_size", self.world_size)
+        for name in ("tensor_parallel_size", "data_parallel_size", "expert_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: allowed is an integer above 0")
+        if self.world_size % self.expert_parallel_size:
             raise ValueError(
-                f"expert_parallel = {self.expert_parallel}: allowed is a divisor of the "
-                f"{self.world} ranks (data_parallel {self.data_parallel} x tensor_parallel "
-                f"{self.tensor_parallel})"
+                f"expert_parallel_size = {self.expert_parallel_size}: allowed is a divisor of the "
+                f"{self.world_size} ranks (data_parallel_size {self.data_parallel_size} x "
+                f"tensor_parallel_size {self.tensor_parallel_size})"
             )
 
     @classmethod
-    def of_devices(cls, config: MiMoConfig) -> "Plan":
+    def from_num_devices(cls, config: MiMoConfig) -> "ParallelConfig":
         """Return the plan that `num_devices` of a config stands for: experts and rows split."""
-        return cls(data_parallel=config.num_devices)
+        return cls(data_parallel_size=config.num_devices)
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """How many ranks there are."""
-        return self.data_parallel * self.tensor_parallel
-
-    @property
-    def expert_share(self) -> int:
-        """Ranks that share a set of experts."""
-        return self.expert_parallel or self.world
+        return self.data_parallel_size * self.tensor_parallel_size
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming field and values, if `config` cannot be split so."""
-        T, P = self.tensor_parallel, self.expert_share
+        T, P = self.tensor_parallel_size, self.expert_parallel_size
         for spec in sorted(set(config.layers), key=repr):
             H, K = spec.attention.heads, spec.attention.kv_heads
             if H % T or (K % T and T % K):
                 raise ValueError(
-                    f"tensor_parallel = {T}: allowed is a divisor of {H} query heads that "
+                    f"tensor_parallel_size = {T}: allowed is a divisor of {H} query heads that "
                     f"divides {K} KV heads or is a multiple of them"
                 )
             if spec.experts and spec.experts % P:
-                raise ValueError(f"expert_parallel = {P}: {spec.experts} experts are no multiple")
+                raise ValueError(
+                    f"expert_parallel_size = {P}: {spec.experts} experts are no multiple"
+                )
             if not spec.experts and spec.feed_forward % T:
                 raise ValueError(
-                    f"tensor_parallel = {T}: the dense width of {spec.feed_forward} is no multiple"
+                    f"tensor_parallel_size = {T}: the dense width of {spec.feed_forward} is no multiple"
                 )
 
-    def share(self, rank: int) -> Share:
+    def shard_spec(self, rank: int) -> ShardSpec:
         """Return what weights `rank` has."""
-        T, P = self.tensor_parallel, self.expert_share
-        return Share(rank % T, T, rank % P, P)
+        T, P = self.tensor_parallel_size, self.expert_parallel_size
+        return ShardSpec(rank % T, T, rank % P, P)
 
-    def tensor_group(self, rank: int) -> range:
+    def tensor_group_ranks(self, rank: int) -> range:
         """Return the ranks that share heads with `rank`, and have the same rows."""
-        return _neighbours(rank, self.tensor_parallel)
+        return _neighbours(rank, self.tensor_parallel_size)
 
-    def expert_group(self, rank: int) -> range:
+    def expert_group_ranks(self, rank: int) -> range:
         """Return the ranks that share a set of experts with `rank`."""
-        return _neighbours(rank, self.expert_share)
+        return _neighbours(rank, self.expert_parallel_size)
 
-    def rows(self, rank: int, batch_size: int) -> range:
+    def batch_range(self, rank: int, batch_size: int) -> range:
         """Return the rows of the batch that `rank` has; fewer rows than shares leave some none."""
-        return _part(batch_size, rank // self.tensor_parallel, self.data_parallel)
+        return _part(batch_size, rank // self.tensor_parallel_size, self.data_parallel_size)
 
 
 def _part(count: int, index: int, parts: int) -> range:

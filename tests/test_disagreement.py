@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.rows import ragged
 from tests.support.tiny import Recipe, random_tokens, running, tiny
 
 MODEL = tiny(Recipe(experts=8, dense_width=32))
-WHOLE = MODEL.weights
-OTHER = MODEL._replace(weights=WHOLE._replace(final_norm_D=WHOLE.final_norm_D * 2))
+UNSHARDED = MODEL.weights
+OTHER = MODEL._replace(weights=UNSHARDED._replace(final_norm_D=UNSHARDED.final_norm_D * 2))
 TOKEN_BT, POSITION_BT = ragged([random_tokens(MODEL, 5), random_tokens(MODEL, 3)], [0, 0])
 
 
 def on_ranks(program) -> None:
     """Call `program(rank, options)` on four ranks."""
     group = ThreadGroup(4)
-    options = {"group": group, "plan": Plan(4, 2, 2)}
+    options = {"group": group, "plan": ParallelConfig(4, 2, 2)}
     group.run(lambda rank: program(rank, options))
 
 
@@ -33,8 +33,11 @@ def on_ranks(program) -> None:
         ),
         ({"max_step": 7}, "max_step: 512 on ranks 0 to 2; 7 on rank 3"),
         ({"exchange": "all_gather"}, "exchange: None on ranks 0 to 2; 'all_gather' on rank 3"),
-        ({"expert_subset": range(1, 8)}, "expert_parallel = 4: 7 experts are no multiple"),
-        ({"plan": Plan(2, 2, 2)}, "plan: .*expert_parallel=4.* on ranks 0 to 2; .*=2.* on rank 3"),
+        ({"expert_subset": range(1, 8)}, "expert_parallel_size = 4: 7 experts are no multiple"),
+        (
+            {"plan": ParallelConfig(2, 2, 2)},
+            "plan: .*expert_parallel_size=4.* on ranks 0 to 2; .*=2.* on rank 3",
+        ),
     ],
     ids=lambda odd: next(iter(odd)) if isinstance(odd, dict) else "",
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, decided_tokens
@@ -67,10 +67,12 @@ def test_any_split_over_many_ranks_is_one_rank(world, data, recipe, exchange, se
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-@pytest.mark.parametrize("plan", [Plan(8, 1, 8), Plan(4, 2, 2), Plan(8, 8)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(8, 1, 8), ParallelConfig(4, 2, 2), ParallelConfig(8, 8)], ids=str
+)
 def test_all_tokens_may_choose_the_experts_of_one_rank(plan, exchange):
     model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
-    share = model.config.n_routed_experts // plan.expert_share
+    share = model.config.n_routed_experts // plan.expert_parallel_size
     model = favouring(model, slice(share, 2 * share))  # the experts of the second rank
     token_BT = random_tokens(model, 5, 20)
     assert_same_logits(model, plan, token_BT, exchange=exchange)
@@ -78,7 +80,14 @@ def test_all_tokens_may_choose_the_experts_of_one_rank(plan, exchange):
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize(
-    "plan", [Plan(64, 1, 64), Plan(64, 64), Plan(16, 8, 8), Plan(2, 4, 16)], ids=str
+    "plan",
+    [
+        ParallelConfig(64, 1, 64),
+        ParallelConfig(64, 64),
+        ParallelConfig(16, 8, 8),
+        ParallelConfig(2, 4, 16),
+    ],
+    ids=str,
 )
 @pytest.mark.distributed
 def test_one_token_in_all_on_64_ranks(plan, exchange):
@@ -88,7 +97,7 @@ def test_one_token_in_all_on_64_ranks(plan, exchange):
 
 
 def test_drawn_tokens_are_those_of_one_rank():
-    plan = Plan(4, 2, 2)
+    plan = ParallelConfig(4, 2, 2)
     model = tiny(admitting(Recipe(), plan))
     prompts = [random_tokens(model, length, seed=length) for length in (9, 1, 5)]
     options = {"temperature": 1.2, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}

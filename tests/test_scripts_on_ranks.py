@@ -79,7 +79,10 @@ def test_shards_write_the_same_text_and_another_plan_is_refused(alone, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((*GENERATE, "--expert-parallel", 3), "rank 0: expert_parallel = 3: allowed is a divisor"),
+        (
+            (*GENERATE, "--expert-parallel", 3),
+            "rank 0: expert_parallel_size = 3: allowed is a divisor",
+        ),
         ((*GENERATE, "--expert-parallel", 1, "--data-parallel", 1), "1 ranks are asked for and 2"),
         (("--mode", "test"), "rank 0: --mode test runs on one rank, not on 2"),
     ],

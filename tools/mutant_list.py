@@ -374,7 +374,7 @@ MUTANTS = (
     _kernel(
         "messages without a slot are not counted",
         "moe_block",
-        "standing_1 + group.all_sum(parcel.overflow_1)",
+        "standing_1 + group.all_reduce(parcel.overflow_1)",
         "standing_1",
     ),
     _kernel(

@@ -17,7 +17,7 @@ from mimo_v2_flash.weights.encoding import STORED
 from .cost_report import report
 from .deployment import Deployment
 from .ledger import ledger
-from .parallel_options import add_plan_arguments, asked_plan
+from .parallel_options import add_parallel_arguments, parse_parallel_config
 
 __all__ = ["add_arguments", "add_deployment_arguments", "asked_deployment", "run"]
 
@@ -39,7 +39,7 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, help="a config.json, or its folder (MiMo-V2-Flash itself)"
     )
-    add_plan_arguments(parser)
+    add_parallel_arguments(parser)
     parser.add_argument("--batch-size", type=int, help="sequences in all (one for each share)")
     parser.add_argument("--context", type=int, default=4096, help="tokens of a sequence (4096)")
     parser.add_argument(
@@ -68,8 +68,8 @@ def asked_deployment(
 ) -> Deployment:
     """Return the deployment that options ask for; ValueError names what is impossible."""
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
-    plan = asked_plan(expert_parallel, tensor_parallel, data_parallel)
-    rows = plan.data_parallel if batch_size is None else batch_size
+    plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
+    rows = plan.data_parallel_size if batch_size is None else batch_size
     floats = FLOATS[cache_dtype], FLOATS[stream_dtype]
     return Deployment(config, plan, rows, context, chunk, dtype, *floats)
 

@@ -11,6 +11,7 @@ from mimo_v2_flash.costs import trainium2
 from .console import amount, console, table
 from .deployment import Deployment
 from .ledger import Entry, Ledger, StepTime
+from .parallel_options import parallel_sizes
 from .roofline import draw
 
 __all__ = ["described", "prompt_seconds", "report"]
@@ -55,9 +56,9 @@ def described(deployment: Deployment) -> str:
     """Return a deployment in one line."""
     plan = deployment.plan
     return (
-        f"{plan.world} ranks: experts on {plan.expert_share}, heads on {plan.tensor_parallel}, "
+        f"{plan.world_size} ranks: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
         f"{deployment.batch_size} sequences of {deployment.context} tokens in "
-        f"{plan.data_parallel} shares; weights {deployment.weights}"
+        f"{plan.data_parallel_size} shares; weights {deployment.weights}"
     )
 
 
@@ -125,7 +126,7 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
     return {
         "note": "times in seconds are projected for Trainium2, not measured",
         "constants": {name.lower(): getattr(trainium2, name) for name in trainium2.__all__},
-        "plan": vars(deployment.plan) | {"devices": deployment.plan.world},
+        "plan": parallel_sizes(deployment.plan),
         "batch_size": deployment.batch_size,
         "context": deployment.context,
         "chunk": deployment.chunk,

@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 __all__ = ["Deployment"]
 
@@ -32,7 +32,7 @@ class Deployment:
     """
 
     config: MiMoConfig
-    plan: Plan
+    plan: ParallelConfig
     batch_size: int = 1
     context: int = 4096
     chunk: int = 128

@@ -16,7 +16,7 @@ from mimo_v2_flash.text.tokenizer import end_of_text, tokens
 from .console import console, progress, table
 from .dispatch_report import exchange_report
 from .example_model import add_model_argument, opened
-from .parallel_options import ALONE, Shared, add_plan_arguments
+from .parallel_options import ALONE, RankSetup, add_parallel_arguments
 from .runtime_options import Place, add_place_arguments
 
 __all__ = ["add_arguments", "run"]
@@ -25,7 +25,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
-    add_plan_arguments(parser)
+    add_parallel_arguments(parser)
     add_place_arguments(parser)
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="in UTF-8")
     parser.add_argument(
@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(model: Path, text: Path, length: int | None, shared: Shared = ALONE, **options: Any) -> int:
+def run(
+    model: Path, text: Path, length: int | None, shared: RankSetup = ALONE, **options: Any
+) -> int:
     """Measure, print the report, and return the exit status."""
     place = Place.taken_from(options)
     written, size = _read(text)
-    config, weights, tokenizer = opened(model, shared.share)
+    config, weights, tokenizer = opened(model, shared.shard_spec)
     record = ExchangeRecord()
     runner = place.model(weights, config, shared, host=record)
     length = place.longest(config) if length is None else length

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.params import ModelWeights
@@ -37,7 +37,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def opened(folder: Path, share: Share | None = None) -> Opened:
+def opened(folder: Path, share: ShardSpec | None = None) -> Opened:
     """Return the checkpoint in `folder`, mapped; FileNotFoundError names what is not there.
 
     Where the folder holds shards, that of `share`.

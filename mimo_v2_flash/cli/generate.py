@@ -19,7 +19,7 @@ from .console import amount, console, table
 from .dispatch_report import exchange_report
 from .example_model import add_model_argument, opened
 from .generation_stats import Notes
-from .parallel_options import ALONE, Shared, add_plan_arguments
+from .parallel_options import ALONE, RankSetup, add_parallel_arguments
 from .runtime_options import Place, add_place_arguments
 
 __all__ = ["add_arguments", "run"]
@@ -28,7 +28,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
-    add_plan_arguments(parser)
+    add_parallel_arguments(parser)
     add_place_arguments(parser)
     parser.add_argument("--prompt", required=True, help="the text to continue; may be empty")
     parser.add_argument("--chat", action="store_true", help="answer the prompt as a message")
@@ -54,12 +54,12 @@ def run(
     max_new_tokens: int,
     seed: int,
     stream: bool,
-    shared: Shared = ALONE,
+    shared: RankSetup = ALONE,
     **options: Any,
 ) -> int:
     """Write the text and the report, and return the exit status."""
     place = Place.taken_from(options)
-    config, weights, tokenizer = opened(model, shared.share)
+    config, weights, tokenizer = opened(model, shared.shard_spec)
     asked = {name: options[name] for name in SAMPLING if options[name] is not None}
     asked = generation_defaults(model) | asked | {"seed": seed, "cache_dtype": place.cache}
     notes = Notes(config, shared)

@@ -12,7 +12,7 @@ from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
 from mimo_v2_flash.layers.hooks import Call, WatchedLayers
 
-from .parallel_options import Shared
+from .parallel_options import RankSetup
 
 __all__ = ["Notes"]
 
@@ -37,12 +37,12 @@ class Notes(NumpyBackend):
         Whether a model runs here, so that its experts are seen.
     """
 
-    def __init__(self, config: MiMoConfig, shared: Shared) -> None:
+    def __init__(self, config: MiMoConfig, shared: RankSetup) -> None:
         self.shared = shared
         self.times: list[float] = []
         self.watching = False
         self.exchanges = ExchangeRecord()
-        self._first = shared.share.experts(config.n_routed_experts).start
+        self._first = shared.shard_spec.expert_range(config.n_routed_experts).start
         self._counts = [spec.experts for spec in config.layers]
         self._touched_LE = np.zeros((len(self._counts), config.n_routed_experts), np.int64)
         self._watched = WatchedLayers(len(self._counts), self._listen)
@@ -62,12 +62,12 @@ class Notes(NumpyBackend):
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers answered a token on any rank, and of how many."""
-        touched_LE = self.shared.group.all_sum(self._touched_LE)
+        touched_LE = self.shared.group.all_reduce(self._touched_LE)
         return int(np.count_nonzero(touched_LE)), sum(self._counts)
 
     def total(self, count: int) -> int:
         """Return the sum of what the ranks count, each by itself."""
-        return int(self.shared.group.all_sum(np.array([count]))[0])
+        return int(self.shared.group.all_reduce(np.array([count]))[0])
 
     def _listen(self, call: Call) -> None:
         if call.part == "answer":

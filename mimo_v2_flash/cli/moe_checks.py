@@ -52,14 +52,16 @@ def _moe_dispatch(random: Random) -> Pairs:
 
 def _moe_block(random: Random, exchange: Exchange) -> Pairs:
     """Check four ranks with tokens of their own beside every token through its experts."""
-    ranks, share = 4, E // 4
+    ranks, experts_per_rank = 4, E // 4
     x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
     w_router_ED, bias_E = normal(random, E, D), normal(random, E)
     experts = _experts(random)
     group = ThreadGroup(ranks)
 
     def one_rank(rank: int) -> Any:
-        own = [weight[rank * share : (rank + 1) * share] for weight in experts]
+        own = [
+            weight[rank * experts_per_rank : (rank + 1) * experts_per_rank] for weight in experts
+        ]
         y_ND, _ = moe_block(
             x_PND[rank],
             position_N,

@@ -8,27 +8,35 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimo_v2_flash.parallel import HostGroup, SoloGroup
-from mimo_v2_flash.parallel_config import Plan, Share
+from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
-__all__ = ["ALONE", "Shared", "add_plan_arguments", "asked_plan", "first_alone", "shared_by"]
+__all__ = [
+    "ALONE",
+    "RankSetup",
+    "add_parallel_arguments",
+    "only_rank_0_prints",
+    "parallel_sizes",
+    "parse_parallel_config",
+    "rank_setup",
+]
 
 
-class Shared(NamedTuple):
+class RankSetup(NamedTuple):
     """The ranks that share a model, and what they split."""
 
     group: HostGroup
-    plan: Plan
+    plan: ParallelConfig
 
     @property
-    def share(self) -> Share:
+    def shard_spec(self) -> ShardSpec:
         """What weights this rank has."""
-        return self.plan.share(self.group.rank)
+        return self.plan.shard_spec(self.group.rank)
 
 
-ALONE = Shared(SoloGroup(), Plan())
+ALONE = RankSetup(SoloGroup(), ParallelConfig())
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a plan."""
     of = parser.add_argument_group("ranks", "data parallel x tensor parallel, a process on each")
     of.add_argument(
@@ -42,9 +50,9 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def asked_plan(
+def parse_parallel_config(
     expert_parallel: int | None, tensor_parallel: int, data_parallel: int | None
-) -> Plan:
+) -> ParallelConfig:
     """Return the plan that options ask for; ValueError names what is impossible.
 
     Where nothing is said of the batch, there are as few ranks as share the experts.
@@ -52,29 +60,42 @@ def asked_plan(
     if data_parallel is None:
         fewest = (expert_parallel or 1) // max(tensor_parallel, 1)
         data_parallel = max(fewest, 1)
-    return Plan(expert_parallel, tensor_parallel, data_parallel)
+    experts = {} if expert_parallel is None else {"expert_parallel_size": expert_parallel}
+    return ParallelConfig(
+        tensor_parallel_size=tensor_parallel, data_parallel_size=data_parallel, **experts
+    )
 
 
-def shared_by(
+def parallel_sizes(plan: ParallelConfig) -> dict[str, int]:
+    """Return the sizes of a split, by the keys of `--json`."""
+    return {
+        "expert_parallel": plan.expert_parallel_size,
+        "tensor_parallel": plan.tensor_parallel_size,
+        "data_parallel": plan.data_parallel_size,
+        "devices": plan.world_size,
+    }
+
+
+def rank_setup(
     group: HostGroup, expert_parallel: int | None, tensor_parallel: int, data_parallel: int | None
-) -> Shared:
+) -> RankSetup:
     """Return what the ranks that are running share; ValueError if others were asked for.
 
     Where nothing is said of the batch, all ranks that do not share heads share it.
     """
     if data_parallel is None and group.size > 1:
         data_parallel = max(group.size // max(tensor_parallel, 1), 1)
-    plan = asked_plan(expert_parallel, tensor_parallel, data_parallel)
-    if plan.world != group.size:
+    plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
+    if plan.world_size != group.size:
         raise ValueError(
-            f"{plan.world} ranks are asked for and {group.size} running: "
-            f"torchrun --nproc-per-node {plan.world} starts them"
+            f"{plan.world_size} ranks are asked for and {group.size} running: "
+            f"torchrun --nproc-per-node {plan.world_size} starts them"
         )
-    return Shared(group, plan)
+    return RankSetup(group, plan)
 
 
 @contextmanager
-def first_alone(group: HostGroup) -> Iterator[None]:
+def only_rank_0_prints(group: HostGroup) -> Iterator[None]:
     """Let rank 0 write, and nobody else."""
     if group.rank == 0:
         yield

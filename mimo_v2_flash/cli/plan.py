@@ -15,7 +15,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load
 from mimo_v2_flash.weights.encoding import STORED
 
-from .parallel_options import add_plan_arguments, asked_plan
+from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
 
 __all__ = ["add_arguments", "memory_size", "run"]
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, help="a config.json, or its folder (MiMo-V2-Flash itself)"
     )
-    add_plan_arguments(parser)
+    add_parallel_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=1, help="sequences in all (1)")
     parser.add_argument("--context", type=int, default=4096, help="tokens of a sequence (4096)")
     parser.add_argument("--step", type=int, help=f"tokens of a sequence in a step ({STEP})")
@@ -63,7 +63,7 @@ def run(
 ) -> int:
     """Count, print the tables and the verdict, and return the exit status."""
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
-    plan = asked_plan(expert_parallel, tensor_parallel, data_parallel)
+    plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     step = min(STEP, context) if step is None else step
     floats = FLOATS[cache_dtype], FLOATS[stream_dtype]
     load = Load(batch_size, context, step, dtype, *floats)

@@ -8,10 +8,11 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Device, Load, Traffic, devices, traffic
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.hub_tensors import predictor_tensors
 
 from .console import amount, console, table
+from .parallel_options import parallel_sizes
 
 __all__ = ["report", "verdict"]
 
@@ -19,7 +20,7 @@ CHIP = 96 * 10**9  # bytes of a chip of Trainium2: of four logical cores
 
 
 def report(
-    config: MiMoConfig, plan: Plan, load: Load, *, memory: int, file: Path | None = None
+    config: MiMoConfig, plan: ParallelConfig, load: Load, *, memory: int, file: Path | None = None
 ) -> int:
     """Print what `plan` takes of devices with `memory` bytes, and return the exit status.
 
@@ -31,12 +32,12 @@ def report(
     fullest = max(held, key=lambda device: device.total)
     out = console()
     out.print(
-        f"{plan.world} devices: experts on {plan.expert_share}, heads on {plan.tensor_parallel}, "
-        f"{load.batch_size} sequences of {load.context} tokens in {plan.data_parallel} shares, "
+        f"{plan.world_size} devices: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
+        f"{load.batch_size} sequences of {load.context} tokens in {plan.data_parallel_size} shares, "
         f"{load.step} tokens of each in a step"
     )
     out.print(_memory(held, fullest, load))
-    if plan.world > 1:
+    if plan.world_size > 1:
         out.print(_exchanges(sent, sum(config.moe_layer_freq)))
     predictors = sum(place.end for place in predictor_tensors(config).values())
     out.print(f"Multi-token predictors are not loaded: {amount(predictors)} of the checkpoint.")
@@ -95,11 +96,11 @@ def _exchanges(sent: dict[str, Traffic], layers: int) -> Any:
 
 
 def _numbers(
-    plan: Plan, load: Load, held: list[Device], sent: dict[str, Traffic]
+    plan: ParallelConfig, load: Load, held: list[Device], sent: dict[str, Traffic]
 ) -> dict[str, Any]:
     dtypes = {name: np.dtype(getattr(load, name)).name for name in ("cache", "stream")}
     return {
-        "plan": vars(plan) | {"devices": plan.world},
+        "plan": parallel_sizes(plan),
         "load": vars(load) | dtypes,
         "devices": [device._asdict() | {"total": device.total} for device in held],
         "sent_per_token_and_layer": {name: found._asdict() for name, found in sent.items()},

@@ -21,7 +21,7 @@ from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import exchange_report
-from .parallel_options import ALONE, Shared, add_plan_arguments
+from .parallel_options import ALONE, RankSetup, add_parallel_arguments
 from .truncate import first_layers
 
 __all__ = ["add_arguments", "run"]
@@ -41,7 +41,7 @@ class Trial(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    add_plan_arguments(parser)
+    add_parallel_arguments(parser)
     parser.add_argument("--num-experts", type=int, default=8, help="experts of a layer (8)")
     parser.add_argument("--num-layers", type=int, default=2, help="of 48, from the first on (2)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and prompt (0)")
@@ -55,7 +55,7 @@ def run(
     seed: int,
     prompt_tokens: int,
     new_tokens: int,
-    shared: Shared = ALONE,
+    shared: RankSetup = ALONE,
 ) -> int:
     """Make the model, run it, print the report, and return the exit status."""
     if prompt_tokens < 1 or new_tokens < 1:
@@ -65,7 +65,7 @@ def run(
     config = _config(num_experts, num_layers)
     parameters = sum(int(np.prod(weight.shape)) for weight in every_weight(config))
     with progress("random weights", total=parameters, unit="numbers") as made:
-        weights = random_weights(config, seed=seed, made=made, share=shared.share)
+        weights = random_weights(config, seed=seed, made=made, shard_spec=shared.shard_spec)
     record = ExchangeRecord()
     model = MiMoV2FlashModel(weights, config, backend=record, **shared._asdict())
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()

@@ -14,10 +14,10 @@ from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.pytree import arrays
 from mimo_v2_flash.execution.registry import BACKENDS, backend_named
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .parallel_options import Shared
+from .parallel_options import RankSetup
 from .plan_report import verdict
 
 __all__ = [
@@ -85,7 +85,7 @@ class Place(NamedTuple):
         return most if self.backend == "numpy" else self.context or min(CONTEXT, most)
 
     def model(
-        self, weights: ModelWeights, config: MiMoConfig, shared: Shared, *, host: Backend
+        self, weights: ModelWeights, config: MiMoConfig, shared: RankSetup, *, host: Backend
     ) -> MiMoV2FlashModel:
         """Return the model, on the backend `host` if the place is this one.
 
@@ -110,7 +110,7 @@ class Place(NamedTuple):
         model.context = context
         return model
 
-    def _opened(self, shared: Shared) -> Backend:
+    def _opened(self, shared: RankSetup) -> Backend:
         if self.backend == "neuron":
             known = {"folder": self.programs, "lnc": self.lnc, "skip_compile": self.skip_compile}
             return backend_named("neuron", group=shared.group, **known)
@@ -149,7 +149,7 @@ def add_compiler_arguments(of: Any) -> None:
     )
 
 
-def check_memory(config: MiMoConfig, plan: Plan, load: Load, lnc: int) -> None:
+def check_memory(config: MiMoConfig, plan: ParallelConfig, load: Load, lnc: int) -> None:
     """Raise ValueError, with what is too much, unless every rank fits into a logical core."""
     fullest = max(devices(config, plan, load), key=lambda device: device.total)
     if fullest.total > MEMORY[lnc]:

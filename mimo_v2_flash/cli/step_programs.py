@@ -17,8 +17,8 @@ from mimo_v2_flash.execution.pytree import arrays
 from mimo_v2_flash.kv_cache import LONGEST_DRAFT, HybridCache
 from mimo_v2_flash.layers.execution_mode import FORMS
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.parallel.fake_group import AlikeGroup
-from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.parallel.fake_group import FakeGroup
+from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.weights.device_layout import traceable
 from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import ModelWeights
@@ -94,20 +94,20 @@ def step_programs(deployment: Deployment) -> StepPrograms:
 def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
     config, plan = deployment.config, deployment.plan
     return MiMoV2FlashModel(
-        _weights(config, deployment.weights, plan.share(0)),
+        _weights(config, deployment.weights, plan.shard_spec(0)),
         config,
         max_step=deployment.chunk,
         backend=rehearsal,
-        group=AlikeGroup(plan.world),
+        group=FakeGroup(plan.world_size),
         plan=plan,
         dtype=deployment.stream,
     )
 
 
-def _weights(config: MiMoConfig, dtype: str, share: Share) -> ModelWeights:
+def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeights:
     """Return a rank's weights, without memory; layers of a kind are one."""
     few, kind_of_layer = one_of_each_layer(config)
-    weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, share)))
+    weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, shard_spec)))
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.kv_cache import new_cache, ring_slots
-from mimo_v2_flash.parallel_config import Plan, Share
+from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.weights.shard_weights import cut_model
@@ -51,7 +51,7 @@ class Device(NamedTuple):
         return sum(self.weights.values()) + self.cache + sum(self.buffers.values())
 
 
-def devices(config: MiMoConfig, plan: Plan, load: Load) -> list[Device]:
+def devices(config: MiMoConfig, plan: ParallelConfig, load: Load) -> list[Device]:
     """Return what every rank holds, rank 0 first.
 
     Raises
@@ -61,33 +61,37 @@ def devices(config: MiMoConfig, plan: Plan, load: Load) -> list[Device]:
     """
     plan.check(config)
     load.check(config)
-    shares = [plan.share(rank) for rank in range(plan.tensor_parallel)]  # of experts: all alike
-    weights = weight_bytes(config, shares, load.weights)
+    shards = [
+        plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)
+    ]  # of experts: all alike
+    weights = weight_bytes(config, shards, load.weights)
 
     @cache
-    def device(tensor_rank: int, rows: int) -> Device:
-        share = shares[tensor_rank]
-        kept = cache_bytes(config, share, rows, load)
-        return Device(weights[tensor_rank], kept, _buffers(config, plan, share, rows, load))
+    def device(tensor_parallel_rank: int, rows: int) -> Device:
+        shard_spec = shards[tensor_parallel_rank]
+        kept = cache_bytes(config, shard_spec, rows, load)
+        return Device(
+            weights[tensor_parallel_rank], kept, _buffers(config, plan, shard_spec, rows, load)
+        )
 
     return [
-        device(rank % plan.tensor_parallel, len(plan.rows(rank, load.batch_size)))
-        for rank in range(plan.world)
+        device(rank % plan.tensor_parallel_size, len(plan.batch_range(rank, load.batch_size)))
+        for rank in range(plan.world_size)
     ]
 
 
-def weight_bytes(config: MiMoConfig, shares: list[Share], dtype: str) -> list[dict[str, int]]:
+def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> list[dict[str, int]]:
     """Return the bytes of each share's weights, by kind."""
     few, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
     whole = hollow_weights(few, dtype)
     times = tuple(count_of_kind[kind] for kind in range(few.num_hidden_layers))
-    return [_by_kind(cut_model(whole, few, share), times) for share in shares]
+    return [_by_kind(cut_model(whole, few, shard_spec), times) for shard_spec in shards]
 
 
-def cache_bytes(config: MiMoConfig, share: Share, rows: int, load: Load) -> int:
+def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, load: Load) -> int:
     """Return the bytes of a rank's cache of `rows` sequences."""
-    layers = tuple(map(share.layer, config.layers))
+    layers = tuple(map(shard_spec.local_layer, config.layers))
     small = new_cache(layers, batch_size=1, max_length=1, dtype=load.cache)
     slots = (ring_slots(spec.attention.window, load.context) for spec in layers)
     return sum(
@@ -118,9 +122,14 @@ def _of_layer(layer: DecoderWeights) -> dict[str, int]:
     return of_every | {"experts": nbytes(network.experts), "router": router}
 
 
-def _buffers(config: MiMoConfig, plan: Plan, share: Share, rows: int, load: Load) -> dict[str, int]:
-    layers, item = set(map(share.layer, config.layers)), np.dtype(load.stream).itemsize
-    tokens, arriving = rows * load.step, plan.expert_share * load.own_tokens(plan, load.step)
+def _buffers(
+    config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, load: Load
+) -> dict[str, int]:
+    layers, item = set(map(shard_spec.local_layer, config.layers)), np.dtype(load.stream).itemsize
+    tokens, arriving = (
+        rows * load.step,
+        plan.expert_parallel_size * load.local_tokens(plan, load.step),
+    )
     messages = (sum(Row.of(spec, load.stream)) for spec in layers if spec.experts)
     return {
         "stream": 2 * tokens * config.hidden_size * item,

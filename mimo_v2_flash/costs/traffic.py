@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .workload import Load
 
@@ -59,7 +59,7 @@ class Traffic(NamedTuple):
     heads: float
 
 
-def traffic(config: MiMoConfig, plan: Plan, load: Load, *, step: int) -> Traffic:
+def traffic(config: MiMoConfig, plan: ParallelConfig, load: Load, *, step: int) -> Traffic:
     """Return what a step of `step` tokens in every sequence sends; zeros if there are no experts.
 
     A rank's own tokens are evenly spread: it is no likelier than another to hold their experts.
@@ -67,15 +67,17 @@ def traffic(config: MiMoConfig, plan: Plan, load: Load, *, step: int) -> Traffic
     sparse = next((spec for spec in config.layers if spec.experts), None)
     if sparse is None:
         return Traffic(0.0, 0.0, 0.0, 0.0, 0.0)
-    P, row = plan.expert_share, Row.of(sparse, load.stream)
+    P, row = plan.expert_parallel_size, Row.of(sparse, load.stream)
     others = ranks_of_token(sparse, P) * (P - 1) / P
-    seats = load.own_tokens(plan, step) * plan.world / (load.batch_size * step)  # 1: no padding
+    seats = (
+        load.local_tokens(plan, step) * plan.world_size / (load.batch_size * step)
+    )  # 1: no padding
     return Traffic(
         ranks=others,
         least=others * 2 * row.stream,
         all_to_all=others * (2 * row.stream + row.choices),
         all_gather=(P - 1) * (row.stream + row.choices + row.answer) * seats,
-        heads=(plan.tensor_parallel - 1) * (2 * row.answer + row.stream * seats),
+        heads=(plan.tensor_parallel_size - 1) * (2 * row.answer + row.stream * seats),
     )
 
 

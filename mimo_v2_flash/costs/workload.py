@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 __all__ = ["Load"]
 
@@ -46,7 +46,7 @@ class Load:
         if not 1 <= self.step <= self.context:
             raise ValueError(f"step = {self.step}: allowed is 1 to the context, {self.context}")
 
-    def own_tokens(self, plan: Plan, step: int) -> int:
+    def local_tokens(self, plan: ParallelConfig, step: int) -> int:
         """Return the tokens of a step that each rank takes to the experts, padding among them."""
-        rows = -(-self.batch_size // plan.data_parallel)
-        return -(-rows * step // plan.tensor_parallel)
+        rows = -(-self.batch_size // plan.data_parallel_size)
+        return -(-rows * step // plan.tensor_parallel_size)

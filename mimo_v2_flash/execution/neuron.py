@@ -20,7 +20,7 @@ from .program_builder import Builds
 from .program_call import Call, answered, check_placed
 from .program_record import canonical
 from .pytree import arrays, filled_with
-from .rank0 import refuse_different, told_by_first
+from .rank0 import check_same_program, run_on_rank_0
 from .tracing import Traced, trace
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class NeuronBackend:
             builds = Builds(folder, lnc=lnc)
             self._neff = builds.found if skip_compile else builds.compiled
 
-        told_by_first(group, prepare)
+        run_on_rank_0(group, prepare)
 
     def place(self, record: Any) -> Any:
         """Return `record` with its arrays copied to this rank's device."""
@@ -104,8 +104,8 @@ class NeuronBackend:
     def _load(self, call: Call) -> _Program:
         traced = trace(call.function, call.given)
         check_placed(traced, call.arrays, DeviceArray)
-        refuse_different(self._group, canonical(traced.module))
-        neff = Path(told_by_first(self._group, lambda: self._neff(traced.module)))
+        check_same_program(self._group, canonical(traced.module))
+        neff = Path(run_on_rank_0(self._group, lambda: self._neff(traced.module)))
         return _Program(traced, self._model(neff), self._memory)
 
     def _model(self, neff: Path) -> Any:

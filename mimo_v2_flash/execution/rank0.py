@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from mimo_v2_flash.parallel import HostGroup
 
-__all__ = ["refuse_different", "told_by_first"]
+__all__ = ["check_same_program", "run_on_rank_0"]
 
 DONE, FAILED = "done", "failed"
 
 
-def told_by_first(group: HostGroup | None, work: Callable[[], Any]) -> str:
+def run_on_rank_0(group: HostGroup | None, work: Callable[[], Any]) -> str:
     """Return what `work` returns on rank 0, as text; no other rank calls it.
 
     Raises
@@ -42,7 +42,7 @@ def told_by_first(group: HostGroup | None, work: Callable[[], Any]) -> str:
     return said
 
 
-def refuse_different(group: HostGroup | None, content: bytes) -> None:
+def check_same_program(group: HostGroup | None, content: bytes) -> None:
     """Raise ValueError, on every rank, unless all hold the same content."""
     if group is None or group.size == 1:
         return

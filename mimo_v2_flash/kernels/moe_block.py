@@ -99,10 +99,10 @@ class AllToAll:
         )
         answers = answer(x, weight, expert, seats=self.seats).astype(x_ND.dtype)
         answer_PMD = group.all_to_all(np.reshape(answers, (P, M, x_ND.shape[1])))
-        token_E = group.all_sum(_tokens_of_experts(expert_NA, experts=experts))
+        token_E = group.all_reduce(_tokens_of_experts(expert_NA, experts=experts))
         standing_E = np.maximum(token_E - np.float32(self.seats), np.float32(0))
         standing_1 = np.sum(standing_E, axis=0, keepdims=True)
-        return unpack(answer_PMD, parcel.slot_NA), standing_1 + group.all_sum(parcel.overflow_1)
+        return unpack(answer_PMD, parcel.slot_NA), standing_1 + group.all_reduce(parcel.overflow_1)
 
 
 def by_all_gather(x_ND, weight_NA, expert_NA, answer, *, group, experts):  # noqa: ARG001

@@ -85,10 +85,10 @@ def unpack(answer_PMD, slot_NA):
 
 def _first_choice_of_rank(expert_NA, *, ranks: int, experts: int):
     """Return `lead_NAP`, 1 at each token's first choice of each rank it chose, else 0."""
-    share = experts // ranks
-    first_P = np.arange(ranks, dtype=np.int32) * np.int32(share)
+    experts_per_rank = experts // ranks
+    first_P = np.arange(ranks, dtype=np.int32) * np.int32(experts_per_rank)
     local_NAP = np.expand_dims(expert_NA, 2) - first_P
-    mine_NAP = ((local_NAP >= 0) & (local_NAP < share)).astype(np.float32)
+    mine_NAP = ((local_NAP >= 0) & (local_NAP < experts_per_rank)).astype(np.float32)
     earlier_NP = np.zeros_like(mine_NAP[:, 0])
     lead = []
     for choice in range(expert_NA.shape[1]):

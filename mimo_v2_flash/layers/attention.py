@@ -85,7 +85,7 @@ class Attention:
         )
         write_tokens(cache, k_BTKQ, v_BTKC, step.position_BT, step.row_BT)
         y_NI = np.reshape(y_BTHC, (B * T, -1))
-        y_ND = self.heads.all_sum(ops.matmul(y_NI, weights.w_o_DI))
+        y_ND = self.heads.all_reduce(ops.matmul(y_NI, weights.w_o_DI))
         return np.reshape(y_ND, (B, T, D)).astype(x_BTD.dtype)
 
     def _heads(self, x_BTD: Any, w_OD: Any, width: int) -> Any:

@@ -14,7 +14,7 @@ from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
 
 from .attention import Attention, Step
 from .execution_mode import FORMS, Form
-from .feed_forward import Dense, FeedForward, MixtureOfExperts, Rank
+from .feed_forward import Dense, FeedForward, MixtureOfExperts, RankIds
 
 __all__ = ["Attend", "Decoder", "Feed"]
 
@@ -58,7 +58,7 @@ class Decoder:
         self,
         x_BTD: Any,
         step: Step,
-        rank: Rank,
+        rank: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
@@ -121,7 +121,7 @@ class Feed:
         self,
         x_BTD: Any,
         position_BT: Any,
-        rank: Rank,
+        rank: RankIds,
         norm_D: Any,
         weights: Any,
         *,
@@ -132,10 +132,10 @@ class Feed:
         overflow_1, y_BTD = self.fed(
             x_BTD, position_BT, rank, norm_D, weights, exchange=exchange, own=own
         )
-        return self.world.all_sum(overflow_1), y_BTD
+        return self.world.all_reduce(overflow_1), y_BTD
 
     def fed(
-        self, x_BTD: Any, position_BT: Any, rank: Rank, norm_D: Any, weights: Any, **way: Any
+        self, x_BTD: Any, position_BT: Any, rank: RankIds, norm_D: Any, weights: Any, **way: Any
     ) -> tuple[Any, Any]:
         """Return the same without asking all ranks, for exchanges that have room for all."""
         B, T, D = x_BTD.shape

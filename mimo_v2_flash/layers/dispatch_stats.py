@@ -13,7 +13,7 @@ import numpy as np
 
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import Exchange
-from mimo_v2_flash.parallel import CountedGroup, HostGroup
+from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup
 
 from .decoder import Decoder
 from .eager_dispatchers import EXCHANGES
@@ -60,7 +60,7 @@ class Carried:
         longest = int(np.max(group.all_gather(np.array([len(of_expert), len(of_rank)]))))
         lengths = np.cumsum([len(numbers), longest])
         loads = (_added(np.zeros(longest), load) for load in (of_expert, of_rank))
-        summed = group.all_sum(np.concatenate([np.array(numbers, np.float64), *loads]))
+        summed = group.all_reduce(np.concatenate([np.array(numbers, np.float64), *loads]))
         numbers_, *loads_ = np.split(summed, lengths)
         return Carried(*numbers_.tolist(), *loads_)
 
@@ -103,20 +103,20 @@ def _recorded(exchange: Exchange, carried: Carried) -> Exchange:
     def call(
         x_ND: Any, weight_NA: Any, expert_NA: Any, answer: Any, *, group: HostGroup, experts: int
     ) -> Any:
-        counted, share = CountedGroup(group), experts // group.size
+        counted, experts_per_rank = InstrumentedGroup(group), experts // group.size
 
         def heard(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
             start = time.perf_counter()
             y_ND = answer(x_ND, weight_NA, expert_NA)
             carried.expert_seconds += time.perf_counter() - start
-            _note_loads(carried, expert_NA - group.rank * share, share)
+            _note_loads(carried, expert_NA - group.rank * experts_per_rank, experts_per_rank)
             return y_ND
 
         _note_choices(carried, expert_NA, experts, group, x_ND[:1].nbytes)
         said = exchange(x_ND, weight_NA, expert_NA, heard, group=counted, experts=experts)
         carried.calls += 1
-        carried.sent += sum(tally.sent for tally in counted.tallies.values())
-        carried.exchange_seconds += sum(tally.seconds for tally in counted.tallies.values())
+        carried.sent += sum(stats.sent for stats in counted.stats.values())
+        carried.exchange_seconds += sum(stats.seconds for stats in counted.stats.values())
         return said
 
     return call
@@ -135,10 +135,10 @@ def _note_choices(
     carried.least += 2 * row * np.count_nonzero(sent_PN)
 
 
-def _note_loads(carried: Carried, local_NA: np.ndarray, share: int) -> None:
+def _note_loads(carried: Carried, local_NA: np.ndarray, experts_per_rank: int) -> None:
     """Note the tokens of each of this rank's experts, and of all of them together."""
-    here_NA = (local_NA >= 0) & (local_NA < share)
-    load_e = np.bincount(local_NA[here_NA], minlength=share)
+    here_NA = (local_NA >= 0) & (local_NA < experts_per_rank)
+    load_e = np.bincount(local_NA[here_NA], minlength=experts_per_rank)
     arrived = np.count_nonzero(np.any(here_NA, axis=1))
     carried.answered += np.count_nonzero(here_NA)
     carried.of_expert = _added(carried.of_expert, np.bincount(load_e))

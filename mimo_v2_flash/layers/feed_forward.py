@@ -12,10 +12,10 @@ from mimo_v2_flash.kernels.moe_block import Exchange, moe_block
 from mimo_v2_flash.parallel import Group
 from mimo_v2_flash.weights.params import DenseWeights, MoEWeights
 
-__all__ = ["Dense", "FeedForward", "MixtureOfExperts", "Rank"]
+__all__ = ["Dense", "FeedForward", "MixtureOfExperts", "RankIds"]
 
 
-class Rank(NamedTuple):
+class RankIds(NamedTuple):
     """Which rank this is, as data: int32 of shape (1,), so that one program serves every rank."""
 
     tensor_rank_1: Any
@@ -34,7 +34,7 @@ class FeedForward(Protocol):
         self,
         x_ND: Any,
         position_N: Any,
-        rank: Rank,
+        rank: RankIds,
         weights: Any,
         *,
         exchange: Exchange,
@@ -62,7 +62,7 @@ class Dense:
         self,
         x_ND: Any,
         position_N: Any,
-        rank: Rank,
+        rank: RankIds,
         weights: DenseWeights,
         *,
         exchange: Exchange,
@@ -73,7 +73,7 @@ class Dense:
         if not x_ND.shape[0]:  # for none of these ranks there is anything to do
             return x_ND, none_1
         share_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
-        return self.heads.all_sum(share_ND).astype(x_ND.dtype), none_1
+        return self.heads.all_reduce(share_ND).astype(x_ND.dtype), none_1
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MixtureOfExperts:
         self,
         x_ND: Any,
         position_N: Any,
-        rank: Rank,
+        rank: RankIds,
         weights: MoEWeights,
         *,
         exchange: Exchange,

@@ -13,7 +13,7 @@ from mimo_v2_flash.kernels.sampling import greedy
 from mimo_v2_flash.parallel import Group
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .parallel_context import Ranks
+from .parallel_context import ParallelContext
 
 __all__ = ["Chosen", "Head", "Predicted"]
 
@@ -66,13 +66,13 @@ class Head:
         Those that rows and vocabulary are split over.
     """
 
-    def __init__(self, config: MiMoConfig, backend: Backend, ranks: Ranks) -> None:
-        self._ranks, self._words = ranks, ranks.share.part(config.vocab_size)
+    def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
+        self._context, self._words = context, context.shard_spec.tensor_range(config.vocab_size)
         self._first_word_1 = np.array([self._words.start], np.int32)
         self._vocabulary = config.vocab_size
         predicted = Predicted(config.layernorm_epsilon)
         self._predicted = backend.compile(predicted)
-        self._chosen = backend.compile(Chosen(predicted, ranks.heads))
+        self._chosen = backend.compile(Chosen(predicted, context.tensor_group))
 
     def logits(
         self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
@@ -82,7 +82,7 @@ class Head:
         The stream is of `rows` alone.
         """
         (B, n), words = index_Bn.shape, self._words
-        if self._ranks.world.size == 1 and x_bTD.shape[1]:
+        if self._context.world_group.size == 1 and x_bTD.shape[1]:
             share_NV = self._predicted(*_given(x_bTD, index_Bn, weights))
             return np.reshape(np.asarray(share_NV), (B, n, self._vocabulary))
         logits_BnV = np.zeros((B, n, self._vocabulary), np.float32)
@@ -90,13 +90,15 @@ class Head:
             share_NV = self._predicted(*_given(x_bTD, index_Bn[rows], weights))
             share_bnV = np.reshape(np.asarray(share_NV), (x_bTD.shape[0], n, len(words)))
             logits_BnV[rows, :, words.start : words.stop] = share_bnV
-        return self._ranks.world.all_sum(logits_BnV)  # all but one rank give zero
+        return self._context.world_group.all_reduce(logits_BnV)  # all but one rank give zero
 
     def tokens(
         self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
-        if self._vocabulary < self._ranks.plan.tensor_parallel:  # a rank has none to choose from
+        if (
+            self._vocabulary < self._context.config.tensor_parallel_size
+        ):  # a rank has none to choose from
             logits_BnV = self.logits(x_bTD, index_Bn, weights, rows=rows)
             return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
         token_Bn, logit_Bn = (
@@ -106,10 +108,12 @@ class Head:
         if x_bTD.shape[0] * x_bTD.shape[1]:
             given = *_given(x_bTD, index_Bn[rows], weights), self._first_word_1
             token_N, logit_N = map(np.asarray, self._chosen(*given))
-            if self._ranks.share.tensor_rank == 0:  # the others have the same
+            if self._context.shard_spec.tensor_parallel_rank == 0:  # the others have the same
                 token_Bn[rows] = np.reshape(token_N, (-1, index_Bn.shape[1]))
                 logit_Bn[rows] = np.reshape(logit_N, (-1, index_Bn.shape[1]))
-        return self._ranks.world.all_sum(token_Bn), self._ranks.world.all_sum(logit_Bn)
+        return self._context.world_group.all_reduce(token_Bn), self._context.world_group.all_reduce(
+            logit_Bn
+        )
 
 
 def _given(x_bTD: Any, index_bn: np.ndarray, weights: ModelWeights) -> tuple[Any, ...]:

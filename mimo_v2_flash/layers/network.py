@@ -12,7 +12,7 @@ from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.weights.params import ModelWeights
 
 from .head import Head
-from .parallel_context import Ranks
+from .parallel_context import ParallelContext
 from .stack import Stack
 
 __all__ = ["Network"]
@@ -39,17 +39,21 @@ class Network:
     """
 
     def __init__(
-        self, config: MiMoConfig, backend: Backend, ranks: Ranks, dtype: Any = np.float32
+        self,
+        config: MiMoConfig,
+        backend: Backend,
+        context: ParallelContext,
+        dtype: Any = np.float32,
     ) -> None:
-        self.layers = tuple(map(ranks.share.layer, config.layers))
-        self._stack = Stack(self.layers, backend, ranks, dtype)
-        self._head = Head(config, backend, ranks)
-        self._vocabulary, self._ranks, self._place = config.vocab_size, ranks, backend.place
+        self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
+        self._stack = Stack(self.layers, backend, context, dtype)
+        self._head = Head(config, backend, context)
+        self._vocabulary, self._context, self._place = config.vocab_size, context, backend.place
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
         """Return an empty cache of the rows and heads that are here."""
-        batch = self._ranks.batch(batch_size)
-        sizes: dict[str, Any] = {"batch_size": batch, "rows": self._ranks.rows(batch)}
+        batch = self._context.padded_batch_size(batch_size)
+        sizes: dict[str, Any] = {"batch_size": batch, "rows": self._context.batch_slice(batch)}
         cache = new_cache(self.layers, max_length=max_length, dtype=dtype, **sizes)
         return replace(cache, layers=self._place(cache.layers))
 

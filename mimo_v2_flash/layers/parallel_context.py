@@ -6,17 +6,17 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.kernels.moe_block import Exchange
-from mimo_v2_flash.parallel import ALONE, HostGroup, agree
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .eager_dispatchers import EXCHANGES, Crowd
 from .execution_mode import FORMS, Form
-from .feed_forward import Rank
+from .feed_forward import RankIds
 
-__all__ = ["Ranks"]
+__all__ = ["ParallelContext"]
 
 
-class Ranks:
+class ParallelContext:
     """A plan, seen from one of its ranks; every rank makes its own at the same time.
 
     Parameters
@@ -50,62 +50,64 @@ class Ranks:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ParallelConfig,
         world: HostGroup,
         exchange: str | None = None,
         form: Form = FORMS["host"],
     ) -> None:
-        if plan.world != world.size:
-            raise ValueError(f"the plan is for {plan.world} ranks, the group has {world.size}")
+        if plan.world_size != world.size:
+            raise ValueError(f"the plan is for {plan.world_size} ranks, the group has {world.size}")
         if exchange not in (None, *EXCHANGES):
             raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(EXCHANGES)}")
-        self.plan, self.world, self.form = plan, world, form
-        self.agree(plan=plan, exchange=exchange)
-        self.share = plan.share(world.rank)
-        self.heads = form.group(world, plan.tensor_group)
-        self.experts = form.group(world, plan.expert_group)
-        numbers = self.share.tensor_rank, self.share.expert_rank
-        self.number = Rank(*(np.array([number], np.int32) for number in numbers))
-        self.together = form.world(world) if plan.expert_share < world.size else ALONE
+        self.config, self.world_group, self.mode = plan, world, form
+        self.check_consistent(plan=plan, exchange=exchange)
+        self.shard_spec = plan.shard_spec(world.rank)
+        self.tensor_group = form.group(world, plan.tensor_group_ranks)
+        self.expert_group = form.group(world, plan.expert_group_ranks)
+        numbers = self.shard_spec.tensor_parallel_rank, self.shard_spec.expert_parallel_rank
+        self.rank_ids = RankIds(*(np.array([number], np.int32) for number in numbers))
+        self.overflow_group = form.world(world) if plan.expert_parallel_size < world.size else ALONE
         self._exchange = exchange
 
-    def agree(self, **facts: Any) -> None:
+    def check_consistent(self, **facts: Any) -> None:
         """Raise ValueError, naming fact and ranks, if ranks hold different facts."""
-        if self.world.size > 1:
-            agree(self.world, **{name: _told(fact) for name, fact in facts.items()})
+        if self.world_group.size > 1:
+            check_consistent(
+                self.world_group, **{name: _told(fact) for name, fact in facts.items()}
+            )
 
-    def batch(self, rows: int) -> int:
+    def padded_batch_size(self, rows: int) -> int:
         """Return the rows of a batch with those that pad it: `Form.batch`."""
-        return self.form.batch(rows, self.plan.data_parallel)
+        return self.mode.batch(rows, self.config.data_parallel_size)
 
-    def padded(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
+    def pad_batch(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
         """Return the rows of `x_BT`, and those that pad the batch."""
-        more = self.batch(len(x_BT)) - len(x_BT)
+        more = self.padded_batch_size(len(x_BT)) - len(x_BT)
         return np.pad(x_BT, ((0, more), (0, 0)), constant_values=padding)
 
-    def rows(self, batch_size: int) -> slice:
+    def batch_slice(self, batch_size: int) -> slice:
         """Return which rows of the batch are here."""
-        here = self.plan.rows(self.world.rank, batch_size)
+        here = self.config.batch_range(self.world_group.rank, batch_size)
         return slice(here.start, here.stop)
 
-    def own_tokens(self, position_BT: np.ndarray, max_step: int) -> int:
+    def local_tokens(self, position_BT: np.ndarray, max_step: int) -> int:
         """Return how many tokens of a step each rank takes to the experts.
 
         Every rank takes as many, padding among them where it has fewer.
         """
         count_B = np.sum(position_BT >= 0, axis=1)
-        T, tokens = self.plan.tensor_parallel, []
-        for rank in range(0, self.plan.world, T):
-            rows = self.plan.rows(rank, len(count_B))
+        T, tokens = self.config.tensor_parallel_size, []
+        for rank in range(0, self.config.world_size, T):
+            rows = self.config.batch_range(rank, len(count_B))
             longest = max(count_B[rows.start : rows.stop], default=0)
-            tokens.append(len(rows) * self.form.length(int(longest), max_step))
+            tokens.append(len(rows) * self.mode.length(int(longest), max_step))
         return -(-max(tokens) // T)
 
-    def exchanges(self, spec: LayerSpec, tokens: int, own: int) -> tuple[Exchange, ...]:
+    def dispatchers(self, spec: LayerSpec, tokens: int, own: int) -> tuple[Exchange, ...]:
         """Return how a step's tokens reach the experts of a layer: `Form.exchanges`."""
         chosen = spec.experts, spec.experts_per_token
-        return self.form.exchanges(
-            self._exchange, Crowd(tokens, own, self.plan.expert_share, *chosen)
+        return self.mode.exchanges(
+            self._exchange, Crowd(tokens, own, self.config.expert_parallel_size, *chosen)
         )
 
 

@@ -11,7 +11,7 @@ from mimo_v2_flash.weights.params import DecoderWeights
 
 from .attention import Step
 from .decoder import Decoder
-from .feed_forward import Rank
+from .feed_forward import RankIds
 
 __all__ = ["Passage"]
 
@@ -35,7 +35,7 @@ class Passage:
         self,
         x_BTD: Any,
         step: Step,
-        rank: Rank,
+        rank: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,

@@ -14,7 +14,7 @@ from mimo_v2_flash.weights.params import ModelWeights
 
 from .attention import Step
 from .decoder import Decoder
-from .parallel_context import Ranks
+from .parallel_context import ParallelContext
 from .passage import Passage
 
 __all__ = ["Stack"]
@@ -36,11 +36,15 @@ class Stack:
     """
 
     def __init__(
-        self, specs: tuple[LayerSpec, ...], backend: Backend, ranks: Ranks, dtype: Any = np.float32
+        self,
+        specs: tuple[LayerSpec, ...],
+        backend: Backend,
+        context: ParallelContext,
+        dtype: Any = np.float32,
     ) -> None:
-        parts = ranks.heads, ranks.experts, ranks.form, ranks.together
+        parts = context.tensor_group, context.expert_group, context.mode, context.overflow_group
         passages = {spec: Passage(Decoder.build(spec, *parts), backend) for spec in set(specs)}
-        self._layers, self._ranks = [(spec, passages[spec]) for spec in specs], ranks
+        self._layers, self._context = [(spec, passages[spec]) for spec in specs], context
         self._place, self._embed = backend.place, backend.compile(embedded)
         self._dtype = np.dtype(dtype).name
         self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
@@ -75,7 +79,7 @@ class Stack:
         weights: ModelWeights,
         max_step: int,
     ) -> Any:
-        form, own = self._ranks.form, self._ranks.own_tokens(position_BT, max_step)
+        form, own = self._context.mode, self._context.local_tokens(position_BT, max_step)
         cache.begin(position_BT)
         token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
         x_bTD: Any = np.zeros((len(token_bT), 0, weights.embedding_VD.shape[1]), np.float32)
@@ -101,7 +105,7 @@ class Stack:
         tokens: int,
         own: int,
     ) -> Any:
-        ranks = self._ranks
+        context = self._context
         rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
         position_BT = self._place(position_BT)
         x_BTD = self._embed(token_BT, weights.embedding_VD, dtype=self._dtype)
@@ -111,11 +115,11 @@ class Stack:
             x_BTD = passage(
                 x_BTD,
                 step,
-                ranks.number,
+                context.rank_ids,
                 kv,
                 layer_weights,
-                filled=ranks.form.filled(min(start, slots), slots),
-                exchanges=ranks.exchanges(spec, tokens, own),
+                filled=context.mode.filled(min(start, slots), slots),
+                exchanges=context.dispatchers(spec, tokens, own),
                 own=own,
             )
         return x_BTD

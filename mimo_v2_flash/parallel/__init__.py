@@ -1,20 +1,20 @@
 """With whom: ranks that run the same program on their own shares."""
 
-from .consistency import RankError, agree
+from .consistency import RankError, check_consistent
 from .group import Group, HostGroup
-from .instrumented_group import CountedGroup
-from .launch import started
+from .instrumented_group import InstrumentedGroup
+from .launch import init_process_group
 from .solo_group import ALONE, SoloGroup
 from .thread_group import ThreadGroup
 
 __all__ = [
     "ALONE",
-    "CountedGroup",
     "Group",
     "HostGroup",
+    "InstrumentedGroup",
     "RankError",
     "SoloGroup",
     "ThreadGroup",
-    "agree",
-    "started",
+    "check_consistent",
+    "init_process_group",
 ]

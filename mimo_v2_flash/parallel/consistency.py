@@ -8,8 +8,15 @@ import numpy as np
 
 from .group import HostGroup
 
-__all__ = ["RankError", "agree", "checked_counts", "checked_ranks", "described", "named"]
-__all__ += ["refuse_different", "told_apart"]
+__all__ = [
+    "RankError",
+    "check_consistent",
+    "check_counts",
+    "check_ranks",
+    "describe_collective",
+    "format_ranks",
+]
+__all__ += ["check_same_collective", "format_by_rank"]
 
 _DIGEST, _SHOWN = 16, 112  # bytes of a fact that travel: its digest, and its beginning
 
@@ -18,7 +25,7 @@ class RankError(RuntimeError):
     """A rank cannot go on because of another rank, which the message names."""
 
 
-def named(ranks: Sequence[int]) -> str:
+def format_ranks(ranks: Sequence[int]) -> str:
     """Return "rank 2" or "ranks 0 to 3, 5"."""
     runs: list[list[int]] = []
     for rank in sorted(ranks):
@@ -30,22 +37,22 @@ def named(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(words)}"
 
 
-def told_apart(said: Sequence[str], ranks: Sequence[int]) -> str:
+def format_by_rank(said: Sequence[str], ranks: Sequence[int]) -> str:
     """Return who says what: "a on ranks 0, 1; b on rank 2"."""
     parties: dict[str, list[int]] = {}
     for rank, what in zip(ranks, said, strict=True):
         parties.setdefault(what, []).append(rank)
-    return "; ".join(f"{what} on {named(party)}" for what, party in parties.items())
+    return "; ".join(f"{what} on {format_ranks(party)}" for what, party in parties.items())
 
 
-def described(exchange: str, x: Any) -> str:
+def describe_collective(exchange: str, x: Any) -> str:
     """Return an exchange as ranks compare it: its name, dtype and shape."""
     ragged = exchange.startswith("ragged")
     shape = ", ".join(["rows"] * ragged + [str(length) for length in x.shape[ragged:]])
     return f"{exchange} of {x.dtype} [{shape}]"
 
 
-def refuse_different(said: Sequence[str], ranks: Sequence[int]) -> None:
+def check_same_collective(said: Sequence[str], ranks: Sequence[int]) -> None:
     """Raise unless all ranks call the same exchange.
 
     Raises
@@ -54,10 +61,10 @@ def refuse_different(said: Sequence[str], ranks: Sequence[int]) -> None:
         Who calls what.
     """
     if any(what != said[0] for what in said):
-        raise RankError(f"ranks call different exchanges: {told_apart(said, ranks)}")
+        raise RankError(f"mismatched collectives: {format_by_rank(said, ranks)}")
 
 
-def checked_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
+def check_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
     """Return `count_P` as integers, or raise what `HostGroup.ragged_all_to_all` promises."""
     counts = [int(count) for count in count_P]
     if len(counts) != size or min(counts) < 0 or sum(counts) != x_ND.shape[0]:
@@ -68,7 +75,7 @@ def checked_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
     return counts
 
 
-def checked_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
+def check_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
     """Return `ranks`, or raise what `HostGroup.split` promises."""
     if len(set(ranks)) != len(ranks) or not {group.rank, *ranks} <= {*ranks} & {*range(group.size)}:
         raise ValueError(
@@ -78,7 +85,7 @@ def checked_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
     return tuple(ranks)
 
 
-def agree(group: HostGroup, **facts: Any) -> None:
+def check_consistent(group: HostGroup, **facts: Any) -> None:
     """Make sure that every rank holds the same facts, compared by their `repr`.
 
     Raises
@@ -89,7 +96,7 @@ def agree(group: HostGroup, **facts: Any) -> None:
     own = np.stack([_fingerprint(repr(fact)) for fact in facts.values()])
     held_PFD = group.all_gather(own)
     differing = [
-        f"{name}: {told_apart([_shown(held) for held in held_PD], range(group.size))}"
+        f"{name}: {format_by_rank([_shown(held) for held in held_PD], range(group.size))}"
         for name, held_PD in zip(facts, np.swapaxes(held_PFD, 0, 1), strict=True)
         if (held_PD != held_PD[0]).any()
     ]

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from .consistency import named
+from .consistency import format_ranks
 
-__all__ = ["Waiting", "standstill"]
+__all__ = ["PendingCollective", "describe_deadlock"]
 
 
-class Waiting(NamedTuple):
+class PendingCollective(NamedTuple):
     """Where a rank waits.
 
     Parameters
@@ -26,7 +26,9 @@ class Waiting(NamedTuple):
     what: str
 
 
-def standstill(waiting: Mapping[int, Waiting], left: Collection[int], size: int) -> str:
+def describe_deadlock(
+    waiting: Mapping[int, PendingCollective], left: Collection[int], size: int
+) -> str:
     """Return who waits for whom, or nothing if one of `size` ranks can still go on."""
     if not waiting or len(waiting) + len(left) < size:
         return ""
@@ -35,8 +37,8 @@ def standstill(waiting: Mapping[int, Waiting], left: Collection[int], size: int)
         absent = [r for r in here.ranks if r not in waiting or waiting[r][:2] != here[:2]]
         if not absent:
             return ""
-        parties.setdefault(f"{here.what} waits for {named(absent)}", []).append(rank)
+        parties.setdefault(f"{here.what} waits for {format_ranks(absent)}", []).append(rank)
     if left:
         parties["returned"] = [*left]
-    places = "; ".join(f"{named(party)}: {place}" for place, party in parties.items())
-    return f"no rank can go on: {places}"
+    places = "; ".join(f"{format_ranks(party)}: {place}" for place, party in parties.items())
+    return f"deadlock: no rank can go on: {places}"

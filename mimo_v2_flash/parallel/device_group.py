@@ -23,12 +23,12 @@ class DeviceGroup:
         The ranks of the world, in groups of equal size.
     """
 
-    parts: tuple[tuple[int, ...], ...]
+    replica_groups: tuple[tuple[int, ...], ...]
 
     @property
     def size(self) -> int:
         """How many ranks each part has."""
-        return len(self.parts[0])
+        return len(self.replica_groups[0])
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
@@ -42,10 +42,10 @@ class DeviceGroup:
         """Give row p to rank p; return the sum of the rows that the ranks gave us."""
         return self._exchange("reduce_scatter", x_PND, 0)[0]
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, in an order that the devices choose."""
         return self._exchange("all_reduce", x)
 
     def _exchange(self, name: str, x: Any, *axes: int) -> Any:
         collectives = importlib.import_module("nkipy.distributed.collectives")
-        return getattr(collectives, name)(x, *axes, [list(part) for part in self.parts])
+        return getattr(collectives, name)(x, *axes, [list(part) for part in self.replica_groups])

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .consistency import checked_counts, checked_ranks
+from .consistency import check_counts, check_ranks
 
-__all__ = ["AlikeGroup"]
+__all__ = ["FakeGroup"]
 
 
 @dataclass(frozen=True)
-class AlikeGroup:
+class FakeGroup:
     """A group whose ranks all bring the same to every exchange.
 
     Parameters
@@ -39,19 +39,19 @@ class AlikeGroup:
 
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Return our own row of `x_PND`, from every rank and added."""
-        return self.all_sum(x_PND[self.rank])
+        return self.all_reduce(x_PND[self.rank])
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return `x` of every rank, added."""
         return x * x.dtype.type(self.size)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Return our own rows from every rank, and their counts."""
-        counts = checked_counts(x_ND, count_P, self.size)
+        counts = check_counts(x_ND, count_P, self.size)
         start = sum(counts[: self.rank])
         rows = [x_ND[start : start + counts[self.rank]]] * self.size
         return np.concatenate(rows), np.full(self.size, counts[self.rank])
 
-    def split(self, ranks: Sequence[int]) -> "AlikeGroup":
+    def split(self, ranks: Sequence[int]) -> "FakeGroup":
         """Return the group of `ranks`, where we have our place among them."""
-        return AlikeGroup(len(checked_ranks(ranks, self)), list(ranks).index(self.rank))
+        return FakeGroup(len(check_ranks(ranks, self)), list(ranks).index(self.rank))

@@ -26,7 +26,7 @@ class Group(Protocol):
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Give row p to rank p; return the sum of the rows that the ranks gave us: `x_ND`."""
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order."""
 
 

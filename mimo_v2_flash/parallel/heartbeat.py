@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .consistency import RankError, named
-from .deadlock import Waiting, standstill
+from .consistency import RankError, format_ranks
+from .deadlock import PendingCollective, describe_deadlock
 
-__all__ = ["Watch"]
+__all__ = ["HeartbeatMonitor"]
 
 _BEAT, _GRACE = 1.0, 5.0  # seconds between beats; to leave by oneself, once somebody is lost
 _STILL = 3  # beats without any movement, before a standstill is one
 
 
-class Watch:
+class HeartbeatMonitor:
     """The ranks of a run, watched through a store that all of them reach.
 
     Parameters
@@ -43,7 +43,7 @@ class Watch:
 
     def __init__(self, store: Any, rank: int, size: int, *, silence: int) -> None:
         self.rank, self.size = rank, size
-        self.at: Waiting | None = None
+        self.at: PendingCollective | None = None
         self._left = False
         self._store, self._silence = store, silence
         self._beats, self._still = 0, 0
@@ -68,7 +68,7 @@ class Watch:
             if time.monotonic() - last > patience:
                 absent = [r for r in range(self.size) if not self._store.check([f"beat {r}"])]
                 raise RankError(
-                    f"{named(absent)} did not start within {patience:g} s of the others"
+                    f"{format_ranks(absent)} did not start within {patience:g} s of the others"
                 )
             time.sleep(0.05)
             if (now := self._store.add("present", 0)) > present:
@@ -145,16 +145,19 @@ class Watch:
         elif lost:
             seconds = round(self._silence * _BEAT)
             self._accuse(
-                lost, f"{named(lost)} gave no sign of life for {seconds} s: killed, or cut off"
+                lost,
+                f"{format_ranks(lost)} gave no sign of life for {seconds} s: killed, or cut off",
             )
-        elif self._still >= _STILL and (why := self._standstill()):
+        elif self._still >= _STILL and (why := self._describe_deadlock()):
             self._accuse([], why)
 
-    def _standstill(self) -> str:
+    def _describe_deadlock(self) -> str:
         at = {rank: beat["at"] for rank, beat in enumerate(self._known)}
-        waiting = {r: Waiting(tuple(here[0]), *here[1:]) for r, here in at.items() if here}
+        waiting = {
+            r: PendingCollective(tuple(here[0]), *here[1:]) for r, here in at.items() if here
+        }
         left = [rank for rank, beat in enumerate(self._known) if beat["left"]]
-        return standstill(waiting, left, self.size)
+        return describe_deadlock(waiting, left, self.size)
 
     def _accuse(self, ranks: Sequence[int], text: str) -> None:
         said = json.dumps({"ranks": ranks, "text": text})

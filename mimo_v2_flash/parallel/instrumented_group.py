@@ -8,11 +8,11 @@ from typing import Any
 
 from .group import HostGroup
 
-__all__ = ["CountedGroup", "Tally"]
+__all__ = ["CollectiveStats", "InstrumentedGroup"]
 
 
 @dataclass
-class Tally:
+class CollectiveStats:
     """One kind of exchange so far, on this rank.
 
     Parameters
@@ -30,7 +30,7 @@ class Tally:
     seconds: float = 0.0
 
 
-class CountedGroup:
+class InstrumentedGroup:
     """Another group, counted at its boundary.
 
     Parameters
@@ -46,7 +46,7 @@ class CountedGroup:
 
     def __init__(self, group: HostGroup) -> None:
         self.size, self.rank = group.size, group.rank
-        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self.stats: defaultdict[str, CollectiveStats] = defaultdict(CollectiveStats)
         self._group = group
 
     def all_to_all(self, x_PMD: Any) -> Any:
@@ -61,9 +61,9 @@ class CountedGroup:
         """Give row p to rank p, and sum; a row stays here."""
         return self._counted(self._group.reduce_scatter, x_PND.nbytes / self.size, x_PND)
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, as sent in parts: a P-th to each rank, twice."""
-        return self._counted(self._group.all_sum, 2 * x.nbytes / self.size, x)
+        return self._counted(self._group.all_reduce, 2 * x.nbytes / self.size, x)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Give the next count_P[p] rows to rank p; ours stay here."""
@@ -73,9 +73,9 @@ class CountedGroup:
         self._note("ragged_all_to_all", rows * x_ND[:1].nbytes, start)
         return answer
 
-    def split(self, ranks: Sequence[int]) -> "CountedGroup":
+    def split(self, ranks: Sequence[int]) -> "InstrumentedGroup":
         """Return the group of `ranks`, counted by itself."""
-        return CountedGroup(self._group.split(ranks))
+        return InstrumentedGroup(self._group.split(ranks))
 
     def _counted(self, exchange: Callable[[Any], Any], sent_to_each: float, x: Any) -> Any:
         start = time.perf_counter()
@@ -84,7 +84,7 @@ class CountedGroup:
         return answer
 
     def _note(self, exchange: str, sent: int, start: float) -> None:
-        tally = self.tallies[exchange]
-        tally.calls += 1
-        tally.sent += sent
-        tally.seconds += time.perf_counter() - start
+        stats = self.stats[exchange]
+        stats.calls += 1
+        stats.sent += sent
+        stats.seconds += time.perf_counter() - start

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from .group import HostGroup
 from .solo_group import SoloGroup
 
-__all__ = ["started"]
+__all__ = ["init_process_group"]
 
 
 @contextmanager
-def started(
+def init_process_group(
     variables: Mapping[str, str], *, patience: float = 25, silence: int = 15
 ) -> Iterator[HostGroup]:
     """Give the group of this process, and leave it when all ranks are done.
@@ -36,11 +36,11 @@ def started(
         yield SoloGroup()
         return
     try:
-        from .process_group import joined  # noqa: PLC0415
+        from .process_group import join_process_group  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             f"several ranks need {missing.name}: pip install 'mimo-v2-flash[distributed]'",
             name=missing.name,
         ) from missing
-    with joined(variables, patience=patience, silence=silence) as group:
+    with join_process_group(variables, patience=patience, silence=silence) as group:
         yield group

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from torch.distributed import DistError, PrefixStore, TCPStore
 
-from .consistency import RankError, checked_counts, checked_ranks, described
-from .deadlock import Waiting
-from .heartbeat import Watch
+from .consistency import RankError, check_counts, check_ranks, describe_collective
+from .deadlock import PendingCollective
+from .heartbeat import HeartbeatMonitor
 from .solo_group import SoloGroup
-from .thread_group import total
-from .transport import INLINE, Wire
+from .thread_group import sum_in_rank_order
+from .transport import INLINE, Transport
 
-__all__ = ["ProcessGroup", "joined"]
+__all__ = ["ProcessGroup", "join_process_group"]
 
 
 class ProcessGroup:
-    """Some ranks of a run, of which this process is one; `joined` gives the group of all.
+    """Some ranks of a run, of which this process is one; `join_process_group` gives the group of all.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class ProcessGroup:
         From ranks of the run to the group of these.
     """
 
-    def __init__(self, wire: Wire, split: Callable[[tuple[int, ...]], Any]) -> None:
-        self.size, self.rank = len(wire.ranks), wire.place
-        self._wire, self._split = wire, split
+    def __init__(self, transport: Transport, split: Callable[[tuple[int, ...]], Any]) -> None:
+        self.size, self.rank = len(transport.ranks), transport.index
+        self._transport, self._split = transport, split
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
@@ -51,77 +51,77 @@ class ProcessGroup:
 
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Give row p to rank p; return the sum of the rows that the ranks gave us."""
-        return total(self._rows("reduce_scatter", x_PND))
+        return sum_in_rank_order(self._rows("reduce_scatter", x_PND))
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order.
 
         What is long is summed in parts, one on each rank.
         """
         if x.nbytes <= INLINE:
-            return total(self._everyone_s("all_sum", x))
-        what, parts = described("all_sum", x), np.array_split(np.ravel(x), self.size)
-        own = total(self._swapped(what, parts))
+            return sum_in_rank_order(self._everyone_s("all_reduce", x))
+        what, parts = describe_collective("all_reduce", x), np.array_split(np.ravel(x), self.size)
+        own = sum_in_rank_order(self._swapped(what, parts))
         return np.concatenate(self._swapped(what, [own] * self.size)).reshape(x.shape)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank."""
-        ends = np.cumsum(checked_counts(x_ND, count_P, self.size))
-        what, row = described("ragged_all_to_all", x_ND), x_ND.shape[1:]
+        ends = np.cumsum(check_counts(x_ND, count_P, self.size))
+        what, row = describe_collective("ragged_all_to_all", x_ND), x_ND.shape[1:]
         got = [part.reshape(-1, *row) for part in self._swapped(what, np.split(x_ND, ends[:-1]))]
         return np.concatenate(got), np.array([len(part) for part in got])
 
     def split(self, ranks: Sequence[int]) -> Any:
         """Return the group whose rank i is our rank `ranks[i]`."""
-        chosen = tuple(self._wire.ranks[rank] for rank in checked_ranks(ranks, self))
+        chosen = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
         return self._split(chosen)
 
     def _rows(self, exchange: str, x_PMD: Any) -> list[Any]:
-        got = self._swapped(described(exchange, x_PMD), list(x_PMD))
+        got = self._swapped(describe_collective(exchange, x_PMD), list(x_PMD))
         return [part.reshape(x_PMD.shape[1:]) for part in got]
 
     def _everyone_s(self, exchange: str, x: Any) -> list[Any]:
-        got = self._swapped(described(exchange, x), [x] * self.size)
+        got = self._swapped(describe_collective(exchange, x), [x] * self.size)
         return [part.reshape(x.shape) for part in got]
 
     def _swapped(self, what: str, parts: Sequence[Any]) -> list[Any]:
         sent = [np.ravel(part).view(np.uint8) for part in parts]
-        return [part.view(parts[0].dtype) for part in self._wire.swap(what, sent)]
+        return [part.view(parts[0].dtype) for part in self._transport.exchange_bytes(what, sent)]
 
 
 @contextmanager
-def joined(
+def join_process_group(
     variables: Mapping[str, str], *, patience: float, silence: int
 ) -> Iterator[ProcessGroup]:
     """Join the run that `variables` describe, and leave it when all are done.
 
-    The parameters and errors are those of `started`.
+    The parameters and errors are those of `init_process_group`.
     """
     rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     store = _store(variables, patience)
-    watch = Watch(store.clone(), rank, size, silence=silence)
-    watch.begin(patience)
-    wires: dict[tuple[int, ...], Wire] = {}
-    atexit.register(_leave_at_once_if_waiting, watch)
+    monitor = HeartbeatMonitor(store.clone(), rank, size, silence=silence)
+    monitor.begin(patience)
+    transports: dict[tuple[int, ...], Transport] = {}
+    atexit.register(_leave_at_once_if_waiting, monitor)
 
     def group(ranks: tuple[int, ...]) -> Any:
         if ranks == (rank,):
             return SoloGroup()
-        if ranks not in wires:
-            _meet(store, ranks, watch)
-            wires[ranks] = Wire(store, ranks, watch)
-        return ProcessGroup(wires[ranks], group)
+        if ranks not in transports:
+            _rendezvous(store, ranks, monitor)
+            transports[ranks] = Transport(store, ranks, monitor)
+        return ProcessGroup(transports[ranks], group)
 
     try:
         yield group(tuple(range(size)))
-        _depart(store, watch)
-        for wire in wires.values():
-            wire.close()
+        _shutdown(store, monitor)
+        for transport in transports.values():
+            transport.close()
     except BaseException as error:
-        watch.raised(error)
+        monitor.raised(error)
         raise
     finally:
-        watch.end()
+        monitor.end()
 
 
 def _store(variables: Mapping[str, str], patience: float) -> Any:
@@ -140,34 +140,34 @@ def _store(variables: Mapping[str, str], patience: float) -> Any:
     return PrefixStore(f"run {variables.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _meet(store: Any, ranks: tuple[int, ...], watch: Watch) -> None:
+def _rendezvous(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> None:
     """Wait until all of `ranks` split into the same group: gloo would wait beyond hope."""
     what = f"split into {[*ranks]}"
-    watch.at = Waiting(ranks, 0, what)
-    store.set(f"{what} {watch.rank}", "")
+    monitor.at = PendingCollective(ranks, 0, what)
+    store.set(f"{what} {monitor.rank}", "")
     while not store.check([f"{what} {rank}" for rank in ranks]):
-        watch.check()
+        monitor.check()
         time.sleep(0.01)
-    watch.at = None
+    monitor.at = None
 
 
-def _depart(store: Any, watch: Watch) -> None:
+def _shutdown(store: Any, monitor: HeartbeatMonitor) -> None:
     """Leave together; rank 0, whose process may hold the store, last."""
-    watch.leave()
+    monitor.leave()
     store.add("finished", 1)
-    while store.add("finished", 0) < watch.size:
-        watch.check()
+    while store.add("finished", 0) < monitor.size:
+        monitor.check()
         time.sleep(0.02)
-    watch.end()
+    monitor.end()
     gone, deadline = store.add("gone", 1), time.monotonic() + 10
-    while watch.rank == 0 and gone < watch.size and time.monotonic() < deadline:
+    while monitor.rank == 0 and gone < monitor.size and time.monotonic() < deadline:
         time.sleep(0.02)
         gone = store.add("gone", 0)
 
 
-def _leave_at_once_if_waiting(watch: Watch) -> None:
+def _leave_at_once_if_waiting(monitor: HeartbeatMonitor) -> None:
     """End without waiting for exchanges that will never end, as gloo's destructor does."""
-    if watch.at:
+    if monitor.at:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

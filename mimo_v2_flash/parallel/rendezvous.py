@@ -4,17 +4,17 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .consistency import RankError, refuse_different
-from .deadlock import Waiting, standstill
+from .consistency import RankError, check_same_collective
+from .deadlock import PendingCollective, describe_deadlock
 
-__all__ = ["Meeting", "ReleasedError", "World"]
+__all__ = ["ReleasedError", "Rendezvous", "ThreadWorld"]
 
 
 class ReleasedError(RankError):
     """Another rank failed, and this one was let go."""
 
 
-class World:
+class ThreadWorld:
     """All ranks of a run: who waits in which meeting, who has left, what went wrong.
 
     When every rank waits or has left, nobody will ever come: the waiting ones are told why. Time
@@ -25,50 +25,50 @@ class World:
         self.size = size
         self.lock = threading.Lock()
         self.here = threading.local()
-        self.meetings: dict[tuple[int, ...], Meeting] = {}
-        self.waiting: dict[int, Waiting] = {}
+        self.rendezvous_points: dict[tuple[int, ...], Rendezvous] = {}
+        self.waiting: dict[int, PendingCollective] = {}
         self.left: set[int] = set()
         self.fault: RankError | None = None
 
-    def meeting(self, ranks: tuple[int, ...]) -> "Meeting":
+    def rendezvous(self, ranks: tuple[int, ...]) -> "Rendezvous":
         """Return the meeting of these ranks, the same one for each of them."""
         with self.lock:
-            return self.meetings.setdefault(ranks, Meeting(self, ranks))
+            return self.rendezvous_points.setdefault(ranks, Rendezvous(self, ranks))
 
     def begin(self) -> None:
         """Forget the last run."""
         self.waiting.clear()
         self.left.clear()
         self.fault = None
-        for meeting in self.meetings.values():
-            meeting.present = 0
+        for rendezvous in self.rendezvous_points.values():
+            rendezvous.present = 0
 
     def leave(self, rank: int) -> None:
         """Note that `rank` has returned."""
         with self.lock:
             self.left.add(rank)
-            self.look_for_standstill()
+            self.check_deadlock()
 
     def fail(self, rank: int, error: BaseException) -> None:
         """Note that `rank` raised; release everybody who waits."""
         with self.lock:
             self._release(ReleasedError(f"rank {rank} raised {type(error).__name__}: {error}"))
 
-    def look_for_standstill(self) -> None:
+    def check_deadlock(self) -> None:
         """Release everybody if nobody can go on."""
-        if why := standstill(self.waiting, self.left, self.size):
+        if why := describe_deadlock(self.waiting, self.left, self.size):
             self._release(RankError(why))
 
     def _release(self, fault: RankError) -> None:
         self.fault = self.fault or fault
-        for meeting in self.meetings.values():
-            meeting.changed.notify_all()
+        for rendezvous in self.rendezvous_points.values():
+            rendezvous.changed.notify_all()
 
 
-class Meeting:
+class Rendezvous:
     """A place where some ranks exchange, again and again."""
 
-    def __init__(self, world: World, ranks: tuple[int, ...]) -> None:
+    def __init__(self, world: ThreadWorld, ranks: tuple[int, ...]) -> None:
         self.world = world
         self.ranks = ranks
         self.present = 0
@@ -78,7 +78,7 @@ class Meeting:
         self._said = [""] * len(ranks)
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """Which of the meeting's ranks this thread is."""
         return self.ranks.index(self.world.here.rank)
 
@@ -87,9 +87,9 @@ class Meeting:
 
         Nobody leaves before everybody has combined: ranks may then overwrite what they brought.
         """
-        self._mail[self.place], self._said[self.place] = x, what
+        self._mail[self.index], self._said[self.index] = x, what
         self._wait(what)
-        refuse_different(self._said, self.ranks)
+        check_same_collective(self._said, self.ranks)
         answer = combine(self._mail)
         self._wait(what)
         return answer
@@ -97,7 +97,7 @@ class Meeting:
     def _wait(self, what: str) -> None:
         with self.changed:
             this_round, waiting = self._round, self.world.waiting
-            waiting[self.world.here.rank] = Waiting(self.ranks, this_round, what)
+            waiting[self.world.here.rank] = PendingCollective(self.ranks, this_round, what)
             self.present += 1
             if self.present == len(self.ranks) and not self.world.fault:
                 self.present, self._round = 0, this_round + 1
@@ -105,7 +105,7 @@ class Meeting:
                     del waiting[rank]
                 self.changed.notify_all()
                 return
-            self.world.look_for_standstill()
+            self.world.check_deadlock()
             self.changed.wait_for(lambda: self._round > this_round or self.world.fault)
             if self._round == this_round:
                 raise self.world.fault or AssertionError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .consistency import checked_counts, checked_ranks
+from .consistency import check_counts, check_ranks
 
 __all__ = ["ALONE", "SoloGroup"]
 
@@ -30,17 +30,17 @@ class SoloGroup:
         """Return the only row."""
         return x_PND[0]
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return `x`."""
         return x
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Return `x_ND` and its count."""
-        return x_ND, np.array(checked_counts(x_ND, count_P, 1))
+        return x_ND, np.array(check_counts(x_ND, count_P, 1))
 
     def split(self, ranks: Sequence[int]) -> "SoloGroup":
         """Return this group."""
-        checked_ranks(ranks, self)
+        check_ranks(ranks, self)
         return self
 
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .consistency import checked_counts, checked_ranks, described
-from .rendezvous import ReleasedError, World
+from .consistency import check_counts, check_ranks, describe_collective
+from .rendezvous import ReleasedError, ThreadWorld
 
-__all__ = ["ThreadGroup", "total"]
+__all__ = ["ThreadGroup", "sum_in_rank_order"]
 
 Answer = TypeVar("Answer")
 
@@ -18,15 +18,15 @@ Answer = TypeVar("Answer")
 class _Threads:
     """Some of a world's ranks; each thread is the rank that the world says it is."""
 
-    def __init__(self, world: World, ranks: tuple[int, ...]) -> None:
+    def __init__(self, world: ThreadWorld, ranks: tuple[int, ...]) -> None:
         self.size = len(ranks)
         self._world = world
-        self._meeting = world.meeting(ranks)
+        self._rendezvous = world.rendezvous(ranks)
 
     @property
     def rank(self) -> int:
         """Which rank the calling thread is."""
-        return self._meeting.place
+        return self._rendezvous.index
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
@@ -38,30 +38,34 @@ class _Threads:
 
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Give row p to rank p; return the sum of the rows that the ranks gave us."""
-        return self._exchange("reduce_scatter", x_PND, lambda mail: total(self._own_rows(mail)))
+        return self._exchange(
+            "reduce_scatter", x_PND, lambda mail: sum_in_rank_order(self._own_rows(mail))
+        )
 
-    def all_sum(self, x: Any) -> Any:
+    def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order."""
-        return self._exchange("all_sum", x, total)
+        return self._exchange("all_reduce", x, sum_in_rank_order)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
         """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank."""
-        ends = [0, *accumulate(checked_counts(x_ND, count_P, self.size))]
+        ends = [0, *accumulate(check_counts(x_ND, count_P, self.size))]
         sent = [x_ND[start:end] for start, end in pairwise(ends)]
 
         def received(mail: list[Any]) -> tuple[Any, Any]:
             rows = self._own_rows(mail)
             return np.concatenate(rows), np.array([part.shape[0] for part in rows])
 
-        return self._meeting.exchange(described("ragged_all_to_all", x_ND), sent, received)
+        return self._rendezvous.exchange(
+            describe_collective("ragged_all_to_all", x_ND), sent, received
+        )
 
     def split(self, ranks: Sequence[int]) -> "_Threads":
         """Return the group whose rank i is our rank `ranks[i]`."""
-        mine = self._meeting.ranks
-        return _Threads(self._world, tuple(mine[rank] for rank in checked_ranks(ranks, self)))
+        mine = self._rendezvous.ranks
+        return _Threads(self._world, tuple(mine[rank] for rank in check_ranks(ranks, self)))
 
     def _exchange(self, exchange: str, x: Any, combine: Callable[[list[Any]], Any]) -> Any:
-        return self._meeting.exchange(described(exchange, x), x, combine)
+        return self._rendezvous.exchange(describe_collective(exchange, x), x, combine)
 
     def _own_rows(self, mail: list[Any]) -> list[Any]:
         return [sent[self.rank] for sent in mail]
@@ -79,7 +83,7 @@ class ThreadGroup(_Threads):
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"ThreadGroup: size must be at least 1, got {size}")
-        super().__init__(World(size), tuple(range(size)))
+        super().__init__(ThreadWorld(size), tuple(range(size)))
 
     def run(self, program: Callable[[int], Answer]) -> list[Answer]:
         """Return `program(rank)` of every rank, in rank order.
@@ -110,7 +114,7 @@ class ThreadGroup(_Threads):
         return answer
 
 
-def total(parts: list[Any]) -> Any:
+def sum_in_rank_order(parts: list[Any]) -> Any:
     """Return the sum of `parts`, added in their order."""
     first, *others = parts
     return sum(others, start=first)

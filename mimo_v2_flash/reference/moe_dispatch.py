@@ -31,8 +31,10 @@ def pack(
     messages: list[list[Message]] = [[] for _ in range(ranks)]
     for token, chosen in enumerate(expert_NA):
         expert_A = [int(expert) for expert in chosen]
-        share = experts // ranks
-        for rank in sorted({expert // share for expert in expert_A if 0 <= expert < experts}):
+        experts_per_rank = experts // ranks
+        for rank in sorted(
+            {expert // experts_per_rank for expert in expert_A if 0 <= expert < experts}
+        ):
             x_D = x_ND[token].astype(np.float64)
             weight_A = [float(weight) for weight in weight_NA[token]]
             messages[rank].append(Message(token, x_D, weight_A, expert_A))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Plan, shares_of
+from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
 from .conversion_plan import declared_weights, needed, write_recipe
 from .conversion_tasks import Piece, Recipe
@@ -122,10 +122,10 @@ def plan_job(
         If a tensor is missing, misshapen or of another dtype; the message names it. If the model
         cannot be split so.
     """
-    Plan(expert_parallel, tensor_parallel, expert_parallel).check(
+    ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
-    shares = shares_of(expert_parallel, tensor_parallel)
+    shards = all_shard_specs(expert_parallel, tensor_parallel)
     declared = declared_weights(config, experts, source.names())
     try:
         wanted = needed(declared, source.names())
@@ -133,8 +133,8 @@ def plan_job(
         raise ValueError(f"{source.name}: {error}") from error
     places = source.places(wanted)
     recipe = write_recipe(config, declared, places, encoding)
-    if len(shares) > 1:
-        recipe = shard_recipe(recipe, config, experts, shares)
+    if len(shards) > 1:
+        recipe = shard_recipe(recipe, config, experts, shards)
     prepared = Prepared(
         source=source.name,
         revision=source.revision,
@@ -145,7 +145,7 @@ def plan_job(
         expert_parallel=expert_parallel,
         tensor_parallel=tensor_parallel,
     )
-    store = Store(folder, recipe.outputs, prepared.to_metadata(), shards=len(shares))
+    store = Store(folder, recipe.outputs, prepared.to_metadata(), shards=len(shards))
     return Job(source, config, encoding, prepared, recipe, store)
 
 

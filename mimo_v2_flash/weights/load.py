@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import param_specs
 from .checkpoint import Checkpoint, open_checkpoint
@@ -20,7 +20,7 @@ __all__ = ["load_weights"]
 
 
 def load_weights(
-    path: str | PathLike[str], config: MiMoConfig, *, share: Share | None = None
+    path: str | PathLike[str], config: MiMoConfig, *, share: ShardSpec | None = None
 ) -> ModelWeights:
     """Return the weights of the checkpoint at `path`, mapped: nothing is read until it is used.
 
@@ -34,7 +34,7 @@ def load_weights(
         The model; every weight's shape is checked against it. Prepared weights know which experts
         they hold; the config names all of the model's.
     share : Share, optional
-        This rank's, `plan.share(rank)`: its shard is opened where the folder holds shards. From
+        This rank's, `plan.shard_spec(rank)`: its shard is opened where the folder holds shards. From
         any other checkpoint all is mapped, and the model takes its share.
 
     Returns
@@ -56,7 +56,7 @@ def load_weights(
     tensors = open_checkpoint(source)
     experts, held = _there(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    expected = dict(param_specs.every_weight(config, experts, fused=fused, share=held))
+    expected = dict(param_specs.every_weight(config, experts, fused=fused, shard_spec=held))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
@@ -64,8 +64,8 @@ def load_weights(
 
 
 def _there(
-    source: Path, tensors: Checkpoint, config: MiMoConfig, share: Share | None
-) -> tuple[tuple[int, ...], Share]:
+    source: Path, tensors: Checkpoint, config: MiMoConfig, share: ShardSpec | None
+) -> tuple[tuple[int, ...], ShardSpec]:
     """Return which experts the checkpoint has, and what share of all it holds."""
     try:
         prepared = Prepared.of_metadata(tensors.metadata)
@@ -74,10 +74,10 @@ def _there(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if not prepared:
-        return tuple(range(config.n_routed_experts)), WHOLE
+        return tuple(range(config.n_routed_experts)), UNSHARDED
     if prepared.shards > 1:
         check_shard(source, prepared, share)
-    return prepared.experts, prepared.share
+    return prepared.experts, prepared.shard_spec
 
 
 def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:

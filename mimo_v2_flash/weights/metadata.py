@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Share, shares_of
+from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
 __all__ = ["FORMAT", "Prepared"]
 
@@ -50,12 +50,12 @@ class Prepared:
     @property
     def shards(self) -> int:
         """How many different shares there are."""
-        return len(shares_of(self.expert_parallel, self.tensor_parallel))
+        return len(all_shard_specs(self.expert_parallel, self.tensor_parallel))
 
     @property
-    def share(self) -> Share:
+    def shard_spec(self) -> ShardSpec:
         """What of the model is there."""
-        return shares_of(self.expert_parallel, self.tensor_parallel)[self.shard]
+        return all_shard_specs(self.expert_parallel, self.tensor_parallel)[self.shard]
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a safetensors header."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
     "FUSED",
@@ -165,7 +165,7 @@ def every_weight(
     experts: Sequence[int] | None = None,
     *,
     fused: bool = False,
-    share: Share = WHOLE,
+    shard_spec: ShardSpec = UNSHARDED,
 ) -> Iterator[Declared]:
     """Yield what a checkpoint of `config` must hold, but for scales and predictors.
 
@@ -181,11 +181,11 @@ def every_weight(
         What of it all is there; shapes are those of the share.
     """
     numbers = range(config.n_routed_experts) if experts is None else experts
-    here = share.experts(len(numbers))
+    here = shard_spec.expert_range(len(numbers))
     of_attention = fused_attention if fused else attention
     *ends, (head, (V, D)) = model_ends(config)
-    yield from (*ends, Declared(head, (len(share.part(V)), D)))
-    for index, spec in enumerate(map(share.layer, config.layers)):
+    yield from (*ends, Declared(head, (len(shard_spec.tensor_range(V)), D)))
+    for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)
         yield from of_attention(prefix, spec.attention, spec.hidden)

@@ -8,7 +8,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
     "AttentionWeights",
@@ -68,7 +68,7 @@ class DecoderWeights(NamedTuple):
 class ModelWeights(NamedTuple):
     """Everything but the predictors.
 
-    `expert_ids` are the checkpoint's, of every expert that a router knows; `share` says which of
+    `expert_ids` are the checkpoint's, of every expert that a router knows; `shard_spec` says which of
     them, and which heads, are here.
     """
 
@@ -77,7 +77,7 @@ class ModelWeights(NamedTuple):
     final_norm_D: Any
     w_logits_VD: Any
     expert_ids: tuple[int, ...]
-    share: Share = WHOLE
+    shard_spec: ShardSpec = UNSHARDED
 
 
 def nbytes(weights: Any) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, LARGEST, BlockScaled
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import param_specs
 from .param_specs import Declared
@@ -42,21 +42,21 @@ def random_weights(
     *,
     seed: int,
     made: Callable[[int], object] = int,
-    share: Share = WHOLE,
+    shard_spec: ShardSpec = UNSHARDED,
 ) -> ModelWeights:
     """Return weights of standard deviation `initializer_range`; `made` hears of numbers made.
 
-    Norms are 1; sinks and selection biases are random, so that they matter. A `share` is that of
+    Norms are 1; sinks and selection biases are random, so that they matter. A `shard_spec` is that of
     the whole model of this seed.
     """
-    return _Maker(config, seed, made, share).model()
+    return _Maker(config, seed, made, shard_spec).model()
 
 
 class _Maker:
     def __init__(
-        self, config: MiMoConfig, seed: int, made: Callable[[int], object], share: Share
+        self, config: MiMoConfig, seed: int, made: Callable[[int], object], shard_spec: ShardSpec
     ) -> None:
-        self._config, self._seed, self._made, self._share = config, seed, made, share
+        self._config, self._seed, self._made, self._shard_spec = config, seed, made, shard_spec
 
     def model(self) -> ModelWeights:
         embedding, _, logits = param_specs.model_ends(self._config)
@@ -64,7 +64,7 @@ class _Maker:
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
         ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
-        return _owned(cut_model(ModelWeights(*ends, ids), self._config, self._share))
+        return _owned(cut_model(ModelWeights(*ends, ids), self._config, self._shard_spec))
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
@@ -88,7 +88,7 @@ class _Maker:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = param_specs.router(prefix, spec)
-        here = self._share.experts(spec.experts)
+        here = self._shard_spec.expert_range(spec.experts)
         experts = [
             tuple(map(self._float8, param_specs.expert(prefix, spec, index)))
             if index in here

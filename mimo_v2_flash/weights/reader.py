@@ -6,7 +6,7 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import fp8, param_specs
 from .checkpoint import Checkpoint
@@ -43,22 +43,22 @@ class Reader:
         tensors: Checkpoint,
         config: MiMoConfig,
         experts: tuple[int, ...],
-        share: Share = WHOLE,
+        shard_spec: ShardSpec = UNSHARDED,
     ) -> None:
         self._tensors, self._config, self._experts = tensors, config, experts
-        self._share = share
+        self._shard_spec = shard_spec
 
     def model(self) -> ModelWeights:
         """Return everything."""
         embedding, final_norm, logits = param_specs.model_ends(self._config)
-        specs = enumerate(map(self._share.layer, self._config.layers))
+        specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
         return ModelWeights(
             embedding_VD=self._tensors[embedding.name],
             layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
             final_norm_D=self._float32(final_norm),
             w_logits_VD=self._matrix(logits),
             expert_ids=self._experts,
-            share=self._share,
+            shard_spec=self._shard_spec,
         )
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
@@ -89,7 +89,9 @@ class Reader:
             ranks = self._config.num_key_value_heads
             return fp8.split_fused(self._where(fused), *self._coded(fused), heads, ranks)
         have_scales = all(weight.name + param_specs.SCALE in self._tensors for weight in (k, v))
-        if not have_scales or self._share.tensor_parallel > 1:  # shares lie on plain grids
+        if (
+            not have_scales or self._shard_spec.tensor_parallel_size > 1
+        ):  # shares lie on plain grids
             return self._matrix(q), self._matrix(k), self._matrix(v)
         both = self._coded(k.name), self._coded(v.name)
         return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
@@ -100,7 +102,7 @@ class Reader:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = (self._float32(weight) for weight in param_specs.router(prefix, spec))
-        known, here = list(self._experts), self._share.experts(len(self._experts))
+        known, here = list(self._experts), self._shard_spec.expert_range(len(self._experts))
         experts = (
             map(self._matrix, param_specs.expert(prefix, spec, number))
             for number in known[here.start : here.stop]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mimo_v2_flash.parallel_config import Share, shares_of
+from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
 from .metadata import Prepared
 from .store import MANIFEST
@@ -11,7 +11,7 @@ from .store import MANIFEST
 __all__ = ["check_shard", "folder_of_shard"]
 
 
-def folder_of_shard(path: Path, share: Share | None) -> Path:
+def folder_of_shard(path: Path, shard_spec: ShardSpec | None) -> Path:
     """Return the folder of a share's shard in `path`; `path` itself if it holds no shards.
 
     Raises
@@ -22,20 +22,22 @@ def folder_of_shard(path: Path, share: Share | None) -> Path:
     if not (path / MANIFEST).is_file():
         return path
     manifest, folders = _manifest(path)
-    shares = shares_of(manifest.expert_parallel, manifest.tensor_parallel)
-    if share not in shares:
-        asked = "no share" if share is None else _split(share)
+    shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
+    if shard_spec not in shards:
+        asked = "no share" if shard_spec is None else _split(shard_spec)
         raise ValueError(
-            f"{path}: holds shards of {_split(manifest)}, asked for is {asked}; prepare_weights.py "
+            f"{path}: holds shards of {_split(shards[0])}, asked for is {asked}; prepare_weights.py "
             "makes others"
         )
-    return path / folders[shares.index(share)]
+    return path / folders[shards.index(shard_spec)]
 
 
-def check_shard(folder: Path, prepared: Prepared, share: Share | None) -> None:
-    """Raise ValueError if the shard in `folder` is not that of `share`, or of another manifest."""
-    if share is not None and prepared.share != share:
-        raise ValueError(f"{folder}: is the shard of {prepared.share}, this rank's is {share}")
+def check_shard(folder: Path, prepared: Prepared, shard_spec: ShardSpec | None) -> None:
+    """Raise ValueError if the shard in `folder` is not that of `shard_spec`, or of another manifest."""
+    if shard_spec is not None and prepared.shard_spec != shard_spec:
+        raise ValueError(
+            f"{folder}: is the shard of {prepared.shard_spec}, this rank's is {shard_spec}"
+        )
     if not (folder.parent / MANIFEST).is_file():
         return
     manifest, _ = _manifest(folder.parent)
@@ -59,5 +61,7 @@ def _manifest(path: Path) -> tuple[Prepared, list[str]]:
     return prepared, folders
 
 
-def _split(by: Prepared | Share) -> str:
-    return f"expert_parallel {by.expert_parallel} and tensor_parallel {by.tensor_parallel}"
+def _split(by: ShardSpec) -> str:
+    return (
+        f"expert_parallel {by.expert_parallel_size} and tensor_parallel {by.tensor_parallel_size}"
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK
-from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.parallel_config import ShardSpec
 
 from . import fp8, param_specs
 from .conversion_tasks import Output, Part, Piece, Recipe
@@ -50,7 +50,7 @@ class _Slice(NamedTuple):
 
 
 def shard_recipe(
-    recipe: Recipe, config: MiMoConfig, experts: Sequence[int], shares: Sequence[Share]
+    recipe: Recipe, config: MiMoConfig, experts: Sequence[int], shards: Sequence[ShardSpec]
 ) -> Recipe:
     """Return the recipe of every shard's tensors, from that of the whole.
 
@@ -68,9 +68,9 @@ def shard_recipe(
     """
     shapes = {output.name: output.shape for output in recipe.outputs}
     slices: dict[str, list[_Slice]] = {name: [] for name in shapes}
-    for shard, share in enumerate(shares):
-        cuts = dict(_cuts(config, share)) if share.tensor_parallel > 1 else {}
-        here = share.experts(len(experts))
+    for shard, shard_spec in enumerate(shards):
+        cuts = dict(_cuts(config, shard_spec)) if shard_spec.tensor_parallel_size > 1 else {}
+        here = shard_spec.expert_range(len(experts))
         absent = _experts(config, [e for i, e in enumerate(experts) if i not in here])
         for name in shapes:
             weight = name.removesuffix(param_specs.SCALE)
@@ -94,16 +94,20 @@ def _sharded(piece: Piece, slices: dict[str, list[_Slice]]) -> Piece:
     return piece._replace(make=make)
 
 
-def _cuts(config: MiMoConfig, share: Share) -> Iterator[tuple[str, Cut]]:
+def _cuts(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, Cut]]:
     """Yield the cut of every weight that is split, by its name."""
-    yield param_specs.model_ends(config)[2].name, Cut(0, share.part(config.vocab_size))
+    yield param_specs.model_ends(config)[2].name, Cut(0, shard_spec.tensor_range(config.vocab_size))
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
         declared = param_specs.attention(prefix, spec.attention, spec.hidden)
-        cuts = attention_cuts(spec.attention, share)[: len(declared)]  # without sinks, no sink's
+        cuts = attention_cuts(spec.attention, shard_spec)[
+            : len(declared)
+        ]  # without sinks, no sink's
         yield from zip((weight.name for weight in declared), cuts, strict=True)
         if not spec.experts:
-            network = zip(param_specs.dense(prefix, spec), dense_cuts(spec, share), strict=True)
+            network = zip(
+                param_specs.dense(prefix, spec), dense_cuts(spec, shard_spec), strict=True
+            )
             yield from ((weight.name, cut) for weight, cut in network)
 
 

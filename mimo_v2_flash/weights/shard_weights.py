@@ -12,7 +12,7 @@ import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
-from mimo_v2_flash.parallel_config import WHOLE, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from .params import (
     AttentionWeights,
@@ -33,9 +33,9 @@ class Cut(NamedTuple):
     part: range
 
 
-def attention_cuts(spec: AttentionSpec, share: Share) -> AttentionWeights:
+def attention_cuts(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
     """Return the cut of each weight of attention."""
-    queries, keys = share.part(spec.heads), share.keys(spec.kv_heads)
+    queries, keys = shard_spec.tensor_range(spec.heads), shard_spec.kv_head_range(spec.kv_heads)
     return AttentionWeights(
         Cut(0, _of_heads(queries, spec.key_width)),
         Cut(0, _of_heads(keys, spec.key_width)),
@@ -45,9 +45,9 @@ def attention_cuts(spec: AttentionSpec, share: Share) -> AttentionWeights:
     )
 
 
-def dense_cuts(spec: LayerSpec, share: Share) -> DenseWeights:
+def dense_cuts(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
     """Return the cut of each weight of a dense network."""
-    width = share.part(spec.feed_forward)
+    width = shard_spec.tensor_range(spec.feed_forward)
     return DenseWeights(Cut(0, width), Cut(0, width), Cut(1, width))
 
 
@@ -59,7 +59,7 @@ def lowered(height: int, rows: range) -> int:
     return gcd(height, rows.start, len(rows))
 
 
-def cut_model(weights: ModelWeights, config: MiMoConfig, share: Share) -> ModelWeights:
+def cut_model(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) -> ModelWeights:
     """Return the share of `weights`; weights that are that share already are returned as they are.
 
     Raises
@@ -67,28 +67,30 @@ def cut_model(weights: ModelWeights, config: MiMoConfig, share: Share) -> ModelW
     ValueError
         If the weights are another share, or a column cut lies inside an FP8 block.
     """
-    if weights.share == share:
+    if weights.shard_spec == shard_spec:
         return weights
-    if weights.share != WHOLE:
-        raise ValueError(f"the weights are {weights.share}, this rank's are {share}")
+    if weights.shard_spec != UNSHARDED:
+        raise ValueError(f"the weights are {weights.shard_spec}, this rank's are {shard_spec}")
     layers = zip(weights.layers, config.layers, strict=True)
     return weights._replace(
-        layers=tuple(_layer(layer, spec, share) for layer, spec in layers),
-        w_logits_VD=cut_weight(weights.w_logits_VD, Cut(0, share.part(config.vocab_size))),
-        share=share,
+        layers=tuple(_layer(layer, spec, shard_spec) for layer, spec in layers),
+        w_logits_VD=cut_weight(
+            weights.w_logits_VD, Cut(0, shard_spec.tensor_range(config.vocab_size))
+        ),
+        shard_spec=shard_spec,
     )
 
 
-def _layer(layer: DecoderWeights, spec: LayerSpec, share: Share) -> DecoderWeights:
+def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> DecoderWeights:
     attention, network = layer.attention, layer.feed_forward
     if isinstance(network, MoEWeights):
-        here = share.experts(spec.experts)
+        here = shard_spec.expert_range(spec.experts)
         stacks = (stack[here.start : here.stop] for stack in network.experts)
         network = network._replace(experts=ExpertWeights(*stacks))
-    elif share.tensor_parallel > 1:
-        network = DenseWeights(*map(cut_weight, network, dense_cuts(spec, share)))
-    if share.tensor_parallel > 1:
-        cuts = attention_cuts(spec.attention, share)
+    elif shard_spec.tensor_parallel_size > 1:
+        network = DenseWeights(*map(cut_weight, network, dense_cuts(spec, shard_spec)))
+    if shard_spec.tensor_parallel_size > 1:
+        cuts = attention_cuts(spec.attention, shard_spec)
         attention = AttentionWeights(*map(cut_weight, attention, cuts))
     return layer._replace(attention=attention, feed_forward=network)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from operator import index
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import WHOLE
+from mimo_v2_flash.parallel_config import UNSHARDED
 
 from .params import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
@@ -61,8 +61,8 @@ def keep_experts(
     """
     ids = check_experts(weights.expert_ids if experts is None else experts, weights.expert_ids)
     if len(ids) < len(weights.expert_ids):
-        if weights.share != WHOLE:
-            raise ValueError(f"no experts can be chosen of {weights.share}: prepare them anew")
+        if weights.shard_spec != UNSHARDED:
+            raise ValueError(f"no experts can be chosen of {weights.shard_spec}: prepare them anew")
         places = [weights.expert_ids.index(expert) for expert in ids]
         layers = tuple(_cut(layer, places) for layer in weights.layers)
         weights = weights._replace(layers=layers, expert_ids=tuple(ids))

@@ -7,7 +7,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli import cost
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
 
@@ -26,7 +26,7 @@ def deployment(*words: str):
 def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     found = deployment("--expert-parallel", "32", "--tensor-parallel", "4")
     assert found.config == MiMoConfig()
-    assert found.plan == Plan(32, 4, 8)
+    assert found.plan == ParallelConfig(32, 4, 8)
     assert (found.batch_size, found.context, found.chunk) == (8, 4096, 128)
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
     words = ["--model", str(tmp_path), "--batch-size", "3", "--dtype", "bfloat16"]
@@ -52,5 +52,5 @@ def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
 @pytest.mark.nkipy
 def test_what_cannot_be_is_refused():
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
-    with pytest.raises(ValueError, match="expert_parallel = 3: 256 experts are no multiple"):
+    with pytest.raises(ValueError, match="expert_parallel_size = 3: 256 experts are no multiple"):
         cost.run(**asked("--expert-parallel", "3"))

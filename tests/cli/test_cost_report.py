@@ -12,9 +12,9 @@ from mimo_v2_flash.cli.step_programs import Deployment
 from mimo_v2_flash.costs.lower_bound import Least
 from mimo_v2_flash.costs.projection import Seconds
 from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
-DEPLOYMENT = Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 1000, 300)
+DEPLOYMENT = Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 300)
 COST = ProgramCost(
     77,
     (Product(1, 2, 10**6, 1000),),

@@ -6,7 +6,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.deployment import Deployment
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 
 @pytest.mark.parametrize(
@@ -19,15 +19,15 @@ from mimo_v2_flash.parallel_config import Plan
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):
-    deployment = Deployment(MiMoConfig(), Plan(32, 4, 8), **{"batch_size": 8} | changes)
+    deployment = Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), **{"batch_size": 8} | changes)
     with pytest.raises(ValueError, match=re.escape(message)):
         deployment.check()
 
 
 def test_the_real_model_on_32_ranks_is_allowed():
-    Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 262_144, 512).check()
+    Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 262_144, 512).check()
 
 
 def test_the_plan_is_the_models():
-    with pytest.raises(ValueError, match="expert_parallel = 3: 256 experts are no multiple"):
-        Deployment(MiMoConfig(), Plan(3, 1, 3), 3).check()
+    with pytest.raises(ValueError, match="expert_parallel_size = 3: 256 experts are no multiple"):
+        Deployment(MiMoConfig(), ParallelConfig(3, 1, 3), 3).check()

@@ -7,7 +7,7 @@ from mimo_v2_flash.cli.console import console
 from mimo_v2_flash.cli.dispatch_report import _spread, exchange_report
 from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.spread import favouring
 from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 
@@ -16,7 +16,7 @@ SPARSE = (KINDS[1], KINDS[3])
 
 def said(model, plan, program, capsys) -> list[str]:
     """Return the lines of the table of a run, which is the same on every rank."""
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
 
     def on_rank(rank: int):
         record = ExchangeRecord()
@@ -34,7 +34,7 @@ def test_a_prompt_and_its_answer_went_two_ways(capsys):
     prompt = random_tokens(model, 40)
     lines = said(
         model,
-        Plan(2, 1, 2),
+        ParallelConfig(2, 1, 2),
         lambda ours: ours.generate([prompt], max_new_tokens=3, eos_token_id=[]),
         capsys,
     )
@@ -60,7 +60,7 @@ def test_a_way_that_needs_nothing_says_so(capsys):
     model = tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4))
     lines = said(
         favouring(model, slice(4, 8)),
-        Plan(2, 1, 2),
+        ParallelConfig(2, 1, 2),
         lambda ours: ours.forward(random_tokens(model, 1, 50)),
         capsys,
     )

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli.generation_stats import Notes
-from mimo_v2_flash.cli.parallel_options import ALONE, Shared
+from mimo_v2_flash.cli.parallel_options import ALONE, RankSetup
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.tiny import Recipe, random_tokens, running, tiny
 
 MODEL = tiny(Recipe(dense_width=32, experts=16))
 
 
-def told(shared: Shared, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
+def told(shared: RankSetup, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
     """Return experts touched, bytes of the caches, and logits."""
     notes = Notes(MODEL.config, shared)
     model = running(MODEL, backend=notes, **shared._asdict())
@@ -22,11 +22,15 @@ def told(shared: Shared, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np
     return notes.experts_touched(), notes.total(model.new_cache(8, 9).nbytes), logits_BTV
 
 
-@pytest.mark.parametrize("plan", [Plan(2, 1, 2), Plan(8, 2, 4), Plan(4, 4, 1)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(2, 1, 2), ParallelConfig(8, 2, 4), ParallelConfig(4, 4, 1)], ids=str
+)
 def test_experts_touched_on_all_ranks_are_those_of_one(plan):
-    group, token_BT = ThreadGroup(plan.world), random_tokens(MODEL, 2, 3)
+    group, token_BT = ThreadGroup(plan.world_size), random_tokens(MODEL, 2, 3)
     touched, cached, logits_BTV = told(ALONE, token_BT)
-    for of_rank, bytes_there, same_BTV in group.run(lambda _: told(Shared(group, plan), token_BT)):
+    for of_rank, bytes_there, same_BTV in group.run(
+        lambda _: told(RankSetup(group, plan), token_BT)
+    ):
         assert of_rank == touched
         assert touched[0] < touched[1] == 3 * 16
         assert bytes_there >= cached
@@ -35,7 +39,7 @@ def test_experts_touched_on_all_ranks_are_those_of_one(plan):
 
 def test_exchanges_of_all_ranks_are_taken_down_since_the_start():
     group = ThreadGroup(2)
-    shared = Shared(group, Plan(2, 1, 2))
+    shared = RankSetup(group, ParallelConfig(2, 1, 2))
 
     def on_rank(_: int) -> tuple[float, float]:
         notes = Notes(MODEL.config, shared)

@@ -8,7 +8,7 @@ import pytest
 
 from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.execution.pytree import arrays
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
@@ -25,7 +25,7 @@ from mimo_v2_flash.execution.program_recorder import Rehearsal  # noqa: E402
 from mimo_v2_flash.kernels import ops  # noqa: E402
 
 CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
-DEPLOYMENT = Deployment(CONFIG, Plan(4, 2, 2), 2, 256, 16)
+DEPLOYMENT = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 256, 16)
 FOUND = step_programs(DEPLOYMENT)
 LEDGER = priced(FOUND)
 
@@ -61,7 +61,7 @@ def test_heads_and_experts_are_for_the_tokens_that_they_see():
     for name in heads:
         seen = int(name.split(", ")[1].split(" of ")[0])
         assert LEDGER.entries[name].least.operations == 2 * seen * hidden * words
-    long = Deployment(CONFIG, Plan(4, 2, 2), 2, 512, 512)
+    long = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 512, 512)
     feeds = {
         name: entry for name, entry in ledger(long).entries.items() if name.startswith("experts")
     }

@@ -7,31 +7,31 @@ import pytest
 
 from mimo_v2_flash.cli.parallel_options import (
     ALONE,
-    add_plan_arguments,
-    asked_plan,
-    first_alone,
-    shared_by,
+    add_parallel_arguments,
+    only_rank_0_prints,
+    parse_parallel_config,
+    rank_setup,
 )
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
-from mimo_v2_flash.parallel_config import WHOLE, Plan
+from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 
 
-def asked(*words: str) -> Plan:
+def asked(*words: str) -> ParallelConfig:
     parser = argparse.ArgumentParser()
-    add_plan_arguments(parser)
-    return asked_plan(**vars(parser.parse_args(words)))
+    add_parallel_arguments(parser)
+    return parse_parallel_config(**vars(parser.parse_args(words)))
 
 
 @pytest.mark.parametrize(
     ("words", "plan"),
     [
-        ("", Plan()),
-        ("--expert-parallel 8", Plan(8, 1, 8)),
-        ("--tensor-parallel 4", Plan(None, 4, 1)),
-        ("--expert-parallel 32 --tensor-parallel 4", Plan(32, 4, 8)),
-        ("--expert-parallel 2 --tensor-parallel 4", Plan(2, 4, 1)),
-        ("--expert-parallel 2 --data-parallel 8", Plan(2, 1, 8)),
-        ("--expert-parallel 32 --tensor-parallel 4 --data-parallel 8", Plan(32, 4, 8)),
+        ("", ParallelConfig()),
+        ("--expert-parallel 8", ParallelConfig(8, 1, 8)),
+        ("--tensor-parallel 4", ParallelConfig(None, 4, 1)),
+        ("--expert-parallel 32 --tensor-parallel 4", ParallelConfig(32, 4, 8)),
+        ("--expert-parallel 2 --tensor-parallel 4", ParallelConfig(2, 4, 1)),
+        ("--expert-parallel 2 --data-parallel 8", ParallelConfig(2, 1, 8)),
+        ("--expert-parallel 32 --tensor-parallel 4 --data-parallel 8", ParallelConfig(32, 4, 8)),
     ],
 )
 def test_the_batch_is_split_as_the_experts_ask(words, plan):
@@ -41,10 +41,13 @@ def test_the_batch_is_split_as_the_experts_ask(words, plan):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--tensor-parallel 0", "tensor_parallel = 0"),
-        ("--expert-parallel -1", "expert_parallel = -1"),
-        ("--data-parallel 0", "data_parallel = 0"),
-        ("--expert-parallel 3 --tensor-parallel 2", "expert_parallel = 3: allowed is a divisor"),
+        ("--tensor-parallel 0", "tensor_parallel_size = 0"),
+        ("--expert-parallel -1", "expert_parallel_size = -1"),
+        ("--data-parallel 0", "data_parallel_size = 0"),
+        (
+            "--expert-parallel 3 --tensor-parallel 2",
+            "expert_parallel_size = 3: allowed is a divisor",
+        ),
     ],
 )
 def test_the_impossible_is_refused(words, said):
@@ -55,22 +58,22 @@ def test_the_impossible_is_refused(words, said):
 @pytest.mark.parametrize(
     ("size", "options", "plan"),
     [
-        (1, (None, 1, None), Plan()),
-        (8, (8, 1, None), Plan(8, 1, 8)),
-        (8, (2, 4, None), Plan(2, 4, 2)),
-        (8, (None, 8, None), Plan(None, 8, 1)),
-        (8, (None, 1, None), Plan(None, 1, 8)),
+        (1, (None, 1, None), ParallelConfig()),
+        (8, (8, 1, None), ParallelConfig(8, 1, 8)),
+        (8, (2, 4, None), ParallelConfig(2, 4, 2)),
+        (8, (None, 8, None), ParallelConfig(None, 8, 1)),
+        (8, (None, 1, None), ParallelConfig(None, 1, 8)),
     ],
 )
 def test_ranks_that_run_share_what_was_asked_for(size, options, plan):
-    assert shared_by(ThreadGroup(size), *options).plan == plan
+    assert rank_setup(ThreadGroup(size), *options).plan == plan
 
 
 def test_a_rank_knows_its_share():
     group = ThreadGroup(4)
-    shares = group.run(lambda _: shared_by(group, 4, 2, None).share)
-    assert shares == [Plan(4, 2, 2).share(rank) for rank in range(4)]
-    assert ALONE.share == WHOLE
+    shares = group.run(lambda _: rank_setup(group, 4, 2, None).shard_spec)
+    assert shares == [ParallelConfig(4, 2, 2).shard_spec(rank) for rank in range(4)]
+    assert ALONE.shard_spec == UNSHARDED
 
 
 @pytest.mark.parametrize(
@@ -78,18 +81,18 @@ def test_a_rank_knows_its_share():
     [
         (1, (8, 1, None), "8 ranks are asked for and 1 running: torchrun --nproc-per-node 8"),
         (4, (2, 1, 2), "2 ranks are asked for and 4 running"),
-        (4, (8, 1, None), "expert_parallel = 8: allowed is a divisor of the 4 ranks"),
-        (4, (None, 0, None), "tensor_parallel = 0: allowed"),
+        (4, (8, 1, None), "expert_parallel_size = 8: allowed is a divisor of the 4 ranks"),
+        (4, (None, 0, None), "tensor_parallel_size = 0: allowed"),
     ],
 )
 def test_other_ranks_than_those_that_run_are_refused(size, options, said):
     with pytest.raises(ValueError, match=said):
-        shared_by(ThreadGroup(size), *options)
+        rank_setup(ThreadGroup(size), *options)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_0_alone_writes(capsys, rank):
-    with first_alone(SoloGroup(rank=rank)):
+    with only_rank_0_prints(SoloGroup(rank=rank)):
         sys.stdout.write("out\n")
         sys.stderr.write("error\n")
     sys.stdout.write("after\n")

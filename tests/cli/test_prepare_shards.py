@@ -8,7 +8,7 @@ import pytest
 
 import prepare_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import shares_of
+from mimo_v2_flash.parallel_config import all_shard_specs
 from mimo_v2_flash.weights import load_weights
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -36,7 +36,7 @@ def test_ranks_have_a_shard_each(prepared, tmp_path):
     output = tmp_path / "output"
     assert re.search(r"shards\W+5\b", prepared("--expert-parallel", 5))
     config = MiMoConfig.from_pretrained(output)
-    for rank, share in enumerate(shares_of(5, 1)):
+    for rank, share in enumerate(all_shard_specs(5, 1)):
         assert (output / f"rank-{rank:05}-of-00005" / "mimo_weights.safetensors").is_file()
         weights = load_weights(output, config, share=share)
         assert len(weights.layers[1].feed_forward.experts[0]) == 1
@@ -54,9 +54,9 @@ def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("split", "said"),
     [
-        (("--expert-parallel", 3), "expert_parallel = 3: 5 experts are no multiple"),
-        (("--expert-parallel", 0), "expert_parallel = 0: allowed is an integer above 0"),
-        (("--tensor-parallel", 0), "tensor_parallel = 0: allowed is an integer above 0"),
+        (("--expert-parallel", 3), "expert_parallel_size = 3: 5 experts are no multiple"),
+        (("--expert-parallel", 0), "expert_parallel_size = 0: allowed is an integer above 0"),
+        (("--tensor-parallel", 0), "tensor_parallel_size = 0: allowed is an integer above 0"),
         (
             ("--expert-parallel", 1, "--tensor-parallel", 2),
             "gate_proj.weight: shares of 132 rows cut FP8 blocks of 128 apart",

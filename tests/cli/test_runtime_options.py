@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.parallel_options import ALONE, Shared
+from mimo_v2_flash.cli.parallel_options import ALONE, RankSetup
 from mimo_v2_flash.cli.runtime_options import FixedContext, Place, add_place_arguments, check_memory
 from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.tiny import random_tokens, running, tiny
 
 MODEL = tiny()
@@ -39,7 +39,7 @@ def opened(monkeypatch):
     return made
 
 
-def model_at(place: Place, shared: Shared = ALONE, host=None):
+def model_at(place: Place, shared: RankSetup = ALONE, host=None):
     return place.model(MODEL.weights, MODEL.config, shared, host=host or NumpyBackend())
 
 
@@ -98,7 +98,7 @@ def test_the_context_is_the_models_where_that_is_short(opened):
 
 
 def test_xla_does_not_run_on_several_processes(opened):
-    shared = Shared(SimpleNamespace(size=2, rank=0), Plan(2, 2, 1))
+    shared = RankSetup(SimpleNamespace(size=2, rank=0), ParallelConfig(2, 2, 1))
     with pytest.raises(
         ValueError, match="--backend xla runs on one rank, not on several processes"
     ):
@@ -108,19 +108,23 @@ def test_xla_does_not_run_on_several_processes(opened):
 LOAD = Load(1, 4096, 128, "fp8", ml_dtypes.bfloat16, ml_dtypes.bfloat16)
 
 
-@pytest.mark.parametrize(("plan", "lnc"), [(Plan(32, 32, 1), 2), (Plan(64, 64, 1), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("plan", "lnc"), [(ParallelConfig(32, 32, 1), 2), (ParallelConfig(64, 64, 1), 1)], ids=str
+)
 def test_a_plan_that_fits_into_a_core_passes(plan, lnc):
     check_memory(MiMoConfig(), plan, LOAD, lnc)
 
 
-@pytest.mark.parametrize(("plan", "lnc"), [(Plan(8, 8, 1), 2), (Plan(16, 16, 1), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("plan", "lnc"), [(ParallelConfig(8, 8, 1), 2), (ParallelConfig(16, 16, 1), 1)], ids=str
+)
 def test_a_plan_that_does_not_is_refused(plan, lnc):
     with pytest.raises(ValueError, match=rf"--lnc {lnc}: It does not fit: .* more than {12 * lnc}"):
         check_memory(MiMoConfig(), plan, LOAD, lnc)
 
 
 def test_the_fullest_device_counts(monkeypatch):
-    plan, load = Plan(1, 1, 2), Load(3, 40, 8)
+    plan, load = ParallelConfig(1, 1, 2), Load(3, 40, 8)
     least, most = sorted(device.total for device in devices(MODEL.config, plan, load))
     monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.MEMORY", {2: (least + most) // 2})
     with pytest.raises(ValueError, match="It does not fit"):

@@ -8,7 +8,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.config_files import SMALL
 
@@ -27,11 +27,13 @@ def content(traced) -> bytes:
     return traced.module.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize("plan", [Plan(), Plan(2, 2, 1), Plan(2, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(), ParallelConfig(2, 2, 1), ParallelConfig(2, 1, 2)], ids=str
+)
 def test_what_a_run_needs_is_in_the_list(plan):
     """A prompt in chunks, one token, one and three drafts, each with few and with many filled."""
-    group = ThreadGroup(plan.world)
-    backend = XlaBackend(group if plan.world > 1 else None)
+    group = ThreadGroup(plan.world_size)
+    backend = XlaBackend(group if plan.world_size > 1 else None)
     weights = random_weights(CONFIG, seed=0)
 
     def run(_: int) -> None:
@@ -54,7 +56,7 @@ def test_what_a_run_needs_is_in_the_list(plan):
 
 
 def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
-    found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 1000, 128))
+    found = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128))
     assert [(step.tokens, step.filled) for step in found.steps] == [
         (tokens, filled) for tokens in (128, 4, 1) for filled in (256, 512, 1000)
     ]
@@ -73,7 +75,7 @@ def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
 
 
 def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
-    found = step_programs(Deployment(MiMoConfig(), Plan(32, 4, 8), 16, 256, 128))
+    found = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 256, 128))
     called = {name for step in found.steps for name in step.calls}
     waiting = [name for name in found.programs if name not in called]
     logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}

@@ -7,22 +7,22 @@ import pytest
 from mimo_v2_flash.cli.truncate import first_layers
 from mimo_v2_flash.config import MiMoConfig
 
-WHOLE = MiMoConfig()
+UNSHARDED = MiMoConfig()
 
 
 def test_the_layers_are_the_first_of_the_whole():
-    assert first_layers(WHOLE, 7).layers == WHOLE.layers[:7]
+    assert first_layers(UNSHARDED, 7).layers == UNSHARDED.layers[:7]
 
 
 def test_nothing_else_changes():
     restored = {
-        name: getattr(WHOLE, name)
+        name: getattr(UNSHARDED, name)
         for name in ("num_hidden_layers", "hybrid_layer_pattern", "moe_layer_freq")
     }
-    assert replace(first_layers(WHOLE, 3), **restored) == WHOLE
+    assert replace(first_layers(UNSHARDED, 3), **restored) == UNSHARDED
 
 
 @pytest.mark.parametrize("count", [-1, 0, 49])
 def test_more_layers_than_there_are_is_refused(count):
     with pytest.raises(ValueError, match=rf"--num-layers {count} is not in 1\.\.48"):
-        first_layers(WHOLE, count)
+        first_layers(UNSHARDED, count)

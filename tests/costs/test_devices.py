@@ -14,7 +14,7 @@ from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.hooks import WatchedLayers
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import WHOLE, Plan
+from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.params import MoEWeights, nbytes
 from mimo_v2_flash.weights.shard_weights import cut_model
@@ -45,14 +45,18 @@ def kinds_of(weights) -> dict[str, int]:
     return {kind: size for kind, size in found.items() if size}
 
 
-@pytest.mark.parametrize("plan", [Plan(), Plan(8, 8), Plan(4, 2, 2), Plan(2, 4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [ParallelConfig(), ParallelConfig(8, 8), ParallelConfig(4, 2, 2), ParallelConfig(2, 4, 2)],
+    ids=str,
+)
 def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
     """Keys and values share scales, heads begin inside blocks, words divide unevenly."""
     recipe = replace(RECIPE, experts=8, dense_width=1024, queries_per_kv_head=4)
     hub = write_hub_checkpoint(tiny(recipe).oracle, tmp_path).folder
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
-    shares = [plan.share(rank) for rank in range(plan.world)]
+    shares = [plan.shard_spec(rank) for rank in range(plan.world_size)]
     found = weight_bytes(config, shares, "fp8")
     assert found == [kinds_of(cut_model(weights, config, share)) for share in shares]
 
@@ -75,23 +79,27 @@ def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_
 
 @given(st.integers(0, 5), st.integers(1, 300), floats, st.sampled_from([1, 4, 8]))
 def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
-    share = Plan(1, tensor_parallel).share(tensor_parallel - 1)
+    share = ParallelConfig(1, tensor_parallel).shard_spec(tensor_parallel - 1)
     sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "rows": slice(0, rows)}
-    real = new_cache(tuple(map(share.layer, MIMO.layers)), **sizes)
+    real = new_cache(tuple(map(share.local_layer, MIMO.layers)), **sizes)
     assert (
         cache_bytes(MIMO, share, rows, replace(LOAD, context=context, cache=dtype)) == real.nbytes
     )
 
 
-@pytest.mark.parametrize("plan", [Plan(), Plan(4, 1, 4), Plan(4, 2, 2), Plan(8, 8)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [ParallelConfig(), ParallelConfig(4, 1, 4), ParallelConfig(4, 2, 2), ParallelConfig(8, 8)],
+    ids=str,
+)
 @pytest.mark.parametrize("exchange", ["all_gather", "all_to_all"])
 def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
     batch_size, step = 4, 6
     model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
-    share = model.config.n_routed_experts // plan.expert_share
+    share = model.config.n_routed_experts // plan.expert_parallel_size
     model = favouring(model, slice(0, share))  # every token comes to the first rank's experts
     token_BT = random_tokens(model, batch_size, step)
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
         heard = {"layer": 0, "look": 0, "answer": 0}
@@ -126,7 +134,7 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
 
 def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
     """Source: 311,862,258,560 bytes in the hub's files."""
-    device = devices(MIMO, Plan(), LOAD)[0]
+    device = devices(MIMO, ParallelConfig(), LOAD)[0]
     widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
     no_sinks = 9 * 64 * 4  # of full layers
     rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
@@ -135,7 +143,7 @@ def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
 
 
 def test_bfloat16_mimo_is_617_7_gigabytes():
-    found = weight_bytes(MIMO, [WHOLE], "bfloat16")[0]
+    found = weight_bytes(MIMO, [UNSHARDED], "bfloat16")[0]
     assert round(sum(found.values()) / 1e9, 1) == 617.7
 
 
@@ -145,27 +153,27 @@ def test_bfloat16_mimo_is_617_7_gigabytes():
 )
 def test_experts_of_mimo_on_a_rank(plan, dtype, gigabytes):
     """Source: 3 x 4096 x 2048 numbers an expert, and a scale for each 128 x 128 of them."""
-    share = Plan(plan, 4, plan // 4).share(0)
+    share = ParallelConfig(plan, 4, plan // 4).shard_spec(0)
     found = weight_bytes(MIMO, [share], dtype)[0]
     assert round(found["experts"] / 1e9, 2) == gigabytes
 
 
 def test_the_cache_of_mimo_grows_by_23040_bytes_a_token():
     load = replace(LOAD, cache=BFLOAT16)
-    at = {n: cache_bytes(MIMO, WHOLE, 1, replace(load, context=n)) for n in (132, 4096, 262144)}
+    at = {n: cache_bytes(MIMO, UNSHARDED, 1, replace(load, context=n)) for n in (132, 4096, 262144)}
     position, full_layers = 4, 9
     assert (at[262144] - at[4096]) == (262144 - 4096) * (23_040 + full_layers * position)
     rings = at[132] - 133 * (23_040 + full_layers * position)
     assert rings == 39 * 133 * (8 * 320 * 2 + position)
     assert round(rings / 1e6) == 27
-    ten = cache_bytes(MIMO, WHOLE, 10, replace(load, context=4096))
+    ten = cache_bytes(MIMO, UNSHARDED, 10, replace(load, context=4096))
     assert round(ten / at[4096], 2) == 9.98  # but for a row of each layer
 
 
 def test_hundreds_of_devices_together_hold_the_whole():
-    plan = Plan(256, 4, 64)
+    plan = ParallelConfig(256, 4, 64)
     held = devices(MIMO, plan, Load(64, 1000, 1))
-    whole = devices(MIMO, Plan(), Load(64, 1000, 1))[0]
+    whole = devices(MIMO, ParallelConfig(), Load(64, 1000, 1))[0]
     assert len(held) == 256
     assert sum(device.weights["experts"] for device in held) == whole.weights["experts"]
     assert sum(device.weights["head"] for device in held) == 64 * whole.weights["head"]
@@ -173,13 +181,13 @@ def test_hundreds_of_devices_together_hold_the_whole():
 
 
 def test_the_total_is_all_of_it():
-    device = devices(MIMO, Plan(), LOAD)[0]
+    device = devices(MIMO, ParallelConfig(), LOAD)[0]
     parts = (*device.weights.values(), device.cache, *device.buffers.values())
     assert device.total == sum(parts)
 
 
 def test_a_plan_that_the_model_does_not_admit_is_refused():
-    with pytest.raises(ValueError, match="expert_parallel = 7"):
-        devices(MIMO, Plan(7, 1, 7), LOAD)
+    with pytest.raises(ValueError, match="expert_parallel_size = 7"):
+        devices(MIMO, ParallelConfig(7, 1, 7), LOAD)
     with pytest.raises(ValueError, match="context = 300000"):
-        devices(MIMO, Plan(), replace(LOAD, context=300_000))
+        devices(MIMO, ParallelConfig(), replace(LOAD, context=300_000))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load, traffic
 from mimo_v2_flash.costs.traffic import ranks_of_token
-from mimo_v2_flash.parallel import CountedGroup, ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel import InstrumentedGroup, ThreadGroup
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.spread import admitting, plans
 from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 
@@ -22,16 +22,16 @@ SPARSE = (KINDS[1], KINDS[3])  # layers of experts, full and sliding
 
 def sent(model, plan, batch_size, step, exchange) -> dict[str, int]:
     """Return the bytes that all ranks sent in one step, among experts and among heads."""
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
     token_BT = random_tokens(model, batch_size, step)
 
     def program(rank: int):
-        ours = running(model, group=CountedGroup(group), plan=plan, exchange=exchange)
+        ours = running(model, group=InstrumentedGroup(group), plan=plan, exchange=exchange)
         ours.forward(token_BT)
-        ranks = ours._ranks
+        ranks = ours._context
         return [
-            sum(tally.sent for tally in getattr(of, "tallies", {}).values())
-            for of in (ranks.experts, ranks.heads)
+            sum(stats.sent for stats in getattr(of, "stats", {}).values())
+            for of in (ranks.expert_group, ranks.tensor_group)
         ]
 
     experts, heads = zip(*group.run(program), strict=True)
@@ -58,7 +58,7 @@ def test_all_to_all_sends_as_counted_where_every_expert_is_chosen(data, world, b
     recipe = admitting(Recipe(layers=SPARSE, experts=8, experts_per_token=8), plan)
     model = tiny(recipe)
     counted = traffic(model.config, plan, Load(batch_size, step, step), step=step)
-    assert counted.ranks == pytest.approx(plan.expert_share - 1)
+    assert counted.ranks == pytest.approx(plan.expert_parallel_size - 1)
     found = sent(model, plan, batch_size, step, "all_to_all")
     assert found["experts"] == pytest.approx(counted.all_to_all * batch_size * step * len(SPARSE))
 
@@ -85,7 +85,7 @@ def test_mimo_on_32_and_64_ranks(ranks, expected, sent_bytes):
 
 
 def test_half_as_wide_a_stream_halves_all_but_choices_and_the_answers_of_all_gather():
-    plan, load = Plan(32, 1, 32), Load(32, 512, 512)
+    plan, load = ParallelConfig(32, 1, 32), Load(32, 512, 512)
     wide = traffic(MIMO, plan, load, step=512)
     narrow = traffic(MIMO, plan, Load(32, 512, 512, stream=ml_dtypes.bfloat16), step=512)
     assert narrow.least * 2 == wide.least
@@ -94,13 +94,13 @@ def test_half_as_wide_a_stream_halves_all_but_choices_and_the_answers_of_all_gat
 
 
 def test_padding_of_ranks_without_tokens_is_sent_by_all_gather():
-    one = traffic(MIMO, Plan(8, 1, 8), Load(1, 1, 1), step=1)
-    full = traffic(MIMO, Plan(8, 1, 8), Load(8, 1, 1), step=1)
+    one = traffic(MIMO, ParallelConfig(8, 1, 8), Load(1, 1, 1), step=1)
+    full = traffic(MIMO, ParallelConfig(8, 1, 8), Load(8, 1, 1), step=1)
     assert one.all_gather == 8 * full.all_gather
     assert one.all_to_all == full.all_to_all
 
 
 def test_without_experts_or_other_ranks_nothing_is_sent():
     dense = tiny(Recipe(layers=(KINDS[0],))).config
-    assert traffic(dense, Plan(4, 1, 4), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
-    assert traffic(MIMO, Plan(), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
+    assert traffic(dense, ParallelConfig(4, 1, 4), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
+    assert traffic(MIMO, ParallelConfig(), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)

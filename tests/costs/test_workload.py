@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 LOAD = Load(batch_size=3, context=100, step=100)
 
@@ -34,7 +34,7 @@ def test_the_longest_is_allowed():
 
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.integers(1, 9))
 def test_ranks_own_enough_tokens_and_none_could_own_fewer(batch_size, step, tensor, data):
-    plan = Plan(tensor_parallel=tensor, data_parallel=data)
-    own = replace(LOAD, batch_size=batch_size).own_tokens(plan, step)
-    fullest = max(len(plan.rows(rank, batch_size)) for rank in range(plan.world)) * step
+    plan = ParallelConfig(tensor_parallel_size=tensor, data_parallel_size=data)
+    own = replace(LOAD, batch_size=batch_size).local_tokens(plan, step)
+    fullest = max(len(plan.batch_range(rank, batch_size)) for rank in range(plan.world_size)) * step
     assert own * tensor >= fullest > (own - 1) * tensor

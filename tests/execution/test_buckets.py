@@ -6,7 +6,7 @@ import pytest
 
 from mimo_v2_flash.execution.hlo_lint import faults
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, random_tokens, running, tiny
@@ -19,7 +19,7 @@ from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
 
 RECIPE = Recipe(layers=Recipe().layers[:4], vocabulary=64, dense_width=32, experts=16)
 EVEN = tiny(RECIPE)
-PLANS = [Plan(4, 1, 4), Plan(2, 1, 4), Plan(4, 2, 2)]
+PLANS = [ParallelConfig(4, 1, 4), ParallelConfig(2, 1, 4), ParallelConfig(4, 2, 2)]
 CHUNK = 32
 STEP = random_tokens(EVEN, 4, CHUNK), np.tile(np.arange(CHUNK), (4, 1))
 
@@ -39,9 +39,9 @@ def crowded(model):
     return model._replace(weights=model.weights._replace(layers=layers))
 
 
-def stepped(model, plan: Plan, **options):
+def stepped(model, plan: ParallelConfig, **options):
     """Return the logits of a chunk on every replica, and the backend that ran it."""
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
     backend = XlaBackend(group)
 
     def of_rank(_: int) -> np.ndarray:

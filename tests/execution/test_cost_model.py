@@ -71,7 +71,7 @@ def seen(x):
 
 def exchanged(x):
     gathered = WORLD.all_gather(x)
-    return WORLD.all_sum(WORLD.reduce_scatter(gathered)), WORLD.all_to_all(gathered)
+    return WORLD.all_reduce(WORLD.reduce_scatter(gathered)), WORLD.all_to_all(gathered)
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])

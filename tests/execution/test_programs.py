@@ -15,17 +15,19 @@ from mimo_v2_flash.cli.step_programs import step_programs
 from mimo_v2_flash.execution.hlo_lint import faults
 from mimo_v2_flash.execution.pytree import arrays
 from mimo_v2_flash.layers.decoder import QUERY_BLOCK
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.traced_costs import xla_cost
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
 DEPLOYMENTS = {
-    "32 ranks, FP8": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024),
-    "32 ranks, bfloat16": Deployment(MiMoConfig(), Plan(32, 4, 8), 8, 1024, weights="bfloat16"),
-    "64 ranks, 2 rows each": Deployment(MiMoConfig(), Plan(64, 4, 16), 32, 1024),
-    "64 ranks, one row": Deployment(MiMoConfig(), Plan(64, 64, 1), 1, 32_768, 512),
+    "32 ranks, FP8": Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024),
+    "32 ranks, bfloat16": Deployment(
+        MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, weights="bfloat16"
+    ),
+    "64 ranks, 2 rows each": Deployment(MiMoConfig(), ParallelConfig(64, 4, 16), 32, 1024),
+    "64 ranks, one row": Deployment(MiMoConfig(), ParallelConfig(64, 64, 1), 1, 32_768, 512),
 }
 MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
     "embedding": (10, 10),

@@ -2,14 +2,14 @@
 
 import pytest
 
-from mimo_v2_flash.execution.rank0 import refuse_different, told_by_first
+from mimo_v2_flash.execution.rank0 import check_same_program, run_on_rank_0
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 
 
 @pytest.mark.parametrize("group", [None, SoloGroup()])
 def test_one_alone_works_for_itself(group):
-    assert told_by_first(group, lambda: 7) == "7"
-    refuse_different(group, b"anything")
+    assert run_on_rank_0(group, lambda: 7) == "7"
+    check_same_program(group, b"anything")
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -21,7 +21,7 @@ def test_all_hear_the_first_and_it_alone_works(size, answer):
         worked.append(group.rank)
         return answer
 
-    assert group.run(lambda _: told_by_first(group, work)) == [answer] * size
+    assert group.run(lambda _: run_on_rank_0(group, work)) == [answer] * size
     assert worked == [0]
 
 
@@ -33,7 +33,7 @@ def test_an_error_reaches_all_and_is_itself_on_the_first():
 
     def rank(_: int) -> None:
         try:
-            told_by_first(group, work)
+            run_on_rank_0(group, work)
         except Exception as error:
             raised[group.rank] = error
 
@@ -44,6 +44,6 @@ def test_an_error_reaches_all_and_is_itself_on_the_first():
 
 def test_ranks_that_hold_something_else_are_named():
     group = ThreadGroup(4)
-    group.run(lambda _: refuse_different(group, b"same"))
+    group.run(lambda _: check_same_program(group, b"same"))
     with pytest.raises(ValueError, match=r"ranks \[1, 3\] came to another program"):
-        group.run(lambda rank: refuse_different(group, b"odd" if rank % 2 else b"even"))
+        group.run(lambda rank: check_same_program(group, b"odd" if rank % 2 else b"even"))

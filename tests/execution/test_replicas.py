@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash.execution.hlo_lint import faults
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 
@@ -22,7 +22,9 @@ OPTIONS = {"max_new_tokens": 20, "eos_token_id": []}
 COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all"}
 
 
-@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(4, 2, 2)], ids=["rows", "heads and rows"])
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(4, 1, 4), ParallelConfig(4, 2, 2)], ids=["rows", "heads and rows"]
+)
 def test_4_replicas_generate_the_tokens_of_one_rank(plan):
     group = ThreadGroup(4)
     backend = XlaBackend(group)
@@ -37,7 +39,7 @@ def test_4_replicas_generate_the_tokens_of_one_rank(plan):
     for traced in backend.programs:
         assert faults(traced.module) == []
         opcodes |= {i.opcode for part in traced.module.computations for i in part.instructions}
-    shared_heads = {"all-reduce"} if plan.tensor_parallel > 1 else set()
+    shared_heads = {"all-reduce"} if plan.tensor_parallel_size > 1 else set()
     assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads
 
 
@@ -62,10 +64,12 @@ def test_more_replicas_than_devices_are_refused():
 WIDE = tiny(Recipe(layers=(KINDS[0], KINDS[3]), vocabulary=64, dense_width=32, experts=32))
 
 
-@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(32, 1, 32), Plan(8, 1, 32)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(4, 1, 4), ParallelConfig(32, 1, 32), ParallelConfig(8, 1, 32)], ids=str
+)
 def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
     """Exchanges come after the first layer's cache; sums in another order after that."""
-    P = plan.world
+    P = plan.world_size
     token_BT = random_tokens(WIDE, P, 12)
     position_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (P, 12))
     group = ThreadGroup(P)

@@ -17,7 +17,7 @@ from mimo_v2_flash.kv_cache import HybridCache, new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.execution_mode import FORMS
-from mimo_v2_flash.layers.feed_forward import Rank
+from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.weights.device_layout import traceable
 from mimo_v2_flash.weights.encoding import Encoding
@@ -68,7 +68,7 @@ class Layer:
             length=LENGTH, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
         )
         step = Step(position_BT, rows_of_step(position_BT, self.slots), *table)
-        rank = Rank(np.zeros(1, np.int32), np.zeros(1, np.int32))
+        rank = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
         static = {
             "filled": min(FILLED, self.slots),
             "exchange": by_all_gather,

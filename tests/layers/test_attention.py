@@ -106,7 +106,7 @@ def test_a_full_layer_may_have_sinks_as_a_sliding_one():
 class Doubling(SoloGroup):
     """A second rank that always has the same."""
 
-    def all_sum(self, x):
+    def all_reduce(self, x):
         """Return the sum of both."""
         return 2 * x
 

@@ -10,7 +10,7 @@ from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
 from mimo_v2_flash.layers.eager_dispatchers import EXCHANGES, by_ragged_all_to_all
 from mimo_v2_flash.layers.hooks import WatchedLayers
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.spread import admitting, exchanges, favouring, plans
 from tests.support.tiny import KINDS, Recipe, random_tokens, recipes, running, tiny
 
@@ -23,7 +23,7 @@ THERE_AND_BACK, CHOICES = 2 * D * 4, A * (4 + 4)  # bytes
 
 def recorded(model, plan, token_BT, exchange=None) -> tuple[dict[str, Carried], list, np.ndarray]:
     """Return what all ranks sent in one step, what each did, and the logits."""
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
         record = ExchangeRecord()
@@ -54,10 +54,12 @@ def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, exch
         assert way.answered == way.pairs == way.tokens * model.config.num_experts_per_tok
 
 
-@pytest.mark.parametrize("plan", [Plan(8, 1, 8), Plan(4, 2, 2), Plan(2, 1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(8, 1, 8), ParallelConfig(4, 2, 2), ParallelConfig(2, 1, 4)], ids=str
+)
 def test_all_tokens_to_one_rank(plan):
     """Of each group that shares the experts, the second rank; its own tokens stay there."""
-    share, P = 16 // plan.expert_share, plan.expert_share
+    share, P = 16 // plan.expert_parallel_size, plan.expert_parallel_size
     model = favouring(tiny(admitting(RECIPE, plan)), slice(share, 2 * share))
     token_BT = random_tokens(model, 8, 5)  # as many on every rank
     totals, mine, _ = recorded(model, plan, token_BT, "all_to_all")
@@ -66,11 +68,11 @@ def test_all_tokens_to_one_rank(plan):
     assert way.tokens == LAYERS * token_BT.size
     assert way.least == away * THERE_AND_BACK
     assert way.sent == away * (THERE_AND_BACK + CHOICES)
-    of_group = token_BT.size * P // plan.world
+    of_group = token_BT.size * P // plan.world_size
     busy = [rank for rank, ways in enumerate(mine) if ways["all_to_all"].answered]
-    assert busy == list(range(1, plan.world, P))
+    assert busy == list(range(1, plan.world_size, P))
     assert {n: int(way.of_rank[n]) for n in np.flatnonzero(way.of_rank)} == {
-        0: LAYERS * (plan.world - len(busy)),
+        0: LAYERS * (plan.world_size - len(busy)),
         of_group: LAYERS * len(busy),
     }
     assert totals["all_gather"].calls == 0
@@ -78,7 +80,7 @@ def test_all_tokens_to_one_rank(plan):
 
 def test_one_token_on_eight_ranks():
     """It is sent to the ranks that hold its experts, but for its own: the last has the only row."""
-    model, plan = tiny(RECIPE), Plan(8, 1, 8)
+    model, plan = tiny(RECIPE), ParallelConfig(8, 1, 8)
     token_BT = random_tokens(model, 1, 1)
     chosen = []
 
@@ -98,7 +100,7 @@ def test_one_token_on_eight_ranks():
 def test_every_expert_for_every_token():
     recipe = Recipe(layers=SPARSE, experts=8, experts_per_token=8)
     token_BT = random_tokens(tiny(recipe), 4, 6)
-    way = recorded(tiny(recipe), Plan(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
+    way = recorded(tiny(recipe), ParallelConfig(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
     assert way.least == LAYERS * token_BT.size * 3 * THERE_AND_BACK
     for loads, holders in ((way.of_expert, 8), (way.of_rank, 4)):
         assert loads[token_BT.size] == np.sum(loads) == LAYERS * holders
@@ -107,7 +109,7 @@ def test_every_expert_for_every_token():
 def test_all_gather_sends_every_token_to_every_rank():
     model = tiny(RECIPE)
     token_BT = random_tokens(model, 4, 3)
-    way = recorded(model, Plan(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
+    way = recorded(model, ParallelConfig(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
     assert way.sent == LAYERS * token_BT.size * 3 * (THERE_AND_BACK + CHOICES)
     assert 0 < way.least < way.sent
     assert way.calls == LAYERS * 4
@@ -118,7 +120,7 @@ def test_all_gather_sends_every_token_to_every_rank():
 def test_512_tokens_on_8_ranks_send_little_more_than_the_least():
     recipe = Recipe(layers=SPARSE, experts=16, experts_per_token=4, hidden=128)
     model = tiny(recipe)
-    way = recorded(model, Plan(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
+    way = recorded(model, ParallelConfig(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
     assert way.tokens == LAYERS * 512
     assert way.least < way.sent < 1.1 * way.least
 
@@ -132,7 +134,9 @@ def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
 
     monkeypatch.setitem(EXCHANGES, "all_to_all", lossy)
     model = tiny(RECIPE)
-    way = recorded(model, Plan(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0]["all_to_all"]
+    way = recorded(model, ParallelConfig(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0][
+        "all_to_all"
+    ]
     assert way.pairs - way.answered == LAYERS * 2 * A
 
 

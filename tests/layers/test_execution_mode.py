@@ -9,7 +9,7 @@ from mimo_v2_flash.layers.eager_dispatchers import Crowd
 from mimo_v2_flash.layers.execution_mode import FORMS
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 HOST, PROGRAM = FORMS["host"], FORMS["program"]
 counts = st.integers(0, 600)
@@ -66,11 +66,11 @@ def test_a_program_is_sized_by_all_rows_and_a_host_by_its_own():
 
 
 def test_a_program_has_the_groups_of_all_ranks_and_a_host_its_own():
-    plan, world = Plan(4, 2, 2), ThreadGroup(4)
-    for of_rank in (plan.tensor_group, plan.expert_group):
+    plan, world = ParallelConfig(4, 2, 2), ThreadGroup(4)
+    for of_rank in (plan.tensor_group_ranks, plan.expert_group_ranks):
         groups = world.run(lambda _, of_rank=of_rank: PROGRAM.group(world, of_rank))
         assert groups == [groups[0]] * 4
         assert groups[0] == DeviceGroup(tuple({tuple(of_rank(rank)): 0 for rank in range(4)}))
         own = world.run(lambda _, of_rank=of_rank: HOST.group(world, of_rank).rank)
         assert own == [of_rank(rank).index(rank) for rank in range(4)]
-    assert isinstance(PROGRAM.group(SoloGroup(), Plan().expert_group), SoloGroup)
+    assert isinstance(PROGRAM.group(SoloGroup(), ParallelConfig().expert_group_ranks), SoloGroup)

@@ -6,9 +6,9 @@ import pytest
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.head import Head
-from mimo_v2_flash.layers.parallel_context import Ranks
+from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.shard_weights import cut_model
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, tiny
@@ -16,26 +16,35 @@ from tests.support.tiny import Recipe, tiny
 MODEL = tiny(Recipe(dense_width=32, experts=8))
 V = MODEL.config.vocab_size  # 61: no two ranks have as many words
 X_BND = np.random.default_rng(0).standard_normal((3, 2, 23)).astype(np.float32)
-ALONE = Head(MODEL.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
+ALONE = Head(MODEL.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
 INDEX_Bn = np.array([[0, 1], [1, 1], [0, 5]])  # the stream has two columns
 ROWS = slice(0, 3)
 EXPECTED = ALONE.logits(X_BND, INDEX_Bn, MODEL.weights, rows=ROWS)
 
 
-def on_ranks(plan: Plan, ask, model=MODEL) -> list:
+def on_ranks(plan: ParallelConfig, ask, model=MODEL) -> list:
     """Return what `ask(head, stream, weights, rows)` gives on every rank."""
-    group = ThreadGroup(plan.world)
+    group = ThreadGroup(plan.world_size)
 
     def of_rank(rank: int):
-        ranks = Ranks(plan, group)
-        weights, rows = cut_model(model.weights, model.config, ranks.share), ranks.rows(3)
-        return ask(Head(model.config, NumpyBackend(), ranks), X_BND[rows], weights, rows)
+        context = ParallelContext(plan, group)
+        weights, rows = (
+            cut_model(model.weights, model.config, context.shard_spec),
+            context.batch_slice(3),
+        )
+        return ask(Head(model.config, NumpyBackend(), context), X_BND[rows], weights, rows)
 
     return group.run(of_rank)
 
 
 plans = pytest.mark.parametrize(
-    "plan", [Plan(2, 2, 1), Plan(4, 1, 4), Plan(8, 4, 2), Plan(8, 1, 8)]
+    "plan",
+    [
+        ParallelConfig(2, 2, 1),
+        ParallelConfig(4, 1, 4),
+        ParallelConfig(8, 4, 2),
+        ParallelConfig(8, 1, 8),
+    ],
 )
 
 
@@ -70,14 +79,14 @@ def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
 
 def test_a_rank_may_have_no_word():
     few = tiny(Recipe(dense_width=32, experts=8, vocabulary=3))
-    alone = Head(few.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
+    alone = Head(few.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
     expected = alone.logits(X_BND, INDEX_Bn, few.weights, rows=ROWS)
 
     def both(head, x, weights, rows):
         given = x, INDEX_Bn, weights
         return head.logits(*given, rows=rows), head.tokens(*given, rows=rows)
 
-    for logits_BnV, (token_Bn, logit_Bn) in on_ranks(Plan(4, 4, 1), both, few):
+    for logits_BnV, (token_Bn, logit_Bn) in on_ranks(ParallelConfig(4, 4, 1), both, few):
         assert_agrees(logits_BnV, expected)
         np.testing.assert_array_equal(token_Bn, np.argmax(expected, axis=2))
         assert_agrees(logit_Bn, np.max(expected, axis=2), scale=np.max(np.abs(expected)))
@@ -93,12 +102,12 @@ def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
     row_D[largest] = 2 * np.max(EXPECTED[0, 0]) / y_D[largest]
     twins[[7, 40, 55]] = row_D  # on three ranks
     weights = MODEL.weights._replace(w_logits_VD=twins)
-    group, plan = ThreadGroup(4), Plan(4, 4, 1)
+    group, plan = ThreadGroup(4), ParallelConfig(4, 4, 1)
 
     def of_rank(rank: int) -> np.ndarray:
-        ranks = Ranks(plan, group)
-        mine = cut_model(weights, MODEL.config, ranks.share)
-        head = Head(MODEL.config, NumpyBackend(), ranks)
+        context = ParallelContext(plan, group)
+        mine = cut_model(weights, MODEL.config, context.shard_spec)
+        head = Head(MODEL.config, NumpyBackend(), context)
         return head.tokens(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
 
     logits_BnV = ALONE.logits(X_BND, INDEX_Bn, weights, rows=ROWS)

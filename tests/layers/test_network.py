@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.network import Network
-from mimo_v2_flash.layers.parallel_context import Ranks
+from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import random_tokens, tiny
 
@@ -18,7 +18,7 @@ MODEL = tiny()
 B, T = 3, 11
 TOKENS = random_tokens(MODEL, B, T)
 POSITIONS = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
-NETWORK = Network(MODEL.config, NumpyBackend(), Ranks(Plan(), SoloGroup()))
+NETWORK = Network(MODEL.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
 
 
 def step(max_step: int) -> tuple:

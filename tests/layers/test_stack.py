@@ -8,10 +8,10 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.config import EVERYTHING
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.feed_forward import Dense
-from mimo_v2_flash.layers.parallel_context import Ranks
+from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.layers.stack import Stack
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import overheard
 from tests.support.tiny import Tiny, random_tokens, tiny
@@ -22,7 +22,7 @@ LENGTH = 30
 
 def stack_of(config: MiMoConfig) -> tuple[Stack, WatchingBackend]:
     backend = WatchingBackend()
-    return Stack(config.layers, backend, Ranks(Plan(), SoloGroup())), backend
+    return Stack(config.layers, backend, ParallelContext(ParallelConfig(), SoloGroup())), backend
 
 
 def stream_of(stack: Stack, *step, max_step: int) -> np.ndarray:
@@ -92,7 +92,12 @@ def test_a_long_step_comes_in_chunks_as_they_are_computed():
 
 def test_the_stream_has_the_dtype_that_it_was_given():
     model, backend = tiny(), WatchingBackend()
-    stack = Stack(model.config.layers, backend, Ranks(Plan(), SoloGroup()), ml_dtypes.bfloat16)
+    stack = Stack(
+        model.config.layers,
+        backend,
+        ParallelContext(ParallelConfig(), SoloGroup()),
+        ml_dtypes.bfloat16,
+    )
     step = random_tokens(model, 1, 9), np.arange(9, dtype=np.int32)[None]
     rounded = stream_of(stack, *step, cache_of(model), model.weights, max_step=9)
     exact = stream_of(stack_of(model.config)[0], *step, cache_of(model), model.weights, max_step=9)

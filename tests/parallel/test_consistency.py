@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.parallel import SoloGroup, ThreadGroup, agree
-from mimo_v2_flash.parallel.consistency import described, named, told_apart
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup, check_consistent
+from mimo_v2_flash.parallel.consistency import describe_collective, format_by_rank, format_ranks
 
 LONG = "x" * 500
 
@@ -21,35 +21,35 @@ LONG = "x" * 500
     ],
 )
 def test_ranks_are_named(ranks, expected):
-    assert named(ranks) == expected
+    assert format_ranks(ranks) == expected
 
 
 @given(st.sets(st.integers(0, 63), min_size=1))
 def test_every_rank_is_named_once(ranks):
-    _, _, numbers = named(list(ranks)).partition(" ")
+    _, _, numbers = format_ranks(list(ranks)).partition(" ")
     runs = (run.partition(" to ") for run in numbers.split(", "))
     read = [rank for first, _, last in runs for rank in range(int(first), int(last or first) + 1)]
     assert read == sorted(ranks)
 
 
 def test_who_says_what():
-    assert told_apart(["b", "a", "b"], [0, 4, 5]) == "b on ranks 0, 5; a on rank 4"
+    assert format_by_rank(["b", "a", "b"], [0, 4, 5]) == "b on ranks 0, 5; a on rank 4"
 
 
 def test_an_exchange_is_described_by_dtype_and_shape():
     x = np.zeros((2, 3), np.int32)
-    assert described("all_sum", x) == "all_sum of int32 [2, 3]"
-    assert described("ragged_all_to_all", x) == "ragged_all_to_all of int32 [rows, 3]"
+    assert describe_collective("all_reduce", x) == "all_reduce of int32 [2, 3]"
+    assert describe_collective("ragged_all_to_all", x) == "ragged_all_to_all of int32 [rows, 3]"
 
 
 def test_one_rank_agrees_with_itself():
-    agree(SoloGroup(), config=1, weights=LONG)
+    check_consistent(SoloGroup(), config=1, weights=LONG)
 
 
 @pytest.mark.parametrize("fact", [None, 1, 0.5, "text", LONG, (1, 2), {"a": 1}, "ä" * 80])
 def test_equal_facts_pass(fact):
     group = ThreadGroup(4)
-    group.run(lambda _: agree(group, fact=fact, other="same"))
+    group.run(lambda _: check_consistent(group, fact=fact, other="same"))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_difference_is_told_to_every_rank_by_name(most, odd, at):
 
     def program(rank: int) -> None:
         try:
-            agree(group, layers=48, window=odd if rank == at else most)
+            check_consistent(group, layers=48, window=odd if rank == at else most)
         except ValueError as error:
             said.append(str(error))
 
@@ -78,4 +78,8 @@ def test_what_is_short_is_shown_in_full():
     group = ThreadGroup(3)
     message = "ranks do not agree on window: 128 on ranks 0, 1; 64 on rank 2 | name: 'a' on rank 0"
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
-        group.run(lambda r: agree(group, window=64 if r == 2 else 128, name="a" if r < 1 else "b"))
+        group.run(
+            lambda r: check_consistent(
+                group, window=64 if r == 2 else 128, name="a" if r < 1 else "b"
+            )
+        )

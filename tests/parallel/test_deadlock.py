@@ -2,10 +2,10 @@
 
 import pytest
 
-from mimo_v2_flash.parallel.deadlock import Waiting, standstill
+from mimo_v2_flash.parallel.deadlock import PendingCollective, describe_deadlock
 
-ALL = Waiting((0, 1, 2), 7, "all_sum")
-PAIR = Waiting((0, 1), 3, "all_gather")
+ALL = PendingCollective((0, 1, 2), 7, "all_reduce")
+PAIR = PendingCollective((0, 1), 3, "all_gather")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ PAIR = Waiting((0, 1), 3, "all_gather")
     ],
 )
 def test_somebody_can_go_on(waiting, left):
-    assert standstill(waiting, left, 3) == ""
+    assert describe_deadlock(waiting, left, 3) == ""
 
 
 @pytest.mark.parametrize(
@@ -29,19 +29,19 @@ def test_somebody_can_go_on(waiting, left):
         (
             {0: ALL, 1: ALL},
             [2],
-            "ranks 0, 1: all_sum waits for rank 2; rank 2: returned",
+            "ranks 0, 1: all_reduce waits for rank 2; rank 2: returned",
         ),
         (
             {0: PAIR, 1: ALL, 2: ALL},
             [],
-            "rank 0: all_gather waits for rank 1; ranks 1, 2: all_sum waits for rank 0",
+            "rank 0: all_gather waits for rank 1; ranks 1, 2: all_reduce waits for rank 0",
         ),
         (
             {0: ALL, 1: ALL, 2: ALL._replace(turn=8)},
             [],
-            "ranks 0, 1: all_sum waits for rank 2; rank 2: all_sum waits for ranks 0, 1",
+            "ranks 0, 1: all_reduce waits for rank 2; rank 2: all_reduce waits for ranks 0, 1",
         ),
     ],
 )
 def test_nobody_can(waiting, left, said):
-    assert standstill(waiting, left, 3) == f"no rank can go on: {said}"
+    assert describe_deadlock(waiting, left, 3) == f"deadlock: no rank can go on: {said}"

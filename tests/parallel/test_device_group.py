@@ -27,23 +27,23 @@ class Everything:
     def __call__(self, x_PMD, count_ND):
         """Return what the group gives back."""
         exact = self.group.all_to_all(x_PMD), self.group.all_gather(count_ND)
-        return *exact, self.group.reduce_scatter(x_PMD), self.group.all_sum(x_PMD)
+        return *exact, self.group.reduce_scatter(x_PMD), self.group.all_reduce(x_PMD)
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=["halves", "odd and even", "4", "32"])
-def test_every_rank_gets_what_a_thread_would(parts):
+def test_every_rank_gets_what_a_thread_would(replica_groups):
     from mimo_v2_flash.execution.xla import XlaBackend
 
-    world = ThreadGroup(sum(map(len, parts)))
+    world = ThreadGroup(sum(map(len, replica_groups)))
     backend = XlaBackend(world)
 
     def of_rank(rank: int) -> None:
-        (mine,) = (part for part in parts if rank in part)
+        (mine,) = (part for part in replica_groups if rank in part)
         generator = np.random.default_rng(rank)
         x_PMD = generator.standard_normal((len(mine), 3, 2)).astype(np.float32)
         given = x_PMD, generator.integers(0, 99, (3, 2)).astype(np.int32)
         expected = Everything(world.split(mine))(*given)
-        answers = backend.compile(Everything(DeviceGroup(parts)))(*given)
+        answers = backend.compile(Everything(DeviceGroup(replica_groups)))(*given)
         for index, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
             assert answer.dtype == wanted.dtype
             if index < 2:

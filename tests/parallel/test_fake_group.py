@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel.fake_group import AlikeGroup
+from mimo_v2_flash.parallel.fake_group import FakeGroup
 
-EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_sum"]
+EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
 sizes = st.integers(1, 5)
 
 
@@ -19,7 +19,7 @@ def test_an_exchange_is_that_of_threads_that_bring_the_same(exchange, size, rank
     x_PMD = np.arange(size * 6).reshape(size, 2, 3).astype(dtype)
     threads = ThreadGroup(size)
     expected = threads.run(lambda _: getattr(threads, exchange)(x_PMD))[rank % size]
-    actual = getattr(AlikeGroup(size, rank % size), exchange)(x_PMD)
+    actual = getattr(FakeGroup(size, rank % size), exchange)(x_PMD)
     np.testing.assert_array_equal(actual, expected)
     assert actual.dtype == expected.dtype
 
@@ -30,12 +30,12 @@ def test_rows_of_any_number_are_those_of_threads(counts, rank):
     threads = ThreadGroup(size)
     expected = threads.run(lambda _: threads.ragged_all_to_all(x_ND, counts))[rank % size]
     for ours, theirs in zip(
-        AlikeGroup(size, rank % size).ragged_all_to_all(x_ND, counts), expected, strict=True
+        FakeGroup(size, rank % size).ragged_all_to_all(x_ND, counts), expected, strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_part_of_it_is_one_too():
-    assert AlikeGroup(8, 5).split([7, 5]) == AlikeGroup(2, 1)
+    assert FakeGroup(8, 5).split([7, 5]) == FakeGroup(2, 1)
     with pytest.raises(ValueError, match="5 among them, got \\[0, 1\\]"):
-        AlikeGroup(8, 5).split([0, 1])
+        FakeGroup(8, 5).split([0, 1])

@@ -7,7 +7,7 @@ import pkgutil
 import pytest
 
 from mimo_v2_flash import parallel
-from mimo_v2_flash.parallel import CountedGroup, Group, HostGroup, SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel import Group, HostGroup, InstrumentedGroup, SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.process_group import ProcessGroup
 
 
@@ -29,7 +29,7 @@ def every_group() -> list[type]:
 
 
 def test_kernels_have_four_exchanges():
-    assert offered(Group) == ["all_to_all", "all_gather", "reduce_scatter", "all_sum"]
+    assert offered(Group) == ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
 
 
 @pytest.mark.parametrize("group", every_group())
@@ -38,7 +38,7 @@ def test_every_group_has_the_exchanges(group):
         assert parameters(getattr(group, exchange)) == parameters(getattr(Group, exchange))
 
 
-@pytest.mark.parametrize("group", [SoloGroup, ThreadGroup, CountedGroup, ProcessGroup])
+@pytest.mark.parametrize("group", [SoloGroup, ThreadGroup, InstrumentedGroup, ProcessGroup])
 def test_a_host_s_group_offers_more(group):
     for call in offered(HostGroup):
         assert parameters(getattr(group, call)) == parameters(getattr(HostGroup, call))

@@ -4,8 +4,8 @@ import pytest
 from torch.distributed import HashStore
 
 from mimo_v2_flash.parallel import RankError, heartbeat
-from mimo_v2_flash.parallel.deadlock import Waiting
-from mimo_v2_flash.parallel.heartbeat import Watch
+from mimo_v2_flash.parallel.deadlock import PendingCollective
+from mimo_v2_flash.parallel.heartbeat import HeartbeatMonitor
 
 SILENCE = 5
 
@@ -15,30 +15,30 @@ def watches(monkeypatch):
     """Return three ranks' watches that have all beaten once, each driven by hand."""
     monkeypatch.setattr(heartbeat, "_BEAT", 0.0)
     store = HashStore()
-    three = [Watch(store, rank, 3, silence=SILENCE) for rank in range(3)]
+    three = [HeartbeatMonitor(store, rank, 3, silence=SILENCE) for rank in range(3)]
     store.set("cause", "null")
-    for watch in three:
-        watch.leave()
-        watch._left = False
+    for monitor in three:
+        monitor.leave()
+        monitor._left = False
     return three
 
 
-def beat(*watches: Watch, times: int = 1) -> None:
+def beat(*watches: HeartbeatMonitor, times: int = 1) -> None:
     for _ in range(times):
-        for watch in watches:
-            watch.beat()
+        for monitor in watches:
+            monitor.beat()
 
 
-def heard(watch: Watch) -> str:
+def heard(monitor: HeartbeatMonitor) -> str:
     with pytest.raises(RankError) as refused:
-        watch.check()
+        monitor.check()
     return str(refused.value)
 
 
 def test_who_beats_is_alive(watches):
     beat(*watches, times=10 * SILENCE)
-    for watch in watches:
-        watch.check()
+    for monitor in watches:
+        monitor.check()
 
 
 def test_who_is_silent_is_lost_and_everybody_hears_it(watches):
@@ -47,8 +47,8 @@ def test_who_is_silent_is_lost_and_everybody_hears_it(watches):
     watches[0].check()
     beat(*watches[:2], times=2)
     beat(watches[2])  # it was only stopped: it hears that it is too late
-    for watch in watches:
-        assert heard(watch) == "rank 2 gave no sign of life for 0 s: killed, or cut off"
+    for monitor in watches:
+        assert heard(monitor) == "rank 2 gave no sign of life for 0 s: killed, or cut off"
 
 
 def test_only_silence_without_a_break_counts(watches):
@@ -76,7 +76,7 @@ def test_what_a_rank_raised_is_heard_and_the_first_cause_stands(watches, caplog)
     watches[1].raised(LookupError("no such expert"))
     watches[2].raised(ValueError("an echo"))
     beat(*watches)
-    assert {heard(watch) for watch in watches} == {"rank 1 raised LookupError: no such expert"}
+    assert {heard(monitor) for monitor in watches} == {"rank 1 raised LookupError: no such expert"}
     assert [record.message for record in caplog.records] == [heard(watches[0])] * 2  # 1, and 0
 
 
@@ -90,23 +90,23 @@ def test_the_lowest_rank_that_is_left_speaks(watches, caplog):
 
 
 def test_a_standstill_is_one_when_nothing_moves(watches):
-    watches[0].at = Waiting((0, 1), 1, "all_sum")
-    watches[1].at = Waiting((0, 1, 2), 4, "all_gather")
+    watches[0].at = PendingCollective((0, 1), 1, "all_reduce")
+    watches[1].at = PendingCollective((0, 1, 2), 4, "all_gather")
     watches[2].leave()
     for turn in range(10):  # somebody moves
-        watches[0].at = Waiting((0, 1), turn, "all_sum")
+        watches[0].at = PendingCollective((0, 1), turn, "all_reduce")
         beat(*watches)
     watches[0].check()
     beat(*watches, times=4)
     assert heard(watches[0]) == (
-        "no rank can go on: rank 0: all_sum waits for rank 1; "
+        "deadlock: no rank can go on: rank 0: all_reduce waits for rank 1; "
         "rank 1: all_gather waits for ranks 0, 2; rank 2: returned"
     )
 
 
 def test_who_waits_for_one_that_computes_is_left_alone(watches):
-    for watch in watches[:2]:
-        watch.at = Waiting((0, 1, 2), 1, "all_sum")
+    for monitor in watches[:2]:
+        monitor.at = PendingCollective((0, 1, 2), 1, "all_reduce")
     beat(*watches, times=20)
     watches[0].check()
 
@@ -114,10 +114,10 @@ def test_who_waits_for_one_that_computes_is_left_alone(watches):
 def test_a_broken_network_is_explained_by_the_one_who_is_lost(watches):
     watches[1].raised(LookupError("no such expert"))
     beat(watches[0])
-    said = str(watches[0].explain("all_sum", RuntimeError("reset by peer")))
+    said = str(watches[0].explain("all_reduce", RuntimeError("reset by peer")))
     assert said == "rank 1 raised LookupError: no such expert"
-    unknown = str(watches[2].explain("all_sum", RuntimeError("reset by peer")))
-    assert unknown == "rank 2: all_sum broke: reset by peer"
+    unknown = str(watches[2].explain("all_reduce", RuntimeError("reset by peer")))
+    assert unknown == "rank 2: all_reduce broke: reset by peer"
 
 
 def test_a_store_that_has_gone_is_said(watches, monkeypatch):
@@ -130,6 +130,6 @@ def test_a_store_that_has_gone_is_said(watches, monkeypatch):
 
 
 def test_who_does_not_come_is_named():
-    watch = Watch(HashStore(), 1, 4, silence=SILENCE)
+    monitor = HeartbeatMonitor(HashStore(), 1, 4, silence=SILENCE)
     with pytest.raises(RankError, match=r"ranks 0, 2, 3 did not start within 0.1 s of the others"):
-        watch.begin(patience=0.1)
+        monitor.begin(patience=0.1)

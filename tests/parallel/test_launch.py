@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from mimo_v2_flash.parallel import SoloGroup, started
+from mimo_v2_flash.parallel import SoloGroup, init_process_group
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}])
 def test_a_process_alone_is_a_group_of_one(variables):
-    with started(variables) as group:
+    with init_process_group(variables) as group:
         assert group == SoloGroup()
 
 
@@ -19,6 +19,6 @@ def test_several_ranks_need_torch(monkeypatch):
     monkeypatch.delitem(sys.modules, "mimo_v2_flash.parallel.transport", raising=False)
     with (
         pytest.raises(ModuleNotFoundError, match=r"pip install 'mimo-v2-flash\[distributed\]'"),
-        started({"WORLD_SIZE": "2", "RANK": "0"}),
+        init_process_group({"WORLD_SIZE": "2", "RANK": "0"}),
     ):
         pass

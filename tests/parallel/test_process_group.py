@@ -11,9 +11,9 @@ SAID = {
     "is_killed": "rank {odd} gave no sign of life for 6 s: killed, or cut off",
     "is_killed_while_others_compute": "rank {odd} gave no sign of life for 6 s",
     "freezes": "rank {odd} gave no sign of life for 6 s",
-    "returns_early": "all_sum of float32 [1] waits for rank {odd}; rank {odd}: returned",
+    "returns_early": "all_reduce of float32 [1] waits for rank {odd}; rank {odd}: returned",
     "splits_otherwise": "rank {odd}: split into [0, 1, 2] waits for ranks 0, 1",
-    "brings_another_shape": "all_sum of float32 [2] on rank {odd}",
+    "brings_another_shape": "all_reduce of float32 [2] on rank {odd}",
     "calls_another_exchange": "all_gather of float32 [1] on rank {odd}",
     "has_another_config": "window: 128 on ranks {others}; 64 on rank {odd}",
 }

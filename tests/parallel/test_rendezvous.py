@@ -15,7 +15,7 @@ def refusal(size: int, program) -> str:
     group = ThreadGroup(size)
     with pytest.raises(RankError) as refused:
         group.run(lambda rank: program(group, rank))
-    assert group.run(lambda _: group.all_sum(ONE).item()) == [size] * size  # and it works again
+    assert group.run(lambda _: group.all_reduce(ONE).item()) == [size] * size  # and it works again
     return str(refused.value)
 
 
@@ -23,10 +23,10 @@ def refusal(size: int, program) -> str:
 def test_a_rank_that_left_is_named(leaving):
     def program(group, rank):
         if rank != leaving:
-            group.all_sum(ONE)
+            group.all_reduce(ONE)
 
     assert refusal(3, program).endswith(
-        f": all_sum of float32 [1] waits for rank {leaving}; rank {leaving}: returned"
+        f": all_reduce of float32 [1] waits for rank {leaving}; rank {leaving}: returned"
     )
 
 
@@ -41,11 +41,11 @@ def test_ranks_that_wait_for_each_other_are_named():
 
 def test_different_exchanges_are_told_apart():
     def program(group, rank):
-        (group.all_sum if rank == 1 else group.all_gather)(ONE)
+        (group.all_reduce if rank == 1 else group.all_gather)(ONE)
 
     assert refusal(3, program) == (
-        "ranks call different exchanges: all_gather of float32 [1] on ranks 0, 2; "
-        "all_sum of float32 [1] on rank 1"
+        "mismatched collectives: all_gather of float32 [1] on ranks 0, 2; "
+        "all_reduce of float32 [1] on rank 1"
     )
 
 
@@ -53,16 +53,16 @@ def test_different_exchanges_are_told_apart():
     "odd", [np.ones(2, np.float32), np.ones((1, 1), np.float32), np.ones(1, np.int32)]
 )
 def test_different_shapes_and_dtypes_are_told_apart(odd):
-    said = refusal(4, lambda group, rank: group.all_sum(odd if rank == 3 else ONE))
-    assert said.endswith(f"on ranks 0 to 2; all_sum of {odd.dtype} {list(odd.shape)} on rank 3")
+    said = refusal(4, lambda group, rank: group.all_reduce(odd if rank == 3 else ONE))
+    assert said.endswith(f"on ranks 0 to 2; all_reduce of {odd.dtype} {list(odd.shape)} on rank 3")
 
 
 def test_a_subgroup_names_ranks_as_the_run_does():
     def program(group, rank):
         own = group.split([0, 1] if rank < 2 else [2, 3])
-        own.all_sum(np.ones(2, np.float32) if rank == 3 else ONE)
+        own.all_reduce(np.ones(2, np.float32) if rank == 3 else ONE)
 
-    assert "float32 [1] on rank 2; all_sum of float32 [2] on rank 3" in refusal(4, program)
+    assert "float32 [1] on rank 2; all_reduce of float32 [2] on rank 3" in refusal(4, program)
 
 
 def test_a_slow_rank_is_waited_for():
@@ -73,7 +73,7 @@ def test_a_slow_rank_is_waited_for():
     def program(rank: int) -> float:
         if rank == 1:
             go.wait()
-        return group.all_sum(ONE).item()
+        return group.all_reduce(ONE).item()
 
     assert group.run(program) == [2, 2]
 
@@ -86,7 +86,7 @@ def test_who_waits_for_a_failed_rank_hears_what_it_raised():
         if rank == 1:
             raise LookupError("no such expert")
         try:
-            group.all_sum(ONE)
+            group.all_reduce(ONE)
         except RankError as error:
             heard.append(str(error))
             raise

@@ -6,7 +6,7 @@ import pytest
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from tests.support.kinds import every_kind
 
-EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_sum"]
+EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
 
 
 def test_it_is_one():

@@ -54,7 +54,7 @@ def test_reduce_scatter_gives_everyone_the_sum_of_its_rows(on, P):
 @sizes
 def test_all_sum_gives_everyone_the_sum(on, P):
     own = random_of_rank(P, 2, 3)
-    actual = exchanged(P, "all_sum", own, on)
+    actual = exchanged(P, "all_reduce", own, on)
     np.testing.assert_allclose(actual[0], np.sum(own, axis=0), rtol=1e-5)
     np.testing.assert_array_equal(actual, np.stack([actual[0]] * P))  # to the bit
 
@@ -91,7 +91,7 @@ def test_exchanges_follow_each_other_without_mixing():
     def program(rank: int) -> float:
         total = np.full(1, rank, np.float32)
         for _ in range(50):
-            total = group.all_sum(total) / np.float32(4)
+            total = group.all_reduce(total) / np.float32(4)
             total = group.all_gather(total + np.float32(rank))[rank] - np.float32(rank)
         return total.item()
 
@@ -120,10 +120,10 @@ def test_a_failing_rank_releases_the_others_and_is_named(failing):
     group = ThreadGroup(3)
 
     def program(rank: int) -> None:
-        group.all_sum(np.ones(1))
+        group.all_reduce(np.ones(1))
         if rank == failing:
             raise LookupError(f"rank {rank} found nothing")
-        group.all_sum(np.ones(1))
+        group.all_reduce(np.ones(1))
 
     with pytest.raises(LookupError, match=f"rank {failing} found nothing"):
         group.run(program)
@@ -144,12 +144,12 @@ def test_after_a_failure_the_group_works_again():
     def fails(rank: int) -> None:
         if rank == 1:
             raise LookupError
-        group.all_sum(np.ones(1))
+        group.all_reduce(np.ones(1))
 
     for _ in range(3):
         with pytest.raises(LookupError):
             group.run(fails)
-        assert group.run(lambda _: group.all_sum(np.ones(1)).item()) == [3, 3, 3]
+        assert group.run(lambda _: group.all_reduce(np.ones(1)).item()) == [3, 3, 3]
 
 
 def test_no_thread_is_left_behind():
@@ -164,8 +164,10 @@ def test_nobody_is_no_group(size):
         ThreadGroup(size)
 
 
-@pytest.mark.parametrize("exchange", ["all_sum", "reduce_scatter"])
+@pytest.mark.parametrize("exchange", ["all_reduce", "reduce_scatter"])
 def test_sums_are_added_in_rank_order(exchange):
     """In another order the small one is lost: (1e8 - 1e8) + 1 = 1, (1 - 1e8) + 1e8 = 0."""
     own = np.repeat(np.float32([1e8, -1e8, 1]), 3).reshape(3, 3, 1)
-    assert exchanged(3, exchange, own).ravel().tolist() == [1] * (9 if exchange == "all_sum" else 3)
+    assert exchanged(3, exchange, own).ravel().tolist() == [1] * (
+        9 if exchange == "all_reduce" else 3
+    )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 from mimo_v2_flash.parallel import RankError
-from mimo_v2_flash.parallel.heartbeat import Watch
-from mimo_v2_flash.parallel.transport import INLINE, Wire
+from mimo_v2_flash.parallel.heartbeat import HeartbeatMonitor
+from mimo_v2_flash.parallel.transport import INLINE, Transport
 
 LENGTHS = [0, 1, 1000, INLINE - 1, INLINE, INLINE + 1, 3 * INLINE]
 P = 3
@@ -21,16 +21,16 @@ def wires():
     """Return three ranks' wires: gloo connects threads as it does processes."""
     store = HashStore()
     with ThreadPoolExecutor(P) as pool:
-        watches = [Watch(store, rank, P, silence=9) for rank in range(P)]
-        return list(pool.map(lambda watch: Wire(store, (0, 1, 2), watch), watches))
+        watches = [HeartbeatMonitor(store, rank, P, silence=9) for rank in range(P)]
+        return list(pool.map(lambda monitor: Transport(store, (0, 1, 2), monitor), watches))
 
 
 def swapped(wires, what_of, messages_of) -> list:
     """Return what every rank gets, or the RankError that it is refused with."""
 
-    def program(wire: Wire):
+    def program(transport: Transport):
         try:
-            return wire.swap(what_of[wire.place], messages_of[wire.place])
+            return transport.exchange_bytes(what_of[transport.index], messages_of[transport.index])
         except RankError as error:
             return error
 
@@ -56,26 +56,26 @@ def test_bytes_of_any_length_arrive(wires, lengths):
 def test_different_calls_are_told_to_every_rank(wires, length):
     sent = [[message(length * (rank + 1), 0)] * P for rank in range(P)]
     for error in swapped(wires, ["a", "a", "b"], sent):
-        assert str(error) == "ranks call different exchanges: a on ranks 0, 1; b on rank 2"
+        assert str(error) == "mismatched collectives: a on ranks 0, 1; b on rank 2"
     swapped(wires, ["again"] * P, sent)
 
 
 def test_who_waits_says_where(wires):
-    watch = wires[0]._watch
+    monitor = wires[0]._monitor
     places = []
-    wait = watch.check
-    watch.check = lambda: places.append(watch.at) or wait()
+    wait = monitor.check
+    monitor.check = lambda: places.append(monitor.at) or wait()
     try:
         swapped(wires, ["a call"] * P, [[message(3, 0)] * P] * P)
     finally:
-        del watch.check
+        del monitor.check
     assert places[0].ranks == (0, 1, 2)
     assert places[0].what == "a call"
-    assert watch.at is None
+    assert monitor.at is None
 
 
 def test_a_wire_that_was_closed_says_so():
-    wire = Wire(HashStore(), (0,), Watch(HashStore(), 0, 1, silence=9))
-    wire.close()
+    transport = Transport(HashStore(), (0,), HeartbeatMonitor(HashStore(), 0, 1, silence=9))
+    transport.close()
     with pytest.raises(RankError, match="swap: the run has ended"):
-        wire.swap("swap", [message(3, 0)])
+        transport.exchange_bytes("swap", [message(3, 0)])

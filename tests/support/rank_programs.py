@@ -10,14 +10,14 @@ import time
 
 import numpy as np
 
-from mimo_v2_flash.parallel import HostGroup, agree, started
+from mimo_v2_flash.parallel import HostGroup, check_consistent, init_process_group
 from tests.support.same_exchanges import same_as_threads
 
 ONE = np.ones(1, np.float32)
 
 
 def nothing_wrong(group: HostGroup, odd: bool) -> None:
-    assert group.all_sum(ONE).item() == group.size
+    assert group.all_reduce(ONE).item() == group.size
 
 
 def says_what_threads_say(group: HostGroup, odd: bool) -> None:
@@ -27,19 +27,19 @@ def says_what_threads_say(group: HostGroup, odd: bool) -> None:
 def raises(group: HostGroup, odd: bool) -> None:
     if odd:
         raise LookupError("no such expert")
-    group.all_sum(ONE)
+    group.all_reduce(ONE)
 
 
 def is_killed(group: HostGroup, odd: bool) -> None:
     if odd:
         os.kill(os.getpid(), signal.SIGKILL)
-    group.all_sum(ONE)
+    group.all_reduce(ONE)
 
 
 def freezes(group: HostGroup, odd: bool) -> None:
     if odd:
         os.kill(os.getpid(), signal.SIGSTOP)
-    group.all_sum(ONE)
+    group.all_reduce(ONE)
 
 
 def is_killed_while_others_compute(group: HostGroup, odd: bool) -> None:
@@ -50,25 +50,25 @@ def is_killed_while_others_compute(group: HostGroup, odd: bool) -> None:
 
 def returns_early(group: HostGroup, odd: bool) -> None:
     if not odd:
-        group.all_sum(ONE)
+        group.all_reduce(ONE)
 
 
 def brings_another_shape(group: HostGroup, odd: bool) -> None:
-    group.all_sum(np.ones(2 if odd else 1, np.float32))
+    group.all_reduce(np.ones(2 if odd else 1, np.float32))
 
 
 def calls_another_exchange(group: HostGroup, odd: bool) -> None:
-    (group.all_gather if odd else group.all_sum)(ONE)
+    (group.all_gather if odd else group.all_reduce)(ONE)
 
 
 def has_another_config(group: HostGroup, odd: bool) -> None:
-    agree(group, layers=48, window=64 if odd else 128)
+    check_consistent(group, layers=48, window=64 if odd else 128)
 
 
 def splits_otherwise(group: HostGroup, odd: bool) -> None:
     if group.rank < 3:
-        group.split([0, 1, 2] if odd else [0, 1]).all_sum(ONE)
-    group.all_sum(ONE)
+        group.split([0, 1, 2] if odd else [0, 1]).all_reduce(ONE)
+    group.all_reduce(ONE)
 
 
 def is_slow(group: HostGroup, odd: bool) -> None:
@@ -81,6 +81,6 @@ def is_slow(group: HostGroup, odd: bool) -> None:
 
 if __name__ == "__main__":
     name, odd_rank, patience, silence = sys.argv[1:]
-    with started(os.environ, patience=float(patience), silence=int(silence)) as ranks:
+    with init_process_group(os.environ, patience=float(patience), silence=int(silence)) as ranks:
         globals()[name](ranks, ranks.rank == int(odd_rank))
         sys.stdout.write(f"rank {ranks.rank} of {ranks.size} is well\n")

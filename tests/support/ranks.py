@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 
 from mimo_v2_flash.kernels.moe_block import moe_block
-from mimo_v2_flash.layers.feed_forward import Rank
+from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import Group, SoloGroup, ThreadGroup
 from tests.support.routed import Layer
 
 SOLO = SoloGroup()
-FIRST = Rank(np.zeros(1, np.int32), np.zeros(1, np.int32))
+FIRST = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
 GROUPS = {"solo": SOLO} | {f"{size} threads": ThreadGroup(size) for size in (1, 2, 4, 8)}
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.parallel import HostGroup, ThreadGroup
 
-EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_sum", "ragged_all_to_all"]
+EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "ragged_all_to_all"]
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.int32, np.uint8]
 SHAPES = [(0,), (1,), (3, 5), (2, 0, 3), (7, 64), (4, 5000), (2, 40_000)]
 
@@ -19,7 +19,7 @@ def brought(exchange: str, dtype, shape: tuple[int, ...], size: int, seed: int) 
         count_P = random.integers(0, 4, size)
         shape = (count_P.sum(), *(width or 1 for width in shape[1:]))
         return drawn(random, dtype, shape), count_P
-    whole = exchange in {"all_gather", "all_sum"}
+    whole = exchange in {"all_gather", "all_reduce"}
     return (drawn(random, dtype, shape if whole else (size, *shape)),)
 
 

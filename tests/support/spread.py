@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash import MiMoV2FlashModel
 from mimo_v2_flash.layers.hooks import Call, WatchedLayers
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
@@ -25,16 +25,16 @@ exchanges = st.sampled_from(EXCHANGES)
 
 
 @st.composite
-def plans(draw, world: int) -> Plan:
+def plans(draw, world: int) -> ParallelConfig:
     """Draw a plan for so many ranks."""
     divisors = [size for size in range(1, world + 1) if world % size == 0]
     tensor = draw(st.sampled_from([size for size in divisors if size & (size - 1) == 0]))
-    return Plan(draw(st.sampled_from([None, *divisors])), tensor, world // tensor)
+    return ParallelConfig(draw(st.sampled_from([None, *divisors])), tensor, world // tensor)
 
 
-def admitting(recipe: Recipe, plan: Plan) -> Recipe:
+def admitting(recipe: Recipe, plan: ParallelConfig) -> Recipe:
     """Return `recipe` with as many heads, channels and experts as `plan` can split."""
-    T, P = plan.tensor_parallel, plan.expert_share
+    T, P = plan.tensor_parallel_size, plan.expert_parallel_size
     kv_heads = 1 << (recipe.kv_heads.bit_length() - 1)
     queries = max(2, T // kv_heads) * -(-recipe.queries_per_kv_head // 2)
     return replace(
@@ -60,10 +60,10 @@ def favouring(model: Tiny, experts: slice) -> Tiny:
 
 
 def on_ranks(
-    model: Tiny, plan: Plan, program: Callable[[MiMoV2FlashModel], Any], **options: Any
+    model: Tiny, plan: ParallelConfig, program: Callable[[MiMoV2FlashModel], Any], **options: Any
 ) -> Any:
     """Return what `program(model)` says on every rank of `plan`, which must be the same."""
-    group, pairs = ThreadGroup(plan.world), [Counter() for _ in range(plan.world)]
+    group, pairs = ThreadGroup(plan.world_size), [Counter() for _ in range(plan.world_size)]
 
     def on_rank(rank: int) -> Any:
         backend = WatchedLayers(len(model.config.layers), lambda call: _count(pairs[rank], call))

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.metadata import FREE, Prepared
 from mimo_v2_flash.weights.safetensors_file import read_header
@@ -139,7 +139,7 @@ def test_what_says_nothing_of_weights_may_differ():
 )
 def test_a_shard_that_cannot_be_is_damage(change):
     split = {"expert_parallel": "8", "tensor_parallel": "4", "shard": "7"}
-    assert Prepared.of_metadata(METADATA | split).share == Share(3, 4, 7, 8)
+    assert Prepared.of_metadata(METADATA | split).shard_spec == ShardSpec(3, 4, 7, 8)
     with pytest.raises(ValueError, match="damaged metadata"):
         Prepared.of_metadata(METADATA | split | change)
 

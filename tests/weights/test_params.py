@@ -9,7 +9,7 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
 from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights import param_specs, params
 from mimo_v2_flash.weights.params import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
 from mimo_v2_flash.weights.shard_weights import cut_model
@@ -40,7 +40,7 @@ def test_attention_is_in_the_order_of_its_names():
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_field_names_its_axes_or_is_a_record(record):
-    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "share"}
+    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "shard_spec"}
     assert all(field in not_tensors or axes_of(field) for field in record._fields)
 
 
@@ -62,8 +62,8 @@ def test_a_record_cannot_be_changed():
 
 def test_a_fingerprint_is_of_what_every_rank_has():
     model = tiny()
-    whole, plan = model.weights, Plan(7, 1, 7)
-    share = cut_model(whole, model.config, plan.share(3))
+    whole, plan = model.weights, ParallelConfig(7, 1, 7)
+    share = cut_model(whole, model.config, plan.shard_spec(3))
     assert params.fingerprint(share) == params.fingerprint(whole)
     layer = whole.layers[1]
     bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]

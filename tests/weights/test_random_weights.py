@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
-from mimo_v2_flash.parallel_config import Share
+from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.shard_weights import cut_model
@@ -75,10 +75,13 @@ def test_everything_that_is_made_is_reported():
     assert sum(counts) == declared - norms
 
 
-@pytest.mark.parametrize("share", [Share(0, 1, 2, 4), Share(1, 2, 1, 2)])
+@pytest.mark.parametrize("share", [ShardSpec(0, 1, 2, 4), ShardSpec(1, 2, 1, 2)])
 def test_a_share_is_that_of_the_whole_model(share):
-    own, expected = random_weights(CONFIG, seed=0, share=share), cut_model(WEIGHTS, CONFIG, share)
-    assert own.share == share
+    own, expected = (
+        random_weights(CONFIG, seed=0, shard_spec=share),
+        cut_model(WEIGHTS, CONFIG, share),
+    )
+    assert own.shard_spec == share
     np.testing.assert_array_equal(own.w_logits_VD, expected.w_logits_VD)
     for layer, other in zip(own.layers, expected.layers, strict=True):
         np.testing.assert_array_equal(
@@ -87,13 +90,13 @@ def test_a_share_is_that_of_the_whole_model(share):
     for stack, other in zip(
         own.layers[1].feed_forward.experts, expected.layers[1].feed_forward.experts, strict=True
     ):
-        assert len(stack) == 4 // share.expert_parallel
+        assert len(stack) == 4 // share.expert_parallel_size
         for weight, same in zip(stack, other, strict=True):
             np.testing.assert_array_equal(values(weight), values(same))
 
 
 def test_experts_of_other_ranks_are_not_made():
     counts: list[int] = []
-    random_weights(CONFIG, seed=0, made=counts.append, share=Share(0, 1, 0, 4))
-    declared = param_specs.every_weight(CONFIG, share=Share(0, 1, 0, 4))
+    random_weights(CONFIG, seed=0, made=counts.append, shard_spec=ShardSpec(0, 1, 0, 4))
+    declared = param_specs.every_weight(CONFIG, shard_spec=ShardSpec(0, 1, 0, 4))
     assert sum(counts) == sum(int(np.prod(w.shape)) for w in declared) - CONFIG.hidden_size * 5

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.convert import plan_job
 from mimo_v2_flash.weights.encoding import Encoding
@@ -28,7 +28,7 @@ import sys
 import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.parallel_config import Plan
+from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.shard_weights import cut_model
 
 def use(weights):
@@ -38,7 +38,7 @@ def use(weights):
         return sum(map(use, weights))
     return float(np.sum(np.asarray(weights, np.float32)))
 
-folder, share = sys.argv[1], Plan(8, int(sys.argv[2]), 8).share(3)
+folder, share = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
 config = MiMoConfig.from_pretrained(folder)
 weights = cut_model(load_weights(folder, config, share=share), config, share)
 use(weights)
@@ -78,7 +78,9 @@ def share_of(hub: Path, tensor_parallel: int) -> tuple[int, int]:
     """Return the bytes of rank 3's share, and of all."""
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
-    return nbytes(cut_model(weights, config, Plan(8, tensor_parallel, 8).share(3))), nbytes(weights)
+    return nbytes(
+        cut_model(weights, config, ParallelConfig(8, tensor_parallel, 8).shard_spec(3))
+    ), nbytes(weights)
 
 
 def test_of_shards_a_rank_holds_its_own_within_5_percent(folders):

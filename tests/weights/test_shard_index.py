@@ -10,7 +10,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import WHOLE, Plan
+from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from mimo_v2_flash.weights.convert import plan_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.source import FolderSource
@@ -20,7 +20,7 @@ from tests.support.damage import cut, overwrite
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 
-PLAN = Plan(5, 1, 5)
+PLAN = ParallelConfig(5, 1, 5)
 SECOND, FILE = "rank-00001-of-00005", "mimo_weights.safetensors"
 TOKEN_BT = np.arange(14).reshape(2, 7)
 
@@ -46,8 +46,8 @@ def sharded(source: Path, output: Path, **split) -> None:
     job.run(workers=2, advance=id)
 
 
-def opened(shards: Path, rank: int = 1, plan: Plan = PLAN):
-    return load_weights(shards, MiMoConfig.from_pretrained(shards), share=plan.share(rank))
+def opened(shards: Path, rank: int = 1, plan: ParallelConfig = PLAN):
+    return load_weights(shards, MiMoConfig.from_pretrained(shards), share=plan.shard_spec(rank))
 
 
 def refused(shards: Path, said: str, **options) -> None:
@@ -56,17 +56,17 @@ def refused(shards: Path, said: str, **options) -> None:
     assert re.search(said, str(caught.value)), str(caught.value)
 
 
-@pytest.mark.parametrize("plan", [PLAN, Plan(5, 1, 10), Plan(1, 1, 4)], ids=str)
+@pytest.mark.parametrize("plan", [PLAN, ParallelConfig(5, 1, 10), ParallelConfig(1, 1, 4)], ids=str)
 def test_ranks_that_open_their_shards_are_the_whole_model(folders, tmp_path, plan):
     hub, folder = folders
-    if plan.expert_share == 1:  # nothing is split but rows: an ordinary checkpoint
+    if plan.expert_parallel_size == 1:  # nothing is split but rows: an ordinary checkpoint
         sharded(hub, folder := tmp_path / "one")
         assert not (folder / MANIFEST).exists()
-    config, group = MiMoConfig.from_pretrained(folder), ThreadGroup(plan.world)
+    config, group = MiMoConfig.from_pretrained(folder), ThreadGroup(plan.world_size)
     expected_BTV = MiMoV2FlashModel(load_weights(hub, config), config).forward(TOKEN_BT)
 
     def on_rank(rank: int) -> np.ndarray:
-        weights = load_weights(folder, config, share=plan.share(rank))
+        weights = load_weights(folder, config, share=plan.shard_spec(rank))
         return MiMoV2FlashModel(weights, config, group=group, plan=plan).forward(TOKEN_BT)
 
     for logits_BTV in group.run(on_rank):
@@ -75,7 +75,7 @@ def test_ranks_that_open_their_shards_are_the_whole_model(folders, tmp_path, pla
 
 def test_a_shard_can_be_opened_by_its_own_folder(folders):
     folder = folders[1] / SECOND
-    assert load_weights(folder, MiMoConfig.from_pretrained(folder)).share == PLAN.share(1)
+    assert load_weights(folder, MiMoConfig.from_pretrained(folder)).shard_spec == PLAN.shard_spec(1)
 
 
 # What is refused
@@ -85,11 +85,14 @@ def test_a_shard_can_be_opened_by_its_own_folder(folders):
     ("plan", "said"),
     [
         (
-            Plan(1, 4, 1),
+            ParallelConfig(1, 4, 1),
             "shards: holds shards of expert_parallel 5 and tensor_parallel 1, asked for is "
             "expert_parallel 1 and tensor_parallel 4",
         ),
-        (Plan(1, 1, 5), "asked for is expert_parallel 1 and tensor_parallel 1; prepare_weights"),
+        (
+            ParallelConfig(1, 1, 5),
+            "asked for is expert_parallel 1 and tensor_parallel 1; prepare_weights",
+        ),
     ],
 )
 def test_another_plan_is_refused(shards, plan, said):
@@ -104,7 +107,7 @@ def test_which_shard_must_be_said(shards):
 def test_another_ranks_shard_is_refused(shards):
     shutil.rmtree(shards / SECOND)
     shutil.copytree(shards / "rank-00003-of-00005", shards / SECOND)
-    refused(shards, rf"{SECOND}: is the shard of Share\(.*expert_rank=3.*this rank's is .*_rank=1")
+    refused(shards, rf"{SECOND}: is the shard of ShardSpec\(.*expert_parallel_rank=3.*this rank's is .*_rank=1")
 
 
 def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
@@ -143,8 +146,10 @@ def test_a_manifest_with_too_few_shards_is_refused(shards):
 def test_a_model_on_another_rank_refuses_a_shard(folders):
     weights = opened(folders[1])
     config = MiMoConfig.from_pretrained(folders[1])
-    with pytest.raises(ValueError, match=r"the weights are Share\(.*, this rank's are Share\("):
+    with pytest.raises(
+        ValueError, match=r"the weights are ShardSpec\(.*, this rank's are ShardSpec\("
+    ):
         MiMoV2FlashModel(weights, config)
-    with pytest.raises(ValueError, match="no experts can be chosen of Share"):
+    with pytest.raises(ValueError, match="no experts can be chosen of ShardSpec"):
         MiMoV2FlashModel(weights, config, [0, 1])
-    assert weights.share != WHOLE
+    assert weights.shard_spec != UNSHARDED

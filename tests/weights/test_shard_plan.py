@@ -9,7 +9,7 @@ import pytest
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
-from mimo_v2_flash.parallel_config import Share, shares_of
+from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 from mimo_v2_flash.weights import conversion_tasks, load_weights
 from mimo_v2_flash.weights.convert import Job, plan_job
 from mimo_v2_flash.weights.encoding import Encoding
@@ -85,11 +85,11 @@ def test_a_shard_is_the_cut_of_the_whole(source, tmp_path, split, dtype):
     )
     assert set(watched.reads.values()) == {1}
     assert job.bytes_to_read == whole.bytes_to_read
-    weights, shares = load_weights(tmp_path / "whole", job.config), shares_of(*split)
+    weights, shares = load_weights(tmp_path / "whole", job.config), all_shard_specs(*split)
     assert len(job.store.folders) == len(shares)
     for share in shares:
         found = load_weights(tmp_path / "shards", job.config, share=share)
-        assert found.share == share
+        assert found.shard_spec == share
         assert_same(found, cut_model(weights, job.config, share))
 
 
@@ -100,7 +100,7 @@ def test_a_shard_of_some_experts_is_the_cut_of_them(source, tmp_path):
     prepared(FolderSource(source), tmp_path / "shards", experts=ids, **split)
     weights = load_weights(tmp_path / "whole", whole.config)
     few = dataclasses.replace(whole.config, n_routed_experts=4)
-    for share in shares_of(4, 2):
+    for share in all_shard_specs(4, 2):
         found = load_weights(tmp_path / "shards", whole.config, share=share)
         assert found.expert_ids == ids
         assert_same(found, cut_model(weights, few, share))
@@ -109,7 +109,7 @@ def test_a_shard_of_some_experts_is_the_cut_of_them(source, tmp_path):
 def test_a_rank_has_its_share_of_the_bytes_and_what_is_not_split(source, tmp_path):
     job = prepared(FolderSource(source), tmp_path, expert_parallel=4, tensor_parallel=2)
     weights = load_weights(source, job.config)
-    for share, folder in zip(shares_of(4, 2), job.store.folders, strict=True):
+    for share, folder in zip(all_shard_specs(4, 2), job.store.folders, strict=True):
         on_disk = sum(path.stat().st_size for path in (tmp_path / folder).glob("*.safetensors"))
         expected = nbytes(cut_model(weights, job.config, share))
         assert expected * 0.95 < on_disk < expected * 1.05
@@ -157,8 +157,8 @@ def test_a_cut_inside_a_block_is_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("split", "said"),
     [
-        ({"expert_parallel": 3}, "expert_parallel = 3: 8 experts are no multiple"),
-        ({"tensor_parallel": 3}, "tensor_parallel = 3: allowed is a divisor of 8 query heads"),
+        ({"expert_parallel": 3}, "expert_parallel_size = 3: 8 experts are no multiple"),
+        ({"tensor_parallel": 3}, "tensor_parallel_size = 3: allowed is a divisor of 8 query heads"),
     ],
 )
 def test_a_split_that_the_model_does_not_admit_is_refused(source, tmp_path, split, said):
@@ -170,9 +170,9 @@ def test_shares_are_of_the_same_block_height(source, tmp_path):
     """One program serves every rank: FP8 grids of equal shares are equal in shape."""
     job = prepared(FolderSource(source), tmp_path, tensor_parallel=8)
     shapes = set()
-    for share in shares_of(1, 8):
+    for share in all_shard_specs(1, 8):
         found = load_weights(tmp_path, job.config, share=share)
         attention = (layer.attention[:3] for layer in found.layers)
         shapes.add(tuple((w.block_height, w.scale.shape) for record in attention for w in record))
     assert len(shapes) == 1
-    assert Share(0, 8, 0, 1) in shares_of(1, 8)
+    assert ShardSpec(0, 8, 0, 1) in all_shard_specs(1, 8)

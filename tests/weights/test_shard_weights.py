@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
-from mimo_v2_flash.parallel_config import WHOLE, Plan, Share
+from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig, ShardSpec
 from mimo_v2_flash.weights.params import ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.shard_weights import Cut, cut_model, cut_weight, lowered
@@ -25,8 +25,8 @@ def value(weight) -> np.ndarray:
     return dequantise(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
-def shares_of(plan: Plan) -> list[ModelWeights]:
-    shares = {plan.share(rank) for rank in range(plan.world)}
+def all_shard_specs(plan: ParallelConfig) -> list[ModelWeights]:
+    shares = {plan.shard_spec(rank) for rank in range(plan.world_size)}
     return [cut_model(WEIGHTS, CONFIG, share) for share in sorted(shares)]
 
 
@@ -72,8 +72,8 @@ def test_a_column_inside_a_block_is_refused():
 @settings(max_examples=20)
 @given(tensor_parallels, st.sampled_from([1, 2, 4, 8]))
 def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
-    of_heads_ = shares_of(Plan(1, tensor_parallel))
-    of_experts = shares_of(Plan(expert_parallel, 1, expert_parallel))
+    of_heads_ = all_shard_specs(ParallelConfig(1, tensor_parallel))
+    of_experts = all_shard_specs(ParallelConfig(expert_parallel, 1, expert_parallel))
     for index, (layer, spec) in enumerate(zip(WEIGHTS.layers, CONFIG.layers, strict=True)):
         whole, repeats = layer.attention, max(1, tensor_parallel // spec.attention.kv_heads)
         parts = [share.layers[index].attention for share in of_heads_]
@@ -105,7 +105,7 @@ def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
 
 
 def test_a_share_is_views_but_for_columns():
-    part = cut_model(WEIGHTS, CONFIG, Share(1, 4, 1, 4))
+    part = cut_model(WEIGHTS, CONFIG, ShardSpec(1, 4, 1, 4))
     assert np.shares_memory(part.w_logits_VD, WEIGHTS.w_logits_VD)
     assert part.embedding_VD is WEIGHTS.embedding_VD
     for layer, whole in zip(part.layers, WEIGHTS.layers, strict=True):
@@ -115,21 +115,25 @@ def test_a_share_is_views_but_for_columns():
         assert not np.shares_memory(layer.attention.w_o_DI, whole.attention.w_o_DI)
 
 
-@pytest.mark.parametrize("plan", [Plan(4, 1, 4), Plan(8, 8), Plan(2, 4, 2)])
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(4, 1, 4), ParallelConfig(8, 8), ParallelConfig(2, 4, 2)]
+)
 def test_a_share_is_as_small_as_its_part(plan):
     """A rank holds 1/P of the experts, 1/T of the heads, and little else."""
-    share = cut_model(WEIGHTS, CONFIG, plan.share(1))
+    share = cut_model(WEIGHTS, CONFIG, plan.shard_spec(1))
     experts, heads = WEIGHTS.layers[1].feed_forward.experts, WEIGHTS.layers[1].attention
     own = share.layers[1]
-    assert nbytes(own.feed_forward.experts) * plan.expert_share == nbytes(experts)
+    assert nbytes(own.feed_forward.experts) * plan.expert_parallel_size == nbytes(experts)
     grids = 2 * nbytes(heads.w_q_OD.scale)  # lower blocks have more scales
-    assert nbytes(own.attention) * plan.tensor_parallel <= nbytes(heads) + 8 * grids
+    assert nbytes(own.attention) * plan.tensor_parallel_size <= nbytes(heads) + 8 * grids
 
 
 def test_a_share_is_not_cut_again_and_another_one_is_refused():
-    plan = Plan(4, 2, 2)
-    part = cut_model(WEIGHTS, CONFIG, plan.share(1))
-    assert cut_model(part, CONFIG, plan.share(1)) is part
-    assert cut_model(WEIGHTS, CONFIG, WHOLE) is WEIGHTS
-    with pytest.raises(ValueError, match=r"the weights are Share\(tensor_rank=1, tensor_par"):
-        cut_model(part, CONFIG, plan.share(0))
+    plan = ParallelConfig(4, 2, 2)
+    part = cut_model(WEIGHTS, CONFIG, plan.shard_spec(1))
+    assert cut_model(part, CONFIG, plan.shard_spec(1)) is part
+    assert cut_model(WEIGHTS, CONFIG, UNSHARDED) is WEIGHTS
+    with pytest.raises(
+        ValueError, match=r"the weights are ShardSpec\(tensor_parallel_rank=1, tensor"
+    ):
+        cut_model(part, CONFIG, plan.shard_spec(0))
