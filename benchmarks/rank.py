@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
-from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
+from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
 from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup, init_process_group
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.random_weights import random_weights
@@ -61,7 +61,7 @@ def main(*, quick: bool) -> None:
 
 def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
     """Return what prefill and decoding take: all ranks together, and a rank on average."""
-    record, counted = ExchangeRecord(), InstrumentedGroup(world)
+    record, counted = DispatchStatsBackend(), InstrumentedGroup(world)
     plan = ParallelConfig(data_parallel_size=world.size)
     model = MiMoV2FlashModel(weights, config, group=counted, plan=plan, backend=record)
     cache = model.new_cache(SEQUENCES, PROMPT + DECODED)
@@ -84,7 +84,7 @@ def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
         before = _seconds_of(counted)
         seconds, processor = timed(world, phase)
         beside = world.all_reduce(np.array([_seconds_of(counted) - before]))[0] / world.size
-        way = record.ways[WAYS[name]].total(world)
+        way = record.by_dispatcher[WAYS[name]].total(world)
         found[name] = _figures(way, world.size) | {
             "seconds": seconds,
             "processor_seconds": processor,
@@ -107,14 +107,14 @@ def _seconds_of(counted: InstrumentedGroup) -> float:
     return sum(tally.seconds for tally in counted.stats.values())
 
 
-def _figures(way: Carried, ranks: int) -> dict[str, float]:
+def _figures(way: DispatchStats, ranks: int) -> dict[str, float]:
     """Return what one way to the experts carried, per token and layer, and a rank's seconds."""
     return {
         "tokens": way.tokens,
-        "lost_pairs": way.pairs - way.answered,
+        "lost_pairs": way.pairs - way.computed,
         "sent_bytes": way.sent / way.tokens,
-        "least_bytes": way.least / way.tokens,
-        "exchange_seconds": way.exchange_seconds / ranks,
+        "least_bytes": way.lower_bound / way.tokens,
+        "exchange_seconds": way.dispatch_seconds / ranks,
         "expert_seconds": way.expert_seconds / ranks,
     }
 

@@ -143,7 +143,7 @@ def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
     chance, output, stored = Random(0), tmp_path / "output", set()
     with LocalHub(folder, Manners(cut=0.02)) as hub:
         for _ in range(3):
-            hub.forget()
+            hub.reset()
             process, last = start(hub, tmp_path), chance.randrange(40, 60)  # 18 are headers
             hub.on_range = partial(kill_at, process, last)
             process.communicate()
@@ -152,7 +152,7 @@ def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
             assert stored <= (stored := stored_ranges(job, output))
             assert {path.suffix for path in output.iterdir()} == {".partial", ".journal"}
         hub.on_range = id
-        hub.forget()
+        hub.reset()
         finish(start(hub, tmp_path))
         assert stored.isdisjoint(data_ranges(hub))
     assert len(stored) > 20

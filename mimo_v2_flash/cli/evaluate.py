@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.generation.likelihood import bits_of
-from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
+from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.text.tokenizer import end_of_text, tokens
 
 from .console import console, progress, table
-from .dispatch_report import exchange_report
+from .dispatch_report import dispatch_report
 from .example_model import add_model_argument, opened
 from .parallel_options import ALONE, RankSetup, add_parallel_arguments
 from .runtime_options import Place, add_place_arguments
@@ -40,7 +40,7 @@ def run(
     place = Place.taken_from(options)
     written, size = _read(text)
     config, weights, tokenizer = opened(model, shared.shard_spec)
-    record = ExchangeRecord()
+    record = DispatchStatsBackend()
     runner = place.model(weights, config, shared, host=record)
     length = place.longest(config) if length is None else length
     token_T = tokens(tokenizer, written)
@@ -65,7 +65,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if exchanges := exchange_report(record, shared.group):
+    if exchanges := dispatch_report(record, shared.group):
         console().print(exchanges)
     return 0
 

@@ -16,7 +16,7 @@ from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.text.completion import CONTEXT, Completion, complete
 
 from .console import amount, console, table
-from .dispatch_report import exchange_report
+from .dispatch_report import dispatch_report
 from .example_model import add_model_argument, opened
 from .generation_stats import Notes
 from .parallel_options import ALONE, RankSetup, add_parallel_arguments
@@ -103,7 +103,7 @@ def _report(said: Completion, notes: Notes, model: MiMoV2FlashModel) -> None:
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
-    if exchanges := exchange_report(notes.exchanges, notes.shared.group):
+    if exchanges := dispatch_report(notes.exchanges, notes.shared.group):
         out.print(exchanges)
     if said.stopped == CONTEXT:
         out.print(f"The context is full: the model knows {seen} positions.")

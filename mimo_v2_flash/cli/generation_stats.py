@@ -9,7 +9,7 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
+from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.layers.hooks import Call, WatchedLayers
 
 from .parallel_options import RankSetup
@@ -41,7 +41,7 @@ class Notes(NumpyBackend):
         self.shared = shared
         self.times: list[float] = []
         self.watching = False
-        self.exchanges = ExchangeRecord()
+        self.exchanges = DispatchStatsBackend()
         self._first = shared.shard_spec.expert_range(config.n_routed_experts).start
         self._counts = [spec.experts for spec in config.layers]
         self._touched_LE = np.zeros((len(self._counts), config.n_routed_experts), np.int64)
@@ -50,7 +50,7 @@ class Notes(NumpyBackend):
     def begin(self) -> None:
         """Forget what was, and start the clock."""
         self._touched_LE[:] = 0
-        self.exchanges.forget()
+        self.exchanges.reset()
         self.times = [time.perf_counter()]
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,7 @@ class Notes(NumpyBackend):
         self.watching = True
         if not isinstance(function, Decoder):
             return function
-        return self.exchanges.recorded(self._watched.compile(function))
+        return self.exchanges.wrap_layer(self._watched.compile(function))
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers answered a token on any rank, and of how many."""

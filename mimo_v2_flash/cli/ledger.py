@@ -109,6 +109,8 @@ def _sizes(program: Rehearsed) -> Sizes:
     rows, tokens = next(iter(arrays(given).values())).shape[:2]
     if "row_N" in given:  # the head, which sees these alone
         rows, tokens = len(given["row_N"]), 1
-    filled, own = given.get("filled", 0), given.get("own", rows * tokens)
+    filled, local_tokens = given.get("filled", 0), given.get("local_tokens", rows * tokens)
     window = attention.spec.window if attention else EVERYTHING
-    return Sizes(rows, tokens, own, filled, window, getattr(network, "experts_per_token", 0))
+    return Sizes(
+        rows, tokens, local_tokens, filled, window, getattr(network, "experts_per_token", 0)
+    )

@@ -4,9 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.kernels.moe_block import AllToAll, Exchange, by_all_gather, moe_block
-from mimo_v2_flash.kernels.moe_dispatch import pack, unpack
-from mimo_v2_flash.kernels.moe_expert import seated_experts
+from mimo_v2_flash.kernels.moe_block import (
+    AllGatherDispatcher,
+    AllToAllDispatcher,
+    Dispatcher,
+    moe_block,
+)
+from mimo_v2_flash.kernels.moe_dispatch import combine, dispatch
+from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.reference import moe_block as oracle
 
@@ -43,14 +48,14 @@ def _moe_dispatch(random: Random) -> Pairs:
     """Experts that hand their token back give each token back, times its weights."""
     x_ND, weight_NA = normal(random, 6, D), np.full((6, A), np.float32(1 / A))
     expert_NA = np.argsort(random.random((6, E)), axis=1)[:, :A].astype(np.int32)
-    parcel = pack(x_ND, weight_NA, expert_NA, ranks=4, experts=E, slots=6)
+    buffers = dispatch(x_ND, weight_NA, expert_NA, ranks=4, num_experts=E, send_capacity=6)
     rank_P11 = np.arange(4)[:, None, None]
-    own_PM1 = np.sum(parcel.weight_PMA * (parcel.expert_PMA // 2 == rank_P11), -1, keepdims=True)
-    answer_PMD = (parcel.x_PMD * own_PM1).astype(np.float32)
-    return [(unpack(answer_PMD, parcel.slot_NA), x_ND), (parcel.overflow_1, [0])]
+    own_PM1 = np.sum(buffers.weight_PMA * (buffers.expert_PMA // 2 == rank_P11), -1, keepdims=True)
+    output_PMD = (buffers.x_PMD * own_PM1).astype(np.float32)
+    return [(combine(output_PMD, buffers.slot_NA), x_ND), (buffers.overflow_1, [0])]
 
 
-def _moe_block(random: Random, exchange: Exchange) -> Pairs:
+def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
     """Check four ranks with tokens of their own beside every token through its experts."""
     ranks, experts_per_rank = 4, E // 4
     x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
@@ -68,9 +73,9 @@ def _moe_block(random: Random, exchange: Exchange) -> Pairs:
             w_router_ED,
             bias_E,
             np.array([rank], np.int32),
-            lambda *tokens, **seating: seated_experts(*tokens, *own, **seating),
+            lambda *tokens, **options: capacity_experts(*tokens, *own, **options),
             group=group,
-            exchange=exchange,
+            dispatcher=dispatcher,
             experts_per_token=A,
             scaling=1.0,
         )
@@ -93,8 +98,8 @@ MOE_CHECKS = (
         "moe_block",
         "4 ranks, all_to_all",
         1e-6,
-        lambda r: _moe_block(r, AllToAll(slots=N, seats=4 * N)),
+        lambda r: _moe_block(r, AllToAllDispatcher(send_capacity=N, capacity=4 * N)),
     ),
-    Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, by_all_gather)),
+    Check("moe_block", "4 ranks, all_gather", 1e-6, lambda r: _moe_block(r, AllGatherDispatcher())),
     Check("dense_ffn", "in blocks of tokens", 1e-6, _dense_ffn),
 )

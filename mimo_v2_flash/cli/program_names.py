@@ -13,6 +13,9 @@ from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
 
 __all__ = ["halves_of", "named_apart", "program_name"]
 
+LABELS = {"filled": "filled", "send_capacity": "slots", "capacity": "seats"}
+"""Words of names, by what a program is called with: manifests and `--json` hold them."""
+
 FUNCTIONS = {"embedded": "embedding", "Predicted": "head of logits", "Chosen": "head"}
 
 
@@ -35,8 +38,8 @@ def program_name(program: Rehearsed) -> str:
     """
     given = program.given
     x_BT = next(value for value in given.values() if hasattr(value, "shape"))
-    sizes = given | (vars(given["exchange"]) if is_dataclass(given.get("exchange")) else {})
-    words = [f"{sizes[name]} {name}" for name in ("filled", "slots", "seats") if name in sizes]
+    sizes = given | (vars(given["dispatcher"]) if is_dataclass(given.get("dispatcher")) else {})
+    words = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]
     rows, tokens = x_BT.shape[:2]
     seen = f"{len(given['row_N'])} of " if "row_N" in given else ""
     return ", ".join([_what(program.function), f"{seen}{rows} x {tokens} tokens", *words])

@@ -13,14 +13,14 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kv_cache import HybridCache
-from mimo_v2_flash.layers.dispatch_stats import ExchangeRecord
+from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights.param_specs import every_weight
 from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
-from .dispatch_report import exchange_report
+from .dispatch_report import dispatch_report
 from .parallel_options import ALONE, RankSetup, add_parallel_arguments
 from .truncate import first_layers
 
@@ -66,7 +66,7 @@ def run(
     parameters = sum(int(np.prod(weight.shape)) for weight in every_weight(config))
     with progress("random weights", total=parameters, unit="numbers") as made:
         weights = random_weights(config, seed=seed, made=made, shard_spec=shared.shard_spec)
-    record = ExchangeRecord()
+    record = DispatchStatsBackend()
     model = MiMoV2FlashModel(weights, config, backend=record, **shared._asdict())
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     trial = _decode(model, prompt, new_tokens)
@@ -87,7 +87,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if exchanges := exchange_report(record, shared.group):
+    if exchanges := dispatch_report(record, shared.group):
         console().print(exchanges)
     return 0 if difference <= ALLOWED else 1
 

@@ -75,8 +75,8 @@ def _expert_output(call: Call) -> np.ndarray:
     x_ND, _, expert_NA, *weights = call.given
     N, A = expert_NA.shape
     one_J1, expert_J1 = np.ones((N * A, 1), np.float32), np.reshape(expert_NA, (N * A, 1))
-    answer_JD = call.function(np.repeat(x_ND, A, axis=0), one_J1, expert_J1, *weights)
-    return np.reshape(answer_JD, (N, A, -1))
+    output_JD = call.function(np.repeat(x_ND, A, axis=0), one_J1, expert_J1, *weights)
+    return np.reshape(output_JD, (N, A, -1))
 
 
 # A call's arguments: turn(q, k, step), look(q, k, v, ...), answer(x, weight, expert, ...).

@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
 
     rows: int
     tokens: int
-    own: int
+    local_tokens: int
     filled: int
     window: int
     experts_per_token: int
@@ -63,8 +63,8 @@ def _met(path: str, array: Any, sizes: Sizes) -> int:
     if array.ndim < 2 or path.endswith(".scale"):
         return 0
     if "experts" in path:
-        return int(sizes.own * sizes.experts_per_token * array.size // array.shape[0])
-    tokens = sizes.own if "router" in path else sizes.rows * sizes.tokens
+        return int(sizes.local_tokens * sizes.experts_per_token * array.size // array.shape[0])
+    tokens = sizes.local_tokens if "router" in path else sizes.rows * sizes.tokens
     return int(tokens * array.size)
 
 

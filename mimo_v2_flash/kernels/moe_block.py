@@ -14,20 +14,20 @@ import numpy as np
 
 from . import ops
 from .axes import checked
-from .moe_dispatch import pack, unpack
+from .moe_dispatch import combine, dispatch
 from .moe_router import moe_router
 
 if TYPE_CHECKING:
     from mimo_v2_flash.parallel import Group
 
-__all__ = ["AllToAll", "Answer", "Exchange", "by_all_gather", "moe_block"]
+__all__ = ["AllGatherDispatcher", "AllToAllDispatcher", "Dispatcher", "ExpertFn", "moe_block"]
 
-Answer = Callable[..., Any]
+ExpertFn = Callable[..., Any]
 """From x_ND, weight_NA and expert_NA (ids among this rank's own; others are not answered) to
-y_ND, each token's weighted sum over this rank's experts. `AllToAll` says how many seats there are
+y_ND, each token's weighted sum over this rank's experts. `AllToAllDispatcher` says how many seats there are
 before each expert."""
 
-Exchange = Callable[..., Any]
+Dispatcher = Callable[..., Any]
 """A way to the experts and back: from x_ND, weight_NA, expert_NA (E is nobody) and an answer, with
 group and experts (E) by keyword, to y_ND, float32, and overflow_1."""
 
@@ -39,10 +39,10 @@ def moe_block(
     w_router_ED,
     bias_E,
     rank_1,
-    answer: Answer,
+    expert_fn: ExpertFn,
     *,
     group: Group,
-    exchange: Exchange,
+    dispatcher: Dispatcher,
     experts_per_token: int,
     scaling: float,
 ):
@@ -50,9 +50,9 @@ def moe_block(
 
         y = sum over chosen experts of weight x expert(x)
 
-    The tokens are this rank's own, and `answer` computes this rank's own experts: E / P, from
+    The tokens are this rank's own, and `expert_fn` computes this rank's own experts: E / P, from
     `rank_1` x E / P on. The rank is data, so that one program serves every rank. Padding (position
-    -1) chooses nobody. `overflow_1` counts what `AllToAll` has no slot or seat for, on all ranks
+    -1) chooses nobody. `overflow_1` counts what `AllToAllDispatcher` has no slot or seat for, on all ranks
     of the group together: where it is not zero the tokens must be answered again with more.
 
     Raises
@@ -68,55 +68,63 @@ def moe_block(
     )
     expert_NA = np.where(np.expand_dims(position_N, 1) >= 0, expert_NA, E)
 
-    def own_answer(x_ND, weight_NA, expert_NA, **seating):
-        own_NA = expert_NA - rank_1 * np.int32(E // group.size)
-        return answer(x_ND, weight_NA, own_NA, **seating)
+    def run_local_experts(x_ND, weight_NA, expert_NA, **options):
+        local_NA = expert_NA - rank_1 * np.int32(E // group.size)
+        return expert_fn(x_ND, weight_NA, local_NA, **options)
 
-    return exchange(x_ND, weight_NA, expert_NA, own_answer, group=group, experts=E)
+    return dispatcher(x_ND, weight_NA, expert_NA, run_local_experts, group=group, num_experts=E)
 
 
 @dataclass(frozen=True)
-class AllToAll:
-    """Send each token to the ranks that it chose: the way of a prompt, in static shapes.
+class AllToAllDispatcher:
+    """The dispatcher for prompts in static shapes: each token goes to the ranks that it chose.
 
     Parameters
     ----------
-    slots
+    send_capacity
         Messages to each rank.
-    seats
-        Tokens before each expert.
+    capacity
+        Tokens that each expert takes (expert capacity, GShard).
     """
 
-    slots: int
-    seats: int
+    send_capacity: int
+    capacity: int
 
-    def __call__(self, x_ND, weight_NA, expert_NA, answer, *, group, experts):
-        """Return (y_ND, overflow_1): an `Exchange`."""
-        P, M = group.size, self.slots
-        parcel = pack(x_ND, weight_NA, expert_NA, ranks=P, experts=experts, slots=M)
-        x, weight, expert = (
-            np.reshape(group.all_to_all(part), (P * M, part.shape[2])) for part in parcel[:3]
+    def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
+        """Return (y_ND, overflow_1): a `Dispatcher`."""
+        P, M = group.size, self.send_capacity
+        buffers = dispatch(
+            x_ND, weight_NA, expert_NA, ranks=P, num_experts=num_experts, send_capacity=M
         )
-        answers = answer(x, weight, expert, seats=self.seats).astype(x_ND.dtype)
-        answer_PMD = group.all_to_all(np.reshape(answers, (P, M, x_ND.shape[1])))
-        token_E = group.all_reduce(_tokens_of_experts(expert_NA, experts=experts))
-        standing_E = np.maximum(token_E - np.float32(self.seats), np.float32(0))
-        standing_1 = np.sum(standing_E, axis=0, keepdims=True)
-        return unpack(answer_PMD, parcel.slot_NA), standing_1 + group.all_reduce(parcel.overflow_1)
+        x, weight, expert = (
+            np.reshape(group.all_to_all(part), (P * M, part.shape[2])) for part in buffers[:3]
+        )
+        outputs = expert_fn(x, weight, expert, capacity=self.capacity).astype(x_ND.dtype)
+        output_PMD = group.all_to_all(np.reshape(outputs, (P, M, x_ND.shape[1])))
+        token_E = group.all_reduce(_tokens_of_experts(expert_NA, num_experts=num_experts))
+        overflow_E = np.maximum(token_E - np.float32(self.capacity), np.float32(0))
+        capacity_overflow_1 = np.sum(overflow_E, axis=0, keepdims=True)
+        return combine(output_PMD, buffers.slot_NA), capacity_overflow_1 + group.all_reduce(
+            buffers.overflow_1
+        )
 
 
-def by_all_gather(x_ND, weight_NA, expert_NA, answer, *, group, experts):  # noqa: ARG001
-    """Show every token to every rank: the way of a few tokens."""
-    (N, D), A, P = x_ND.shape, expert_NA.shape[1], group.size
-    chosen = np.concatenate([weight_NA, expert_NA.astype(np.float32)], axis=1)  # exact to 2^24
-    x = np.reshape(group.all_gather(x_ND), (P * N, D))
-    chosen = np.reshape(group.all_gather(chosen), (P * N, 2 * A))
-    answers = answer(x, chosen[:, :A], chosen[:, A:].astype(np.int32))
-    y_ND = group.reduce_scatter(np.reshape(answers, (P, N, D)))
-    return y_ND, ops.full(x_ND, (1,), 0.0, np.float32)
+@dataclass(frozen=True)
+class AllGatherDispatcher:
+    """The dispatcher for few tokens: every rank sees every token, and nothing can overflow."""
+
+    def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
+        """Return (y_ND, overflow_1): a `Dispatcher`."""
+        (N, D), A, P = x_ND.shape, expert_NA.shape[1], group.size
+        chosen = np.concatenate([weight_NA, expert_NA.astype(np.float32)], axis=1)  # exact to 2^24
+        x = np.reshape(group.all_gather(x_ND), (P * N, D))
+        chosen = np.reshape(group.all_gather(chosen), (P * N, 2 * A))
+        outputs = expert_fn(x, chosen[:, :A], chosen[:, A:].astype(np.int32))
+        y_ND = group.reduce_scatter(np.reshape(outputs, (P, N, D)))
+        return y_ND, ops.full(x_ND, (1,), 0.0, np.float32)
 
 
-def _tokens_of_experts(expert_NA, *, experts: int):
+def _tokens_of_experts(expert_NA, *, num_experts: int):
     """Return how many of these tokens chose each expert, `token_E`, float32."""
-    id_E = ops.constant(expert_NA, np.arange(experts, dtype=np.int32))
+    id_E = ops.constant(expert_NA, np.arange(num_experts, dtype=np.int32))
     return np.sum((np.expand_dims(expert_NA, 2) == id_E).astype(np.float32), axis=(0, 1))

@@ -14,10 +14,10 @@ import numpy as np
 from . import ops
 from .axes import checked
 
-__all__ = ["Parcel", "pack", "unpack"]
+__all__ = ["DispatchBuffers", "combine", "dispatch"]
 
 
-class Parcel(NamedTuple):
+class DispatchBuffers(NamedTuple):
     """A step's messages to every rank, and where each token's answers will be found.
 
     Empty slots have expert E, which nobody holds. `slot_NA` is P x M where a choice travels with
@@ -32,8 +32,10 @@ class Parcel(NamedTuple):
 
 
 @checked
-def pack(x_ND, weight_NA, expert_NA, *, ranks: int, experts: int, slots: int) -> Parcel:
-    """Return the `Parcel` of tokens `x_ND`, with `slots` (M) messages to each rank.
+def dispatch(
+    x_ND, weight_NA, expert_NA, *, ranks: int, num_experts: int, send_capacity: int
+) -> DispatchBuffers:
+    """Return the `DispatchBuffers` of tokens `x_ND`, with `send_capacity` (M) messages to each rank.
 
     A token with expert E (padding) is sent to nobody.
 
@@ -42,14 +44,16 @@ def pack(x_ND, weight_NA, expert_NA, *, ranks: int, experts: int, slots: int) ->
     ValueError
         If the experts do not divide evenly, or there is no slot.
     """
-    if min(ranks, slots) < 1 or experts % ranks:
-        raise ValueError(f"pack: {experts} experts on {ranks} ranks with {slots} slots each")
-    (N, A), trash = expert_NA.shape, ranks * slots
-    lead_NAP = _first_choice_of_rank(expert_NA, ranks=ranks, experts=experts)
+    if min(ranks, send_capacity) < 1 or num_experts % ranks:
+        raise ValueError(
+            f"dispatch: {num_experts} experts on {ranks} ranks with send_capacity {send_capacity}"
+        )
+    (N, A), trash = expert_NA.shape, ranks * send_capacity
+    lead_NAP = _first_choice_of_rank(expert_NA, ranks=ranks, num_experts=num_experts)
     sent_NP = np.sum(lead_NAP, axis=1)
     seat_NP = _running_total(sent_NP) - np.float32(1)
-    start_P = np.arange(ranks, dtype=np.float32) * np.float32(slots)
-    place_NP = np.where(seat_NP < slots, seat_NP + start_P, np.float32(trash))
+    start_P = np.arange(ranks, dtype=np.float32) * np.float32(send_capacity)
+    place_NP = np.where(seat_NP < send_capacity, seat_NP + start_P, np.float32(trash))
     place_N1P = np.expand_dims(place_NP, 1) - np.float32(trash)
     slot_NA = (np.sum(lead_NAP * place_N1P, axis=2) + np.float32(trash)).astype(np.int32)
 
@@ -58,21 +62,21 @@ def pack(x_ND, weight_NA, expert_NA, *, ranks: int, experts: int, slots: int) ->
     ops.put_rows(token, np.reshape(slot_NA, (N * A,)), sender)
     token = token[:trash]
     source = np.minimum(token, N - 1)
-    expert = np.where(np.expand_dims(token, 1) < N, np.take(expert_NA, source, axis=0), experts)
-    return Parcel(
-        np.reshape(np.take(x_ND, source, axis=0), (ranks, slots, x_ND.shape[1])),
-        np.reshape(np.take(weight_NA, source, axis=0), (ranks, slots, A)),
-        np.reshape(expert, (ranks, slots, A)),
+    expert = np.where(np.expand_dims(token, 1) < N, np.take(expert_NA, source, axis=0), num_experts)
+    return DispatchBuffers(
+        np.reshape(np.take(x_ND, source, axis=0), (ranks, send_capacity, x_ND.shape[1])),
+        np.reshape(np.take(weight_NA, source, axis=0), (ranks, send_capacity, A)),
+        np.reshape(expert, (ranks, send_capacity, A)),
         slot_NA,
-        np.reshape(np.sum(sent_NP * (seat_NP >= slots).astype(np.float32)), (1,)),
+        np.reshape(np.sum(sent_NP * (seat_NP >= send_capacity).astype(np.float32)), (1,)),
     )
 
 
 @checked
-def unpack(answer_PMD, slot_NA):
+def combine(output_PMD, slot_NA):
     """Return `y_ND`: the sum of every token's answers, float32."""
-    P, M, D = answer_PMD.shape
-    answer = np.reshape(answer_PMD, (P * M, D))
+    P, M, D = output_PMD.shape
+    answer = np.reshape(output_PMD, (P * M, D))
     y_ND = None
     for choice in range(slot_NA.shape[1]):
         slot_N1 = slot_NA[:, choice : choice + 1]
@@ -83,9 +87,9 @@ def unpack(answer_PMD, slot_NA):
     return y_ND
 
 
-def _first_choice_of_rank(expert_NA, *, ranks: int, experts: int):
+def _first_choice_of_rank(expert_NA, *, ranks: int, num_experts: int):
     """Return `lead_NAP`, 1 at each token's first choice of each rank it chose, else 0."""
-    experts_per_rank = experts // ranks
+    experts_per_rank = num_experts // ranks
     first_P = np.arange(ranks, dtype=np.int32) * np.int32(experts_per_rank)
     local_NAP = np.expand_dims(expert_NA, 2) - first_P
     mine_NAP = ((local_NAP >= 0) & (local_NAP < experts_per_rank)).astype(np.float32)

@@ -8,9 +8,9 @@ import numpy as np
 
 from . import ops
 from .axes import checked
-from .moe_dispatch import pack, unpack
+from .moe_dispatch import combine, dispatch
 
-__all__ = ["masked_experts", "moe_expert", "seated_experts"]
+__all__ = ["capacity_experts", "masked_experts", "moe_expert"]
 
 
 @checked
@@ -37,29 +37,29 @@ def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
     for expert in range(w_gate_eFD.shape[0]):
         chosen_NA = (expert_NA == expert).astype(np.float32)
         weight_N1 = np.sum(weight_NA * chosen_NA, axis=-1, keepdims=True)
-        answer_ND = moe_expert(x_ND, w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert])
-        y_ND = weight_N1 * answer_ND if y_ND is None else y_ND + weight_N1 * answer_ND
+        output_ND = moe_expert(x_ND, w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert])
+        y_ND = weight_N1 * output_ND if y_ND is None else y_ND + weight_N1 * output_ND
     return y_ND
 
 
 @checked
-def seated_experts(
-    x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF, *, seats: int | None = None
+def capacity_experts(
+    x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF, *, capacity: int | None = None
 ):
-    """Return `y_ND` as `masked_experts` does, with at most `seats` tokens before each expert.
+    """Return `y_ND` as `masked_experts` does, with at most `capacity` tokens before each expert.
 
     For programs of static shape and many tokens: an expert's weights are read once, as a plain
     slice, and it computes on its seats alone. Tokens beyond them, in order, are not answered by
-    it: `moe_block.AllToAll` counts them. Without seats every expert sees every token.
+    it: `moe_block.AllToAllDispatcher` counts them. Without seats every expert sees every token.
     """
     experts = w_gate_eFD, w_up_eFD, w_down_eDF
-    if seats is None or seats >= x_ND.shape[0]:
+    if capacity is None or capacity >= x_ND.shape[0]:
         return masked_experts(x_ND, weight_NA, expert_NA, *experts)
     E = w_gate_eFD.shape[0]
-    parcel = pack(x_ND, weight_NA, expert_NA, ranks=E, experts=E, slots=seats)
-    answers = []
+    buffers = dispatch(x_ND, weight_NA, expert_NA, ranks=E, num_experts=E, send_capacity=capacity)
+    outputs = []
     for expert in range(E):
-        chosen_MA = (parcel.expert_PMA[expert] == expert).astype(np.float32)
-        weight_M1 = np.sum(parcel.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
-        answers.append(weight_M1 * moe_expert(parcel.x_PMD[expert], *(w[expert] for w in experts)))
-    return unpack(np.stack(answers), parcel.slot_NA)
+        chosen_MA = (buffers.expert_PMA[expert] == expert).astype(np.float32)
+        weight_M1 = np.sum(buffers.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
+        outputs.append(weight_M1 * moe_expert(buffers.x_PMD[expert], *(w[expert] for w in experts)))
+    return combine(np.stack(outputs), buffers.slot_NA)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.kernels.kv_cache import KVCache
-from mimo_v2_flash.kernels.moe_block import Exchange
+from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.parallel import ALONE, Group
 from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
@@ -46,7 +46,7 @@ class Decoder:
         the ranks that must know of each other's overflow.
         """
         choice = spec.experts_per_token, spec.routed_scaling_factor
-        mixture = MixtureOfExperts(*choice, experts, heads, form.answer)
+        mixture = MixtureOfExperts(*choice, experts, heads, form.expert_fn)
         return cls(
             Attention(spec.attention, heads, QUERY_BLOCK, form.look),
             mixture if spec.experts else Dense(TOKEN_BLOCK, heads),
@@ -63,18 +63,18 @@ class Decoder:
         weights: DecoderWeights,
         *,
         filled: int,
-        exchange: Exchange,
-        own: int,
+        dispatcher: Dispatcher,
+        local_tokens: int,
     ) -> Any:
         """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`.
 
-        `filled` is attention's, `exchange` and `own` are the feed-forward's. The exchange must
+        `filled` is attention's, `dispatcher` and `local_tokens` are the feed-forward's. The exchange must
         have room for all tokens.
         """
         norm_D, attention, *network = weights
         x_BTD = self.attend(x_BTD, step, cache, norm_D, attention, filled=filled)
-        way: dict[str, Any] = {"exchange": exchange, "own": own}
-        return self.feed.fed(x_BTD, step.position_BT, rank, *network, **way)[1]
+        dispatch_options: dict[str, Any] = {"dispatcher": dispatcher, "local_tokens": local_tokens}
+        return self.feed.fed(x_BTD, step.position_BT, rank, *network, **dispatch_options)[1]
 
     @property
     def attend(self) -> "Attend":
@@ -125,21 +125,33 @@ class Feed:
         norm_D: Any,
         weights: Any,
         *,
-        exchange: Exchange,
-        own: int,
+        dispatcher: Dispatcher,
+        local_tokens: int,
     ) -> tuple[Any, Any]:
         """Return (overflow_1, y_BTD): what had no room on all ranks, and the stream."""
         overflow_1, y_BTD = self.fed(
-            x_BTD, position_BT, rank, norm_D, weights, exchange=exchange, own=own
+            x_BTD,
+            position_BT,
+            rank,
+            norm_D,
+            weights,
+            dispatcher=dispatcher,
+            local_tokens=local_tokens,
         )
         return self.world.all_reduce(overflow_1), y_BTD
 
     def fed(
-        self, x_BTD: Any, position_BT: Any, rank: RankIds, norm_D: Any, weights: Any, **way: Any
+        self,
+        x_BTD: Any,
+        position_BT: Any,
+        rank: RankIds,
+        norm_D: Any,
+        weights: Any,
+        **dispatch_options: Any,
     ) -> tuple[Any, Any]:
         """Return the same without asking all ranks, for exchanges that have room for all."""
         B, T, D = x_BTD.shape
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))
-        y_ND, overflow_1 = self.feed_forward(*tokens, rank, weights, **way)
+        y_ND, overflow_1 = self.feed_forward(*tokens, rank, weights, **dispatch_options)
         return overflow_1, x_BTD + np.reshape(y_ND, (B, T, D))

@@ -7,48 +7,57 @@ Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2; one message
 as in DeepEP.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.moe_block import Answer, Exchange, by_all_gather
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, Dispatcher, ExpertFn
 from mimo_v2_flash.parallel import HostGroup
 
-__all__ = ["EXCHANGES", "Crowd", "by_ragged_all_to_all", "host_exchanges"]
+__all__ = ["DISPATCHERS", "MoEStepShape", "RaggedAllToAllDispatcher", "eager_dispatchers"]
 
 FEW_TOKENS = 32  # of a step in all, up to which every rank may as well see every token
 
 
-def by_ragged_all_to_all(
-    x_ND: Any, weight_NA: Any, expert_NA: Any, answer: Answer, *, group: HostGroup, experts: int
-) -> tuple[Any, Any]:
-    """Return (y_ND, overflow_1), float32: `kernels.moe_block.Exchange`, whatever the sizes.
+@dataclass(frozen=True)
+class RaggedAllToAllDispatcher:
+    """The dispatcher for prompts on a host: any number of tokens on any rank, nothing overflows."""
 
-    A rank may have any number of tokens, and none. Nothing overflows.
-    """
-    P = group.size
-    holder_NA = expert_NA // (experts // P)  # P where a token chooses nobody
-    chosen_PN = np.any(holder_NA == np.arange(P)[:, None, None], axis=2)
-    count_P = np.sum(chosen_PN, axis=1)
-    token_J = np.nonzero(chosen_PN)[1]  # rank after rank
-    message_JU = _packed(x_ND[token_J], weight_NA[token_J], expert_NA[token_J])
-    message_MU, count_M = group.ragged_all_to_all(message_JU, count_P)
-    answer_MD = answer(*_unpacked(message_MU, x_ND, weight_NA, expert_NA)).astype(x_ND.dtype)
-    answer_JD, _ = group.ragged_all_to_all(answer_MD, count_M)
-    y_ND = np.zeros(x_ND.shape, np.float32)
-    ends = np.cumsum(count_P)[:-1]
-    for of_rank, part in zip(np.split(token_J, ends), np.split(answer_JD, ends), strict=True):
-        y_ND[of_rank] += part  # a token is sent to a rank once: rows are unique
-    return y_ND, np.zeros(1, np.float32)
+    def __call__(
+        self,
+        x_ND: Any,
+        weight_NA: Any,
+        expert_NA: Any,
+        expert_fn: ExpertFn,
+        *,
+        group: HostGroup,
+        num_experts: int,
+    ) -> tuple[Any, Any]:
+        """Return (y_ND, overflow_1), float32: a `kernels.moe_block.Dispatcher`."""
+        P = group.size
+        holder_NA = expert_NA // (num_experts // P)  # P where a token chooses nobody
+        chosen_PN = np.any(holder_NA == np.arange(P)[:, None, None], axis=2)
+        count_P = np.sum(chosen_PN, axis=1)
+        token_J = np.nonzero(chosen_PN)[1]  # rank after rank
+        message_JU = _packed(x_ND[token_J], weight_NA[token_J], expert_NA[token_J])
+        message_MU, count_M = group.ragged_all_to_all(message_JU, count_P)
+        output_MD = expert_fn(*_unpacked(message_MU, x_ND, weight_NA, expert_NA)).astype(x_ND.dtype)
+        output_JD, _ = group.ragged_all_to_all(output_MD, count_M)
+        y_ND = np.zeros(x_ND.shape, np.float32)
+        ends = np.cumsum(count_P)[:-1]
+        for of_rank, part in zip(np.split(token_J, ends), np.split(output_JD, ends), strict=True):
+            y_ND[of_rank] += part  # a token is sent to a rank once: rows are unique
+        return y_ND, np.zeros(1, np.float32)
 
 
-EXCHANGES: dict[str, Exchange] = {
-    "all_gather": by_all_gather,
-    "all_to_all": by_ragged_all_to_all,
+DISPATCHERS: dict[str, Dispatcher] = {
+    "all_gather": AllGatherDispatcher(),
+    "all_to_all": RaggedAllToAllDispatcher(),
 }
 
 
-class Crowd(NamedTuple):
+class MoEStepShape(NamedTuple):
     """How many tokens of a step go to how many experts.
 
     Attributes
@@ -64,15 +73,15 @@ class Crowd(NamedTuple):
     """
 
     tokens: int
-    own: int
+    local_tokens: int
     ranks: int
-    experts: int
-    choices: int
+    num_experts: int
+    experts_per_token: int
 
 
-def host_exchanges(name: str | None, crowd: Crowd) -> tuple[Exchange, ...]:
-    """Return the exchange of that name, or of a step of that size: `Form.exchanges`."""
-    return (EXCHANGES[name or ("all_gather" if crowd.tokens <= FEW_TOKENS else "all_to_all")],)
+def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
+    """Return the exchange of that name, or of a step of that size: `Form.dispatchers`."""
+    return (DISPATCHERS[name or ("all_gather" if shape.tokens <= FEW_TOKENS else "all_to_all")],)
 
 
 def _packed(*parts: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.moe_block import Exchange
-from mimo_v2_flash.kernels.moe_expert import seated_experts
+from mimo_v2_flash.kernels.moe_block import Dispatcher
+from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kv_cache import LONGEST_DRAFT
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
@@ -17,9 +17,9 @@ from mimo_v2_flash.weights.device_layout import traceable
 from mimo_v2_flash.weights.params import ModelWeights
 
 from .eager_attention import look, look_by_heads
-from .eager_dispatchers import host_exchanges
+from .eager_dispatchers import eager_dispatchers
 from .grouped_experts import grouped_experts
-from .static_dispatchers import bucket_exchanges
+from .static_dispatchers import static_dispatchers
 
 __all__ = ["FORMS", "Form"]
 
@@ -38,7 +38,7 @@ class Form(NamedTuple):
     world
         From the world to the ranks that must know of each other's overflow.
     exchanges
-        From a key of `token_exchange.EXCHANGES`, or None, and a layer's `Crowd` to the ways to the
+        From a key of `token_exchange.DISPATCHERS`, or None, and a layer's `MoEStepShape` to the ways to the
         experts; each is for tokens that the one before had no room for.
     batch
         From a number of rows, and the shares of the batch, to the rows with padding among them.
@@ -54,10 +54,10 @@ class Form(NamedTuple):
     """
 
     look: Callable[..., Any]
-    answer: Callable[..., Any]
+    expert_fn: Callable[..., Any]
     group: Callable[[HostGroup, Callable[[int], range]], Group]
     world: Callable[[HostGroup], Group]
-    exchanges: Callable[..., tuple[Exchange, ...]]
+    dispatchers: Callable[..., tuple[Dispatcher, ...]]
     batch: Callable[[int, int], int]
     sizing: Callable[[np.ndarray, slice], np.ndarray]
     length: Callable[[int, int], int]
@@ -94,7 +94,7 @@ FORMS = {
         grouped_experts,
         host_group,
         lambda _: ALONE,
-        host_exchanges,
+        eager_dispatchers,
         lambda rows, _: rows,
         lambda position_BT, rows: position_BT[rows],
         lambda tokens, _: tokens,
@@ -103,10 +103,10 @@ FORMS = {
     ),
     "program": Form(
         look,
-        seated_experts,
+        capacity_experts,
         device_group,
         lambda world: device_group(world, lambda _: range(world.size)),
-        bucket_exchanges,
+        static_dispatchers,
         lambda rows, shares: -(-rows // shares) * shares,
         lambda position_BT, _: position_BT,
         step_length,

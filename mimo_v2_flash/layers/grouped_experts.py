@@ -44,15 +44,15 @@ def grouped_experts(
         for expert, pair_J in zip(chosen, np.split(order_J, first)[1:], strict=True)
         if 0 <= expert < len(w_gate_eFD)
     ]
-    answers: list[Any] = [None] * len(groups)
+    outputs: list[Any] = [None] * len(groups)
 
     def one_expert(index: int) -> None:
         expert, pair_J = groups[index]
         weights = w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
-        answers[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
+        outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
 
     in_parallel(one_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)
-    for (_, pair_J), answer in zip(groups, answers, strict=True):
-        y_ND[pair_J // A] += answer  # a token chooses an expert once: rows are unique
+    for (_, pair_J), output in zip(groups, outputs, strict=True):
+        y_ND[pair_J // A] += output  # a token chooses an expert once: rows are unique
     return y_ND

@@ -87,7 +87,7 @@ def watched(layer: Any, index: int, listener: Listener) -> Callable[..., Any]:
         attention, turn=heard("turn", attention.turn), look=heard("look", attention.look)
     )
     if isinstance(feed_forward, MixtureOfExperts):
-        mixture = replace(feed_forward, answer=heard("answer", feed_forward.answer))
+        mixture = replace(feed_forward, expert_fn=heard("answer", feed_forward.expert_fn))
         feed_forward = heard("mixture", mixture)
     parts = {
         "attention": heard("attention", attention),

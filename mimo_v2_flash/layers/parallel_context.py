@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec
-from mimo_v2_flash.kernels.moe_block import Exchange
+from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-from .eager_dispatchers import EXCHANGES, Crowd
+from .eager_dispatchers import DISPATCHERS, MoEStepShape
 from .execution_mode import FORMS, Form
 from .feed_forward import RankIds
 
@@ -26,7 +26,7 @@ class ParallelContext:
     world
         All ranks.
     exchange
-        A key of `token_exchange.EXCHANGES`: how tokens reach their experts; by the size of a step
+        A key of `token_exchange.DISPATCHERS`: how tokens reach their experts; by the size of a step
         if not given.
     form
         Of the layers.
@@ -57,8 +57,8 @@ class ParallelContext:
     ) -> None:
         if plan.world_size != world.size:
             raise ValueError(f"the plan is for {plan.world_size} ranks, the group has {world.size}")
-        if exchange not in (None, *EXCHANGES):
-            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(EXCHANGES)}")
+        if exchange not in (None, *DISPATCHERS):
+            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(DISPATCHERS)}")
         self.config, self.world_group, self.mode = plan, world, form
         self.check_consistent(plan=plan, exchange=exchange)
         self.shard_spec = plan.shard_spec(world.rank)
@@ -67,7 +67,7 @@ class ParallelContext:
         numbers = self.shard_spec.tensor_parallel_rank, self.shard_spec.expert_parallel_rank
         self.rank_ids = RankIds(*(np.array([number], np.int32) for number in numbers))
         self.overflow_group = form.world(world) if plan.expert_parallel_size < world.size else ALONE
-        self._exchange = exchange
+        self._dispatcher = exchange
 
     def check_consistent(self, **facts: Any) -> None:
         """Raise ValueError, naming fact and ranks, if ranks hold different facts."""
@@ -103,11 +103,14 @@ class ParallelContext:
             tokens.append(len(rows) * self.mode.length(int(longest), max_step))
         return -(-max(tokens) // T)
 
-    def dispatchers(self, spec: LayerSpec, tokens: int, own: int) -> tuple[Exchange, ...]:
-        """Return how a step's tokens reach the experts of a layer: `Form.exchanges`."""
+    def dispatchers(
+        self, spec: LayerSpec, tokens: int, local_tokens: int
+    ) -> tuple[Dispatcher, ...]:
+        """Return how a step's tokens reach the experts of a layer: `Form.dispatchers`."""
         chosen = spec.experts, spec.experts_per_token
-        return self.mode.exchanges(
-            self._exchange, Crowd(tokens, own, self.config.expert_parallel_size, *chosen)
+        return self.mode.dispatchers(
+            self._dispatcher,
+            MoEStepShape(tokens, local_tokens, self.config.expert_parallel_size, *chosen),
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.kv_cache import KVCache
-from mimo_v2_flash.kernels.moe_block import Exchange
+from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.weights.params import DecoderWeights
 
 from .attention import Step
@@ -40,22 +40,26 @@ class Passage:
         weights: DecoderWeights,
         *,
         filled: int,
-        exchanges: tuple[Exchange, ...],
-        own: int,
+        dispatchers: tuple[Dispatcher, ...],
+        local_tokens: int,
     ) -> Any:
         """Return the stream after the layer, `x_BTD`, and write the tokens into `cache`.
 
         The exchanges are tried one after the other; the last has room for any tokens. Attention,
         which writes the cache, runs once.
         """
-        if len(exchanges) == 1:
-            way = {"filled": filled, "exchange": exchanges[0], "own": own}
-            return self._whole(x_BTD, step, rank, cache, weights, **way)
+        if len(dispatchers) == 1:
+            dispatch_options = {
+                "filled": filled,
+                "dispatcher": dispatchers[0],
+                "local_tokens": local_tokens,
+            }
+            return self._whole(x_BTD, step, rank, cache, weights, **dispatch_options)
         norm_D, attention, *network = weights
         x_BTD = self._attend(x_BTD, step, cache, norm_D, attention, filled=filled)
-        for exchange in exchanges:
+        for dispatcher in dispatchers:
             given = x_BTD, step.position_BT, rank, *network
-            overflow_1, y_BTD = self._feed(*given, exchange=exchange, own=own)
+            overflow_1, y_BTD = self._feed(*given, dispatcher=dispatcher, local_tokens=local_tokens)
             if not np.any(np.asarray(overflow_1)):
                 break
         return y_BTD

@@ -79,18 +79,20 @@ class Stack:
         weights: ModelWeights,
         max_step: int,
     ) -> Any:
-        form, own = self._context.mode, self._context.local_tokens(position_BT, max_step)
+        form, local_tokens = self._context.mode, self._context.local_tokens(position_BT, max_step)
         cache.begin(position_BT)
         token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
         x_bTD: Any = np.zeros((len(token_bT), 0, weights.embedding_VD.shape[1]), np.float32)
-        if own:
+        if local_tokens:
             sizing_BT = form.sizing(position_BT, cache.rows)
             longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
             length = form.length(longest, max_step)
             step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
             start = int(np.max(sizing_BT[:, :1], initial=0))
             tokens = int(np.count_nonzero(position_BT >= 0))
-            x_bTD = self._run(*step, cache, weights, start=start, tokens=tokens, own=own)
+            x_bTD = self._run(
+                *step, cache, weights, start=start, tokens=tokens, local_tokens=local_tokens
+            )
         cache.finish(position_BT)
         return x_bTD
 
@@ -103,7 +105,7 @@ class Stack:
         *,
         start: int,
         tokens: int,
-        own: int,
+        local_tokens: int,
     ) -> Any:
         context = self._context
         rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
@@ -119,8 +121,8 @@ class Stack:
                 kv,
                 layer_weights,
                 filled=context.mode.filled(min(start, slots), slots),
-                exchanges=context.dispatchers(spec, tokens, own),
-                own=own,
+                dispatchers=context.dispatchers(spec, tokens, local_tokens),
+                local_tokens=local_tokens,
             )
         return x_BTD
 

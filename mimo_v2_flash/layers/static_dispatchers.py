@@ -8,33 +8,38 @@ Source: GShard, arXiv:2006.16668, section 3.2, for capacities (there, what overf
 MiMo on 32 ranks, 128 tokens on each: 29 of them choose a rank, 128 of all choose an expert.
 """
 
-from mimo_v2_flash.kernels.moe_block import AllToAll, Exchange, by_all_gather
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher, Dispatcher
 
-from .eager_dispatchers import Crowd
+from .eager_dispatchers import MoEStepShape
 
-__all__ = ["bucket_exchanges"]
+__all__ = ["static_dispatchers"]
 
 FEW_TOKENS = 256  # rows before every expert up to which reading its weights is what takes time
 ROOM = (2, 4)  # times what even choices would take
 STEP = 8  # buckets are multiples of it
 
 
-def bucket_exchanges(name: str | None, crowd: Crowd) -> tuple[Exchange, ...]:
-    """Return the exchanges of a step, one after the other to be tried: `Form.exchanges`.
+def static_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
+    """Return the exchanges of a step, one after the other to be tried: `Form.dispatchers`.
 
     A program computes padding as well: it is the tokens that ranks take that count.
     """
-    P, own, everything = crowd.ranks, crowd.own, crowd.own * crowd.ranks
+    P, local_tokens, everything = shape.ranks, shape.local_tokens, shape.local_tokens * shape.ranks
     few = name is None and everything <= FEW_TOKENS
-    if not crowd.experts or few or name == "all_gather":
-        return (by_all_gather,)
-    messages = own * (1 - (1 - 1 / P) ** crowd.choices)
-    answers = everything * crowd.choices / crowd.experts
+    if not shape.num_experts or few or name == "all_gather":
+        return (AllGatherDispatcher(),)
+    messages = local_tokens * (1 - (1 - 1 / P) ** shape.experts_per_token)
+    pairs_per_expert = everything * shape.experts_per_token / shape.num_experts
     sizes = [
-        (min(own, _rounded(times * messages)), min(everything, _rounded(times * answers)))
+        (
+            min(local_tokens, _rounded(times * messages)),
+            min(everything, _rounded(times * pairs_per_expert)),
+        )
         for times in ROOM
     ]
-    return tuple(AllToAll(*size) for size in dict.fromkeys([*sizes, (own, everything)]))
+    return tuple(
+        AllToAllDispatcher(*size) for size in dict.fromkeys([*sizes, (local_tokens, everything)])
+    )
 
 
 def _rounded(count: float) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Message", "pack", "unpack"]
+__all__ = ["Message", "combine", "dispatch"]
 
 
 class Message(NamedTuple):
@@ -19,34 +19,34 @@ class Message(NamedTuple):
     expert_A: list[int]
 
 
-def pack(
-    x_ND, weight_NA, expert_NA, *, ranks: int, experts: int, slots: int
+def dispatch(
+    x_ND, weight_NA, expert_NA, *, ranks: int, num_experts: int, send_capacity: int
 ) -> tuple[list[list[Message]], int]:
     """Return (the messages to every rank, how many more did not fit).
 
     A token goes once to every rank that holds one of its experts; expert e lies on rank
-    e / (experts / ranks), rounded down. Messages go in the order of tokens, at most `slots` to a
+    e / (experts / ranks), rounded down. Messages go in the order of tokens, at most `send_capacity` to a
     rank.
     """
     messages: list[list[Message]] = [[] for _ in range(ranks)]
     for token, chosen in enumerate(expert_NA):
         expert_A = [int(expert) for expert in chosen]
-        experts_per_rank = experts // ranks
+        experts_per_rank = num_experts // ranks
         for rank in sorted(
-            {expert // experts_per_rank for expert in expert_A if 0 <= expert < experts}
+            {expert // experts_per_rank for expert in expert_A if 0 <= expert < num_experts}
         ):
             x_D = x_ND[token].astype(np.float64)
             weight_A = [float(weight) for weight in weight_NA[token]]
             messages[rank].append(Message(token, x_D, weight_A, expert_A))
-    overflow = sum(max(0, len(queue) - slots) for queue in messages)
-    return [queue[:slots] for queue in messages], overflow
+    overflow = sum(max(0, len(queue) - send_capacity) for queue in messages)
+    return [queue[:send_capacity] for queue in messages], overflow
 
 
-def unpack(answer_PMD, slot_NA):
+def combine(output_PMD, slot_NA):
     """Return `y_ND`: the sum of a token's answers; slot P x M stands for none."""
-    P, M, D = answer_PMD.shape
+    P, M, D = output_PMD.shape
     y_ND = np.zeros((len(slot_NA), D))
     for (n, _), slot in np.ndenumerate(slot_NA):
         if slot < P * M:
-            y_ND[n] += answer_PMD[slot // M, slot % M].astype(np.float64)
+            y_ND[n] += output_PMD[slot // M, slot % M].astype(np.float64)
     return y_ND

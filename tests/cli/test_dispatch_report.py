@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli.console import console
-from mimo_v2_flash.cli.dispatch_report import _spread, exchange_report
-from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
+from mimo_v2_flash.cli.dispatch_report import _spread, dispatch_report
+from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.spread import favouring
@@ -19,9 +19,9 @@ def said(model, plan, program, capsys) -> list[str]:
     group = ThreadGroup(plan.world_size)
 
     def on_rank(rank: int):
-        record = ExchangeRecord()
+        record = DispatchStatsBackend()
         program(running(model, group=group, plan=plan, backend=record))
-        return exchange_report(record, group)
+        return dispatch_report(record, group)
 
     console().print(group.run(on_rank)[0])
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -69,17 +69,17 @@ def test_a_way_that_needs_nothing_says_so(capsys):
 
 
 def test_alone_or_without_experts_there_is_nothing_to_say():
-    assert exchange_report(ExchangeRecord(), SoloGroup()) is None
+    assert dispatch_report(DispatchStatsBackend(), SoloGroup()) is None
     group = ThreadGroup(2)
-    assert group.run(lambda _: exchange_report(ExchangeRecord(), group)) == [None, None]
+    assert group.run(lambda _: dispatch_report(DispatchStatsBackend(), group)) == [None, None]
 
 
 def test_lost_pairs_are_counted(capsys):
-    record, group = ExchangeRecord(), ThreadGroup(2)
+    record, group = DispatchStatsBackend(), ThreadGroup(2)
     loads = np.array([0.0, 1.0])
-    carried = Carried(calls=1, tokens=2, pairs=8, answered=7, of_expert=loads, of_rank=loads)
-    record.ways["all_gather"] = carried
-    console().print(group.run(lambda _: exchange_report(record, group))[0])
+    stats = DispatchStats(calls=1, tokens=2, pairs=8, computed=7, tokens_per_expert=loads, tokens_per_rank=loads)
+    record.by_dispatcher["all_gather"] = stats
+    console().print(group.run(lambda _: dispatch_report(record, group))[0])
     assert "16, 2" in capsys.readouterr().out
 
 

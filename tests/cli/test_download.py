@@ -95,7 +95,7 @@ def test_what_is_needed_is_fetched_once(download, hub):
 
 def test_again_it_fetches_headers_and_runs(download, hub):
     first = download("--expert-subset", "0-2")
-    hub.forget()
+    hub.reset()
     again = download("--expert-subset", "2", "0-1")
     assert data_ranges(hub).total() == 0
     assert "complete already" in again
@@ -116,7 +116,7 @@ def test_interrupted_it_goes_on_by_itself(download, hub, tmp_path):
 
 def test_another_checkpoint_there_is_refused_before_anything_is_fetched(download, hub, tmp_path):
     download("--expert-subset", "0-2")
-    hub.forget()
+    hub.reset()
     said = r"output holds weights of experts \[0, 1, 2\], asked for is \[3\]"
     assert re.search(said, download("--expert-subset", 3, status=2))
     assert data_ranges(hub).total() == 0

@@ -47,7 +47,9 @@ def test_exchanges_of_all_ranks_are_taken_down_since_the_start():
         model.forward(random_tokens(MODEL, 1, 40, seed=1))
         notes.begin()
         model.forward(random_tokens(MODEL, 2, 3))
-        return tuple(notes.exchanges.ways[name].calls for name in ("all_gather", "all_to_all"))
+        return tuple(
+            notes.exchanges.by_dispatcher[name].calls for name in ("all_gather", "all_to_all")
+        )
 
     assert group.run(on_rank) == [(3, 0)] * 2
 

@@ -8,8 +8,8 @@ from mimo_v2_flash.cli.moe_checks import MOE_CHECKS
 
 def test_a_lost_answer_shows(monkeypatch):
     (check,) = (check for check in MOE_CHECKS if check.kernel == "moe_dispatch")
-    unpack = moe_checks.unpack
-    monkeypatch.setattr(moe_checks, "unpack", lambda a, slot_NA: unpack(a, slot_NA[:, 1:]))
+    combine = moe_checks.combine
+    monkeypatch.setattr(moe_checks, "combine", lambda a, slot_NA: combine(a, slot_NA[:, 1:]))
     found, expected = check.run(np.random.default_rng(0))[0]
     assert np.max(np.abs(found - expected)) > 0.1
 

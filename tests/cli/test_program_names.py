@@ -6,7 +6,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.program_names import named_apart, program_name
 from mimo_v2_flash.execution.program_recorder import Rehearsed
-from mimo_v2_flash.kernels.moe_block import AllToAll
+from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
 from mimo_v2_flash.layers.decoder import Decoder
 from mimo_v2_flash.layers.head import Chosen, Predicted
 from mimo_v2_flash.parallel import SoloGroup
@@ -32,12 +32,12 @@ def called(function, **given) -> Rehearsed:
         (called(FULL, filled=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
         (called(SLIDING, filled=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
         (
-            called(SLIDING, exchange=AllToAll(slots=8, seats=24)),
+            called(SLIDING, dispatcher=AllToAllDispatcher(send_capacity=8, capacity=24)),
             "sliding attention + experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
         (called(SLIDING.attend, filled=132), "sliding attention, 4 x 1 tokens, 132 filled"),
         (
-            called(SLIDING.feed, exchange=AllToAll(8, 24)),
+            called(SLIDING.feed, dispatcher=AllToAllDispatcher(8, 24)),
             "experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
         (called(FULL.feed), "dense network, 4 x 1 tokens"),

@@ -81,6 +81,6 @@ def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
     logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}
     every = {f"{of} of 2 x {tokens} tokens" for of, tokens in ((2, 128), (2, 4), (8, 4), (2, 1))}
     assert logits == every
-    seats = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
-    assert len(seats) == 3
+    capacity = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
+    assert len(capacity) == 3
     assert sum(name.startswith("experts") for name in waiting) == 2

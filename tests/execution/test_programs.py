@@ -61,8 +61,8 @@ def parts(program: str) -> tuple[str, int, int]:
 
 def last_bucket(programs) -> set[str]:
     """Return the programs that have room for any tokens."""
-    seats = {p: int(p.split()[-2]) for p in programs if p.endswith("seats")}
-    return {program for program, count in seats.items() if count == max(seats.values())}
+    capacity = {p: int(p.split()[-2]) for p in programs if p.endswith("seats")}
+    return {program for program, count in capacity.items() if count == max(capacity.values())}
 
 
 @every_deployment

@@ -11,7 +11,7 @@ from mimo_v2_flash.cli.example_model import EXAMPLE
 from mimo_v2_flash.execution.hlo_lint import faults
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
-from mimo_v2_flash.kernels.moe_block import by_all_gather
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import HybridCache, new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
@@ -71,8 +71,8 @@ class Layer:
         rank = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
         static = {
             "filled": min(FILLED, self.slots),
-            "exchange": by_all_gather,
-            "own": position_BT.size,
+            "dispatcher": AllGatherDispatcher(),
+            "local_tokens": position_BT.size,
         }
         return self.call(x_BTD, step, rank, self.cache, self.weights, **static)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather, moe_block
-from mimo_v2_flash.kernels.moe_expert import seated_experts
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher, moe_block
+from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.reference import moe_block as oracle
@@ -18,11 +18,11 @@ from tests.support.mistakes import mistakes
 from tests.support.ranks import GROUPS, SOLO, on_ranks
 from tests.support.routed import random_layer, summed
 
-EXCHANGES = {
-    "all_gather": lambda _: by_all_gather,
-    "all_to_all": lambda tokens: AllToAll(slots=tokens, seats=tokens),
+DISPATCHERS = {
+    "all_gather": lambda _: AllGatherDispatcher(),
+    "all_to_all": lambda tokens: AllToAllDispatcher(send_capacity=tokens, capacity=tokens),
 }
-every_exchange = pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
+every_dispatcher = pytest.mark.parametrize("dispatcher", DISPATCHERS.values(), ids=DISPATCHERS)
 every_group = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 CHOICE = {"experts_per_token": 3, "scaling": 2.5}
 GOOD = {
@@ -32,7 +32,7 @@ GOOD = {
     "bias_E": np.zeros(3, np.float32),
     "rank_1": np.zeros(1, np.int32),
 }
-STATICS = CHOICE | {"group": SOLO, "exchange": AllToAll(2, 2)}
+STATICS = CHOICE | {"group": SOLO, "dispatcher": AllToAllDispatcher(2, 2)}
 
 
 def silent(x_ND, weight_NA, expert_NA):
@@ -60,14 +60,14 @@ def layers_of(draw, P: int):
 
 
 @host_kinds
-@every_exchange
+@every_dispatcher
 @every_group
 @settings(max_examples=8)
 @given(st.data())
-def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
+def test_any_number_of_ranks_is_its_oracle(on, dispatcher, group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": exchange(len(layer.x_ND)), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, group, seated_experts, on=on, **how))
+    how = {"dispatcher": dispatcher(len(layer.x_ND)), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, capacity_experts, on=on, **how))
 
 
 @every_group
@@ -75,84 +75,84 @@ def test_any_number_of_ranks_is_its_oracle(on, exchange, group, data):
 @given(st.data())
 def test_grouped_on_the_host_it_is_its_oracle(group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"exchange": by_all_gather, **CHOICE}
+    how = {"dispatcher": AllGatherDispatcher(), **CHOICE}
     assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **how))
 
 
-@every_exchange
+@every_dispatcher
 @pytest.mark.parametrize("group", [SOLO, ThreadGroup(4)], ids=["solo", "threads"])
-def test_it_is_transformers(exchange, group):
+def test_it_is_transformers(dispatcher, group):
     torch = pytest.importorskip("torch")
     layer = random_layer(N=12, E=16, F=5)
     layer = layer._replace(bias_E=layer.bias_E + np.arange(16, dtype=np.float32) / 100)  # no ties
     choice = {"experts_per_token": 4, "scaling": 2.5}
     with torch.no_grad():
         expected_ND = transformers.mixture(layer, **choice)(torch.tensor(layer.x_ND)).numpy()
-    y_ND, _ = on_ranks(layer, group, seated_experts, exchange=exchange(12), **choice)
+    y_ND, _ = on_ranks(layer, group, capacity_experts, dispatcher=dispatcher(12), **choice)
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
 @host_kinds
-@every_exchange
-def test_everyone_may_choose_the_same_rank(on, exchange):
+@every_dispatcher
+def test_everyone_may_choose_the_same_rank(on, dispatcher):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # the second of four ranks
-    how = {"exchange": exchange(12), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how))
+    how = {"dispatcher": dispatcher(12), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how))
 
 
 @host_kinds
-@pytest.mark.parametrize("slots", [1, 2, 3, 4])
-def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, slots):
+@pytest.mark.parametrize("send_capacity", [1, 2, 3, 4])
+def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, send_capacity):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5
     layer.position_N[6:9] = -1  # the third rank sends nothing
-    how = {"exchange": AllToAll(slots, seats=12), **CHOICE}
-    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how)
-    assert overflow_P.tolist() == [3 * max(0, 3 - slots)] * 4
+    how = {"dispatcher": AllToAllDispatcher(send_capacity, capacity=12), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how)
+    assert overflow_P.tolist() == [3 * max(0, 3 - send_capacity)] * 4
     expected_ND = oracle.moe_block(*layer, **CHOICE)
-    expected_ND.reshape(4, 3, -1)[:, slots:] = 0
+    expected_ND.reshape(4, 3, -1)[:, send_capacity:] = 0
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
 @host_kinds
-@pytest.mark.parametrize("seats", [1, 3, 5, 9])
-def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, seats):
+@pytest.mark.parametrize("capacity", [1, 3, 5, 9])
+def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, capacity):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # everyone chooses these three
     layer.position_N[6:9] = -1
-    how = {"exchange": AllToAll(slots=3, seats=seats), **CHOICE}
-    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), seated_experts, on=on, **how)
-    assert overflow_P.tolist() == [3 * max(0, 9 - seats)] * 4
+    how = {"dispatcher": AllToAllDispatcher(send_capacity=3, capacity=capacity), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how)
+    assert overflow_P.tolist() == [3 * max(0, 9 - capacity)] * 4
     expected_ND = oracle.moe_block(*layer, **CHOICE)
-    expected_ND[np.flatnonzero(layer.position_N >= 0)[seats:]] = 0
+    expected_ND[np.flatnonzero(layer.position_N >= 0)[capacity:]] = 0
     assert_agrees(y_ND, expected_ND, scale=2.5 * summed(layer.x_ND, *layer[4:]))
 
 
 @host_kinds
-@every_exchange
+@every_dispatcher
 @pytest.mark.parametrize("idle", [slice(0, 3), slice(3, 6), slice(None)])
-def test_a_rank_of_padding_alone_still_answers_the_others(on, exchange, idle):
+def test_a_rank_of_padding_alone_still_answers_the_others(on, dispatcher, idle):
     layer = random_layer(N=6, E=6)
     layer.position_N[idle] = -1
-    how = {"exchange": exchange(3), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), seated_experts, on=on, **how))
+    how = {"dispatcher": dispatcher(3), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), capacity_experts, on=on, **how))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"group": ThreadGroup(2)}, "3 experts on 2 ranks"),
-        ({"exchange": AllToAll(0, 2)}, "0 slots"),
+        ({"dispatcher": AllToAllDispatcher(0, 2)}, "send_capacity 0"),
         ({"experts_per_token": 4}, "experts_per_token 4"),
     ],
 )
 def test_a_mistaken_static_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        moe_block(**GOOD, answer=silent, **(STATICS | wrong))
+        moe_block(**GOOD, expert_fn=silent, **(STATICS | wrong))
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
 def test_a_mistaken_argument_is_named(name, wrong):
     with pytest.raises(ValueError, match=rf"moe_block: .*\b{name}\b"):
-        moe_block(**(GOOD | {name: wrong}), answer=silent, **STATICS)
+        moe_block(**(GOOD | {name: wrong}), expert_fn=silent, **STATICS)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.moe_dispatch import Parcel, pack, unpack
+from mimo_v2_flash.kernels.moe_dispatch import DispatchBuffers, combine, dispatch
 from mimo_v2_flash.reference import moe_dispatch as oracle
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import floats, seeds, tensors
@@ -20,9 +20,9 @@ TOKENS = {
     "weight_NA": np.ones((3, 2), np.float32),
     "expert_NA": np.zeros((3, 2), np.int32),
 }
-SHARED = {"ranks": 2, "experts": 4, "slots": 3}
+SHARED = {"ranks": 2, "num_experts": 4, "send_capacity": 3}
 ANSWERS = {
-    "answer_PMD": np.ones((2, 3, 4), np.float32),
+    "output_PMD": np.ones((2, 3, 4), np.float32),
     "slot_NA": np.zeros((5, 2), np.int32),
 }
 
@@ -36,9 +36,11 @@ class Step(NamedTuple):
     ranks: int
     experts: int
 
-    def packed(self, slots: int, by=pack):
+    def packed(self, send_capacity: int, by=dispatch):
         """Return what `by`, the kernel or the oracle, makes of the step."""
-        return by(*self[:3], ranks=self.ranks, experts=self.experts, slots=slots)
+        return by(
+            *self[:3], ranks=self.ranks, num_experts=self.experts, send_capacity=send_capacity
+        )
 
 
 def random_step(seed=0, *, N=9, A=2, P=4, share=2, padding=0.0, dtype=np.float32) -> Step:
@@ -63,53 +65,53 @@ def steps(draw) -> Step:
     )
 
 
-def occupied(parcel: Parcel, step: Step) -> np.ndarray:
+def occupied(buffers: DispatchBuffers, step: Step) -> np.ndarray:
     """Return which slots hold a message, [P, M]."""
-    return (parcel.expert_PMA < step.experts).any(axis=2)
+    return (buffers.expert_PMA < step.experts).any(axis=2)
 
 
-def echoed(parcel: Parcel, step: Step) -> np.ndarray:
-    """Return `answer_PMD` of experts that give every token back, NaN where nobody is asked."""
+def echoed(buffers: DispatchBuffers, step: Step) -> np.ndarray:
+    """Return `output_PMD` of experts that give every token back, NaN where nobody is asked."""
     share = step.experts // step.ranks
-    mine_PMA = parcel.expert_PMA // share == np.arange(step.ranks)[:, None, None]
-    weight_PM1 = np.sum(parcel.weight_PMA * mine_PMA, axis=2, keepdims=True)
-    answer_PMD = parcel.x_PMD.astype(np.float32) * weight_PM1
-    answer_PMD[~occupied(parcel, step)] = np.nan
-    return answer_PMD
+    mine_PMA = buffers.expert_PMA // share == np.arange(step.ranks)[:, None, None]
+    weight_PM1 = np.sum(buffers.weight_PMA * mine_PMA, axis=2, keepdims=True)
+    output_PMD = buffers.x_PMD.astype(np.float32) * weight_PM1
+    output_PMD[~occupied(buffers, step)] = np.nan
+    return output_PMD
 
 
 @every_kind
 @given(steps(), st.integers(1, 12))
-def test_what_arrives_is_what_the_oracle_sends(on, step, slots):
-    parcel = Parcel(*step.packed(slots, by=on(pack)))
-    messages, overflow = step.packed(slots, by=oracle.pack)
-    assert parcel.x_PMD.dtype == step.x_ND.dtype
-    assert parcel.overflow_1.tolist() == [overflow]
+def test_what_arrives_is_what_the_oracle_sends(on, step, send_capacity):
+    buffers = DispatchBuffers(*step.packed(send_capacity, by=on(dispatch)))
+    messages, overflow = step.packed(send_capacity, by=oracle.dispatch)
+    assert buffers.x_PMD.dtype == step.x_ND.dtype
+    assert buffers.overflow_1.tolist() == [overflow]
     for rank, queue in enumerate(messages):
-        assert np.sum(occupied(parcel, step)[rank]) == len(queue)
+        assert np.sum(occupied(buffers, step)[rank]) == len(queue)
         for slot, message in enumerate(queue):
-            np.testing.assert_array_equal(parcel.x_PMD[rank, slot], message.x_D)
-            assert parcel.weight_PMA[rank, slot].tolist() == message.weight_A
-            assert parcel.expert_PMA[rank, slot].tolist() == message.expert_A
+            np.testing.assert_array_equal(buffers.x_PMD[rank, slot], message.x_D)
+            assert buffers.weight_PMA[rank, slot].tolist() == message.weight_A
+            assert buffers.expert_PMA[rank, slot].tolist() == message.expert_A
 
 
 @every_kind
-@given(tensors("answer_PMD"), st.integers(1, 4), seeds)
+@given(tensors("output_PMD"), st.integers(1, 4), seeds)
 def test_what_comes_back_is_what_the_oracle_adds_up(on, drawn, A, seed):
-    (answer_PMD,) = drawn
-    P, M, _ = answer_PMD.shape
+    (output_PMD,) = drawn
+    P, M, _ = output_PMD.shape
     slot_NA = np.random.default_rng(seed).integers(0, P * M + 1, (5, A), np.int32)
-    y_ND = on(unpack)(answer_PMD, slot_NA)
+    y_ND = on(combine)(output_PMD, slot_NA)
     assert y_ND.dtype == np.float32
-    scale = A * float(np.max(np.abs(answer_PMD)))
-    assert_agrees(y_ND, oracle.unpack(answer_PMD, slot_NA), scale=scale)
+    scale = A * float(np.max(np.abs(output_PMD)))
+    assert_agrees(y_ND, oracle.combine(output_PMD, slot_NA), scale=scale)
 
 
 @every_kind
 @given(steps())
 def test_experts_that_give_tokens_back_give_the_step_back(on, step):
-    parcel = Parcel(*step.packed(len(step.x_ND), by=on(pack)))
-    y_ND = on(unpack)(echoed(parcel, step), parcel.slot_NA)
+    buffers = DispatchBuffers(*step.packed(len(step.x_ND), by=on(dispatch)))
+    y_ND = on(combine)(echoed(buffers, step), buffers.slot_NA)
     padding_N1 = np.min(step.expert_NA, axis=1, keepdims=True) == step.experts
     assert_agrees(y_ND, np.where(padding_N1, 0, step.x_ND.astype(np.float32)), scale=4)
 
@@ -118,76 +120,81 @@ def test_experts_that_give_tokens_back_give_the_step_back(on, step):
 def test_a_token_that_chose_two_experts_of_a_rank_travels_there_once(on):
     expert_NA = np.array([[0, 1, 5], [6, 4, 7], [8, 8, 8]], np.int32)  # 4 experts a rank, padding
     x_ND, weight_NA = np.eye(3, dtype=np.float32), np.ones((3, 3), np.float32)
-    parcel = Parcel(*on(pack)(x_ND, weight_NA, expert_NA, ranks=2, experts=8, slots=3))
+    buffers = DispatchBuffers(
+        *on(dispatch)(x_ND, weight_NA, expert_NA, ranks=2, num_experts=8, send_capacity=3)
+    )
     none = [8, 8, 8]
-    assert parcel.expert_PMA.tolist() == [[[0, 1, 5], none, none], [[0, 1, 5], [6, 4, 7], none]]
-    assert parcel.slot_NA.tolist() == [[0, 6, 3], [4, 6, 6], [6, 6, 6]]
-    assert parcel.overflow_1.tolist() == [0]
+    assert buffers.expert_PMA.tolist() == [[[0, 1, 5], none, none], [[0, 1, 5], [6, 4, 7], none]]
+    assert buffers.slot_NA.tolist() == [[0, 6, 3], [4, 6, 6], [6, 6, 6]]
+    assert buffers.overflow_1.tolist() == [0]
 
 
 @given(steps())
 def test_there_are_as_many_messages_as_tokens_times_ranks(step):
-    parcel = step.packed(len(step.x_ND))
+    buffers = step.packed(len(step.x_ND))
     rank_NA = step.expert_NA // (step.experts // step.ranks)
     destinations = sum(len({*chosen} - {step.ranks}) for chosen in rank_NA.tolist())
-    assert np.sum(occupied(parcel, step)) == destinations
-    assert np.sum(parcel.slot_NA < step.ranks * len(step.x_ND)) == destinations
+    assert np.sum(occupied(buffers, step)) == destinations
+    assert np.sum(buffers.slot_NA < step.ranks * len(step.x_ND)) == destinations
 
 
 @every_kind
 @given(steps(), st.integers(1, 4))
-def test_what_fits_is_right_though_more_was_sent(on, step, slots):
-    parcel = Parcel(*step.packed(slots, by=on(pack)))
-    messages, _ = step.packed(slots, by=oracle.pack)
+def test_what_fits_is_right_though_more_was_sent(on, step, send_capacity):
+    buffers = DispatchBuffers(*step.packed(send_capacity, by=on(dispatch)))
+    messages, _ = step.packed(send_capacity, by=oracle.dispatch)
     share = step.experts // step.ranks
     expected_ND = np.zeros(step.x_ND.shape)
     for rank, queue in enumerate(messages):
         for token, x_D, weights, experts in queue:
             here = sum(w for w, e in zip(weights, experts, strict=True) if e // share == rank)
             expected_ND[token] += here * x_D
-    assert_agrees(on(unpack)(echoed(parcel, step), parcel.slot_NA), expected_ND, scale=4)
+    assert_agrees(on(combine)(echoed(buffers, step), buffers.slot_NA), expected_ND, scale=4)
 
 
 @every_kind
 @pytest.mark.parametrize("N", [1, 2, 3, 31, 32, 33, 257])
 def test_a_rank_that_everyone_chose_hears_everyone_in_order(on, N):
     step = random_step(N=N, A=1)._replace(expert_NA=np.full((N, 1), 5, np.int32))
-    parcel = Parcel(*step.packed(N, by=on(pack)))
-    np.testing.assert_array_equal(parcel.x_PMD[2], step.x_ND)
-    assert np.sum(occupied(parcel, step)) == N
-    for slots in {1, N}:
-        assert step.packed(slots).overflow_1.tolist() == [N - slots]
+    buffers = DispatchBuffers(*step.packed(N, by=on(dispatch)))
+    np.testing.assert_array_equal(buffers.x_PMD[2], step.x_ND)
+    assert np.sum(occupied(buffers, step)) == N
+    for send_capacity in {1, N}:
+        assert step.packed(send_capacity).overflow_1.tolist() == [N - send_capacity]
 
 
 def test_a_negative_expert_is_nobodys():
-    parcel = pack(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SHARED)
-    assert (parcel.slot_NA == 6).all()
-    assert (parcel.expert_PMA == 4).all()
+    buffers = dispatch(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SHARED)
+    assert (buffers.slot_NA == 6).all()
+    assert (buffers.expert_PMA == 4).all()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"experts": 5}, {"slots": 0}, {"slots": -1}, {"ranks": 0}, {"ranks": -2}]
+    "wrong",
+    [{"num_experts": 5}, {"send_capacity": 0}, {"send_capacity": -1}, {"ranks": 0}, {"ranks": -2}],
 )
 def test_experts_that_do_not_divide_and_missing_slots_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"pack: -?\d experts on -?\d ranks with -?\d slots"):
-        pack(**TOKENS, **(SHARED | wrong))
+    with pytest.raises(
+        ValueError, match=r"dispatch: -?\d experts on -?\d ranks with send_capacity -?\d"
+    ):
+        dispatch(**TOKENS, **(SHARED | wrong))
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**TOKENS))
-def test_a_mistaken_argument_of_pack_is_named(name, wrong):
-    with pytest.raises(ValueError, match=rf"pack: .*\b{name}\b"):
-        pack(**(TOKENS | {name: wrong}), **SHARED)
+def test_a_mistaken_argument_of_dispatch_is_named(name, wrong):
+    with pytest.raises(ValueError, match=rf"dispatch: .*\b{name}\b"):
+        dispatch(**(TOKENS | {name: wrong}), **SHARED)
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("answer_PMD", ANSWERS["answer_PMD"][0]),
-        ("answer_PMD", ANSWERS["answer_PMD"].astype(np.float64)),
+        ("output_PMD", ANSWERS["output_PMD"][0]),
+        ("output_PMD", ANSWERS["output_PMD"].astype(np.float64)),
         ("slot_NA", ANSWERS["slot_NA"].astype(np.int64)),
         ("slot_NA", [[0, 0]]),
     ],
 )
-def test_a_mistaken_argument_of_unpack_is_named(name, wrong):
-    with pytest.raises(ValueError, match=rf"unpack: .*\b{name}\b"):
-        unpack(**(ANSWERS | {name: wrong}))
+def test_a_mistaken_argument_of_combine_is_named(name, wrong):
+    with pytest.raises(ValueError, match=rf"combine: .*\b{name}\b"):
+        combine(**(ANSWERS | {name: wrong}))

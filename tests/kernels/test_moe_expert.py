@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.block_scale import dequantise, quantise
-from mimo_v2_flash.kernels.moe_expert import masked_experts, moe_expert, seated_experts
+from mimo_v2_flash.kernels.moe_expert import capacity_experts, masked_experts, moe_expert
 from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees
@@ -66,14 +66,14 @@ def test_experts_are_their_oracle(on, layer, A, seed):
 
 @every_kind
 @given(layers(), st.integers(1, 4), st.integers(1, 9), seeds)
-def test_seated_experts_answer_the_first_tokens_that_chose_them(on, layer, A, seats, seed):
+def test_seated_experts_answer_the_first_tokens_that_chose_them(on, layer, A, capacity, seed):
     N, E = len(layer.x_ND), len(layer.bias_E)
     weight_NA, expert_NA = random_choices(np.random.default_rng(seed), N=N, A=A, E=E + 4)
     expert_NA -= np.int32(2)
-    y_ND = on(seated_experts)(layer.x_ND, weight_NA, expert_NA, *layer[4:], seats=seats)
+    y_ND = on(capacity_experts)(layer.x_ND, weight_NA, expert_NA, *layer[4:], capacity=capacity)
     assert y_ND.dtype == np.float32
     for expert in range(E):
-        beyond = np.flatnonzero((expert_NA == expert).any(axis=1))[seats:]
+        beyond = np.flatnonzero((expert_NA == expert).any(axis=1))[capacity:]
         expert_NA[beyond] = np.where(expert_NA[beyond] == expert, -1, expert_NA[beyond])
     expected_ND = oracle.masked_experts(layer.x_ND, weight_NA, expert_NA, *layer[4:])
     assert_agrees(y_ND.astype(layer.x_ND.dtype), expected_ND, scale=summed(layer.x_ND, *layer[4:]))
@@ -148,7 +148,7 @@ def test_a_mistaken_argument_of_one_expert_is_named(name, wrong):
         moe_expert(**(ONE | {name: wrong}))
 
 
-@pytest.mark.parametrize("several", [masked_experts, seated_experts])
+@pytest.mark.parametrize("several", [masked_experts, capacity_experts])
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**SEVERAL))
 def test_a_mistaken_argument_of_several_experts_is_named(several, name, wrong):
     with pytest.raises(ValueError, match=rf"{several.__name__}: .*\b{name}\b"):

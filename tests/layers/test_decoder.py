@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import given, settings
 
-from mimo_v2_flash.kernels.moe_block import by_all_gather
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
@@ -31,8 +31,8 @@ def decoded(model: Tiny, index: int, x_BTD) -> np.ndarray:
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
     step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
     layer = Decoder.build(spec, SOLO, SOLO)
-    own = {"filled": 0, "exchange": by_all_gather, "own": B * T}
-    return layer(x_BTD, step, FIRST, cache.layers[0], model.weights.layers[index], **own)
+    options = {"filled": 0, "dispatcher": AllGatherDispatcher(), "local_tokens": B * T}
+    return layer(x_BTD, step, FIRST, cache.layers[0], model.weights.layers[index], **options)
 
 
 @settings(max_examples=15)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.layers import dispatch_stats
-from mimo_v2_flash.layers.dispatch_stats import Carried, ExchangeRecord
-from mimo_v2_flash.layers.eager_dispatchers import EXCHANGES, by_ragged_all_to_all
+from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
+from mimo_v2_flash.layers.eager_dispatchers import DISPATCHERS, RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.hooks import WatchedLayers
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -21,15 +21,21 @@ D, A = RECIPE.hidden, RECIPE.experts_per_token
 THERE_AND_BACK, CHOICES = 2 * D * 4, A * (4 + 4)  # bytes
 
 
-def recorded(model, plan, token_BT, exchange=None) -> tuple[dict[str, Carried], list, np.ndarray]:
+def recorded(
+    model, plan, token_BT, exchange=None
+) -> tuple[dict[str, DispatchStats], list, np.ndarray]:
     """Return what all ranks sent in one step, what each did, and the logits."""
     group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
-        record = ExchangeRecord()
+        record = DispatchStatsBackend()
         ours = running(model, group=group, plan=plan, backend=record, exchange=exchange)
         logits = ours.forward(token_BT)
-        return {name: way.total(group) for name, way in record.ways.items()}, record.ways, logits
+        return (
+            {name: way.total(group) for name, way in record.by_dispatcher.items()},
+            record.by_dispatcher,
+            logits,
+        )
 
     totals, mine, logits = zip(*group.run(program), strict=True)
     for other in totals[1:]:
@@ -51,7 +57,7 @@ def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, exch
     sparse = [spec for spec in model.config.layers if spec.experts]
     assert sum(way.tokens for way in totals.values()) == token_BT.size * len(sparse)
     for way in totals.values():
-        assert way.answered == way.pairs == way.tokens * model.config.num_experts_per_tok
+        assert way.computed == way.pairs == way.tokens * model.config.num_experts_per_tok
 
 
 @pytest.mark.parametrize(
@@ -66,12 +72,12 @@ def test_all_tokens_to_one_rank(plan):
     way = totals["all_to_all"]
     away = LAYERS * token_BT.size * (P - 1) / P
     assert way.tokens == LAYERS * token_BT.size
-    assert way.least == away * THERE_AND_BACK
+    assert way.lower_bound == away * THERE_AND_BACK
     assert way.sent == away * (THERE_AND_BACK + CHOICES)
     of_group = token_BT.size * P // plan.world_size
-    busy = [rank for rank, ways in enumerate(mine) if ways["all_to_all"].answered]
+    busy = [rank for rank, by_dispatcher in enumerate(mine) if by_dispatcher["all_to_all"].computed]
     assert busy == list(range(1, plan.world_size, P))
-    assert {n: int(way.of_rank[n]) for n in np.flatnonzero(way.of_rank)} == {
+    assert {n: int(way.tokens_per_rank[n]) for n in np.flatnonzero(way.tokens_per_rank)} == {
         0: LAYERS * (plan.world_size - len(busy)),
         of_group: LAYERS * len(busy),
     }
@@ -92,17 +98,17 @@ def test_one_token_on_eight_ranks():
     messages = sum(len(ranks - {7}) for ranks in chosen)
     way = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
     assert (way.tokens, way.pairs) == (LAYERS, LAYERS * A)
-    assert way.least == messages * THERE_AND_BACK
+    assert way.lower_bound == messages * THERE_AND_BACK
     assert way.sent == messages * (THERE_AND_BACK + CHOICES)
-    assert way.of_expert.tolist() == [LAYERS * (16 - A), LAYERS * A]
+    assert way.tokens_per_expert.tolist() == [LAYERS * (16 - A), LAYERS * A]
 
 
 def test_every_expert_for_every_token():
     recipe = Recipe(layers=SPARSE, experts=8, experts_per_token=8)
     token_BT = random_tokens(tiny(recipe), 4, 6)
     way = recorded(tiny(recipe), ParallelConfig(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
-    assert way.least == LAYERS * token_BT.size * 3 * THERE_AND_BACK
-    for loads, holders in ((way.of_expert, 8), (way.of_rank, 4)):
+    assert way.lower_bound == LAYERS * token_BT.size * 3 * THERE_AND_BACK
+    for loads, holders in ((way.tokens_per_expert, 8), (way.tokens_per_rank, 4)):
         assert loads[token_BT.size] == np.sum(loads) == LAYERS * holders
 
 
@@ -111,9 +117,9 @@ def test_all_gather_sends_every_token_to_every_rank():
     token_BT = random_tokens(model, 4, 3)
     way = recorded(model, ParallelConfig(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
     assert way.sent == LAYERS * token_BT.size * 3 * (THERE_AND_BACK + CHOICES)
-    assert 0 < way.least < way.sent
+    assert 0 < way.lower_bound < way.sent
     assert way.calls == LAYERS * 4
-    assert way.exchange_seconds > 0
+    assert way.dispatch_seconds > 0
     assert way.expert_seconds > 0
 
 
@@ -122,29 +128,29 @@ def test_512_tokens_on_8_ranks_send_little_more_than_the_least():
     model = tiny(recipe)
     way = recorded(model, ParallelConfig(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
     assert way.tokens == LAYERS * 512
-    assert way.least < way.sent < 1.1 * way.least
+    assert way.lower_bound < way.sent < 1.1 * way.lower_bound
 
 
 def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
-    def lossy(x_ND, weight_NA, expert_NA, answer, *, group, experts):
-        expert_NA = np.where(np.arange(len(expert_NA))[:, None] == 0, experts, expert_NA)
-        return by_ragged_all_to_all(
-            x_ND, weight_NA, expert_NA, answer, group=group, experts=experts
+    def lossy(x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
+        expert_NA = np.where(np.arange(len(expert_NA))[:, None] == 0, num_experts, expert_NA)
+        return RaggedAllToAllDispatcher()(
+            x_ND, weight_NA, expert_NA, expert_fn, group=group, num_experts=num_experts
         )
 
-    monkeypatch.setitem(EXCHANGES, "all_to_all", lossy)
+    monkeypatch.setitem(DISPATCHERS, "all_to_all", lossy)
     model = tiny(RECIPE)
     way = recorded(model, ParallelConfig(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0][
         "all_to_all"
     ]
-    assert way.pairs - way.answered == LAYERS * 2 * A
+    assert way.pairs - way.computed == LAYERS * 2 * A
 
 
 def test_alone_nothing_is_sent():
-    record = ExchangeRecord()
+    record = DispatchStatsBackend()
     running(tiny(RECIPE), backend=record).forward(random_tokens(tiny(RECIPE), 1, 9))
-    way = record.ways["all_gather"].total(SoloGroup())
-    assert (way.sent, way.least, way.tokens) == (0, 0, LAYERS * 9)
+    way = record.by_dispatcher["all_gather"].total(SoloGroup())
+    assert (way.sent, way.lower_bound, way.tokens) == (0, 0, LAYERS * 9)
 
 
 @given(st.lists(st.integers(0, 30), max_size=9), st.lists(st.integers(0, 30), max_size=9))

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.moe_block import by_all_gather, moe_block
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, moe_block
 from mimo_v2_flash.layers.eager_dispatchers import (
     FEW_TOKENS,
-    Crowd,
-    by_ragged_all_to_all,
-    host_exchanges,
+    MoEStepShape,
+    RaggedAllToAllDispatcher,
+    eager_dispatchers,
 )
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import ThreadGroup
@@ -64,7 +64,7 @@ def on_ranks(layer: Layer, counts: list[int]) -> list[Said]:
             np.array([rank], np.int32),
             lambda *tokens: grouped_experts(*tokens, *weights),
             group=here,
-            exchange=by_ragged_all_to_all,
+            dispatcher=RaggedAllToAllDispatcher(),
             **CHOICE,
         )
         return Said(y_ND, overflow_1, here.sent)
@@ -129,11 +129,13 @@ def test_messages_keep_every_bit():
         weight_NA = np.array([[0.1, 1e-38], [np.pi, 3], [0, 1]], np.float32)
         expert_NA = np.full((3, 2), [1 - rank, 2], np.int32)  # the other rank, and nobody
 
-        def answer(x, weight, expert):
+        def expert_fn(x, weight, expert):
             seen.append((rank, x, weight, expert))
             return x.astype(np.float32)
 
-        y_ND, _ = by_ragged_all_to_all(x_ND, weight_NA, expert_NA, answer, group=group, experts=2)
+        y_ND, _ = RaggedAllToAllDispatcher()(
+            x_ND, weight_NA, expert_NA, expert_fn, group=group, num_experts=2
+        )
         np.testing.assert_array_equal(y_ND, x_ND.astype(np.float32))
 
     group.run(of_rank)
@@ -146,8 +148,10 @@ def test_messages_keep_every_bit():
 
 def test_few_tokens_are_shown_to_all_and_many_are_sent():
     for tokens, way in (
-        (1, by_all_gather),
-        (FEW_TOKENS, by_all_gather),
-        (33, by_ragged_all_to_all),
+        (1, AllGatherDispatcher()),
+        (FEW_TOKENS, AllGatherDispatcher()),
+        (33, RaggedAllToAllDispatcher()),
     ):
-        assert host_exchanges(None, Crowd(tokens, own=9, ranks=2, experts=8, choices=2)) == (way,)
+        assert eager_dispatchers(
+            None, MoEStepShape(tokens, local_tokens=9, ranks=2, num_experts=8, experts_per_token=2)
+        ) == (way,)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.layers.eager_dispatchers import Crowd
+from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
 from mimo_v2_flash.layers.execution_mode import FORMS
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
@@ -54,9 +54,11 @@ def test_the_form_is_the_backends():
 
 
 def test_a_program_tries_buckets_and_a_host_has_one_way():
-    crowd = Crowd(tokens=4096, own=128, ranks=32, experts=256, choices=8)
-    assert len(PROGRAM.exchanges(None, crowd)) == 3
-    assert len(HOST.exchanges(None, crowd)) == 1
+    shape = MoEStepShape(
+        tokens=4096, local_tokens=128, ranks=32, num_experts=256, experts_per_token=8
+    )
+    assert len(PROGRAM.dispatchers(None, shape)) == 3
+    assert len(HOST.dispatchers(None, shape)) == 1
 
 
 def test_a_program_is_sized_by_all_rows_and_a_host_by_its_own():
@@ -71,6 +73,6 @@ def test_a_program_has_the_groups_of_all_ranks_and_a_host_its_own():
         groups = world.run(lambda _, of_rank=of_rank: PROGRAM.group(world, of_rank))
         assert groups == [groups[0]] * 4
         assert groups[0] == DeviceGroup(tuple({tuple(of_rank(rank)): 0 for rank in range(4)}))
-        own = world.run(lambda _, of_rank=of_rank: HOST.group(world, of_rank).rank)
-        assert own == [of_rank(rank).index(rank) for rank in range(4)]
+        ranks = world.run(lambda _, of_rank=of_rank: HOST.group(world, of_rank).rank)
+        assert ranks == [of_rank(rank).index(rank) for rank in range(4)]
     assert isinstance(PROGRAM.group(SoloGroup(), ParallelConfig().expert_group_ranks), SoloGroup)

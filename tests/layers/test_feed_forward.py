@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
-from mimo_v2_flash.kernels.moe_expert import seated_experts
-from mimo_v2_flash.layers.eager_dispatchers import by_ragged_all_to_all
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
+from mimo_v2_flash.kernels.moe_expert import capacity_experts
+from mimo_v2_flash.layers.eager_dispatchers import RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import SoloGroup
@@ -26,17 +26,18 @@ SPEC = MODEL.config.layers[SPARSE]
 SOLO = SoloGroup()
 CHOICE = SPEC.experts_per_token, SPEC.routed_scaling_factor
 MIXTURE = MixtureOfExperts(*CHOICE, SOLO, SOLO, grouped_experts)
+ALL_GATHER = AllGatherDispatcher()
 X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden)).astype(np.float32)
 
 
 def answered(
-    layer, index: int, x_ND=X_ND, *, position_N=None, weights=None, exchange=by_all_gather
+    layer, index: int, x_ND=X_ND, *, position_N=None, weights=None, dispatcher=ALL_GATHER
 ) -> np.ndarray:
     """Return what `layer` says with the weights of layer `index`."""
     position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
     weights = weights or MODEL.weights.layers[index].feed_forward
-    way = {"exchange": exchange, "own": len(x_ND)}
-    y_ND, overflow_1 = layer(x_ND, position_N.astype(np.int32), FIRST, weights, **way)
+    dispatch_options = {"dispatcher": dispatcher, "local_tokens": len(x_ND)}
+    y_ND, overflow_1 = layer(x_ND, position_N.astype(np.int32), FIRST, weights, **dispatch_options)
     assert not overflow_1.any()
     return y_ND
 
@@ -90,16 +91,18 @@ def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
 
 
 @pytest.mark.parametrize(
-    ("answer", "exchange"),
+    ("expert_fn", "dispatcher"),
     [
-        (seated_experts, by_all_gather),
-        (seated_experts, AllToAll(slots=len(X_ND), seats=len(X_ND))),
-        (grouped_experts, by_ragged_all_to_all),
+        (capacity_experts, AllGatherDispatcher()),
+        (capacity_experts, AllToAllDispatcher(send_capacity=len(X_ND), capacity=len(X_ND))),
+        (grouped_experts, RaggedAllToAllDispatcher()),
     ],
     ids=["everyone", "all to all", "ragged"],
 )
-def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(answer, exchange):
+def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(expert_fn, dispatcher):
     mixture = MODEL.weights.layers[SPARSE].feed_forward
     stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
-    y_ND = answered(replace(MIXTURE, answer=answer), SPARSE, weights=stacked, exchange=exchange)
+    y_ND = answered(
+        replace(MIXTURE, expert_fn=expert_fn), SPARSE, weights=stacked, dispatcher=dispatcher
+    )
     assert_agrees(y_ND, answered(MIXTURE, SPARSE), scale=5 * np.max(np.abs(y_ND)))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.moe_block import by_all_gather
-from mimo_v2_flash.layers.eager_dispatchers import FEW_TOKENS, by_ragged_all_to_all
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
+from mimo_v2_flash.layers.eager_dispatchers import FEW_TOKENS, RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -53,15 +53,18 @@ def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
 
 def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
     spec, few = MiMoConfig().layers[1], FEW_TOKENS
-    for name, function in (("all_gather", by_all_gather), ("all_to_all", by_ragged_all_to_all)):
+    for name, function in (
+        ("all_gather", AllGatherDispatcher()),
+        ("all_to_all", RaggedAllToAllDispatcher()),
+    ):
         for tokens in (1, 100):
             chosen = ParallelContext(ParallelConfig(), SoloGroup(), name).dispatchers(
                 spec, tokens, tokens
             )
             assert chosen == (function,)
     free = ParallelContext(ParallelConfig(), SoloGroup())
-    assert free.dispatchers(spec, few, few) == (by_all_gather,)
-    assert free.dispatchers(spec, few + 1, few + 1) == (by_ragged_all_to_all,)
+    assert free.dispatchers(spec, few, few) == (AllGatherDispatcher(),)
+    assert free.dispatchers(spec, few + 1, few + 1) == (RaggedAllToAllDispatcher(),)
 
 
 def test_a_plan_for_another_world_and_an_unknown_exchange_are_refused():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import new_cache, rows_of_step
 from mimo_v2_flash.layers.attention import Step
@@ -24,7 +24,7 @@ MODEL = tiny()
 SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.experts)
 SPEC, WEIGHTS = MODEL.config.layers[SPARSE], traceable(MODEL.weights).layers[SPARSE]
 T = 20
-EVERYTHING = AllToAll(T, T)
+EVERYTHING = AllToAllDispatcher(T, T)
 
 
 class Counting(NumpyBackend):
@@ -43,7 +43,7 @@ class Counting(NumpyBackend):
         return program
 
 
-def passed(exchanges, *, seed=0):
+def passed(dispatchers, *, seed=0):
     """Return the stream and the cache after a prompt of T tokens, and the programs that ran."""
     backend, solo = Counting(), SoloGroup()
     passage = Passage(Decoder.build(SPEC, solo, solo, FORMS["program"]), backend)
@@ -53,27 +53,29 @@ def passed(exchanges, *, seed=0):
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
     step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
     x_BTD = np.random.default_rng(seed).standard_normal((1, T, SPEC.hidden)).astype(np.float32)
-    static = {"filled": 0, "exchanges": exchanges, "own": T}
+    static = {"filled": 0, "dispatchers": dispatchers, "local_tokens": T}
     return passage(x_BTD, step, FIRST, cache.layers[0], WEIGHTS, **static), cache, backend.ran
 
 
 def test_what_cannot_overflow_is_one_program():
-    assert passed((by_all_gather,))[2] == ["Decoder"]
+    assert passed((AllGatherDispatcher(),))[2] == ["Decoder"]
 
 
 @settings(max_examples=20)
 @given(seeds, st.lists(st.tuples(st.integers(1, T), st.integers(1, T)), max_size=3))
 def test_whatever_the_buckets_the_answer_is_that_of_every_token(seed, sizes):
-    buckets = *(AllToAll(*size) for size in sizes), EVERYTHING
+    buckets = *(AllToAllDispatcher(*size) for size in sizes), EVERYTHING
     y_BTD, cache, ran = passed(buckets, seed=seed)
-    expected_BTD, expected, _ = passed((by_all_gather,), seed=seed)
+    expected_BTD, expected, _ = passed((AllGatherDispatcher(),), seed=seed)
     assert_agrees(y_BTD, expected_BTD)
     for part, wanted in zip(cache.layers[0], expected.layers[0], strict=True):
         np.testing.assert_array_equal(part, wanted)
     assert ran.count("Attend") == (len(buckets) > 1)
 
 
-@pytest.mark.parametrize("bucket", [AllToAll(1, T), AllToAll(T, 1)], ids=["slots", "seats"])
+@pytest.mark.parametrize(
+    "bucket", [AllToAllDispatcher(1, T), AllToAllDispatcher(T, 1)], ids=["slots", "seats"]
+)
 def test_a_bucket_that_overflows_is_followed_by_the_next(bucket):
     assert passed((bucket, bucket, EVERYTHING))[2] == ["Attend", "Feed", "Feed", "Feed"]
     assert passed((EVERYTHING, bucket))[2] == ["Attend", "Feed"]

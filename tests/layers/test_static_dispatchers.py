@@ -6,52 +6,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.moe_block import AllToAll, by_all_gather
-from mimo_v2_flash.layers.eager_dispatchers import Crowd
-from mimo_v2_flash.layers.static_dispatchers import FEW_TOKENS, bucket_exchanges
+from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
+from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
+from mimo_v2_flash.layers.static_dispatchers import FEW_TOKENS, static_dispatchers
 
-PROMPT = Crowd(tokens=4096, own=128, ranks=32, experts=256, choices=8)
+PROMPT = MoEStepShape(tokens=4096, local_tokens=128, ranks=32, num_experts=256, experts_per_token=8)
 
 
 @st.composite
-def crowds(draw) -> Crowd:
+def crowds(draw) -> MoEStepShape:
     ranks, share = draw(st.integers(1, 64)), draw(st.integers(1, 16))
-    choices = draw(st.integers(1, min(8, ranks * share)))
-    return Crowd(1, draw(st.integers(1, 600)), ranks, ranks * share, choices)
+    experts_per_token = draw(st.integers(1, min(8, ranks * share)))
+    return MoEStepShape(1, draw(st.integers(1, 600)), ranks, ranks * share, experts_per_token)
 
 
 def test_a_chunk_on_32_ranks_has_three_buckets():
     # 128 x (1 - (31 / 32)^8) = 28.7 messages a rank, 4096 x 8 / 256 = 128 tokens an expert.
-    sizes = [AllToAll(64, 256), AllToAll(120, 512), AllToAll(128, 4096)]
-    assert list(bucket_exchanges(None, PROMPT)) == sizes
+    sizes = [
+        AllToAllDispatcher(64, 256),
+        AllToAllDispatcher(120, 512),
+        AllToAllDispatcher(128, 4096),
+    ]
+    assert list(static_dispatchers(None, PROMPT)) == sizes
 
 
 @given(crowds())
-def test_buckets_grow_and_the_last_holds_whatever_comes(crowd):
-    buckets = bucket_exchanges("all_to_all", crowd)
-    assert buckets[-1] == AllToAll(crowd.own, crowd.own * crowd.ranks)
+def test_buckets_grow_and_the_last_holds_whatever_comes(shape):
+    buckets = static_dispatchers("all_to_all", shape)
+    assert buckets[-1] == AllToAllDispatcher(shape.local_tokens, shape.local_tokens * shape.ranks)
     for one, other in pairwise(buckets):
-        assert (one.slots, one.seats) < (other.slots, other.seats)
-        assert one.slots <= other.slots
-        assert one.seats <= other.seats
-    assert buckets[0].slots >= 1
+        assert (one.send_capacity, one.capacity) < (other.send_capacity, other.capacity)
+        assert one.send_capacity <= other.send_capacity
+        assert one.capacity <= other.capacity
+    assert buckets[0].send_capacity >= 1
 
 
 @given(crowds())
-def test_the_first_bucket_computes_little_more_than_twice_what_is_needed(crowd):
-    first, *_ = bucket_exchanges("all_to_all", crowd)
-    needed = crowd.own * crowd.ranks * crowd.choices / crowd.experts
-    assert first.seats < 2 * needed + 8
+def test_the_first_bucket_computes_little_more_than_twice_what_is_needed(shape):
+    first, *_ = static_dispatchers("all_to_all", shape)
+    needed = shape.local_tokens * shape.ranks * shape.experts_per_token / shape.num_experts
+    assert first.capacity < 2 * needed + 8
 
 
-@pytest.mark.parametrize("own", [1, FEW_TOKENS // 32])
-def test_few_tokens_are_shown_to_all(own):
-    assert bucket_exchanges(None, PROMPT._replace(own=own)) == (by_all_gather,)
-    assert len(bucket_exchanges(None, PROMPT._replace(own=own + FEW_TOKENS))) == 3
+@pytest.mark.parametrize("local_tokens", [1, FEW_TOKENS // 32])
+def test_few_tokens_are_shown_to_all(local_tokens):
+    assert static_dispatchers(None, PROMPT._replace(local_tokens=local_tokens)) == (
+        AllGatherDispatcher(),
+    )
+    assert (
+        len(static_dispatchers(None, PROMPT._replace(local_tokens=local_tokens + FEW_TOKENS))) == 3
+    )
 
 
 def test_the_exchange_may_be_chosen_and_dense_layers_have_none():
-    assert bucket_exchanges("all_gather", PROMPT) == (by_all_gather,)
-    few = PROMPT._replace(own=1)
-    assert all(isinstance(way, AllToAll) for way in bucket_exchanges("all_to_all", few))
-    assert bucket_exchanges("all_to_all", PROMPT._replace(experts=0)) == (by_all_gather,)
+    assert static_dispatchers("all_gather", PROMPT) == (AllGatherDispatcher(),)
+    few = PROMPT._replace(local_tokens=1)
+    assert all(isinstance(way, AllToAllDispatcher) for way in static_dispatchers("all_to_all", few))
+    assert static_dispatchers("all_to_all", PROMPT._replace(num_experts=0)) == (
+        AllGatherDispatcher(),
+    )

@@ -105,7 +105,7 @@ class LocalHub:
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "OPENBLAS_NUM_THREADS": "1"}
         return kept | own | quiet | more
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Count from now on."""
         self.bytes_served = self.connections = self.ranges = 0
         self.served, self.asked = [], []

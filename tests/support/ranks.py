@@ -14,21 +14,23 @@ FIRST = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
 GROUPS = {"solo": SOLO} | {f"{size} threads": ThreadGroup(size) for size in (1, 2, 4, 8)}
 
 
-def on_ranks(layer: Layer, group: Group, answer: Callable, *, on=lambda kernel: kernel, **statics):
+def on_ranks(
+    layer: Layer, group: Group, expert_fn: Callable, *, on=lambda kernel: kernel, **statics
+):
     """Return (y_ND, overflow_P): `layer` cut into equal runs of tokens and of experts.
 
-    `answer` computes a rank's experts from (x, weight, expert, gate, up, down); `on` says with
+    `expert_fn` computes a rank's experts from (x, weight, expert, gate, up, down); `on` says with
     which kind of arrays.
     """
 
     def program(*tensors):
         *block, w_gate_eFD, w_up_eFD, w_down_eDF = tensors
 
-        def own_answer(x_ND, weight_NA, expert_NA, **seating):
+        def run_local_experts(x_ND, weight_NA, expert_NA, **options):
             experts = w_gate_eFD, w_up_eFD, w_down_eDF
-            return answer(x_ND, weight_NA, expert_NA, *experts, **seating)
+            return expert_fn(x_ND, weight_NA, expert_NA, *experts, **options)
 
-        return moe_block(*block, own_answer, group=group, **statics)
+        return moe_block(*block, run_local_experts, group=group, **statics)
 
     def share(rank: int, tensor: np.ndarray) -> np.ndarray:
         length = len(tensor) // group.size

@@ -84,7 +84,7 @@ def _count(pairs: Counter, call: Call) -> None:
     if call.part != "mixture":
         return
     position_N, rank = call.given[1:3]
-    again, _ = replace(call.function, answer=_choices_here)(*call.given, **call.static)
+    again, _ = replace(call.function, expert_fn=_choices_here)(*call.given, **call.static)
     chosen_N = np.where(position_N >= 0, call.function.experts_per_token, 0)
     np.testing.assert_array_equal(again[:, 0], chosen_N)
     if rank.tensor_rank_1[0] == 0:  # the other ranks that share heads have the same tokens

@@ -68,7 +68,7 @@ def test_ranges_are_the_files_bytes_over_connections_that_are_kept(folder, visit
 
 def test_an_empty_range_is_not_asked_for(folder, visit):
     hub, source = visit(folder), HubSource(REPOSITORY)
-    hub.forget()
+    hub.reset()
     assert source.read(SHARD, 5, 5) == b""
     assert hub.asked == []
 
@@ -95,7 +95,7 @@ def test_metadata_is_asked_for_once_and_kept_at_home(folder, visit):
     assert set(Counter(hub.asked).values()) == {1}
     assert source.config.read_bytes() == (folder / "config.json").read_bytes()
     assert source.total_size == json.loads((folder / INDEX).read_text())["metadata"]["total_size"]
-    hub.forget()
+    hub.reset()
     assert HubSource(REPOSITORY, COMMIT).names() == source.names()
     assert hub.asked == [f"GET {INFO[1]}"]
 

@@ -107,7 +107,10 @@ def test_which_shard_must_be_said(shards):
 def test_another_ranks_shard_is_refused(shards):
     shutil.rmtree(shards / SECOND)
     shutil.copytree(shards / "rank-00003-of-00005", shards / SECOND)
-    refused(shards, rf"{SECOND}: is the shard of ShardSpec\(.*expert_parallel_rank=3.*this rank's is .*_rank=1")
+    refused(
+        shards,
+        rf"{SECOND}: is the shard of ShardSpec\(.*expert_parallel_rank=3.*this rank's is .*_rank=1",
+    )
 
 
 def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
