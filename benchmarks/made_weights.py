@@ -113,15 +113,17 @@ def _native_tensors(ours: Path, config: MiMoConfig) -> Iterator[Tensor]:
         prefix = f"model.layers.{index}"
         declared = [*param_specs.layer_norms(prefix, spec)]
         held = [layer.attention_norm_D, layer.feed_forward_norm_D]
-        declared += param_specs.attention(prefix, spec.attention, spec.hidden)
+        declared += param_specs.attention(prefix, spec.attention, spec.hidden_size)
         held += layer.attention[: 5 if spec.attention.has_sink else 4]
         declared += (
-            param_specs.router(prefix, spec) if spec.experts else param_specs.dense(prefix, spec)
+            param_specs.router(prefix, spec)
+            if spec.num_experts
+            else param_specs.dense(prefix, spec)
         )
-        held += layer.feed_forward[: 2 if spec.experts else 3]
+        held += layer.feed_forward[: 2 if spec.num_experts else 3]
         for (name, _), array in zip(declared, held, strict=True):
             yield _exact(name.replace("attention_sink_bias", "sinks"), array)
-        if spec.experts:
+        if spec.num_experts:
             yield from _joined_experts(prefix, layer)
 
 

@@ -83,8 +83,8 @@ def flops_of_prefill(config: MiMoConfig, tokens: int) -> int:
 
 def _weights_of_token(spec: LayerSpec) -> int:
     """Return the weights that a token is multiplied by."""
-    matrices = [*param_specs.attention("", spec.attention, spec.hidden)[:4]]
-    if spec.experts:
+    matrices = [*param_specs.attention("", spec.attention, spec.hidden_size)[:4]]
+    if spec.num_experts:
         matrices += [
             param_specs.router("", spec)[0],
             *param_specs.expert("", spec, 0) * spec.experts_per_token,
@@ -96,4 +96,4 @@ def _weights_of_token(spec: LayerSpec) -> int:
 
 def _products_of_attention(spec: AttentionSpec, tokens: int) -> int:
     pairs = int(np.minimum(np.arange(1, tokens + 1), spec.window).sum())
-    return pairs * spec.heads * (spec.key_width + spec.value_width)
+    return pairs * spec.num_heads * (spec.head_dim + spec.v_head_dim)

@@ -11,20 +11,19 @@ from typing import Any
 
 from . import config_file, config_rules
 from .config_rules import PerLayer, TokenIds
+from .kernels.attention import NO_WINDOW
 
-__all__ = ["EVERYTHING", "AttentionSpec", "LayerSpec", "MiMoConfig"]
-
-EVERYTHING = 1 << 30  # a window wider than any context: full attention
+__all__ = ["NO_WINDOW", "AttentionSpec", "LayerSpec", "MiMoConfig"]
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
     """How one layer looks at the past; full and sliding layers differ in these numbers only."""
 
-    heads: int
-    kv_heads: int
-    key_width: int  # of a query or key head
-    value_width: int  # of a value head
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int  # of a query or key head
+    v_head_dim: int  # of a value head
     window: int  # keys that a token sees, itself included; EVERYTHING in full layers
     rotary_dim: int  # leading dimensions of a query or key head that are rotated
     rope_theta: float
@@ -37,9 +36,9 @@ class LayerSpec:
     """One decoder layer; equal layers are equal, so that one program serves them all."""
 
     attention: AttentionSpec
-    hidden: int  # width of the model
-    feed_forward: int  # width of the dense network, or of one expert
-    experts: int  # 0 where the feed-forward is dense
+    hidden_size: int  # width of the model
+    intermediate_size: int  # width of the dense network, or of one expert
+    num_experts: int  # 0 where the feed-forward is dense
     experts_per_token: int  # 0 where the feed-forward is dense
     routed_scaling_factor: float  # 1 where the feed-forward is dense
     norm_epsilon: float
@@ -145,16 +144,16 @@ class MiMoConfig:
         return tuple(map(self._layer, self.hybrid_layer_pattern, self.moe_layer_freq))
 
     @property
-    def predictor(self) -> LayerSpec:
+    def mtp_layer(self) -> LayerSpec:
         """The block of each multi-token predictor, sliding and dense (checkpoint `model.mtp`)."""
         return self._layer(sliding=1, sparse=0)
 
     def _layer(self, sliding: int, sparse: int) -> LayerSpec:
         return LayerSpec(
             attention=self._attention("swa_" if sliding else ""),
-            hidden=self.hidden_size,
-            feed_forward=self.moe_intermediate_size if sparse else self.intermediate_size,
-            experts=self.n_routed_experts if sparse else 0,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.moe_intermediate_size if sparse else self.intermediate_size,
+            num_experts=self.n_routed_experts if sparse else 0,
             experts_per_token=self.num_experts_per_tok if sparse else 0,
             routed_scaling_factor=self.routed_scaling_factor if sparse else 1.0,
             norm_epsilon=self.layernorm_epsilon,
@@ -162,14 +161,14 @@ class MiMoConfig:
 
     def _attention(self, kind: str) -> AttentionSpec:
         """Return the attention whose fields begin with `kind`."""
-        key_width = getattr(self, f"{kind}head_dim")
+        head_dim = getattr(self, f"{kind}head_dim")
         return AttentionSpec(
-            heads=getattr(self, f"{kind}num_attention_heads"),
-            kv_heads=getattr(self, f"{kind}num_key_value_heads"),
-            key_width=key_width,
-            value_width=getattr(self, f"{kind}v_head_dim"),
-            window=self.sliding_window if kind else EVERYTHING,
-            rotary_dim=config_rules.rotary_dim(self.partial_rotary_factor, key_width),
+            num_heads=getattr(self, f"{kind}num_attention_heads"),
+            num_kv_heads=getattr(self, f"{kind}num_key_value_heads"),
+            head_dim=head_dim,
+            v_head_dim=getattr(self, f"{kind}v_head_dim"),
+            window=self.sliding_window if kind else NO_WINDOW,
+            rotary_dim=config_rules.rotary_dim(self.partial_rotary_factor, head_dim),
             rope_theta=getattr(self, f"{kind}rope_theta"),
             value_scale=self.attention_value_scale,
             has_sink=getattr(self, f"add_{kind or 'full_'}attention_sink_bias"),

@@ -17,9 +17,9 @@ def refuse(field: str, value: object, allowed: str) -> NoReturn:
     raise ValueError(f"{field} = {value!r}: allowed is {allowed}")
 
 
-def rotary_dim(factor: float, key_width: int) -> int:
-    """Return how many of `key_width` dimensions are rotated, truncated as transformers does."""
-    return int(key_width * factor)
+def rotary_dim(factor: float, head_dim: int) -> int:
+    """Return how many of `head_dim` dimensions are rotated, truncated as transformers does."""
+    return int(head_dim * factor)
 
 
 def check(config: Any) -> None:
@@ -59,9 +59,9 @@ def _has_length(value: PerLayer, length: int) -> bool:
     return len(value) == length
 
 
-def _rotates_pairs(factor: float, key_width: int) -> bool:
+def _rotates_pairs(factor: float, head_dim: int) -> bool:
     # Above 1 first: the product of a huge factor is no integer.
-    return factor <= 1 and (rotated := rotary_dim(factor, key_width)) > 0 and rotated % 2 == 0
+    return factor <= 1 and (rotated := rotary_dim(factor, head_dim)) > 0 and rotated % 2 == 0
 
 
 # A field's type -> which values it takes, and in words.

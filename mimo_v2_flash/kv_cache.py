@@ -15,9 +15,9 @@ from .config import LayerSpec
 from .inputs import as_float
 from .kernels.kv_cache import KVCache
 
-__all__ = ["LONGEST_DRAFT", "HybridCache", "new_cache", "ring_slots", "rows_of_step"]
+__all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "ring_slots", "slot_mapping"]
 
-LONGEST_DRAFT = 3
+MAX_DRAFT_TOKENS = 3
 """Drafted tokens that a step may hold, and that may be taken back after it."""
 
 
@@ -50,7 +50,7 @@ class HybridCache:
     window: int
     length_B: np.ndarray = field(repr=False)
     oldest_B: np.ndarray = field(repr=False)
-    rows: slice
+    local_rows: slice
 
     @property
     def batch_size(self) -> int:
@@ -65,7 +65,7 @@ class HybridCache:
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
         """Raise ValueError if this is not a cache of a model with `layers`."""
         asked = [
-            (spec.attention.kv_heads, spec.attention.key_width, spec.attention.value_width)
+            (spec.attention.num_kv_heads, spec.attention.head_dim, spec.attention.v_head_dim)
             for spec in layers
         ]
         held = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
@@ -73,7 +73,7 @@ class HybridCache:
         if held != asked or slots != self.slots:
             raise ValueError("the cache was made by another model: use this one's new_cache")
 
-    def admit(self, position_BT: np.ndarray) -> None:
+    def check_positions(self, position_BT: np.ndarray) -> None:
         """Raise ValueError, naming the row, if a step at `position_BT` cannot be computed.
 
         In a row, real tokens come first, at consecutive positions from at most `length_B` on, then
@@ -86,9 +86,9 @@ class HybridCache:
             )
         count_B = np.sum(position_BT >= 0, axis=1)
         for row, (position_T, count) in enumerate(zip(position_BT, count_B, strict=True)):
-            self._admit_row(row, position_T, int(count))
+            self._check_row(row, position_T, int(count))
 
-    def _admit_row(self, row: int, position_T: np.ndarray, count: int) -> None:
+    def _check_row(self, row: int, position_T: np.ndarray, count: int) -> None:
         start = int(position_T[0]) if count else 0
         expected_T = np.full(position_T.shape, -1)
         expected_T[:count] = np.arange(start, start + count)
@@ -111,10 +111,10 @@ class HybridCache:
             raise ValueError(
                 f"row {row} starts at position {start}, but sliding layers hold positions from "
                 f"{self.oldest_B[row]} on and need {max(0, start - self.window + 1)}: at most "
-                f"{LONGEST_DRAFT} tokens can be taken back"
+                f"{MAX_DRAFT_TOKENS} tokens can be taken back"
             )
 
-    def begin(self, position_BT: np.ndarray) -> None:
+    def begin_step(self, position_BT: np.ndarray) -> None:
         """Take down what a step at `position_BT` will overwrite, before it does.
 
         A step that then fails leaves the tokens before it, and no others.
@@ -125,7 +125,7 @@ class HybridCache:
         oldest_B = np.where(start_B == 0, 0, self.oldest_B)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
 
-    def finish(self, position_BT: np.ndarray) -> None:
+    def finish_step(self, position_BT: np.ndarray) -> None:
         """Take down that a step at `position_BT` has been written."""
         end_B = np.max(position_BT, axis=1) + 1
         self.length_B[:] = np.where(end_B > 0, end_B, self.length_B)
@@ -133,7 +133,7 @@ class HybridCache:
 
 def ring_slots(window: int, max_length: int) -> int:
     """Return the slots of a layer: every position, or as many as a window and a draft need."""
-    return min(max_length, window + LONGEST_DRAFT)
+    return min(max_length, window + MAX_DRAFT_TOKENS)
 
 
 def new_cache(
@@ -142,7 +142,7 @@ def new_cache(
     batch_size: int,
     max_length: int,
     dtype: Any = np.float32,
-    rows: slice = slice(None),
+    local_rows: slice = slice(None),
 ) -> HybridCache:
     """Return an empty cache for `batch_size` sequences of up to `max_length` tokens.
 
@@ -166,13 +166,13 @@ def new_cache(
         )
     dtype = as_float("new_cache: dtype", dtype)
     slots = tuple(ring_slots(spec.attention.window, max_length) for spec in layers)
-    caches, sequences = [], len(range(batch_size)[rows])
+    caches, sequences = [], len(range(batch_size)[local_rows])
     for spec, slot_count in zip(layers, slots, strict=True):
         attention, flat = spec.attention, sequences * slot_count + 1
         caches.append(
             KVCache(
-                np.zeros((flat, attention.kv_heads, attention.key_width), dtype),
-                np.zeros((flat, attention.kv_heads, attention.value_width), dtype),
+                np.zeros((flat, attention.num_kv_heads, attention.head_dim), dtype),
+                np.zeros((flat, attention.num_kv_heads, attention.v_head_dim), dtype),
                 np.full(flat, -1, np.int32),
             )
         )
@@ -183,11 +183,11 @@ def new_cache(
         min(spec.attention.window for spec in layers),
         np.zeros(batch_size, np.int64),
         np.zeros(batch_size, np.int64),
-        rows,
+        local_rows,
     )
 
 
-def rows_of_step(position_BT: np.ndarray, slots: int) -> np.ndarray:
+def slot_mapping(position_BT: np.ndarray, slots: int) -> np.ndarray:
     """Return `row_BT`, int32: the flat cache row of every token, position mod `slots`.
 
     Padding, and tokens that later ones of the same step would overwrite, go to the trash row.

@@ -12,7 +12,7 @@ from .generation.loop import collected, generate
 from .generation.sampling import SamplingSettings
 from .generation.token_selector import choice
 from .kv_cache import HybridCache
-from .layers.execution_mode import FORMS
+from .layers.execution_mode import EXECUTION_MODES
 from .layers.network import Network
 from .layers.parallel_context import ParallelContext
 from .parallel import ALONE, HostGroup
@@ -71,7 +71,9 @@ class MiMoV2FlashModel:
     ) -> None:
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or ParallelConfig.from_num_devices(config)
-        context = ParallelContext(plan, group or ALONE, exchange, FORMS[backend.form])
+        context = ParallelContext(
+            plan, group or ALONE, exchange, EXECUTION_MODES[backend.execution_mode]
+        )
         weights, config = keep_experts(weights, config, expert_subset)
         context.config.check(config)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
@@ -140,7 +142,7 @@ class MiMoV2FlashModel:
 
         Each is the lowest id of the largest logit, int32, and that logit, float32.
         """
-        found = self._network.tokens(*self._asked(token_BT, position_BT, cache, at))
+        found = self._network.greedy(*self._asked(token_BT, position_BT, cache, at))
         return found[0][: len(token_BT)], found[1][: len(token_BT)]
 
     def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
@@ -149,7 +151,7 @@ class MiMoV2FlashModel:
         index_Bn, padded = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
         token_BT, position_BT = padded(token_BT, 0), padded(position_BT, -1)
         cache.check_layers(self._network.layers)
-        cache.admit(position_BT)
+        cache.check_positions(position_BT)
         self._context.check_consistent(
             token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn
         )

@@ -45,11 +45,15 @@ class ShardSpec(NamedTuple):
         """Return `spec` with the heads, and the dense channels, that are here."""
         attention = replace(
             spec.attention,
-            heads=len(self.tensor_range(spec.attention.heads)),
-            kv_heads=len(self.kv_head_range(spec.attention.kv_heads)),
+            num_heads=len(self.tensor_range(spec.attention.num_heads)),
+            num_kv_heads=len(self.kv_head_range(spec.attention.num_kv_heads)),
         )
-        width = spec.feed_forward if spec.experts else len(self.tensor_range(spec.feed_forward))
-        return replace(spec, attention=attention, feed_forward=width)
+        width = (
+            spec.intermediate_size
+            if spec.num_experts
+            else len(self.tensor_range(spec.intermediate_size))
+        )
+        return replace(spec, attention=attention, intermediate_size=width)
 
 
 UNSHARDED = ShardSpec(0, 1, 0, 1)
@@ -87,11 +91,12 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         """Resolve the default, and refuse a split that cannot be."""
-        if self.expert_parallel_size is None and self.world_size > 0:
+        for name in ("tensor_parallel_size", "expert_parallel_size", "data_parallel_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"{name} = {size}: allowed is an integer above 0")
+        if self.expert_parallel_size is None:
             object.__setattr__(self, "expert_parallel_size", self.world_size)
-        for name in ("tensor_parallel_size", "data_parallel_size", "expert_parallel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: allowed is an integer above 0")
         if self.world_size % self.expert_parallel_size:
             raise ValueError(
                 f"expert_parallel_size = {self.expert_parallel_size}: allowed is a divisor of the "
@@ -113,19 +118,19 @@ class ParallelConfig:
         """Raise ValueError, naming field and values, if `config` cannot be split so."""
         T, P = self.tensor_parallel_size, self.expert_parallel_size
         for spec in sorted(set(config.layers), key=repr):
-            H, K = spec.attention.heads, spec.attention.kv_heads
+            H, K = spec.attention.num_heads, spec.attention.num_kv_heads
             if H % T or (K % T and T % K):
                 raise ValueError(
                     f"tensor_parallel_size = {T}: allowed is a divisor of {H} query heads that "
                     f"divides {K} KV heads or is a multiple of them"
                 )
-            if spec.experts and spec.experts % P:
+            if spec.num_experts and spec.num_experts % P:
                 raise ValueError(
-                    f"expert_parallel_size = {P}: {spec.experts} experts are no multiple"
+                    f"expert_parallel_size = {P}: {spec.num_experts} experts are no multiple"
                 )
-            if not spec.experts and spec.feed_forward % T:
+            if not spec.num_experts and spec.intermediate_size % T:
                 raise ValueError(
-                    f"tensor_parallel_size = {T}: the dense width of {spec.feed_forward} is no multiple"
+                    f"tensor_parallel_size = {T}: the dense width of {spec.intermediate_size} is no multiple"
                 )
 
     def shard_spec(self, rank: int) -> ShardSpec:

@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.config import EVERYTHING, AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.config import NO_WINDOW, AttentionSpec, LayerSpec, MiMoConfig
 from tests.support.config_files import HUB, load
 
 FULL_LAYERS = {0, 5, 11, 17, 23, 29, 35, 41, 47}  # paper: 39 sliding layers and 9 global ones
@@ -14,18 +14,18 @@ FULL_LAYERS = {0, 5, 11, 17, 23, 29, 35, 41, 47}  # paper: 39 sliding layers and
 def test_layers_of_mimo_v2_flash():
     layers = MiMoConfig().layers
     assert len(layers) == 48
-    full = {i for i, layer in enumerate(layers) if layer.attention.window == EVERYTHING}
+    full = {i for i, layer in enumerate(layers) if layer.attention.window == NO_WINDOW}
     assert full == FULL_LAYERS
-    assert [i for i, layer in enumerate(layers) if not layer.experts] == [0]
+    assert [i for i, layer in enumerate(layers) if not layer.num_experts] == [0]
 
 
 def test_first_layer_is_full_and_dense():
     attention = AttentionSpec(
-        heads=64,
-        kv_heads=4,
-        key_width=192,
-        value_width=128,
-        window=EVERYTHING,
+        num_heads=64,
+        num_kv_heads=4,
+        head_dim=192,
+        v_head_dim=128,
+        window=NO_WINDOW,
         rotary_dim=64,
         rope_theta=5e6,
         value_scale=0.707,
@@ -33,9 +33,9 @@ def test_first_layer_is_full_and_dense():
     )
     assert MiMoConfig().layers[0] == LayerSpec(
         attention=attention,
-        hidden=4096,
-        feed_forward=16384,
-        experts=0,
+        hidden_size=4096,
+        intermediate_size=16384,
+        num_experts=0,
         experts_per_token=0,
         routed_scaling_factor=1.0,
         norm_epsilon=1e-5,
@@ -44,10 +44,10 @@ def test_first_layer_is_full_and_dense():
 
 def test_second_layer_is_sliding_and_sparse():
     attention = AttentionSpec(
-        heads=64,
-        kv_heads=8,
-        key_width=192,
-        value_width=128,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=192,
+        v_head_dim=128,
         window=129,
         rotary_dim=64,
         rope_theta=1e4,
@@ -56,9 +56,9 @@ def test_second_layer_is_sliding_and_sparse():
     )
     assert MiMoConfig().layers[1] == LayerSpec(
         attention=attention,
-        hidden=4096,
-        feed_forward=2048,
-        experts=256,
+        hidden_size=4096,
+        intermediate_size=2048,
+        num_experts=256,
         experts_per_token=8,
         routed_scaling_factor=1.0,
         norm_epsilon=1e-5,
@@ -73,8 +73,8 @@ def test_forty_eight_layers_are_three_programs():
 
 def test_the_predictor_looks_like_a_sliding_layer_and_computes_like_the_dense_one():
     config = MiMoConfig()
-    assert config.predictor.attention == config.layers[1].attention
-    assert config.predictor == dataclasses.replace(
+    assert config.mtp_layer.attention == config.layers[1].attention
+    assert config.mtp_layer == dataclasses.replace(
         config.layers[0], attention=config.layers[1].attention
     )
 
@@ -103,10 +103,10 @@ def test_every_number_of_a_kind_reaches_its_own_layers():
         routed_scaling_factor=2.5,
     )
     full, sliding = (layer.attention for layer in config.layers)
-    assert full == AttentionSpec(15, 5, 40, 11, EVERYTHING, 10, 13.0, 0.5, has_sink=True)
+    assert full == AttentionSpec(15, 5, 40, 11, NO_WINDOW, 10, 13.0, 0.5, has_sink=True)
     assert sliding == AttentionSpec(14, 7, 24, 17, 23, 6, 19.0, 0.5, has_sink=False)
     assert [layer.routed_scaling_factor for layer in config.layers] == [2.5, 1.0]
-    assert [layer.feed_forward for layer in config.layers] == [2048, 16384]
+    assert [layer.intermediate_size for layer in config.layers] == [2048, 16384]
 
 
 def test_the_rotary_width_is_truncated():
@@ -138,7 +138,7 @@ def configs(draw):
     """Draw models of which every number may differ from MiMo's."""
     size = st.integers(1, 1 << 20)
     number = st.floats(1e-300, 1e300)
-    depth, kv_heads, swa_kv_heads = (draw(st.integers(1, 6)) for _ in range(3))
+    depth, num_kv_heads, swa_kv_heads = (draw(st.integers(1, 6)) for _ in range(3))
     head_dim = 2 * draw(st.integers(1, 64))
     rotated = 2 * draw(st.integers(1, head_dim // 2))
     experts = draw(st.integers(1, 64))
@@ -151,8 +151,8 @@ def configs(draw):
         **{name: draw(size) for name in sizes.split()},
         **{name: draw(number) for name in numbers.split()},
         num_hidden_layers=depth,
-        num_attention_heads=kv_heads * draw(st.integers(1, 8)),
-        num_key_value_heads=kv_heads,
+        num_attention_heads=num_kv_heads * draw(st.integers(1, 8)),
+        num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
         add_full_attention_sink_bias=draw(st.booleans()),
         swa_num_attention_heads=swa_kv_heads * draw(st.integers(1, 8)),

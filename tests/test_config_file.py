@@ -32,7 +32,7 @@ def test_mimo_v2_5_pro_is_mere_numbers(tmp_path):
     config = load(tmp_path, PRO)
     full = [i for i, kind in enumerate(config.hybrid_layer_pattern) if not kind]
     assert full == [0, 7, 15, 23, 31, 39, 47, 55, 62, 69]
-    assert {layer.attention.kv_heads for layer in config.layers} == {8}
+    assert {layer.attention.num_kv_heads for layer in config.layers} == {8}
     assert {layer.attention.value_scale for layer in config.layers} == {0.612}
     assert {layer.hidden for layer in config.layers} == {6144}
     assert config.layers[69].experts == 384

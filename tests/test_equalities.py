@@ -8,7 +8,7 @@ import ml_dtypes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kv_cache import LONGEST_DRAFT
+from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from tests.support.drawn import seeds
 from tests.support.oracle import assert_same_logits, decided, decided_tokens
 from tests.support.rows import chunkings, shown
@@ -27,9 +27,14 @@ from tests.support.tiny import (
 )
 
 LEAST = Recipe(
-    layers=(KINDS[3],), kv_heads=1, queries_per_kv_head=2, window=1, experts=2, experts_per_token=1
+    layers=(KINDS[3],),
+    num_kv_heads=1,
+    queries_per_kv_head=2,
+    window=1,
+    experts=2,
+    experts_per_token=1,
 )
-MOST = Recipe(layers=(*KINDS, KINDS[3]), kv_heads=4, window=40, experts=9, experts_per_token=8)
+MOST = Recipe(layers=(*KINDS, KINDS[3]), num_kv_heads=4, window=40, experts=9, experts_per_token=8)
 
 
 # 1. One prefill is transformers.
@@ -92,7 +97,7 @@ def test_any_chunking_of_any_ragged_batch_is_transformers(recipe, lengths, data,
 @example(MOST, 1)
 def test_token_by_token_around_the_ring_is_transformers(recipe, more):
     model = tiny(recipe)
-    length = 3 * (recipe.window + LONGEST_DRAFT) + more
+    length = 3 * (recipe.window + MAX_DRAFT_TOKENS) + more
     token_T = random_tokens(model, length)
     expected, ours = decided(model, token_T), running(model)
     logits_TV, *_ = shown(ours, ours.new_cache(1, length), [token_T], [[1] * length])

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.config import EVERYTHING
-from mimo_v2_flash.kv_cache import LONGEST_DRAFT, HybridCache, new_cache, ring_slots, rows_of_step
+from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.kv_cache import (
+    MAX_DRAFT_TOKENS,
+    HybridCache,
+    new_cache,
+    ring_slots,
+    slot_mapping,
+)
 from tests.support.rows import ragged
 from tests.support.steps import positions
 
@@ -27,9 +33,9 @@ def cache_of(window=4, *, batch_size=1, max_length=20, **options) -> HybridCache
 def stepped(cache: HybridCache, *position_BT) -> HybridCache:
     """Return `cache` after steps, of which it holds the positions."""
     for step_BT in map(np.array, position_BT):
-        cache.admit(step_BT)
-        cache.begin(step_BT)
-        cache.finish(step_BT)
+        cache.check_positions(step_BT)
+        cache.begin_step(step_BT)
+        cache.finish_step(step_BT)
     return cache
 
 
@@ -40,7 +46,7 @@ def stored_bytes(max_length: int, *, sliding: bool) -> int:
     return sum(
         layer.k_ZKQ.nbytes + layer.v_ZKC.nbytes
         for layer, spec in layers
-        if (spec.attention.window != EVERYTHING) == sliding
+        if (spec.attention.window != NO_WINDOW) == sliding
     )
 
 
@@ -62,7 +68,7 @@ def test_its_bytes_are_counted_with_positions():
 
 @pytest.mark.parametrize(
     ("window", "max_length", "slots"),
-    [(129, 262_144, 132), (129, 100, 100), (1, 9, 4), (EVERYTHING, 262_144, 262_144)],
+    [(129, 262_144, 132), (129, 100, 100), (1, 9, 4), (NO_WINDOW, 262_144, 262_144)],
 )
 def test_a_ring_holds_a_window_and_a_draft_but_no_more_than_a_sequence(window, max_length, slots):
     assert ring_slots(window, max_length) == slots
@@ -78,11 +84,11 @@ def test_a_new_cache_is_empty():
 
 
 def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
-    cache = cache_of(batch_size=5, rows=slice(2, 4))
+    cache = cache_of(batch_size=5, local_rows=slice(2, 4))
     for layer, slots in zip(cache.layers, cache.slots, strict=True):
         assert [len(part) for part in layer] == [2 * slots + 1] * 3
     assert len(cache.length_B) == cache.batch_size == 5
-    assert [len(part) for part in cache_of(rows=slice(0, 0)).layers[0]] == [1] * 3
+    assert [len(part) for part in cache_of(local_rows=slice(0, 0)).layers[0]] == [1] * 3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def row_in_words(position: int, last: int, sequence: int, sequences: int, slots:
 def test_every_token_has_its_row(starts_and_counts, slots):
     starts, counts = zip(*starts_and_counts, strict=True)
     position_BT = positions(starts, counts, 9)
-    row_BT = rows_of_step(position_BT, slots)
+    row_BT = slot_mapping(position_BT, slots)
     assert row_BT.dtype == np.int32
     assert row_BT.tolist() == [
         [row_in_words(position, max(row), index, len(starts), slots) for position in row]
@@ -137,7 +143,7 @@ def test_every_token_has_its_row(starts_and_counts, slots):
 def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(position_BT, message):
     cache = stepped(cache_of(batch_size=2, max_length=6), [[0, 1, 2, -1], [0, 1, 2, 3]])
     with pytest.raises(ValueError, match=message):
-        cache.admit(np.array(position_BT))
+        cache.check_positions(np.array(position_BT))
     assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([3, 4], [0, 0])
 
 
@@ -152,15 +158,15 @@ def test_a_row_that_starts_again_has_forgotten():
     stepped(cache, [[0, 1]])
     assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([2], [0])
     with pytest.raises(ValueError, match="starts at position 3, but the cache holds 2"):
-        cache.admit(np.array([[3]]))
+        cache.check_positions(np.array([[3]]))
 
 
 def test_a_draft_can_be_taken_back_and_not_much_more():
     cache = stepped(cache_of(), [range(15)])
-    cache.admit(np.array([[15 - LONGEST_DRAFT]]))
+    cache.check_positions(np.array([[15 - MAX_DRAFT_TOKENS]]))
     message = "sliding layers hold positions from 8 on and need 7: at most 3 tokens"
     with pytest.raises(ValueError, match=message):
-        cache.admit(np.array([[10]]))
+        cache.check_positions(np.array([[10]]))
 
 
 @given(
@@ -181,4 +187,4 @@ def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_lengt
             held |= {p % ring: p for p in range(start, start + count)}
         else:
             with pytest.raises(ValueError, match="sliding layers hold positions from"):
-                cache.admit(position_BT)
+                cache.check_positions(position_BT)

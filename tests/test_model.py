@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kv_cache import LONGEST_DRAFT
+from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import assert_same_logits
 from tests.support.rows import ragged, shown
@@ -16,7 +16,7 @@ from tests.support.tiny import Recipe, random_tokens, running, tiny
 from tests.support.watching import WatchingBackend
 
 MODEL = running(tiny())
-RING = tiny().config.sliding_window + LONGEST_DRAFT
+RING = tiny().config.sliding_window + MAX_DRAFT_TOKENS
 LONG, SHORT = random_tokens(tiny(), 40, seed=1), random_tokens(tiny(), 7, seed=2)
 PROMPTS = [LONG.tolist(), SHORT.tolist(), LONG[:1].tolist()]
 
@@ -67,14 +67,14 @@ def test_drafts_taken_back_were_never_seen(expected_TV, data):
     cache, start = MODEL.new_cache(1, len(LONG)), 0
     while start < len(LONG):
         count = data.draw(st.integers(1, len(LONG) - start))
-        drafts = data.draw(st.integers(0, min(LONGEST_DRAFT, len(LONG) - start - count)))
+        drafts = data.draw(st.integers(0, min(MAX_DRAFT_TOKENS, len(LONG) - start - count)))
         wrong = random_tokens(tiny(), drafts, seed=start)
         logits_TV = stepped(cache, [*LONG[start : start + count], *wrong], start)
         assert_same_logits(logits_TV[:count], expected_TV[start : start + count])
         start += count
 
 
-@pytest.mark.parametrize("back", [LONGEST_DRAFT + 2, 20, 39])
+@pytest.mark.parametrize("back", [MAX_DRAFT_TOKENS + 2, 20, 39])
 def test_more_than_a_draft_cannot_be_taken_back(expected_TV, back):
     cache, start = cache_after(LONG), len(LONG) - back
     with pytest.raises(ValueError, match=f"row 0 starts at position {start}, .* at most 3 tokens"):

@@ -52,25 +52,25 @@ def test_groups_are_neighbours_and_cover_the_world(plan):
 
 
 @given(plans(), st.sampled_from([4, 8]), st.sampled_from([64, 128]))
-def test_every_group_has_every_expert_once_and_every_head(plan, kv_heads, heads):
+def test_every_group_has_every_expert_once_and_every_head(plan, num_kv_heads, heads):
     experts = 3 * plan.expert_parallel_size
     for rank in range(plan.world_size):
         shares = [plan.shard_spec(other) for other in plan.expert_group_ranks(rank)]
         assert joined(share.expert_range(experts) for share in shares) == list(range(experts))
         shares = [plan.shard_spec(other) for other in plan.tensor_group_ranks(rank)]
         assert joined(share.tensor_range(heads) for share in shares) == list(range(heads))
-        assert sorted(set(joined(s.kv_head_range(kv_heads) for s in shares))) == list(
-            range(kv_heads)
+        assert sorted(set(joined(s.kv_head_range(num_kv_heads) for s in shares))) == list(
+            range(num_kv_heads)
         )
 
 
 @given(plans(), st.sampled_from([4, 8]))
-def test_a_query_head_lives_with_its_kv_head(plan, kv_heads):
+def test_a_query_head_lives_with_its_kv_head(plan, num_kv_heads):
     heads = 64
     for rank in range(plan.world_size):
         share = plan.shard_spec(rank)
-        of_query = {query * kv_heads // heads for query in share.tensor_range(heads)}
-        assert sorted(of_query) == list(share.kv_head_range(kv_heads))
+        of_query = {query * num_kv_heads // heads for query in share.tensor_range(heads)}
+        assert sorted(of_query) == list(share.kv_head_range(num_kv_heads))
 
 
 def test_the_whole_has_everything():
@@ -87,12 +87,19 @@ def test_a_share_of_mimo():
     dense, sliding = (
         ParallelConfig(32, 4, 8).shard_spec(5).local_layer(spec) for spec in MIMO.layers[:2]
     )
-    assert (dense.attention.heads, dense.attention.kv_heads, dense.feed_forward) == (16, 1, 4096)
-    assert (sliding.attention.heads, sliding.attention.kv_heads) == (16, 2)
-    assert sliding.feed_forward == 2048
-    assert sliding.experts == 256
+    assert (dense.attention.num_heads, dense.attention.num_kv_heads, dense.intermediate_size) == (
+        16,
+        1,
+        4096,
+    )
+    assert (sliding.attention.num_heads, sliding.attention.num_kv_heads) == (16, 2)
+    assert sliding.intermediate_size == 2048
+    assert sliding.num_experts == 256
     assert ParallelConfig(32, 4, 8).shard_spec(5).expert_range(256) == range(40, 48)
-    assert ParallelConfig(64, 64).shard_spec(63).local_layer(MIMO.layers[0]).attention.kv_heads == 1
+    assert (
+        ParallelConfig(64, 64).shard_spec(63).local_layer(MIMO.layers[0]).attention.num_kv_heads
+        == 1
+    )
 
 
 @given(plans())

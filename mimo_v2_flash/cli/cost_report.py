@@ -66,17 +66,17 @@ def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
     """Return the projected time until a whole context is in the cache, chunk after chunk."""
     steps = [step for step in ledger.steps if step.tokens == deployment.chunk]
     starts = range(0, deployment.context, deployment.chunk)
-    looked_at = [min((s for s in steps if s.filled >= start), key=_filled) for start in starts]
+    looked_at = [min((s for s in steps if s.kv_length >= start), key=_filled) for start in starts]
     return sum(step.bound for step in looked_at)
 
 
 def _filled(step: StepTime) -> int:
-    return step.filled
+    return step.kv_length
 
 
 def _programs(ledger: Ledger, step: StepTime) -> Any:
     """Return the table of a step's programs, each once."""
-    what = f"{step.tokens} token{'s' * (step.tokens > 1)} of each sequence, {step.filled} filled"
+    what = f"{step.tokens} token{'s' * (step.tokens > 1)} of each sequence, {step.kv_length} filled"
     made = table(f"A rank's programs: {what}", ("program",), NUMBERS)
     for name, calls in step.calls.items():
         made.add_row(name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
@@ -118,7 +118,7 @@ def _steps(ledger: Ledger, deployment: Deployment) -> Any:
         rate = step.tokens * deployment.batch_size / step.bound
         times = step.least, step.bound, step.with_operations
         least, bound, whole = (f"{1e3 * time:.2f}" for time in times)
-        made.add_row(str(step.tokens), str(step.filled), least, bound, f"{rate:.0f}", whole)
+        made.add_row(str(step.tokens), str(step.kv_length), least, bound, f"{rate:.0f}", whole)
     return made
 
 
@@ -135,7 +135,18 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "stream": np.dtype(deployment.stream).name,
         "programs": {name: _of_entry(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
-        "steps": [step._asdict() for step in ledger.steps],
+        "steps": list(map(_of_step, ledger.steps)),
+    }
+
+
+def _of_step(step: StepTime) -> dict[str, Any]:
+    return {
+        "tokens": step.tokens,
+        "filled": step.kv_length,
+        "calls": step.calls,
+        "bound": step.bound,
+        "with_operations": step.with_operations,
+        "least": step.least,
     }
 
 

@@ -67,7 +67,7 @@ def run(
     said_to = [{"role": "user", "content": prompt}] if chat else prompt
     completed = partial(complete, runner, tokenizer, said_to, **asked)
     # Loads compiled code, or programs, which is no part of what is measured.
-    runner.forward([[0]]) if notes.watching else completed(max_new_tokens=min(2, max_new_tokens))
+    runner.forward([[0]]) if notes.is_eager else completed(max_new_tokens=min(2, max_new_tokens))
     notes.begin()
 
     def show(piece: str) -> None:
@@ -90,7 +90,7 @@ def _report(said: Completion, notes: Notes, model: MiMoV2FlashModel) -> None:
     seen = prompt + max(new - 1, 0)
     cache = model.new_cache(1, seen)
     touched = "{} of {}".format(*notes.experts_touched())
-    watched = [("experts touched", touched)] if notes.watching else []
+    watched = [("experts touched", touched)] if notes.is_eager else []
     report = table(f"Stopped by {said.stopped}", ("what",), ("amount",))
     for row in (
         ("prompt, new tokens", f"{prompt}, {new}"),

@@ -8,9 +8,9 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.layers.hooks import Call, WatchedLayers
+from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 
 from .parallel_options import RankSetup
 
@@ -40,12 +40,12 @@ class Notes(NumpyBackend):
     def __init__(self, config: MiMoConfig, shared: RankSetup) -> None:
         self.shared = shared
         self.times: list[float] = []
-        self.watching = False
+        self.is_eager = False
         self.exchanges = DispatchStatsBackend()
         self._first = shared.shard_spec.expert_range(config.n_routed_experts).start
-        self._counts = [spec.experts for spec in config.layers]
+        self._counts = [spec.num_experts for spec in config.layers]
         self._touched_LE = np.zeros((len(self._counts), config.n_routed_experts), np.int64)
-        self._watched = WatchedLayers(len(self._counts), self._listen)
+        self._hooked = HookedLayers(len(self._counts), self._listen)
 
     def begin(self) -> None:
         """Forget what was, and start the clock."""
@@ -55,10 +55,10 @@ class Notes(NumpyBackend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, of which notes are taken if it is a layer."""
-        self.watching = True
-        if not isinstance(function, Decoder):
+        self.is_eager = True
+        if not isinstance(function, DecoderLayer):
             return function
-        return self.exchanges.wrap_layer(self._watched.compile(function))
+        return self.exchanges.wrap_layer(self._hooked.compile(function))
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers answered a token on any rank, and of how many."""
@@ -69,8 +69,8 @@ class Notes(NumpyBackend):
         """Return the sum of what the ranks count, each by itself."""
         return int(self.shared.group.all_reduce(np.array([count]))[0])
 
-    def _listen(self, call: Call) -> None:
-        if call.part == "answer":
-            expert_NA, w_gate_eFD = call.given[2:4]
+    def _listen(self, call: HookCall) -> None:
+        if call.part == "experts":
+            expert_NA, w_gate_eFD = call.args[2:4]
             here = expert_NA[(expert_NA >= 0) & (expert_NA < len(w_gate_eFD))]
             self._touched_LE[call.layer, self._first + here] += 1

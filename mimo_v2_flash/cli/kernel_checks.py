@@ -88,8 +88,10 @@ def _kv_cache(random: Random) -> Pairs:
     tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, row_BT
     write_tokens(found, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
-    read = prior_tokens(found, sequences=2, filled=3)
-    return list(zip(read, cache_oracle.prior_tokens(expected, sequences=2, filled=3), strict=True))
+    read = prior_tokens(found, sequences=2, kv_length=3)
+    return list(
+        zip(read, cache_oracle.prior_tokens(expected, sequences=2, kv_length=3), strict=True)
+    )
 
 
 def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:

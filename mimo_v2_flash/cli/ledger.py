@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.costs.lower_bound import Least, Sizes, least
 from mimo_v2_flash.costs.projection import Seconds, at_best, projected
 from mimo_v2_flash.execution.cost_model import cost_of
@@ -53,7 +53,7 @@ class StepTime(NamedTuple):
     """
 
     tokens: int
-    filled: int
+    kv_length: int
     calls: dict[str, int]
     bound: float
     with_operations: float
@@ -109,8 +109,8 @@ def _sizes(program: Rehearsed) -> Sizes:
     rows, tokens = next(iter(arrays(given).values())).shape[:2]
     if "row_N" in given:  # the head, which sees these alone
         rows, tokens = len(given["row_N"]), 1
-    filled, local_tokens = given.get("filled", 0), given.get("local_tokens", rows * tokens)
-    window = attention.spec.window if attention else EVERYTHING
+    kv_length, local_tokens = given.get("kv_length", 0), given.get("local_tokens", rows * tokens)
+    window = attention.spec.window if attention else NO_WINDOW
     return Sizes(
-        rows, tokens, local_tokens, filled, window, getattr(network, "experts_per_token", 0)
+        rows, tokens, local_tokens, kv_length, window, getattr(network, "experts_per_token", 0)
     )

@@ -9,7 +9,7 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Device, Load, Traffic, devices, traffic
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.hub_tensors import predictor_tensors
+from mimo_v2_flash.weights.hub_tensors import mtp_tensors
 
 from .console import amount, console, table
 from .parallel_options import parallel_sizes
@@ -39,7 +39,7 @@ def report(
     out.print(_memory(held, fullest, load))
     if plan.world_size > 1:
         out.print(_exchanges(sent, sum(config.moe_layer_freq)))
-    predictors = sum(place.end for place in predictor_tensors(config).values())
+    predictors = sum(place.end for place in mtp_tensors(config).values())
     out.print(f"Multi-token predictors are not loaded: {amount(predictors)} of the checkpoint.")
     out.print(verdict(fullest, memory))
     if file is not None:

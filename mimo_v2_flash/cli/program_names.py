@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.execution.program_recorder import Rehearsed
 from mimo_v2_flash.layers.attention import Attention
-from mimo_v2_flash.layers.decoder import Attend, Decoder, Feed
+from mimo_v2_flash.layers.decoder import AttentionBlock, DecoderLayer, FeedForwardBlock
 from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
 
 __all__ = ["halves_of", "named_apart", "program_name"]
 
-LABELS = {"filled": "filled", "send_capacity": "slots", "capacity": "seats"}
+LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 """Words of names, by what a program is called with: manifests and `--json` hold them."""
 
-FUNCTIONS = {"embedded": "embedding", "Predicted": "head of logits", "Chosen": "head"}
+FUNCTIONS = {"embedded": "embedding", "LogitsHead": "head of logits", "GreedyHead": "head"}
 
 
 def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
@@ -32,7 +32,7 @@ def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
 def program_name(program: Rehearsed) -> str:
     """Return such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
-    Tokens are sequences of this rank times tokens of each, of which a head sees some. `filled` are
+    Tokens are sequences of this rank times tokens of each, of which a head sees some. `kv_length` are
     slots of the cache that are looked at, `slots` and `seats` the messages to a rank and the tokens
     before an expert that there is room for.
     """
@@ -48,8 +48,8 @@ def program_name(program: Rehearsed) -> str:
 def halves_of(function: Any) -> tuple[Attention | None, FeedForward | None]:
     """Return the attention and the feed-forward that a program has, if it is of a layer."""
     return (
-        function.attention if isinstance(function, (Decoder, Attend)) else None,
-        function.feed_forward if isinstance(function, (Decoder, Feed)) else None,
+        function.attention if isinstance(function, (DecoderLayer, AttentionBlock)) else None,
+        function.feed_forward if isinstance(function, (DecoderLayer, FeedForwardBlock)) else None,
     )
 
 
@@ -58,7 +58,7 @@ def _what(function: Any) -> str:
     words = []
     if attention is not None:
         window = attention.spec.window
-        words.append("full attention" if window >= EVERYTHING else "sliding attention")
+        words.append("full attention" if window >= NO_WINDOW else "sliding attention")
     if network is not None:
         words.append("dense network" if isinstance(network, Dense) else "experts")
     name = getattr(function, "__name__", type(function).__name__)

@@ -14,8 +14,8 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution.program_recorder import Rehearsal, Rehearsed, hollow
 from mimo_v2_flash.execution.pytree import arrays
-from mimo_v2_flash.kv_cache import LONGEST_DRAFT, HybridCache
-from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
+from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel.fake_group import FakeGroup
 from mimo_v2_flash.parallel_config import ShardSpec
@@ -44,7 +44,7 @@ class StepCalls(NamedTuple):
     """
 
     tokens: int
-    filled: int
+    kv_length: int
     calls: dict[str, int]
 
 
@@ -82,8 +82,8 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     called = [run(tokens, start) for tokens, _, start in sizes]
     names = named_apart(rehearsal.programs)
     steps = (
-        StepCalls(tokens, filled, {names[number]: count for number, count in calls.items()})
-        for (tokens, filled, _), calls in zip(sizes, called, strict=True)
+        StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
+        for (tokens, kv_length, _), calls in zip(sizes, called, strict=True)
     )
     programs = dict(zip(names, rehearsal.programs, strict=True))
     weights = set(map(id, arrays(model.weights).values()))
@@ -113,13 +113,13 @@ def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeig
 
 def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
     """Yield every step's tokens, its filled slots, and the last position where it may start."""
-    context, bucket = deployment.context, FORMS["program"].filled
-    for tokens in dict.fromkeys((deployment.chunk, 1 + LONGEST_DRAFT, 1)):
+    context, bucket = deployment.context, EXECUTION_MODES["static"].kv_length
+    for tokens in dict.fromkeys((deployment.chunk, 1 + MAX_DRAFT_TOKENS, 1)):
         last = context - tokens
         if last >= 0 and tokens <= deployment.chunk:
             starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
             found = {bucket(start, context): start for start in starts}
-            yield from ((tokens, filled, start) for filled, start in found.items())
+            yield from ((tokens, kv_length, start) for kv_length, start in found.items())
 
 
 def _run(
@@ -135,7 +135,7 @@ def _run(
     """
     token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
     position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
-    wanted = tokens if tokens <= 1 + LONGEST_DRAFT else 1
+    wanted = tokens if tokens <= 1 + MAX_DRAFT_TOKENS else 1
     last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
     for rehearsal.value, ask in (
         (1, partial(model.step, logits_at=last_Bn[:, -1:])),  # a short prompt, or its end

@@ -11,7 +11,7 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
-from mimo_v2_flash.layers.hooks import Call, WatchedLayers
+from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from mimo_v2_flash.weights.load import load_weights
@@ -73,14 +73,14 @@ def traced(
     def keep(name: str, tensor: Any) -> None:
         parts.setdefault(name, []).append(np.asarray(tensor))
 
-    def listen(call: Call) -> None:
+    def listen(call: HookCall) -> None:
         if (call.layer, call.part) == (0, "layer"):
-            keep("embedding", call.given[0][0])
+            keep("embedding", call.args[0][0])
         for tensor in TENSORS:
             if tensor.take and tensor.part == call.part:
                 keep(layer_name(call.layer, tensor), tensor.take(call))
 
-    backend = WatchedLayers(config.num_hidden_layers, listen)
+    backend = HookedLayers(config.num_hidden_layers, listen)
     model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
     logits_TV = model.forward([token_T])[0]
     tensors = {name: np.concatenate(chunks) for name, chunks in parts.items()}

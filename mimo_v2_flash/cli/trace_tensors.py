@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.kernels.moe_router import router_scores
-from mimo_v2_flash.layers.hooks import Call
+from mimo_v2_flash.layers.hooks import HookCall
 
 __all__ = ["CHOICE", "PER_EXPERT", "TENSORS", "Traced", "layer_name", "place", "split_name"]
 
@@ -42,22 +42,22 @@ class Traced(NamedTuple):
     axes: str
     meaning: str
     part: str
-    take: Callable[[Call], Any] | None = None
+    take: Callable[[HookCall], Any] | None = None
     again: str = ""
 
 
-def _log_sum(call: Call) -> np.ndarray:
+def _log_sum(call: HookCall) -> np.ndarray:
     """Return log(exp(sink) + sum over visible keys of exp(score)), `log_sum_TH`, in float64."""
-    tensors = [np.asarray(tensor, np.float64)[0] for tensor in call.given[:-1]]
+    tensors = [np.asarray(tensor, np.float64)[0] for tensor in call.args[:-1]]
     q_THQ, k_TKQ, _, position_T, prior_k_SKQ, _, prior_position_S = tensors
     held_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
     key_position_S = np.concatenate([held_S, position_T])
     age_TS = position_T[:, None] - key_position_S
-    visible_TS = (key_position_S >= 0) & (age_TS >= 0) & (age_TS < call.static["window"])
+    visible_TS = (key_position_S >= 0) & (age_TS >= 0) & (age_TS < call.kwargs["window"])
     k_SKQ = np.concatenate([prior_k_SKQ, k_TKQ])
     group = q_THQ.shape[1] // k_SKQ.shape[1]
     columns = []
-    for head, sink in enumerate(np.asarray(call.given[-1], np.float64)):
+    for head, sink in enumerate(np.asarray(call.args[-1], np.float64)):
         score_TS = q_THQ[:, head] @ k_SKQ[:, head // group].T / np.sqrt(q_THQ.shape[2])
         score_TS = np.where(visible_TS, score_TS, -np.inf)
         peak_T = np.maximum(np.max(score_TS, axis=1), sink)
@@ -66,13 +66,13 @@ def _log_sum(call: Call) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def _expert_output(call: Call) -> np.ndarray:
+def _expert_output(call: HookCall) -> np.ndarray:
     """Return `output_TAD`, every chosen expert's answer before it is weighed.
 
     Every choice is a token of its own with weight 1: experts see the same tokens in the same order
     as in the run, so the answers are the same bit for bit.
     """
-    x_ND, _, expert_NA, *weights = call.given
+    x_ND, _, expert_NA, *weights = call.args
     N, A = expert_NA.shape
     one_J1, expert_J1 = np.ones((N * A, 1), np.float32), np.reshape(expert_NA, (N * A, 1))
     output_JD = call.function(np.repeat(x_ND, A, axis=0), one_J1, expert_J1, *weights)
@@ -89,59 +89,63 @@ TENSORS = (
         "TD",
         "the stream, normalised: attention's input",
         "attention",
-        lambda c: c.given[0][0],
+        lambda c: c.args[0][0],
     ),
-    Traced("attention.query", "THQ", "queries", "turn", lambda c: c.given[0][0]),
-    Traced("attention.key", "TKQ", "keys", "turn", lambda c: c.given[1][0]),
-    Traced("attention.value", "TKC", "values, scaled by 0.707", "look", lambda c: c.given[2][0]),
-    Traced("attention.query_rotated", "THQ", "queries, rotated", "look", lambda c: c.given[0][0]),
-    Traced("attention.key_rotated", "TKQ", "keys, rotated", "look", lambda c: c.given[1][0]),
+    Traced("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0][0]),
+    Traced("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1][0]),
+    Traced("attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[2][0]),
+    Traced("attention.query_rotated", "THQ", "queries, rotated", "attend", lambda c: c.args[0][0]),
+    Traced("attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1][0]),
     Traced(
         "attention.log_sum",
         "TH",
         "log of the softmax's denominator, sink included",
-        "look",
+        "attend",
         _log_sum,
         again="the rotated queries and keys, in float64",
     ),
     Traced(
-        "attention.heads", "THC", "what each head saw, before o_proj", "look", lambda c: c.said[0]
+        "attention.heads",
+        "THC",
+        "what each head saw, before o_proj",
+        "attend",
+        lambda c: c.output[0],
     ),
     Traced(
         "attention.output",
         "TD",
         "what attention adds to the stream",
         "attention",
-        lambda c: c.said[0],
+        lambda c: c.output[0],
     ),
     Traced(
         "feed_forward.norm",
         "TD",
         "the stream with attention added, normalised: the network's input",
         "feed_forward",
-        lambda c: c.given[0],
+        lambda c: c.args[0],
     ),
     Traced(
         "feed_forward.router_score",
         "TE",
         "sigmoid of the router's logits, without the bias",
-        "mixture",
-        lambda c: router_scores(c.given[0], c.given[3].w_router_ED),
+        "moe",
+        lambda c: router_scores(c.args[0], c.args[3].w_router_ED),
         again="feed_forward.norm, by the router's kernel",
     ),
-    Traced(CHOICE, "TA", "ids of the chosen experts, integers", "answer", lambda c: c.given[2]),
+    Traced(CHOICE, "TA", "ids of the chosen experts, integers", "experts", lambda c: c.args[2]),
     Traced(
         "feed_forward.expert_weight",
         "TA",
         "what each of them weighs",
-        "answer",
-        lambda c: c.given[1],
+        "experts",
+        lambda c: c.args[1],
     ),
     Traced(
         "feed_forward.expert_output",
         "TAD",
         "what each of them says, before it is weighed",
-        "answer",
+        "experts",
         _expert_output,
         again="the experts, asked with weight 1: the same bits",
     ),
@@ -150,9 +154,9 @@ TENSORS = (
         "TD",
         "what the network adds to the stream",
         "feed_forward",
-        lambda c: c.said[0],
+        lambda c: c.output[0],
     ),
-    Traced("output", "TD", "the stream after the layer", "layer", lambda c: c.said[0]),
+    Traced("output", "TD", "the stream after the layer", "layer", lambda c: c.output[0]),
     Traced(
         "final_norm",
         "TD",

@@ -130,7 +130,7 @@ def _buffers(
         rows * load.step,
         plan.expert_parallel_size * load.local_tokens(plan, load.step),
     )
-    messages = (sum(Row.of(spec, load.stream)) for spec in layers if spec.experts)
+    messages = (sum(Row.of(spec, load.stream)) for spec in layers if spec.num_experts)
     return {
         "stream": 2 * tokens * config.hidden_size * item,
         "attention": tokens * max(_channels(spec.attention) for spec in layers) * item,
@@ -140,4 +140,4 @@ def _buffers(
 
 
 def _channels(spec: AttentionSpec) -> int:
-    return (spec.heads + spec.kv_heads) * (spec.key_width + spec.value_width)
+    return (spec.num_heads + spec.num_kv_heads) * (spec.head_dim + spec.v_head_dim)

@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
     rows: int
     tokens: int
     local_tokens: int
-    filled: int
+    kv_length: int
     window: int
     experts_per_token: int
 
@@ -49,7 +49,7 @@ def least(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: Sizes) ->
     tables = {path: array for path, array in weights.items() if "embedding" in path}
     others = {path: array for path, array in weights.items() if path not in tables}
     rows = sum(sizes.rows * sizes.tokens * a.nbytes // a.shape[0] for a in tables.values())
-    slots = sizes.rows * min(sizes.filled, sizes.window)
+    slots = sizes.rows * min(sizes.kv_length, sizes.window)
     operations = sum(2 * _met(path, array, sizes) for path, array in others.items())
     return Least(
         operations + (_attention(weights, cache, sizes) if cache else 0),
@@ -73,6 +73,6 @@ def _attention(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: Size
     keys, values = (next(a for p, a in cache.items() if name in p) for name in ("k_Z", "v_Z"))
     out = next(array for path, array in weights.items() if "w_o_" in path)
     heads = out.shape[1] // values.shape[2]
-    seen = min(sizes.filled + (sizes.tokens + 1) / 2, sizes.window)
+    seen = min(sizes.kv_length + (sizes.tokens + 1) / 2, sizes.window)
     width = heads * (keys.shape[2] + values.shape[2])
     return round(2 * sizes.rows * sizes.tokens * seen * width)

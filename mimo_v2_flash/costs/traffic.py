@@ -29,8 +29,8 @@ class Row(NamedTuple):
         """Return the rows of a layer of experts."""
         float32, int32 = np.dtype(np.float32).itemsize, np.dtype(np.int32).itemsize
         return cls(
-            stream=spec.hidden * np.dtype(dtype).itemsize,
-            answer=spec.hidden * float32,
+            stream=spec.hidden_size * np.dtype(dtype).itemsize,
+            answer=spec.hidden_size * float32,
             choices=spec.experts_per_token * (float32 + int32),
         )
 
@@ -64,7 +64,7 @@ def traffic(config: MiMoConfig, plan: ParallelConfig, load: Load, *, step: int) 
 
     A rank's own tokens are evenly spread: it is no likelier than another to hold their experts.
     """
-    sparse = next((spec for spec in config.layers if spec.experts), None)
+    sparse = next((spec for spec in config.layers if spec.num_experts), None)
     if sparse is None:
         return Traffic(0.0, 0.0, 0.0, 0.0, 0.0)
     P, row = plan.expert_parallel_size, Row.of(sparse, load.stream)
@@ -83,5 +83,5 @@ def traffic(config: MiMoConfig, plan: ParallelConfig, load: Load, *, step: int) 
 
 def ranks_of_token(spec: LayerSpec, ranks: int) -> float:
     """Return on how many ranks the experts of a token are, on average."""
-    E, A = spec.experts, spec.experts_per_token
+    E, A = spec.num_experts, spec.experts_per_token
     return ranks * (1 - comb(E - E // ranks, A) / comb(E, A))

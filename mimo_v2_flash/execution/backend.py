@@ -12,10 +12,10 @@ class Backend(Protocol):
     Attributes
     ----------
     form
-        A key of `layers.forms.FORMS`: whether shapes may follow the data.
+        A key of `layers.forms.EXECUTION_MODES`: whether shapes may follow the data.
     """
 
-    form: str
+    execution_mode: str
 
     def place(self, record: Any) -> Any:
         """Return `record`, nested tuples, with its arrays where programs run."""

@@ -56,7 +56,7 @@ class NeuronBackend:
         If the folder holds other things, or the runtime is configured for other cores.
     """
 
-    form = "program"
+    execution_mode = "static"
 
     def __init__(
         self,

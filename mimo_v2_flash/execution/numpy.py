@@ -9,7 +9,7 @@ __all__ = ["NumpyBackend"]
 class NumpyBackend:
     """Runs functions as they are."""
 
-    form = "host"
+    execution_mode = "eager"
 
     def place(self, record: Any) -> Any:
         """Return `record` itself."""

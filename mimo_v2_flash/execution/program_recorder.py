@@ -62,7 +62,7 @@ class Rehearsal:
         How often each of them was called, by its number.
     """
 
-    form = "program"
+    execution_mode = "static"
 
     def __init__(self) -> None:
         self._trace = loaded("tracing", "a list of programs").trace

@@ -61,7 +61,7 @@ class XlaBackend:
         If jax has started with fewer devices than ranks.
     """
 
-    form = "program"
+    execution_mode = "static"
 
     def __init__(self, group: HostGroup | None = None) -> None:
         self._group, size = group, group.size if group else 1

@@ -15,13 +15,13 @@ import numpy as np
 from . import ops
 from .softmax import softmax
 
-__all__ = ["EVERYTHING", "KeyRun", "attend", "attend_in_blocks"]
+__all__ = ["NO_WINDOW", "KVSegment", "attend_block", "attend_in_blocks"]
 
-EVERYTHING = 1 << 30
+NO_WINDOW = 1 << 30
 """A window wider than any context: full attention."""
 
 
-class KeyRun(NamedTuple):
+class KVSegment(NamedTuple):
     """Keys and values that lie together in memory; position -1 marks an empty slot."""
 
     k_BSKQ: Any
@@ -30,7 +30,7 @@ class KeyRun(NamedTuple):
 
 
 def attend_in_blocks(
-    q_BTHQ, active: KeyRun, prior: KeyRun, sink_H, *, window: int, query_block: int
+    q_BTHQ, active: KVSegment, prior: KVSegment, sink_H, *, window: int, query_block: int
 ):
     """Return `y_BTHC`: what each token sees of the cache (prior) and of its own step (active).
 
@@ -55,15 +55,15 @@ def attend_in_blocks(
     for start in range(0, T, query_block):
         end = min(start + query_block, T)
         first = max(0, start - window + 1)
-        runs = [KeyRun(*(part[:, first:end] for part in active))]
+        segments = [KVSegment(*(part[:, first:end] for part in active))]
         if prior.k_BSKQ.shape[1] and start < window - 1:
-            runs.append(prior)
+            segments.append(prior)
         queries = q_BTHQ[:, start:end], active.position_BS[:, start:end]
-        blocks.append(attend(*queries, runs, sink_H, window=window))
+        blocks.append(attend_block(*queries, segments, sink_H, window=window))
     return np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
 
-def attend(q_BTHQ, position_BT, runs: list[KeyRun], sink_H, *, window: int):
+def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, window: int):
     """Return, in B x T x H x C, each head's average of the values that its token sees.
 
         y = softmax([q.k / sqrt(Q) for the keys of every run], sink) . v
@@ -74,20 +74,24 @@ def attend(q_BTHQ, position_BT, runs: list[KeyRun], sink_H, *, window: int):
     is zero. Masked keys may hold anything, masked values anything finite (0 x NaN is NaN).
     """
     B, T, H, Q = q_BTHQ.shape
-    K, C = runs[0].v_BSKC.shape[2:]
+    K, C = segments[0].v_BSKC.shape[2:]
     G = H // K
     scaled_BTHQ = (q_BTHQ.astype(np.float32) * np.float32(Q**-0.5)).astype(q_BTHQ.dtype)
     q_BKGTQ = np.transpose(np.reshape(scaled_BTHQ, (B, T, K, G, Q)), (0, 2, 3, 1, 4))
     rows = np.reshape(q_BKGTQ, (B, K, G * T, Q))
-    score = _joined([ops.matmul(rows, np.transpose(run.k_BSKQ, (0, 2, 1, 3))) for run in runs])
-    visible_BTS = _joined([_visible(position_BT, run.position_BS, window) for run in runs])
+    score = _joined(
+        [ops.matmul(rows, np.transpose(segment.k_BSKQ, (0, 2, 1, 3))) for segment in segments]
+    )
+    visible_BTS = _joined(
+        [_visible(position_BT, segment.position_BS, window) for segment in segments]
+    )
     weight_BKGTS = softmax(np.reshape(score, (B, K, G, T, -1)), visible_BTS, sink_H)
-    y = _weigh(np.reshape(weight_BKGTS, (B, K, G * T, -1)), runs)
+    y = _weigh(np.reshape(weight_BKGTS, (B, K, G * T, -1)), segments)
     y_BTKGC = np.transpose(np.reshape(y, (B, K, G, T, C)), (0, 3, 1, 2, 4))
     return np.reshape(y_BTKGC, (B, T, H, C)).astype(q_BTHQ.dtype)
 
 
-def _before_step(prior: KeyRun, position_BT) -> KeyRun:
+def _before_step(prior: KVSegment, position_BT) -> KVSegment:
     """Return `prior` with the tokens at a step's start or after it, rejected drafts, as empty."""
     held_BS = prior.position_BS < position_BT[:, :1]
     return prior._replace(position_BS=np.where(held_BS, prior.position_BS, -1))
@@ -103,12 +107,12 @@ def _joined(parts: list[Any]):
     return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
-def _weigh(weight, runs: list[KeyRun]):
+def _weigh(weight, segments: list[KVSegment]):
     """Return the sum over runs of `weight` [B, K, GT, S] times values, [B, K, GT, C]."""
     start, parts = 0, []
-    for run in runs:
-        end = start + run.v_BSKC.shape[1]
-        v_BKCS = np.transpose(run.v_BSKC, (0, 2, 3, 1))
-        parts.append(ops.matmul(weight[..., start:end].astype(run.v_BSKC.dtype), v_BKCS))
+    for segment in segments:
+        end = start + segment.v_BSKC.shape[1]
+        v_BKCS = np.transpose(segment.v_BSKC, (0, 2, 3, 1))
+        parts.append(ops.matmul(weight[..., start:end].astype(segment.v_BSKC.dtype), v_BKCS))
         start = end
     return sum(parts[1:], start=parts[0])

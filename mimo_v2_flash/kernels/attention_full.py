@@ -4,7 +4,7 @@ Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "full_atten
 0, 5, 11, 17, 23, 29, 35, 41 and 47; 64 heads over 4 KV heads; no sinks.
 """
 
-from .attention import EVERYTHING, KeyRun, attend_in_blocks
+from .attention import NO_WINDOW, KVSegment, attend_in_blocks
 from .axes import checked
 
 __all__ = ["attention_full"]
@@ -35,8 +35,8 @@ def attention_full(
     ValueError
         If a shape or dtype contradicts its name, or H is no multiple of K.
     """
-    active = KeyRun(k_BTKQ, v_BTKC, position_BT)
-    prior = KeyRun(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
+    active = KVSegment(k_BTKQ, v_BTKC, position_BT)
+    prior = KVSegment(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
     return attend_in_blocks(
-        q_BTHQ, active, prior, sink_H, window=EVERYTHING, query_block=query_block
+        q_BTHQ, active, prior, sink_H, window=NO_WINDOW, query_block=query_block
     )

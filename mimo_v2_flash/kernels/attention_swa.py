@@ -5,7 +5,7 @@ window counts the token itself (`sliding_window_size + 1`), as SGLang and transf
 MiMo: 39 of 48 layers; window 129; 64 heads over 8 KV heads; a learned sink per head.
 """
 
-from .attention import KeyRun, attend_in_blocks
+from .attention import KVSegment, attend_in_blocks
 from .axes import checked
 
 __all__ = ["attention_swa"]
@@ -39,6 +39,6 @@ def attention_swa(
     """
     if window < 1:
         raise ValueError(f"attention_swa: window must be at least 1, got {window}")
-    active = KeyRun(k_BTKQ, v_BTKC, position_BT)
-    prior = KeyRun(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
+    active = KVSegment(k_BTKQ, v_BTKC, position_BT)
+    prior = KVSegment(prior_k_BSKQ, prior_v_BSKC, prior_position_BS)
     return attend_in_blocks(q_BTHQ, active, prior, sink_H, window=window, query_block=query_block)

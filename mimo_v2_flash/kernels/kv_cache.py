@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import ops
-from .attention import KeyRun
+from .attention import KVSegment
 from .axes import checked, measure
 
 __all__ = ["KVCache", "prior_tokens", "write_tokens"]
@@ -26,33 +26,33 @@ class KVCache(NamedTuple):
     position_Z: Any
 
 
-def prior_tokens(cache: KVCache, *, sequences: int, filled: int) -> KeyRun:
-    """Return the first `filled` slots of every sequence, as views.
+def prior_tokens(cache: KVCache, *, sequences: int, kv_length: int) -> KVSegment:
+    """Return the first `kv_length` slots of every sequence, as views.
 
     Raises
     ------
     ValueError
-        If the rows do not divide into `sequences`, or these have fewer slots than `filled`.
+        If the rows do not divide into `sequences`, or these have fewer slots than `kv_length`.
     """
     rows = cache.position_Z.shape[0] - 1
     slots = rows // max(1, sequences)
-    if sequences < 1 or rows % sequences or not 0 <= filled <= slots:
+    if sequences < 1 or rows % sequences or not 0 <= kv_length <= slots:
         raise ValueError(
-            f"prior_tokens: {filled} slots of each of {sequences} sequences, the cache has {rows}"
+            f"prior_tokens: {kv_length} slots of each of {sequences} sequences, the cache has {rows}"
         )
 
     def view(part):
         rows = part[: sequences * slots]
-        return np.reshape(rows, (sequences, slots, *rows.shape[1:]))[:, :filled]
+        return np.reshape(rows, (sequences, slots, *rows.shape[1:]))[:, :kv_length]
 
-    return KeyRun(*(view(part) for part in cache))
+    return KVSegment(*(view(part) for part in cache))
 
 
 @checked
 def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
     """Write a step's tokens into rows `row_BT` of `cache`, in place.
 
-    The host computes rows: `cache.rows_of_step`. Tokens for nobody (padding, or older than a
+    The host computes rows: `cache.slot_mapping`. Tokens for nobody (padding, or older than a
     ring is long) have the trash row. Call it after attention: what writes first and then reads
     the same tensor waits.
     """

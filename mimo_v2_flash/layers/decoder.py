@@ -12,18 +12,18 @@ from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.parallel import ALONE, Group
 from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
 
-from .attention import Attention, Step
-from .execution_mode import FORMS, Form
+from .attention import Attention, AttentionMetadata
+from .execution_mode import EXECUTION_MODES, ExecutionMode
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, RankIds
 
-__all__ = ["Attend", "Decoder", "Feed"]
+__all__ = ["AttentionBlock", "DecoderLayer", "FeedForwardBlock"]
 
 QUERY_BLOCK = 128
 TOKEN_BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderLayer:
     """One layer; `build` is the only place where its kind is chosen."""
 
     attention: Attention
@@ -35,21 +35,22 @@ class Decoder:
     def build(
         cls,
         spec: LayerSpec,
-        heads: Group,
-        experts: Group,
-        form: Form = FORMS["host"],
+        tensor_group: Group,
+        expert_group: Group,
+        form: ExecutionMode = EXECUTION_MODES["eager"],
         world: Group = ALONE,
-    ) -> "Decoder":
+    ) -> "DecoderLayer":
         """Return the layer that `spec` describes, in `form`.
 
-        `heads` share the heads, and have the same tokens; `experts` share the experts; `world` are
-        the ranks that must know of each other's overflow.
+        The ranks of `tensor_group` share the heads and have the same tokens, those of `expert_group`
+        share the experts, and those of `world`
+        must know of each other's overflow.
         """
         choice = spec.experts_per_token, spec.routed_scaling_factor
-        mixture = MixtureOfExperts(*choice, experts, heads, form.expert_fn)
+        mixture = MixtureOfExperts(*choice, expert_group, tensor_group, form.expert_fn)
         return cls(
-            Attention(spec.attention, heads, QUERY_BLOCK, form.look),
-            mixture if spec.experts else Dense(TOKEN_BLOCK, heads),
+            Attention(spec.attention, tensor_group, QUERY_BLOCK, form.attend),
+            mixture if spec.num_experts else Dense(TOKEN_BLOCK, tensor_group),
             spec.norm_epsilon,
             world,
         )
@@ -57,38 +58,40 @@ class Decoder:
     def __call__(
         self,
         x_BTD: Any,
-        step: Step,
+        metadata: AttentionMetadata,
         rank: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
-        filled: int,
+        kv_length: int,
         dispatcher: Dispatcher,
         local_tokens: int,
     ) -> Any:
         """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`.
 
-        `filled` is attention's, `dispatcher` and `local_tokens` are the feed-forward's. The exchange must
+        `kv_length` is attention's, `dispatcher` and `local_tokens` are the feed-forward's. The exchange must
         have room for all tokens.
         """
         norm_D, attention, *network = weights
-        x_BTD = self.attend(x_BTD, step, cache, norm_D, attention, filled=filled)
+        x_BTD = self.attend(x_BTD, metadata, cache, norm_D, attention, kv_length=kv_length)
         dispatch_options: dict[str, Any] = {"dispatcher": dispatcher, "local_tokens": local_tokens}
-        return self.feed.fed(x_BTD, step.position_BT, rank, *network, **dispatch_options)[1]
+        return self.feed_forward_block.forward_local(
+            x_BTD, metadata.position_BT, rank, *network, **dispatch_options
+        )[1]
 
     @property
-    def attend(self) -> "Attend":
+    def attend(self) -> "AttentionBlock":
         """The first half."""
-        return Attend(self.attention, self.norm_epsilon)
+        return AttentionBlock(self.attention, self.norm_epsilon)
 
     @property
-    def feed(self) -> "Feed":
+    def feed_forward_block(self) -> "FeedForwardBlock":
         """The second half, to be run again if anything overflowed."""
-        return Feed(self.feed_forward, self.norm_epsilon, self.world)
+        return FeedForwardBlock(self.feed_forward, self.norm_epsilon, self.world)
 
 
 @dataclass(frozen=True)
-class Attend:
+class AttentionBlock:
     """The half of a layer that writes its cache."""
 
     attention: Attention
@@ -97,20 +100,20 @@ class Attend:
     def __call__(
         self,
         x_BTD: Any,
-        step: Step,
+        metadata: AttentionMetadata,
         cache: KVCache,
         norm_D: Any,
         weights: AttentionWeights,
         *,
-        filled: int,
+        kv_length: int,
     ) -> Any:
         """Return the stream with attention added, `x_BTD`."""
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
-        return x_BTD + self.attention(y_BTD, step, cache, weights, filled=filled)
+        return x_BTD + self.attention(y_BTD, metadata, cache, weights, kv_length=kv_length)
 
 
 @dataclass(frozen=True)
-class Feed:
+class FeedForwardBlock:
     """The half of a layer that changes nothing but its answer."""
 
     feed_forward: FeedForward
@@ -129,7 +132,7 @@ class Feed:
         local_tokens: int,
     ) -> tuple[Any, Any]:
         """Return (overflow_1, y_BTD): what had no room on all ranks, and the stream."""
-        overflow_1, y_BTD = self.fed(
+        overflow_1, y_BTD = self.forward_local(
             x_BTD,
             position_BT,
             rank,
@@ -140,7 +143,7 @@ class Feed:
         )
         return self.world.all_reduce(overflow_1), y_BTD
 
-    def fed(
+    def forward_local(
         self,
         x_BTD: Any,
         position_BT: Any,

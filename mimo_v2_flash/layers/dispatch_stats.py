@@ -15,7 +15,7 @@ from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup
 
-from .decoder import Decoder
+from .decoder import DecoderLayer
 from .eager_dispatchers import DISPATCHERS
 
 __all__ = ["DispatchStats", "DispatchStatsBackend"]
@@ -89,7 +89,7 @@ class DispatchStatsBackend(NumpyBackend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, with its exchanges recorded if it is a layer."""
-        return self.wrap_layer(function) if isinstance(function, Decoder) else function
+        return self.wrap_layer(function) if isinstance(function, DecoderLayer) else function
 
     def wrap_layer(self, layer: Callable[..., Any]) -> Callable[..., Any]:
         """Return a layer's program with its exchanges recorded."""

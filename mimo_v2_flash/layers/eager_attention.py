@@ -8,33 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
 from mimo_v2_flash.kernels.thread_pool import in_parallel
 
-__all__ = ["look", "look_by_heads"]
+__all__ = ["attend", "attend_per_kv_head"]
 
 BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about a core's own cache
 FEW_SCORES = 1 << 17  # below, threads cost more than they bring
 SHORTEST_BLOCK = 16  # queries
 
 
-def look(*tensors: Any, window: int, query_block: int) -> Any:
+def attend(*tensors: Any, window: int, query_block: int) -> Any:
     """Return `y_BTHC` of `attention_full` or `attention_swa`, as the window asks for."""
-    if window == EVERYTHING:
+    if window == NO_WINDOW:
         return attention_full(*tensors, query_block=query_block)
     return attention_swa(*tensors, window=window, query_block=query_block)
 
 
-def look_by_heads(*tensors: Any, window: int, query_block: int) -> Any:
-    """Return what `look` does; `query_block` queries at most go together."""
+def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
+    """Return what `attend` does; `query_block` queries at most go together."""
     q_BTHQ, _, v_BTKC, _, prior_k_BSKQ, *_ = tensors
     B, T, H, _ = q_BTHQ.shape
     K, C = v_BTKC.shape[2:]
     keys = min(T + prior_k_BSKQ.shape[1], window + query_block)
     if B * T * H * keys < FEW_SCORES:
-        return look(*tensors, window=window, query_block=query_block)
+        return attend(*tensors, window=window, query_block=query_block)
     group = H // K
     fitting = BLOCK_SCORES // (B * group * keys)
     block = min(query_block, max(SHORTEST_BLOCK, fitting))
@@ -43,7 +43,7 @@ def look_by_heads(*tensors: Any, window: int, query_block: int) -> Any:
     def one_head(head: int) -> None:
         own = _of_head(head, group, *tensors)
         queries = slice(head * group, (head + 1) * group)
-        y_BTHC[:, :, queries] = look(*own, window=window, query_block=block)
+        y_BTHC[:, :, queries] = attend(*own, window=window, query_block=block)
 
     in_parallel(one_head, K)
     return y_BTHC

@@ -80,7 +80,7 @@ class MoEStepShape(NamedTuple):
 
 
 def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-    """Return the exchange of that name, or of a step of that size: `Form.dispatchers`."""
+    """Return the exchange of that name, or of a step of that size: `ExecutionMode.dispatchers`."""
     return (DISPATCHERS[name or ("all_gather" if shape.tokens <= FEW_TOKENS else "all_to_all")],)
 
 

@@ -10,23 +10,23 @@ import numpy as np
 
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
-from mimo_v2_flash.kv_cache import LONGEST_DRAFT
+from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 from mimo_v2_flash.weights.device_layout import traceable
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .eager_attention import look, look_by_heads
+from .eager_attention import attend, attend_per_kv_head
 from .eager_dispatchers import eager_dispatchers
 from .grouped_experts import grouped_experts
 from .static_dispatchers import static_dispatchers
 
-__all__ = ["FORMS", "Form"]
+__all__ = ["EXECUTION_MODES", "ExecutionMode"]
 
-LEAST_FILLED = 256  # slots; below, another program saves nothing
+MIN_KV_LENGTH = 256  # slots; below, another program saves nothing
 
 
-class Form(NamedTuple):
+class ExecutionMode(NamedTuple):
     """What a model is made of, and its sizes.
 
     Attributes
@@ -53,7 +53,7 @@ class Form(NamedTuple):
         From weights as they are loaded to weights as the layers take them.
     """
 
-    look: Callable[..., Any]
+    attend: Callable[..., Any]
     expert_fn: Callable[..., Any]
     group: Callable[[HostGroup, Callable[[int], range]], Group]
     world: Callable[[HostGroup], Group]
@@ -61,17 +61,17 @@ class Form(NamedTuple):
     batch: Callable[[int, int], int]
     sizing: Callable[[np.ndarray, slice], np.ndarray]
     length: Callable[[int, int], int]
-    filled: Callable[[int, int], int]
+    kv_length: Callable[[int, int], int]
     weights: Callable[[ModelWeights], ModelWeights]
 
 
-def host_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+def eager_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
     """Return the group of this rank, one alone if it shares nothing."""
     ranks = ranks_of(world.rank)
     return world.split(ranks) if len(ranks) > 1 else ALONE
 
 
-def device_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+def static_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
     """Return the groups of all ranks as one: a program is the same on each of them."""
     parts = sorted({tuple(ranks_of(rank)) for rank in range(world.size)})
     return DeviceGroup(tuple(parts)) if len(parts[0]) > 1 else ALONE
@@ -79,20 +79,20 @@ def device_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
 
 def step_length(tokens: int, max_step: int) -> int:
     """Return the length of a program's step: one token, one and its drafts, or whole chunks."""
-    lengths = [length for length in (1, 1 + LONGEST_DRAFT) if tokens <= length <= max_step]
+    lengths = [length for length in (1, 1 + MAX_DRAFT_TOKENS) if tokens <= length <= max_step]
     return lengths[0] if lengths else -(-tokens // max_step) * max_step
 
 
-def filled_bucket(filled: int, slots: int) -> int:
-    """Return the power of two that holds `filled`, or all slots: a program for each of a few."""
-    return min(slots, max(LEAST_FILLED, 1 << (filled - 1).bit_length()))
+def kv_length_bucket(kv_length: int, slots: int) -> int:
+    """Return the power of two that holds `kv_length`, or all slots: a program for each of a few."""
+    return min(slots, max(MIN_KV_LENGTH, 1 << (kv_length - 1).bit_length()))
 
 
-FORMS = {
-    "host": Form(
-        look_by_heads,
+EXECUTION_MODES = {
+    "eager": ExecutionMode(
+        attend_per_kv_head,
         grouped_experts,
-        host_group,
+        eager_group,
         lambda _: ALONE,
         eager_dispatchers,
         lambda rows, _: rows,
@@ -101,16 +101,16 @@ FORMS = {
         min,
         lambda weights: weights,
     ),
-    "program": Form(
-        look,
+    "static": ExecutionMode(
+        attend,
         capacity_experts,
-        device_group,
-        lambda world: device_group(world, lambda _: range(world.size)),
+        static_group,
+        lambda world: static_group(world, lambda _: range(world.size)),
         static_dispatchers,
         lambda rows, shares: -(-rows // shares) * shares,
         lambda position_BT, _: position_BT,
         step_length,
-        filled_bucket,
+        kv_length_bucket,
         traceable,
     ),
 }

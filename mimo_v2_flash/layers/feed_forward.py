@@ -56,7 +56,7 @@ class Dense:
     """
 
     token_block: int
-    heads: Group
+    tensor_group: Group
 
     def __call__(
         self,
@@ -73,7 +73,7 @@ class Dense:
         if not x_ND.shape[0]:  # for none of these ranks there is anything to do
             return x_ND, none_1
         share_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
-        return self.heads.all_reduce(share_ND).astype(x_ND.dtype), none_1
+        return self.tensor_group.all_reduce(share_ND).astype(x_ND.dtype), none_1
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class MixtureOfExperts:
 
     experts_per_token: int
     scaling: float
-    experts: Group
-    heads: Group
+    expert_group: Group
+    tensor_group: Group
     expert_fn: Callable[..., Any]
 
     def __call__(
@@ -120,19 +120,19 @@ class MixtureOfExperts:
             weights.bias_E,
             rank.expert_rank_1,
             expert_fn,
-            group=self.experts,
+            group=self.expert_group,
             dispatcher=dispatcher,
             experts_per_token=self.experts_per_token,
             scaling=self.scaling,
         )
-        y_PnD = self.heads.all_gather(y_nD.astype(x_ND.dtype))
+        y_PnD = self.tensor_group.all_gather(y_nD.astype(x_ND.dtype))
         return np.reshape(y_PnD, (-1, x_ND.shape[1]))[: x_ND.shape[0]], overflow_1
 
     def _local_tokens(
         self, x_ND: Any, position_N: Any, rank_1: Any, local_tokens: int
     ) -> tuple[Any, Any]:
         """Return this rank's `local_tokens` tokens and their positions, padded where there are too few."""
-        (N, D), P = x_ND.shape, self.heads.size
+        (N, D), P = x_ND.shape, self.tensor_group.size
         if local_tokens * P > N:
             padding = (local_tokens * P - N, D)
             x_ND = np.concatenate([x_ND, ops.full(x_ND, padding, 0.0, x_ND.dtype)], axis=0)

@@ -15,11 +15,11 @@ from mimo_v2_flash.weights.params import ModelWeights
 
 from .parallel_context import ParallelContext
 
-__all__ = ["Chosen", "Head", "Predicted"]
+__all__ = ["GreedyHead", "Head", "LogitsHead"]
 
 
 @dataclass(frozen=True)
-class Predicted:
+class LogitsHead:
     """The program of logits."""
 
     norm_epsilon: float
@@ -32,7 +32,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class GreedyHead:
     """The program of the likeliest words; `heads` are the ranks that the words are split over.
 
     Ties are settled by the logits as they were computed, on one rank and on many alike: the lowest
@@ -40,14 +40,14 @@ class Chosen:
     orders, and their logits then differ in the last bits.
     """
 
-    predicted: Predicted
-    heads: Group
+    logits_head: LogitsHead
+    tensor_group: Group
 
-    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any, first_word_1: Any) -> Any:
+    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any, vocab_start_1: Any) -> Any:
         """Return (token_N, logit_N): the lowest id of the largest logit, and that logit."""
-        logits_NV = self.predicted(x_BTD, row_N, norm_D, w_VD)
-        best_PN = self.heads.all_gather(np.max(logits_NV, axis=1))
-        token_PN = self.heads.all_gather(greedy(logits_NV) + first_word_1)
+        logits_NV = self.logits_head(x_BTD, row_N, norm_D, w_VD)
+        best_PN = self.tensor_group.all_gather(np.max(logits_NV, axis=1))
+        token_PN = self.tensor_group.all_gather(greedy(logits_NV) + vocab_start_1)
         rank_1N = np.expand_dims(np.argmax(best_PN, axis=0).astype(np.int32), 0)
         token_1N, best_1N = (np.take_along_axis(x, rank_1N, axis=0) for x in (token_PN, best_PN))
         return token_1N[0], best_1N[0]
@@ -67,12 +67,15 @@ class Head:
     """
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
-        self._context, self._words = context, context.shard_spec.tensor_range(config.vocab_size)
-        self._first_word_1 = np.array([self._words.start], np.int32)
+        self._context, self._vocab_range = (
+            context,
+            context.shard_spec.tensor_range(config.vocab_size),
+        )
+        self._vocab_start_1 = np.array([self._vocab_range.start], np.int32)
         self._vocabulary = config.vocab_size
-        predicted = Predicted(config.layernorm_epsilon)
-        self._predicted = backend.compile(predicted)
-        self._chosen = backend.compile(Chosen(predicted, context.tensor_group))
+        logits_head = LogitsHead(config.layernorm_epsilon)
+        self._logits_head = backend.compile(logits_head)
+        self._greedy_head = backend.compile(GreedyHead(logits_head, context.tensor_group))
 
     def logits(
         self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
@@ -81,18 +84,18 @@ class Head:
 
         The stream is of `rows` alone.
         """
-        (B, n), words = index_Bn.shape, self._words
+        (B, n), vocab_range = index_Bn.shape, self._vocab_range
         if self._context.world_group.size == 1 and x_bTD.shape[1]:
-            share_NV = self._predicted(*_given(x_bTD, index_Bn, weights))
+            share_NV = self._logits_head(*_given(x_bTD, index_Bn, weights))
             return np.reshape(np.asarray(share_NV), (B, n, self._vocabulary))
         logits_BnV = np.zeros((B, n, self._vocabulary), np.float32)
         if x_bTD.shape[0] * x_bTD.shape[1]:
-            share_NV = self._predicted(*_given(x_bTD, index_Bn[rows], weights))
-            share_bnV = np.reshape(np.asarray(share_NV), (x_bTD.shape[0], n, len(words)))
-            logits_BnV[rows, :, words.start : words.stop] = share_bnV
+            share_NV = self._logits_head(*_given(x_bTD, index_Bn[rows], weights))
+            share_bnV = np.reshape(np.asarray(share_NV), (x_bTD.shape[0], n, len(vocab_range)))
+            logits_BnV[rows, :, vocab_range.start : vocab_range.stop] = share_bnV
         return self._context.world_group.all_reduce(logits_BnV)  # all but one rank give zero
 
-    def tokens(
+    def greedy(
         self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
@@ -106,8 +109,8 @@ class Head:
             np.zeros(index_Bn.shape, np.float32),
         )
         if x_bTD.shape[0] * x_bTD.shape[1]:
-            given = *_given(x_bTD, index_Bn[rows], weights), self._first_word_1
-            token_N, logit_N = map(np.asarray, self._chosen(*given))
+            given = *_given(x_bTD, index_Bn[rows], weights), self._vocab_start_1
+            token_N, logit_N = map(np.asarray, self._greedy_head(*given))
             if self._context.shard_spec.tensor_parallel_rank == 0:  # the others have the same
                 token_Bn[rows] = np.reshape(token_N, (-1, index_Bn.shape[1]))
                 logit_Bn[rows] = np.reshape(logit_N, (-1, index_Bn.shape[1]))

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from mimo_v2_flash.execution import NumpyBackend
 
-from .decoder import Decoder
+from .decoder import DecoderLayer
 from .feed_forward import MixtureOfExperts
 
-__all__ = ["Call", "Listener", "WatchedLayers", "watched"]
+__all__ = ["Hook", "HookCall", "HookedLayers", "hook_layer"]
 
 
-class Call(NamedTuple):
+class HookCall(NamedTuple):
     """One call of a part of a layer.
 
     Attributes
@@ -25,8 +25,8 @@ class Call(NamedTuple):
     layer
         The layer's index.
     part
-        "turn", "look", "attention", "answer", "mixture", "feed_forward" or "layer"; a mixture of
-        experts is heard as "mixture", then as "feed_forward".
+        "apply_rope", "attend", "attention", "experts", "moe", "feed_forward" or "layer"; a mixture of
+        experts is heard as "moe", then as "feed_forward".
     function
         The part itself; calling it is not heard.
     given, static, said
@@ -36,15 +36,15 @@ class Call(NamedTuple):
     layer: int
     part: str
     function: Callable[..., Any]
-    given: tuple[Any, ...]
-    static: dict[str, Any]
-    said: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
 
 
-Listener = Callable[[Call], object]
+Hook = Callable[[HookCall], object]
 
 
-class WatchedLayers(NumpyBackend):
+class HookedLayers(NumpyBackend):
     """A backend: NumPy, with a listener.
 
     Parameters
@@ -55,42 +55,44 @@ class WatchedLayers(NumpyBackend):
         Called after every call of a part.
     """
 
-    def __init__(self, layers: int, listener: Listener) -> None:
-        self._layers, self._listener, self._calls = layers, listener, count()
+    def __init__(self, layers: int, hook: Hook) -> None:
+        self._layers, self._hook, self._calls = layers, hook, count()
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, watched if it is a layer."""
-        return self._watched(function) if isinstance(function, Decoder) else function
+        return self._hooked(function) if isinstance(function, DecoderLayer) else function
 
-    def _watched(self, layer: Decoder) -> Callable[..., Any]:
+    def _hooked(self, layer: DecoderLayer) -> Callable[..., Any]:
 
-        def program(*given: Any, **static: Any) -> Any:
+        def program(*args: Any, **kwargs: Any) -> Any:
             index = next(self._calls) % self._layers
-            return watched(layer, index, self._listener)(*given, **static)
+            return hook_layer(layer, index, self._hook)(*args, **kwargs)
 
         return program
 
 
-def watched(layer: Any, index: int, listener: Listener) -> Callable[..., Any]:
-    """Return a decoder layer, the one at `index`, that tells `listener` of every part's calls."""
+def hook_layer(layer: Any, index: int, hook: Hook) -> Callable[..., Any]:
+    """Return a decoder layer, the one at `index`, that tells `hook` of every part's calls."""
 
-    def heard(part: str, function: Any) -> Any:
-        def call(*given: Any, **static: Any) -> Any:
-            said = function(*given, **static)
-            listener(Call(index, part, function, given, static, said))
-            return said
+    def with_hook(part: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            output = function(*args, **kwargs)
+            hook(HookCall(index, part, function, args, kwargs, output))
+            return output
 
         return call
 
     attention, feed_forward = layer.attention, layer.feed_forward
     attention = replace(
-        attention, turn=heard("turn", attention.turn), look=heard("look", attention.look)
+        attention,
+        apply_rope=with_hook("apply_rope", attention.apply_rope),
+        attend=with_hook("attend", attention.attend),
     )
     if isinstance(feed_forward, MixtureOfExperts):
-        mixture = replace(feed_forward, expert_fn=heard("answer", feed_forward.expert_fn))
-        feed_forward = heard("mixture", mixture)
+        mixture = replace(feed_forward, expert_fn=with_hook("experts", feed_forward.expert_fn))
+        feed_forward = with_hook("moe", mixture)
     parts = {
-        "attention": heard("attention", attention),
-        "feed_forward": heard("feed_forward", feed_forward),
+        "attention": with_hook("attention", attention),
+        "feed_forward": with_hook("feed_forward", feed_forward),
     }
-    return heard("layer", replace(layer, **parts))
+    return with_hook("layer", replace(layer, **parts))

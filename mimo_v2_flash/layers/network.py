@@ -53,7 +53,10 @@ class Network:
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
         """Return an empty cache of the rows and heads that are here."""
         batch = self._context.padded_batch_size(batch_size)
-        sizes: dict[str, Any] = {"batch_size": batch, "rows": self._context.batch_slice(batch)}
+        sizes: dict[str, Any] = {
+            "batch_size": batch,
+            "local_rows": self._context.batch_slice(batch),
+        }
         cache = new_cache(self.layers, max_length=max_length, dtype=dtype, **sizes)
         return replace(cache, layers=self._place(cache.layers))
 
@@ -73,13 +76,13 @@ class Network:
             logits_BnV[here_Bn] = part_BnV[here_Bn[:, wanted_n]]
         return logits_BnV
 
-    def tokens(self, index_Bn: np.ndarray, *step: Any) -> tuple[np.ndarray, np.ndarray]:
+    def greedy(self, index_Bn: np.ndarray, *step: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
         token_Bn, logit_Bn = (
             np.zeros(index_Bn.shape, np.int32),
             np.zeros(index_Bn.shape, np.float32),
         )
-        for here_Bn, wanted_n, parts in self._asked(self._head.tokens, index_Bn, *step):
+        for here_Bn, wanted_n, parts in self._asked(self._head.greedy, index_Bn, *step):
             for whole_Bn, part_Bn in zip((token_Bn, logit_Bn), parts, strict=True):
                 whole_Bn[here_Bn] = part_Bn[here_Bn[:, wanted_n]]
         return token_Bn, logit_Bn
@@ -101,4 +104,4 @@ class Network:
             wanted_n = np.any(here_Bn, axis=0)
             if np.any(wanted_n):
                 within_Bn = np.maximum(index_Bn[:, wanted_n] - columns.start, 0)
-                yield here_Bn, wanted_n, ask(x_bTD, within_Bn, weights, rows=cache.rows)
+                yield here_Bn, wanted_n, ask(x_bTD, within_Bn, weights, rows=cache.local_rows)

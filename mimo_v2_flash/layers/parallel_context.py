@@ -10,7 +10,7 @@ from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .eager_dispatchers import DISPATCHERS, MoEStepShape
-from .execution_mode import FORMS, Form
+from .execution_mode import EXECUTION_MODES, ExecutionMode
 from .feed_forward import RankIds
 
 __all__ = ["ParallelContext"]
@@ -53,7 +53,7 @@ class ParallelContext:
         plan: ParallelConfig,
         world: HostGroup,
         exchange: str | None = None,
-        form: Form = FORMS["host"],
+        form: ExecutionMode = EXECUTION_MODES["eager"],
     ) -> None:
         if plan.world_size != world.size:
             raise ValueError(f"the plan is for {plan.world_size} ranks, the group has {world.size}")
@@ -77,7 +77,7 @@ class ParallelContext:
             )
 
     def padded_batch_size(self, rows: int) -> int:
-        """Return the rows of a batch with those that pad it: `Form.batch`."""
+        """Return the rows of a batch with those that pad it: `ExecutionMode.batch`."""
         return self.mode.batch(rows, self.config.data_parallel_size)
 
     def pad_batch(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
@@ -106,8 +106,8 @@ class ParallelContext:
     def dispatchers(
         self, spec: LayerSpec, tokens: int, local_tokens: int
     ) -> tuple[Dispatcher, ...]:
-        """Return how a step's tokens reach the experts of a layer: `Form.dispatchers`."""
-        chosen = spec.experts, spec.experts_per_token
+        """Return how a step's tokens reach the experts of a layer: `ExecutionMode.dispatchers`."""
+        chosen = spec.num_experts, spec.experts_per_token
         return self.mode.dispatchers(
             self._dispatcher,
             MoEStepShape(tokens, local_tokens, self.config.expert_parallel_size, *chosen),

@@ -9,8 +9,8 @@ from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.weights.params import DecoderWeights
 
-from .attention import Step
-from .decoder import Decoder
+from .attention import AttentionMetadata
+from .decoder import DecoderLayer
 from .feed_forward import RankIds
 
 __all__ = ["Passage"]
@@ -27,19 +27,22 @@ class Passage:
         Where it runs.
     """
 
-    def __init__(self, layer: Decoder, backend: Backend) -> None:
+    def __init__(self, layer: DecoderLayer, backend: Backend) -> None:
         self._whole = backend.compile(layer)
-        self._attend, self._feed = backend.compile(layer.attend), backend.compile(layer.feed)
+        self._attention_block, self._feed_forward_block = (
+            backend.compile(layer.attend),
+            backend.compile(layer.feed_forward_block),
+        )
 
     def __call__(
         self,
         x_BTD: Any,
-        step: Step,
+        metadata: AttentionMetadata,
         rank: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
-        filled: int,
+        kv_length: int,
         dispatchers: tuple[Dispatcher, ...],
         local_tokens: int,
     ) -> Any:
@@ -50,16 +53,20 @@ class Passage:
         """
         if len(dispatchers) == 1:
             dispatch_options = {
-                "filled": filled,
+                "kv_length": kv_length,
                 "dispatcher": dispatchers[0],
                 "local_tokens": local_tokens,
             }
-            return self._whole(x_BTD, step, rank, cache, weights, **dispatch_options)
+            return self._whole(x_BTD, metadata, rank, cache, weights, **dispatch_options)
         norm_D, attention, *network = weights
-        x_BTD = self._attend(x_BTD, step, cache, norm_D, attention, filled=filled)
+        x_BTD = self._attention_block(
+            x_BTD, metadata, cache, norm_D, attention, kv_length=kv_length
+        )
         for dispatcher in dispatchers:
-            given = x_BTD, step.position_BT, rank, *network
-            overflow_1, y_BTD = self._feed(*given, dispatcher=dispatcher, local_tokens=local_tokens)
+            given = x_BTD, metadata.position_BT, rank, *network
+            overflow_1, y_BTD = self._feed_forward_block(
+                *given, dispatcher=dispatcher, local_tokens=local_tokens
+            )
             if not np.any(np.asarray(overflow_1)):
                 break
         return y_BTD

@@ -9,11 +9,11 @@ from mimo_v2_flash.config import AttentionSpec, LayerSpec
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.token_embedding import token_embedding
-from mimo_v2_flash.kv_cache import HybridCache, rows_of_step
+from mimo_v2_flash.kv_cache import HybridCache, slot_mapping
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .attention import Step
-from .decoder import Decoder
+from .attention import AttentionMetadata
+from .decoder import DecoderLayer
 from .parallel_context import ParallelContext
 from .passage import Passage
 
@@ -43,9 +43,9 @@ class Stack:
         dtype: Any = np.float32,
     ) -> None:
         parts = context.tensor_group, context.expert_group, context.mode, context.overflow_group
-        passages = {spec: Passage(Decoder.build(spec, *parts), backend) for spec in set(specs)}
+        passages = {spec: Passage(DecoderLayer.build(spec, *parts), backend) for spec in set(specs)}
         self._layers, self._context = [(spec, passages[spec]) for spec in specs], context
-        self._place, self._embed = backend.place, backend.compile(embedded)
+        self._place, self._embed = backend.place, backend.compile(embed)
         self._dtype = np.dtype(dtype).name
         self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
@@ -80,11 +80,11 @@ class Stack:
         max_step: int,
     ) -> Any:
         form, local_tokens = self._context.mode, self._context.local_tokens(position_BT, max_step)
-        cache.begin(position_BT)
-        token_bT, position_bT = token_BT[cache.rows], position_BT[cache.rows]
+        cache.begin_step(position_BT)
+        token_bT, position_bT = token_BT[cache.local_rows], position_BT[cache.local_rows]
         x_bTD: Any = np.zeros((len(token_bT), 0, weights.embedding_VD.shape[1]), np.float32)
         if local_tokens:
-            sizing_BT = form.sizing(position_BT, cache.rows)
+            sizing_BT = form.sizing(position_BT, cache.local_rows)
             longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
             length = form.length(longest, max_step)
             step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
@@ -93,7 +93,7 @@ class Stack:
             x_bTD = self._run(
                 *step, cache, weights, start=start, tokens=tokens, local_tokens=local_tokens
             )
-        cache.finish(position_BT)
+        cache.finish_step(position_BT)
         return x_bTD
 
     def _run(
@@ -108,19 +108,21 @@ class Stack:
         local_tokens: int,
     ) -> Any:
         context = self._context
-        rows = {slots: self._place(rows_of_step(position_BT, slots)) for slots in set(cache.slots)}
+        rows = {slots: self._place(slot_mapping(position_BT, slots)) for slots in set(cache.slots)}
         position_BT = self._place(position_BT)
         x_BTD = self._embed(token_BT, weights.embedding_VD, dtype=self._dtype)
         places = zip(cache.slots, cache.layers, weights.layers, strict=True)
         for (spec, passage), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
-            step = Step(position_BT, rows[slots], *self._table(cache.max_length, spec.attention))
+            step = AttentionMetadata(
+                position_BT, rows[slots], *self._table(cache.max_length, spec.attention)
+            )
             x_BTD = passage(
                 x_BTD,
                 step,
                 context.rank_ids,
                 kv,
                 layer_weights,
-                filled=context.mode.filled(min(start, slots), slots),
+                kv_length=context.mode.kv_length(min(start, slots), slots),
                 dispatchers=context.dispatchers(spec, tokens, local_tokens),
                 local_tokens=local_tokens,
             )
@@ -136,7 +138,7 @@ class Stack:
         return self._tables[key]
 
 
-def embedded(token_BT: Any, embedding_VD: Any, *, dtype: str) -> Any:
+def embed(token_BT: Any, embedding_VD: Any, *, dtype: str) -> Any:
     """Return the stream's beginning, `x_BTD`."""
     return token_embedding(token_BT, embedding_VD).astype(np.dtype(dtype))
 

@@ -20,7 +20,7 @@ STEP = 8  # buckets are multiples of it
 
 
 def static_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-    """Return the exchanges of a step, one after the other to be tried: `Form.dispatchers`.
+    """Return the exchanges of a step, one after the other to be tried: `ExecutionMode.dispatchers`.
 
     A program computes padding as well: it is the tokens that ranks take that count.
     """

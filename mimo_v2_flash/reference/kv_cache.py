@@ -11,13 +11,13 @@ import numpy as np
 __all__ = ["prior_tokens", "write_tokens"]
 
 
-def prior_tokens(cache, *, sequences: int, filled: int):
-    """Return (k_BSKQ, v_BSKC, position_BS): the first `filled` slots, copied to float64."""
+def prior_tokens(cache, *, sequences: int, kv_length: int):
+    """Return (k_BSKQ, v_BSKC, position_BS): the first `kv_length` slots, copied to float64."""
     slots = (len(cache.position_Z) - 1) // sequences
 
     def slots_of(part):
-        rows = [[part[b * slots + s] for s in range(filled)] for b in range(sequences)]
-        return np.array(rows, dtype=np.float64).reshape(sequences, filled, *part.shape[1:])
+        rows = [[part[b * slots + s] for s in range(kv_length)] for b in range(sequences)]
+        return np.array(rows, dtype=np.float64).reshape(sequences, kv_length, *part.shape[1:])
 
     return slots_of(cache.k_ZKQ), slots_of(cache.v_ZKC), slots_of(cache.position_Z)
 

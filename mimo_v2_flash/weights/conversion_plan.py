@@ -91,8 +91,8 @@ def _attention(
 ) -> tuple[set[str], Recipe]:
     """Return what of a layer's attention must be read together, and its recipe."""
     a = spec.attention
-    heads = fp8.Heads(a.heads, a.kv_heads, a.key_width, a.value_width)
-    q, k, v, *_ = (weight.name for weight in param_specs.attention(prefix, a, spec.hidden))
+    heads = fp8.Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
+    q, k, v, *_ = (weight.name for weight in param_specs.attention(prefix, a, spec.hidden_size))
     whole = f"{prefix}.{param_specs.FUSED}"
     if whole in places:
         coded, ranks = _coded(whole, places), config.num_key_value_heads

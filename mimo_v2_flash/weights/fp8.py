@@ -44,8 +44,8 @@ class Heads(NamedTuple):
 
     queries: int
     keys: int
-    key_width: int
-    value_width: int
+    head_dim: int
+    v_head_dim: int
 
 
 def plain_grid(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
@@ -86,8 +86,8 @@ def keys_and_values(
     K, columns = heads.keys, k_scale.shape[1]
     by_head = [scale.reshape(K, len(scale) // K, columns) for scale in (k_scale, v_scale)]
     run = np.repeat(np.concatenate(by_head, axis=1), 2, axis=1)
-    end_of_k = heads.key_width // HALF_BLOCK
-    end_of_v = end_of_k + heads.value_width // HALF_BLOCK
+    end_of_k = heads.head_dim // HALF_BLOCK
+    end_of_v = end_of_k + heads.v_head_dim // HALF_BLOCK
     k_grid = run[:, :end_of_k].reshape(-1, columns)
     v_grid = run[:, end_of_k:end_of_v].reshape(-1, columns)
     return BlockScaled(k_code, k_grid, HALF_BLOCK), BlockScaled(v_code, v_grid, HALF_BLOCK)
@@ -104,7 +104,7 @@ def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
     if block_height(k, v):
         return False
     (k_code, k_scale), (v_code, v_scale) = k, v
-    K, Q, C = heads.keys, heads.key_width, heads.value_width
+    K, Q, C = heads.keys, heads.head_dim, heads.v_head_dim
     of_k, of_run = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
     columns = _grid(k_code, BLOCK)[1]
     crossing = (K * of_k, columns), (K * (of_run - of_k), columns)

@@ -16,9 +16,9 @@ from .param_specs import Declared
 from .safetensors_file import DTYPES
 from .source import Place
 
-__all__ = ["hub_tensors", "predictor_tensors"]
+__all__ = ["hub_tensors", "mtp_tensors"]
 
-PREDICTORS = 3  # no config.json says how many
+NUM_MTP_LAYERS = 3  # no config.json says how many
 
 
 def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, Place]:
@@ -29,10 +29,10 @@ def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, Place]:
     return dict(_stored(param_specs.every_weight(config, fused=fused), config, _crossing(config)))
 
 
-def predictor_tensors(config: MiMoConfig) -> dict[str, Place]:
+def mtp_tensors(config: MiMoConfig) -> dict[str, Place]:
     """Return the tensors of the multi-token predictors."""
-    prefixes = (f"{param_specs.PREDICTOR_PREFIX}layers.{index}" for index in range(PREDICTORS))
-    declared = (weight for prefix in prefixes for weight in param_specs.predictor(prefix, config))
+    prefixes = (f"{param_specs.MTP_PREFIX}layers.{index}" for index in range(NUM_MTP_LAYERS))
+    declared = (weight for prefix in prefixes for weight in param_specs.mtp(prefix, config))
     return dict(_stored(declared, config, set()))
 
 
@@ -55,9 +55,9 @@ def _crossing(config: MiMoConfig) -> set[str]:
     found = set()
     for index, spec in enumerate(config.layers):
         a = spec.attention
-        is_cut = a.key_width % BLOCK and not (a.key_width % HALF_BLOCK or a.value_width % BLOCK)
-        if is_cut and a.kv_heads == config.num_key_value_heads:
-            found.add(param_specs.attention(f"model.layers.{index}", a, spec.hidden)[1].name)
+        is_cut = a.head_dim % BLOCK and not (a.head_dim % HALF_BLOCK or a.v_head_dim % BLOCK)
+        if is_cut and a.num_kv_heads == config.num_key_value_heads:
+            found.add(param_specs.attention(f"model.layers.{index}", a, spec.hidden_size)[1].name)
     return found
 
 

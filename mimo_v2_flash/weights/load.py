@@ -87,7 +87,7 @@ def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[in
         name
         for name in tensors
         if name.removesuffix(param_specs.SCALE) not in expected
-        and not name.startswith(param_specs.PREDICTOR_PREFIX)
+        and not name.startswith(param_specs.MTP_PREFIX)
     ]
     if unexpected:
         raise ValueError(f"{source}: {_some(unexpected)} unexpected under this config")

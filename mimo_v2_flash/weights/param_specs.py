@@ -14,8 +14,8 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
     "FUSED",
+    "MTP_PREFIX",
     "MULTIPLIED",
-    "PREDICTOR_PREFIX",
     "ROUTER",
     "SCALE",
     "Declared",
@@ -28,12 +28,12 @@ __all__ = [
     "is_fused",
     "layer_norms",
     "model_ends",
-    "predictor",
+    "mtp",
     "router",
     "stored_dtype",
 ]
 
-PREDICTOR_PREFIX = "model.mtp."
+MTP_PREFIX = "model.mtp."
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
@@ -61,14 +61,14 @@ def model_ends(config: MiMoConfig) -> tuple[Declared, Declared, Declared]:
 def layer_norms(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
     """Return attention_norm_D and feed_forward_norm_D of the layer at `prefix`."""
     return (
-        Declared(f"{prefix}.input_layernorm.weight", (spec.hidden,)),
-        Declared(f"{prefix}.post_attention_layernorm.weight", (spec.hidden,)),
+        Declared(f"{prefix}.input_layernorm.weight", (spec.hidden_size,)),
+        Declared(f"{prefix}.post_attention_layernorm.weight", (spec.hidden_size,)),
     )
 
 
 def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
     """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
-    H, K, Q, C = spec.heads, spec.kv_heads, spec.key_width, spec.value_width
+    H, K, Q, C = spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.v_head_dim
     matrices = (
         Declared(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
         Declared(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
@@ -89,24 +89,24 @@ def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Decl
 def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
     """Return w_router_ED and bias_E of the layer at `prefix`."""
     return (
-        Declared(f"{prefix}{ROUTER}weight", (spec.experts, spec.hidden)),
-        Declared(f"{prefix}{ROUTER}e_score_correction_bias", (spec.experts,)),
+        Declared(f"{prefix}{ROUTER}weight", (spec.num_experts, spec.hidden_size)),
+        Declared(f"{prefix}{ROUTER}e_score_correction_bias", (spec.num_experts,)),
     )
 
 
 def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[Declared, Declared, Declared]:
     """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
-    return _gated(f"{prefix}.mlp.experts.{index}", spec.feed_forward, spec.hidden)
+    return _gated(f"{prefix}.mlp.experts.{index}", spec.intermediate_size, spec.hidden_size)
 
 
 def dense(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared, Declared]:
     """Return w_gate_FD, w_up_FD and w_down_DF of the dense layer at `prefix`."""
-    return _gated(f"{prefix}.mlp", spec.feed_forward, spec.hidden)
+    return _gated(f"{prefix}.mlp", spec.intermediate_size, spec.hidden_size)
 
 
-def predictor(prefix: str, config: MiMoConfig) -> tuple[Declared, ...]:
+def mtp(prefix: str, config: MiMoConfig) -> tuple[Declared, ...]:
     """Return the weights of the multi-token predictor at `prefix`; it has no embedding or head."""
-    spec, D = config.predictor, config.hidden_size
+    spec, D = config.mtp_layer, config.hidden_size
     norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
     return (
         *(Declared(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
@@ -188,8 +188,8 @@ def every_weight(
     for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)
-        yield from of_attention(prefix, spec.attention, spec.hidden)
-        if not spec.experts:
+        yield from of_attention(prefix, spec.attention, spec.hidden_size)
+        if not spec.num_experts:
             yield from dense(prefix, spec)
             continue
         yield from router(prefix, spec)

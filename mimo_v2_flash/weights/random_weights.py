@@ -68,16 +68,16 @@ class _Maker:
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
-        norm_D = np.ones(spec.hidden, np.float32)
+        norm_D = np.ones(spec.hidden_size, np.float32)
         attention = self._attention(prefix, spec)
-        if spec.experts:
+        if spec.num_experts:
             return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
         gate, up, down = (self._float8(weight) for weight in param_specs.dense(prefix, spec))
         return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden)
-        heads = spec.attention.heads
+        q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        heads = spec.attention.num_heads
         return AttentionWeights(
             w_q_OD=self._float8(q),
             w_k_OD=self._float8(k),
@@ -88,12 +88,12 @@ class _Maker:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = param_specs.router(prefix, spec)
-        here = self._shard_spec.expert_range(spec.experts)
+        here = self._shard_spec.expert_range(spec.num_experts)
         experts = [
             tuple(map(self._float8, param_specs.expert(prefix, spec, index)))
             if index in here
             else (None, None, None)
-            for index in range(spec.experts)
+            for index in range(spec.num_experts)
         ]
         columns = zip(*experts, strict=True)
         return MoEWeights(

@@ -63,7 +63,7 @@ class Reader:
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
         attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)
-        dense = self._mixture if spec.experts else self._dense
+        dense = self._mixture if spec.num_experts else self._dense
         return DecoderWeights(
             attention_norm_D=self._float32(attention_norm),
             attention=self._attention(prefix, spec),
@@ -72,9 +72,9 @@ class Reader:
         )
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        *_, o = param_specs.attention(prefix, spec.attention, spec.hidden)[:4]
-        sink = param_specs.attention(prefix, spec.attention, spec.hidden)[4:]
-        no_sink = np.full(spec.attention.heads, NO_SINK, np.float32)
+        *_, o = param_specs.attention(prefix, spec.attention, spec.hidden_size)[:4]
+        sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)[4:]
+        no_sink = np.full(spec.attention.num_heads, NO_SINK, np.float32)
         q, k, v = self._projections(prefix, spec)
         sink_H = self._float32(sink[0]) if sink else no_sink
         return AttentionWeights(q, k, v, self._matrix(o), sink_H)
@@ -82,8 +82,8 @@ class Reader:
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
         """Return w_q, w_k and w_v, from either layout and either map of scales."""
         a = spec.attention
-        heads = fp8.Heads(a.heads, a.kv_heads, a.key_width, a.value_width)
-        q, k, v, *_ = param_specs.attention(prefix, a, spec.hidden)
+        heads = fp8.Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
+        q, k, v, *_ = param_specs.attention(prefix, a, spec.hidden_size)
         fused = f"{prefix}.{param_specs.FUSED}"
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads

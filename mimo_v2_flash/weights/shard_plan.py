@@ -99,12 +99,12 @@ def _cuts(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, Cut]
     yield param_specs.model_ends(config)[2].name, Cut(0, shard_spec.tensor_range(config.vocab_size))
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
-        declared = param_specs.attention(prefix, spec.attention, spec.hidden)
+        declared = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         cuts = attention_cuts(spec.attention, shard_spec)[
             : len(declared)
         ]  # without sinks, no sink's
         yield from zip((weight.name for weight in declared), cuts, strict=True)
-        if not spec.experts:
+        if not spec.num_experts:
             network = zip(
                 param_specs.dense(prefix, spec), dense_cuts(spec, shard_spec), strict=True
             )
@@ -113,7 +113,9 @@ def _cuts(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, Cut]
 
 def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
     """Return the names of the weights of `experts` in every layer."""
-    layers = [(f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.experts]
+    layers = [
+        (f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.num_experts
+    ]
     return {
         weight.name
         for prefix, spec in layers

@@ -35,19 +35,22 @@ class Cut(NamedTuple):
 
 def attention_cuts(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
     """Return the cut of each weight of attention."""
-    queries, keys = shard_spec.tensor_range(spec.heads), shard_spec.kv_head_range(spec.kv_heads)
+    queries, keys = (
+        shard_spec.tensor_range(spec.num_heads),
+        shard_spec.kv_head_range(spec.num_kv_heads),
+    )
     return AttentionWeights(
-        Cut(0, _of_heads(queries, spec.key_width)),
-        Cut(0, _of_heads(keys, spec.key_width)),
-        Cut(0, _of_heads(keys, spec.value_width)),
-        Cut(1, _of_heads(queries, spec.value_width)),
+        Cut(0, _of_heads(queries, spec.head_dim)),
+        Cut(0, _of_heads(keys, spec.head_dim)),
+        Cut(0, _of_heads(keys, spec.v_head_dim)),
+        Cut(1, _of_heads(queries, spec.v_head_dim)),
         Cut(0, queries),
     )
 
 
 def dense_cuts(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
     """Return the cut of each weight of a dense network."""
-    width = shard_spec.tensor_range(spec.feed_forward)
+    width = shard_spec.tensor_range(spec.intermediate_size)
     return DenseWeights(Cut(0, width), Cut(0, width), Cut(1, width))
 
 
@@ -84,7 +87,7 @@ def cut_model(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) 
 def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> DecoderWeights:
     attention, network = layer.attention, layer.feed_forward
     if isinstance(network, MoEWeights):
-        here = shard_spec.expert_range(spec.experts)
+        here = shard_spec.expert_range(spec.num_experts)
         stacks = (stack[here.start : here.stop] for stack in network.experts)
         network = network._replace(experts=ExpertWeights(*stacks))
     elif shard_spec.tensor_parallel_size > 1:

@@ -28,8 +28,10 @@ ENTRY = Entry(
     COST, Least(10**9, 1_000_000, 10_000), Seconds(0.5, 0.25, 0.25), 2_000_000, 31_000, 40_000
 )
 STEPS = tuple(
-    StepTime(tokens, filled, {"sliding attention, 2 x 9 tokens": 39}, bound, 2 * bound, bound / 2)
-    for tokens, filled, bound in (
+    StepTime(
+        tokens, kv_length, {"sliding attention, 2 x 9 tokens": 39}, bound, 2 * bound, bound / 2
+    )
+    for tokens, kv_length, bound in (
         (300, 256, 1.0),
         (300, 512, 2.0),
         (300, 1000, 4.0),

@@ -77,7 +77,9 @@ def test_alone_or_without_experts_there_is_nothing_to_say():
 def test_lost_pairs_are_counted(capsys):
     record, group = DispatchStatsBackend(), ThreadGroup(2)
     loads = np.array([0.0, 1.0])
-    stats = DispatchStats(calls=1, tokens=2, pairs=8, computed=7, tokens_per_expert=loads, tokens_per_rank=loads)
+    stats = DispatchStats(
+        calls=1, tokens=2, pairs=8, computed=7, tokens_per_expert=loads, tokens_per_rank=loads
+    )
     record.by_dispatcher["all_gather"] = stats
     console().print(group.run(lambda _: dispatch_report(record, group))[0])
     assert "16, 2" in capsys.readouterr().out

@@ -24,8 +24,8 @@ def reported(capsys, folder):
     """Return what runs the mode, and returns what it says beside the text."""
 
     def run(prompt: str, *arguments: object) -> str:
-        given = ["--model", folder, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
-        return said_by(capsys, "generate", *given)[1]
+        args = ["--model", folder, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
+        return said_by(capsys, "generate", *args)[1]
 
     return run
 
@@ -34,7 +34,7 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
     held = []
     new_cache = MiMoV2FlashModel.new_cache
     monkeypatch.setattr(
-        MiMoV2FlashModel, "new_cache", lambda *given: held.append(new_cache(*given)) or held[-1]
+        MiMoV2FlashModel, "new_cache", lambda *args: held.append(new_cache(*args)) or held[-1]
     )
     err = reported("the end")
     said, prompt = amounts(err), len(prompt_tokens(load_tokenizer(folder), "the end"))
@@ -63,8 +63,8 @@ def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monk
     chosen: list[set[int]] = []
     route = moe_router.moe_router
 
-    def watched(*given, **static):
-        answer = route(*given, **static)
+    def watched(*args, **kwargs):
+        answer = route(*args, **kwargs)
         chosen.append(set(answer[1].flat))
         return answer
 

@@ -7,14 +7,14 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.program_names import named_apart, program_name
 from mimo_v2_flash.execution.program_recorder import Rehearsed
 from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
-from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.head import Chosen, Predicted
+from mimo_v2_flash.layers.decoder import DecoderLayer
+from mimo_v2_flash.layers.head import GreedyHead, LogitsHead
 from mimo_v2_flash.parallel import SoloGroup
 
 FULL, SLIDING = (
-    Decoder.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
+    DecoderLayer.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
 )
-HEAD = Chosen(Predicted(1e-5), SoloGroup())
+HEAD = GreedyHead(LogitsHead(1e-5), SoloGroup())
 X_BTD = np.zeros((4, 1, 8))
 
 
@@ -29,21 +29,21 @@ def called(function, **given) -> Rehearsed:
 @pytest.mark.parametrize(
     ("program", "name"),
     [
-        (called(FULL, filled=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
-        (called(SLIDING, filled=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
+        (called(FULL, kv_length=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
+        (called(SLIDING, kv_length=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
         (
             called(SLIDING, dispatcher=AllToAllDispatcher(send_capacity=8, capacity=24)),
             "sliding attention + experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
-        (called(SLIDING.attend, filled=132), "sliding attention, 4 x 1 tokens, 132 filled"),
+        (called(SLIDING.attend, kv_length=132), "sliding attention, 4 x 1 tokens, 132 filled"),
         (
-            called(SLIDING.feed, dispatcher=AllToAllDispatcher(8, 24)),
+            called(SLIDING.feed_forward_block, dispatcher=AllToAllDispatcher(8, 24)),
             "experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
-        (called(FULL.feed), "dense network, 4 x 1 tokens"),
+        (called(FULL.feed_forward_block), "dense network, 4 x 1 tokens"),
         (called(HEAD), "head, 4 x 1 tokens"),
         (called(HEAD, row_N=np.zeros(3)), "head, 3 of 4 x 1 tokens"),
-        (called(HEAD.predicted), "head of logits, 4 x 1 tokens"),
+        (called(HEAD.logits_head), "head of logits, 4 x 1 tokens"),
         (called(other_words), "other words, 4 x 1 tokens"),
     ],
 )

@@ -57,17 +57,17 @@ def test_what_a_run_needs_is_in_the_list(plan):
 
 def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
     found = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128))
-    assert [(step.tokens, step.filled) for step in found.steps] == [
-        (tokens, filled) for tokens in (128, 4, 1) for filled in (256, 512, 1000)
+    assert [(step.tokens, step.kv_length) for step in found.steps] == [
+        (tokens, kv_length) for tokens in (128, 4, 1) for kv_length in (256, 512, 1000)
     ]
-    for tokens, filled, calls in found.steps:
+    for tokens, kv_length, calls in found.steps:
         assert set(calls) <= set(found.programs)
         counts = Counter[str]()
         for name, count in calls.items():
             counts[name.split(",")[0]] += count
             assert f" 2 x {tokens} tokens" in name
             if "attention" in name:
-                assert name.endswith(f"{132 if 'sliding' in name else filled} filled")
+                assert name.endswith(f"{132 if 'sliding' in name else kv_length} filled")
         halves = {"sliding attention": 39, "full attention": 8, "experts": 47}
         whole = {"sliding attention + experts": 39, "full attention + experts": 8}
         ends = {"embedding": 1, "full attention + dense network": 1, "head": 1}

@@ -28,7 +28,7 @@ def whole() -> dict[str, np.ndarray]:
 
 def of_layer(index: int, spec) -> list:
     """Return what a layer has; only a mixture has a router and experts."""
-    parts = {"mixture", "answer"} if not spec.experts else set()
+    parts = {"moe", "experts"} if not spec.num_experts else set()
     return [(layer_name(index, t), t) for t in TENSORS if t.take and t.part not in parts]
 
 
@@ -46,9 +46,9 @@ def test_shapes_are_what_the_table_says(whole):
         lengths = measure(f"layer {index}", ends | named)
         look = spec.attention
         assert (lengths["T"], lengths["D"]) == (len(TOKENS), MODEL.config.hidden_size)
-        assert (lengths["H"], lengths["K"]) == (look.heads, look.kv_heads)
-        assert (lengths["Q"], lengths["C"]) == (look.key_width, look.value_width)
-        assert lengths.get("E", 0) == spec.experts
+        assert (lengths["H"], lengths["K"]) == (look.num_heads, look.num_kv_heads)
+        assert (lengths["Q"], lengths["C"]) == (look.head_dim, look.v_head_dim)
+        assert lengths.get("E", 0) == spec.num_experts
         assert lengths.get("A", 0) == spec.experts_per_token
 
 
@@ -78,8 +78,8 @@ def test_chunks_are_joined(whole):
 def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
     right = attention.prior_tokens
 
-    def forgetful(cache, *, sequences: int, filled: int):
-        return right(cache, sequences=sequences, filled=0)
+    def forgetful(cache, *, sequences: int, kv_length: int):
+        return right(cache, sequences=sequences, kv_length=0)
 
     monkeypatch.setattr(attention, "prior_tokens", forgetful)
     for name in ("log_sum", "heads"):
@@ -102,14 +102,14 @@ def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
 
 def test_a_wrong_expert_is_in_the_trace(monkeypatch, whole):
     right = grouped_experts.moe_expert
-    monkeypatch.setattr(grouped_experts, "moe_expert", lambda *given: 2 * right(*given))
+    monkeypatch.setattr(grouped_experts, "moe_expert", lambda *args: 2 * right(*args))
     name = "layers.1.feed_forward.expert_output"
     np.testing.assert_allclose(traced()[name], 2 * whole[name], rtol=1e-6)
 
 
 def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
     right = decoder.rmsnorm
-    monkeypatch.setattr(decoder, "rmsnorm", lambda *given, **static: 2 * right(*given, **static))
+    monkeypatch.setattr(decoder, "rmsnorm", lambda *args, **kwargs: 2 * right(*args, **kwargs))
     name = "layers.0.attention.norm"
     np.testing.assert_array_equal(traced()[name], 2 * whole[name])
 

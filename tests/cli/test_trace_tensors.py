@@ -40,16 +40,16 @@ def test_the_log_sum_gives_the_weights_that_the_run_averaged_values_with(trace, 
     )
     age_TS = np.subtract.outer(np.arange(len(q)), np.arange(len(q)))
     visible_TS = (age_TS >= 0) & (age_TS < spec.attention.window)
-    group = spec.attention.heads // spec.attention.kv_heads
-    for head in range(spec.attention.heads):
-        score_TS = q[:, head] @ k[:, head // group].T / np.sqrt(spec.attention.key_width)
+    group = spec.attention.num_heads // spec.attention.num_kv_heads
+    for head in range(spec.attention.num_heads):
+        score_TS = q[:, head] @ k[:, head // group].T / np.sqrt(spec.attention.head_dim)
         weight_TS = np.exp(score_TS - log_sum[:, head, None]) * visible_TS
         close(weight_TS @ v[:, head // group], heads[:, head])
 
 
 def test_experts_answers_weighed_are_the_mixture(trace):
     for index, spec in LAYERS:
-        if not spec.experts:
+        if not spec.num_experts:
             continue
         weight_TA, output_TAD, y_TD = (
             trace[f"layers.{index}.feed_forward.{name}"]
@@ -60,7 +60,7 @@ def test_experts_answers_weighed_are_the_mixture(trace):
 
 def test_scores_and_bias_give_the_choice_and_the_weights(trace):
     for index, spec in LAYERS:
-        if not spec.experts:
+        if not spec.num_experts:
             continue
         score_TE, expert_TA, weight_TA = (
             trace[f"layers.{index}.feed_forward.{name}"]

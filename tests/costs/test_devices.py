@@ -12,7 +12,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
-from mimo_v2_flash.layers.hooks import WatchedLayers
+from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from mimo_v2_flash.weights import load_weights
@@ -80,7 +80,7 @@ def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_
 @given(st.integers(0, 5), st.integers(1, 300), floats, st.sampled_from([1, 4, 8]))
 def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
     share = ParallelConfig(1, tensor_parallel).shard_spec(tensor_parallel - 1)
-    sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "rows": slice(0, rows)}
+    sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "local_rows": slice(0, rows)}
     real = new_cache(tuple(map(share.local_layer, MIMO.layers)), **sizes)
     assert (
         cache_bytes(MIMO, share, rows, replace(LOAD, context=context, cache=dtype)) == real.nbytes
@@ -102,18 +102,18 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
     group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
-        heard = {"layer": 0, "look": 0, "answer": 0}
+        heard = {"layer": 0, "attend": 0, "experts": 0}
 
         def listen(call):
             if call.part == "layer":
-                heard["layer"] = 2 * call.given[0].nbytes
-            if call.part == "look":
-                seen = sum(x.nbytes for x in (*call.given[:3], call.said))
-                heard["look"] = max(heard["look"], seen)
-            if call.part == "answer":
-                heard["answer"] = sum(x.nbytes for x in (*call.given[:3], call.said))
+                heard["layer"] = 2 * call.args[0].nbytes
+            if call.part == "attend":
+                seen = sum(x.nbytes for x in (*call.args[:3], call.output))
+                heard["attend"] = max(heard["attend"], seen)
+            if call.part == "experts":
+                heard["experts"] = sum(x.nbytes for x in (*call.args[:3], call.output))
 
-        backend = WatchedLayers(len(model.config.layers), listen)
+        backend = HookedLayers(len(model.config.layers), listen)
         ours = running(model, group=group, plan=plan, backend=backend, exchange=exchange)
         position_BT = np.tile(np.arange(step), (batch_size, 1))
         cache = ours.new_cache(batch_size, step)
@@ -121,8 +121,8 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
         logits = ours.step(token_BT, position_BT, cache, logits_at=last)
         return {
             "stream": heard["layer"],
-            "attention": heard["look"],
-            "exchange": heard["answer"],
+            "attention": heard["attend"],
+            "exchange": heard["experts"],
             "logits": logits.nbytes,
         }
 

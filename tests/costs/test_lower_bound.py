@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash.costs.lower_bound import Sizes, least
 
-SIZES = Sizes(rows=2, tokens=3, local_tokens=4, filled=10, window=1000, experts_per_token=2)
+SIZES = Sizes(rows=2, tokens=3, local_tokens=4, kv_length=10, window=1000, experts_per_token=2)
 
 
 def of(*shape: int) -> np.ndarray:

@@ -3,13 +3,13 @@
 import numpy as np
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.tiny import tiny
 
 
 def test_a_layer_is_its_own_program():
-    layer = Decoder.build(tiny().config.layers[0], SoloGroup(), SoloGroup())
+    layer = DecoderLayer.build(tiny().config.layers[0], SoloGroup(), SoloGroup())
     assert NumpyBackend().compile(layer) is layer
 
 

@@ -13,10 +13,10 @@ from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import HybridCache, new_cache, rows_of_step
-from mimo_v2_flash.layers.attention import Step
-from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.kv_cache import HybridCache, new_cache, slot_mapping
+from mimo_v2_flash.layers.attention import AttentionMetadata
+from mimo_v2_flash.layers.decoder import DecoderLayer
+from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.weights.device_layout import traceable
@@ -54,7 +54,7 @@ class Layer:
     def __init__(self, model: Tiny, index: int, dtype, backend=None) -> None:
         self.spec = spec = model.config.layers[index]
         self.weights = traceable(model.weights).layers[index]
-        self.call = Decoder.build(spec, SoloGroup(), SoloGroup(), FORMS["program"])
+        self.call = DecoderLayer.build(spec, SoloGroup(), SoloGroup(), EXECUTION_MODES["static"])
         cache = new_cache((spec,), batch_size=2, max_length=LENGTH, dtype=dtype)
         self.cache, self.slots = cache.layers[0], cache.slots[0]
         if backend:
@@ -67,7 +67,7 @@ class Layer:
         table = rope_table(
             length=LENGTH, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
         )
-        step = Step(position_BT, rows_of_step(position_BT, self.slots), *table)
+        step = AttentionMetadata(position_BT, slot_mapping(position_BT, self.slots), *table)
         rank = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
         static = {
             "filled": min(FILLED, self.slots),

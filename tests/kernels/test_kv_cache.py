@@ -71,9 +71,9 @@ def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
     actual, expected = empty_cache(cache_dtype), empty_cache(cache_dtype)
     on(write_tokens)(actual, **step)
     oracle.write_tokens(expected, **step)
-    for filled in (0, 3, S):
-        read = on(prior_tokens)(actual, sequences=B, filled=filled)
-        written = oracle.prior_tokens(expected, sequences=B, filled=filled)
+    for kv_length in (0, 3, S):
+        read = on(prior_tokens)(actual, sequences=B, kv_length=kv_length)
+        written = oracle.prior_tokens(expected, sequences=B, kv_length=kv_length)
         for part, wanted in zip(read, written, strict=True):
             np.testing.assert_array_equal(part.astype(np.float64), wanted)
     assert actual.position_Z[TRASH] == -1
@@ -82,7 +82,7 @@ def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
 def test_what_is_written_is_read_at_its_slot():
     cache, step = empty_cache(), GOOD
     write_tokens(cache, **step)
-    prior = prior_tokens(cache, sequences=B, filled=S)
+    prior = prior_tokens(cache, sequences=B, kv_length=S)
     np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2, -1, -1], [-1, -1, 7, 8, -1]])
     np.testing.assert_array_equal(prior.k_BSKQ[0, :3], step["k_BTKQ"][0])
     np.testing.assert_array_equal(prior.v_BSKC[1, 2:4], step["v_BTKC"][1, :2])
@@ -111,7 +111,7 @@ def test_a_ring_holds_the_last_tokens():
     cache = empty_cache()
     for position in range(12):
         write_tokens(cache, **tokens([[position], [position + 1]], seed=position))
-    prior = prior_tokens(cache, sequences=B, filled=S)
+    prior = prior_tokens(cache, sequences=B, kv_length=S)
     np.testing.assert_array_equal(prior.position_BS, [[10, 11, 7, 8, 9], [10, 11, 12, 8, 9]])
     np.testing.assert_array_equal(prior.k_BSKQ[0, 1], tokens([[11], [12]], seed=11)["k_BTKQ"][0, 0])
 
@@ -121,19 +121,19 @@ def test_a_draft_is_overwritten_by_the_token_that_took_its_place():
     write_tokens(cache, **tokens([[0, 1, 2], [0, 1, 2]], seed=1))
     kept = tokens([[1], [1]], seed=2)
     write_tokens(cache, **kept)
-    prior = prior_tokens(cache, sequences=B, filled=3)
+    prior = prior_tokens(cache, sequences=B, kv_length=3)
     np.testing.assert_array_equal(prior.v_BSKC[:, 1:2], kept["v_BTKC"])
     np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2]] * B)
 
 
-@pytest.mark.parametrize("filled", [0, 1, S])
-def test_prior_tokens_are_views(filled):
+@pytest.mark.parametrize("kv_length", [0, 1, S])
+def test_prior_tokens_are_views(kv_length):
     cache = empty_cache()
-    prior = prior_tokens(cache, sequences=B, filled=filled)
+    prior = prior_tokens(cache, sequences=B, kv_length=kv_length)
     for view, part in zip(prior, cache, strict=True):
-        assert view.shape[:2] == (B, filled)
+        assert view.shape[:2] == (B, kv_length)
         assert view.base is not None
-        assert not filled or np.shares_memory(view, part)
+        assert not kv_length or np.shares_memory(view, part)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -157,10 +157,10 @@ def test_tokens_of_another_width_than_the_cache_are_refused():
         write_tokens(empty_cache(), **(GOOD | {"k_BTKQ": wide}))
 
 
-@pytest.mark.parametrize(("sequences", "filled"), [(0, 1), (3, 1), (B, S + 1), (B, -1)])
-def test_slots_that_are_not_there_are_refused(sequences, filled):
+@pytest.mark.parametrize(("sequences", "kv_length"), [(0, 1), (3, 1), (B, S + 1), (B, -1)])
+def test_slots_that_are_not_there_are_refused(sequences, kv_length):
     with pytest.raises(ValueError, match="prior_tokens"):
-        prior_tokens(empty_cache(), sequences=sequences, filled=filled)
+        prior_tokens(empty_cache(), sequences=sequences, kv_length=kv_length)
 
 
 def test_nothing_is_written_if_values_do_not_fit():

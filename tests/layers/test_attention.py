@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.config import EVERYTHING, AttentionSpec
+from mimo_v2_flash.config import NO_WINDOW, AttentionSpec
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import new_cache, rows_of_step
-from mimo_v2_flash.layers.attention import Attention, Step
+from mimo_v2_flash.kv_cache import new_cache, slot_mapping
+from mimo_v2_flash.layers.attention import Attention, AttentionMetadata
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import overheard
@@ -33,9 +33,9 @@ def empty_cache(model, index: int) -> tuple[KVCache, int]:
     return cache.layers[index], cache.slots[index]
 
 
-def step_at(spec: AttentionSpec, position_BT, slots: int) -> Step:
+def step_at(spec: AttentionSpec, position_BT, slots: int) -> AttentionMetadata:
     table = rope_table(length=LENGTH, rotary_dim=spec.rotary_dim, theta=spec.rope_theta)
-    return Step(position_BT, rows_of_step(position_BT, slots), *table)
+    return AttentionMetadata(position_BT, slot_mapping(position_BT, slots), *table)
 
 
 def attended(model, index: int, x_BTD, *, chunks, query_block=4) -> np.ndarray:
@@ -46,7 +46,7 @@ def attended(model, index: int, x_BTD, *, chunks, query_block=4) -> np.ndarray:
     for count in chunks:
         step = step_at(spec, positions([start], [count], count), slots)
         x = x_BTD[:, start : start + count]
-        parts.append(layer(x, step, cache, weights, filled=min(start, slots)))
+        parts.append(layer(x, step, cache, weights, kv_length=min(start, slots)))
         start += count
     return np.concatenate(parts, axis=1)
 
@@ -75,8 +75,8 @@ def test_values_are_scaled_before_they_are_cached(index):
     spec, weights, (cache, slots) = SPECS[index], WEIGHTS[index], empty_cache(MODEL, index)
     x_BTD = np.random.default_rng(0).standard_normal((1, 1, 23)).astype(np.float32)
     step = step_at(spec, positions([0], [1], 1), slots)
-    Attention(spec, SoloGroup(), 4)(x_BTD, step, cache, weights, filled=0)
-    value_KC = (weights.w_v_OD @ x_BTD[0, 0]).reshape(spec.kv_heads, -1)
+    Attention(spec, SoloGroup(), 4)(x_BTD, step, cache, weights, kv_length=0)
+    value_KC = (weights.w_v_OD @ x_BTD[0, 0]).reshape(spec.num_kv_heads, -1)
     assert_agrees(cache.v_ZKC[0], value_KC * np.float32(0.707))
 
 
@@ -94,12 +94,12 @@ def test_a_full_layer_may_have_sinks_as_a_sliding_one():
     index = next(index for index in LAYERS if SPECS[index].has_sink)
     x_BTD = np.random.default_rng(0).standard_normal((1, 9, 23)).astype(np.float32)
     answers = []
-    for window in (EVERYTHING, 9):
+    for window in (NO_WINDOW, 9):
         layer = Attention(replace(SPECS[index], window=window), SoloGroup(), 4)
         step = step_at(SPECS[index], positions([0], [9], 9), LENGTH)
         cache, _ = empty_cache(MODEL, 0)
         wide = KVCache(*(np.repeat(part, 2, axis=1) for part in cache[:2]), cache.position_Z)
-        answers.append(layer(x_BTD, step, wide, WEIGHTS[index], filled=0))
+        answers.append(layer(x_BTD, step, wide, WEIGHTS[index], kv_length=0))
     assert_agrees(*answers)
 
 
@@ -117,5 +117,5 @@ def test_the_shares_of_all_ranks_are_added_up():
     for group in (SoloGroup(), Doubling()):
         cache, slots = empty_cache(MODEL, 0)
         step = step_at(SPECS[0], positions([0], [1], 1), slots)
-        answers.append(Attention(SPECS[0], group, 4)(x_BTD, step, cache, WEIGHTS[0], filled=0))
+        answers.append(Attention(SPECS[0], group, 4)(x_BTD, step, cache, WEIGHTS[0], kv_length=0))
     np.testing.assert_array_equal(2 * answers[0], answers[1])

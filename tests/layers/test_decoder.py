@@ -8,9 +8,9 @@ from hypothesis import given, settings
 
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import new_cache, rows_of_step
-from mimo_v2_flash.layers.attention import Step
-from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.kv_cache import new_cache, slot_mapping
+from mimo_v2_flash.layers.attention import AttentionMetadata
+from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
@@ -29,9 +29,9 @@ def decoded(model: Tiny, index: int, x_BTD) -> np.ndarray:
     position_BT = np.tile(np.arange(T, dtype=np.int32), (B, 1))
     attention = spec.attention
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
-    step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
-    layer = Decoder.build(spec, SOLO, SOLO)
-    options = {"filled": 0, "dispatcher": AllGatherDispatcher(), "local_tokens": B * T}
+    step = AttentionMetadata(position_BT, slot_mapping(position_BT, cache.slots[0]), *table)
+    layer = DecoderLayer.build(spec, SOLO, SOLO)
+    options = {"kv_length": 0, "dispatcher": AllGatherDispatcher(), "local_tokens": B * T}
     return layer(x_BTD, step, FIRST, cache.layers[0], model.weights.layers[index], **options)
 
 
@@ -58,11 +58,14 @@ def test_it_keeps_the_dtype_of_the_stream():
 
 def test_a_layer_with_experts_is_a_mixture_and_another_one_is_dense():
     for spec in tiny().config.layers:
-        layer = Decoder.build(spec, SOLO, SOLO)
-        assert isinstance(layer.feed_forward, MixtureOfExperts if spec.experts else Dense)
+        layer = DecoderLayer.build(spec, SOLO, SOLO)
+        assert isinstance(layer.feed_forward, MixtureOfExperts if spec.num_experts else Dense)
         assert layer.attention.spec == spec.attention
 
 
 def test_equal_layers_are_one_key():
     dense, sliding, *_ = tiny().config.layers
-    assert len({Decoder.build(spec, SOLO, SOLO) for spec in (dense, sliding, replace(dense))}) == 2
+    assert (
+        len({DecoderLayer.build(spec, SOLO, SOLO) for spec in (dense, sliding, replace(dense))})
+        == 2
+    )

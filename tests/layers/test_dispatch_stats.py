@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.layers import dispatch_stats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
 from mimo_v2_flash.layers.eager_dispatchers import DISPATCHERS, RaggedAllToAllDispatcher
-from mimo_v2_flash.layers.hooks import WatchedLayers
+from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.spread import admitting, exchanges, favouring, plans
@@ -54,7 +54,7 @@ def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, exch
     options = {"group": group, "plan": plan, "exchange": exchange}
     plain = group.run(lambda _: running(model, **options).forward(token_BT))[0]
     np.testing.assert_array_equal(logits, plain)
-    sparse = [spec for spec in model.config.layers if spec.experts]
+    sparse = [spec for spec in model.config.layers if spec.num_experts]
     assert sum(way.tokens for way in totals.values()) == token_BT.size * len(sparse)
     for way in totals.values():
         assert way.computed == way.pairs == way.tokens * model.config.num_experts_per_tok
@@ -91,10 +91,10 @@ def test_one_token_on_eight_ranks():
     chosen = []
 
     def listen(call):
-        if call.part == "answer":
-            chosen.append({int(expert) // 2 for expert in call.given[2][0]})
+        if call.part == "experts":
+            chosen.append({int(expert) // 2 for expert in call.args[2][0]})
 
-    running(model, backend=WatchedLayers(len(SPARSE), listen)).forward(token_BT)
+    running(model, backend=HookedLayers(len(SPARSE), listen)).forward(token_BT)
     messages = sum(len(ranks - {7}) for ranks in chosen)
     way = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
     assert (way.tokens, way.pairs) == (LAYERS, LAYERS * A)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.layers import eager_attention
-from mimo_v2_flash.layers.eager_attention import look, look_by_heads
+from mimo_v2_flash.layers.eager_attention import attend, attend_per_kv_head
 from tests.support.drawn import seeds
 
 B, K, GROUP, Q, C = 2, 3, 2, 6, 4
@@ -29,16 +29,16 @@ def tensors(seed: int, active: int, prior: int) -> list[np.ndarray]:
     ]
 
 
-@given(seeds, st.integers(1, 40), st.integers(0, 30), st.sampled_from([1, 5, 40, EVERYTHING]))
-@example(0, 40, 30, EVERYTHING)
+@given(seeds, st.integers(1, 40), st.integers(0, 30), st.sampled_from([1, 5, 40, NO_WINDOW]))
+@example(0, 40, 30, NO_WINDOW)
 def test_by_heads_is_all_at_once(seed, active, prior, window):
     step = tensors(seed, active, prior)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eager_attention, "FEW_SCORES", 0)
         patch.setattr(eager_attention, "BLOCK_SCORES", 64)
         patch.setattr(eager_attention, "SHORTEST_BLOCK", 3)
-        found = look_by_heads(*step, window=window, query_block=16)
-    expected = look(*step, window=window, query_block=16)
+        found = attend_per_kv_head(*step, window=window, query_block=16)
+    expected = attend(*step, window=window, query_block=16)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_a_small_step_is_looked_at_whole(monkeypatch):
     monkeypatch.setattr(eager_attention, "in_parallel", refused)
     step = tensors(0, 1, 5)
     np.testing.assert_array_equal(
-        look_by_heads(*step, window=4, query_block=16), look(*step, window=4, query_block=16)
+        attend_per_kv_head(*step, window=4, query_block=16), attend(*step, window=4, query_block=16)
     )
 
 
@@ -58,12 +58,12 @@ def test_blocks_shrink_as_keys_grow(monkeypatch):
 
     def noted(*step, window, query_block):
         blocks.append(query_block)
-        return look(*step, window=window, query_block=query_block)
+        return attend(*step, window=window, query_block=query_block)
 
-    monkeypatch.setattr(eager_attention, "look", noted)
+    monkeypatch.setattr(eager_attention, "attend", noted)
     monkeypatch.setattr(eager_attention, "FEW_SCORES", 0)
     monkeypatch.setattr(eager_attention, "BLOCK_SCORES", 4096)
-    look_by_heads(*tensors(0, 30, 20), window=EVERYTHING, query_block=128)
+    attend_per_kv_head(*tensors(0, 30, 20), window=NO_WINDOW, query_block=128)
     assert set(blocks) == {4096 // (B * GROUP * 50)}
     assert len(blocks) == K
 
@@ -72,6 +72,6 @@ def test_the_window_decides_which_kernel(monkeypatch):
     called = []
     for name in ("attention_full", "attention_swa"):
         monkeypatch.setattr(eager_attention, name, lambda *_, name=name, **__: called.append(name))
-    look(window=EVERYTHING, query_block=1)
-    look(window=129, query_block=1)
+    attend(window=NO_WINDOW, query_block=1)
+    attend(window=129, query_block=1)
     assert called == ["attention_full", "attention_swa"]

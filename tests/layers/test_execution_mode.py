@@ -6,19 +6,19 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
-from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-HOST, PROGRAM = FORMS["host"], FORMS["program"]
+HOST, PROGRAM = EXECUTION_MODES["eager"], EXECUTION_MODES["static"]
 counts = st.integers(0, 600)
 
 
 @given(counts, st.integers(1, 600))
 def test_on_a_host_sizes_are_those_of_the_data(count, most):
     assert HOST.length(count, most) == count
-    assert HOST.filled(count, most) == min(count, most)
+    assert HOST.kv_length(count, most) == min(count, most)
 
 
 @given(counts, st.integers(1, 600))
@@ -36,21 +36,23 @@ def test_a_model_has_three_lengths_of_step():
 
 
 @given(st.integers(0, 300_000), st.integers(1, 300_000))
-def test_a_program_looks_at_all_that_is_there(filled, slots):
-    filled = min(filled, slots)
-    bucket = PROGRAM.filled(filled, slots)
-    assert filled <= bucket <= slots
+def test_a_program_looks_at_all_that_is_there(kv_length, slots):
+    kv_length = min(kv_length, slots)
+    bucket = PROGRAM.kv_length(kv_length, slots)
+    assert kv_length <= bucket <= slots
     assert bucket == slots or bucket.bit_count() == 1
-    assert bucket < max(257, 2 * filled)
+    assert bucket < max(257, 2 * kv_length)
 
 
 def test_a_context_of_262144_tokens_has_11_sizes_and_a_ring_one():
-    assert len({PROGRAM.filled(filled, 1 << 18) for filled in range(0, 1 << 18, 128)}) == 11
-    assert {PROGRAM.filled(filled, 132) for filled in range(133)} == {132}
+    assert (
+        len({PROGRAM.kv_length(kv_length, 1 << 18) for kv_length in range(0, 1 << 18, 128)}) == 11
+    )
+    assert {PROGRAM.kv_length(kv_length, 132) for kv_length in range(133)} == {132}
 
 
 def test_the_form_is_the_backends():
-    assert FORMS[NumpyBackend.form] is HOST
+    assert EXECUTION_MODES[NumpyBackend.execution_mode] is HOST
 
 
 def test_a_program_tries_buckets_and_a_host_has_one_way():

@@ -27,7 +27,7 @@ SOLO = SoloGroup()
 CHOICE = SPEC.experts_per_token, SPEC.routed_scaling_factor
 MIXTURE = MixtureOfExperts(*CHOICE, SOLO, SOLO, grouped_experts)
 ALL_GATHER = AllGatherDispatcher()
-X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden)).astype(np.float32)
+X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden_size)).astype(np.float32)
 
 
 def answered(
@@ -56,7 +56,9 @@ def test_every_layer_is_transformers(recipe, seed):
     for index, spec in enumerate(model.config.layers):
         (x_ND,), (expected_ND,) = heard[f"{index}.mlp"]
         weights = model.weights.layers[index].feed_forward
-        y_ND = answered(mixture if spec.experts else Dense(7, SOLO), index, x_ND, weights=weights)
+        y_ND = answered(
+            mixture if spec.num_experts else Dense(7, SOLO), index, x_ND, weights=weights
+        )
         assert_agrees(y_ND, expected_ND, scale=5 * np.max(np.abs(expected_ND)))
 
 

@@ -69,7 +69,7 @@ def test_every_rank_gets_the_logits_of_all(plan):
 @plans
 def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
     answers = on_ranks(
-        plan, lambda head, x, weights, rows: head.tokens(x, INDEX_Bn, weights, rows=rows)
+        plan, lambda head, x, weights, rows: head.greedy(x, INDEX_Bn, weights, rows=rows)
     )
     for token_Bn, logit_Bn in answers:
         assert (token_Bn.dtype, logit_Bn.dtype) == (np.int32, np.float32)
@@ -84,7 +84,7 @@ def test_a_rank_may_have_no_word():
 
     def both(head, x, weights, rows):
         given = x, INDEX_Bn, weights
-        return head.logits(*given, rows=rows), head.tokens(*given, rows=rows)
+        return head.logits(*given, rows=rows), head.greedy(*given, rows=rows)
 
     for logits_BnV, (token_Bn, logit_Bn) in on_ranks(ParallelConfig(4, 4, 1), both, few):
         assert_agrees(logits_BnV, expected)
@@ -108,10 +108,10 @@ def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
         context = ParallelContext(plan, group)
         mine = cut_model(weights, MODEL.config, context.shard_spec)
         head = Head(MODEL.config, NumpyBackend(), context)
-        return head.tokens(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
+        return head.greedy(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
 
     logits_BnV = ALONE.logits(X_BND, INDEX_Bn, weights, rows=ROWS)
     assert len(set(logits_BnV[0, 0, [7, 40, 55]].tolist())) == 1
-    for token_Bn in [ALONE.tokens(X_BND, INDEX_Bn, weights, rows=ROWS)[0], *group.run(of_rank)]:
+    for token_Bn in [ALONE.greedy(X_BND, INDEX_Bn, weights, rows=ROWS)[0], *group.run(of_rank)]:
         assert token_Bn[0, 0] == 7
         np.testing.assert_array_equal(token_Bn, np.argmax(logits_BnV, axis=2))

@@ -4,17 +4,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from mimo_v2_flash.layers.hooks import WatchedLayers
+from mimo_v2_flash.layers.hooks import HookedLayers
 from tests.support.tiny import random_tokens, running, tiny
 
-DENSE = ["turn", "look", "attention", "feed_forward", "layer"]
-SPARSE = ["turn", "look", "attention", "answer", "mixture", "feed_forward", "layer"]
+DENSE = ["apply_rope", "attend", "attention", "feed_forward", "layer"]
+SPARSE = ["apply_rope", "attend", "attention", "experts", "moe", "feed_forward", "layer"]
 
 
 def heard(token_BT, **options):
     """Return logits, and every call that was heard."""
     calls = []
-    backend = WatchedLayers(len(tiny().config.layers), calls.append)
+    backend = HookedLayers(len(tiny().config.layers), calls.append)
     return running(tiny(), backend=backend, **options).forward(token_BT), calls
 
 
@@ -29,7 +29,7 @@ def test_every_part_of_every_layer_is_heard_in_the_order_of_computing():
     one_step = [
         (index, part)
         for index, spec in enumerate(tiny().config.layers)
-        for part in (SPARSE if spec.experts else DENSE)
+        for part in (SPARSE if spec.num_experts else DENSE)
     ]
     assert [(call.layer, call.part) for call in calls] == one_step * 2
 
@@ -39,32 +39,32 @@ def test_what_is_heard_is_what_flows():
     _, calls = heard(random_tokens(tiny(), 1, 9))
     layers = [call for call in calls if call.part == "layer"]
     for before, after in pairwise(layers):
-        assert after.given[0] is before.said
+        assert after.args[0] is before.output
     for turn, look in pairwise(calls):
-        if look.part == "look":
-            assert look.given[0] is turn.said[0]
-            assert look.given[1] is turn.said[1]
+        if look.part == "attend":
+            assert look.args[0] is turn.output[0]
+            assert look.args[1] is turn.output[1]
 
 
 def test_a_part_can_be_asked_again_and_says_the_same():
     _, calls = heard(random_tokens(tiny(), 1, 9))
     known = len(calls)
     for call in calls:
-        if call.part in {"turn", "look", "answer"}:
-            again = call.function(*call.given, **call.static)
-            pairs = zip(again, call.said, strict=True)  # queries and keys, or sequences
+        if call.part in {"apply_rope", "attend", "experts"}:
+            again = call.function(*call.args, **call.kwargs)
+            pairs = zip(again, call.output, strict=True)  # queries and keys, or sequences
             assert all(np.array_equal(*pair) for pair in pairs)
     assert len(calls) == known
 
 
 def test_experts_touched_can_be_counted():
-    """The experts that a run chose: what "answer" was given."""
+    """The experts that a run chose: what "experts" was given."""
     _, calls = heard(random_tokens(tiny(), 1, 9))
-    chosen = {call.layer: call.given[2] for call in calls if call.part == "answer"}
-    sparse = [index for index, spec in enumerate(tiny().config.layers) if spec.experts]
+    chosen = {call.layer: call.args[2] for call in calls if call.part == "experts"}
+    sparse = [index for index, spec in enumerate(tiny().config.layers) if spec.num_experts]
     assert list(chosen) == sparse
     for index, expert_NA in chosen.items():
         spec = tiny().config.layers[index]
         assert expert_NA.shape == (9, spec.experts_per_token)
         assert expert_NA.min() >= 0
-        assert expert_NA.max() < spec.experts
+        assert expert_NA.max() < spec.num_experts

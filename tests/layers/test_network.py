@@ -33,7 +33,7 @@ def everywhere() -> np.ndarray:
 EXPECTED = NETWORK.logits(everywhere(), *step(T))
 
 
-@pytest.mark.parametrize("ask", [NETWORK.logits, NETWORK.tokens])
+@pytest.mark.parametrize("ask", [NETWORK.logits, NETWORK.greedy])
 def test_every_chunk_is_computed_whoever_asks(ask):
     whole = step(4)
     ask(np.zeros((B, 1), int), *whole)
@@ -48,7 +48,7 @@ def test_any_tokens_of_any_chunks_have_their_logits(max_step, n, data):
     logits_BnV = NETWORK.logits(index_Bn, *step(max_step))
     wanted_BnV = np.take_along_axis(EXPECTED, index_Bn[:, :, None], axis=1)
     assert_agrees(logits_BnV, wanted_BnV, scale=10 * np.ptp(EXPECTED))
-    token_Bn, logit_Bn = NETWORK.tokens(index_Bn, *step(max_step))
+    token_Bn, logit_Bn = NETWORK.greedy(index_Bn, *step(max_step))
     np.testing.assert_array_equal(token_Bn, np.argmax(logits_BnV, axis=2))
     assert_agrees(logit_Bn, np.max(logits_BnV, axis=2), scale=10 * np.ptp(EXPECTED))
 

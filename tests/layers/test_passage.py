@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import new_cache, rows_of_step
-from mimo_v2_flash.layers.attention import Step
-from mimo_v2_flash.layers.decoder import Decoder
-from mimo_v2_flash.layers.execution_mode import FORMS
+from mimo_v2_flash.kv_cache import new_cache, slot_mapping
+from mimo_v2_flash.layers.attention import AttentionMetadata
+from mimo_v2_flash.layers.decoder import DecoderLayer
+from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.passage import Passage
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.weights.device_layout import traceable
@@ -21,10 +21,10 @@ from tests.support.ranks import FIRST
 from tests.support.tiny import tiny
 
 MODEL = tiny()
-SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.experts)
+SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.num_experts)
 SPEC, WEIGHTS = MODEL.config.layers[SPARSE], traceable(MODEL.weights).layers[SPARSE]
 T = 20
-EVERYTHING = AllToAllDispatcher(T, T)
+NO_WINDOW = AllToAllDispatcher(T, T)
 
 
 class Counting(NumpyBackend):
@@ -46,36 +46,41 @@ class Counting(NumpyBackend):
 def passed(dispatchers, *, seed=0):
     """Return the stream and the cache after a prompt of T tokens, and the programs that ran."""
     backend, solo = Counting(), SoloGroup()
-    passage = Passage(Decoder.build(SPEC, solo, solo, FORMS["program"]), backend)
+    passage = Passage(DecoderLayer.build(SPEC, solo, solo, EXECUTION_MODES["static"]), backend)
     cache = new_cache((SPEC,), batch_size=1, max_length=T)
     position_BT = np.arange(T, dtype=np.int32)[None]
     attention = SPEC.attention
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
-    step = Step(position_BT, rows_of_step(position_BT, cache.slots[0]), *table)
-    x_BTD = np.random.default_rng(seed).standard_normal((1, T, SPEC.hidden)).astype(np.float32)
-    static = {"filled": 0, "dispatchers": dispatchers, "local_tokens": T}
+    step = AttentionMetadata(position_BT, slot_mapping(position_BT, cache.slots[0]), *table)
+    x_BTD = np.random.default_rng(seed).standard_normal((1, T, SPEC.hidden_size)).astype(np.float32)
+    static = {"kv_length": 0, "dispatchers": dispatchers, "local_tokens": T}
     return passage(x_BTD, step, FIRST, cache.layers[0], WEIGHTS, **static), cache, backend.ran
 
 
 def test_what_cannot_overflow_is_one_program():
-    assert passed((AllGatherDispatcher(),))[2] == ["Decoder"]
+    assert passed((AllGatherDispatcher(),))[2] == ["DecoderLayer"]
 
 
 @settings(max_examples=20)
 @given(seeds, st.lists(st.tuples(st.integers(1, T), st.integers(1, T)), max_size=3))
 def test_whatever_the_buckets_the_answer_is_that_of_every_token(seed, sizes):
-    buckets = *(AllToAllDispatcher(*size) for size in sizes), EVERYTHING
+    buckets = *(AllToAllDispatcher(*size) for size in sizes), NO_WINDOW
     y_BTD, cache, ran = passed(buckets, seed=seed)
     expected_BTD, expected, _ = passed((AllGatherDispatcher(),), seed=seed)
     assert_agrees(y_BTD, expected_BTD)
     for part, wanted in zip(cache.layers[0], expected.layers[0], strict=True):
         np.testing.assert_array_equal(part, wanted)
-    assert ran.count("Attend") == (len(buckets) > 1)
+    assert ran.count("AttentionBlock") == (len(buckets) > 1)
 
 
 @pytest.mark.parametrize(
     "bucket", [AllToAllDispatcher(1, T), AllToAllDispatcher(T, 1)], ids=["slots", "seats"]
 )
 def test_a_bucket_that_overflows_is_followed_by_the_next(bucket):
-    assert passed((bucket, bucket, EVERYTHING))[2] == ["Attend", "Feed", "Feed", "Feed"]
-    assert passed((EVERYTHING, bucket))[2] == ["Attend", "Feed"]
+    assert passed((bucket, bucket, NO_WINDOW))[2] == [
+        "AttentionBlock",
+        "FeedForwardBlock",
+        "FeedForwardBlock",
+        "FeedForwardBlock",
+    ]
+    assert passed((NO_WINDOW, bucket))[2] == ["AttentionBlock", "FeedForwardBlock"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.config import EVERYTHING
+from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.feed_forward import Dense
 from mimo_v2_flash.layers.parallel_context import ParallelContext
@@ -38,7 +38,7 @@ def test_48_layers_are_3_programs():
     _, backend = stack_of(MiMoConfig())
     kinds = {(layer.attention.spec.window, type(layer.feed_forward)) for layer in backend.compiled}
     assert len(backend.compiled) == len(kinds) == 3
-    assert (EVERYTHING, Dense) in kinds
+    assert (NO_WINDOW, Dense) in kinds
 
 
 def test_the_layers_run_in_their_order():
@@ -49,7 +49,7 @@ def test_the_layers_run_in_their_order():
     ran = [layer.attention.spec for layer, _ in backend.calls]
     assert ran == [spec.attention for spec in model.config.layers]
     sparse = [not isinstance(layer.feed_forward, Dense) for layer, _ in backend.calls]
-    assert sparse == [bool(spec.experts) for spec in model.config.layers]
+    assert sparse == [bool(spec.num_experts) for spec in model.config.layers]
 
 
 @pytest.mark.parametrize("chunks", [[LENGTH], [1, 20, 9]])

@@ -108,14 +108,14 @@ def check_geometry(config: MiMoConfig, ranks: int) -> None:
 
 
 def _fault(spec: LayerSpec, ranks: int) -> str | None:
-    heads, kv_heads = spec.attention.heads, spec.attention.kv_heads
-    widths = (spec.attention.key_width, spec.attention.value_width)
+    heads, num_kv_heads = spec.attention.num_heads, spec.attention.num_kv_heads
+    widths = (spec.attention.head_dim, spec.attention.v_head_dim)
     if widths != (KEY_WIDTH, VALUE_WIDTH):
         return f"head widths {widths}, expected {(KEY_WIDTH, VALUE_WIDTH)}"
-    if heads % ranks or kv_heads % ranks:
-        return f"{heads} query and {kv_heads} KV heads, expected multiples of {ranks}"
+    if heads % ranks or num_kv_heads % ranks:
+        return f"{heads} query and {num_kv_heads} KV heads, expected multiples of {ranks}"
     if (rows := heads // ranks * KEY_WIDTH) % BLOCK:
         return f"{rows} query rows on a rank, expected a multiple of {BLOCK}"
-    if kv_heads == 1 or (kv_heads // ranks % 2 and kv_heads != ranks):
-        return f"{kv_heads} KV heads, expected several: one on a rank, or an even number"
+    if num_kv_heads == 1 or (num_kv_heads // ranks % 2 and num_kv_heads != ranks):
+        return f"{num_kv_heads} KV heads, expected several: one on a rank, or an even number"
     return None

@@ -20,7 +20,7 @@ from tests.support.fp8_blocks import BLOCK, MATRICES, Arrays, check_geometry, qu
 from tests.support.tiny import FULL, SLIDING, Recipe
 
 INDEX = "model.safetensors.index.json"
-PREDICTORS = 3
+NUM_MTP_LAYERS = 3
 FUSED = {  # of config.json
     "architectures": ["MiMoV2ForCausalLM"],
     "model_type": "mimo_v2",
@@ -29,10 +29,10 @@ FUSED = {  # of config.json
 # True head widths, 4 KV heads as the true model has; every other width ends in a partial block.
 RECIPE = Recipe(
     layers=((FULL, "dense"), (SLIDING, "sparse"), (FULL, "sparse")),
-    kv_heads=4,
+    num_kv_heads=4,
     queries_per_kv_head=2,
-    key_width=192,
-    value_width=128,
+    head_dim=192,
+    v_head_dim=128,
     rotary_dim=64,
     hidden=136,
     dense_width=264,
@@ -115,7 +115,7 @@ def random_predictors(config: MiMoConfig, seed: int) -> Arrays:
     """Return the weights of three predictors: a sliding layer's attention and a dense network."""
     generator = np.random.default_rng(seed)
     weights = {}
-    for index in range(PREDICTORS):
+    for index in range(NUM_MTP_LAYERS):
         for name, shape in _predictor_shapes(config):
             value = generator.standard_normal(shape, np.float32)
             if len(shape) == 2:

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.layers.hooks import Call, WatchedLayers
+from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import MoEWeights
@@ -35,11 +35,11 @@ def plans(draw, world: int) -> ParallelConfig:
 def admitting(recipe: Recipe, plan: ParallelConfig) -> Recipe:
     """Return `recipe` with as many heads, channels and experts as `plan` can split."""
     T, P = plan.tensor_parallel_size, plan.expert_parallel_size
-    kv_heads = 1 << (recipe.kv_heads.bit_length() - 1)
-    queries = max(2, T // kv_heads) * -(-recipe.queries_per_kv_head // 2)
+    num_kv_heads = 1 << (recipe.num_kv_heads.bit_length() - 1)
+    queries = max(2, T // num_kv_heads) * -(-recipe.queries_per_kv_head // 2)
     return replace(
         recipe,
-        kv_heads=kv_heads,
+        num_kv_heads=num_kv_heads,
         queries_per_kv_head=queries,
         dense_width=T * -(-recipe.dense_width // T),
         experts=P * -(-recipe.experts // P),
@@ -66,7 +66,7 @@ def on_ranks(
     group, pairs = ThreadGroup(plan.world_size), [Counter() for _ in range(plan.world_size)]
 
     def on_rank(rank: int) -> Any:
-        backend = WatchedLayers(len(model.config.layers), lambda call: _count(pairs[rank], call))
+        backend = HookedLayers(len(model.config.layers), lambda call: _count(pairs[rank], call))
         return program(running(model, group=group, plan=plan, backend=backend, **options))
 
     first, *others = group.run(on_rank)
@@ -74,17 +74,17 @@ def on_ranks(
         np.testing.assert_equal(other, first)
     total = sum(pairs, Counter())
     assert total["chosen"] == total["computed"] == total["combined"]
-    assert total["chosen"] > 0 or not any(spec.experts for spec in model.config.layers)
+    assert total["chosen"] > 0 or not any(spec.num_experts for spec in model.config.layers)
     return first
 
 
-def _count(pairs: Counter, call: Call) -> None:
-    if call.part == "answer":
-        pairs["computed"] += int(np.sum(_here(call.given[2], call.given[3])))
-    if call.part != "mixture":
+def _count(pairs: Counter, call: HookCall) -> None:
+    if call.part == "experts":
+        pairs["computed"] += int(np.sum(_here(call.args[2], call.args[3])))
+    if call.part != "moe":
         return
-    position_N, rank = call.given[1:3]
-    again, _ = replace(call.function, expert_fn=_choices_here)(*call.given, **call.static)
+    position_N, rank = call.args[1:3]
+    again, _ = replace(call.function, expert_fn=_choices_here)(*call.args, **call.kwargs)
     chosen_N = np.where(position_N >= 0, call.function.experts_per_token, 0)
     np.testing.assert_array_equal(again[:, 0], chosen_N)
     if rank.tensor_rank_1[0] == 0:  # the other ranks that share heads have the same tokens

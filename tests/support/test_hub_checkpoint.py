@@ -12,7 +12,7 @@ from tests.support.hub_checkpoint import INDEX, RECIPE, oracle_of, write_hub_che
 from tests.support.tiny import tiny
 
 ATTENTION = "self_attn.{}_proj.weight"
-KV_HEADS, KEY, VALUE = RECIPE.kv_heads, RECIPE.key_width, RECIPE.value_width
+KV_HEADS, KEY, VALUE = RECIPE.num_kv_heads, RECIPE.head_dim, RECIPE.v_head_dim
 FULL_LAYERS = ("model.layers.0.", "model.layers.2.")
 SLIDING_LAYERS = ("model.layers.1.", *(f"model.mtp.layers.{index}." for index in range(3)))
 

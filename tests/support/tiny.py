@@ -34,10 +34,10 @@ class Recipe:
     hidden: int = 23
     dense_width: int = 29
     expert_width: int = 13
-    kv_heads: int = 2  # of full layers; transformers gives sliding layers twice as many
+    num_kv_heads: int = 2  # of full layers; transformers gives sliding layers twice as many
     queries_per_kv_head: int = 4  # in full layers
-    key_width: int = 11
-    value_width: int = 7
+    head_dim: int = 11
+    v_head_dim: int = 7
     rotary_dim: int = 6
     window: int = 5
     experts: int = 7
@@ -60,7 +60,7 @@ class Tiny(NamedTuple):
 @st.composite
 def recipes(draw) -> Recipe:
     """Draw a model: any pattern of layers, and widths that nothing divides."""
-    kv_heads, key_width = draw(st.integers(1, 4)), draw(st.integers(2, 24))
+    num_kv_heads, head_dim = draw(st.integers(1, 4)), draw(st.integers(2, 24))
     experts = draw(st.integers(2, 11))
     return Recipe(
         layers=tuple(draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=5))),
@@ -69,11 +69,11 @@ def recipes(draw) -> Recipe:
         hidden=draw(st.integers(5, 40)),
         dense_width=draw(st.integers(1, 50)),
         expert_width=draw(st.integers(1, 30)),
-        kv_heads=kv_heads,
+        num_kv_heads=num_kv_heads,
         queries_per_kv_head=2 * draw(st.integers(1, 2)),
-        key_width=key_width,
-        value_width=draw(st.integers(1, 24)),
-        rotary_dim=2 * draw(st.integers(1, key_width // 2)),
+        head_dim=head_dim,
+        v_head_dim=draw(st.integers(1, 24)),
+        rotary_dim=2 * draw(st.integers(1, head_dim // 2)),
         window=draw(st.integers(1, 40)),
         experts=experts,
         experts_per_token=draw(st.integers(1, min(8, experts))),
@@ -108,8 +108,8 @@ def loaded(oracle: Any) -> Tiny:
 
 def transformers_config(recipe: Recipe) -> Any:
     """Return `recipe` in the native fields of transformers."""
-    whole = recipe.rotary_dim == recipe.key_width
-    factor = 1.0 if whole else (recipe.rotary_dim + 0.5) / recipe.key_width  # to be truncated
+    whole = recipe.rotary_dim == recipe.head_dim
+    factor = 1.0 if whole else (recipe.rotary_dim + 0.5) / recipe.head_dim  # to be truncated
     rope = {"rope_type": "default", "partial_rotary_factor": factor}
     attention, networks = zip(*recipe.layers, strict=True)
     config = transformers.MiMoV2FlashConfig(
@@ -120,10 +120,10 @@ def transformers_config(recipe: Recipe) -> Any:
         num_hidden_layers=len(recipe.layers),
         layer_types=list(attention),
         mlp_layer_types=list(networks),
-        num_attention_heads=recipe.kv_heads * recipe.queries_per_kv_head,
-        num_key_value_heads=recipe.kv_heads,
-        head_dim=recipe.key_width,
-        v_head_dim=recipe.value_width,
+        num_attention_heads=recipe.num_kv_heads * recipe.queries_per_kv_head,
+        num_key_value_heads=recipe.num_kv_heads,
+        head_dim=recipe.head_dim,
+        v_head_dim=recipe.v_head_dim,
         sliding_window=recipe.window,
         n_routed_experts=recipe.experts,
         num_experts_per_tok=recipe.experts_per_token,

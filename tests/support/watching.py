@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.layers.decoder import Decoder
+from mimo_v2_flash.layers.decoder import DecoderLayer
 
 
 class WatchingBackend(NumpyBackend):
@@ -24,14 +24,14 @@ class WatchingBackend(NumpyBackend):
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, watched if it is a layer."""
-        return self._watched(function) if isinstance(function, Decoder) else function
+        return self._watched(function) if isinstance(function, DecoderLayer) else function
 
-    def _watched(self, layer: Decoder) -> Callable[..., Any]:
+    def _watched(self, layer: DecoderLayer) -> Callable[..., Any]:
         self.compiled.append(layer)
 
-        def program(x_BTD: Any, step: Any, *rest: Any, **static: Any) -> Any:
+        def program(x_BTD: Any, step: Any, *rest: Any, **kwargs: Any) -> Any:
             self.calls.append((layer, step.position_BT))
-            return layer(x_BTD, step, *rest, **static)
+            return layer(x_BTD, step, *rest, **kwargs)
 
         return program
 

@@ -12,7 +12,7 @@ from mimo_v2_flash.weights.fp8 import Heads
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
 
-MIMO = Heads(queries=4, keys=4, key_width=192, value_width=128)
+MIMO = Heads(queries=4, keys=4, head_dim=192, v_head_dim=128)
 columns = st.sampled_from([1, 128, 130])
 
 
@@ -142,14 +142,14 @@ def test_other_scale_columns_of_k_and_v_are_refused(k_grid, v_grid):
 
 
 def test_an_odd_number_of_heads_on_a_rank_is_refused():
-    heads = Heads(queries=12, keys=6, key_width=192, value_width=128)
+    heads = Heads(queries=12, keys=6, head_dim=192, v_head_dim=128)
     (_, k, v), _ = attention(heads, ranks=2, hidden=1, seed=0)
     with pytest.raises(ValueError, match=r"scales \(10, 1\) and \(6, 1\), expected"):
         fp8.keys_and_values("layer", stored(k), stored(v), heads)
 
 
 def test_a_run_that_half_blocks_cannot_show_is_refused():
-    heads = Heads(queries=8, keys=4, key_width=160, value_width=128)
+    heads = Heads(queries=8, keys=4, head_dim=160, v_head_dim=128)
     (_, k, v), _ = attention(heads._replace(queries=16), ranks=4, hidden=1, seed=0)
     with pytest.raises(ValueError, match=r"scales \(8, 1\) and \(4, 1\), expected"):
         fp8.keys_and_values("layer", stored(k), stored(v), heads)

@@ -10,7 +10,7 @@ from mimo_v2_flash.weights.fp8 import Heads, cut_rank, rank_rows, split_fused
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
 
-PRO = Heads(queries=16, keys=8, key_width=192, value_width=128)  # V2.5-Pro has 128 query heads
+PRO = Heads(queries=16, keys=8, head_dim=192, v_head_dim=128)  # V2.5-Pro has 128 query heads
 TRUE = [  # heads, ranks, rows and scale rows of MiMo-V2.5 and MiMo-V2.5-Pro
     (Heads(64, 4, 192, 128), 4, 13568, 108),
     (Heads(64, 8, 192, 128), 4, 14848, 116),

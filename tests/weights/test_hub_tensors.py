@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.hub_tensors import hub_tensors, predictor_tensors
+from mimo_v2_flash.weights.hub_tensors import hub_tensors, mtp_tensors
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -17,7 +17,7 @@ def size(tensors) -> int:
 
 def test_mimo_has_the_bytes_of_the_hubs_files():
     """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of predictors."""
-    main, predictors = hub_tensors(MiMoConfig()), predictor_tensors(MiMoConfig())
+    main, predictors = hub_tensors(MiMoConfig()), mtp_tensors(MiMoConfig())
     assert (size(main), size(predictors)) == (311_862_258_560, 1_189_400_448)
     assert (len(main), len(predictors)) == (72_766, 60)
 
@@ -29,7 +29,7 @@ def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
     source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
     there = source.places(source.names())
     expected = hub_tensors(config, fused=fused)
-    predictors = predictor_tensors(config)
+    predictors = mtp_tensors(config)
     if fused:  # the test's writer fuses the predictors' attention too
         predictors = {name: p for name, p in predictors.items() if name in there}
         there = {name: p for name, p in there.items() if name in expected or name in predictors}

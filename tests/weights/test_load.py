@@ -105,7 +105,7 @@ def test_the_rest_is_float32(saved):
 def test_a_layer_without_sinks_has_no_sink(float32):
     for spec, layer in zip(tiny().config.layers, loaded(float32).layers, strict=True):
         sink_H = layer.attention.sink_H
-        assert (sink_H.shape, sink_H.dtype) == ((spec.attention.heads,), np.float32)
+        assert (sink_H.shape, sink_H.dtype) == ((spec.attention.num_heads,), np.float32)
         assert (sink_H == NO_SINK).all() != spec.attention.has_sink
 
 

@@ -38,7 +38,9 @@ def test_they_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
     assert nbytes(hollow) == nbytes(real)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), replace(Recipe(), kv_heads=1, hidden=40)], ids=str)
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), replace(Recipe(), num_kv_heads=1, hidden=40)], ids=str
+)
 def test_they_are_like_those_that_transformers_saved(recipe):
     model = tiny(recipe)
     assert described(hollow_weights(model.config, "float32")) == described(model.weights)

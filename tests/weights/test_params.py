@@ -34,7 +34,7 @@ def test_attention_is_in_the_order_of_its_names():
     *matrices, sink = AttentionWeights._fields
     fields = [f"{field.split('_')[1]}_proj.weight" for field in matrices]
     assert [*fields, sink.split("_")[0]] == projections(
-        param_specs.attention("layer", SPEC.attention, SPEC.hidden)
+        param_specs.attention("layer", SPEC.attention, SPEC.hidden_size)
     )
 
 

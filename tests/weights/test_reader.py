@@ -49,14 +49,14 @@ def found(weights: ModelWeights) -> dict[str, object]:
         prefix = f"model.layers.{index}"
         norms = layer.attention_norm_D, layer.feed_forward_norm_D
         held += zip(param_specs.layer_norms(prefix, spec), norms, strict=True)
-        declared = param_specs.attention(prefix, spec.attention, spec.hidden)
+        declared = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         held += zip(declared, layer.attention[: len(declared)], strict=True)
         held += feed_forward(prefix, spec, layer, weights.expert_ids)
     return {name: weight for (name, _), weight in held}
 
 
 def feed_forward(prefix: str, spec, layer: DecoderWeights, ids: tuple[int, ...]):
-    if not spec.experts:
+    if not spec.num_experts:
         yield from zip(param_specs.dense(prefix, spec), layer.feed_forward, strict=True)
         return
     router, bias, experts = layer.feed_forward

@@ -75,7 +75,7 @@ def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
     of_heads_ = all_shard_specs(ParallelConfig(1, tensor_parallel))
     of_experts = all_shard_specs(ParallelConfig(expert_parallel, 1, expert_parallel))
     for index, (layer, spec) in enumerate(zip(WEIGHTS.layers, CONFIG.layers, strict=True)):
-        whole, repeats = layer.attention, max(1, tensor_parallel // spec.attention.kv_heads)
+        whole, repeats = layer.attention, max(1, tensor_parallel // spec.attention.num_kv_heads)
         parts = [share.layers[index].attention for share in of_heads_]
         for name, every, axis in (
             ("w_q_OD", 1, 0),

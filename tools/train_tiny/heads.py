@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
 
 from . import schedule, trunk
-from .shape import PREDICTORS, SLIDING
+from .shape import NUM_MTP_LAYERS, SLIDING
 from .windows import Windows
 
 __all__ = ["Head", "load", "seen_by", "train"]
@@ -65,7 +65,7 @@ def load(work: Path, model: Any) -> nn.ModuleList:
 def new_heads(model: Any) -> nn.ModuleList:
     """Return untrained heads of the trunk `model`."""
     torch.manual_seed(SEED)
-    return nn.ModuleList(Head(model.config) for _ in range(PREDICTORS))
+    return nn.ModuleList(Head(model.config) for _ in range(NUM_MTP_LAYERS))
 
 
 def train(work: Path) -> None:

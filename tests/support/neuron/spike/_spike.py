@@ -8,7 +8,7 @@ with exchanges run when all ranks are there: rank 0 listens at NEURON_RT_ROOT_CO
 import os
 import time
 from contextlib import suppress
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Hook
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,7 +157,7 @@ def _joined(rank: int, size: int) -> dict[int, Connection]:
     """Return the connections to rank 0, or to all others if this is it."""
     host, port = os.environ["NEURON_RT_ROOT_COMM_ID"].split(":")
     if rank == 0:
-        listener = Listener((host, int(port)))
+        listener = Hook((host, int(port)))
         arrived = [listener.accept() for _ in range(size - 1)]
         return {connection.recv(): connection for connection in arrived}
     connection = None
