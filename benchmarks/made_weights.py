@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.load import load_weights
 from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
@@ -69,7 +69,7 @@ def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Te
         for index, sliding in enumerate(config.hybrid_layer_pattern)
         if not sliding
     }
-    for name, shape in param_specs.every_weight(config):
+    for name, shape in param_specs.all_params(config):
         if not name.endswith("_proj.weight") or name.endswith("o_proj.weight"):
             dtype = "F32" if param_specs.ROUTER in name else "BF16"
             yield Tensor(name, dtype, shape, lambda n=name, s=shape, d=dtype: _few(random, n, s, d))
@@ -107,7 +107,7 @@ def _native_tensors(ours: Path, config: MiMoConfig) -> Iterator[Tensor]:
     """Yield transformers' tensors, in the names of its own modules, from the FP8 checkpoint."""
     weights = load_weights(ours, config)
     arrays = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    for (name, _), array in zip(param_specs.model_ends(config), arrays, strict=True):
+    for (name, _), array in zip(param_specs.embedding_norm_head(config), arrays, strict=True):
         yield _exact(name, array)
     for index, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
@@ -133,7 +133,7 @@ def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Ten
 
     def parts() -> Iterator[np.ndarray]:
         for array in arrays:
-            wide = dequantise(array) if isinstance(array, BlockScaled) else array
+            wide = dequantize(array) if isinstance(array, BlockScaled) else array
             narrow = wide.astype(DTYPES[dtype])
             assert np.array_equal(narrow.astype(np.float32), wide.astype(np.float32)), name
             yield narrow

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 
 WIDTH, ROUNDS, BYTES = 4096, 3, 160_000_000
 ROWS = (1, 8, 512)
@@ -40,7 +40,7 @@ def numpy_fp8(weights: list[BlockScaled]) -> list[Product]:
 
 def numpy_float32(weights: list[BlockScaled]) -> list[Product]:
     """Float32, dequantised ahead."""
-    ready = [dequantise(w) for w in weights]
+    ready = [dequantize(w) for w in weights]
     return [lambda x, w=w: x @ w.T for w in ready]
 
 
@@ -58,7 +58,7 @@ def _torch(weights: list[BlockScaled], dtype: str) -> list[Product]:
     import torch  # noqa: PLC0415
 
     kind = getattr(torch, dtype)
-    ready = [torch.tensor(dequantise(w)).to(kind) for w in weights]
+    ready = [torch.tensor(dequantize(w)).to(kind) for w in weights]
 
     def product(x: np.ndarray, w: Any) -> np.ndarray:
         with torch.inference_mode():
@@ -73,7 +73,7 @@ def onnxruntime_int8(weights: list[BlockScaled]) -> list[Product]:
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    sessions = [onnxruntime.InferenceSession(_onnx_model(dequantise(w)), options) for w in weights]
+    sessions = [onnxruntime.InferenceSession(_onnx_model(dequantize(w)), options) for w in weights]
     return [lambda x, s=s: s.run(None, {"x": x})[0] for s in sessions]
 
 
@@ -114,7 +114,7 @@ def measure(name: str) -> dict[str, float]:
     make, size = CONTENDERS[name]
     random = np.random.default_rng(0)
     count = max(2, BYTES // (size * WIDTH * WIDTH))
-    weights = [quantise(random.standard_normal((WIDTH, WIDTH), np.float32)) for _ in range(count)]
+    weights = [quantize(random.standard_normal((WIDTH, WIDTH), np.float32)) for _ in range(count)]
     products = make(weights)
     found: dict[str, float] = {}
     for rows in ROWS:
@@ -126,7 +126,7 @@ def measure(name: str) -> dict[str, float]:
             product(x_NI)
             times.append(time.perf_counter() - start)
         found[str(rows)] = statistics.median(times) * 1e3
-    exact = x_NI.astype(np.float64) @ dequantise(weights[0]).astype(np.float64).T
+    exact = x_NI.astype(np.float64) @ dequantize(weights[0]).astype(np.float64).T
     found["error"] = float(np.sqrt(np.mean((answer - exact) ** 2) / np.mean(exact**2)))
     return found
 

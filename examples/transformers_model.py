@@ -14,7 +14,7 @@ import transformers
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.weights.checkpoint import open_checkpoint
-from mimo_v2_flash.weights.convert import plan_job
+from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.source import FolderSource
 
@@ -31,7 +31,7 @@ def load(folder: Path, config: MiMoConfig) -> Any:
     """Return transformers' model in float32, FP8 dequantised by this project's reader."""
     experts, float32 = tuple(range(config.n_routed_experts)), Encoding("float32", "cpu")
     with TemporaryDirectory() as prepared:
-        job = plan_job(FolderSource(folder), config, Path(prepared), float32, experts)
+        job = plan_conversion_job(FolderSource(folder), config, Path(prepared), float32, experts)
         job.run(workers=1, advance=lambda _: None)
         tensors = open_checkpoint(Path(prepared)).items()
         state = {name: torch.tensor(np.array(weight, np.float32)) for name, weight in tensors}

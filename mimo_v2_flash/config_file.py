@@ -41,11 +41,11 @@ _ROPE = "rope_parameters"
 _FULL, _SLIDING = f"{_ROPE}.full_attention", f"{_ROPE}.sliding_attention"
 _COMPUTED_ROPE: dict[str, tuple[Any, ...]] = {
     key: allowed
-    for place in (_ROPE, _FULL, _SLIDING)
+    for mapping in (_ROPE, _FULL, _SLIDING)
     for key, allowed in (
-        (place, (None, {})),  # what remains once objects are flat
-        (f"{place}.type", ("default",)),
-        (f"{place}.rope_type", ("default",)),
+        (mapping, (None, {})),  # what remains once objects are flat
+        (f"{mapping}.type", ("default",)),
+        (f"{mapping}.rope_type", ("default",)),
     )
 }
 
@@ -77,7 +77,7 @@ def _index_in(*names: str) -> Callable[[Any], Any]:
     return read
 
 
-class _Place(NamedTuple):
+class FieldMapping(NamedTuple):
     """Where a file says a field, and how what it says there is read."""
 
     field: str
@@ -86,24 +86,26 @@ class _Place(NamedTuple):
 
 
 _TRANSFORMERS = (
-    _Place("layernorm_epsilon", "rms_norm_eps"),
-    _Place("hybrid_layer_pattern", "layer_types", _index_in("full_attention", "sliding_attention")),
-    _Place("moe_layer_freq", "mlp_layer_types", _index_in("dense", "sparse")),
-    _Place("rope_theta", f"{_FULL}.rope_theta"),
-    _Place("swa_rope_theta", f"{_SLIDING}.rope_theta"),
-    _Place("partial_rotary_factor", f"{_FULL}.partial_rotary_factor"),
-    _Place("rope_theta", f"{_ROPE}.rope_theta"),  # MiMo-V2.6: one set, for the full layers
-    _Place("partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"),
-    _Place("sliding_window", "sliding_window"),
+    FieldMapping("layernorm_epsilon", "rms_norm_eps"),
+    FieldMapping(
+        "hybrid_layer_pattern", "layer_types", _index_in("full_attention", "sliding_attention")
+    ),
+    FieldMapping("moe_layer_freq", "mlp_layer_types", _index_in("dense", "sparse")),
+    FieldMapping("rope_theta", f"{_FULL}.rope_theta"),
+    FieldMapping("swa_rope_theta", f"{_SLIDING}.rope_theta"),
+    FieldMapping("partial_rotary_factor", f"{_FULL}.partial_rotary_factor"),
+    FieldMapping("rope_theta", f"{_ROPE}.rope_theta"),  # MiMo-V2.6: one set, for the full layers
+    FieldMapping("partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"),
+    FieldMapping("sliding_window", "sliding_window"),
 )
 # What MiMoV2FlashAttention builds by itself, whatever else a file says.
 _BUILT_BY_TRANSFORMERS = (
-    _Place("swa_num_attention_heads", "num_attention_heads"),
-    _Place("swa_num_key_value_heads", "num_key_value_heads", _twice),
-    _Place("swa_head_dim", "head_dim"),
-    _Place("swa_v_head_dim", "v_head_dim"),
-    _Place("add_swa_attention_sink_bias", "layer_types", lambda _: True),
-    _Place("add_full_attention_sink_bias", "layer_types", lambda _: False),
+    FieldMapping("swa_num_attention_heads", "num_attention_heads"),
+    FieldMapping("swa_num_key_value_heads", "num_key_value_heads", _twice),
+    FieldMapping("swa_head_dim", "head_dim"),
+    FieldMapping("swa_v_head_dim", "v_head_dim"),
+    FieldMapping("add_swa_attention_sink_bias", "layer_types", lambda _: True),
+    FieldMapping("add_full_attention_sink_bias", "layer_types", lambda _: False),
 )
 
 
@@ -135,14 +137,16 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
             refuse(key, said[key], " or ".join(map(repr, allowed)))
     _settle(said)
     built = "layer_types" in said and said.get("model_type") == "mimo_v2_flash"
-    places = (
+    mappings = (
         *_TRANSFORMERS,
         *(_BUILT_BY_TRANSFORMERS if built else ()),
-        *(_Place(name, name) for name in fields if name != "sliding_window"),
-        _Place("sliding_window", "sliding_window_size", _plus_one),
+        *(FieldMapping(name, name) for name in fields if name != "sliding_window"),
+        FieldMapping("sliding_window", "sliding_window_size", _plus_one),
     )
-    found = _ABSENT | _first_said(places, said, file)
-    if missing := {place.field: place.key for place in places if place.field not in found}:
+    found = _ABSENT | _first_said(mappings, said, file)
+    if missing := {
+        mapping.field: mapping.key for mapping in mappings if mapping.field not in found
+    }:
         raise ValueError(f"missing: {', '.join(missing.values())}")
     return found
 
@@ -184,10 +188,12 @@ def _settle(said: dict[str, Any]) -> None:
         refuse(f"{_SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
 
 
-def _first_said(places: Iterable[_Place], said: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _first_said(
+    mappings: Iterable[FieldMapping], said: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
     """Return what the first place of each field says; warn where a later one disagrees."""
     found: dict[str, tuple[str, Any]] = {}
-    for field, key, reading in places:
+    for field, key, reading in mappings:
         if said.get(key) is None:
             continue
         value = reading(said[key])

@@ -18,7 +18,7 @@ from .layers.parallel_context import ParallelContext
 from .parallel import ALONE, HostGroup
 from .parallel_config import ParallelConfig
 from .weights.params import ModelWeights, fingerprint
-from .weights.shard_weights import cut_model
+from .weights.shard_weights import shard_weights
 from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]
@@ -80,8 +80,8 @@ class MiMoV2FlashModel:
         context.check_consistent(
             config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
         )
-        self.weights = backend.place(
-            context.mode.weights(cut_model(weights, config, context.shard_spec))
+        self.weights = backend.to_device(
+            context.mode.weights(shard_weights(weights, config, context.shard_spec))
         )
         self.config, self.max_step, self._context = config, max_step, context
         self._network = Network(config, backend, context, dtype)

@@ -34,8 +34,8 @@ def test_mimo_v2_5_pro_is_mere_numbers(tmp_path):
     assert full == [0, 7, 15, 23, 31, 39, 47, 55, 62, 69]
     assert {layer.attention.num_kv_heads for layer in config.layers} == {8}
     assert {layer.attention.value_scale for layer in config.layers} == {0.612}
-    assert {layer.hidden for layer in config.layers} == {6144}
-    assert config.layers[69].experts == 384
+    assert {layer.hidden_size for layer in config.layers} == {6144}
+    assert config.layers[69].num_experts == 384
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.convert import Job, plan_job
+from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.hub import INDEX
 from mimo_v2_flash.weights.source import FolderSource
@@ -43,10 +43,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(folder) -> Job:
+def job(folder) -> ConversionJob:
     """Return what is to be done, as planned of the same checkpoint on disk."""
     config = MiMoConfig.from_pretrained(folder)
-    return plan_job(FolderSource(folder), config, Path(), Encoding("fp8", "cpu"), EIGHT)
+    return plan_conversion_job(FolderSource(folder), config, Path(), Encoding("fp8", "cpu"), EIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,12 @@ def data_ranges(hub: LocalHub) -> list[Range]:
     return [r for r in hub.served if r.begin >= header((hub.folder / r.file).read_bytes())]
 
 
-def stored_ranges(job: Job, output: Path) -> set[Range]:
+def stored_ranges(job: ConversionJob, output: Path) -> set[Range]:
     """Return the ranges of which the journal says that they are on disk."""
     lines = (output / JOURNAL).read_text().split("\n")[1:-1]
     keys = {line.rpartition(" ")[0] for line in lines}
-    places = [place for piece in job.recipe.pieces if piece.key in keys for place in piece.sources]
-    return {Range(Path(place.file).name, place.begin, place.end) for place in places}
+    places = [info for task in job.plan.tasks if task.key in keys for info in task.sources]
+    return {Range(Path(info.file).name, info.begin, info.end) for info in places}
 
 
 def test_eight_experts_of_256_are_few_bytes_fetched_once_and_a_prompt_runs(folder, job, tmp_path):

@@ -120,7 +120,7 @@ def test_64_greedy_tokens_of_ragged_prompts_are_those_of_transformers(recipe, le
 def test_4096_tokens_through_a_window_of_128_in_chunks_are_one_prefill():
     # Every expert is chosen: of 4,096 tokens some would be undecided between two.
     layers = ((FULL, "dense"), (SLIDING, "sparse"), (SLIDING, "dense"), (FULL, "sparse"))
-    sizes = {"kv_heads": 1, "queries_per_kv_head": 2, "experts": 2, "experts_per_token": 2}
+    sizes = {"num_kv_heads": 1, "queries_per_kv_head": 2, "experts": 2, "experts_per_token": 2}
     model = tiny(Recipe(layers=layers, window=128, **sizes))
     token_T = random_tokens(model, 4096)
     ours = running(model, max_step=4096)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mimo_v2_flash.costs import Load
 from mimo_v2_flash.execution.compiler import INSTALL
-from mimo_v2_flash.execution.program_builder import JOBS, Builds
+from mimo_v2_flash.execution.program_builder import JOBS, ProgramBuilder
 
 from .console import console, progress, table
 from .cost import add_deployment_arguments, asked_deployment
@@ -37,11 +37,11 @@ def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> i
     deployment = asked_deployment(**asked)
     check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
     found = step_programs(deployment).programs
-    builds = Builds(programs, lnc=lnc)
+    builder = ProgramBuilder(programs, lnc=lnc)
     modules = {name: program.traced.module for name, program in found.items()}
     with progress("compiling", total=len(modules), unit="programs") as advance:
-        folders = builds.written(modules, jobs=jobs, advance=advance)
-    _report(f"{backend}: {builds.folder}", list(modules), folders, builds)
+        folders = builder.compile_all(modules, jobs=jobs, advance=advance)
+    _report(f"{backend}: {builder.folder}", list(modules), folders, builder)
     return 0
 
 
@@ -50,13 +50,15 @@ def _load(deployment: Deployment) -> Load:
     return Load(*sizes, deployment.weights, deployment.cache, deployment.stream)
 
 
-def _report(title: str, names: Sequence[str], folders: Sequence[Path], builds: Builds) -> None:
+def _report(
+    title: str, names: Sequence[str], folders: Sequence[Path], builder: ProgramBuilder
+) -> None:
     made = table(title, ("program", "folder"))
     for name, folder in zip(names, folders, strict=True):
         made.add_row(name, folder.name)
     out = console()
     out.print(made)
-    if builds.compiler is None:
+    if builder.compiler is None:
         out.print(f"Not compiled, for neuronx-cc is not installed: {INSTALL}")
     else:
-        out.print(f"Compiled by neuronx-cc {builds.compiler.version}.")
+        out.print(f"Compiled by neuronx-cc {builder.compiler.version}.")

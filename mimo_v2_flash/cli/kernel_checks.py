@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.softmax import NO_SINK
@@ -103,21 +103,21 @@ def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
 def _decoded_codes(_: Random) -> Pairs:
     code_OI = np.array([[code for code in range(256) if code & 0x7F != 0x7F]], np.uint8)
     every = BlockScaled(code_OI, np.ones((1, 2), np.float32))
-    return [(dequantise(every), scale_oracle.dequantise(every))]
+    return [(dequantize(every), scale_oracle.dequantize(every))]
 
 
 def _scaled_matmul(random: Random) -> Pairs:
-    w = quantise(normal(random, 70, 150), block_height=64)
+    w = quantize(normal(random, 70, 150), block_height=64)
     x_NI = normal(random, 3, 150)
-    return [(ops.matmul(x_NI, w), x_NI.astype(np.float64) @ scale_oracle.dequantise(w).T)]
+    return [(ops.matmul(x_NI, w), x_NI.astype(np.float64) @ scale_oracle.dequantize(w).T)]
 
 
-def _quantise(random: Random) -> Pairs:
+def _quantize(random: Random) -> Pairs:
     w_OI = normal(random, 20, 150)
-    code_OI, scale_YX = scale_oracle.quantise(w_OI, block_height=8)
-    found = quantise(w_OI, block_height=8)
+    code_OI, scale_YX = scale_oracle.quantize(w_OI, block_height=8)
+    found = quantize(w_OI, block_height=8)
     expected = SimpleNamespace(code=code_OI, scale=scale_YX, block_height=8)
-    return [(dequantise(found), scale_oracle.dequantise(expected))]
+    return [(dequantize(found), scale_oracle.dequantize(expected))]
 
 
 def _sampling(random: Random) -> Pairs:
@@ -137,7 +137,7 @@ CHECKS = (
     Check("kv_cache", "written, then read", 0.0, _kv_cache),
     *MOE_CHECKS,
     Check("block_scale", "all 254 FP8 codes", 0.0, _decoded_codes),
-    Check("block_scale", "quantised", 1e-7, _quantise),
+    Check("block_scale", "quantised", 1e-7, _quantize),
     Check("block_scale", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),
     Check("sampling", "greedy and top-k", 0.0, _sampling),
 )

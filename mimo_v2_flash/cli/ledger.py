@@ -8,8 +8,8 @@ from mimo_v2_flash.costs.lower_bound import Least, Sizes, least
 from mimo_v2_flash.costs.projection import Seconds, at_best, projected
 from mimo_v2_flash.execution.cost_model import cost_of
 from mimo_v2_flash.execution.program_cost import ProgramCost
-from mimo_v2_flash.execution.program_recorder import Rehearsed
-from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.execution.program_recorder import RecordedProgram
+from mimo_v2_flash.execution.pytree import tree_arrays
 
 from .deployment import Deployment
 from .program_names import halves_of
@@ -88,8 +88,8 @@ def _timed(step: StepCalls, entries: Mapping[str, Entry]) -> StepTime:
     )
 
 
-def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:
-    given = arrays(program.given)
+def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> Entry:
+    given = tree_arrays(program.arguments)
     inputs = {
         kind: {path: array for path, array in given.items() if kinds[path] == kind}
         for kind in ("weights", "cache", "activations")
@@ -104,9 +104,9 @@ def _entry(program: Rehearsed, kinds: Mapping[str, str]) -> Entry:
     return Entry(cost, possible, projected(cost), **moved)
 
 
-def _sizes(program: Rehearsed) -> Sizes:
-    given, (attention, network) = program.given, halves_of(program.function)
-    rows, tokens = next(iter(arrays(given).values())).shape[:2]
+def _sizes(program: RecordedProgram) -> Sizes:
+    given, (attention, network) = program.arguments, halves_of(program.function)
+    rows, tokens = next(iter(tree_arrays(given).values())).shape[:2]
     if "row_N" in given:  # the head, which sees these alone
         rows, tokens = len(given["row_N"]), 1
     kv_length, local_tokens = given.get("kv_length", 0), given.get("local_tokens", rows * tokens)

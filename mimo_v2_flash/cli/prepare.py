@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.convert import Job, plan_job
+from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
 from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.weights.hub import IN_FLIGHT, HubSource
 from mimo_v2_flash.weights.source import FolderSource, Source
@@ -92,17 +92,17 @@ def plan(
     expert_subset: list[str] | None,
     num_layers: int | None,
     **split: int,
-) -> Job:
+) -> ConversionJob:
     """Return the job; nothing is written yet."""
     if num_layers is not None:
         config = first_layers(config, num_layers)
     there = range(config.n_routed_experts)
     asked = from_ranges(expert_subset) if expert_subset else there
     experts = tuple(check_experts(asked, there))
-    return plan_job(source, config, output, encoding, experts, **split)
+    return plan_conversion_job(source, config, output, encoding, experts, **split)
 
 
-def make(job: Job) -> None:
+def make(job: ConversionJob) -> None:
     """Do what is left of the job, with a progress bar, and say what became of it."""
     out = console()
     if job.is_complete():
@@ -117,14 +117,14 @@ def make(job: Job) -> None:
         out.print(f"{rounded} by this run, each by at most 2^-10 of its scale")
 
 
-def _say(job: Job) -> None:
+def _say(job: ConversionJob) -> None:
     """Print what the job takes, and whether it fits here."""
     wanted, size = job.store.folder.absolute(), job.store.nbytes
     folder = next(path for path in (wanted, *wanted.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     said = table(f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "here"))
-    said.add_row("tensors", f"{len(job.recipe.outputs):,}", "")
+    said.add_row("tensors", f"{len(job.plan.outputs):,}", "")
     said.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
     said.add_row("layers", f"{job.config.num_hidden_layers}", "")
     said.add_row("shards", f"{len(job.store.folders)}", "")

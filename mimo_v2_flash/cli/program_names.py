@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.execution.program_recorder import Rehearsed
+from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.layers.attention import Attention
 from mimo_v2_flash.layers.decoder import AttentionBlock, DecoderLayer, FeedForwardBlock
 from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
@@ -19,7 +19,7 @@ LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 FUNCTIONS = {"embedded": "embedding", "LogitsHead": "head of logits", "GreedyHead": "head"}
 
 
-def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
+def named_apart(programs: Sequence[RecordedProgram]) -> list[str]:
     """Return a name for each program; equal ones are numbered."""
     names, seen = [program_name(program) for program in programs], Counter[str]()
     for place, name in enumerate(names):
@@ -29,14 +29,14 @@ def named_apart(programs: Sequence[Rehearsed]) -> list[str]:
     return names
 
 
-def program_name(program: Rehearsed) -> str:
+def program_name(program: RecordedProgram) -> str:
     """Return such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
     Tokens are sequences of this rank times tokens of each, of which a head sees some. `kv_length` are
     slots of the cache that are looked at, `slots` and `seats` the messages to a rank and the tokens
     before an expert that there is room for.
     """
-    given = program.given
+    given = program.arguments
     x_BT = next(value for value in given.values() if hasattr(value, "shape"))
     sizes = given | (vars(given["dispatcher"]) if is_dataclass(given.get("dispatcher")) else {})
     words = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]

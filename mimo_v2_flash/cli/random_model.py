@@ -15,7 +15,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights.param_specs import every_weight
+from mimo_v2_flash.weights.param_specs import all_params
 from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 
@@ -63,7 +63,7 @@ def run(
             f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} must be at least 1"
         )
     config = _config(num_experts, num_layers)
-    parameters = sum(int(np.prod(weight.shape)) for weight in every_weight(config))
+    parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as made:
         weights = random_weights(config, seed=seed, made=made, shard_spec=shared.shard_spec)
     record = DispatchStatsBackend()

@@ -11,8 +11,8 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Load, devices
 from mimo_v2_flash.execution import Backend
-from mimo_v2_flash.execution.pytree import arrays
-from mimo_v2_flash.execution.registry import BACKENDS, backend_named
+from mimo_v2_flash.execution.pytree import tree_arrays
+from mimo_v2_flash.execution.registry import BACKENDS, get_backend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import ModelWeights
@@ -113,10 +113,10 @@ class Place(NamedTuple):
     def _opened(self, shared: RankSetup) -> Backend:
         if self.backend == "neuron":
             known = {"folder": self.programs, "lnc": self.lnc, "skip_compile": self.skip_compile}
-            return backend_named("neuron", group=shared.group, **known)
+            return get_backend("neuron", group=shared.group, **known)
         if shared.group.size > 1:
             raise ValueError(f"--backend {self.backend} runs on one rank, not on several processes")
-        return backend_named(self.backend)
+        return get_backend(self.backend)
 
 
 def add_place_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +159,7 @@ def check_memory(config: MiMoConfig, plan: ParallelConfig, load: Load, lnc: int)
 def _stored(weights: ModelWeights) -> str:
     """Return the dtype of most weights, as `Load` says it."""
     sizes = Counter[str]()
-    for array in arrays(weights).values():
+    for array in tree_arrays(weights).values():
         sizes[str(array.dtype)] += array.nbytes
     ((name, _),) = sizes.most_common(1)
     return "fp8" if name in ("uint8", "float8_e4m3") else name

@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.execution.program_recorder import Rehearsal, Rehearsed, hollow
-from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.execution.program_recorder import ProgramRecorder, RecordedProgram, meta_arrays
+from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel.fake_group import FakeGroup
 from mimo_v2_flash.parallel_config import ShardSpec
-from mimo_v2_flash.weights.device_layout import traceable
-from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
+from mimo_v2_flash.weights.device_layout import to_device_layout
+from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import ModelWeights
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 
 from .deployment import Deployment
 from .program_names import named_apart
@@ -59,7 +59,7 @@ class StepPrograms(NamedTuple):
         Of each program's inputs, by their paths: "weights", "cache" or "activations".
     """
 
-    programs: dict[str, Rehearsed]
+    programs: dict[str, RecordedProgram]
     steps: tuple[StepCalls, ...]
     kinds: dict[str, dict[str, str]]
 
@@ -75,29 +75,29 @@ def step_programs(deployment: Deployment) -> StepPrograms:
         If nkipy is not installed.
     """
     deployment.check()
-    rehearsal = Rehearsal()
-    model = _model(deployment, rehearsal)
-    run = partial(_run, model, deployment, rehearsal)
+    recorder = ProgramRecorder()
+    model = _model(deployment, recorder)
+    run = partial(_run, model, deployment, recorder)
     sizes = list(_sizes(deployment))
     called = [run(tokens, start) for tokens, _, start in sizes]
-    names = named_apart(rehearsal.programs)
+    names = named_apart(recorder.programs)
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
         for (tokens, kv_length, _), calls in zip(sizes, called, strict=True)
     )
-    programs = dict(zip(names, rehearsal.programs, strict=True))
-    weights = set(map(id, arrays(model.weights).values()))
+    programs = dict(zip(names, recorder.programs, strict=True))
+    weights = set(map(id, tree_arrays(model.weights).values()))
     kinds = {name: _kinds(program, weights) for name, program in programs.items()}
     return StepPrograms(programs, tuple(steps), kinds)
 
 
-def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
+def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashModel:
     config, plan = deployment.config, deployment.plan
     return MiMoV2FlashModel(
         _weights(config, deployment.weights, plan.shard_spec(0)),
         config,
         max_step=deployment.chunk,
-        backend=rehearsal,
+        backend=recorder,
         group=FakeGroup(plan.world_size),
         plan=plan,
         dtype=deployment.stream,
@@ -107,7 +107,9 @@ def _model(deployment: Deployment, rehearsal: Rehearsal) -> MiMoV2FlashModel:
 def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeights:
     """Return a rank's weights, without memory; layers of a kind are one."""
     few, kind_of_layer = one_of_each_layer(config)
-    weights = hollow(traceable(cut_model(hollow_weights(few, dtype), few, shard_spec)))
+    weights = meta_arrays(
+        to_device_layout(shard_weights(meta_weights(few, dtype), few, shard_spec))
+    )
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
 
 
@@ -125,7 +127,7 @@ def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
 def _run(
     model: MiMoV2FlashModel,
     deployment: Deployment,
-    rehearsal: Rehearsal,
+    recorder: ProgramRecorder,
     tokens: int,
     start: int,
 ) -> Counter[int]:
@@ -137,24 +139,24 @@ def _run(
     position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
     wanted = tokens if tokens <= 1 + MAX_DRAFT_TOKENS else 1
     last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
-    for rehearsal.value, ask in (
+    for recorder.value, ask in (
         (1, partial(model.step, logits_at=last_Bn[:, -1:])),  # a short prompt, or its end
         (1, partial(model.greedy, at=last_Bn[:, -1:])),
         (1, partial(model.step, logits_at=last_Bn)),
         (0, partial(model.greedy, at=last_Bn)),
     ):
-        rehearsal.calls.clear()
+        recorder.calls.clear()
         ask(token_BT, position_BT, _cache(model, deployment, start))
-    return rehearsal.calls.copy()
+    return recorder.calls.copy()
 
 
-def _kinds(program: Rehearsed, weights: set[int]) -> dict[str, str]:
+def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
     """Return what each input of a program is; weights are known by their `id`."""
     return {
         path: "weights"
         if id(array) in weights
         else ("cache" if path.startswith("cache.") else "activations")
-        for path, array in arrays(program.given).items()
+        for path, array in tree_arrays(program.arguments).items()
     }
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.kv_cache import new_cache, ring_slots
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
-from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
+from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 
 from .traffic import Row
 from .workload import Load
@@ -84,9 +84,9 @@ def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> lis
     """Return the bytes of each share's weights, by kind."""
     few, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
-    whole = hollow_weights(few, dtype)
+    whole = meta_weights(few, dtype)
     times = tuple(count_of_kind[kind] for kind in range(few.num_hidden_layers))
-    return [_by_kind(cut_model(whole, few, shard_spec), times) for shard_spec in shards]
+    return [_by_kind(shard_weights(whole, few, shard_spec), times) for shard_spec in shards]
 
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, load: Load) -> int:

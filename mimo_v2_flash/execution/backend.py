@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     execution_mode: str
 
-    def place(self, record: Any) -> Any:
+    def to_device(self, record: Any) -> Any:
         """Return `record`, nested tuples, with its arrays where programs run."""
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 from .program_record import canonical, program_record
 
-__all__ = ["Artifacts", "Entry"]
+__all__ = ["CacheEntry", "CompileCache"]
 
 FORMAT = "mimo-v2-flash programs, 1"
 MODULE, NEFF, RECORD, LOG = "program.hlo.pb", "program.neff", "record.json", "compile.log"
 MANIFEST = "manifest.json"
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """A program's place.
 
     Attributes
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
         return self.folder / LOG
 
 
-class Artifacts:
+class CompileCache:
     """The programs in a folder, compiled with the same arguments.
 
     Parameters
@@ -91,15 +91,15 @@ class Artifacts:
             if not manifest.exists():
                 self._write_manifest()
 
-    def entry(self, module: Any, title: str = "") -> Entry:
+    def entry(self, module: Any, title: str = "") -> CacheEntry:
         """Return the place of a program, an `HloModuleProto`, whether it is there or not."""
         content = canonical(module)
         told = hashlib.sha256(content + "\0".join(self.arguments).encode())
         name = f"{module.name}-{told.hexdigest()[:16]}"
         record = program_record(module) | {"name": name, "arguments": list(self.arguments)}
-        return Entry(self.folder / name, content, record | {"format": FORMAT}, title)
+        return CacheEntry(self.folder / name, content, record | {"format": FORMAT}, title)
 
-    def lacking(self, entry: Entry, compiler: str | None) -> str | None:
+    def why_stale(self, entry: CacheEntry, compiler: str | None) -> str | None:
         """Return why a program cannot be loaded, None if it can.
 
         `compiler` is the version of the one that is installed; without one, any will do.
@@ -123,14 +123,14 @@ class Artifacts:
         return None
 
     @contextmanager
-    def writing(self, entry: Entry) -> Iterator[None]:
+    def writing(self, entry: CacheEntry) -> Iterator[None]:
         """Be the only process that writes a program; its module's file is there."""
         entry.folder.mkdir(exist_ok=True)
         with _locked(entry.folder / RECORD):
             _write(entry.module, entry.content)
             yield
 
-    def finish(self, entry: Entry, neff: bytes | None, compiler: str | None) -> None:
+    def finish(self, entry: CacheEntry, neff: bytes | None, compiler: str | None) -> None:
         """Write a program's NEFF, if there is one, its record and the manifest."""
         if neff is not None:
             _write(entry.neff, neff)

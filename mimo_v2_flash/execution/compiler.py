@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["INSTALL", "Compiler", "compiler_arguments"]
+__all__ = ["INSTALL", "NeuronCompiler", "compiler_arguments"]
 
 COMMAND = "neuronx-cc"
 INSTALL = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/setup says how to install it"
@@ -19,7 +19,7 @@ SHOWN = 3  # lines of an error
 
 
 @dataclass(frozen=True)
-class Compiler:
+class NeuronCompiler:
     """neuronx-cc as it is installed.
 
     Attributes
@@ -34,7 +34,7 @@ class Compiler:
     version: str
 
     @classmethod
-    def installed(cls) -> "Compiler | None":
+    def installed(cls) -> "NeuronCompiler | None":
         """Return the one on the path, None if there is none.
 
         Raises

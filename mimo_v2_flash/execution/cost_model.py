@@ -14,7 +14,7 @@ from collections import Counter
 from math import prod
 from typing import Any, NamedTuple
 
-from .hlo import ELEMENTWISE, VIEWS, Part, entry_of, parts_of
+from .hlo import ELEMENTWISE, VIEWS, ArrayShape, array_shapes, entry_computation
 from .program_cost import Collective, Product, ProgramCost, Temporary
 
 __all__ = ["cost_of"]
@@ -55,7 +55,7 @@ def cost_of(module: Any, inputs: tuple[str, ...], weights: set[str]) -> ProgramC
     ValueError
         If an instruction calls what this does not look into.
     """
-    walk, entry = _Walk(inputs, weights), entry_of(module)
+    walk, entry = _Walk(inputs, weights), entry_computation(module)
     for instruction in entry.instructions:
         walk.take(instruction)
     in_place = {
@@ -72,7 +72,7 @@ class _Walk:
 
     def __init__(self, inputs: tuple[str, ...], weights: set[str]) -> None:
         self._inputs, self._weights = inputs, weights
-        self._parts: dict[int, list[Part]] = {}
+        self._parts: dict[int, list[ArrayShape]] = {}
         self._sources: dict[int, tuple[_Source, ...]] = {}
         self._stored: dict[str | int, int] = {}  # bytes
         self._read, self._written = Counter[str | int](), Counter[str | int]()
@@ -84,14 +84,14 @@ class _Walk:
         """Count one instruction, whose operands have been counted."""
         if instruction.opcode in OPAQUE:
             raise ValueError(f"{instruction.name}: what a {instruction.opcode} costs is not known")
-        self._parts[instruction.id] = list(parts_of(instruction.shape))
+        self._parts[instruction.id] = list(array_shapes(instruction.shape))
         if instruction.opcode not in FREE:
             self._sources[instruction.id] = self._given(instruction)
 
     def give(self, outputs: Any, in_place: set[int]) -> None:
         """Count what the program returns; outputs `in_place` have been written."""
-        for place, number in enumerate(outputs):
-            if place not in in_place:
+        for to_device, number in enumerate(outputs):
+            if to_device not in in_place:
                 sources = self._sources_of([number])
                 self._count([s for s in sources if s.origin not in self._stored])
                 for source in sources:

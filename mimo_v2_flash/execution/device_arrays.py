@@ -54,13 +54,13 @@ class DeviceMemory:
     def __init__(self) -> None:
         self._unused: dict[Any, list[Any]] = defaultdict(list)
 
-    def placed(self, array: Any) -> DeviceArray:
+    def upload(self, array: Any) -> DeviceArray:
         """Return `array` on the device; if it is large, in memory that the runtime gets back."""
         if isinstance(array, DeviceArray) or array.nbytes <= SMALL:
-            return self.holding(array)
+            return self.hold(array)
         return DeviceArray(SpikeTensor.from_numpy(np.ascontiguousarray(array)))
 
-    def holding(self, array: Any) -> DeviceArray:
+    def hold(self, array: Any) -> DeviceArray:
         """Return `array`, or if it is the host's its values in free memory."""
         if isinstance(array, DeviceArray):
             return array
@@ -70,11 +70,11 @@ class DeviceMemory:
         unused[-1].write_from_numpy(content)
         return self._shared(unused.pop())
 
-    def free(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Return an array of any values, whose memory is free again when nobody holds it."""
         empty = np.broadcast_to(np.zeros((), dtype), shape)
         unused = self._unused[_kind(empty)]
-        return self._shared(unused.pop()) if unused else self.holding(empty)
+        return self._shared(unused.pop()) if unused else self.hold(empty)
 
     def _shared(self, tensor: Any) -> DeviceArray:
         array = DeviceArray(tensor)

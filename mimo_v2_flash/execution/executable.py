@@ -13,7 +13,7 @@ import numpy as np
 from jax._src.lib import xla_client
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .portable_hlo import portable
+from .portable_hlo import make_portable
 
 __all__ = ["Executable", "cpu_devices"]
 
@@ -61,7 +61,7 @@ class Executable:
         for part in (options, options.executable_build_options):
             part.num_replicas, part.num_partitions = count, 1
             part.device_assignment = assignment
-        stable = xla_client._xla.mlir.hlo_to_stablehlo(portable(module).SerializeToString())
+        stable = xla_client._xla.mlir.hlo_to_stablehlo(make_portable(module).SerializeToString())
         client, found = devices[0].client, xla_client.DeviceList(tuple(devices))
         self._loaded = client.compile_and_load(stable, found, options)
         # "Replicated" arrays whose copies differ: each replica sees its own.

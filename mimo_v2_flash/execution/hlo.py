@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-__all__ = ["ELEMENTWISE", "VIEWS", "Part", "entry_of", "parts_of"]
+__all__ = ["ELEMENTWISE", "VIEWS", "ArrayShape", "array_shapes", "entry_computation"]
 
 VIEWS = {"bitcast", "broadcast", "copy", "get-tuple-element", "reshape", "slice", "transpose"}
 """Operators that give what they are given, or a part of it, seen in another way."""
@@ -29,7 +29,7 @@ ITEM = {
 """Bytes of an element."""
 
 
-class Part(NamedTuple):
+class ArrayShape(NamedTuple):
     """An array's shape: the name of its element type, such as "BF16", and its axes' lengths."""
 
     type_name: str
@@ -51,15 +51,15 @@ class Part(NamedTuple):
         return self.elements * self.item
 
 
-def entry_of(module: Any) -> Any:
+def entry_computation(module: Any) -> Any:
     """Return the computation that a module begins with."""
     return next(c for c in module.computations if c.id == module.entry_computation_id)
 
 
-def parts_of(shape: Any) -> Iterator[Part]:
+def array_shapes(shape: Any) -> Iterator[ArrayShape]:
     """Yield the array that a `ShapeProto` describes, or those of a tuple."""
     if not shape.tuple_shapes:
         names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
-        yield Part(names[shape.element_type].name, tuple(shape.dimensions))
+        yield ArrayShape(names[shape.element_type].name, tuple(shape.dimensions))
     for part in shape.tuple_shapes:
-        yield from parts_of(part)
+        yield from array_shapes(part)

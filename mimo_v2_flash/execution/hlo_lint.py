@@ -8,9 +8,9 @@ EVRF035 (integer dot), EVRF051 (float8_e4m3fn) and the operators that neuronx-cc
 from collections.abc import Iterator
 from typing import Any
 
-from .hlo import parts_of
+from .hlo import array_shapes
 
-__all__ = ["LARGEST_CONSTANT", "faults", "instructions"]
+__all__ = ["LARGEST_CONSTANT", "instruction_count", "lint_program"]
 
 LARGEST_CONSTANT = 1 << 16
 """Bytes; a larger array belongs among the inputs."""
@@ -23,24 +23,24 @@ COLLECTIVES = {"all-gather", "reduce-scatter", "all-to-all"}
 CUSTOM_CALLS = {"AwsNeuronTopK"}
 
 
-def instructions(module: Any) -> int:
+def instruction_count(module: Any) -> int:
     """Return how many instructions an `HloModuleProto` has, in all its computations."""
     return sum(len(computation.instructions) for computation in module.computations)
 
 
-def faults(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
+def lint_program(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
     """Return what is wrong with an `HloModuleProto`, each fault with its instruction.
 
     64-bit types, float8_e4m3fn, sorts and other unsupported operators, unknown custom calls,
     constants above `LARGEST_CONSTANT`, inputs without an axis, empty tensors, integer dots and
     top-k, collectives along another axis than the first, and more than `most_instructions`.
     """
-    count = instructions(module)
+    count = instruction_count(module)
     found = [f"{count} instructions, more than {most_instructions}"] * (count > most_instructions)
     for computation in module.computations:
         entry = computation.id == module.entry_computation_id
         types = {
-            instruction.id: {part.type_name for part in parts_of(instruction.shape)}
+            instruction.id: {part.type_name for part in array_shapes(instruction.shape)}
             for instruction in computation.instructions
         }
         for instruction in computation.instructions:

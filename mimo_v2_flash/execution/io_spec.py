@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-__all__ = ["Port", "Ports", "ports"]
+__all__ = ["ProgramIO", "TensorSpec", "program_io"]
 
 DTYPES = {
     "PRED": np.bool_,
@@ -27,7 +27,7 @@ DTYPES = {
 """By HLO's names."""
 
 
-class Port(NamedTuple):
+class TensorSpec(NamedTuple):
     """An input or an output."""
 
     name: str
@@ -40,15 +40,15 @@ class Port(NamedTuple):
         return prod(self.shape) * self.dtype.itemsize
 
 
-class Ports(NamedTuple):
+class ProgramIO(NamedTuple):
     """A program's inputs, its outputs, and which input lies where an output will, by numbers."""
 
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     in_place: dict[int, int]
 
 
-def ports(module: Any) -> Ports:
+def program_io(module: Any) -> ProgramIO:
     """Return what an `HloModuleProto` of nkipy's takes and gives.
 
     Raises
@@ -65,9 +65,9 @@ def ports(module: Any) -> Ports:
     given = root.frontend_attributes.map["neff_output_names"].split(",")
     if len(set(given)) < len(given):
         raise ValueError(f"program {module.name} returns an array twice: {', '.join(given)}")
-    return Ports(
-        tuple(_port(i.frontend_attributes.map["neff_input_names"], i.shape) for i in taken),
-        tuple(map(_port, given, root.shape.tuple_shapes or [root.shape])),
+    return ProgramIO(
+        tuple(_tensor_spec(i.frontend_attributes.map["neff_input_names"], i.shape) for i in taken),
+        tuple(map(_tensor_spec, given, root.shape.tuple_shapes or [root.shape])),
         {
             next(iter(alias.output_shape_index), 0): alias.parameter_number
             for alias in module.input_output_alias.entries
@@ -75,7 +75,7 @@ def ports(module: Any) -> Ports:
     )
 
 
-def _port(name: str, shape: Any) -> Port:
+def _tensor_spec(name: str, shape: Any) -> TensorSpec:
     types = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
     dtype = np.dtype(DTYPES[types[shape.element_type].name])
-    return Port(name, tuple(shape.dimensions), dtype)
+    return TensorSpec(name, tuple(shape.dimensions), dtype)

@@ -15,13 +15,13 @@ from spike._spike import Spike, SpikeRuntimeError
 
 from .cores import claim_core
 from .device_arrays import DeviceArray, DeviceMemory
-from .io_spec import Ports, ports
-from .program_builder import Builds
-from .program_call import Call, answered, check_placed
+from .io_spec import ProgramIO, program_io
+from .program_builder import ProgramBuilder
+from .program_call import ProgramCall, check_on_device, fill_outputs
 from .program_record import canonical
-from .pytree import arrays, filled_with
+from .pytree import tree_arrays, tree_replace
 from .rank0 import check_same_program, run_on_rank_0
-from .tracing import Traced, trace
+from .tracing import TracedProgram, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,15 +75,15 @@ class NeuronBackend:
         self._loaded: dict[Any, _Program] = {}
 
         def prepare() -> None:
-            builds = Builds(folder, lnc=lnc)
-            self._neff = builds.found if skip_compile else builds.compiled
+            builder = ProgramBuilder(folder, lnc=lnc)
+            self._neff = builder.find if skip_compile else builder.compile
 
         run_on_rank_0(group, prepare)
 
-    def place(self, record: Any) -> Any:
+    def to_device(self, record: Any) -> Any:
         """Return `record` with its arrays copied to this rank's device."""
-        placed = {path: self._memory.placed(array) for path, array in arrays(record).items()}
-        return filled_with(record, placed)
+        placed = {path: self._memory.upload(array) for path, array in tree_arrays(record).items()}
+        return tree_replace(record, placed)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs, one for all arguments that differ in values alone.
@@ -94,16 +94,16 @@ class NeuronBackend:
         """
 
         def program(*positional: Any, **named: Any) -> Any:
-            call = Call.of(function, *positional, **named)
+            call = ProgramCall.of(function, *positional, **named)
             if call.key not in self._loaded:
                 self._loaded[call.key] = self._load(call)
             return self._loaded[call.key](call.arrays)
 
         return program
 
-    def _load(self, call: Call) -> _Program:
-        traced = trace(call.function, call.given)
-        check_placed(traced, call.arrays, DeviceArray)
+    def _load(self, call: ProgramCall) -> _Program:
+        traced = trace(call.function, call.arguments)
+        check_on_device(traced, call.arrays, DeviceArray)
         check_same_program(self._group, canonical(traced.module))
         neff = Path(run_on_rank_0(self._group, lambda: self._neff(traced.module)))
         return _Program(traced, self._model(neff), self._memory)
@@ -127,30 +127,30 @@ class NeuronBackend:
 class _Program:
     """A program in a device's memory."""
 
-    def __init__(self, traced: Traced, model: Any, memory: DeviceMemory) -> None:
+    def __init__(self, traced: TracedProgram, model: Any, memory: DeviceMemory) -> None:
         self._traced, self._model, self._memory = traced, model, memory
-        self._ports: Ports = ports(traced.module)
-        taken = {port.name for port in self._ports.inputs}
+        self._io: ProgramIO = program_io(traced.module)
+        taken = {spec.name for spec in self._io.inputs}
         if unknown := set(model.input_tensors_info) - taken:
             raise ValueError(f"{model.neff_path} asks for {', '.join(sorted(unknown))}")
 
     def __call__(self, given: dict[str, Any]) -> Any:
         """Run once; return the function's answer, whose arrays are on the device."""
-        inputs = [self._memory.holding(array) for array in given.values()]
+        inputs = [self._memory.hold(array) for array in given.values()]
         outputs = [
-            inputs[self._ports.in_place[number]]
-            if number in self._ports.in_place
-            else self._memory.free(port.shape, port.dtype)
-            for number, port in enumerate(self._ports.outputs)
+            inputs[self._io.in_place[number]]
+            if number in self._io.in_place
+            else self._memory.allocate(spec.shape, spec.dtype)
+            for number, spec in enumerate(self._io.outputs)
         ]
-        taken = zip(self._ports.inputs, inputs, strict=True)
-        named = zip(self._ports.outputs, outputs, strict=True)
+        taken = zip(self._io.inputs, inputs, strict=True)
+        named = zip(self._io.outputs, outputs, strict=True)
         wanted = self._model.input_tensors_info  # a compiler may drop what is not used
         try:
             self._model(
-                inputs={port.name: array.tensor for port, array in taken if port.name in wanted},
-                outputs={port.name: array.tensor for port, array in named},
+                inputs={spec.name: array.tensor for spec, array in taken if spec.name in wanted},
+                outputs={spec.name: array.tensor for spec, array in named},
             )
         except SpikeRuntimeError as error:
             raise OSError(f"the Neuron runtime does not run {self._model.name}: {error}") from error
-        return answered(self._traced, outputs)
+        return fill_outputs(self._traced, outputs)

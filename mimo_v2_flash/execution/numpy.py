@@ -11,7 +11,7 @@ class NumpyBackend:
 
     execution_mode = "eager"
 
-    def place(self, record: Any) -> Any:
+    def to_device(self, record: Any) -> Any:
         """Return `record` itself."""
         return record
 

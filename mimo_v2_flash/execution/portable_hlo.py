@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from nkipy.core.backend.hlo import TOPK_CUSTOM_CALL
 
-__all__ = ["portable"]
+__all__ = ["make_portable"]
 
 
-def portable(module: Any) -> Any:
+def make_portable(module: Any) -> Any:
     """Return a copy of an `HloModuleProto` that calls a sort where it had Neuron's top-k.
 
     Of ties the lowest index comes first.
@@ -55,8 +55,10 @@ def _call_a_sort(computation: Any, call: Any, first_id: int, kind: Any) -> list[
     names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
     dtype = {"F32": np.float32, "BF16": jnp.bfloat16}[names[shape.element_type].name]
     given = jax.ShapeDtypeStruct(tuple(shape.dimensions), dtype)
-    lowered = jax.jit(partial(best, k=int(call.backend_config))).lower(given).compiler_ir("hlo")
-    sort = kind.FromString(lowered.as_serialized_hlo_module_proto())
+    sliced_block_height = (
+        jax.jit(partial(best, k=int(call.backend_config))).lower(given).compiler_ir("hlo")
+    )
+    sort = kind.FromString(sliced_block_height.as_serialized_hlo_module_proto())
     for part in sort.computations:
         _renumber(part, first_id)
     call.opcode = "call"

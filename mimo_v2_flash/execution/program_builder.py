@@ -5,16 +5,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from .compile_cache import Artifacts, Entry
-from .compiler import INSTALL, Compiler, compiler_arguments
+from .compile_cache import CacheEntry, CompileCache
+from .compiler import INSTALL, NeuronCompiler, compiler_arguments
 
-__all__ = ["JOBS", "Builds"]
+__all__ = ["JOBS", "ProgramBuilder"]
 
 JOBS = 4
 """Compilers at one time; each takes several cores and some gigabytes."""
 
 
-class Builds:
+class ProgramBuilder:
     """A folder of programs, and the compiler that fills it.
 
     Parameters
@@ -40,10 +40,10 @@ class Builds:
     """
 
     def __init__(self, folder: Path, *, lnc: int) -> None:
-        self.folder, self.compiler = folder, Compiler.installed()
-        self._artifacts = Artifacts(folder, compiler_arguments(lnc=lnc))
+        self.folder, self.compiler = folder, NeuronCompiler.installed()
+        self._cache = CompileCache(folder, compiler_arguments(lnc=lnc))
 
-    def found(self, module: Any) -> Path:
+    def find(self, module: Any) -> Path:
         """Return the NEFF of a program that has been compiled.
 
         Raises
@@ -51,12 +51,12 @@ class Builds:
         ValueError
             If it has not, or is damaged, stale or not ours; the message names it.
         """
-        entry = self._artifacts.entry(module)
-        if why := self._lacking(entry):
+        entry = self._cache.entry(module)
+        if why := self._why_stale(entry):
             raise ValueError(f"program {_described(entry)} {why}, and nothing may be compiled")
         return entry.neff
 
-    def compiled(self, module: Any) -> Path:
+    def compile(self, module: Any) -> Path:
         """Return the NEFF of a program, compiled if it has not been, or not by this compiler.
 
         Raises
@@ -68,15 +68,15 @@ class Builds:
         ValueError
             If in the program's place lies something else.
         """
-        entry = self._artifacts.entry(module)
-        if (why := self._lacking(entry)) and self.compiler is None:
+        entry = self._cache.entry(module)
+        if (why := self._why_stale(entry)) and self.compiler is None:
             raise FileNotFoundError(
                 f"program {_described(entry)} {why}, and neuronx-cc is not installed: {INSTALL}"
             )
         self._build(entry)
         return entry.neff
 
-    def written(
+    def compile_all(
         self,
         modules: Mapping[str, Any],
         *,
@@ -94,12 +94,12 @@ class Builds:
         ValueError
             If in a program's place lies something else.
         """
-        entries = [self._artifacts.entry(module, title) for title, module in modules.items()]
+        entries = [self._cache.entry(module, title) for title, module in modules.items()]
         with ThreadPoolExecutor(jobs) as pool:
-            builds = [pool.submit(self._build, entry) for entry in entries]
-            for _ in as_completed(builds):
+            builder = [pool.submit(self._build, entry) for entry in entries]
+            for _ in as_completed(builder):
                 advance(1)
-        errors = [error for build in builds if (error := build.exception())]
+        errors = [error for build in builder if (error := build.exception())]
         failed = [error for error in errors if isinstance(error, ChildProcessError)]
         if errors != failed:
             raise next(error for error in errors if error not in failed)
@@ -111,27 +111,27 @@ class Builds:
     def _version(self) -> str | None:
         return self.compiler.version if self.compiler else None
 
-    def _lacking(self, entry: Entry) -> str | None:
-        return self._artifacts.lacking(entry, self._version)
+    def _why_stale(self, entry: CacheEntry) -> str | None:
+        return self._cache.why_stale(entry, self._version)
 
-    def _build(self, entry: Entry) -> None:
-        if not self._lacking(entry):
+    def _build(self, entry: CacheEntry) -> None:
+        if not self._why_stale(entry):
             return
-        with self._artifacts.writing(entry):
-            if not self._lacking(entry):  # another process has compiled it meanwhile
+        with self._cache.writing(entry):
+            if not self._why_stale(entry):  # another process has compiled it meanwhile
                 return
             neff = self._neff(entry)
-            self._artifacts.finish(entry, neff, self._version)
+            self._cache.finish(entry, neff, self._version)
 
-    def _neff(self, entry: Entry) -> bytes | None:
+    def _neff(self, entry: CacheEntry) -> bytes | None:
         if self.compiler is None:
             return None
         try:
-            return self.compiler(entry.module, self._artifacts.arguments, entry.log)
+            return self.compiler(entry.module, self._cache.arguments, entry.log)
         except ChildProcessError as error:
             raise ChildProcessError(f"program {_described(entry)}: {error}") from None
 
 
-def _described(entry: Entry) -> str:
+def _described(entry: CacheEntry) -> str:
     first = entry.record["inputs"][0]
     return f"{entry.folder.name} ({first['name']}: {first['dtype']} {first['shape']})"

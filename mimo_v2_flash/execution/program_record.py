@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .hlo_lint import instructions
-from .io_spec import Port, ports
+from .hlo_lint import instruction_count
+from .io_spec import TensorSpec, program_io
 
 __all__ = ["canonical", "program_record"]
 
@@ -24,13 +24,13 @@ def canonical(module: Any) -> bytes:
 
 def program_record(module: Any) -> dict[str, Any]:
     """Return what JSON can say of a program: inputs, outputs, what is changed in place, sizes."""
-    found = ports(module)
+    found = program_io(module)
     return {
-        "instructions": instructions(module),
+        "instructions": instruction_count(module),
         "inputs": list(map(_told, found.inputs)),
         "outputs": list(map(_told, found.outputs)),
-        "input_bytes": sum(port.nbytes for port in found.inputs),
-        "output_bytes": sum(port.nbytes for port in found.outputs),
+        "input_bytes": sum(spec.nbytes for spec in found.inputs),
+        "output_bytes": sum(spec.nbytes for spec in found.outputs),
         "in_place": {
             found.outputs[number].name: found.inputs[taken].name
             for number, taken in found.in_place.items()
@@ -38,10 +38,10 @@ def program_record(module: Any) -> dict[str, Any]:
     }
 
 
-def _told(port: Port) -> dict[str, Any]:
+def _told(spec: TensorSpec) -> dict[str, Any]:
     return {
-        "name": port.name,
-        "shape": list(port.shape),
-        "dtype": port.dtype.name,
-        "bytes": port.nbytes,
+        "name": spec.name,
+        "shape": list(spec.shape),
+        "dtype": spec.dtype.name,
+        "bytes": spec.nbytes,
     }

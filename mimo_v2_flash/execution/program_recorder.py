@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .io_spec import Port, ports
-from .program_call import Call, answered
-from .pytree import arrays, filled_with
-from .registry import loaded
+from .io_spec import TensorSpec, program_io
+from .program_call import ProgramCall, fill_outputs
+from .pytree import tree_arrays, tree_replace
+from .registry import load_module
 
 if TYPE_CHECKING:
-    from .tracing import Traced
+    from .tracing import TracedProgram
 
-__all__ = ["Rehearsal", "Rehearsed", "hollow"]
+__all__ = ["ProgramRecorder", "RecordedProgram", "meta_arrays"]
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class RecordedProgram:
     """A program that was called.
 
     Attributes
@@ -39,11 +39,11 @@ class Rehearsed:
     """
 
     function: Callable[..., Any]
-    given: dict[str, Any]
-    traced: Traced
+    arguments: dict[str, Any]
+    traced: TracedProgram
 
 
-class Rehearsal:
+class ProgramRecorder:
     """Traces what is called.
 
     Raises
@@ -65,51 +65,51 @@ class Rehearsal:
     execution_mode = "static"
 
     def __init__(self) -> None:
-        self._trace = loaded("tracing", "a list of programs").trace
+        self._trace = load_module("tracing", "a list of programs").trace
         self.value = 0
-        self.programs: list[Rehearsed] = []
+        self.programs: list[RecordedProgram] = []
         self.calls: Counter[int] = Counter()
         self._numbers: dict[Any, int] = {}  # by what is called, and by content
-        self._outputs: list[tuple[Port, ...]] = []
+        self._outputs: list[tuple[TensorSpec, ...]] = []
 
-    def place(self, record: Any) -> Any:
+    def to_device(self, record: Any) -> Any:
         """Return `record` with arrays in place of its own that take no memory."""
-        return hollow(record)
+        return meta_arrays(record)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs, one for all arguments that differ in values alone."""
 
         def program(*positional: Any, **named: Any) -> Any:
-            call = Call.of(function, *positional, **named)
+            call = ProgramCall.of(function, *positional, **named)
             if call.key not in self._numbers:
-                self._numbers[call.key] = self._traced(function, hollow(call.given))
+                self._numbers[call.key] = self._traced(function, meta_arrays(call.arguments))
             number = self._numbers[call.key]
             self.calls[number] += 1
             outputs = [
-                _filled(port.shape, port.dtype, self.value) for port in self._outputs[number]
+                _filled(spec.shape, spec.dtype, self.value) for spec in self._outputs[number]
             ]
-            return answered(self.programs[number].traced, outputs)
+            return fill_outputs(self.programs[number].traced, outputs)
 
         return program
 
-    def _traced(self, function: Callable[..., Any], given: dict[str, Any]) -> int:
-        traced = self._trace(function, given)
+    def _traced(self, function: Callable[..., Any], arguments: dict[str, Any]) -> int:
+        traced = self._trace(function, arguments)
         content = traced.module.SerializeToString(deterministic=True), traced.inputs
         if content not in self._numbers:
             self._numbers[content] = len(self.programs)
-            self.programs.append(Rehearsed(function, given, traced))
-            self._outputs.append(ports(traced.module).outputs)
+            self.programs.append(RecordedProgram(function, arguments, traced))
+            self._outputs.append(program_io(traced.module).outputs)
         return self._numbers[content]
 
 
-def hollow(record: Any) -> Any:
+def meta_arrays(record: Any) -> Any:
     """Return `record` with zeros in place of its arrays, of their shapes and dtypes.
 
     They take no memory, and are not to be written. Arrays that take none stay what they are.
     """
-    found = {path: array for path, array in arrays(record).items() if any(array.strides)}
+    found = {path: array for path, array in tree_arrays(record).items() if any(array.strides)}
     empty = {path: _filled(array.shape, array.dtype, 0) for path, array in found.items()}
-    return filled_with(record, arrays(record) | empty)
+    return tree_replace(record, tree_arrays(record) | empty)
 
 
 def _filled(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:

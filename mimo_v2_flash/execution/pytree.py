@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-__all__ = ["arrays", "filled_with", "mapped", "signature"]
+__all__ = ["tree_arrays", "tree_map", "tree_replace", "tree_signature"]
 
 
-def mapped(function: Callable[[str, Any], Any], record: Any, path: str = "") -> Any:
+def tree_map(function: Callable[[str, Any], Any], record: Any, path: str = "") -> Any:
     """Return `record` with `function(path, leaf)` in place of every leaf.
 
     Tuples, named or not, dataclasses and dictionaries are records; everything else is a leaf. A
@@ -17,7 +17,7 @@ def mapped(function: Callable[[str, Any], Any], record: Any, path: str = "") -> 
     if branches is None:
         return function(path, record)
     changed = {
-        name: mapped(function, branch, f"{path}.{name}" if path else name)
+        name: tree_map(function, branch, f"{path}.{name}" if path else name)
         for name, branch in branches.items()
     }
     if isinstance(record, dict):
@@ -27,17 +27,17 @@ def mapped(function: Callable[[str, Any], Any], record: Any, path: str = "") -> 
     return record._make(changed.values()) if hasattr(record, "_make") else tuple(changed.values())
 
 
-def arrays(record: Any) -> dict[str, Any]:
+def tree_arrays(record: Any) -> dict[str, Any]:
     """Return the arrays of `record` by their paths, in order: leaves that have a dtype."""
     return {path: leaf for path, leaf in _leaves(record).items() if hasattr(leaf, "dtype")}
 
 
-def filled_with(record: Any, found: Mapping[str, Any]) -> Any:
+def tree_replace(record: Any, found: Mapping[str, Any]) -> Any:
     """Return `record` with the arrays `found` at their paths in place of its own."""
-    return mapped(found.get, record)
+    return tree_map(found.get, record)
 
 
-def signature(record: Any) -> tuple[Any, ...]:
+def tree_signature(record: Any) -> tuple[Any, ...]:
     """Return what a program depends on: the arrays' paths, shapes and dtypes, all other values."""
     return tuple(
         (path, tuple(leaf.shape), str(leaf.dtype)) if hasattr(leaf, "dtype") else (path, leaf)

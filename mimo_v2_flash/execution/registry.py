@@ -6,7 +6,7 @@ from typing import Any
 from .backend import Backend
 from .compiler import INSTALL
 
-__all__ = ["BACKENDS", "backend_named", "loaded"]
+__all__ = ["BACKENDS", "get_backend", "load_module"]
 
 BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend", "neuron": "NeuronBackend"}
 
@@ -18,7 +18,7 @@ INSTALL_HINTS = {
 }
 
 
-def backend_named(name: str, **options: Any) -> Backend:
+def get_backend(name: str, **options: Any) -> Backend:
     """Return a new backend, a key of `BACKENDS`.
 
     Raises
@@ -30,11 +30,11 @@ def backend_named(name: str, **options: Any) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r}: allowed is {' or '.join(BACKENDS)}")
-    backend: Backend = getattr(loaded(name, f"backend {name}"), BACKENDS[name])(**options)
+    backend: Backend = getattr(load_module(name, f"backend {name}"), BACKENDS[name])(**options)
     return backend
 
 
-def loaded(name: str, what: str) -> Any:
+def load_module(name: str, what: str) -> Any:
     """Return a module of this package; an ImportError says how to install what `what` needs."""
     try:
         return importlib.import_module(f".{name}", __package__)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from nkipy.core.trace import NKIPyKernel
 
-from .hlo_lint import faults
-from .pytree import arrays, filled_with, mapped
+from .hlo_lint import lint_program
+from .pytree import tree_arrays, tree_map, tree_replace
 
-__all__ = ["Traced", "trace"]
+__all__ = ["TracedProgram", "trace"]
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedProgram:
     """A program of static shapes.
 
     Attributes
@@ -35,11 +35,11 @@ class Traced:
     module: Any
     inputs: tuple[str, ...]
     in_place: dict[int, str]
-    answer: Any
+    output_tree: Any
 
 
-def trace(function: Callable[..., Any], given: dict[str, Any]) -> Traced:
-    """Return `function(**given)` as a program. Only the shapes and dtypes of arrays are read.
+def trace(function: Callable[..., Any], arguments: dict[str, Any]) -> TracedProgram:
+    """Return `function(**arguments)` as a program. Only the shapes and dtypes of arrays are read.
 
     Arrays that the function writes into are changed in place. So is the first one that it is
     given if the first one that it returns is like it: a stream stays where it is.
@@ -52,9 +52,9 @@ def trace(function: Callable[..., Any], given: dict[str, Any]) -> Traced:
     answers = []
 
     def program(**tensors: Any) -> list[Any]:
-        answer = function(**filled_with(given, tensors))
-        outputs = arrays(answer)
-        answers.append(_numbered(answer, outputs))
+        output_tree = function(**tree_replace(arguments, tensors))
+        outputs = tree_arrays(output_tree)
+        answers.append(_numbered(output_tree, outputs))
         (stream, *_), (first, *others) = tensors.values(), outputs.values()
         if (stream.shape, stream.dtype) == (first.shape, first.dtype):
             stream[...] = first
@@ -62,11 +62,11 @@ def trace(function: Callable[..., Any], given: dict[str, Any]) -> Traced:
         return [first, *others]
 
     program.__name__ = _name(function)
-    stand_ins = {path: _stand_in(array) for path, array in arrays(given).items()}
+    stand_ins = {path: _stand_in(array) for path, array in tree_arrays(arguments).items()}
     module = NKIPyKernel.trace(program).specialize(**stand_ins)
     in_place = {alias.output_index: alias.param_name for alias in module.aliases}
-    traced = Traced(module.to_proto(), tuple(stand_ins), in_place, answers[0])
-    if found := faults(traced.module):
+    traced = TracedProgram(module.to_proto(), tuple(stand_ins), in_place, answers[0])
+    if found := lint_program(traced.module):
         raise ValueError(f"program {_name(function)}: {'; '.join(found[:5])}")
     return traced
 
@@ -76,9 +76,9 @@ def _stand_in(array: Any) -> np.ndarray:
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-def _numbered(answer: Any, outputs: dict[str, Any]) -> Any:
+def _numbered(output_tree: Any, outputs: dict[str, Any]) -> Any:
     number = {path: index for index, path in enumerate(outputs)}
-    return mapped(lambda path, _: number[path], answer)
+    return tree_map(lambda path, _: number[path], output_tree)
 
 
 def _name(function: Any) -> str:

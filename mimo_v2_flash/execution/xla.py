@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from .executable import Executable, cpu_devices
-from .program_call import Call, answered, check_placed
-from .pytree import arrays, filled_with
-from .tracing import Traced, trace
+from .program_call import ProgramCall, check_on_device, fill_outputs
+from .pytree import tree_arrays, tree_replace
+from .tracing import TracedProgram, trace
 
 if TYPE_CHECKING:
     from mimo_v2_flash.parallel import HostGroup
@@ -66,18 +66,20 @@ class XlaBackend:
     def __init__(self, group: HostGroup | None = None) -> None:
         self._group, size = group, group.size if group else 1
         self._devices = cpu_devices(size)
-        self._loaded: dict[Any, tuple[Traced, Executable]] = {}
+        self._loaded: dict[Any, tuple[TracedProgram, Executable]] = {}
         self._values: list[list[Any]] = [[] for _ in range(size)]
         self._results: list[tuple[Any, ...]] = []
 
     @property
-    def programs(self) -> list[Traced]:
+    def programs(self) -> list[TracedProgram]:
         """All so far, in the order of their first calls."""
         return [traced for traced, _ in self._loaded.values()]
 
-    def place(self, record: Any) -> Any:
+    def to_device(self, record: Any) -> Any:
         """Return `record` with its arrays copied to this rank's device."""
-        return filled_with(record, {path: self._placed(a) for path, a in arrays(record).items()})
+        return tree_replace(
+            record, {path: self._placed(a) for path, a in tree_arrays(record).items()}
+        )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs, one for all arguments that differ in values alone.
@@ -87,7 +89,7 @@ class XlaBackend:
         """
 
         def program(*positional: Any, **named: Any) -> Any:
-            call = Call.of(function, *positional, **named)
+            call = ProgramCall.of(function, *positional, **named)
             inputs = {path: self._placed(array) for path, array in call.arrays.items()}
             self._values[self._rank] = [array.value for array in inputs.values()]
             self._meet(hash(call.key))
@@ -107,12 +109,12 @@ class XlaBackend:
         if self._group and len(set(self._group.all_gather(np.array([key])).flat)) > 1:
             raise ValueError("replicas came to different programs, or to one of different shapes")
 
-    def _load(self, call: Call) -> Executable:
+    def _load(self, call: ProgramCall) -> Executable:
         if call.key not in self._loaded:
-            traced = trace(call.function, call.given)
+            traced = trace(call.function, call.arguments)
             self._loaded[call.key] = traced, Executable(traced.module, self._devices)
         traced, executable = self._loaded[call.key]
-        check_placed(traced, call.arrays, XlaArray)
+        check_on_device(traced, call.arrays, XlaArray)
         return executable
 
     def _placed(self, array: Any) -> XlaArray:
@@ -122,7 +124,7 @@ class XlaBackend:
         return XlaArray(jax.device_put(np.array(array), device))  # a copy: it may be donated
 
 
-def _answer(traced: Traced, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
+def _answer(traced: TracedProgram, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
     """Return what the program says, and give what it wrote in place its new values."""
     outputs = []
     for number, value in enumerate(results):
@@ -130,4 +132,4 @@ def _answer(traced: Traced, inputs: dict[str, XlaArray], results: Sequence[Any])
         output = XlaArray(value) if path is None else inputs[path]
         output.value = value
         outputs.append(output)
-    return answered(traced, outputs)
+    return fill_outputs(traced, outputs)

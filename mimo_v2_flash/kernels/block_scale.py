@@ -11,12 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["BLOCK", "LARGEST", "BlockScaled", "dequantise", "dequantise_block_row", "quantise"]
+__all__ = ["BLOCK", "FP8_MAX", "BlockScaled", "dequantize", "dequantize_block_row", "quantize"]
 
 BLOCK = 128
-LARGEST = 448.0
-LEAST_SCALE = np.finfo(np.float32).tiny  # below, float32 rounds scales coarsely, or to zero
-VALUE_OF_CODE = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+FP8_MAX = 448.0
+MIN_SCALE = np.finfo(np.float32).tiny  # below, float32 rounds scales coarsely, or to zero
+E4M3_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BlockScaled:
         return BlockScaled(self.code[index], self.scale[index], self.block_height)
 
 
-def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
+def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     """Return the nearest codes of `w_OI` under the scale `max |block| / 448` of each block.
 
     The scale is at least 2^-126, and 1 for a block of zeros.
@@ -76,26 +76,26 @@ def quantise(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     row_Y = np.arange(0, outputs, block_height)
     peak_YI = np.maximum.reduceat(np.abs(w_OI.astype(np.float32)), row_Y, axis=0)
     peak_YX = np.maximum.reduceat(peak_YI, np.arange(0, inputs, BLOCK), axis=1)
-    scale_YX = np.maximum(peak_YX / np.float32(LARGEST), LEAST_SCALE)
+    scale_YX = np.maximum(peak_YX / np.float32(FP8_MAX), MIN_SCALE)
     scale_YX = np.where(peak_YX > 0, scale_YX, np.float32(1))
     unit_OI = w_OI / _spread(scale_YX, outputs, inputs, block_height)
     # E4M3 has no infinity: what lies well above 448 would become NaN.
-    code_OI = np.clip(unit_OI, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
+    code_OI = np.clip(unit_OI, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
     return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
 
 
-def dequantise(w: BlockScaled) -> np.ndarray:
+def dequantize(w: BlockScaled) -> np.ndarray:
     """Return the whole weight in float32; for stores and tests, kernels go through `ops.matmul`."""
     outputs, inputs = w.shape[-2:]
-    return VALUE_OF_CODE[w.code.view(np.uint8)] * _spread(w.scale, outputs, inputs, w.block_height)
+    return E4M3_VALUES[w.code.view(np.uint8)] * _spread(w.scale, outputs, inputs, w.block_height)
 
 
-def dequantise_block_row(w: BlockScaled, row: int) -> np.ndarray:
+def dequantize_block_row(w: BlockScaled, row: int) -> np.ndarray:
     """Return the rows of block row `row`, the last axes [block_height or fewer, I], in float32."""
     start = row * w.block_height
     code = w.code[..., start : start + w.block_height, :].view(np.uint8)
     scale = np.repeat(w.scale[..., row : row + 1, :], BLOCK, axis=-1)[..., : w.shape[-1]]
-    return np.take(VALUE_OF_CODE, code, mode="clip") * scale  # "clip" alone skips a check
+    return np.take(E4M3_VALUES, code, mode="clip") * scale  # "clip" alone skips a check
 
 
 def _spread(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:

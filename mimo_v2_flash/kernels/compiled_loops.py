@@ -14,7 +14,7 @@ from .compiled_words import BFLOAT16, FLOAT8, FLOAT32, LANES, LINE
 
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 
-INNER = "ad1857984378440e"  # of compiled_tile and _words: numba's cache looks at this file alone
+INNER = "4fcb275334f8abef"  # of compiled_tile and _words: numba's cache looks at this file alone
 KEEP = np.int32(-0x78100000)  # sign, exponent and mantissa of a code shifted left by 20
 HALF_UNIT = np.float32(2.0**60)  # a decoded code is 2^120 too small; in two steps none overflows
 NAN = np.float32(np.nan)
@@ -39,9 +39,9 @@ def _of_float32(value):
     return value
 
 
-def _columns(stored, decoded):
+def _columns(element_format, decoded):
     """Return the loop that fills four columns; it returns whether a code may be no number."""
-    in_tiles, step = _in_tiles(stored), LINE // stored.size
+    in_tiles, step = _in_tiles(element_format), LINE // element_format.size
 
     @compiled
     def columns(x_NI, w_OI, y_NO, sum_N4L, o, last):
@@ -58,9 +58,9 @@ def _columns(stored, decoded):
     return columns
 
 
-def _in_tiles(stored):
+def _in_tiles(element_format):
     """Return the loop over rows of x, four at a time, that writes `sum_N4L`."""
-    one, two, three, four = (tile(stored, rows) for rows in (1, 2, 3, 4))
+    one, two, three, four = (tile(element_format, rows) for rows in (1, 2, 3, 4))
 
     @compiled
     def in_tiles(x_NI, w_OI, sum_N4L, o, last, end):

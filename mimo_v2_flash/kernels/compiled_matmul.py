@@ -15,8 +15,8 @@ import numpy as np
 from . import compiled_loops as loops
 from .blas import times_transposed
 from .block_scale import BLOCK, BlockScaled
-from .compiled_words import LANES, in_words
-from .thread_pool import free_threads, in_parallel
+from .compiled_words import LANES, interleave_words
+from .thread_pool import available_threads, parallel_for
 
 __all__ = ["product"]
 
@@ -61,7 +61,7 @@ class _Float32(NamedTuple):
         return self.w_OI[start:end]
 
 
-Stored = _Float8 | _BFloat16 | _Float32
+CompiledWeight = _Float8 | _BFloat16 | _Float32
 
 
 def product(x: np.ndarray, w: Any) -> np.ndarray | None:
@@ -73,35 +73,35 @@ def product(x: np.ndarray, w: Any) -> np.ndarray | None:
         return _batched(x, w)
     if x.ndim != 2 or len(w.shape) != 2 or w.shape[0] * w.shape[1] < SMALL:
         return None
-    stored = _stored(w)
-    if stored is None:
+    weight = _compiled_weight(w)
+    if weight is None:
         return None
     x_NI, y_NO = np.ascontiguousarray(x), np.empty((len(x), w.shape[0]), np.float32)
-    (_few if len(x) <= FEW else _many)(x_NI, stored, y_NO)
+    (_few if len(x) <= FEW else _many)(x_NI, weight, y_NO)
     return y_NO
 
 
-def _few(x_NI: np.ndarray, stored: Stored, y_NO: np.ndarray) -> None:
+def _few(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
     """Decode in registers; some tasks for each thread, so that none waits long for another."""
-    x_NI, outputs = in_words(x_NI, stored[0].itemsize), y_NO.shape[1]
-    tasks = 4 * free_threads() if free_threads() > 1 else 1
+    x_NI, outputs = interleave_words(x_NI, weight[0].itemsize), y_NO.shape[1]
+    tasks = 4 * available_threads() if available_threads() > 1 else 1
     step = -(-outputs // (tasks * BLOCK)) * BLOCK
 
     def task(index: int) -> None:
-        stored.few_rows(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
+        weight.few_rows(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
 
-    in_parallel(task, -(-outputs // step))
+    parallel_for(task, -(-outputs // step))
 
 
-def _many(x_NI: np.ndarray, stored: Stored, y_NO: np.ndarray) -> None:
+def _many(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
     """Decode tiles and multiply them by BLAS."""
     outputs = y_NO.shape[1]
 
     def task(index: int) -> None:
         start, end = index * TILE, min((index + 1) * TILE, outputs)
-        times_transposed(x_NI, stored.tile(start, end), out=y_NO[:, start:end])
+        times_transposed(x_NI, weight.tile(start, end), out=y_NO[:, start:end])
 
-    in_parallel(task, -(-outputs // TILE))
+    parallel_for(task, -(-outputs // TILE))
 
 
 def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
@@ -117,11 +117,11 @@ def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
         place = places[index]
         times_transposed(x[place], w[place], out=y[place])
 
-    in_parallel(task, len(places))
+    parallel_for(task, len(places))
     return y
 
 
-def _stored(w: Any) -> Stored | None:
+def _compiled_weight(w: Any) -> CompiledWeight | None:
     """Return `w` as the compiled loops take it, or None where they do not."""
     if isinstance(w, BlockScaled):
         code, scale = w.code.view(np.int8), np.ascontiguousarray(w.scale)

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .compiled_words import FLOAT8, LANES, LINE, SUMS, WORD, WORDS, Stored, all_lanes
+from .compiled_words import FLOAT8, LANES, LINE, SUMS, WORD, WORDS, ElementFormat, all_lanes
 
 __all__ = ["COLUMNS", "tile"]
 
@@ -27,10 +27,10 @@ INT8, INT32, INT64 = (ir.IntType(bits) for bits in (8, 32, 64))
 CODES = ir.VectorType(INT8, LINE)
 
 
-def tile(stored: Stored, rows: int) -> Any:
+def tile(element_format: ElementFormat, rows: int) -> Any:
     """Return the compiled function that sums up `rows` rows of x times four rows of a weight.
 
-    It is called with (sum_N4L, n, x_NI, w_OI, o, last, end): rows n, n + 1, ... of x, `in_words`,
+    It is called with (sum_N4L, n, x_NI, w_OI, o, last, end): rows n, n + 1, ... of x, `interleave_words`,
     rows o to o + 3 of the weight but none beyond `last`, and columns 0 to `end`, a positive
     multiple of `LINE` bytes of the weight. It writes `sum_N4L`, in each lane a part of the sum, and
     returns whether a code of FP8 that it saw is no number.
@@ -40,7 +40,7 @@ def tile(stored: Stored, rows: int) -> Any:
     def add(_, sum_N4L, n, x_NI, w_OI, o, last, end):  # noqa: ARG001
         whole = types.intp
         signature = types.boolean(sum_N4L, whole, x_NI, w_OI, whole, whole, whole)
-        return signature, lambda *given: _Tile(stored, rows, *given).built()
+        return signature, lambda *given: _Tile(element_format, rows, *given).built()
 
     return add
 
@@ -49,9 +49,15 @@ class _Tile:
     """Writes one tile's code: a loop over lines of a weight, its sums in registers."""
 
     def __init__(
-        self, stored: Stored, rows: int, context: Any, build: Any, signature: Any, given: Any
+        self,
+        element_format: ElementFormat,
+        rows: int,
+        context: Any,
+        build: Any,
+        signature: Any,
+        given: Any,
     ) -> None:
-        self.stored, self.rows, self.build = stored, rows, build
+        self.element_format, self.rows, self.build = element_format, rows, build
         self.context, self.signature, self.given = context, signature, given
         _, n, _, _, o, last, self.end = given
         zero = INT64(0)
@@ -75,7 +81,7 @@ class _Tile:
         sums = [self._carried(all_lanes(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
         most = self._carried(all_lanes(CODES, 0), before)
         self._look_ahead(i)
-        later, step = self._summed(i, sums), LINE // self.stored.size
+        later, step = self._summed(i, sums), LINE // self.element_format.size
         for carried, value in zip(
             [i, most, *sums],
             [build.add(i, INT64(step)), self._largest(i, most), *later],
@@ -89,11 +95,11 @@ class _Tile:
 
     def _summed(self, i: Any, sums: list[Any]) -> list[Any]:
         """Return `sums` and the products of a line, place in a word by place."""
-        build, size, sums = self.build, self.stored.size, sums.copy()
+        build, size, sums = self.build, self.element_format.size, sums.copy()
         fused = self._function("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
         for start in range(0, LINE // size, LANES * WORD // size):
             words = [self._load(address, i, start, WORDS, size) for address in self.w]
-            w = [self.stored.decoded(build, word) for word in words]
+            w = [self.element_format.decoded(build, word) for word in words]
             for place, row in product(range(WORD // size), range(self.rows)):
                 x = self._load(self.x[row], i, start + place * LANES, SUMS, WORD)
                 for column in range(COLUMNS):
@@ -112,7 +118,7 @@ class _Tile:
 
     def _largest(self, i: Any, most: Any) -> Any:
         """Return the largest codes so far, sign aside: 0x7F is no number."""
-        if self.stored is not FLOAT8:
+        if self.element_format is not FLOAT8:
             return most
         build = self.build
         for address in self.w:
@@ -121,7 +127,7 @@ class _Tile:
         return most
 
     def _is_nan(self, most: Any) -> Any:
-        if self.stored is not FLOAT8:
+        if self.element_format is not FLOAT8:
             return ir.Constant(ir.IntType(1), 0)
         largest = self._function("llvm.vector.reduce.umax", INT8, CODES)
         return self.build.icmp_unsigned("==", self.build.call(largest, (most,)), INT8(0x7F))

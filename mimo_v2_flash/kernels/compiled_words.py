@@ -1,7 +1,7 @@
 """Words of 32 bits of a stored weight, four FP8 codes or two bfloat16, as vectors of float32.
 
 A vector of words is a vector of weights for each place in a word. Elements would have to be widened
-one by one, a third more instructions: rather is x put `in_words`, once.
+one by one, a third more instructions: rather is x put `interleave_words`, once.
 
 Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, so no instruction
 set is assumed). E4M3 as float32 by shifts and a mask: see `compiled_matmul`.
@@ -14,8 +14,8 @@ import numpy as np
 from llvmlite import binding, ir
 
 __all__ = [
-    "BFLOAT16", "FLOAT8", "FLOAT32", "LANES", "LINE", "SUMS", "WORD", "WORDS", "Stored",
-    "all_lanes", "in_words",
+    "BFLOAT16", "FLOAT8", "FLOAT32", "LANES", "LINE", "SUMS", "WORD", "WORDS", "ElementFormat",
+    "all_lanes", "interleave_words",
 ]  # fmt: skip
 
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # of float32; a power of two
@@ -26,14 +26,14 @@ SUMS = ir.VectorType(ir.FloatType(), LANES)
 WORDS, HALVES = (ir.VectorType(ir.IntType(32 // k), LANES * k) for k in (1, 2))
 
 
-class Stored(NamedTuple):
+class ElementFormat(NamedTuple):
     """How a weight is stored: bytes of an element, and from words to their elements as float32."""
 
     size: int
     decoded: Callable[[Any, Any], list[Any]]
 
 
-def in_words(x_NI: np.ndarray, size: int) -> np.ndarray:
+def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
     """Return `x_NI` in the order of `tile` for elements of `size` bytes; what is no line stays."""
     N, each, end = len(x_NI), WORD // size, x_NI.shape[1] * size // LINE * LINE // size
     words, y_NI = end // (LANES * each), x_NI.copy()
@@ -69,6 +69,6 @@ def _masked(build: Any, words: Any, mask: int) -> Any:
     return build.bitcast(build.and_(words, all_lanes(WORDS, mask)), SUMS)
 
 
-FLOAT8 = Stored(1, _of_float8)
-BFLOAT16 = Stored(2, _of_bfloat16)
-FLOAT32 = Stored(4, lambda build, words: [build.bitcast(words, SUMS)])
+FLOAT8 = ElementFormat(1, _of_float8)
+BFLOAT16 = ElementFormat(2, _of_bfloat16)
+FLOAT32 = ElementFormat(4, lambda build, words: [build.bitcast(words, SUMS)])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .blas import times_transposed
-from .block_scale import BlockScaled, dequantise_block_row
+from .block_scale import BlockScaled, dequantize_block_row
 
 __all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
 
@@ -109,7 +109,7 @@ def _tiles(w: Any) -> Iterator[np.ndarray]:
     """Yield some rows of `w` after the other, in float32."""
     if isinstance(w, BlockScaled):
         for row in range(-(-w.shape[-2] // w.block_height)):
-            yield dequantise_block_row(w, row)
+            yield dequantize_block_row(w, row)
         return
     height = max(1, TILE * w.shape[-2] // max(1, w.size))
     for start in range(0, w.shape[-2], height):

@@ -14,7 +14,7 @@ from functools import cache
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["free_threads", "in_parallel", "threads"]
+__all__ = ["available_threads", "parallel_for", "threads"]
 
 INSIDE = threading.local()
 
@@ -26,17 +26,17 @@ def threads() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def free_threads() -> int:
-    """Return how many threads `in_parallel` takes if called from here."""
+def available_threads() -> int:
+    """Return how many threads `parallel_for` takes if called from here."""
     return 1 if getattr(INSIDE, "worker", False) else threads()
 
 
-def in_parallel(work: Callable[[int], None], count: int) -> None:
+def parallel_for(work: Callable[[int], None], count: int) -> None:
     """Call `work(0)` to `work(count - 1)`, on all threads; from inside a worker, one by one.
 
     The calling thread works too. If one fails, the others finish and its exception is raised.
     """
-    helpers = min(free_threads(), count) - 1
+    helpers = min(available_threads(), count) - 1
     if helpers < 1:
         for index in range(count):
             work(index)

@@ -11,7 +11,7 @@ import numpy as np
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
-from mimo_v2_flash.kernels.thread_pool import in_parallel
+from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["attend", "attend_per_kv_head"]
 
@@ -45,7 +45,7 @@ def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
         queries = slice(head * group, (head + 1) * group)
         y_BTHC[:, :, queries] = attend(*own, window=window, query_block=block)
 
-    in_parallel(one_head, K)
+    parallel_for(one_head, K)
     return y_BTHC
 
 

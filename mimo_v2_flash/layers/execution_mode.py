@@ -13,7 +13,7 @@ from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
-from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.weights.device_layout import to_device_layout
 from mimo_v2_flash.weights.params import ModelWeights
 
 from .eager_attention import attend, attend_per_kv_head
@@ -111,6 +111,6 @@ EXECUTION_MODES = {
         lambda position_BT, _: position_BT,
         step_length,
         kv_length_bucket,
-        traceable,
+        to_device_layout,
     ),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels.moe_expert import moe_expert
-from mimo_v2_flash.kernels.thread_pool import in_parallel
+from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["grouped_experts"]
 
@@ -51,7 +51,7 @@ def grouped_experts(
         weights = w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
         outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
 
-    in_parallel(one_expert, len(groups))
+    parallel_for(one_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)
     for (_, pair_J), output in zip(groups, outputs, strict=True):
         y_ND[pair_J // A] += output  # a token chooses an expert once: rows are unique

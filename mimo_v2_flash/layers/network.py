@@ -48,7 +48,11 @@ class Network:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self._stack = Stack(self.layers, backend, context, dtype)
         self._head = Head(config, backend, context)
-        self._vocabulary, self._context, self._place = config.vocab_size, context, backend.place
+        self._vocabulary, self._context, self._to_device = (
+            config.vocab_size,
+            context,
+            backend.to_device,
+        )
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
         """Return an empty cache of the rows and heads that are here."""
@@ -58,7 +62,7 @@ class Network:
             "local_rows": self._context.batch_slice(batch),
         }
         cache = new_cache(self.layers, max_length=max_length, dtype=dtype, **sizes)
-        return replace(cache, layers=self._place(cache.layers))
+        return replace(cache, layers=self._to_device(cache.layers))
 
     def logits(self, index_Bn: np.ndarray, *step: Any) -> np.ndarray:
         """Return the logits after the tokens at `index_Bn`, float32 [B, n, vocab].

@@ -45,7 +45,7 @@ class Stack:
         parts = context.tensor_group, context.expert_group, context.mode, context.overflow_group
         passages = {spec: Passage(DecoderLayer.build(spec, *parts), backend) for spec in set(specs)}
         self._layers, self._context = [(spec, passages[spec]) for spec in specs], context
-        self._place, self._embed = backend.place, backend.compile(embed)
+        self._to_device, self._embed = backend.to_device, backend.compile(embed)
         self._dtype = np.dtype(dtype).name
         self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
@@ -108,8 +108,10 @@ class Stack:
         local_tokens: int,
     ) -> Any:
         context = self._context
-        rows = {slots: self._place(slot_mapping(position_BT, slots)) for slots in set(cache.slots)}
-        position_BT = self._place(position_BT)
+        rows = {
+            slots: self._to_device(slot_mapping(position_BT, slots)) for slots in set(cache.slots)
+        }
+        position_BT = self._to_device(position_BT)
         x_BTD = self._embed(token_BT, weights.embedding_VD, dtype=self._dtype)
         places = zip(cache.slots, cache.layers, weights.layers, strict=True)
         for (spec, passage), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
@@ -132,7 +134,7 @@ class Stack:
         """Return (cos_LR, sin_LR) for `length` positions or more; the longest one is kept."""
         key = (spec.rotary_dim, spec.rope_theta)
         if key not in self._tables or self._tables[key][0].shape[0] < length:
-            self._tables[key] = self._place(
+            self._tables[key] = self._to_device(
                 rope_table(length=length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta)
             )
         return self._tables[key]

@@ -5,7 +5,7 @@ Source: E4M3 of arXiv:2209.05433, table 1; blocks of DeepSeek-V3, arXiv:2412.194
 
 import numpy as np
 
-__all__ = ["decode", "dequantise", "encode", "quantise"]
+__all__ = ["decode", "dequantize", "encode", "quantize"]
 
 
 def decode(code: int) -> float:
@@ -34,7 +34,7 @@ def encode(value: float) -> int:
     return nearest + 0x80 if np.signbit(value) else nearest
 
 
-def quantise(w_OI, *, block_height: int = 128):
+def quantize(w_OI, *, block_height: int = 128):
     """Return (code_OI, scale_YX): each block's nearest codes under its scale.
 
         scale = max |block| / 448, rounded to float32
@@ -54,7 +54,7 @@ def quantise(w_OI, *, block_height: int = 128):
     return code_OI, scale_YX
 
 
-def dequantise(w):
+def dequantize(w):
     """Return the weight of anything with `code` [O, I], `scale` [Y, X] and `block_height`."""
     w_OI = np.empty(w.code.shape)
     for (o, i), code in np.ndenumerate(w.code):

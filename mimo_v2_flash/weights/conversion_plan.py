@@ -5,23 +5,23 @@ from collections.abc import Mapping, Sequence
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 
 from . import conversion_tasks, fp8, param_specs
-from .conversion_tasks import Coded, Recipe
+from .conversion_tasks import ConversionPlan, QuantizedTensorInfo
 from .encoding import Encoding
-from .param_specs import Declared
+from .param_specs import ParamSpec
 from .safetensors_file import DTYPES
-from .source import Place
+from .source import TensorInfo
 
-__all__ = ["declared_weights", "needed", "write_recipe"]
+__all__ = ["declared_weights", "needed", "plan_conversion"]
 
 
 def declared_weights(
     config: MiMoConfig, experts: Sequence[int], available: Sequence[str]
-) -> list[Declared]:
+) -> list[ParamSpec]:
     """Return the weights of a model with `experts`, in the layout that `available` names have."""
-    return list(param_specs.every_weight(config, experts, fused=param_specs.is_fused(available)))
+    return list(param_specs.all_params(config, experts, fused=param_specs.is_fused(available)))
 
 
-def needed(declared: Sequence[Declared], available: Sequence[str]) -> list[str]:
+def needed(declared: Sequence[ParamSpec], available: Sequence[str]) -> list[str]:
     """Return the names to read: those declared, and scales where there are any.
 
     Raises
@@ -37,13 +37,13 @@ def needed(declared: Sequence[Declared], available: Sequence[str]) -> list[str]:
     return [weight.name for weight in declared] + [name for name in scales if name in there]
 
 
-def write_recipe(
+def plan_conversion(
     config: MiMoConfig,
-    declared: Sequence[Declared],
-    places: Mapping[str, Place],
+    declared: Sequence[ParamSpec],
+    infos: Mapping[str, TensorInfo],
     encoding: Encoding,
-) -> Recipe:
-    """Return how the tensors at `places` become a prepared checkpoint.
+) -> ConversionPlan:
+    """Return how the tensors at `infos` become a prepared checkpoint.
 
     Raises
     ------
@@ -51,64 +51,64 @@ def write_recipe(
         If a tensor has another shape or dtype than was declared; the message names file and tensor.
     """
     for weight in declared:
-        _check(weight, places)
-    whole, done = Recipe([], []), set()
+        _check(weight, infos)
+    whole, done = ConversionPlan([], []), set()
     for index, spec in enumerate(config.layers):
-        together, recipe = _attention(f"model.layers.{index}", spec, config, places, encoding)
+        together, plan = _attention(f"model.layers.{index}", spec, config, infos, encoding)
         done |= together
-        _extend(whole, recipe)
-    for name, place in places.items():
+        _extend(whole, plan)
+    for name, info in infos.items():
         if name in done or name.endswith(param_specs.SCALE):
             continue
-        scale = places.get(name + param_specs.SCALE)
-        coded = scale and Coded(name, place, scale)
-        recipe = (
+        scale = infos.get(name + param_specs.SCALE)
+        coded = scale and QuantizedTensorInfo(name, info, scale)
+        plan = (
             conversion_tasks.scaled(coded, encoding)
             if coded
-            else conversion_tasks.plain(name, place, encoding)
+            else conversion_tasks.plain(name, info, encoding)
         )
-        _extend(whole, recipe)
+        _extend(whole, plan)
     return whole
 
 
-def _check(weight: Declared, places: Mapping[str, Place]) -> None:
-    place, scale = places[weight.name], places.get(weight.name + param_specs.SCALE)
-    where = f"{place.file}: {weight.name}"
-    if place.shape != weight.shape:
-        raise ValueError(f"{where} is {place.shape}, the config asks for {weight.shape}")
-    if place.dtype not in DTYPES:
-        raise ValueError(f"{where} is {place.dtype}, expected one of {', '.join(DTYPES)}")
+def _check(weight: ParamSpec, infos: Mapping[str, TensorInfo]) -> None:
+    info, scale = infos[weight.name], infos.get(weight.name + param_specs.SCALE)
+    where = f"{info.file}: {weight.name}"
+    if info.shape != weight.shape:
+        raise ValueError(f"{where} is {info.shape}, the config asks for {weight.shape}")
+    if info.dtype not in DTYPES:
+        raise ValueError(f"{where} is {info.dtype}, expected one of {', '.join(DTYPES)}")
     scale_dtype = DTYPES.get(scale.dtype, scale.dtype) if scale else None
-    param_specs.check_dtypes(where, DTYPES[place.dtype], scale_dtype)
+    param_specs.check_dtypes(where, DTYPES[info.dtype], scale_dtype)
 
 
 def _attention(
     prefix: str,
     spec: LayerSpec,
     config: MiMoConfig,
-    places: Mapping[str, Place],
+    infos: Mapping[str, TensorInfo],
     encoding: Encoding,
-) -> tuple[set[str], Recipe]:
+) -> tuple[set[str], ConversionPlan]:
     """Return what of a layer's attention must be read together, and its recipe."""
     a = spec.attention
     heads = fp8.Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
     q, k, v, *_ = (weight.name for weight in param_specs.attention(prefix, a, spec.hidden_size))
     whole = f"{prefix}.{param_specs.FUSED}"
-    if whole in places:
-        coded, ranks = _coded(whole, places), config.num_key_value_heads
+    if whole in infos:
+        coded, ranks = _coded(whole, infos), config.num_key_value_heads
         return {whole}, conversion_tasks.fused(coded, (q, k, v), heads, ranks, encoding)
-    if k + param_specs.SCALE not in places or v + param_specs.SCALE not in places:
-        return set(), Recipe([], [])
-    w_k, w_v = _coded(k, places), _coded(v, places)
+    if k + param_specs.SCALE not in infos or v + param_specs.SCALE not in infos:
+        return set(), ConversionPlan([], [])
+    w_k, w_v = _coded(k, infos), _coded(v, infos)
     if not fp8.crosses(f"{w_k.code.file}: {k}", w_k.shapes, w_v.shapes, heads):
-        return set(), Recipe([], [])
+        return set(), ConversionPlan([], [])
     return {k, v}, conversion_tasks.crossing(w_k, w_v, heads, encoding)
 
 
-def _coded(name: str, places: Mapping[str, Place]) -> Coded:
-    return Coded(name, places[name], places[name + param_specs.SCALE])
+def _coded(name: str, infos: Mapping[str, TensorInfo]) -> QuantizedTensorInfo:
+    return QuantizedTensorInfo(name, infos[name], infos[name + param_specs.SCALE])
 
 
-def _extend(whole: Recipe, more: Recipe) -> None:
+def _extend(whole: ConversionPlan, more: ConversionPlan) -> None:
     whole.outputs.extend(more.outputs)
-    whole.pieces.extend(more.pieces)
+    whole.tasks.extend(more.tasks)

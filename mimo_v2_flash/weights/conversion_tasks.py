@@ -14,14 +14,24 @@ from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
 
 from . import fp8, param_specs
 from .encoding import Encoding
-from .source import Place
+from .source import TensorInfo
 
-__all__ = ["Coded", "Output", "Part", "Piece", "Recipe", "crossing", "fused", "plain", "scaled"]
+__all__ = [
+    "ConversionPlan",
+    "ConversionTask",
+    "OutputTensor",
+    "QuantizedTensorInfo",
+    "TensorChunk",
+    "crossing",
+    "fused",
+    "plain",
+    "scaled",
+]
 
 PIECE = 1 << 22  # bytes of the source
 
 
-class Output(NamedTuple):
+class OutputTensor(NamedTuple):
     """A tensor of the result, or of one of its shards."""
 
     name: str
@@ -30,7 +40,7 @@ class Output(NamedTuple):
     shard: int = 0
 
 
-class Part(NamedTuple):
+class TensorChunk(NamedTuple):
     """Bytes of a tensor of the result: `array` from byte `begin` on."""
 
     name: str
@@ -39,27 +49,27 @@ class Part(NamedTuple):
     shard: int = 0
 
 
-class Piece(NamedTuple):
+class ConversionTask(NamedTuple):
     """Ranges of the source, and what becomes of the arrays that they are."""
 
     key: str
-    sources: tuple[Place, ...]
-    make: Callable[[list[np.ndarray]], list[Part]]
+    sources: tuple[TensorInfo, ...]
+    convert: Callable[[list[np.ndarray]], list[TensorChunk]]
 
 
-class Recipe(NamedTuple):
+class ConversionPlan(NamedTuple):
     """Tensors of the result, and all the pieces that fill them."""
 
-    outputs: list[Output]
-    pieces: list[Piece]
+    outputs: list[OutputTensor]
+    tasks: list[ConversionTask]
 
 
-class Coded(NamedTuple):
+class QuantizedTensorInfo(NamedTuple):
     """Where an FP8 weight's codes and scales are."""
 
     name: str
-    code: Place
-    scale: Place
+    code: TensorInfo
+    scale: TensorInfo
 
     @property
     def shapes(self) -> fp8.Shapes:
@@ -67,25 +77,27 @@ class Coded(NamedTuple):
         return self.code.shape, self.scale.shape
 
 
-def plain(name: str, place: Place, encoding: Encoding) -> Recipe:
+def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
     """Return the recipe of a tensor without scales; only matrices change their dtype."""
-    is_matrix = len(place.shape) == 2 and param_specs.ROUTER not in name
-    dtype = encoding.stored(place.dtype) if is_matrix else place.dtype
-    step = max(1, PIECE // _row_bytes(place))
+    is_matrix = len(info.shape) == 2 and param_specs.ROUTER not in name
+    dtype = encoding.stored(info.dtype) if is_matrix else info.dtype
+    step = max(1, PIECE // _row_bytes(info))
 
-    def piece(start: int) -> Piece:
-        def make(arrays: list[np.ndarray]) -> list[Part]:
+    def task(start: int) -> ConversionTask:
+        def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             array = encoding.plain(arrays[0]) if is_matrix else arrays[0]
             return [_part(name, start, array)]
 
-        rows = min(step, place.shape[0] - start)
-        return Piece(f"{name} {start}", (_rows(place, start, rows),), make)
+        rows = min(step, info.shape[0] - start)
+        return ConversionTask(f"{name} {start}", (_rows(info, start, rows),), convert)
 
-    starts = range(0, place.shape[0], step)
-    return Recipe([Output(name, dtype, place.shape)], [piece(start) for start in starts])
+    starts = range(0, info.shape[0], step)
+    return ConversionPlan(
+        [OutputTensor(name, dtype, info.shape)], [task(start) for start in starts]
+    )
 
 
-def scaled(weight: Coded, encoding: Encoding) -> Recipe:
+def scaled(weight: QuantizedTensorInfo, encoding: Encoding) -> ConversionPlan:
     """Return the recipe of an FP8 weight on a plain grid, some block rows at a time."""
     name, code, scale = weight
     height = fp8.block_height(weight.shapes)
@@ -93,24 +105,26 @@ def scaled(weight: Coded, encoding: Encoding) -> Recipe:
         raise ValueError(f"{code.file}: {name} is {code.shape} and has scales {scale.shape}")
     step = max(1, PIECE // (height * code.shape[1]))
 
-    def piece(first: int) -> Piece:
+    def task(first: int) -> ConversionTask:
         start, blocks = first * height, min(step, scale.shape[0] - first)
         rows = min(blocks * height, code.shape[0] - start)
 
-        def make(arrays: list[np.ndarray]) -> list[Part]:
+        def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             return _parts(name, BlockScaled(arrays[0], arrays[1], height), encoding, start)
 
         sources = _rows(code, start, rows), _rows(scale, first, blocks)
-        return Piece(f"{name} {start}", sources, make)
+        return ConversionTask(f"{name} {start}", sources, convert)
 
-    pieces = [piece(first) for first in range(0, scale.shape[0], step)]
-    return Recipe(_outputs(name, code.shape, height, encoding), pieces)
+    tasks = [task(first) for first in range(0, scale.shape[0], step)]
+    return ConversionPlan(_outputs(name, code.shape, height, encoding), tasks)
 
 
-def crossing(k: Coded, v: Coded, heads: fp8.Heads, encoding: Encoding) -> Recipe:
+def crossing(
+    k: QuantizedTensorInfo, v: QuantizedTensorInfo, heads: fp8.Heads, encoding: Encoding
+) -> ConversionPlan:
     """Return the recipe of K and V that share scale rows: one piece, scales of 64 rows."""
 
-    def make(arrays: list[np.ndarray]) -> list[Part]:
+    def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
         k_code, k_scale, v_code, v_scale = arrays
         w_k, w_v = fp8.keys_and_values(k.name, (k_code, k_scale), (v_code, v_scale), heads)
         return _parts(k.name, w_k, encoding, 0) + _parts(v.name, w_v, encoding, 0)
@@ -120,23 +134,27 @@ def crossing(k: Coded, v: Coded, heads: fp8.Heads, encoding: Encoding) -> Recipe
         for weight in (k, v)
         for output in _outputs(weight.name, weight.code.shape, fp8.HALF_BLOCK, encoding)
     ]
-    return Recipe(outputs, [Piece(k.name, (*k[1:], *v[1:]), make)])
+    return ConversionPlan(outputs, [ConversionTask(k.name, (*k[1:], *v[1:]), convert)])
 
 
 def fused(
-    whole: Coded, parts: tuple[str, ...], heads: fp8.Heads, ranks: int, encoding: Encoding
-) -> Recipe:
+    whole: QuantizedTensorInfo,
+    parts: tuple[str, ...],
+    heads: fp8.Heads,
+    ranks: int,
+    encoding: Encoding,
+) -> ConversionPlan:
     """Return the recipe of MiMo-V2.5's `qkv_proj` as q, k and v (`parts`), rank after rank."""
     name, code, scale = whole
     rows = fp8.rank_rows(f"{code.file}: {name}", whole.shapes, heads, ranks)
     code_rows, scale_rows = sum(rows), scale.shape[0] // ranks
     step = max(1, PIECE // (BLOCK * code.shape[1]))
 
-    def piece(rank: int, first: int) -> Piece:
+    def task(rank: int, first: int) -> ConversionTask:
         start, blocks = first * BLOCK, min(step, scale_rows - first)
         count = min(blocks * BLOCK, code_rows - start)
 
-        def make(arrays: list[np.ndarray]) -> list[Part]:
+        def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             made = fp8.cut_rank(arrays[0], arrays[1], rows, start)
             return [
                 p
@@ -148,24 +166,26 @@ def fused(
             _rows(code, rank * code_rows + start, count),
             _rows(scale, rank * scale_rows + first, blocks),
         )
-        return Piece(f"{name} {rank} {start}", sources, make)
+        return ConversionTask(f"{name} {rank} {start}", sources, convert)
 
     shapes = [(ranks * count, code.shape[1]) for count in rows]
     made = zip(parts, shapes, strict=True)
     outputs = [o for n, shape in made for o in _outputs(n, shape, fp8.HALF_BLOCK, encoding)]
     starts = product(range(ranks), range(0, scale_rows, step))
-    return Recipe(outputs, [piece(rank, first) for rank, first in starts])
+    return ConversionPlan(outputs, [task(rank, first) for rank, first in starts])
 
 
-def _outputs(name: str, shape: tuple[int, ...], height: int, encoding: Encoding) -> list[Output]:
+def _outputs(
+    name: str, shape: tuple[int, ...], height: int, encoding: Encoding
+) -> list[OutputTensor]:
     """Return the tensors that an FP8 weight becomes: codes and scales, or values alone."""
     dtype = encoding.stored("F8_E4M3")
     grid = -(-shape[0] // height), -(-shape[1] // BLOCK)
-    scales = [Output(name + param_specs.SCALE, "F32", grid)] if dtype == "F8_E4M3" else []
-    return [Output(name, dtype, shape), *scales]
+    scales = [OutputTensor(name + param_specs.SCALE, "F32", grid)] if dtype == "F8_E4M3" else []
+    return [OutputTensor(name, dtype, shape), *scales]
 
 
-def _parts(name: str, weight: BlockScaled, encoding: Encoding, row: int) -> list[Part]:
+def _parts(name: str, weight: BlockScaled, encoding: Encoding, row: int) -> list[TensorChunk]:
     """Return the parts that a weight's rows from `row` on become."""
     codes, *scales = encoding.scaled(name, weight)
     first = _part(name, row, codes)
@@ -175,16 +195,16 @@ def _parts(name: str, weight: BlockScaled, encoding: Encoding, row: int) -> list
     ]
 
 
-def _part(name: str, row: int, array: np.ndarray) -> Part:
-    return Part(name, row * (array.nbytes // len(array)), array)
+def _part(name: str, row: int, array: np.ndarray) -> TensorChunk:
+    return TensorChunk(name, row * (array.nbytes // len(array)), array)
 
 
-def _rows(place: Place, start: int, count: int) -> Place:
+def _rows(info: TensorInfo, start: int, count: int) -> TensorInfo:
     """Return where `count` rows of a tensor from `start` on are."""
-    begin = place.begin + start * _row_bytes(place)
-    end = begin + count * _row_bytes(place)
-    return place._replace(shape=(count, *place.shape[1:]), begin=begin, end=end)
+    begin = info.begin + start * _row_bytes(info)
+    end = begin + count * _row_bytes(info)
+    return info._replace(shape=(count, *info.shape[1:]), begin=begin, end=end)
 
 
-def _row_bytes(place: Place) -> int:
-    return (place.end - place.begin) // place.shape[0]
+def _row_bytes(info: TensorInfo) -> int:
+    return (info.end - info.begin) // info.shape[0]

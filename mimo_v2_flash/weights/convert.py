@@ -12,21 +12,21 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
-from .conversion_plan import declared_weights, needed, write_recipe
-from .conversion_tasks import Piece, Recipe
+from .conversion_plan import declared_weights, needed, plan_conversion
+from .conversion_tasks import ConversionPlan, ConversionTask
 from .encoding import Encoding
-from .io_threads import in_threads
-from .metadata import Prepared
+from .io_threads import parallel_map
+from .metadata import PreparedMetadata
 from .safetensors_file import DTYPES
-from .shard_plan import shard_recipe
+from .shard_plan import shard_conversion_plan
 from .source import Source
 from .store import Store
 
-__all__ = ["Job", "plan_job"]
+__all__ = ["ConversionJob", "plan_conversion_job"]
 
 
 @dataclass(frozen=True)
-class Job:
+class ConversionJob:
     """A checkpoint that is to be prepared.
 
     Attributes
@@ -44,14 +44,14 @@ class Job:
     source: Source
     config: MiMoConfig
     encoding: Encoding
-    prepared: Prepared
-    recipe: Recipe
+    prepared: PreparedMetadata
+    plan: ConversionPlan
     store: Store
 
     @property
     def bytes_to_read(self) -> int:
         """Bytes of the source that are needed, without headers."""
-        return sum(map(_size, self.recipe.pieces))
+        return sum(map(_size, self.plan.tasks))
 
     def is_complete(self) -> bool:
         """Return whether the result is already there.
@@ -79,30 +79,30 @@ class Job:
         An interrupted or failed run leaves what it has done, under temporary names.
         """
         done = self.store.begin()
-        missing = [piece for piece in self.recipe.pieces if _key(piece) not in done]
+        missing = [task for task in self.plan.tasks if _key(task) not in done]
         advance(self.bytes_to_read - sum(map(_size, missing)))
-        in_threads(partial(self._make, advance), missing, workers)
+        parallel_map(partial(self._make, advance), missing, workers)
         config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
         for folder in {"", *self.store.folders}:
             self.store.write_file(str(Path(folder) / "config.json"), config)
-        for name, path in self.source.beside().items():
+        for name, path in self.source.side_files().items():
             self.store.write_file(name, path.read_bytes())
         self.store.finish()
 
-    def _make(self, advance: Callable[[int], None], piece: Piece) -> None:
+    def _make(self, advance: Callable[[int], None], task: ConversionTask) -> None:
         arrays = []
-        for place in piece.sources:
-            data = self.source.read(place.file, place.begin, place.end)
-            arrays.append(np.frombuffer(data, DTYPES[place.dtype]).reshape(place.shape))
+        for info in task.sources:
+            data = self.source.read(info.file, info.begin, info.end)
+            arrays.append(np.frombuffer(data, DTYPES[info.dtype]).reshape(info.shape))
         try:
-            parts = piece.make(arrays)
+            parts = task.convert(arrays)
         except ValueError as error:
-            raise ValueError(f"{piece.sources[0].file}: {error}") from error
-        self.store.write(_key(piece), parts)
-        advance(_size(piece))
+            raise ValueError(f"{task.sources[0].file}: {error}") from error
+        self.store.write(_key(task), parts)
+        advance(_size(task))
 
 
-def plan_job(
+def plan_conversion_job(
     source: Source,
     config: MiMoConfig,
     folder: Path,
@@ -111,7 +111,7 @@ def plan_job(
     *,
     expert_parallel: int = 1,
     tensor_parallel: int = 1,
-) -> Job:
+) -> ConversionJob:
     """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
 
     On several ranks the folder gets a shard for each different share that ranks have.
@@ -131,11 +131,11 @@ def plan_job(
         wanted = needed(declared, source.names())
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from error
-    places = source.places(wanted)
-    recipe = write_recipe(config, declared, places, encoding)
+    infos = source.tensor_infos(wanted)
+    plan = plan_conversion(config, declared, infos, encoding)
     if len(shards) > 1:
-        recipe = shard_recipe(recipe, config, experts, shards)
-    prepared = Prepared(
+        plan = shard_conversion_plan(plan, config, experts, shards)
+    prepared = PreparedMetadata(
         source=source.name,
         revision=source.revision,
         dtype=encoding.dtype,
@@ -145,29 +145,29 @@ def plan_job(
         expert_parallel=expert_parallel,
         tensor_parallel=tensor_parallel,
     )
-    store = Store(folder, recipe.outputs, prepared.to_metadata(), shards=len(shards))
-    return Job(source, config, encoding, prepared, recipe, store)
+    store = Store(folder, plan.outputs, prepared.to_metadata(), shards=len(shards))
+    return ConversionJob(source, config, encoding, prepared, plan, store)
 
 
 def _said_by(index: Path) -> dict[str, Any]:
     """Return what the index of a finished checkpoint says of it."""
     try:
-        there = Prepared.of_metadata(json.loads(index.read_bytes())["metadata"])
+        there = PreparedMetadata.of_metadata(json.loads(index.read_bytes())["metadata"])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{index}: damaged, or of another release: {error}") from error
     return _flat(there) if there else {}
 
 
-def _flat(prepared: Prepared) -> dict[str, Any]:
+def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
     """Return all that is said of a checkpoint, as JSON has it, the config's fields among it."""
     said = json.loads(json.dumps(vars(prepared)))
     return said | said.pop("config")
 
 
-def _key(piece: Piece) -> str:
+def _key(task: ConversionTask) -> str:
     """Return a piece's line in the journal; a release with pieces of other sizes has others."""
-    return f"{piece.key} {_size(piece)}"
+    return f"{task.key} {_size(task)}"
 
 
-def _size(piece: Piece) -> int:
-    return sum(place.end - place.begin for place in piece.sources)
+def _size(task: ConversionTask) -> int:
+    return sum(info.end - info.begin for info in task.sources)

@@ -18,13 +18,13 @@ from .params import (
     MoEWeights,
 )
 
-__all__ = ["traceable"]
+__all__ = ["to_device_layout"]
 
 LARGEST_CODE = 0x77
 """240: the codes above it are numbers on the hub and infinity or NaN on Trainium2."""
 
 
-def traceable(weights: ModelWeights) -> ModelWeights:
+def to_device_layout(weights: ModelWeights) -> ModelWeights:
     """Return weights whose arrays can be the inputs of programs.
 
     Experts that are one array each are copied into a stack. FP8 codes, uint8, become

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise_block_row
+from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize_block_row
 
 from .safetensors_file import DTYPES
 
@@ -21,11 +21,11 @@ __all__ = ["STORED", "TARGETS", "Encoding"]
 STORED = {"fp8": None, "bfloat16": "BF16", "float32": "F32"}
 TARGETS = ("cpu", "trainium2")
 
-HALF = (VALUE_OF_CODE / 2).astype(ml_dtypes.float8_e4m3fn)
+HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
 HALVED_CODE = HALF.view(np.uint8)
-ROUNDS = HALF.astype(np.float32) * 2 != VALUE_OF_CODE
+ROUNDS = HALF.astype(np.float32) * 2 != E4M3_VALUES
 LARGEST_SCALE = np.finfo(np.float32).max / 2
-NOT_A_NUMBER = np.isnan(VALUE_OF_CODE)
+NOT_A_NUMBER = np.isnan(E4M3_VALUES)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Encoding:
         if not (np.isfinite(scale_YX).all() and (scale_YX > 0).all()):
             raise ValueError(f"{name}: a scale is NaN, infinite, zero or negative")
         if stored := STORED[self.dtype]:
-            return [_dequantised(weight, DTYPES[stored])]
+            return [_dequantized(weight, DTYPES[stored])]
         if self.target == "cpu":
             return [weight.code, scale_YX]
         if scale_YX.max() > LARGEST_SCALE:
@@ -91,10 +91,10 @@ class Encoding:
         return weight.astype(DTYPES[stored], copy=False) if stored else weight
 
 
-def _dequantised(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
+def _dequantized(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
     """Return the values of a weight; of all of it in float32 there is one block row at a time."""
     values = np.empty(weight.shape, dtype)
     for row in range(len(weight.scale)):
         start = row * weight.block_height
-        values[start : start + weight.block_height] = dequantise_block_row(weight, row)
+        values[start : start + weight.block_height] = dequantize_block_row(weight, row)
     return values

@@ -15,9 +15,9 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from .io_threads import in_threads
+from .io_threads import parallel_map
 from .safetensors_file import LARGEST_HEADER
-from .source import BESIDE, Place, places_of_header
+from .source import SIDE_FILES, TensorInfo, tensor_infos_of_header
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
@@ -74,10 +74,10 @@ class HubSource:
         """Return the names of all tensors."""
         return list(self._file_of)
 
-    def places(self, names: list[str]) -> Mapping[str, Place]:
+    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return where the tensors `names` are; only headers of their files are fetched."""
         files = sorted({self._file_of[name] for name in names})
-        there = dict(zip(files, in_threads(self._places_in, files, IN_FLIGHT), strict=True))
+        there = dict(zip(files, parallel_map(self._infos_in, files, IN_FLIGHT), strict=True))
         for name in names:
             if name not in there[self._file_of[name]]:
                 where = f"{self.name}: {self._file_of[name]}"
@@ -93,15 +93,15 @@ class HubSource:
             raise ValueError(f"{self.name}: {file}: ends at byte {size}, expected {end}: truncated")
         return data
 
-    def beside(self) -> Mapping[str, Path]:
-        """Return those of the files `BESIDE` that the repository has, fetched."""
-        return {name: self._fetched(name) for name in BESIDE if name in self._files}
+    def side_files(self) -> Mapping[str, Path]:
+        """Return those of the files `SIDE_FILES` that the repository has, fetched."""
+        return {name: self._fetched(name) for name in SIDE_FILES if name in self._files}
 
     def _fetched(self, file: str) -> Path:
         fetch = partial(hf_hub_download, self.name, file, revision=self.revision)
         return Path(_retried(fetch, _is_busy))
 
-    def _places_in(self, file: str) -> dict[str, Place]:
+    def _infos_in(self, file: str) -> dict[str, TensorInfo]:
         prefix, size = self._range(file, 0, 8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, LARGEST_HEADER):
@@ -112,7 +112,7 @@ class HubSource:
             raise ValueError(f"{self.name}: {file}: header is not JSON") from error
         if not isinstance(header, dict):
             raise ValueError(f"{self.name}: {file}: header is not a JSON object")
-        return places_of_header(file, header, 8 + length, size)
+        return tensor_infos_of_header(file, header, 8 + length, size)
 
     def _range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
         """Return the bytes that the hub has of a range, and the size of the whole file."""

@@ -12,24 +12,24 @@ from mimo_v2_flash.kernels.block_scale import BLOCK
 
 from . import param_specs
 from .fp8 import HALF_BLOCK
-from .param_specs import Declared
+from .param_specs import ParamSpec
 from .safetensors_file import DTYPES
-from .source import Place
+from .source import TensorInfo
 
 __all__ = ["hub_tensors", "mtp_tensors"]
 
 NUM_MTP_LAYERS = 3  # no config.json says how many
 
 
-def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, Place]:
+def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, TensorInfo]:
     """Return the tensors of `config` by name, scales among them and predictors not.
 
     Their files are not named and each begins at byte 0.
     """
-    return dict(_stored(param_specs.every_weight(config, fused=fused), config, _crossing(config)))
+    return dict(_stored(param_specs.all_params(config, fused=fused), config, _crossing(config)))
 
 
-def mtp_tensors(config: MiMoConfig) -> dict[str, Place]:
+def mtp_tensors(config: MiMoConfig) -> dict[str, TensorInfo]:
     """Return the tensors of the multi-token predictors."""
     prefixes = (f"{param_specs.MTP_PREFIX}layers.{index}" for index in range(NUM_MTP_LAYERS))
     declared = (weight for prefix in prefixes for weight in param_specs.mtp(prefix, config))
@@ -37,8 +37,8 @@ def mtp_tensors(config: MiMoConfig) -> dict[str, Place]:
 
 
 def _stored(
-    declared: Iterator[Declared], config: MiMoConfig, crossing: set[str]
-) -> Iterator[tuple[str, Place]]:
+    declared: Iterator[ParamSpec], config: MiMoConfig, crossing: set[str]
+) -> Iterator[tuple[str, TensorInfo]]:
     for name, shape in declared:
         dtype = param_specs.stored_dtype(name)
         yield name, _place(dtype, shape)
@@ -61,5 +61,5 @@ def _crossing(config: MiMoConfig) -> set[str]:
     return found
 
 
-def _place(dtype: str, shape: tuple[int, ...]) -> Place:
-    return Place("", dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)
+def _place(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    return TensorInfo("", dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)

@@ -6,14 +6,16 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TypeAlias, TypeVar
 
-__all__ = ["in_threads"]
+__all__ = ["parallel_map"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Jobs: TypeAlias = SimpleQueue[tuple[Future[Result], Item] | None]
 
 
-def in_threads(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
+def parallel_map(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> list[Result]:
     """Return `work` of every item, in the order of the items.
 
     The first exception is raised at once, and so is an interruption from the keyboard: nothing

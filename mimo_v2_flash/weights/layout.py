@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, NamedTuple
 
-from .conversion_tasks import Output
+from .conversion_tasks import OutputTensor
 from .safetensors_file import DTYPES
 
-__all__ = ["STEM", "Layout", "Slot", "lay_out", "shard_folder"]
+__all__ = ["STEM", "Layout", "TensorOffset", "lay_out", "shard_folder"]
 
 STEM = "mimo_weights"
 
 
-class Slot(NamedTuple):
+class TensorOffset(NamedTuple):
     """A tensor's file, and its first byte there."""
 
     file: str
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
     headers: dict[str, bytes]
     sizes: dict[str, int]
-    slots: dict[tuple[int, str], Slot]
+    slots: dict[tuple[int, str], TensorOffset]
 
     def weight_map(self, shard: int) -> dict[str, str]:
         """Return the file of each of a shard's tensors, as its index has it."""
@@ -39,7 +39,7 @@ def shard_folder(shard: int, shards: int) -> str:
 
 
 def lay_out(
-    outputs: list[Output], metadata: dict[str, str], largest: int, shards: int = 1
+    outputs: list[OutputTensor], metadata: dict[str, str], largest: int, shards: int = 1
 ) -> Layout:
     """Return the files of `outputs`: `mimo_weights.safetensors`, or several numbered ones.
 
@@ -67,11 +67,11 @@ def lay_out(
             layout.headers[file], layout.sizes[file] = header, len(header) + size
             for name, entry in entries.items():
                 begin = len(header) + entry["data_offsets"][0]
-                layout.slots[shard, name] = Slot(file, begin)
+                layout.slots[shard, name] = TensorOffset(file, begin)
     return layout
 
 
-def _entries(group: list[Output]) -> tuple[dict[str, Any], int]:
+def _entries(group: list[OutputTensor]) -> tuple[dict[str, Any], int]:
     """Return the header's entries of a file's tensors, and the bytes of their data."""
     entries, end = {}, 0
     # Widest elements first, so that each tensor is aligned to its own.
@@ -85,8 +85,8 @@ def _entries(group: list[Output]) -> tuple[dict[str, Any], int]:
     return entries, end
 
 
-def _grouped(outputs: list[Output], largest: int) -> Iterator[list[Output]]:
-    group: list[Output] = []
+def _grouped(outputs: list[OutputTensor], largest: int) -> Iterator[list[OutputTensor]]:
+    group: list[OutputTensor] = []
     size = 0
     for output in outputs:
         if group and size + _nbytes(output) > largest:
@@ -103,5 +103,5 @@ def _header(entries: dict[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _nbytes(output: Output) -> int:
+def _nbytes(output: OutputTensor) -> int:
     return prod(output.shape) * DTYPES[output.dtype].itemsize

@@ -11,10 +11,10 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import param_specs
 from .checkpoint import Checkpoint, open_checkpoint
-from .metadata import Prepared
+from .metadata import PreparedMetadata
 from .params import ModelWeights
 from .reader import Reader
-from .shard_index import check_shard, folder_of_shard
+from .shard_index import check_shard, find_shard_folder
 
 __all__ = ["load_weights"]
 
@@ -52,11 +52,11 @@ def load_weights(
         fit or are not positive numbers; the message names it and its file. If the shard is that of
         another rank, plan or checkpoint.
     """
-    source = folder_of_shard(Path(path), share)
+    source = find_shard_folder(Path(path), share)
     tensors = open_checkpoint(source)
     experts, held = _there(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    expected = dict(param_specs.every_weight(config, experts, fused=fused, shard_spec=held))
+    expected = dict(param_specs.all_params(config, experts, fused=fused, shard_spec=held))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
@@ -68,7 +68,7 @@ def _there(
 ) -> tuple[tuple[int, ...], ShardSpec]:
     """Return which experts the checkpoint has, and what share of all it holds."""
     try:
-        prepared = Prepared.of_metadata(tensors.metadata)
+        prepared = PreparedMetadata.of_metadata(tensors.metadata)
         if prepared:
             prepared.check(config)
     except ValueError as error:

@@ -9,18 +9,18 @@ from mimo_v2_flash.config import MiMoConfig
 
 from . import param_specs
 from .checkpoint import Checkpoint
-from .conversion_plan import write_recipe
-from .conversion_tasks import Output
+from .conversion_plan import plan_conversion
+from .conversion_tasks import OutputTensor
 from .encoding import Encoding
 from .hub_tensors import hub_tensors
 from .params import ModelWeights
 from .reader import Reader
 from .safetensors_file import DTYPES
 
-__all__ = ["hollow_weights", "one_of_each_layer"]
+__all__ = ["meta_weights", "one_of_each_layer"]
 
 
-def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
+def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     """Return what `load_weights` would of the hub's weights of `config`, prepared as `dtype`.
 
     Every element of an array is the same byte; only what is copied from it takes memory.
@@ -32,9 +32,11 @@ def hollow_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     dtype : str
         A key of `encoding.STORED`: "fp8" is as the hub stores them.
     """
-    declared = list(param_specs.every_weight(config))
-    recipe = write_recipe(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
-    return Reader(_Hollow(recipe.outputs), config, tuple(range(config.n_routed_experts))).model()
+    declared = list(param_specs.all_params(config))
+    plan = plan_conversion(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
+    return Reader(
+        _MetaCheckpoint(plan.outputs), config, tuple(range(config.n_routed_experts))
+    ).model()
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
@@ -51,8 +53,8 @@ def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
     return few, tuple(map(distinct.index, kinds))
 
 
-class _Hollow(Checkpoint):
-    def __init__(self, outputs: list[Output]) -> None:
+class _MetaCheckpoint(Checkpoint):
+    def __init__(self, outputs: list[OutputTensor]) -> None:
         super().__init__({output.name: Path() for output in outputs})
         self._outputs = {output.name: output for output in outputs}
 

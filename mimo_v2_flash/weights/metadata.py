@@ -9,7 +9,7 @@ from typing import Any
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
-__all__ = ["FORMAT", "Prepared"]
+__all__ = ["FORMAT", "PreparedMetadata"]
 
 FORMAT = "mimo-v2-flash"
 VERSION = "2"
@@ -18,7 +18,7 @@ FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_dev
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedMetadata:
     """The metadata of a prepared checkpoint, in each of its files.
 
     Attributes
@@ -63,7 +63,7 @@ class Prepared:
         return {"format": FORMAT, "format_version": VERSION, **said}
 
     @classmethod
-    def of_metadata(cls, metadata: Mapping[str, str]) -> "Prepared | None":
+    def of_metadata(cls, metadata: Mapping[str, str]) -> "PreparedMetadata | None":
         """Return what a header's metadata says, or None if this project did not write it.
 
         Raises

@@ -18,16 +18,16 @@ __all__ = [
     "MULTIPLIED",
     "ROUTER",
     "SCALE",
-    "Declared",
+    "ParamSpec",
+    "all_params",
     "attention",
     "check_dtypes",
     "dense",
-    "every_weight",
+    "embedding_norm_head",
     "expert",
     "fused_attention",
     "is_fused",
     "layer_norms",
-    "model_ends",
     "mtp",
     "router",
     "stored_dtype",
@@ -41,86 +41,86 @@ MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of what mat
 NEVER_FP8 = (".o_proj.weight", ".eh_proj.weight", "lm_head.weight")  # on the hub, of these
 
 
-class Declared(NamedTuple):
+class ParamSpec(NamedTuple):
     """A weight's name in a checkpoint, and its shape, [out, in] where it is a matrix."""
 
     name: str
     shape: tuple[int, ...]
 
 
-def model_ends(config: MiMoConfig) -> tuple[Declared, Declared, Declared]:
+def embedding_norm_head(config: MiMoConfig) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
     """Return embedding_VD, final_norm_D and w_logits_VD."""
     V, D = config.vocab_size, config.hidden_size
     return (
-        Declared("model.embed_tokens.weight", (V, D)),
-        Declared("model.norm.weight", (D,)),
-        Declared("lm_head.weight", (V, D)),
+        ParamSpec("model.embed_tokens.weight", (V, D)),
+        ParamSpec("model.norm.weight", (D,)),
+        ParamSpec("lm_head.weight", (V, D)),
     )
 
 
-def layer_norms(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+def layer_norms(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
     """Return attention_norm_D and feed_forward_norm_D of the layer at `prefix`."""
     return (
-        Declared(f"{prefix}.input_layernorm.weight", (spec.hidden_size,)),
-        Declared(f"{prefix}.post_attention_layernorm.weight", (spec.hidden_size,)),
+        ParamSpec(f"{prefix}.input_layernorm.weight", (spec.hidden_size,)),
+        ParamSpec(f"{prefix}.post_attention_layernorm.weight", (spec.hidden_size,)),
     )
 
 
-def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
     """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
     H, K, Q, C = spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.v_head_dim
     matrices = (
-        Declared(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
-        Declared(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
-        Declared(f"{prefix}.self_attn.v_proj.weight", (K * C, hidden)),
-        Declared(f"{prefix}.self_attn.o_proj.weight", (hidden, H * C)),
+        ParamSpec(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
+        ParamSpec(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
+        ParamSpec(f"{prefix}.self_attn.v_proj.weight", (K * C, hidden)),
+        ParamSpec(f"{prefix}.self_attn.o_proj.weight", (hidden, H * C)),
     )
-    sink = Declared(f"{prefix}.self_attn.attention_sink_bias", (H,))
+    sink = ParamSpec(f"{prefix}.self_attn.attention_sink_bias", (H,))
     return (*matrices, sink) if spec.has_sink else matrices
 
 
-def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Declared, ...]:
+def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
     """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout."""
     q, k, v, *rest = attention(prefix, spec, hidden)
     rows = q.shape[0] + k.shape[0] + v.shape[0]
-    return (Declared(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
+    return (ParamSpec(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
 
 
-def router(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared]:
+def router(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
     """Return w_router_ED and bias_E of the layer at `prefix`."""
     return (
-        Declared(f"{prefix}{ROUTER}weight", (spec.num_experts, spec.hidden_size)),
-        Declared(f"{prefix}{ROUTER}e_score_correction_bias", (spec.num_experts,)),
+        ParamSpec(f"{prefix}{ROUTER}weight", (spec.num_experts, spec.hidden_size)),
+        ParamSpec(f"{prefix}{ROUTER}e_score_correction_bias", (spec.num_experts,)),
     )
 
 
-def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[Declared, Declared, Declared]:
+def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
     """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
     return _gated(f"{prefix}.mlp.experts.{index}", spec.intermediate_size, spec.hidden_size)
 
 
-def dense(prefix: str, spec: LayerSpec) -> tuple[Declared, Declared, Declared]:
+def dense(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
     """Return w_gate_FD, w_up_FD and w_down_DF of the dense layer at `prefix`."""
     return _gated(f"{prefix}.mlp", spec.intermediate_size, spec.hidden_size)
 
 
-def mtp(prefix: str, config: MiMoConfig) -> tuple[Declared, ...]:
+def mtp(prefix: str, config: MiMoConfig) -> tuple[ParamSpec, ...]:
     """Return the weights of the multi-token predictor at `prefix`; it has no embedding or head."""
     spec, D = config.mtp_layer, config.hidden_size
     norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
     return (
-        *(Declared(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
-        Declared(f"{prefix}.eh_proj.weight", (D, 2 * D)),
+        *(ParamSpec(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
+        ParamSpec(f"{prefix}.eh_proj.weight", (D, 2 * D)),
         *attention(prefix, spec.attention, D),
         *dense(prefix, spec),
     )
 
 
-def _gated(prefix: str, width: int, hidden: int) -> tuple[Declared, Declared, Declared]:
+def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
     return (
-        Declared(f"{prefix}.gate_proj.weight", (width, hidden)),
-        Declared(f"{prefix}.up_proj.weight", (width, hidden)),
-        Declared(f"{prefix}.down_proj.weight", (hidden, width)),
+        ParamSpec(f"{prefix}.gate_proj.weight", (width, hidden)),
+        ParamSpec(f"{prefix}.up_proj.weight", (width, hidden)),
+        ParamSpec(f"{prefix}.down_proj.weight", (hidden, width)),
     )
 
 
@@ -160,13 +160,13 @@ def is_fused(names: Container[str]) -> bool:
     return f"model.layers.0.{FUSED}" in names
 
 
-def every_weight(
+def all_params(
     config: MiMoConfig,
     experts: Sequence[int] | None = None,
     *,
     fused: bool = False,
     shard_spec: ShardSpec = UNSHARDED,
-) -> Iterator[Declared]:
+) -> Iterator[ParamSpec]:
     """Yield what a checkpoint of `config` must hold, but for scales and predictors.
 
     Parameters
@@ -183,8 +183,8 @@ def every_weight(
     numbers = range(config.n_routed_experts) if experts is None else experts
     here = shard_spec.expert_range(len(numbers))
     of_attention = fused_attention if fused else attention
-    *ends, (head, (V, D)) = model_ends(config)
-    yield from (*ends, Declared(head, (len(shard_spec.tensor_range(V)), D)))
+    *ends, (head, (V, D)) = embedding_norm_head(config)
+    yield from (*ends, ParamSpec(head, (len(shard_spec.tensor_range(V)), D)))
     for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)

@@ -13,12 +13,12 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, LARGEST, BlockScaled
+from mimo_v2_flash.kernels.block_scale import BLOCK, FP8_MAX, BlockScaled
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import param_specs
-from .param_specs import Declared
+from .param_specs import ParamSpec
 from .params import (
     AttentionWeights,
     DecoderWeights,
@@ -27,13 +27,13 @@ from .params import (
     ModelWeights,
     MoEWeights,
 )
-from .shard_weights import cut_model
+from .shard_weights import shard_weights
 
 __all__ = ["random_weights"]
 
 QUANTILES = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)], np.float32)
 WIDEST = float(QUANTILES[-1])
-CODES = (QUANTILES / WIDEST * LARGEST).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+CODES = (QUANTILES / WIDEST * FP8_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
 PORTION = 1 << 26  # random bytes at a time
 
 
@@ -59,12 +59,12 @@ class _Maker:
         self._config, self._seed, self._made, self._shard_spec = config, seed, made, shard_spec
 
     def model(self) -> ModelWeights:
-        embedding, _, logits = param_specs.model_ends(self._config)
+        embedding, _, logits = param_specs.embedding_norm_head(self._config)
         norm_D = np.ones(self._config.hidden_size, np.float32)
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
         ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
-        return _owned(cut_model(ModelWeights(*ends, ids), self._config, self._shard_spec))
+        return _owned(shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec))
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
@@ -102,22 +102,22 @@ class _Maker:
             ExpertWeights(*columns),
         )
 
-    def _normal(self, weight: Declared, deviation: float) -> np.ndarray:
+    def _normal(self, weight: ParamSpec, deviation: float) -> np.ndarray:
         self._made(int(np.prod(weight.shape)))
         random = self._stream(weight)
         return random.standard_normal(weight.shape, np.float32) * np.float32(deviation)
 
-    def _bfloat16(self, weight: Declared) -> np.ndarray:
+    def _bfloat16(self, weight: ParamSpec) -> np.ndarray:
         numbers = QUANTILES * np.float32(self._config.initializer_range)
         return self._steps(weight, numbers.astype(ml_dtypes.bfloat16))
 
-    def _float8(self, weight: Declared) -> BlockScaled:
+    def _float8(self, weight: ParamSpec) -> BlockScaled:
         outputs, inputs = weight.shape
-        scale = np.float32(self._config.initializer_range * WIDEST / LARGEST)
+        scale = np.float32(self._config.initializer_range * WIDEST / FP8_MAX)
         grid = -(-outputs // BLOCK), -(-inputs // BLOCK)
         return BlockScaled(self._steps(weight, CODES), np.full(grid, scale))
 
-    def _steps(self, weight: Declared, numbers: np.ndarray) -> np.ndarray:
+    def _steps(self, weight: ParamSpec, numbers: np.ndarray) -> np.ndarray:
         """Return an array of `weight`'s shape, each element one of the 256 `numbers`."""
         flat, random = np.empty(int(np.prod(weight.shape)), numbers.dtype), self._stream(weight)
         for start in range(0, flat.size, PORTION):
@@ -127,7 +127,7 @@ class _Maker:
             self._made(part.size)
         return flat.reshape(weight.shape)
 
-    def _stream(self, weight: Declared) -> np.random.Generator:
+    def _stream(self, weight: ParamSpec) -> np.random.Generator:
         return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(weight.name.encode())]))
 
 

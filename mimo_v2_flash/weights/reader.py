@@ -10,7 +10,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 from . import fp8, param_specs
 from .checkpoint import Checkpoint
-from .param_specs import Declared
+from .param_specs import ParamSpec
 from .params import (
     AttentionWeights,
     DecoderWeights,
@@ -50,7 +50,7 @@ class Reader:
 
     def model(self) -> ModelWeights:
         """Return everything."""
-        embedding, final_norm, logits = param_specs.model_ends(self._config)
+        embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
         specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
         return ModelWeights(
             embedding_VD=self._tensors[embedding.name],
@@ -109,7 +109,7 @@ class Reader:
         )
         return MoEWeights(router[known], bias[known], ExpertWeights(*zip(*experts, strict=True)))
 
-    def _matrix(self, weight: Declared) -> Any:
+    def _matrix(self, weight: ParamSpec) -> Any:
         """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
         if weight.name + param_specs.SCALE in self._tensors:
             return fp8.plain_grid(self._where(weight.name), *self._coded(weight.name))
@@ -121,5 +121,5 @@ class Reader:
     def _where(self, name: str) -> str:
         return f"{self._tensors.file_of(name)}: {name}"
 
-    def _float32(self, weight: Declared) -> np.ndarray:
+    def _float32(self, weight: ParamSpec) -> np.ndarray:
         return self._tensors[weight.name].astype(np.float32)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
-from .metadata import Prepared
+from .metadata import PreparedMetadata
 from .store import MANIFEST
 
-__all__ = ["check_shard", "folder_of_shard"]
+__all__ = ["check_shard", "find_shard_folder"]
 
 
-def folder_of_shard(path: Path, shard_spec: ShardSpec | None) -> Path:
+def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
     """Return the folder of a share's shard in `path`; `path` itself if it holds no shards.
 
     Raises
@@ -32,7 +32,7 @@ def folder_of_shard(path: Path, shard_spec: ShardSpec | None) -> Path:
     return path / folders[shards.index(shard_spec)]
 
 
-def check_shard(folder: Path, prepared: Prepared, shard_spec: ShardSpec | None) -> None:
+def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
     """Raise ValueError if the shard in `folder` is not that of `shard_spec`, or of another manifest."""
     if shard_spec is not None and prepared.shard_spec != shard_spec:
         raise ValueError(
@@ -49,11 +49,14 @@ def check_shard(folder: Path, prepared: Prepared, shard_spec: ShardSpec | None) 
             )
 
 
-def _manifest(path: Path) -> tuple[Prepared, list[str]]:
+def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
     file = path / MANIFEST
     try:
         said = json.loads(file.read_bytes())
-        prepared, folders = Prepared.of_metadata(said["metadata"]), list(map(str, said["shards"]))
+        prepared, folders = (
+            PreparedMetadata.of_metadata(said["metadata"]),
+            list(map(str, said["shards"])),
+        )
         if prepared is None or len(folders) != prepared.shards:
             raise ValueError(f"{len(folders)} shards")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

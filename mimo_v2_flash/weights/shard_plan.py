@@ -14,44 +14,44 @@ from mimo_v2_flash.kernels.block_scale import BLOCK
 from mimo_v2_flash.parallel_config import ShardSpec
 
 from . import fp8, param_specs
-from .conversion_tasks import Output, Part, Piece, Recipe
-from .shard_weights import Cut, attention_cuts, dense_cuts, lowered
+from .conversion_tasks import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
+from .shard_weights import AxisSlice, attention_slices, dense_slices, sliced_block_height
 
-__all__ = ["shard_recipe"]
+__all__ = ["shard_conversion_plan"]
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 class _Slice(NamedTuple):
-    """What a shard has of a tensor: its rows each `repeat` times, of which a `cut`."""
+    """What a shard has of a tensor: its rows each `repeat` times, of which a `axis_slice`."""
 
     shard: int
     repeat: int
-    cut: Cut
+    axis_slice: AxisSlice
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
         rows, *columns = whole
-        part = len(self.cut.part)
-        return (part, *columns) if self.cut.axis == 0 else (rows, part)
+        part = len(self.axis_slice.indices)
+        return (part, *columns) if self.axis_slice.axis == 0 else (rows, part)
 
-    def of(self, part: Part) -> list[Part]:
+    def of(self, part: TensorChunk) -> list[TensorChunk]:
         """Return what the shard has of some rows of the tensor; an empty list for nothing."""
         first = part.begin // (part.array.nbytes // len(part.array))
-        if self.cut.axis == 1:
-            array = part.array[:, self.cut.part.start : self.cut.part.stop]
+        if self.axis_slice.axis == 1:
+            array = part.array[:, self.axis_slice.indices.start : self.axis_slice.indices.stop]
             return [self._part(part.name, first, array)]
         array, first = np.repeat(part.array, self.repeat, axis=0), first * self.repeat
-        start, stop = self.cut.part.start, self.cut.part.stop
+        start, stop = self.axis_slice.indices.start, self.axis_slice.indices.stop
         rows = array[max(start - first, 0) : max(stop - first, 0)]
         return [self._part(part.name, max(first - start, 0), rows)] if len(rows) else []
 
-    def _part(self, name: str, row: int, array: np.ndarray) -> Part:
-        return Part(name, row * (array.nbytes // len(array)), array, self.shard)
+    def _part(self, name: str, row: int, array: np.ndarray) -> TensorChunk:
+        return TensorChunk(name, row * (array.nbytes // len(array)), array, self.shard)
 
 
-def shard_recipe(
-    recipe: Recipe, config: MiMoConfig, experts: Sequence[int], shards: Sequence[ShardSpec]
-) -> Recipe:
+def shard_conversion_plan(
+    plan: ConversionPlan, config: MiMoConfig, experts: Sequence[int], shards: Sequence[ShardSpec]
+) -> ConversionPlan:
     """Return the recipe of every shard's tensors, from that of the whole.
 
     Parameters
@@ -66,49 +66,54 @@ def shard_recipe(
     ValueError
         If a cut lies inside an FP8 block that cannot be lowered; the message names the weight.
     """
-    shapes = {output.name: output.shape for output in recipe.outputs}
+    shapes = {output.name: output.shape for output in plan.outputs}
     slices: dict[str, list[_Slice]] = {name: [] for name in shapes}
     for shard, shard_spec in enumerate(shards):
-        cuts = dict(_cuts(config, shard_spec)) if shard_spec.tensor_parallel_size > 1 else {}
+        axis_slices = (
+            dict(_axis_slices(config, shard_spec)) if shard_spec.tensor_parallel_size > 1 else {}
+        )
         here = shard_spec.expert_range(len(experts))
         absent = _experts(config, [e for i, e in enumerate(experts) if i not in here])
         for name in shapes:
             weight = name.removesuffix(param_specs.SCALE)
-            if cut := cuts.get(weight):
-                slices[name].append(_slice(shard, name, cut, shapes))
+            if axis_slice := axis_slices.get(weight):
+                slices[name].append(_slice(shard, name, axis_slice, shapes))
             elif weight not in absent:
-                slices[name].append(_Slice(shard, 1, Cut(0, range(shapes[name][0]))))
+                slices[name].append(_Slice(shard, 1, AxisSlice(0, range(shapes[name][0]))))
     outputs = [
-        Output(name, dtype, part.shape(shape), part.shard)
-        for name, dtype, shape, _ in recipe.outputs
+        OutputTensor(name, dtype, part.shape(shape), part.shard)
+        for name, dtype, shape, _ in plan.outputs
         for part in slices[name]
     ]
-    return Recipe(outputs, [_sharded(piece, slices) for piece in recipe.pieces])
+    return ConversionPlan(outputs, [_sharded_task(task, slices) for task in plan.tasks])
 
 
-def _sharded(piece: Piece, slices: dict[str, list[_Slice]]) -> Piece:
-    def make(arrays: list[np.ndarray]) -> list[Part]:
-        made = piece.make(arrays)
+def _sharded_task(task: ConversionTask, slices: dict[str, list[_Slice]]) -> ConversionTask:
+    def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
+        made = task.convert(arrays)
         return [own for part in made for each in slices[part.name] for own in each.of(part)]
 
-    return piece._replace(make=make)
+    return task._replace(convert=convert)
 
 
-def _cuts(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, Cut]]:
+def _axis_slices(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, AxisSlice]]:
     """Yield the cut of every weight that is split, by its name."""
-    yield param_specs.model_ends(config)[2].name, Cut(0, shard_spec.tensor_range(config.vocab_size))
+    yield (
+        param_specs.embedding_norm_head(config)[2].name,
+        AxisSlice(0, shard_spec.tensor_range(config.vocab_size)),
+    )
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
         declared = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        cuts = attention_cuts(spec.attention, shard_spec)[
+        axis_slices = attention_slices(spec.attention, shard_spec)[
             : len(declared)
         ]  # without sinks, no sink's
-        yield from zip((weight.name for weight in declared), cuts, strict=True)
+        yield from zip((weight.name for weight in declared), axis_slices, strict=True)
         if not spec.num_experts:
             network = zip(
-                param_specs.dense(prefix, spec), dense_cuts(spec, shard_spec), strict=True
+                param_specs.dense(prefix, spec), dense_slices(spec, shard_spec), strict=True
             )
-            yield from ((weight.name, cut) for weight, cut in network)
+            yield from ((weight.name, axis_slice) for weight, axis_slice in network)
 
 
 def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
@@ -124,17 +129,17 @@ def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
     }
 
 
-def _slice(shard: int, name: str, cut: Cut, shapes: Shapes) -> _Slice:
-    """Return what a shard has of a tensor, of which its weight has a `cut`; scales follow it."""
+def _slice(shard: int, name: str, axis_slice: AxisSlice, shapes: Shapes) -> _Slice:
+    """Return what a shard has of a tensor, of which its weight has a `axis_slice`; scales follow it."""
     if not name.endswith(param_specs.SCALE):
-        return _Slice(shard, 1, cut)
-    weight, whole = name.removesuffix(param_specs.SCALE), cut.part
+        return _Slice(shard, 1, axis_slice)
+    weight, whole = name.removesuffix(param_specs.SCALE), axis_slice.indices
     height = fp8.block_height((shapes[weight], shapes[name])) or BLOCK
-    new = lowered(height, whole) if cut.axis == 0 else BLOCK
+    new = sliced_block_height(height, whole) if axis_slice.axis == 0 else BLOCK
     if new not in (BLOCK, fp8.HALF_BLOCK) or whole.start % new:
         raise ValueError(
-            f"{weight}: shares of {len(whole)} {('rows', 'columns')[cut.axis]} cut FP8 blocks of "
+            f"{weight}: shares of {len(whole)} {('rows', 'columns')[axis_slice.axis]} cut FP8 blocks of "
             f"{BLOCK} apart: allowed is another tensor_parallel"
         )
-    blocks = Cut(cut.axis, range(whole.start // new, -(-whole.stop // new)))
-    return _Slice(shard, height // new if cut.axis == 0 else 1, blocks)
+    blocks = AxisSlice(axis_slice.axis, range(whole.start // new, -(-whole.stop // new)))
+    return _Slice(shard, height // new if axis_slice.axis == 0 else 1, blocks)

@@ -23,38 +23,45 @@ from .params import (
     MoEWeights,
 )
 
-__all__ = ["Cut", "attention_cuts", "cut_model", "cut_weight", "dense_cuts", "lowered"]
+__all__ = [
+    "AxisSlice",
+    "attention_slices",
+    "dense_slices",
+    "shard_weights",
+    "slice_weight",
+    "sliced_block_height",
+]
 
 
-class Cut(NamedTuple):
+class AxisSlice(NamedTuple):
     """Which `part` of an axis of a weight [out, in] a rank has."""
 
     axis: int
-    part: range
+    indices: range
 
 
-def attention_cuts(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
+def attention_slices(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
     """Return the cut of each weight of attention."""
     queries, keys = (
         shard_spec.tensor_range(spec.num_heads),
         shard_spec.kv_head_range(spec.num_kv_heads),
     )
     return AttentionWeights(
-        Cut(0, _of_heads(queries, spec.head_dim)),
-        Cut(0, _of_heads(keys, spec.head_dim)),
-        Cut(0, _of_heads(keys, spec.v_head_dim)),
-        Cut(1, _of_heads(queries, spec.v_head_dim)),
-        Cut(0, queries),
+        AxisSlice(0, _of_heads(queries, spec.head_dim)),
+        AxisSlice(0, _of_heads(keys, spec.head_dim)),
+        AxisSlice(0, _of_heads(keys, spec.v_head_dim)),
+        AxisSlice(1, _of_heads(queries, spec.v_head_dim)),
+        AxisSlice(0, queries),
     )
 
 
-def dense_cuts(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
+def dense_slices(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
     """Return the cut of each weight of a dense network."""
     width = shard_spec.tensor_range(spec.intermediate_size)
-    return DenseWeights(Cut(0, width), Cut(0, width), Cut(1, width))
+    return DenseWeights(AxisSlice(0, width), AxisSlice(0, width), AxisSlice(1, width))
 
 
-def lowered(height: int, rows: range) -> int:
+def sliced_block_height(height: int, rows: range) -> int:
     """Return how high FP8 blocks of `height` are in `rows`: the same in every equal share.
 
     A head of 192 rows in blocks of 128 has blocks of 64.
@@ -62,7 +69,7 @@ def lowered(height: int, rows: range) -> int:
     return gcd(height, rows.start, len(rows))
 
 
-def cut_model(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) -> ModelWeights:
+def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) -> ModelWeights:
     """Return the share of `weights`; weights that are that share already are returned as they are.
 
     Raises
@@ -77,8 +84,8 @@ def cut_model(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) 
     layers = zip(weights.layers, config.layers, strict=True)
     return weights._replace(
         layers=tuple(_layer(layer, spec, shard_spec) for layer, spec in layers),
-        w_logits_VD=cut_weight(
-            weights.w_logits_VD, Cut(0, shard_spec.tensor_range(config.vocab_size))
+        w_logits_VD=slice_weight(
+            weights.w_logits_VD, AxisSlice(0, shard_spec.tensor_range(config.vocab_size))
         ),
         shard_spec=shard_spec,
     )
@@ -91,21 +98,25 @@ def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> Dec
         stacks = (stack[here.start : here.stop] for stack in network.experts)
         network = network._replace(experts=ExpertWeights(*stacks))
     elif shard_spec.tensor_parallel_size > 1:
-        network = DenseWeights(*map(cut_weight, network, dense_cuts(spec, shard_spec)))
+        network = DenseWeights(*map(slice_weight, network, dense_slices(spec, shard_spec)))
     if shard_spec.tensor_parallel_size > 1:
-        cuts = attention_cuts(spec.attention, shard_spec)
-        attention = AttentionWeights(*map(cut_weight, attention, cuts))
+        axis_slices = attention_slices(spec.attention, shard_spec)
+        attention = AttentionWeights(*map(slice_weight, attention, axis_slices))
     return layer._replace(attention=attention, feed_forward=network)
 
 
-def cut_weight(weight: Any, cut: Cut) -> Any:
+def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:
     """Return the part of a weight: rows as a view, columns as a copy."""
-    start, stop = cut.part.start, cut.part.stop
+    start, stop = axis_slice.indices.start, axis_slice.indices.stop
     if not isinstance(weight, BlockScaled):
-        return weight[start:stop] if cut.axis == 0 else np.ascontiguousarray(weight[:, start:stop])
+        return (
+            weight[start:stop]
+            if axis_slice.axis == 0
+            else np.ascontiguousarray(weight[:, start:stop])
+        )
     code, scale, height = weight.code, weight.scale, weight.block_height
-    if cut.axis == 0:
-        new = lowered(height, cut.part)
+    if axis_slice.axis == 0:
+        new = sliced_block_height(height, axis_slice.indices)
         blocks = np.arange(start // new, -(-stop // new)) * new // height
         return BlockScaled(code[start:stop], scale[blocks], new)
     if start % BLOCK:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from .checkpoint import open_checkpoint
 from .safetensors_file import DTYPES, read_header
 
-__all__ = ["BESIDE", "FolderSource", "Place", "Source", "places_of_header"]
+__all__ = ["SIDE_FILES", "FolderSource", "Source", "TensorInfo", "tensor_infos_of_header"]
 
-BESIDE = (
+SIDE_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
@@ -24,7 +24,7 @@ BESIDE = (
 """What else a checkpoint may bring: the tokenizer's files, and how to sample."""
 
 
-class Place(NamedTuple):
+class TensorInfo(NamedTuple):
     """Where a tensor is stored: its file, and its bytes there, `begin` to `end`."""
 
     file: str
@@ -48,14 +48,14 @@ class Source(Protocol):
     def names(self) -> list[str]:
         """Return the names of all tensors."""
 
-    def places(self, names: list[str]) -> Mapping[str, Place]:
+    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return where the tensors `names` are, reading no more headers than they need."""
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""
 
-    def beside(self) -> Mapping[str, Path]:
-        """Return those of the files `BESIDE` that are there, on this machine."""
+    def side_files(self) -> Mapping[str, Path]:
+        """Return those of the files `SIDE_FILES` that are there, on this machine."""
 
 
 class FolderSource:
@@ -69,10 +69,10 @@ class FolderSource:
         """Return the names of all tensors."""
         return list(self._checkpoint)
 
-    def places(self, names: list[str]) -> Mapping[str, Place]:
+    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return where the tensors `names` are."""
         file_of = {name: self._checkpoint.file_of(name) for name in names}
-        headers = {path: _places_in(path) for path in sorted(set(file_of.values()))}
+        headers = {path: _infos_in(path) for path in sorted(set(file_of.values()))}
         for name, path in file_of.items():
             if name not in headers[path]:
                 raise ValueError(f"{path}: {name} is missing, though the index names it here")
@@ -87,15 +87,15 @@ class FolderSource:
             raise ValueError(f"{file}: ends at byte {begin + len(data)}, expected {end}: truncated")
         return data
 
-    def beside(self) -> Mapping[str, Path]:
-        """Return those of the files `BESIDE` that are there."""
-        paths = {name: Path(self.name) / name for name in BESIDE}
+    def side_files(self) -> Mapping[str, Path]:
+        """Return those of the files `SIDE_FILES` that are there."""
+        paths = {name: Path(self.name) / name for name in SIDE_FILES}
         return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def places_of_header(
+def tensor_infos_of_header(
     file: str, header: Mapping[str, Any], start: int, size: int
-) -> dict[str, Place]:
+) -> dict[str, TensorInfo]:
     """Return the place of every tensor that the header of `file` names.
 
     Raises
@@ -117,10 +117,10 @@ def places_of_header(
             raise ValueError(f"{file}: {name}: bytes {begin} to {end} of {size}: truncated")
         if dtype in DTYPES and end - begin != prod(shape) * DTYPES[dtype].itemsize:
             raise ValueError(f"{file}: {name}: {end - begin} bytes cannot be {dtype} {shape}")
-        found[name] = Place(file, dtype, shape, begin, end)
+        found[name] = TensorInfo(file, dtype, shape, begin, end)
     return found
 
 
-def _places_in(path: Path) -> dict[str, Place]:
+def _infos_in(path: Path) -> dict[str, TensorInfo]:
     header, start = read_header(path)
-    return places_of_header(str(path), header, start, path.stat().st_size)
+    return tensor_infos_of_header(str(path), header, start, path.stat().st_size)

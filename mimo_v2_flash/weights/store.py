@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from threading import Lock
 
-from .conversion_tasks import Output, Part
+from .conversion_tasks import OutputTensor, TensorChunk
 from .disk import sha256_of, write_all
 from .layout import STEM, lay_out, shard_folder
 
@@ -46,7 +46,7 @@ class Store:
     def __init__(
         self,
         folder: Path,
-        outputs: list[Output],
+        outputs: list[OutputTensor],
         metadata: dict[str, str],
         *,
         largest_file: int = LARGEST_FILE,
@@ -105,9 +105,9 @@ class Store:
                 opened.write(self._layout.headers[file])
         return done if done and len(there) == len(self._sizes) else set()
 
-    def write(self, key: str, parts: list[Part]) -> None:
+    def write(self, key: str, parts: list[TensorChunk]) -> None:
         """Put a piece's parts on disk, then note in the journal that it is there."""
-        of_file: dict[str, list[Part]] = {}
+        of_file: dict[str, list[TensorChunk]] = {}
         for part in parts:
             of_file.setdefault(self._layout.slots[part.shard, part.name].file, []).append(part)
         for file, own in of_file.items():

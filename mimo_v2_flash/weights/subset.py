@@ -80,7 +80,7 @@ def _cut(layer: DecoderWeights, places: list[int]) -> DecoderWeights:
     mixture = layer.feed_forward
     if not isinstance(mixture, MoEWeights):
         return layer
-    experts = ExpertWeights(*(tuple(stack[place] for place in places) for stack in mixture.experts))
+    experts = ExpertWeights(*(tuple(stack[info] for info in places) for stack in mixture.experts))
     cut = MoEWeights(mixture.w_router_ED[places], mixture.bias_E[places], experts)
     return layer._replace(feed_forward=cut)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.costs import Load, devices
-from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
@@ -21,7 +21,7 @@ from mimo_v2_flash.cli.step_programs import (  # noqa: E402
     StepPrograms,
     step_programs,
 )
-from mimo_v2_flash.execution.program_recorder import Rehearsal  # noqa: E402
+from mimo_v2_flash.execution.program_recorder import ProgramRecorder  # noqa: E402
 from mimo_v2_flash.kernels import ops  # noqa: E402
 
 CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
@@ -48,7 +48,7 @@ def test_kinds_are_told_apart():
             if path.startswith(("weight", "embedding", "norm_D", "w_")):
                 expected = "weights"
             assert kind == expected, path
-        assert set(FOUND.kinds[name]) == set(arrays(program.given))
+        assert set(FOUND.kinds[name]) == set(tree_arrays(program.arguments))
 
 
 def test_heads_and_experts_are_for_the_tokens_that_they_see():
@@ -103,13 +103,11 @@ def computes_for_all(x_BTD, w_DD):
     ("function", "weights", "operations"), [(reads_twice, 2, 2), (computes_for_all, 1, 32)]
 )
 def test_faults_are_multiples_of_the_least(function, weights, operations):
-    rehearsal = Rehearsal()
+    recorder = ProgramRecorder()
     x_BTD, w_DD = np.ones((1, 3, 8), np.float32), np.ones((6, 8), np.float32)
-    rehearsal.compile(function)(x_BTD, w_DD)
+    recorder.compile(function)(x_BTD, w_DD)
     kinds = {"x_BTD": "activations", "w_DD": "weights"}
-    found = StepPrograms(
-        {"it": rehearsal.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds}
-    )
+    found = StepPrograms({"it": recorder.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds})
     entry = priced(found).entries["it"]
     assert entry.weights == weights * entry.least.weights == weights * w_DD.nbytes
     assert entry.cost.operations == operations * entry.least.operations

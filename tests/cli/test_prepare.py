@@ -20,13 +20,17 @@ from tests.support.tiny import tiny
 FILE = "mimo_weights.safetensors"
 
 
-BESIDE = {"tokenizer.json": b'{"a": 1}\r\n', "generation_config.json": b"{}", "vocab.json": b"{}"}
+SIDE_FILES = {
+    "tokenizer.json": b'{"a": 1}\r\n',
+    "generation_config.json": b"{}",
+    "vocab.json": b"{}",
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
-    for name, data in {**BESIDE, "modeling.py": b"raise SystemExit"}.items():
+    for name, data in {**SIDE_FILES, "modeling.py": b"raise SystemExit"}.items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -131,7 +135,7 @@ def test_an_interrupted_run_is_continued_if_asked(prepared, output, monkeypatch)
     assert "an interrupted run is there; --resume continues it" in prepared(*again, status=2)
     assert "an interrupted run of other weights" in prepared("--resume", status=2)
     prepared(*again, "--resume")
-    assert sorted(contents(output)) == sorted(["config.json", FILE, INDEX, *BESIDE])
+    assert sorted(contents(output)) == sorted(["config.json", FILE, INDEX, *SIDE_FILES])
 
 
 def test_a_run_that_ended_at_its_last_step_is_complete(prepared, output):
@@ -193,5 +197,5 @@ def test_from_the_hub_it_is_the_same_checkpoint(folder, prepared, output, monkey
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
-    assert contents(output).keys() == contents(here).keys() > BESIDE.keys()
+    assert contents(output).keys() == contents(here).keys() > SIDE_FILES.keys()
     assert "modeling.py" not in contents(output)

@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.program_names import named_apart, program_name
-from mimo_v2_flash.execution.program_recorder import Rehearsed
+from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
 from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.head import GreedyHead, LogitsHead
@@ -22,8 +22,8 @@ def other_words(x):
     return x
 
 
-def called(function, **given) -> Rehearsed:
-    return Rehearsed(function, {"x_BTD": X_BTD} | given, None)
+def called(function, **given) -> RecordedProgram:
+    return RecordedProgram(function, {"x_BTD": X_BTD} | given, None)
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ def opened(monkeypatch):
     """Return the backends that have been opened so far."""
     made: list[AnotherBackend] = []
 
-    def backend_named(name: str, **options) -> AnotherBackend:
+    def get_backend(name: str, **options) -> AnotherBackend:
         made.append(AnotherBackend(name=name, **options))
         return made[-1]
 
-    monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.backend_named", backend_named)
+    monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.get_backend", get_backend)
     return made
 
 

@@ -17,7 +17,7 @@ from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.params import MoEWeights, nbytes
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 from tests.support.drawn import floats
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.spread import admitting, favouring, plans
@@ -58,7 +58,7 @@ def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
     weights = load_weights(hub, config)
     shares = [plan.shard_spec(rank) for rank in range(plan.world_size)]
     found = weight_bytes(config, shares, "fp8")
-    assert found == [kinds_of(cut_model(weights, config, share)) for share in shares]
+    assert found == [kinds_of(shard_weights(weights, config, share)) for share in shares]
 
 
 @settings(max_examples=15)

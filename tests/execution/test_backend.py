@@ -10,7 +10,7 @@ from tests.support.tiny import random_tokens, running, tiny
 from tests.support.watching import WatchingBackend
 
 
-@pytest.mark.parametrize("method", ["compile", "place"])
+@pytest.mark.parametrize("method", ["compile", "to_device"])
 def test_every_backend_has_the_same_methods(method):
     expected = list(inspect.signature(getattr(Backend, method)).parameters)
     assert list(inspect.signature(getattr(NumpyBackend, method)).parameters) == expected

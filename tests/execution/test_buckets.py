@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import MoEWeights
@@ -68,7 +68,7 @@ def test_a_chunk_has_numpys_logits_on_every_replica(model, plan):
     for logits in answers:
         assert_agrees(logits, expected, scale=10 * np.ptp(expected))
     for traced in backend.programs:
-        assert faults(traced.module) == []
+        assert lint_program(traced.module) == []
     # Full and sliding layers share the half with experts: a program for each bucket.
     assert exchanges_of(backend) in ({1, 2} if model is EVEN else {3})
 

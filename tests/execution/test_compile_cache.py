@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.execution.compile_cache import Artifacts  # noqa: E402
+from mimo_v2_flash.execution.compile_cache import CompileCache  # noqa: E402
 from mimo_v2_flash.execution.tracing import trace  # noqa: E402
 
 ARGUMENTS = ("--target", "trn2")
@@ -26,7 +26,7 @@ def module_of(length: int):
 
 
 def write(folder: Path, length: int = 2, neff: bytes | None = b"neff", compiler="1"):
-    artifacts = Artifacts(folder, ARGUMENTS)
+    artifacts = CompileCache(folder, ARGUMENTS)
     entry = artifacts.entry(module_of(length))
     with artifacts.writing(entry):
         artifacts.finish(entry, neff, compiler)
@@ -47,7 +47,7 @@ def manifest(folder: Path) -> list[str]:
 
 def test_what_is_written_can_be_loaded(tmp_path):
     artifacts, entry = write(tmp_path / "new")
-    assert artifacts.lacking(entry, "1") is artifacts.lacking(entry, None) is None
+    assert artifacts.why_stale(entry, "1") is artifacts.why_stale(entry, None) is None
     assert entry.neff.read_bytes() == b"neff"
     assert manifest(tmp_path / "new") == [entry.folder.name]
     record = json.loads((entry.folder / "record.json").read_text())
@@ -57,7 +57,10 @@ def test_what_is_written_can_be_loaded(tmp_path):
 
 
 def test_a_place_depends_on_the_program_and_the_arguments(tmp_path):
-    artifacts, other = Artifacts(tmp_path, ARGUMENTS), Artifacts(tmp_path, ("--target", "trn3"))
+    artifacts, other = (
+        CompileCache(tmp_path, ARGUMENTS),
+        CompileCache(tmp_path, ("--target", "trn3")),
+    )
     entries = (
         artifacts.entry(module_of(2)),
         artifacts.entry(module_of(3)),
@@ -65,12 +68,12 @@ def test_a_place_depends_on_the_program_and_the_arguments(tmp_path):
     )
     assert len({entry.folder for entry in entries}) == 3
     assert artifacts.entry(module_of(2)).folder == entries[0].folder
-    assert [artifacts.lacking(entry, "1") for entry in entries[:2]] == ["is missing"] * 2
+    assert [artifacts.why_stale(entry, "1") for entry in entries[:2]] == ["is missing"] * 2
 
 
 def test_a_module_alone_is_not_compiled(tmp_path):
     artifacts, entry = write(tmp_path, neff=None, compiler=None)
-    assert artifacts.lacking(entry, "1") == artifacts.lacking(entry, None) == "is not compiled"
+    assert artifacts.why_stale(entry, "1") == artifacts.why_stale(entry, None) == "is not compiled"
     assert manifest(tmp_path) == [entry.folder.name]
 
 
@@ -82,19 +85,19 @@ def test_a_damaged_file_is_noticed(tmp_path, file, fault):
     path.write_bytes(b"x" + path.read_bytes()[1:])
     if fault == "absent":
         path.unlink()
-    assert artifacts.lacking(entry, "1") == "is damaged"
+    assert artifacts.why_stale(entry, "1") == "is damaged"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_without_a_record_nothing_is_trusted(tmp_path, content):
     artifacts, entry = write(tmp_path)
     (entry.folder / "record.json").write_bytes(content)
-    assert artifacts.lacking(entry, "1") == "is not compiled"
+    assert artifacts.why_stale(entry, "1") == "is not compiled"
 
 
 def test_what_another_compiler_made_is_stale(tmp_path):
     artifacts, entry = write(tmp_path, compiler="1")
-    assert artifacts.lacking(entry, "2") == "was compiled by version 1, installed is 2"
+    assert artifacts.why_stale(entry, "2") == "was compiled by version 1, installed is 2"
 
 
 def test_another_program_under_this_name_is_not_overwritten(tmp_path):
@@ -102,14 +105,14 @@ def test_another_program_under_this_name_is_not_overwritten(tmp_path):
     foreign = artifacts.entry(module_of(3))
     entry.folder.rename(foreign.folder)
     with pytest.raises(ValueError, match="holds another program than its name says: remove it"):
-        artifacts.lacking(foreign, "1")
+        artifacts.why_stale(foreign, "1")
 
 
 @pytest.mark.parametrize("file", ["notes.txt", "manifest.json"])
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, file):
     (tmp_path / file).write_text("{}")
     with pytest.raises(ValueError, match="is no folder of programs"):
-        Artifacts(tmp_path, ARGUMENTS)
+        CompileCache(tmp_path, ARGUMENTS)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
@@ -117,6 +120,6 @@ def test_processes_that_write_together_lose_nothing(tmp_path):
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         list(pool.map(write_several, [tmp_path] * 3))
     assert len(manifest(tmp_path)) == 8
-    artifacts = Artifacts(tmp_path, ARGUMENTS)
+    artifacts = CompileCache(tmp_path, ARGUMENTS)
     for length in range(1, 9):
-        assert artifacts.lacking(artifacts.entry(module_of(length)), "1") is None
+        assert artifacts.why_stale(artifacts.entry(module_of(length)), "1") is None

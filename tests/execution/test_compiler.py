@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_v2_flash.execution.compiler import Compiler, compiler_arguments
+from mimo_v2_flash.execution.compiler import NeuronCompiler, compiler_arguments
 from tests.support.neuron_stand_ins import FOLDER, stand_in
 
 ARGUMENTS = compiler_arguments(lnc=2)
@@ -22,14 +22,14 @@ def program(tmp_path, monkeypatch):
 
 def test_without_one_there_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Compiler.installed() is None
+    assert NeuronCompiler.installed() is None
 
 
 def test_it_is_found_with_its_version(program, monkeypatch):
-    found = Compiler.installed()
-    assert found == Compiler(str(FOLDER / "bin" / "neuronx-cc"), "2.27.1")
+    found = NeuronCompiler.installed()
+    assert found == NeuronCompiler(str(FOLDER / "bin" / "neuronx-cc"), "2.27.1")
     monkeypatch.setenv("NEURONX_CC_VERSION", "3.1+abc")
-    assert Compiler.installed() != found
+    assert NeuronCompiler.installed() != found
 
 
 def script(folder: Path, *lines: str) -> str:
@@ -45,11 +45,11 @@ def test_one_that_says_no_version_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     said = r"says no version \(exit status 3\): cannot find libnrt"
     with pytest.raises(ChildProcessError, match=said):
-        Compiler.installed()
+        NeuronCompiler.installed()
 
 
 def test_a_neff_and_a_log_come_of_it(program, tmp_path):
-    neff = Compiler.installed()(program, ARGUMENTS, tmp_path / "log")
+    neff = NeuronCompiler.installed()(program, ARGUMENTS, tmp_path / "log")
     assert neff == b"NEFFmodule"
     said = (tmp_path / "log").read_text()
     assert f"{program} --pipeline compile SaveTemps --target trn2 --lnc 2" in said
@@ -65,7 +65,7 @@ def test_an_error_is_shown_with_the_path_of_the_log(program, tmp_path, monkeypat
     monkeypatch.setenv("NEURONX_CC_REFUSES", "layer-1")
     said = r"exit status 1: .*NCC_EVRF029\] Operation sort is not supported \(log: .*/log\)"
     with pytest.raises(ChildProcessError, match=said):
-        Compiler.installed()(program, ARGUMENTS, tmp_path / "log")
+        NeuronCompiler.installed()(program, ARGUMENTS, tmp_path / "log")
     assert "NCC_EVRF029" in (tmp_path / "log").read_text()
 
 
@@ -78,6 +78,6 @@ def test_an_error_is_shown_with_the_path_of_the_log(program, tmp_path, monkeypat
     ],
 )
 def test_a_neff_is_taken_from_a_compiler_that_succeeds(program, tmp_path, lines, said):
-    compiler = Compiler(script(tmp_path, *lines), "1")
+    compiler = NeuronCompiler(script(tmp_path, *lines), "1")
     with pytest.raises(ChildProcessError, match=said):
         compiler(program, ARGUMENTS, tmp_path / "log")

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.execution.hlo import ELEMENTWISE, VIEWS, Part, entry_of, parts_of
+from mimo_v2_flash.execution.hlo import (
+    ELEMENTWISE,
+    VIEWS,
+    ArrayShape,
+    array_shapes,
+    entry_computation,
+)
 from tests.support.traced_costs import traced
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
@@ -16,17 +22,17 @@ def two(x):
 
 def test_an_entry_and_its_shapes_are_read():
     module = traced(two, x=np.ones((3, 5), np.float32)).module
-    entry = entry_of(module)
+    entry = entry_computation(module)
     assert entry.name == "main"
     (taken,) = (i for i in entry.instructions if i.opcode == "parameter")
-    assert list(parts_of(taken.shape)) == [Part("F32", (3, 5))]
-    given = list(parts_of(entry.program_shape.result))
-    assert given == [Part("F16", (5,)), Part("PRED", (3, 5))]
+    assert list(array_shapes(taken.shape)) == [ArrayShape("F32", (3, 5))]
+    given = list(array_shapes(entry.program_shape.result))
+    assert given == [ArrayShape("F16", (5,)), ArrayShape("PRED", (3, 5))]
     assert [(part.elements, part.item, part.nbytes) for part in given] == [(5, 2, 10), (15, 1, 15)]
 
 
 def test_a_scalar_is_one_element():
-    assert Part("BF16", ()).nbytes == 2
+    assert ArrayShape("BF16", ()).nbytes == 2
 
 
 def test_an_operator_is_of_one_kind():

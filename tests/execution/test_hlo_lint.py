@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.execution.hlo_lint import LARGEST_CONSTANT, faults, instructions
+from mimo_v2_flash.execution.hlo_lint import LARGEST_CONSTANT, instruction_count, lint_program
 
 trace = pytest.importorskip("nkipy.core.trace", reason="nkipy is not installed (README)")
 collectives = pytest.importorskip("nkipy.distributed.collectives")
@@ -66,13 +66,15 @@ FAULTS = {
 
 def test_a_clean_program_has_no_fault():
     module = module_of(clean, X)
-    assert faults(module) == []
-    assert instructions(module) == sum(len(part.instructions) for part in module.computations) > 2
+    assert lint_program(module) == []
+    assert (
+        instruction_count(module) == sum(len(part.instructions) for part in module.computations) > 2
+    )
 
 
 @pytest.mark.parametrize(("function", "argument", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_found_and_named(function, argument, message):
-    (first, *_) = faults(module_of(function, argument))
+    (first, *_) = lint_program(module_of(function, argument))
     assert re.search(rf"^\S+ \([a-z-]+\): {message}$", first), first
 
 
@@ -80,19 +82,19 @@ def test_a_fault_is_found_and_named(function, argument, message):
 def test_unsupported_operators_are_found(opcode):
     module = module_of(clean, X)
     module.computations[-1].instructions[1].opcode = opcode
-    assert any(fault.endswith(f"({opcode}): unsupported") for fault in faults(module))
+    assert any(fault.endswith(f"({opcode}): unsupported") for fault in lint_program(module))
 
 
 def test_an_unknown_custom_call_is_found():
     module = module_of(clean, X)
     instruction = module.computations[-1].instructions[1]
     instruction.opcode, instruction.custom_call_target = "custom-call", "Mystery"
-    assert any(fault.endswith("unknown custom call Mystery") for fault in faults(module))
+    assert any(fault.endswith("unknown custom call Mystery") for fault in lint_program(module))
 
 
 def test_a_program_may_be_too_long():
     module = module_of(clean, X)
-    count = instructions(module)
-    assert faults(module, most_instructions=count) == []
+    count = instruction_count(module)
+    assert lint_program(module, most_instructions=count) == []
     expected = [f"{count} instructions, more than {count - 1}"]
-    assert faults(module, most_instructions=count - 1) == expected
+    assert lint_program(module, most_instructions=count - 1) == expected

@@ -36,39 +36,39 @@ X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones
 
 
 def test_names_are_those_of_nkipy():
-    from mimo_v2_flash.execution.io_spec import ports
+    from mimo_v2_flash.execution.io_spec import program_io
 
-    found = ports(traced(written, x=X, row=ROW, cache=CACHE))
+    found = program_io(traced(written, x=X, row=ROW, cache=CACHE))
     names = ["x.must_alias_input", "row", "cache.must_alias_input"]
-    assert [port.name for port in found.inputs] == names
-    assert [port.name for port in found.outputs] == ["x", "output1", "cache"]
+    assert [spec.name for spec in found.inputs] == names
+    assert [spec.name for spec in found.outputs] == ["x", "output1", "cache"]
     assert found.in_place == {0: 0, 2: 2}
-    assert [port.shape for port in found.outputs] == [(2, 3), (3,), (5, 3)]
-    assert [port.nbytes for port in found.inputs] == [24, 8, 60]
+    assert [spec.shape for spec in found.outputs] == [(2, 3), (3,), (5, 3)]
+    assert [spec.nbytes for spec in found.inputs] == [24, 8, 60]
 
 
 def test_dtypes_are_those_of_the_arrays():
-    from mimo_v2_flash.execution.io_spec import ports
+    from mimo_v2_flash.execution.io_spec import program_io
 
-    found = ports(traced(stored, x=X, w=FLOAT8))
-    assert [port.dtype for port in found.inputs] == [np.float32, ml_dtypes.float8_e4m3]
-    assert [port.dtype for port in found.outputs] == [ml_dtypes.bfloat16, np.int32]
-    assert [port.nbytes for port in found.inputs] == [24, 12]
+    found = program_io(traced(stored, x=X, w=FLOAT8))
+    assert [spec.dtype for spec in found.inputs] == [np.float32, ml_dtypes.float8_e4m3]
+    assert [spec.dtype for spec in found.outputs] == [ml_dtypes.bfloat16, np.int32]
+    assert [spec.nbytes for spec in found.inputs] == [24, 12]
 
 
 def test_a_lone_output_is_no_tuple():
-    from mimo_v2_flash.execution.io_spec import ports
+    from mimo_v2_flash.execution.io_spec import program_io
 
-    alone = ports(traced(lambda x: np.sum(x, axis=0), x=X))
-    assert [port[:2] for port in alone.outputs] == [("output0", (3,))]
+    alone = program_io(traced(lambda x: np.sum(x, axis=0), x=X))
+    assert [spec[:2] for spec in alone.outputs] == [("output0", (3,))]
     assert alone.in_place == {}
-    in_place = ports(traced(lambda x: x + x, x=X))
-    assert [port.name for port in in_place.outputs] == ["x"]
+    in_place = program_io(traced(lambda x: x + x, x=X))
+    assert [spec.name for spec in in_place.outputs] == ["x"]
     assert in_place.in_place == {0: 0}
 
 
 def test_an_array_that_is_returned_twice_is_refused():
-    from mimo_v2_flash.execution.io_spec import ports
+    from mimo_v2_flash.execution.io_spec import program_io
 
     with pytest.raises(ValueError, match="program twice returns an array twice: output1, output1"):
-        ports(traced(twice, x=X))
+        program_io(traced(twice, x=X))

@@ -37,9 +37,9 @@ def counted(x):
 def backend(monkeypatch, tmp_path):
     """Return what makes backends with one folder."""
     stand_in(monkeypatch)
-    from mimo_v2_flash.execution.registry import backend_named
+    from mimo_v2_flash.execution.registry import get_backend
 
-    return lambda **options: backend_named("neuron", folder=tmp_path / "programs", **options)
+    return lambda **options: get_backend("neuron", folder=tmp_path / "programs", **options)
 
 
 def cache() -> Cache:
@@ -48,7 +48,7 @@ def cache() -> Cache:
 
 def test_what_is_placed_is_changed_in_place_and_the_stream_stays_where_it_is(backend):
     here = backend()
-    x, held = here.place(X), here.place(cache())
+    x, held = here.to_device(X), here.to_device(cache())
     y = here.compile(layer)(x, ROW, held, factor=2.0)
     assert y is x
     np.testing.assert_array_equal(np.asarray(y), 2 * X)
@@ -58,7 +58,7 @@ def test_what_is_placed_is_changed_in_place_and_the_stream_stays_where_it_is(bac
 
 def test_an_answer_that_is_not_like_the_first_argument_leaves_it_as_it_was(backend):
     here = backend()
-    x, program = here.place(X), here.compile(counted)
+    x, program = here.to_device(X), here.compile(counted)
     sums = [program(x) for _ in range(3)]  # run again, as a step that overflowed
     for sum_D, doubled in sums:
         np.testing.assert_array_equal(np.asarray(sum_D), X.sum(axis=0))
@@ -97,7 +97,7 @@ def test_skip_compile_refuses_what_is_missing_and_runs_what_is_there(backend):
 def test_a_neff_that_the_runtime_refuses_is_named(backend, tmp_path, monkeypatch):
     from mimo_v2_flash.execution import program_builder
 
-    monkeypatch.setattr(program_builder.Compiler, "__call__", lambda *_: b"nonsense")
+    monkeypatch.setattr(program_builder.NeuronCompiler, "__call__", lambda *_: b"nonsense")
     said = r"the Neuron runtime does not load .*/counted-\w+/program\.neff: .*NEFF_VERSION"
     with pytest.raises(OSError, match=said):
         backend().compile(counted)(X)

@@ -15,7 +15,7 @@ def test_a_layer_is_its_own_program():
 
 def test_arrays_stay_where_they_are():
     record = (np.zeros(2), (np.ones(3),))
-    assert NumpyBackend().place(record) is record
+    assert NumpyBackend().to_device(record) is record
 
 
 def test_any_function_is_a_program():

@@ -31,19 +31,19 @@ def test_top_k_is_numpys_and_the_lowest_index_comes_first(dtype):
 
 
 def test_the_program_itself_stays_as_neuronx_cc_gets_it():
-    from mimo_v2_flash.execution.portable_hlo import portable
+    from mimo_v2_flash.execution.portable_hlo import make_portable
     from mimo_v2_flash.execution.tracing import trace
 
     module = trace(two_top_ks, {"x": SCORES}).module
     before = module.SerializeToString()
-    opcodes = {i.opcode for c in portable(module).computations for i in c.instructions}
+    opcodes = {i.opcode for c in make_portable(module).computations for i in c.instructions}
     assert "sort" in opcodes
     assert "custom-call" not in opcodes
     assert module.SerializeToString() == before
 
 
 def test_another_custom_call_is_refused():
-    from mimo_v2_flash.execution.portable_hlo import portable
+    from mimo_v2_flash.execution.portable_hlo import make_portable
     from mimo_v2_flash.execution.tracing import trace
 
     module = trace(two_top_ks, {"x": SCORES}).module
@@ -52,4 +52,4 @@ def test_another_custom_call_is_refused():
             if instruction.opcode == "custom-call":
                 instruction.custom_call_target = "AwsNeuronGelu"
     with pytest.raises(ValueError, match="XLA has no custom call AwsNeuronGelu"):
-        portable(module)
+        make_portable(module)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.execution.program_recorder import Rehearsal, hollow  # noqa: E402
+from mimo_v2_flash.execution.program_recorder import ProgramRecorder, meta_arrays  # noqa: E402
 
 X = np.ones((4, 8), np.float32)
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.int32, np.uint8, ml_dtypes.float8_e4m3]
@@ -25,46 +25,46 @@ def same(x):
 
 
 def test_answers_have_the_shapes_and_dtypes_of_what_is_computed():
-    rehearsal = Rehearsal()
-    first, second = rehearsal.compile(parts)(X, X, count=3)
+    recorder = ProgramRecorder()
+    first, second = recorder.compile(parts)(X, X, count=3)
     assert (first.shape, first.dtype) == ((3, 8), ml_dtypes.bfloat16)
     assert (second.shape, second.dtype.kind) == ((4,), "i")
     assert not first.any()
-    rehearsal.value = 1
-    first, second = rehearsal.compile(parts)(X, X, count=3)
+    recorder.value = 1
+    first, second = recorder.compile(parts)(X, X, count=3)
     assert (first == 1).all()
     assert (second == 1).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back(dtype):
-    answer = Rehearsal().compile(same)(X.astype(dtype))
+    answer = ProgramRecorder().compile(same)(X.astype(dtype))
     assert (answer.shape, answer.dtype) == ((8, 8), dtype)
 
 
 def test_programs_are_told_apart_and_calls_counted():
-    rehearsal = Rehearsal()
-    program = rehearsal.compile(parts)
+    recorder = ProgramRecorder()
+    program = recorder.compile(parts)
     for rows, count in ((4, 3), (4, 2), (4, 3), (5, 3)):
         program(X, np.ones((rows, 8), np.float32), count=count)
-    assert rehearsal.calls == {0: 2, 1: 1, 2: 1}
-    assert [called.function for called in rehearsal.programs] == [parts] * 3
-    assert [called.given["count"] for called in rehearsal.programs] == [3, 2, 3]
-    assert rehearsal.programs[2].given["cache"].shape == (5, 8)
-    assert rehearsal.programs[0].traced.in_place == {2: "cache"}
+    assert recorder.calls == {0: 2, 1: 1, 2: 1}
+    assert [called.function for called in recorder.programs] == [parts] * 3
+    assert [called.arguments["count"] for called in recorder.programs] == [3, 2, 3]
+    assert recorder.programs[2].arguments["cache"].shape == (5, 8)
+    assert recorder.programs[0].traced.in_place == {2: "cache"}
 
 
 def test_programs_of_equal_content_are_one():
-    rehearsal = Rehearsal()
+    recorder = ProgramRecorder()
     for function in (partial(parts, count=2), partial(parts, count=2), partial(parts, count=3)):
-        rehearsal.compile(function)(X, X)
-    assert rehearsal.calls == {0: 2, 1: 1}
-    assert len(rehearsal.programs) == 2
+        recorder.compile(function)(X, X)
+    assert recorder.calls == {0: 2, 1: 1}
+    assert len(recorder.programs) == 2
 
 
 def test_nothing_that_is_placed_takes_memory():
-    placed = Rehearsal().place({"a": (np.ones((1 << 10, 1 << 10)), "word")})
+    placed = ProgramRecorder().to_device({"a": (np.ones((1 << 10, 1 << 10)), "word")})
     assert placed["a"][1] == "word"
     assert placed["a"][0].shape == (1 << 10, 1 << 10)
     assert placed["a"][0].strides == (0, 0)
-    assert hollow(3) == 3
+    assert meta_arrays(3) == 3

@@ -12,8 +12,8 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.deployment import Deployment
 from mimo_v2_flash.cli.ledger import priced
 from mimo_v2_flash.cli.step_programs import step_programs
-from mimo_v2_flash.execution.hlo_lint import faults
-from mimo_v2_flash.execution.pytree import arrays
+from mimo_v2_flash.execution.hlo_lint import lint_program
+from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.layers.decoder import QUERY_BLOCK
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.traced_costs import xla_cost
@@ -72,7 +72,7 @@ def test_a_program_has_nothing_that_the_compiler_refuses(name):
     for program, called in found.programs.items():
         most = MOST_INSTRUCTIONS[parts(program)[0]][column]
         most = MOST_OF_LAST_BUCKET if program in last else most
-        assert faults(called.traced.module, most_instructions=most) == [], program
+        assert lint_program(called.traced.module, most_instructions=most) == [], program
 
 
 @every_deployment
@@ -88,7 +88,7 @@ def test_streams_and_caches_stay_where_they_are(name):
 def test_a_rank_reads_its_weights_once(name):
     found, costs = traced(name)
     for program, entry in costs.entries.items():
-        given = arrays(found.programs[program].given)
+        given = tree_arrays(found.programs[program].arguments)
         what, rows, tokens = parts(program)
         weights = {
             path: a.nbytes for path, a in given.items() if found.kinds[program][path] == "weights"
@@ -106,12 +106,12 @@ def test_a_rank_reads_its_weights_once(name):
 def test_filled_slots_are_looked_at_once_at_most_by_each_block_of_queries(name):
     found, costs = traced(name)
     for program, entry in costs.entries.items():
-        given = found.programs[program].given
+        given = found.programs[program].arguments
         if "filled" not in given:
             continue
         _, rows, tokens = parts(program)
         for path in ("cache.k_ZKQ", "cache.v_ZKC"):
-            token = arrays(given)[path][0].nbytes
+            token = tree_arrays(given)[path][0].nbytes
             once, blocks = rows * given["filled"] * token, -(-tokens // QUERY_BLOCK)
             assert once <= entry.cost.read[path] <= blocks * once, program
             assert entry.cost.written[path] == rows * tokens * token, program

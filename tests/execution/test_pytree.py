@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.execution.pytree import arrays, filled_with, mapped, signature
+from mimo_v2_flash.execution.pytree import tree_arrays, tree_map, tree_replace, tree_signature
 
 
 class Pair(NamedTuple):
@@ -29,32 +29,34 @@ PATHS = ["x", "w.left.0", "w.left.1.code", "w.right"]
 
 
 def test_arrays_have_their_paths_in_order():
-    assert list(arrays(RECORD)) == PATHS
-    assert [id(array) for array in arrays(RECORD).values()] == [id(array) for array in (A, B, C, D)]
+    assert list(tree_arrays(RECORD)) == PATHS
+    assert [id(array) for array in tree_arrays(RECORD).values()] == [
+        id(array) for array in (A, B, C, D)
+    ]
 
 
 def test_a_lone_array_is_a_record_too():
-    assert list(arrays(A)) == [""]
-    assert filled_with(A, {"": B}) is B
+    assert list(tree_arrays(A)) == [""]
+    assert tree_replace(A, {"": B}) is B
 
 
 def test_other_arrays_take_their_places():
-    filled = filled_with(RECORD, {"w.left.1.code": A, "x": D})
+    filled = tree_replace(RECORD, {"w.left.1.code": A, "x": D})
     assert filled == {"x": D, "w": Pair((B, Stored(A, 64)), D), "filled": 7}
     assert RECORD["x"] is A
 
 
 def test_every_leaf_is_visited_with_its_path():
-    paths = mapped(lambda path, _: path, RECORD)
+    paths = tree_map(lambda path, _: path, RECORD)
     assert paths["w"] == Pair(("w.left.0", Stored("w.left.1.code", "w.left.1.height")), "w.right")
     assert paths["filled"] == "filled"
 
 
 def test_a_signature_is_all_but_the_values_of_arrays():
     def changed(**parts):
-        return signature(RECORD | parts)
+        return tree_signature(RECORD | parts)
 
-    same = signature(RECORD)
+    same = tree_signature(RECORD)
     assert hash(same) == hash(changed(x=A + 1))
     assert changed(x=A + 1) == same
     others = [

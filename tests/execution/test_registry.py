@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.execution.registry import BACKENDS, backend_named
+from mimo_v2_flash.execution.registry import BACKENDS, get_backend
 
 
 def without(package: str, monkeypatch) -> None:
@@ -18,12 +18,12 @@ def without(package: str, monkeypatch) -> None:
 
 
 def test_numpy_is_always_there():
-    assert isinstance(backend_named("numpy"), NumpyBackend)
+    assert isinstance(get_backend("numpy"), NumpyBackend)
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=f"backend 'tpu': allowed is {' or '.join(BACKENDS)}"):
-        backend_named("tpu")
+        get_backend("tpu")
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_an_unknown_name_is_refused():
 def test_what_is_missing_is_named_with_its_instructions(missing, advice, monkeypatch):
     without(missing, monkeypatch)
     with pytest.raises(ImportError, match=f"backend xla needs {missing}: .*{advice}"):
-        backend_named("xla")
+        get_backend("xla")
 
 
 def test_another_import_error_is_passed_on(monkeypatch):
     without("numpy", monkeypatch)
     with pytest.raises(ModuleNotFoundError, match="No module named 'numpy'"):
-        backend_named("xla")
+        get_backend("xla")

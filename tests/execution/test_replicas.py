@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
@@ -37,7 +37,7 @@ def test_4_replicas_generate_the_tokens_of_one_rank(plan):
     assert group.run(generated) == [expected] * 4
     opcodes = set()
     for traced in backend.programs:
-        assert faults(traced.module) == []
+        assert lint_program(traced.module) == []
         opcodes |= {i.opcode for part in traced.module.computations for i in part.instructions}
     shared_heads = {"all-reduce"} if plan.tensor_parallel_size > 1 else set()
     assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads

@@ -46,7 +46,7 @@ def test_what_is_written_and_the_stream_stay_in_place():
 
     traced = trace(layer, GIVEN)
     assert traced.in_place == {0: "x", 1: "buffers.k_ZD"}
-    assert traced.answer == 0
+    assert traced.output_tree == 0
     aliases = traced.module.input_output_alias.entries
     assert [(list(a.output_shape_index), a.parameter_number) for a in aliases] == [
         ([0], 0),
@@ -59,7 +59,7 @@ def test_an_answer_of_another_shape_is_new_and_a_record_stays_a_record():
 
     traced = trace(summed, {"x": X})
     assert traced.in_place == {}
-    assert traced.answer == (0, (1,))
+    assert traced.output_tree == (0, (1,))
 
 
 def test_no_value_is_read_and_no_memory_taken():

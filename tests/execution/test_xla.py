@@ -8,9 +8,9 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
-from mimo_v2_flash.execution.hlo_lint import faults
+from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import HybridCache, new_cache, slot_mapping
@@ -19,7 +19,7 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.weights.device_layout import to_device_layout
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.agreement import assert_agrees
@@ -53,13 +53,13 @@ class Layer:
 
     def __init__(self, model: Tiny, index: int, dtype, backend=None) -> None:
         self.spec = spec = model.config.layers[index]
-        self.weights = traceable(model.weights).layers[index]
+        self.weights = to_device_layout(model.weights).layers[index]
         self.call = DecoderLayer.build(spec, SoloGroup(), SoloGroup(), EXECUTION_MODES["static"])
         cache = new_cache((spec,), batch_size=2, max_length=LENGTH, dtype=dtype)
         self.cache, self.slots = cache.layers[0], cache.slots[0]
         if backend:
             self.call = backend.compile(self.call)
-            self.weights, self.cache = backend.place((self.weights, self.cache))
+            self.weights, self.cache = backend.to_device((self.weights, self.cache))
 
     def __call__(self, x_BTD, position_BT):
         """Return the stream after the layer."""
@@ -94,7 +94,7 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
         np.testing.assert_array_equal(np.asarray(program.cache[2]), layer.cache[2])
     assert len(backend.programs) == 2
     for traced in backend.programs:
-        assert faults(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
+        assert lint_program(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
         written = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
         assert set(traced.in_place.values()) == written
 
@@ -108,7 +108,7 @@ def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products,
     monkeypatch.setattr(traced_ops, "PRODUCTS", products)
     generator = np.random.default_rng(0)
     w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
-    stored = quantise(w_OI.astype(np.float32), block_height=height)
+    stored = quantize(w_OI.astype(np.float32), block_height=height)
     code, scale = Encoding("fp8", "trainium2").scaled("w", stored)
     weight = BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, height)
     assert len(np.unique(scale)) == scale.size
@@ -129,7 +129,7 @@ def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
     layers = [shape_of(traced, "cache.k_ZKQ") for traced in backend.programs]
     assert len([shape for shape in layers if shape]) == 2 * kinds
     for traced in backend.programs:
-        assert faults(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
+        assert lint_program(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
 
 
 @pytest.mark.skipif(not EXAMPLE.is_dir(), reason="examples/mimo-tiny is not in this checkout")
@@ -176,8 +176,8 @@ def test_what_a_program_writes_must_be_placed():
 
 def test_arrays_are_placed_once_and_as_copies():
     backend, array = XlaBackend(), np.arange(6, dtype=np.float32)
-    placed = backend.place((array, 7))
-    assert backend.place(placed)[0] is placed[0]
+    placed = backend.to_device((array, 7))
+    assert backend.to_device(placed)[0] is placed[0]
     assert (placed[0].shape, placed[0].dtype, placed[0].nbytes) == ((6,), np.float32, 24)
     array[:] = 0
     np.testing.assert_array_equal(np.asarray(placed[0]), np.arange(6))

@@ -20,7 +20,7 @@ def logits_after(history) -> np.ndarray:
     return np.random.default_rng(list(history)).standard_normal(VOCABULARY).astype(np.float32)
 
 
-class Hook:
+class Listener:
     """A model that remembers what it was shown, and refuses what it has seen or would miss.
 
     Its tokens are drawn by `sampler`.
@@ -52,9 +52,9 @@ def drawing(*, seed=0, temperature=0.0) -> Sampler:
     return Sampler(SamplingSettings(temperature=temperature), seed)
 
 
-def answered(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], Hook]:
+def answered(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], Listener]:
     """Return each row's tokens, and who listened."""
-    listener = Hook(len(prompts), sampler)
+    listener = Listener(len(prompts), sampler)
     drawn = generate(listener.choose, prompts, limit, ends)
     return collected(drawn, len(prompts), None), listener
 
@@ -95,14 +95,14 @@ def test_a_drawn_row_depends_on_its_seed_and_number_alone(prompts, seed, ends):
 
 def test_rows_are_drawn_in_turn_until_they_end():
     prompts, ends = [[0], [1], [2, 3]], {0}
-    drawn = [row for row, _ in generate(Hook(3).choose, prompts, 8, ends)]
+    drawn = [row for row, _ in generate(Listener(3).choose, prompts, 8, ends)]
     lengths = [len(answered_alone(prompt, 8, ends)) for prompt in prompts]
     assert len(set(lengths)) > 1
     assert drawn == [row for turn in range(8) for row in range(3) if turn < lengths[row]]
 
 
 def test_a_token_is_handed_out_before_the_next_step():
-    listener = Hook(2)
+    listener = Listener(2)
     stream = generate(listener.choose, [[0], [1]], 8, ())
     for steps in (1, 1, 2, 2, 3):
         next(stream)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.block_scale import (
     BLOCK,
-    LARGEST,
+    FP8_MAX,
     BlockScaled,
-    dequantise,
-    dequantise_block_row,
-    quantise,
+    dequantize,
+    dequantize_block_row,
+    quantize,
 )
 from mimo_v2_flash.reference import block_scale as oracle
 from tests.support.counting import counted
@@ -50,7 +50,7 @@ def midpoints() -> np.ndarray:
 
 def test_all_256_codes_decode_by_their_bits():
     code = np.arange(256, dtype=np.uint8).reshape(2, 128)
-    decoded = dequantise(BlockScaled(code, np.ones((1, 1), np.float32))).ravel()
+    decoded = dequantize(BlockScaled(code, np.ones((1, 1), np.float32))).ravel()
     expected = np.array([oracle.decode(value) for value in range(256)])
     assert np.flatnonzero(np.isnan(decoded)).tolist() == [0x7F, 0xFF]
     np.testing.assert_array_equal(decoded, expected)
@@ -60,24 +60,24 @@ def test_all_256_codes_decode_by_their_bits():
 @settings(max_examples=8)
 @given(stored())
 def test_weights_decode_as_their_oracle(w):
-    np.testing.assert_allclose(dequantise(w), oracle.dequantise(w), rtol=1e-6)
+    np.testing.assert_allclose(dequantize(w), oracle.dequantize(w), rtol=1e-6)
 
 
 @given(stored())
 def test_block_rows_are_the_whole_weight_in_order(w):
-    rows = [dequantise_block_row(w, row) for row in range(w.scale.shape[0])]
-    np.testing.assert_array_equal(np.concatenate(rows), dequantise(w))
+    rows = [dequantize_block_row(w, row) for row in range(w.scale.shape[0])]
+    np.testing.assert_array_equal(np.concatenate(rows), dequantize(w))
 
 
 @given(tensors("w_OI", O=st.integers(1, 5), I=st.sampled_from([1, 3, 130])), st.integers(1, 4))
 def test_weights_are_quantised_as_their_oracle(drawn, height):
     (w_OI,) = drawn
-    w = quantise(w_OI, block_height=height)
+    w = quantize(w_OI, block_height=height)
     assert (w.code.dtype, w.scale.dtype, w.block_height) == (np.uint8, np.float32, height)
-    code_OI, scale_YX = oracle.quantise(w_OI, block_height=height)
+    code_OI, scale_YX = oracle.quantize(w_OI, block_height=height)
     np.testing.assert_array_equal(w.scale, scale_YX)
     # Of two codes all but equally near, float32 and float64 may see another one as nearer.
-    actual, nearest = oracle.dequantise(w), oracle.dequantise(BlockScaled(code_OI, w.scale, height))
+    actual, nearest = oracle.dequantize(w), oracle.dequantize(BlockScaled(code_OI, w.scale, height))
     assert (np.abs(actual - w_OI) <= np.abs(nearest - w_OI) + 1e-6 * np.abs(w_OI)).all()
 
 
@@ -85,11 +85,11 @@ def test_weights_are_quantised_as_their_oracle(drawn, height):
 def test_the_nearest_code_is_taken_and_the_even_one_of_two(exponent):
     # 448 x 2^n makes the scale 2^n: nothing is rounded before the code is chosen.
     value = np.concatenate([midpoints(), -midpoints()])
-    value = value[np.abs(value) <= LARGEST]
+    value = value[np.abs(value) <= FP8_MAX]
     w_OI = np.zeros((-(-len(value) // 127), 128), np.float32)
-    w_OI[:, 0] = LARGEST
+    w_OI[:, 0] = FP8_MAX
     w_OI[:, 1:].flat[: len(value)] = value
-    w = quantise(np.ldexp(w_OI, exponent), block_height=len(w_OI))
+    w = quantize(np.ldexp(w_OI, exponent), block_height=len(w_OI))
     assert w.scale.tolist() == [[2.0**exponent]]
     np.testing.assert_array_equal(w.code, np.vectorize(oracle.encode, otypes=[np.uint8])(w_OI))
 
@@ -101,18 +101,18 @@ def test_a_weight_comes_back_within_half_a_step(seed, shape, height, magnitude):
     spread = 2.0 ** generator.uniform(-25, 0, shape) * (generator.random(shape) < 0.9)
     sign = generator.choice([-1, 1], shape)
     w_OI = (10.0**magnitude * sign * spread).astype(np.float32)
-    w = quantise(w_OI, block_height=height)
-    scale_OI = dequantise(BlockScaled(np.full(shape, 0x38, np.uint8), w.scale, height))  # 1.0
+    w = quantize(w_OI, block_height=height)
+    scale_OI = dequantize(BlockScaled(np.full(shape, 0x38, np.uint8), w.scale, height))  # 1.0
     unit_OI = np.abs(w_OI.astype(np.float64) / scale_OI)
     step_OI = 2.0 ** np.maximum(np.floor(np.log2(np.maximum(unit_OI, 2.0**-9))) - 3, -9)
-    error_OI = np.abs(dequantise(w).astype(np.float64) - w_OI)
+    error_OI = np.abs(dequantize(w).astype(np.float64) - w_OI)
     assert (error_OI <= step_OI * scale_OI / 2 * (1 + 1e-5) + 1e-45).all()
 
 
 @given(stored())
 def test_codes_that_fill_their_blocks_come_back(w):
     w.code[:: w.block_height, ::BLOCK] = 0x7E  # 448 in every block
-    again = quantise(dequantise(w), block_height=w.block_height)
+    again = quantize(dequantize(w), block_height=w.block_height)
     np.testing.assert_allclose(again.scale, w.scale, rtol=2e-7)
     np.testing.assert_array_equal(again.code, w.code)
 
@@ -120,23 +120,23 @@ def test_codes_that_fill_their_blocks_come_back(w):
 def test_a_block_of_zeros_has_scale_one():
     w_OI = np.zeros((128, 129), np.float32)
     w_OI[0, 128] = 896
-    w = quantise(w_OI, block_height=64)
+    w = quantize(w_OI, block_height=64)
     assert w.scale.tolist() == [[1, 2], [1, 1]]
-    np.testing.assert_array_equal(dequantise(w), w_OI)
+    np.testing.assert_array_equal(dequantize(w), w_OI)
 
 
 @pytest.mark.parametrize("largest", [1e-45, 1e-44, 6e-43, 1e-40, 1e-37, 3.4e38])
 def test_weights_at_the_ends_of_float32_keep_their_size(largest):
-    w = quantise(np.array([[largest, -largest, 0]], np.float32))
+    w = quantize(np.array([[largest, -largest, 0]], np.float32))
     assert np.isfinite(w.scale).all()
-    np.testing.assert_allclose(dequantise(w), [[largest, -largest, 0]], rtol=0.07, atol=1.2e-41)
+    np.testing.assert_allclose(dequantize(w), [[largest, -largest, 0]], rtol=0.07, atol=1.2e-41)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_what_is_not_finite_is_refused(bad, dtype):
     with pytest.raises(ValueError, match="quantise: w_OI must be finite"):
-        quantise(np.array([[1, bad]], dtype))
+        quantize(np.array([[1, bad]], dtype))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_one_of_a_stack_is_a_view():
     assert (len(w), w.shape, w[2].shape, w[2].block_height) == (4, (4, 130, 5), (130, 5), 64)
     assert np.shares_memory(w[2].code, w.code)
     assert np.shares_memory(w[2].scale, w.scale)
-    np.testing.assert_array_equal(dequantise(w)[2], dequantise(w[2]))
+    np.testing.assert_array_equal(dequantize(w)[2], dequantize(w[2]))
 
 
 @host_kinds
@@ -163,8 +163,8 @@ def test_one_of_a_stack_is_a_view():
 def test_a_matmul_is_that_of_the_decoded_weight(on, w, N, dtype, seed):
     x_NI = np.random.default_rng(seed).standard_normal((N, w.shape[1])).astype(dtype)
     y_NO = on(ops.matmul)(x_NI, w)
-    expected_NO = x_NI.astype(np.float64) @ dequantise(w).astype(np.float64).T
-    summed = np.max(np.abs(x_NI.astype(np.float64)) @ np.abs(dequantise(w).astype(np.float64)).T)
+    expected_NO = x_NI.astype(np.float64) @ dequantize(w).astype(np.float64).T
+    summed = np.max(np.abs(x_NI.astype(np.float64)) @ np.abs(dequantize(w).astype(np.float64)).T)
     assert y_NO.dtype == np.float32
     np.testing.assert_allclose(y_NO, expected_NO, rtol=0, atol=1e-6 * summed)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import compiled_loops as loops
-from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE, BlockScaled, dequantise
-from mimo_v2_flash.kernels.compiled_words import in_words
+from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize
+from mimo_v2_flash.kernels.compiled_words import interleave_words
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
     HEIGHTS,
@@ -38,7 +38,7 @@ def assert_part_is_product(fill, x_NI, w, start: int, end: int) -> None:
     expected_NO = y_NO.copy()
     expected_NO[:, :start], expected_NO[:, end:] = UNTOUCHED, UNTOUCHED
     np.testing.assert_array_equal(y_NO, expected_NO)
-    whole = w if isinstance(w, np.ndarray) else dequantise(w)
+    whole = w if isinstance(w, np.ndarray) else dequantize(w)
     assert_is_product(y_NO[:, start:end], x_NI, whole[start:end])
 
 
@@ -48,7 +48,9 @@ def test_rows_of_float8_fill_their_part(part, inputs, height, N, seed):
     w, x_NI = random_float8(generator, outputs, inputs, height), random_rows(generator, N, inputs)
     code_OI = w.code.view(np.int8)
     assert_part_is_product(
-        lambda y_NO: loops.float8_rows(in_words(x_NI, 1), code_OI, w.scale, y_NO, *span, height),
+        lambda y_NO: loops.float8_rows(
+            interleave_words(x_NI, 1), code_OI, w.scale, y_NO, *span, height
+        ),
         x_NI,
         w,
         *span,
@@ -65,7 +67,7 @@ def test_rows_of_bfloat16_and_float32_fill_their_part(part, inputs, N, seed):
         lambda y_NO: loops.float32_rows(x_NI, w_OI, y_NO, *span), x_NI, w_OI, *span
     )
     assert_part_is_product(
-        lambda y_NO: loops.bfloat16_rows(in_words(x_NI, 2), bits_OI, y_NO, *span),
+        lambda y_NO: loops.bfloat16_rows(interleave_words(x_NI, 2), bits_OI, y_NO, *span),
         x_NI,
         narrow_OI,
         *span,
@@ -78,7 +80,7 @@ def test_tiles_of_float8_are_the_decoded_rows(part, inputs, height, seed):
     w = random_float8(np.random.default_rng(seed), outputs, inputs, height)
     tile_OI = np.full((end - start, inputs), UNTOUCHED)
     loops.float8_tile(w.code.view(np.int8), w.scale, tile_OI, start, height)
-    np.testing.assert_array_equal(tile_OI, dequantise(w)[start:end])
+    np.testing.assert_array_equal(tile_OI, dequantize(w)[start:end])
 
 
 @given(parts(), st.sampled_from(INPUTS), seeds)
@@ -104,12 +106,12 @@ def test_every_pattern_of_bfloat16_is_kept():
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 300])
 def test_codes_that_are_no_numbers_are_seen_wherever_they_are(length):
-    finite_O = ALL_CODES[np.isfinite(VALUE_OF_CODE)]
+    finite_O = ALL_CODES[np.isfinite(E4M3_VALUES)]
     for place in range(length):
         for code in ALL_CODES if place == length // 2 else (0x7F, 0xFF):
             code_I = np.resize(finite_O, length)
             code_I[place] = code
-            assert loops._holds_nan(code_I.view(np.int8)) == np.isnan(VALUE_OF_CODE[code])
+            assert loops._holds_nan(code_I.view(np.int8)) == np.isnan(E4M3_VALUES[code])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -119,6 +121,6 @@ def test_what_is_not_finite_in_x_stays_in_its_row(bad):
     w = BlockScaled(np.maximum(w.code & 0x7F, 1), w.scale)  # positive: infinity stays infinite
     x_NI[2, 7] = bad
     y_NO = np.empty((5, 10), np.float32)
-    loops.float8_rows(in_words(x_NI, 1), w.code.view(np.int8), w.scale, y_NO, 0, 10, 128)
+    loops.float8_rows(interleave_words(x_NI, 1), w.code.view(np.int8), w.scale, y_NO, 0, 10, 128)
     np.testing.assert_array_equal(y_NO[2], np.full(10, bad, np.float32))
     assert np.isfinite(np.delete(y_NO, 2, axis=0)).all()

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import compiled_matmul, ops, thread_pool
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.kernels.compiled_matmul import FEW, product
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.counting import counted
@@ -61,7 +61,7 @@ def test_every_code_is_exact(N, height):
     code_OI = np.stack([generator.permutation(FINITE_CODES) for _ in range(260)])
     scale_YX = np.exp(generator.uniform(-30, 5, (-(-260 // height), 2))).astype(np.float32)
     w = BlockScaled(code_OI, scale_YX, height)
-    one_hot, decoded_OI = np.eye(254, dtype=np.float32), dequantise(w)
+    one_hot, decoded_OI = np.eye(254, dtype=np.float32), dequantize(w)
     for start in range(0, 254, N):
         y_NO = product(one_hot[start : start + N], w)
         np.testing.assert_array_equal(y_NO, decoded_OI.T[start : start + N])

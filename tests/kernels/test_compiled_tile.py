@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numba import njit
 
 from mimo_v2_flash.kernels import compiled_tile, compiled_words
-from mimo_v2_flash.kernels.block_scale import VALUE_OF_CODE
+from mimo_v2_flash.kernels.block_scale import E4M3_VALUES
 from mimo_v2_flash.kernels.compiled_tile import COLUMNS
-from mimo_v2_flash.kernels.compiled_words import LANES, LINE, in_words
+from mimo_v2_flash.kernels.compiled_words import LANES, LINE, interleave_words
 from tests.support.drawn import seeds
 from tests.support.stored_weights import FINITE_CODES, NAN_CODES
 
@@ -36,7 +36,7 @@ def as_stored(generator: np.random.Generator, kind: str, shape: tuple[int, int])
     """Return a weight as it is stored and as float64."""
     if kind == "FLOAT8":
         code_OI = generator.choice(FINITE_CODES, shape)
-        return code_OI.view(np.int8), VALUE_OF_CODE[code_OI].astype(np.float64)
+        return code_OI.view(np.int8), E4M3_VALUES[code_OI].astype(np.float64)
     w_OI = generator.standard_normal(shape, np.float32)
     if kind == "FLOAT32":
         return w_OI, w_OI.astype(np.float64)
@@ -53,7 +53,7 @@ def test_a_tile_sums_its_rows_times_its_columns(kind, rows, n, o, lines, seed):
     x_NI = generator.standard_normal((n + rows + 1, end + 3), np.float32)
     held_N4L = generator.standard_normal((len(x_NI), COLUMNS, LANES), np.float32)
     sum_N4L, last = held_N4L.copy(), 6
-    ordered_NI = in_words(x_NI, w_OI.itemsize)
+    ordered_NI = interleave_words(x_NI, w_OI.itemsize)
     assert not TILES[kind, rows](sum_N4L, n, ordered_NI, w_OI, o, last, end)
     mine = slice(n, n + rows)
     column_4 = np.minimum(np.arange(o, o + COLUMNS), last)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.compiled_words import LANES, LINE, WORD, in_words
+from mimo_v2_flash.kernels.compiled_words import LANES, LINE, WORD, interleave_words
 from tests.support.drawn import seeds
 
 
@@ -13,7 +13,7 @@ from tests.support.drawn import seeds
 @given(st.integers(0, 5), st.integers(1, 300), seeds)
 def test_x_lies_as_words_of_a_weight_give_its_elements(size, N, inputs, seed):
     x_NI = np.random.default_rng(seed).standard_normal((N, inputs), np.float32)
-    y_NI, step = in_words(x_NI, size), LINE // size
+    y_NI, step = interleave_words(x_NI, size), LINE // size
     each, end = WORD // size, inputs // step * step
     for i in range(end):
         vector, within = divmod(i, LANES * each)
@@ -27,5 +27,5 @@ def test_x_lies_as_words_of_a_weight_give_its_elements(size, N, inputs, seed):
 def test_x_itself_is_not_changed():
     x_NI = np.arange(256, dtype=np.float32).reshape(2, 128)
     before_NI = x_NI.copy()
-    in_words(x_NI, 1)
+    interleave_words(x_NI, 1)
     np.testing.assert_array_equal(x_NI, before_NI)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import dequantise, quantise
+from mimo_v2_flash.kernels.block_scale import dequantize, quantize
 from mimo_v2_flash.kernels.moe_expert import capacity_experts, masked_experts, moe_expert
 from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
@@ -136,8 +136,8 @@ def test_fp8_experts_answer_as_what_they_decode_to(on):
         generator.standard_normal(shape).astype(np.float32)
         for shape in ((4, 130), (3, 130), (3, 130), (130, 3))
     )
-    stored = [quantise(w) for w in weights]
-    decoded = [dequantise(w) for w in stored]
+    stored = [quantize(w) for w in weights]
+    decoded = [dequantize(w) for w in stored]
     y_ND = on(moe_expert)(x_ND, *stored)
     assert_agrees(y_ND, moe_expert(x_ND, *decoded), scale=summed(x_ND, *decoded))
 

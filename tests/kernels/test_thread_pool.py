@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from mimo_v2_flash.kernels import thread_pool
-from mimo_v2_flash.kernels.thread_pool import free_threads, in_parallel, threads
+from mimo_v2_flash.kernels.thread_pool import available_threads, parallel_for, threads
 from mimo_v2_flash.parallel import ThreadGroup
 
 
@@ -23,9 +23,9 @@ def thread_count(request, monkeypatch):
 
 
 def indices(count: int) -> list[int]:
-    """Return the indices that `in_parallel` hands out, sorted."""
+    """Return the indices that `parallel_for` hands out, sorted."""
     seen: list[int] = []
-    in_parallel(seen.append, count)
+    parallel_for(seen.append, count)
     return sorted(seen)
 
 
@@ -36,13 +36,13 @@ def test_every_index_comes_once(count):
 
 def test_all_threads_work_at_once(thread_count):
     meeting = threading.Barrier(thread_count, timeout=30)
-    in_parallel(lambda _: meeting.wait(), thread_count)
+    parallel_for(lambda _: meeting.wait(), thread_count)
     assert not meeting.broken
 
 
 def test_the_caller_works_too():
     workers: set[int] = set()
-    in_parallel(lambda _: workers.add(threading.get_ident()), 1)
+    parallel_for(lambda _: workers.add(threading.get_ident()), 1)
     assert workers == {threading.get_ident()}
 
 
@@ -56,12 +56,12 @@ def test_from_inside_a_worker_everything_is_done_one_by_one():
 
     def outer(which: int) -> None:
         before = threading.get_ident()
-        in_parallel(lambda index: inner(which, index), 7)
+        parallel_for(lambda index: inner(which, index), 7)
         assert places[which] == {before}
 
     for which in range(20):
         places[which].clear()
-    in_parallel(outer, 20)
+    parallel_for(outer, 20)
     expected = {(outer, index): 1 for outer in range(20) for index in range(7)}
     if thread_pool.threads() > 1:  # alone, nobody is inside a worker
         assert seen == expected
@@ -69,15 +69,15 @@ def test_from_inside_a_worker_everything_is_done_one_by_one():
 
 def test_inside_a_worker_no_other_thread_is_free(thread_count):
     seen: list[int] = []
-    in_parallel(lambda _: seen.append(free_threads()), 7)
+    parallel_for(lambda _: seen.append(available_threads()), 7)
     assert seen == [1] * 7
-    assert free_threads() == thread_count
+    assert available_threads() == thread_count
 
 
 def test_afterwards_the_caller_is_no_worker(thread_count):
     indices(10)
     meeting = threading.Barrier(thread_count, timeout=30)
-    in_parallel(lambda _: meeting.wait(), thread_count)  # one by one, nobody would come
+    parallel_for(lambda _: meeting.wait(), thread_count)  # one by one, nobody would come
 
 
 @pytest.mark.parametrize("bad", [{0}, {3}, {7}, set(range(8))])
@@ -92,7 +92,7 @@ def test_a_failure_is_raised_after_the_others_have_finished(bad):
         left.append(index)
 
     with pytest.raises(KeyError) as raised:
-        in_parallel(work, 8)
+        parallel_for(work, 8)
     assert raised.value.args[0] in bad
     finished = len(left)
     time.sleep(0.05)
@@ -109,7 +109,7 @@ def test_a_failure_of_any_thread_is_heard(thread_count):
             raise KeyError("elsewhere")
 
     with pytest.raises(KeyError, match="elsewhere"):
-        in_parallel(work, thread_count)
+        parallel_for(work, thread_count)
 
 
 def test_many_callers_do_not_wait_for_each_other():
@@ -127,7 +127,7 @@ thread_pool.threads = lambda: 3
 
 def works():
     seen = []
-    thread_pool.in_parallel(seen.append, 50)
+    thread_pool.parallel_for(seen.append, 50)
     return sorted(seen) == list(range(50))
 
 assert works()

@@ -46,7 +46,7 @@ def test_a_small_step_is_looked_at_whole(monkeypatch):
     def refused(work, count):
         raise AssertionError("a few scores are not worth threads")
 
-    monkeypatch.setattr(eager_attention, "in_parallel", refused)
+    monkeypatch.setattr(eager_attention, "parallel_for", refused)
     step = tensors(0, 1, 5)
     np.testing.assert_array_equal(
         attend_per_kv_head(*step, window=4, query_block=16), attend(*step, window=4, query_block=16)

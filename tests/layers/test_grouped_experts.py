@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, quantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_expert import masked_experts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.reference import moe_expert as oracle
@@ -97,7 +97,7 @@ def test_experts_may_be_a_list_of_single_tensors():
 def test_fp8_experts_may_be_stacked_or_listed():
     layer = random_layer(E=3)
     weight_NA, expert_NA = choices(layer, A=2, E=3)
-    listed = [[quantise(w) for w in weights] for weights in layer[4:]]
+    listed = [[quantize(w) for w in weights] for weights in layer[4:]]
     stacked = [
         BlockScaled(np.stack([w.code for w in one]), np.stack([w.scale for w in one]))
         for one in listed

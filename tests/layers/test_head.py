@@ -9,7 +9,7 @@ from mimo_v2_flash.layers.head import Head
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, tiny
 
@@ -29,7 +29,7 @@ def on_ranks(plan: ParallelConfig, ask, model=MODEL) -> list:
     def of_rank(rank: int):
         context = ParallelContext(plan, group)
         weights, rows = (
-            cut_model(model.weights, model.config, context.shard_spec),
+            shard_weights(model.weights, model.config, context.shard_spec),
             context.batch_slice(3),
         )
         return ask(Head(model.config, NumpyBackend(), context), X_BND[rows], weights, rows)
@@ -106,7 +106,7 @@ def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
 
     def of_rank(rank: int) -> np.ndarray:
         context = ParallelContext(plan, group)
-        mine = cut_model(weights, MODEL.config, context.shard_spec)
+        mine = shard_weights(weights, MODEL.config, context.shard_spec)
         head = Head(MODEL.config, NumpyBackend(), context)
         return head.greedy(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
 

@@ -14,7 +14,7 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.passage import Passage
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.weights.device_layout import to_device_layout
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.ranks import FIRST
@@ -22,7 +22,7 @@ from tests.support.tiny import tiny
 
 MODEL = tiny()
 SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.num_experts)
-SPEC, WEIGHTS = MODEL.config.layers[SPARSE], traceable(MODEL.weights).layers[SPARSE]
+SPEC, WEIGHTS = MODEL.config.layers[SPARSE], to_device_layout(MODEL.weights).layers[SPARSE]
 T = 20
 NO_WINDOW = AllToAllDispatcher(T, T)
 

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import quantise
+from mimo_v2_flash.kernels.block_scale import quantize
 
 
 @dataclass
@@ -67,6 +67,6 @@ def counted() -> Iterator[Cost]:
 def _load_compiled_loops() -> None:
     """Multiply a few and many rows by every kind of weight: a loop's first call loads its code."""
     w_OI = np.ones((256, 256), np.float32)
-    for w in (w_OI, w_OI.astype(ml_dtypes.bfloat16), quantise(w_OI)):
+    for w in (w_OI, w_OI.astype(ml_dtypes.bfloat16), quantize(w_OI)):
         for rows in (1, 30):
             ops.matmul(w_OI[:rows], w)

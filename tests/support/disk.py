@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.weights import fp8, param_specs
-from mimo_v2_flash.weights.conversion_tasks import Coded, Piece, Recipe
+from mimo_v2_flash.weights.conversion_tasks import (
+    ConversionPlan,
+    ConversionTask,
+    QuantizedTensorInfo,
+)
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.safetensors_file import DTYPES
-from mimo_v2_flash.weights.source import Place
+from mimo_v2_flash.weights.source import TensorInfo
 
 GAP = 3  # bytes between tensors, so that ranges of two never touch
 
@@ -27,22 +31,22 @@ class Disk:
         self.data = b""
         self.used: list[tuple[int, int]] = []
 
-    def add(self, array: np.ndarray, dtype: str) -> Place:
+    def add(self, array: np.ndarray, dtype: str) -> TensorInfo:
         """Write a tensor and return where it is."""
         begin = len(self.data) + GAP
         self.data += b"\xff" * GAP + array.tobytes()
         self.used.append((begin, len(self.data)))
-        return Place("x.safetensors", dtype, array.shape, begin, len(self.data))
+        return TensorInfo("x.safetensors", dtype, array.shape, begin, len(self.data))
 
-    def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> Coded:
+    def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> QuantizedTensorInfo:
         """Write codes and scales and return where they are."""
-        return Coded(name, self.add(weight[0], "F8_E4M3"), self.add(weight[1], "F32"))
+        return QuantizedTensorInfo(name, self.add(weight[0], "F8_E4M3"), self.add(weight[1], "F32"))
 
-    def read(self, piece: Piece) -> list[np.ndarray]:
+    def read(self, task: ConversionTask) -> list[np.ndarray]:
         """Return the arrays that a piece is made of."""
         return [
             np.frombuffer(self.data[p.begin : p.end], DTYPES[p.dtype]).reshape(p.shape)
-            for p in piece.sources
+            for p in task.sources
         ]
 
 
@@ -59,17 +63,17 @@ class Made(NamedTuple):
             return array.astype(np.float32)
         scale = self.arrays[name + param_specs.SCALE]
         height = fp8.block_height((array.shape, scale.shape))
-        return dequantise(BlockScaled(array, scale, height))
+        return dequantize(BlockScaled(array, scale, height))
 
 
-def made(disk: Disk, recipe: Recipe, encoding: Encoding) -> Made:
+def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:
     """Return what the pieces make, last first, having checked that every byte comes once."""
-    read = sorted((p.begin, p.end) for piece in recipe.pieces for p in piece.sources)
+    read = sorted((p.begin, p.end) for task in plan.tasks for p in task.sources)
     assert joined(read) == sorted(disk.used)
-    assert len({piece.key for piece in recipe.pieces}) == len(recipe.pieces)
-    parts = [p for piece in reversed(recipe.pieces) for p in piece.make(disk.read(piece))]
+    assert len({task.key for task in plan.tasks}) == len(plan.tasks)
+    parts = [p for task in reversed(plan.tasks) for p in task.convert(disk.read(task))]
     arrays = {}
-    for name, dtype, shape, _ in recipe.outputs:
+    for name, dtype, shape, _ in plan.outputs:
         own = sorted((p for p in parts if p.name == name), key=lambda part: part.begin)
         size = prod(shape) * DTYPES[dtype].itemsize
         assert joined([(p.begin, p.begin + p.array.nbytes) for p in own]) == [(0, size)]

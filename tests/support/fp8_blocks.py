@@ -31,7 +31,7 @@ class Quantised(NamedTuple):
     truth_OI: np.ndarray  # float32
 
 
-def quantise_weights(weights: Arrays, ranks: int, fused: bool) -> tuple[Arrays, Arrays]:
+def quantize_weights(weights: Arrays, ranks: int, fused: bool) -> tuple[Arrays, Arrays]:
     """Return what is stored, scales included, and what it stands for."""
     float8 = {name: quantise_blocks(w) for name, w in weights.items() if name.endswith(MATRICES)}
     apart: dict[str, Quantised] = {}
@@ -85,8 +85,8 @@ def quantise_attention(q_OD, k_OD, v_OD, ranks: int) -> tuple[list[Quantised], Q
 
 
 def _cut(ranks: Sequence[np.ndarray], cuts: list[int]) -> list[np.ndarray]:
-    pieces = (np.split(rank, cuts) for rank in ranks)
-    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+    tasks = (np.split(rank, cuts) for rank in ranks)
+    return [np.concatenate(task) for task in zip(*tasks, strict=True)]
 
 
 def _join(*columns: Sequence[np.ndarray]) -> Quantised:

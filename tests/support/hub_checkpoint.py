@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mimo_v2_flash.config import MiMoConfig
-from tests.support.fp8_blocks import BLOCK, MATRICES, Arrays, check_geometry, quantise_weights
+from tests.support.fp8_blocks import BLOCK, MATRICES, Arrays, check_geometry, quantize_weights
 from tests.support.tiny import FULL, SLIDING, Recipe
 
 INDEX = "model.safetensors.index.json"
@@ -92,7 +92,7 @@ def write_hub_checkpoint(
     ranks = ranks or config.num_key_value_heads
     check_geometry(config, ranks)
     weights |= random_predictors(config, seed) if predictors is None else predictors
-    stored, truth = quantise_weights(weights, ranks, fused)
+    stored, truth = quantize_weights(weights, ranks, fused)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, stored, _hub_config(config) | (FUSED if fused else {}))
     return HubCheckpoint(folder, truth)

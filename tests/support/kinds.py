@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import reject
 
-from mimo_v2_flash.execution.pytree import arrays, mapped
+from mimo_v2_flash.execution.pytree import tree_arrays, tree_map
 from mimo_v2_flash.kernels import ops
 from tests.support.dialect import strictly
 from tests.support.shape_contract import contracted
@@ -42,13 +42,13 @@ class _Called:
     def __call__(self, given: tuple[Any, ...], static: dict[str, Any]) -> Any:
         """Return what the kernel says, or a sign that it says nothing."""
         said = self.kernel(*given, **static)
-        first, *_ = arrays((given, static)).values()
+        first, *_ = tree_arrays((given, static)).values()
         return {NOTHING: ops.full(first, (1,), 0.0, np.float32)} if said is None else said
 
 
 def _on_xla(kernel):
     def call(*given, **static):
-        placed = _xla().place((given, static))
+        placed = _xla().to_device((given, static))
         try:
             said = _xla().compile(_Called(kernel))(*placed)
         except ValueError as error:
@@ -57,11 +57,11 @@ def _on_xla(kernel):
             raise
         if isinstance(said, dict) and NOTHING in said:  # it wrote into what it was given
             for array, written in zip(
-                arrays((given, static)).values(), arrays(placed).values(), strict=True
+                tree_arrays((given, static)).values(), tree_arrays(placed).values(), strict=True
             ):
                 array[...] = np.asarray(written)
             return None
-        return mapped(lambda _, leaf: np.asarray(leaf), said)
+        return tree_map(lambda _, leaf: np.asarray(leaf), said)
 
     return call
 

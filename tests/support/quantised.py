@@ -7,10 +7,10 @@ tensors, truth = model_tensors(SMALL, fused=True)
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import dequantise
+from mimo_v2_flash.kernels.block_scale import dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.fp8 import Heads
-from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantise_weights
+from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantize_weights
 
 # Full and dense, sliding, full; MiMo's head widths and 4 KV heads, so that scales cross.
 SMALL = MiMoConfig(
@@ -54,7 +54,7 @@ def assert_is(weight, quantised: Quantised) -> None:
     """Assert that a weight has the codes of `quantised` and means the same numbers."""
     assert weight.code.dtype == np.uint8
     np.testing.assert_array_equal(weight.code, quantised.code_OI.view(np.uint8))
-    np.testing.assert_array_equal(dequantise(weight), quantised.truth_OI)
+    np.testing.assert_array_equal(dequantize(weight), quantised.truth_OI)
 
 
 def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, Arrays]:
@@ -64,9 +64,9 @@ def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, A
         name: generator.standard_normal(shape, np.float32)
         if len(shape) == 1
         else matrix(generator, *shape)
-        for name, shape in param_specs.every_weight(config)
+        for name, shape in param_specs.all_params(config)
     }
-    kept, truth = quantise_weights(random, config.num_key_value_heads, fused)
+    kept, truth = quantize_weights(random, config.num_key_value_heads, fused)
     return {name: as_read(array) for name, array in kept.items()}, truth
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import quantise
+from mimo_v2_flash.kernels.block_scale import quantize
 from tests.support import dialect_idioms
 from tests.support.dialect import NotTraceable, Strict, plain, strict, strictly
 from tests.support.dialect_idioms import ALLOWED, FORBIDDEN, inputs_of
@@ -152,7 +152,7 @@ def test_an_unknown_method_is_refused_and_hasattr_says_no():
 def test_the_door_computes_with_strict_arrays():
     x, w = dialect_idioms.INPUTS["x"], dialect_idioms.INPUTS["y"]
     np.testing.assert_array_equal(strictly(ops.matmul)(x, w), ops.matmul(x, w))
-    scaled = quantise(np.ones((130, 6), np.float32))
+    scaled = quantize(np.ones((130, 6), np.float32))
     np.testing.assert_array_equal(strictly(ops.matmul)(x, scaled), ops.matmul(x, scaled))
     value, index = strictly(ops.top_k)(x, 2)
     np.testing.assert_array_equal(value, np.take_along_axis(x, index, axis=-1))

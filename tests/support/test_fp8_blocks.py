@@ -62,10 +62,10 @@ def test_apart_and_fused_are_the_same_numbers():
 @pytest.mark.parametrize(
     ("changes", "ranks", "fault"),
     [
-        ({"key_width": 128}, None, r"head widths \(128, 128\), expected \(192, 128\)"),
-        ({"value_width": 64}, None, r"head widths \(192, 64\)"),
-        ({"kv_heads": 1}, None, "1 KV heads, expected several"),
-        ({"kv_heads": 3, "queries_per_kv_head": 4}, 1, "3 KV heads, expected several"),
+        ({"head_dim": 128}, None, r"head widths \(128, 128\), expected \(192, 128\)"),
+        ({"v_head_dim": 64}, None, r"head widths \(192, 64\)"),
+        ({"num_kv_heads": 1}, None, "1 KV heads, expected several"),
+        ({"num_kv_heads": 3, "queries_per_kv_head": 4}, 1, "3 KV heads, expected several"),
         ({}, 3, "expected multiples of 3"),
         ({}, 8, "expected multiples of 8"),
     ],

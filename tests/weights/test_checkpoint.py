@@ -125,24 +125,24 @@ def test_a_tensor_that_is_not_in_its_shard_is_named_with_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place",
+    "info",
     [
         *("../outside.safetensors", "{outside}"),
         *("folder/inside.safetensors", "folder/../../outside.safetensors"),
         *("pytorch_model.bin", "a.safetensors.bin", "a", "..", ""),
     ],
 )
-def test_an_index_may_name_safetensors_files_of_its_folder_only(tmp_path, place):
+def test_an_index_may_name_safetensors_files_of_its_folder_only(tmp_path, info):
     folder = saved(tmp_path / "checkpoint")
     for other in (tmp_path / "outside.safetensors", folder / "folder" / "inside.safetensors"):
         saved(other.parent, {other.name: {"four": ONE}})
     for file in ("pytorch_model.bin", "a.safetensors.bin", "a"):
         (folder / file).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    place = place.format(outside=tmp_path / "outside.safetensors")
-    indexed(folder, {"weight_map": WEIGHT_MAP | {"four": place}})
+    info = info.format(outside=tmp_path / "outside.safetensors")
+    indexed(folder, {"weight_map": WEIGHT_MAP | {"four": info}})
     with pytest.raises(ValueError, match=rf"{INDEX}: four is said to be in '") as refusal:
         open_checkpoint(folder)
-    assert repr(place) in str(refusal.value)
+    assert repr(info) in str(refusal.value)
     assert not (tmp_path / "sprung").exists()
 
 

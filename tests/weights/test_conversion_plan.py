@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.conversion_plan import declared_weights, needed, write_recipe
-from mimo_v2_flash.weights.conversion_tasks import Recipe
+from mimo_v2_flash.weights.conversion_plan import declared_weights, needed, plan_conversion
+from mimo_v2_flash.weights.conversion_tasks import ConversionPlan
 from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.weights.safetensors_file import DTYPES
-from mimo_v2_flash.weights.source import Place
+from mimo_v2_flash.weights.source import TensorInfo
 from tests.support.disk import Disk, made
 from tests.support.quantised import FULL_LAYERS, SMALL, model_tensors
 
@@ -23,7 +23,7 @@ ROUTER = "model.layers.1.mlp.gate.weight"
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 
 either_layout = pytest.mark.parametrize("fused", [False, True], ids=["split", "fused"])
-Places = dict[str, Place]
+Places = dict[str, TensorInfo]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["split", "fused"])
@@ -33,18 +33,18 @@ def checkpoint(request) -> tuple[Disk, Places, dict[str, np.ndarray]]:
     return disk, {n: disk.add(a, NAME_OF[a.dtype]) for n, a in tensors.items()}, truth
 
 
-def places(*, fused: bool = False) -> Places:
+def infos(*, fused: bool = False) -> Places:
     """Return where tensors would be that nobody reads."""
     tensors, _ = model_tensors(SMALL, fused=fused)
     return {
-        name: Place(f"{name}.safetensors", NAME_OF[a.dtype], a.shape, 0, a.nbytes)
+        name: TensorInfo(f"{name}.safetensors", NAME_OF[a.dtype], a.shape, 0, a.nbytes)
         for name, a in tensors.items()
     }
 
 
-def recipe_of(found: Places, encoding: Encoding | None = None) -> Recipe:
+def recipe_of(found: Places, encoding: Encoding | None = None) -> ConversionPlan:
     declared = declared_weights(SMALL, EXPERTS, list(found))
-    return write_recipe(SMALL, declared, found, encoding or Encoding("fp8", "cpu"))
+    return plan_conversion(SMALL, declared, found, encoding or Encoding("fp8", "cpu"))
 
 
 # What is there
@@ -117,30 +117,30 @@ def test_scales_are_on_64_rows_where_they_crossed(checkpoint):
 
 
 def test_k_and_v_that_cross_are_one_piece():
-    found = places()
-    several = [piece for piece in recipe_of(found).pieces if len(piece.sources) > 2]
+    found = infos()
+    several = [task for task in recipe_of(found).tasks if len(task.sources) > 2]
     attention = [f"{prefix}.self_attn" for prefix in FULL_LAYERS]
-    assert [piece.key for piece in several] == [f"{a}.k_proj.weight" for a in attention]
-    for piece, prefix in zip(several, attention, strict=True):
+    assert [task.key for task in several] == [f"{a}.k_proj.weight" for a in attention]
+    for task, prefix in zip(several, attention, strict=True):
         stored = [f"{prefix}.{letter}_proj.weight" for letter in "kv"]
-        assert piece.sources == tuple(
+        assert task.sources == tuple(
             found[n + end] for n in stored for end in ("", param_specs.SCALE)
         )
 
 
 def test_a_fused_weight_is_read_in_whole_and_gives_q_k_and_v():
-    recipe = recipe_of(places(fused=True))
-    own = [piece for piece in recipe.pieces if param_specs.FUSED in piece.key]
+    plan = recipe_of(infos(fused=True))
+    own = [task for task in plan.tasks if param_specs.FUSED in task.key]
     assert len(own) == len(SMALL.layers) * SMALL.num_key_value_heads
-    assert {Q, K, V} < {output.name for output in recipe.outputs}
-    assert not any(param_specs.FUSED in output.name for output in recipe.outputs)
+    assert {Q, K, V} < {output.name for output in plan.outputs}
+    assert not any(param_specs.FUSED in output.name for output in plan.outputs)
 
 
 # Refused
 
 
-def put(**change) -> Callable[[Place], Place]:
-    return lambda place: place._replace(**change)
+def put(**change) -> Callable[[TensorInfo], TensorInfo]:
+    return lambda info: info._replace(**change)
 
 
 REFUSED = {
@@ -169,7 +169,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "change", "fault"), REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused_by_file_and_tensor(name, change, fault):
-    found = places()
+    found = infos()
     found[name] = change(found[name])
     tensor = (K if name.startswith(V) else name).removesuffix(param_specs.SCALE)
     with pytest.raises(ValueError, match=rf"{tensor}\.safetensors: {tensor}.* {fault}"):
@@ -178,9 +178,9 @@ def test_what_does_not_fit_is_refused_by_file_and_tensor(name, change, fault):
 
 @pytest.mark.parametrize("name", [ROUTER, NORM, EMBEDDING])
 def test_only_matrices_of_matmuls_may_be_fp8(name):
-    found = places()
+    found = infos()
     found[name] = found[name]._replace(dtype="F8_E4M3")
-    found[name + param_specs.SCALE] = Place("s", "F32", (1, 2), 0, 8)
+    found[name + param_specs.SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
     with pytest.raises(ValueError, match=rf"{name}\.safetensors: {name} is FP8, which only"):
         recipe_of(found)
 
@@ -197,17 +197,17 @@ def test_only_matrices_of_matmuls_may_be_fp8(name):
     ],
 )
 def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor(change, fault):
-    found = places(fused=True)
+    found = infos(fused=True)
     for name, changed in change.items():
-        place = found.pop(name)
+        info = found.pop(name)
         if changed:
-            found[name] = changed(place)
+            found[name] = changed(info)
     with pytest.raises(ValueError, match=rf"{QKV}\.safetensors: {QKV}{fault}"):
         recipe_of(found)
 
 
 def test_k_may_be_fp8_where_v_is_not():
-    found = places()
+    found = infos()
     del found[V + param_specs.SCALE]
     found[V] = found[V]._replace(dtype="BF16")
     found[K + param_specs.SCALE] = found[K + param_specs.SCALE]._replace(shape=(6, 2))

@@ -41,8 +41,8 @@ def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScal
 def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, size, seed):
     disk, matrix = Disk(), np.random.default_rng(seed).standard_normal(shape).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "PIECE", size):
-        recipe = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
-    found = made(disk, recipe, encoding).arrays["o_proj.weight"]
+        plan = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
+    found = made(disk, plan, encoding).arrays["o_proj.weight"]
     assert found.dtype == DTYPES[STORED[encoding.dtype] or dtype]
     np.testing.assert_array_equal(found, matrix.astype(found.dtype))
 
@@ -51,8 +51,8 @@ def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, 
 def test_a_vector_keeps_its_dtype(length, dtype, encoding, size, seed):
     disk, vector = Disk(), np.random.default_rng(seed).standard_normal(length).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "PIECE", size):
-        recipe = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
-    found = made(disk, recipe, encoding).arrays["norm.weight"]
+        plan = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
+    found = made(disk, plan, encoding).arrays["norm.weight"]
     assert found.dtype == DTYPES[dtype]
     np.testing.assert_array_equal(found, vector)
 
@@ -77,10 +77,10 @@ def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, 
     scale = generator.random((-(-shape[0] // height), -(-shape[1] // 128)), np.float32) + 0.1
     weight = disk.coded("w", (code, scale))
     with patch.object(conversion_tasks, "PIECE", size):
-        recipe = conversion_tasks.scaled(weight, encoding)
+        plan = conversion_tasks.scaled(weight, encoding)
     height = fp8.block_height(weight.shapes)  # 128 where both fit
     expected = BlockScaled(code, scale, height)
-    assert_means(made(disk, recipe, encoding), encoding, {"w": expected})
+    assert_means(made(disk, plan, encoding), encoding, {"w": expected})
 
 
 @given(st.integers(2, 4), st.integers(1, 4), st.integers(2, 3), encodings, sizes, seeds)
@@ -90,9 +90,9 @@ def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding,
     w_k, w_v = disk.coded("k", stored(k)), disk.coded("v", stored(v))
     assume(fp8.crosses("layer", w_k.shapes, w_v.shapes, heads))
     with patch.object(conversion_tasks, "PIECE", size):
-        recipe = conversion_tasks.crossing(w_k, w_v, heads, encoding)
-    result = made(disk, recipe, encoding)
-    assert [piece.key for piece in recipe.pieces] == ["k"]
+        plan = conversion_tasks.crossing(w_k, w_v, heads, encoding)
+    result = made(disk, plan, encoding)
+    assert [task.key for task in plan.tasks] == ["k"]
     both = fp8.keys_and_values("layer", stored(k), stored(v), heads)
     assert_means(result, encoding, dict(zip("kv", both, strict=True)))
     if encoding.target == "cpu":
@@ -108,8 +108,8 @@ def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding,
     apart, whole = attention(heads, ranks=ranks, hidden=30, seed=seed)
     coded = disk.coded("qkv_proj.weight", stored(whole))
     with patch.object(conversion_tasks, "PIECE", size):
-        recipe = conversion_tasks.fused(coded, QKV, heads, ranks, encoding)
-    result = made(disk, recipe, encoding)
+        plan = conversion_tasks.fused(coded, QKV, heads, ranks, encoding)
+    result = made(disk, plan, encoding)
     split = fp8.split_fused("qkv", *stored(whole), heads, ranks)
     assert_means(result, encoding, dict(zip(QKV, split, strict=True)))
     if encoding.target == "cpu":
@@ -132,8 +132,8 @@ def test_a_piece_is_small_or_one_row_of_blocks(size):
             ),
             (5000 * 2, conversion_tasks.plain("o", disk.add(wide, "BF16"), encoding)),
         ]
-    for least, recipe in recipes:
-        read = [piece.sources[0].end - piece.sources[0].begin for piece in recipe.pieces]
+    for least, plan in recipes:
+        read = [task.sources[0].end - task.sources[0].begin for task in plan.tasks]
         assert max(size, least) / 2 < max(read) <= max(size, least)
 
 

@@ -12,9 +12,9 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.weights import conversion_tasks, convert, load_weights, param_specs
-from mimo_v2_flash.weights.convert import Job, plan_job
+from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.source import FolderSource, Place
+from mimo_v2_flash.weights.source import FolderSource, TensorInfo
 from mimo_v2_flash.weights.store import JOURNAL, Store
 from mimo_v2_flash.weights.subset import keep_experts
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
@@ -49,12 +49,14 @@ class Watched(FolderSource):
         return super().read(file, begin, end)
 
 
-def job_of(source, output: Path, experts=EVERY, dtype="fp8", target="cpu", **changes) -> Job:
+def job_of(
+    source, output: Path, experts=EVERY, dtype="fp8", target="cpu", **changes
+) -> ConversionJob:
     config = dataclasses.replace(MiMoConfig.from_pretrained(source.name), **changes)
-    return plan_job(source, config, output, Encoding(dtype, target), experts)
+    return plan_conversion_job(source, config, output, Encoding(dtype, target), experts)
 
 
-def run(job: Job, workers: int = 3) -> Job:
+def run(job: ConversionJob, workers: int = 3) -> ConversionJob:
     job.run(workers=workers, advance=id)
     return job
 
@@ -113,10 +115,10 @@ def test_what_is_needed_is_read_once_and_nothing_else(folder, tmp_path, experts)
     job = run(job_of(source, tmp_path, experts))
     assert set(source.reads.values()) == {1}
     assert job.bytes_to_read == sum(end - begin for _, begin, end in source.reads)
-    declared = {weight.name for weight in param_specs.every_weight(job.config, experts)}
+    declared = {weight.name for weight in param_specs.all_params(job.config, experts)}
     wanted = [n for n in source.names() if n.removesuffix(param_specs.SCALE) in declared]
-    places = source.places(wanted).values()
-    assert job.bytes_to_read == sum(place.end - place.begin for place in places)
+    places = source.tensor_infos(wanted).values()
+    assert job.bytes_to_read == sum(info.end - info.begin for info in places)
 
 
 def test_advance_hears_of_every_byte_in_one_run_and_in_two(folder, tmp_path):
@@ -136,15 +138,15 @@ def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers
     for _ in range(1000):
         known = journal.read_text() if journal.exists() else ""
         job = job_of(source := Watched(folder, most=30), output)
-        stored = [p for p in job.recipe.pieces if f"\n{p.key} " in known]
+        stored = [p for p in job.plan.tasks if f"\n{p.key} " in known]
         try:
             run(job, workers)
             break
         except OSError:
             assert {path.suffix for path in output.iterdir()} == {".partial", ".journal"}
         finally:
-            again = [place for piece in stored for place in piece.sources]
-            assert not any(source.reads[place.file, place.begin, place.end] for place in again)
+            again = [info for task in stored for info in task.sources]
+            assert not any(source.reads[info.file, info.begin, info.end] for info in again)
     assert known.count("\n") > 30
     assert contents(output) == contents(tmp_path / "at once")
 
@@ -189,10 +191,12 @@ class Endless(FolderSource):
 
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(conversion_tasks, "PIECE", 1 << 20)
-    place = Place("", "BF16", (40_000, 512), 0, 40_000 * 1024)
+    info = TensorInfo("", "BF16", (40_000, 512), 0, 40_000 * 1024)
     encoding = Encoding("float32", "cpu")
-    recipe = conversion_tasks.plain("w", place, encoding)
-    job = Job(Endless(), MiMoConfig(), encoding, None, recipe, Store(tmp_path, recipe.outputs, {}))
+    plan = conversion_tasks.plain("w", info, encoding)
+    job = ConversionJob(
+        Endless(), MiMoConfig(), encoding, None, plan, Store(tmp_path, plan.outputs, {})
+    )
     tracemalloc.start()
     job.run(workers=2, advance=id)
     peak = tracemalloc.get_traced_memory()[1]

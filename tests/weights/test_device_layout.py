@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
-from mimo_v2_flash.weights.device_layout import traceable
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.weights.device_layout import to_device_layout
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.params import ExpertWeights, MoEWeights
 from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.tiny import tiny
 
 STORED = random_weights(tiny().config, seed=0)  # FP8, one array per expert
-PLACED = traceable(STORED)
+PLACED = to_device_layout(STORED)
 
 
 def matrices(weights):
@@ -41,7 +41,7 @@ def test_every_matrix_has_its_value_but_for_codes_that_halving_rounds():
             ]
         )
         step = float(np.max(after.scale)) * 2.0**-10
-        np.testing.assert_allclose(value, dequantise(before), rtol=0, atol=step)
+        np.testing.assert_allclose(value, dequantize(before), rtol=0, atol=step)
 
 
 def test_experts_are_one_stack():
@@ -58,13 +58,13 @@ def test_weights_for_trainium_keep_their_codes_and_scales():
     layer = STORED.layers[0]
     code, scale = encoding.scaled("q", layer.attention.w_q_OD)
     prepared = layer._replace(attention=layer.attention._replace(w_q_OD=BlockScaled(code, scale)))
-    (after,) = traceable(STORED._replace(layers=(prepared,))).layers
+    (after,) = to_device_layout(STORED._replace(layers=(prepared,))).layers
     np.testing.assert_array_equal(after.attention.w_q_OD.code.view(np.uint8), code)
     np.testing.assert_array_equal(after.attention.w_q_OD.scale, scale)
 
 
 def test_it_is_done_once():
-    again = traceable(PLACED)
+    again = to_device_layout(PLACED)
     for before, after in zip(matrices(PLACED), matrices(again), strict=True):
         np.testing.assert_array_equal(_bytes(before), _bytes(after))
 
@@ -86,7 +86,7 @@ def test_plain_weights_are_stacked_as_they_are(dtype):
     )
     mixture = layer.feed_forward._replace(experts=experts)
     weights = tiny().weights._replace(layers=(layer._replace(feed_forward=mixture),))
-    stacked = traceable(weights).layers[0].feed_forward.experts
+    stacked = to_device_layout(weights).layers[0].feed_forward.experts
     for stack, parts in zip(stacked, experts, strict=True):
         np.testing.assert_array_equal(stack, np.stack(parts))
         assert stack.dtype == dtype

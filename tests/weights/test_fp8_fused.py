@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import dequantise
+from mimo_v2_flash.kernels.block_scale import dequantize
 from mimo_v2_flash.weights.fp8 import Heads, cut_rank, rank_rows, split_fused
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
@@ -47,9 +47,9 @@ def test_any_rows_of_a_rank_are_cut_as_the_whole_is(drawn, step, seed):
         some = code[128 * first : 128 * (first + step)]
         for part, row, weight in cut_rank(some, scale[first : first + step], rows, 128 * first):
             assert np.shares_memory(weight.code, code)
-            place = found[part][row : row + len(weight)]
-            assert np.isnan(place).all()
-            place[:] = dequantise(weight)
+            info = found[part][row : row + len(weight)]
+            assert np.isnan(info).all()
+            info[:] = dequantize(weight)
     for part, values in zip(apart, found, strict=True):
         np.testing.assert_array_equal(values, part.truth_OI[-len(values) :])
 

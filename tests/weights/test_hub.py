@@ -11,7 +11,7 @@ import pytest
 
 from mimo_v2_flash.weights import hub as module
 from mimo_v2_flash.weights.hub import IN_FLIGHT, INDEX, HubSource
-from mimo_v2_flash.weights.io_threads import in_threads
+from mimo_v2_flash.weights.io_threads import parallel_map
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_answers import INFO
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
@@ -54,7 +54,7 @@ def some_ranges(folder: Path, count: int) -> list[Range]:
 
 
 def assert_right(folder: Path, source: HubSource, ranges: list[Range]) -> None:
-    found = in_threads(lambda wanted: source.read(*wanted), ranges, IN_FLIGHT)
+    found = parallel_map(lambda wanted: source.read(*wanted), ranges, IN_FLIGHT)
     for (file, begin, end), data in zip(ranges, found, strict=True):
         assert data == (folder / file).read_bytes()[begin:end]
 
@@ -77,12 +77,12 @@ def test_tensors_are_where_the_same_folder_has_them_and_only_headers_are_read(fo
     hub, source, here = visit(folder), HubSource(REPOSITORY), FolderSource(folder)
     assert sorted(source.names()) == sorted(here.names())
     wanted = [name for name in source.names() if ".experts." in name]
-    expected = here.places(wanted)
-    found = source.places(wanted)
-    assert {name: place._replace(file="") for name, place in found.items()} == {
-        name: place._replace(file="") for name, place in expected.items()
+    expected = here.tensor_infos(wanted)
+    found = source.tensor_infos(wanted)
+    assert {name: info._replace(file="") for name, info in found.items()} == {
+        name: info._replace(file="") for name, info in expected.items()
     }
-    assert {Path(place.file).name for place in expected.values()} == {r.file for r in hub.served}
+    assert {Path(info.file).name for info in expected.values()} == {r.file for r in hub.served}
     for file, begin, end in hub.served:
         length = int.from_bytes((folder / file).read_bytes()[:8], "little")
         assert (begin, end) in [(0, 8), (8, 8 + length)]
@@ -117,7 +117,7 @@ def test_what_breaks_off_or_is_busy_is_asked_for_again(folder, visit, monkeypatc
 
 def test_all_metadata_may_be_busy_at_first(folder, visit):
     visit(folder, Manners(busy=1.0))
-    assert HubSource(REPOSITORY).places([EXPERT])[EXPERT].file == SHARD
+    assert HubSource(REPOSITORY).tensor_infos([EXPERT])[EXPERT].file == SHARD
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,6 @@ def test_a_token_is_shown_to_the_hub_and_to_nobody_else(
     else:
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "token").write_text("hf_right\n")
-    assert HubSource(REPOSITORY).places([EXPERT])
+    assert HubSource(REPOSITORY).tensor_infos([EXPERT])
     assert any("/elsewhere/" in asked for asked in hub.asked)
     assert hub.told_elsewhere == []

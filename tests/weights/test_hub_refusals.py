@@ -58,7 +58,7 @@ def test_a_hub_without_ranges_is_refused_before_its_files_are_read(folder, visit
         file.truncate(60_000_000)
     hub, source = visit(tmp_path / "large", Manners(ranges=False)), HubSource(REPOSITORY)
     with pytest.raises(OSError, match=rf"^{REPOSITORY}: {SHARD}: .* does not serve ranges"):
-        source.places([EXPERT])
+        source.tensor_infos([EXPERT])
     assert hub.asked[-1].endswith(SHARD)
     assert hub.bytes_served < 60_000_000
 

@@ -12,7 +12,7 @@ from tests.support.tiny import tiny
 
 
 def size(tensors) -> int:
-    return sum(place.end - place.begin for place in tensors.values())
+    return sum(info.end - info.begin for info in tensors.values())
 
 
 def test_mimo_has_the_bytes_of_the_hubs_files():
@@ -23,11 +23,11 @@ def test_mimo_has_the_bytes_of_the_hubs_files():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("change", [{}, {"experts": 8, "kv_heads": 2}])
+@pytest.mark.parametrize("change", [{}, {"experts": 8, "num_kv_heads": 2}])
 def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
     written = write_hub_checkpoint(tiny(replace(RECIPE, **change)).oracle, tmp_path, fused=fused)
     source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
-    there = source.places(source.names())
+    there = source.tensor_infos(source.names())
     expected = hub_tensors(config, fused=fused)
     predictors = mtp_tensors(config)
     if fused:  # the test's writer fuses the predictors' attention too

@@ -7,7 +7,7 @@ from threading import Event, Lock
 
 import pytest
 
-from mimo_v2_flash.weights.io_threads import in_threads
+from mimo_v2_flash.weights.io_threads import parallel_map
 
 HANGS = 0  # the item whose work ends only with the test
 
@@ -26,17 +26,17 @@ def test_results_are_in_the_order_of_the_items(workers):
         time.sleep(0.002 * (5 - number))
         return number * number
 
-    assert in_threads(slower_first, range(5), workers) == [0, 1, 4, 9, 16]
+    assert parallel_map(slower_first, range(5), workers) == [0, 1, 4, 9, 16]
 
 
 def test_everything_is_worked_on_once():
     seen = []
-    in_threads(seen.append, range(1000), 8)
+    parallel_map(seen.append, range(1000), 8)
     assert sorted(seen) == list(range(1000))
 
 
 def test_nothing_is_no_work():
-    assert in_threads(print, [], 8) == []
+    assert parallel_map(print, [], 8) == []
 
 
 def test_no_more_work_at_once_than_workers():
@@ -51,7 +51,7 @@ def test_no_more_work_at_once_than_workers():
         with lock:
             busy -= 1
 
-    in_threads(work, range(20), 3)
+    parallel_map(work, range(20), 3)
     assert most == 3
 
 
@@ -62,7 +62,7 @@ def test_a_failure_is_raised_while_others_hang(hung):
         raise OSError(f"no {number}")
 
     with pytest.raises(OSError, match="no 1"):
-        in_threads(work, range(2), 2)
+        parallel_map(work, range(2), 2)
 
 
 def test_after_a_failure_nothing_more_is_begun():
@@ -75,7 +75,7 @@ def test_after_a_failure_nothing_more_is_begun():
             raise OSError("no 3")
 
     with pytest.raises(OSError, match="no 3"):
-        in_threads(work, range(1000), 2)
+        parallel_map(work, range(1000), 2)
     assert sorted(begun)[:4] == [0, 1, 2, 3]
     time.sleep(0.01)
     assert len(begun) < 100
@@ -97,4 +97,4 @@ def test_an_interruption_is_raised_while_others_hang(hung):
         hung()
 
     with pytest.raises(KeyboardInterrupt):
-        in_threads(work, range(2), 2)
+        parallel_map(work, range(2), 2)

@@ -8,7 +8,7 @@ from safetensors import deserialize
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.conversion_tasks import Output
+from mimo_v2_flash.weights.conversion_tasks import OutputTensor
 from mimo_v2_flash.weights.layout import Layout, lay_out
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 from mimo_v2_flash.weights.store import LARGEST_FILE
@@ -18,18 +18,18 @@ UNLIMITED = 1 << 40
 
 
 @st.composite
-def several_outputs(draw) -> list[Output]:
+def several_outputs(draw) -> list[OutputTensor]:
     """Draw tensors of every dtype, from one element on."""
     shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
     kinds = draw(st.lists(st.tuples(st.sampled_from(list(DTYPES)), shapes), min_size=1))
-    return [Output(f"w.{number}", *kind) for number, kind in enumerate(kinds)]
+    return [OutputTensor(f"w.{number}", *kind) for number, kind in enumerate(kinds)]
 
 
-def nbytes(output: Output) -> int:
+def nbytes(output: OutputTensor) -> int:
     return int(np.prod(output.shape)) * DTYPES[output.dtype].itemsize
 
 
-def filled(layout: Layout, outputs: list[Output]) -> dict[str, bytes]:
+def filled(layout: Layout, outputs: list[OutputTensor]) -> dict[str, bytes]:
     """Return the files, every byte of tensor n being n."""
     files = {file: bytearray(size) for file, size in layout.sizes.items()}
     for file, header in layout.headers.items():
@@ -71,7 +71,7 @@ def test_tensors_lie_at_multiples_of_their_elements(outputs):
 
 
 def test_one_file_has_no_number_and_several_have():
-    outputs = [Output(f"w.{number}", "F32", (10,)) for number in range(3)]
+    outputs = [OutputTensor(f"w.{number}", "F32", (10,)) for number in range(3)]
     assert list(lay_out(outputs, {}, 120).sizes) == ["mimo_weights.safetensors"]
     assert list(lay_out(outputs, {}, 119).sizes) == [
         "mimo_weights-00001-of-00002.safetensors",
@@ -82,11 +82,11 @@ def test_one_file_has_no_number_and_several_have():
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "BF16"])
 def test_files_of_the_real_model_are_at_most_5_gb(dtype):
     outputs = []
-    for name, shape in param_specs.every_weight(MiMoConfig()):
-        outputs.append(Output(name, dtype, shape))
+    for name, shape in param_specs.all_params(MiMoConfig()):
+        outputs.append(OutputTensor(name, dtype, shape))
         if dtype == "F8_E4M3" and len(shape) == 2:
             grid = tuple(-(-length // 128) for length in shape)
-            outputs.append(Output(name + param_specs.SCALE, "F32", grid))
+            outputs.append(OutputTensor(name + param_specs.SCALE, "F32", grid))
     sizes = lay_out(outputs, METADATA, LARGEST_FILE).sizes.values()
     assert max(sizes) <= 5_000_000_000
     assert sum(sizes) > 300_000_000_000

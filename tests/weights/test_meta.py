@@ -8,9 +8,9 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.convert import plan_job
+from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.meta import hollow_weights, one_of_each_layer
+from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
@@ -31,11 +31,13 @@ def test_they_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
     hub = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path / "hub").folder
     config = MiMoConfig.from_pretrained(hub)
     experts = tuple(range(config.n_routed_experts))
-    job = plan_job(FolderSource(hub), config, tmp_path / "out", Encoding(dtype, "cpu"), experts)
+    job = plan_conversion_job(
+        FolderSource(hub), config, tmp_path / "out", Encoding(dtype, "cpu"), experts
+    )
     job.run(workers=1, advance=id)
-    real, hollow = load_weights(tmp_path / "out", config), hollow_weights(config, dtype)
-    assert described(hollow) == described(real)
-    assert nbytes(hollow) == nbytes(real)
+    real, meta_arrays = load_weights(tmp_path / "out", config), meta_weights(config, dtype)
+    assert described(meta_arrays) == described(real)
+    assert nbytes(meta_arrays) == nbytes(real)
 
 
 @pytest.mark.parametrize(
@@ -43,19 +45,19 @@ def test_they_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
 )
 def test_they_are_like_those_that_transformers_saved(recipe):
     model = tiny(recipe)
-    assert described(hollow_weights(model.config, "float32")) == described(model.weights)
+    assert described(meta_weights(model.config, "float32")) == described(model.weights)
 
 
 def test_they_take_no_memory():
     config = MiMoConfig(num_hidden_layers=1, hybrid_layer_pattern=(0,), moe_layer_freq=(0,))
-    hollow = hollow_weights(config, "fp8")
-    for array in (hollow.embedding_VD, hollow.layers[0].feed_forward.w_gate_FD.code):
+    meta_arrays = meta_weights(config, "fp8")
+    for array in (meta_arrays.embedding_VD, meta_arrays.layers[0].feed_forward.w_gate_FD.code):
         assert array.strides == (0, 0)
 
 
 def test_another_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype 'int8'"):
-        hollow_weights(MiMoConfig(), "int8")
+        meta_weights(MiMoConfig(), "int8")
 
 
 def test_a_model_has_three_kinds_of_layers_and_each_layer_is_one_of_them():

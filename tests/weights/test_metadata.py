@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.metadata import FREE, Prepared
+from mimo_v2_flash.weights.metadata import FREE, PreparedMetadata
 from mimo_v2_flash.weights.safetensors_file import read_header
 from tests.support.quantised import SMALL
 
-PREPARED = Prepared(
+PREPARED = PreparedMetadata(
     source='a "folder"',
     revision="0123",
     dtype="fp8",
@@ -56,39 +56,39 @@ def test_what_was_said_comes_back_from_a_file(tmp_path, experts):
     said = replace(PREPARED, experts=experts)
     save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors", said.to_metadata())
     header, _ = read_header(tmp_path / "x.safetensors")
-    found = Prepared.of_metadata(header["__metadata__"])
+    found = PreparedMetadata.of_metadata(header["__metadata__"])
     assert asdict(found) == json.loads(json.dumps(asdict(said))) | {"experts": experts}
     found.check(SMALL)
 
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, METADATA | {"format": "mimo"}])
 def test_what_others_wrote_is_not_prepared(metadata):
-    assert Prepared.of_metadata(metadata) is None
+    assert PreparedMetadata.of_metadata(metadata) is None
 
 
 @pytest.mark.parametrize("version", ["0", "1", 2, None])
 def test_another_version_is_refused_with_both(version):
     with pytest.raises(ValueError, match=rf"version {version}, this release reads 2: prepare them"):
-        Prepared.of_metadata(METADATA | {"format_version": version})
+        PreparedMetadata.of_metadata(METADATA | {"format_version": version})
 
 
 def test_a_file_without_a_version_is_refused():
     with pytest.raises(ValueError, match="format version None"):
-        Prepared.of_metadata({"format": "mimo-v2-flash"})
+        PreparedMetadata.of_metadata({"format": "mimo-v2-flash"})
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Prepared)])
+@pytest.mark.parametrize("field", [field.name for field in fields(PreparedMetadata)])
 @pytest.mark.parametrize("value", ["{", "", 3, None, "[" * 100_000])
 def test_damage_is_refused(field, value):
     with pytest.raises(ValueError, match="prepared weights with damaged metadata"):
-        Prepared.of_metadata(METADATA | {field: value})
+        PreparedMetadata.of_metadata(METADATA | {field: value})
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Prepared)])
+@pytest.mark.parametrize("field", [field.name for field in fields(PreparedMetadata)])
 def test_a_missing_field_is_damage(field):
     metadata = {name: value for name, value in METADATA.items() if name != field}
     with pytest.raises(ValueError, match=f"damaged metadata: '{field}'"):
-        Prepared.of_metadata(metadata)
+        PreparedMetadata.of_metadata(metadata)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_a_missing_field_is_damage(field):
 )
 def test_experts_that_cannot_be_are_damage(experts):
     with pytest.raises(ValueError, match="damaged metadata"):
-        Prepared.of_metadata(METADATA | {"experts": experts})
+        PreparedMetadata.of_metadata(METADATA | {"experts": experts})
 
 
 @pytest.mark.parametrize("config", ["3", "null", "[]", "{}", '{"n_routed_experts": "5"}'])
 def test_a_config_that_is_none_is_damage(config):
     with pytest.raises(ValueError, match="damaged metadata"):
-        Prepared.of_metadata(METADATA | {"config": config})
+        PreparedMetadata.of_metadata(METADATA | {"config": config})
 
 
 @pytest.mark.parametrize(("field", "value"), OTHERS.items())
@@ -139,9 +139,9 @@ def test_what_says_nothing_of_weights_may_differ():
 )
 def test_a_shard_that_cannot_be_is_damage(change):
     split = {"expert_parallel": "8", "tensor_parallel": "4", "shard": "7"}
-    assert Prepared.of_metadata(METADATA | split).shard_spec == ShardSpec(3, 4, 7, 8)
+    assert PreparedMetadata.of_metadata(METADATA | split).shard_spec == ShardSpec(3, 4, 7, 8)
     with pytest.raises(ValueError, match="damaged metadata"):
-        Prepared.of_metadata(METADATA | split | change)
+        PreparedMetadata.of_metadata(METADATA | split | change)
 
 
 @pytest.mark.parametrize("change", [{"format_version": "9"}, {"config": "{}"}, {"target": "{"}])

@@ -7,14 +7,14 @@ import pytest
 from safetensors import safe_open
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.param_specs import every_weight
+from mimo_v2_flash.weights.param_specs import all_params
 from tests.support.tiny import Recipe, tiny
 
 D, V = 4096, 152576
 
 
 def declared(config: MiMoConfig) -> dict[str, tuple[int, ...]]:
-    return {weight.name: weight.shape for weight in every_weight(config)}
+    return {weight.name: weight.shape for weight in all_params(config)}
 
 
 def layer(index: int) -> dict[str, tuple[int, ...]]:
@@ -67,7 +67,7 @@ def test_layer_5_is_full_and_has_experts():
 
 
 def test_the_whole_model_is_in_36523_tensors():
-    names = [weight.name for weight in every_weight(MiMoConfig())]
+    names = [weight.name for weight in all_params(MiMoConfig())]
     experts = 47 * 256 * 3
     assert len(names) == len(set(names)) == 3 + 9 + 39 * 9 + 8 * 8 + experts == 36523
     # The hub's files hold 72,826: a scale for each matrix in FP8, and 60 of three predictors.

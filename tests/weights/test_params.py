@@ -12,7 +12,7 @@ from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights import param_specs, params
 from mimo_v2_flash.weights.params import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 from tests.support.tiny import tiny
 
 SPEC = MiMoConfig().layers[1]
@@ -63,7 +63,7 @@ def test_a_record_cannot_be_changed():
 def test_a_fingerprint_is_of_what_every_rank_has():
     model = tiny()
     whole, plan = model.weights, ParallelConfig(7, 1, 7)
-    share = cut_model(whole, model.config, plan.shard_spec(3))
+    share = shard_weights(whole, model.config, plan.shard_spec(3))
     assert params.fingerprint(share) == params.fingerprint(whole)
     layer = whole.layers[1]
     bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]

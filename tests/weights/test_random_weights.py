@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.random_weights import random_weights
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 
 CONFIG = MiMoConfig(
     vocab_size=500,
@@ -26,7 +26,7 @@ WEIGHTS = random_weights(CONFIG, seed=0)
 
 def values(weight) -> np.ndarray:
     if isinstance(weight, BlockScaled):
-        return dequantise(weight)
+        return dequantize(weight)
     return weight.astype(np.float32)
 
 
@@ -71,7 +71,7 @@ def test_everything_that_is_made_is_reported():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append)
     norms = CONFIG.hidden_size * 5
-    declared = sum(int(np.prod(weight.shape)) for weight in param_specs.every_weight(CONFIG))
+    declared = sum(int(np.prod(weight.shape)) for weight in param_specs.all_params(CONFIG))
     assert sum(counts) == declared - norms
 
 
@@ -79,7 +79,7 @@ def test_everything_that_is_made_is_reported():
 def test_a_share_is_that_of_the_whole_model(share):
     own, expected = (
         random_weights(CONFIG, seed=0, shard_spec=share),
-        cut_model(WEIGHTS, CONFIG, share),
+        shard_weights(WEIGHTS, CONFIG, share),
     )
     assert own.shard_spec == share
     np.testing.assert_array_equal(own.w_logits_VD, expected.w_logits_VD)
@@ -98,5 +98,5 @@ def test_a_share_is_that_of_the_whole_model(share):
 def test_experts_of_other_ranks_are_not_made():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append, shard_spec=ShardSpec(0, 1, 0, 4))
-    declared = param_specs.every_weight(CONFIG, shard_spec=ShardSpec(0, 1, 0, 4))
+    declared = param_specs.all_params(CONFIG, shard_spec=ShardSpec(0, 1, 0, 4))
     assert sum(counts) == sum(int(np.prod(w.shape)) for w in declared) - CONFIG.hidden_size * 5

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights
@@ -44,7 +44,7 @@ def split() -> dict[str, np.ndarray]:
 def found(weights: ModelWeights) -> dict[str, object]:
     """Return every weight by the name it has in a checkpoint of the split layout."""
     ends = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    held = list(zip(param_specs.model_ends(SMALL), ends, strict=True))
+    held = list(zip(param_specs.embedding_norm_head(SMALL), ends, strict=True))
     for index, (spec, layer) in enumerate(zip(SMALL.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
         norms = layer.attention_norm_D, layer.feed_forward_norm_D
@@ -66,7 +66,7 @@ def feed_forward(prefix: str, spec, layer: DecoderWeights, ids: tuple[int, ...])
 
 
 def value(weight) -> np.ndarray:
-    return dequantise(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
+    return dequantize(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
 def test_every_weight_is_what_was_quantised(checkpoint):
@@ -125,7 +125,7 @@ def test_a_weight_without_scales_is_no_fp8_and_the_head_may_be(split):
     head = quantise_blocks(split["lm_head.weight"].astype(np.float32))
     split["lm_head.weight"] = head.code_OI.view(np.uint8)
     split["lm_head.weight_scale_inv"] = head.scale_YX
-    np.testing.assert_array_equal(dequantise(read(split).w_logits_VD), head.truth_OI)
+    np.testing.assert_array_equal(dequantize(read(split).w_logits_VD), head.truth_OI)
 
 
 @pytest.mark.parametrize("plain", [(K,), (V,), (K, V)])

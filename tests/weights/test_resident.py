@@ -10,10 +10,10 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.convert import plan_job
+from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.params import nbytes
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -29,7 +29,7 @@ import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 
 def use(weights):
     if isinstance(weights, BlockScaled):
@@ -40,7 +40,7 @@ def use(weights):
 
 folder, share = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
 config = MiMoConfig.from_pretrained(folder)
-weights = cut_model(load_weights(folder, config, share=share), config, share)
+weights = shard_weights(load_weights(folder, config, share=share), config, share)
 use(weights)
 resident, here = {}, ""
 for line in open("/proc/self/smaps"):
@@ -61,7 +61,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     source, encoding = FolderSource(hub), Encoding("fp8", "cpu")
     split = {"expert_parallel": 8, "tensor_parallel": 2}
     config, experts = MiMoConfig.from_pretrained(hub), tuple(range(LARGE.experts))
-    job = plan_job(source, config, folder / "shards", encoding, experts, **split)
+    job = plan_conversion_job(source, config, folder / "shards", encoding, experts, **split)
     job.run(workers=2, advance=id)
     return hub, folder / "shards"
 
@@ -79,7 +79,7 @@ def share_of(hub: Path, tensor_parallel: int) -> tuple[int, int]:
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
     return nbytes(
-        cut_model(weights, config, ParallelConfig(8, tensor_parallel, 8).shard_spec(3))
+        shard_weights(weights, config, ParallelConfig(8, tensor_parallel, 8).shard_spec(3))
     ), nbytes(weights)
 
 

@@ -11,7 +11,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
-from mimo_v2_flash.weights.convert import plan_job
+from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.source import FolderSource
 from mimo_v2_flash.weights.store import MANIFEST
@@ -42,7 +42,9 @@ def shards(folders, tmp_path) -> Path:
 
 def sharded(source: Path, output: Path, **split) -> None:
     config, experts = MiMoConfig.from_pretrained(source), tuple(range(RECIPE.experts))
-    job = plan_job(FolderSource(source), config, output, Encoding("fp8", "cpu"), experts, **split)
+    job = plan_conversion_job(
+        FolderSource(source), config, output, Encoding("fp8", "cpu"), experts, **split
+    )
     job.run(workers=2, advance=id)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 from mimo_v2_flash.weights import conversion_tasks, load_weights
-from mimo_v2_flash.weights.convert import Job, plan_job
+from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.params import ModelWeights, nbytes
-from mimo_v2_flash.weights.shard_weights import cut_model
+from mimo_v2_flash.weights.shard_weights import shard_weights
 from mimo_v2_flash.weights.source import FolderSource
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -47,9 +47,13 @@ class Watched(FolderSource):
         return super().read(file, begin, end)
 
 
-def prepared(source: FolderSource, output: Path, *, dtype="fp8", experts=range(8), **split) -> Job:
+def prepared(
+    source: FolderSource, output: Path, *, dtype="fp8", experts=range(8), **split
+) -> ConversionJob:
     config = MiMoConfig.from_pretrained(source.name)
-    job = plan_job(source, config, output, Encoding(dtype, "cpu"), tuple(experts), **split)
+    job = plan_conversion_job(
+        source, config, output, Encoding(dtype, "cpu"), tuple(experts), **split
+    )
     job.run(workers=2, advance=id)
     return job
 
@@ -57,7 +61,7 @@ def prepared(source: FolderSource, output: Path, *, dtype="fp8", experts=range(8
 def leaves(weights) -> list[np.ndarray]:
     """Return every array of a record, FP8 as what it stands for."""
     if isinstance(weights, BlockScaled):
-        return [dequantise(weights)]
+        return [dequantize(weights)]
     if isinstance(weights, tuple):
         return [leaf for part in weights for leaf in leaves(part)]
     return [np.asarray(weights)]
@@ -90,7 +94,7 @@ def test_a_shard_is_the_cut_of_the_whole(source, tmp_path, split, dtype):
     for share in shares:
         found = load_weights(tmp_path / "shards", job.config, share=share)
         assert found.shard_spec == share
-        assert_same(found, cut_model(weights, job.config, share))
+        assert_same(found, shard_weights(weights, job.config, share))
 
 
 def test_a_shard_of_some_experts_is_the_cut_of_them(source, tmp_path):
@@ -103,7 +107,7 @@ def test_a_shard_of_some_experts_is_the_cut_of_them(source, tmp_path):
     for share in all_shard_specs(4, 2):
         found = load_weights(tmp_path / "shards", whole.config, share=share)
         assert found.expert_ids == ids
-        assert_same(found, cut_model(weights, few, share))
+        assert_same(found, shard_weights(weights, few, share))
 
 
 def test_a_rank_has_its_share_of_the_bytes_and_what_is_not_split(source, tmp_path):
@@ -111,7 +115,7 @@ def test_a_rank_has_its_share_of_the_bytes_and_what_is_not_split(source, tmp_pat
     weights = load_weights(source, job.config)
     for share, folder in zip(all_shard_specs(4, 2), job.store.folders, strict=True):
         on_disk = sum(path.stat().st_size for path in (tmp_path / folder).glob("*.safetensors"))
-        expected = nbytes(cut_model(weights, job.config, share))
+        expected = nbytes(shard_weights(weights, job.config, share))
         assert expected * 0.95 < on_disk < expected * 1.05
 
 
@@ -122,11 +126,11 @@ def test_shards_cut_off_are_continued(source, tmp_path, monkeypatch, portion):
     prepared(watched, at_once, **split)
     left, real = [int(portion * watched.reads.total())], FolderSource.read
 
-    def failing(self, *place):
+    def failing(self, *info):
         left[0] -= 1
         if left[0] < 0:
             raise OSError("cut off")
-        return real(self, *place)
+        return real(self, *info)
 
     monkeypatch.setattr(FolderSource, "read", failing)
     with pytest.raises(OSError, match="cut off"):

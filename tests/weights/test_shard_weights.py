@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantise, quantise
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig, ShardSpec
 from mimo_v2_flash.weights.params import ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
-from mimo_v2_flash.weights.shard_weights import Cut, cut_model, cut_weight, lowered
+from mimo_v2_flash.weights.shard_weights import (
+    AxisSlice,
+    shard_weights,
+    slice_weight,
+    sliced_block_height,
+)
 from tests.support.drawn import seeds
 from tests.support.quantised import SMALL, matrix
 
@@ -22,12 +27,12 @@ tensor_parallels = st.sampled_from([1, 2, 4, 8])
 
 
 def value(weight) -> np.ndarray:
-    return dequantise(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
+    return dequantize(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
 def all_shard_specs(plan: ParallelConfig) -> list[ModelWeights]:
     shares = {plan.shard_spec(rank) for rank in range(plan.world_size)}
-    return [cut_model(WEIGHTS, CONFIG, share) for share in sorted(shares)]
+    return [shard_weights(WEIGHTS, CONFIG, share) for share in sorted(shares)]
 
 
 def memory_of(weight):
@@ -37,36 +42,36 @@ def memory_of(weight):
 @given(st.integers(1, 500), st.integers(1, 300), st.sampled_from([64, 128]), seeds, st.data())
 @settings(max_examples=60)
 def test_rows_of_an_fp8_weight_are_a_view_of_the_same_numbers(outputs, inputs, height, seed, data):
-    whole = quantise(matrix(np.random.default_rng(seed), outputs, inputs), block_height=height)
+    whole = quantize(matrix(np.random.default_rng(seed), outputs, inputs), block_height=height)
     start = data.draw(st.integers(0, outputs - 1))
     rows = range(start, data.draw(st.integers(start + 1, outputs)))
-    part = cut_weight(whole, Cut(0, rows))
-    np.testing.assert_array_equal(dequantise(part), dequantise(whole)[rows.start : rows.stop])
+    part = slice_weight(whole, AxisSlice(0, rows))
+    np.testing.assert_array_equal(dequantize(part), dequantize(whole)[rows.start : rows.stop])
     assert np.shares_memory(part.code, whole.code)
 
 
 def test_blocks_are_as_high_in_every_share():
     for head in range(64):
-        assert lowered(128, range(192 * head, 192 * (head + 1))) == 64
-        assert lowered(128, range(128 * head, 128 * (head + 1))) == 128
-        assert lowered(64, range(192 * head, 192 * (head + 1))) == 64
+        assert sliced_block_height(128, range(192 * head, 192 * (head + 1))) == 64
+        assert sliced_block_height(128, range(128 * head, 128 * (head + 1))) == 128
+        assert sliced_block_height(64, range(192 * head, 192 * (head + 1))) == 64
 
 
 @given(st.integers(1, 300), st.integers(1, 4), seeds, st.data())
 def test_columns_of_an_fp8_weight_are_the_same_numbers(outputs, blocks, seed, data):
-    whole = quantise(matrix(np.random.default_rng(seed), outputs, blocks * 128))
+    whole = quantize(matrix(np.random.default_rng(seed), outputs, blocks * 128))
     start = 128 * data.draw(st.integers(0, blocks - 1))
     columns = range(start, data.draw(st.integers(start + 1, blocks * 128)))
-    part = cut_weight(whole, Cut(1, columns))
-    expected = dequantise(whole)[:, columns.start : columns.stop]
-    np.testing.assert_array_equal(dequantise(part), expected)
+    part = slice_weight(whole, AxisSlice(1, columns))
+    expected = dequantize(whole)[:, columns.start : columns.stop]
+    np.testing.assert_array_equal(dequantize(part), expected)
     assert part.code.flags.c_contiguous
 
 
 def test_a_column_inside_a_block_is_refused():
-    whole = quantise(np.ones((3, 264), np.float32))
+    whole = quantize(np.ones((3, 264), np.float32))
     with pytest.raises(ValueError, match=r"begins at column 132 of an FP8 weight \(3, 264\)"):
-        cut_weight(whole, Cut(1, range(132, 264)))
+        slice_weight(whole, AxisSlice(1, range(132, 264)))
 
 
 @settings(max_examples=20)
@@ -105,7 +110,7 @@ def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
 
 
 def test_a_share_is_views_but_for_columns():
-    part = cut_model(WEIGHTS, CONFIG, ShardSpec(1, 4, 1, 4))
+    part = shard_weights(WEIGHTS, CONFIG, ShardSpec(1, 4, 1, 4))
     assert np.shares_memory(part.w_logits_VD, WEIGHTS.w_logits_VD)
     assert part.embedding_VD is WEIGHTS.embedding_VD
     for layer, whole in zip(part.layers, WEIGHTS.layers, strict=True):
@@ -120,7 +125,7 @@ def test_a_share_is_views_but_for_columns():
 )
 def test_a_share_is_as_small_as_its_part(plan):
     """A rank holds 1/P of the experts, 1/T of the heads, and little else."""
-    share = cut_model(WEIGHTS, CONFIG, plan.shard_spec(1))
+    share = shard_weights(WEIGHTS, CONFIG, plan.shard_spec(1))
     experts, heads = WEIGHTS.layers[1].feed_forward.experts, WEIGHTS.layers[1].attention
     own = share.layers[1]
     assert nbytes(own.feed_forward.experts) * plan.expert_parallel_size == nbytes(experts)
@@ -130,10 +135,10 @@ def test_a_share_is_as_small_as_its_part(plan):
 
 def test_a_share_is_not_cut_again_and_another_one_is_refused():
     plan = ParallelConfig(4, 2, 2)
-    part = cut_model(WEIGHTS, CONFIG, plan.shard_spec(1))
-    assert cut_model(part, CONFIG, plan.shard_spec(1)) is part
-    assert cut_model(WEIGHTS, CONFIG, UNSHARDED) is WEIGHTS
+    part = shard_weights(WEIGHTS, CONFIG, plan.shard_spec(1))
+    assert shard_weights(part, CONFIG, plan.shard_spec(1)) is part
+    assert shard_weights(WEIGHTS, CONFIG, UNSHARDED) is WEIGHTS
     with pytest.raises(
         ValueError, match=r"the weights are ShardSpec\(tensor_parallel_rank=1, tensor"
     ):
-        cut_model(part, CONFIG, plan.shard_spec(0))
+        shard_weights(part, CONFIG, plan.shard_spec(0))

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from mimo_v2_flash.weights import checkpoint
 from mimo_v2_flash.weights.safetensors_file import map_tensors, read_header
-from mimo_v2_flash.weights.source import FolderSource, Place, places_of_header
+from mimo_v2_flash.weights.source import FolderSource, TensorInfo, tensor_infos_of_header
 
 ONE, TWO = np.arange(6, dtype=np.float32).reshape(2, 3), np.full(5, 2, np.float32)
 SHARDS = {"a.safetensors": {"one": ONE, "two": TWO}, "b.safetensors": {"three": -ONE}}
@@ -32,20 +32,20 @@ def test_what_is_read_at_a_place_is_the_tensor(tmp_path, weight_map):
     source = FolderSource(saved(tmp_path, weight_map=weight_map))
     assert (source.name, source.revision) == (str(tmp_path), "")
     assert sorted(source.names()) == ["one", "three", "two"]
-    places = source.places(["three", "one"])
+    places = source.tensor_infos(["three", "one"])
     assert list(places) == ["three", "one"]
-    for name, place in places.items():
+    for name, info in places.items():
         expected = map_tensors(tmp_path / WEIGHT_MAP[name])[name]
-        assert place[:3] == (str(tmp_path / WEIGHT_MAP[name]), "F32", (2, 3))
-        assert source.read(place.file, place.begin, place.end) == expected.tobytes()
-        assert source.read(place.file, place.begin + 4, place.begin + 8) == expected.tobytes()[4:8]
+        assert info[:3] == (str(tmp_path / WEIGHT_MAP[name]), "F32", (2, 3))
+        assert source.read(info.file, info.begin, info.end) == expected.tobytes()
+        assert source.read(info.file, info.begin + 4, info.begin + 8) == expected.tobytes()[4:8]
 
 
 def test_a_single_file_is_a_source(tmp_path):
     file = saved(tmp_path) / "a.safetensors"
     source = FolderSource(file)
     assert sorted(source.names()) == ["one", "two"]
-    assert source.places(["two"])["two"].file == str(file)
+    assert source.tensor_infos(["two"])["two"].file == str(file)
 
 
 def test_an_indexed_folder_is_never_mapped_and_only_needed_headers_are_read(tmp_path, monkeypatch):
@@ -53,19 +53,19 @@ def test_an_indexed_folder_is_never_mapped_and_only_needed_headers_are_read(tmp_
     monkeypatch.setattr(np, "memmap", None)
     monkeypatch.setattr(checkpoint, "map_tensors", None)
     source = FolderSource(tmp_path)
-    place = source.places(["two"])["two"]
-    assert source.read(place.file, place.begin, place.end) == TWO.tobytes()
+    info = source.tensor_infos(["two"])["two"]
+    assert source.read(info.file, info.begin, info.end) == TWO.tobytes()
     with pytest.raises(ValueError, match=r"b\.safetensors: header"):
-        source.places(["three"])
+        source.tensor_infos(["three"])
 
 
 def test_many_threads_read_one_file(tmp_path):
     numbers = np.arange(100_000, dtype=np.float32)
     source = FolderSource(saved(tmp_path, {"a.safetensors": {"one": numbers}}, None))
-    place = source.places(["one"])["one"]
-    begins = range(place.begin, place.end, 4000)
+    info = source.tensor_infos(["one"])["one"]
+    begins = range(info.begin, info.end, 4000)
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda begin: source.read(place.file, begin, begin + 4000), begins)
+        parts = pool.map(lambda begin: source.read(info.file, begin, begin + 4000), begins)
         assert b"".join(parts) == numbers.tobytes()
 
 
@@ -75,43 +75,41 @@ def test_a_shard_that_is_truncated_is_refused_by_file_and_tensor(tmp_path, cut):
     file = tmp_path / "a.safetensors"
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(ValueError, match=r"a\.safetensors: \w+: bytes \d+ to \d+ of \d+: trunc"):
-        source.places(["one"])
+        source.tensor_infos(["one"])
 
 
 def test_a_shard_that_is_truncated_later_is_refused_by_file(tmp_path):
     source = FolderSource(saved(tmp_path))
-    place = source.places(["two"])["two"]
+    info = source.tensor_infos(["two"])["two"]
     file = tmp_path / "a.safetensors"
-    file.write_bytes(file.read_bytes()[: place.begin + 3])
-    with pytest.raises(
-        ValueError, match=rf"a\.safetensors: ends at byte {place.begin + 3}, expect"
-    ):
-        source.read(place.file, place.begin, place.end)
+    file.write_bytes(file.read_bytes()[: info.begin + 3])
+    with pytest.raises(ValueError, match=rf"a\.safetensors: ends at byte {info.begin + 3}, expect"):
+        source.read(info.file, info.begin, info.end)
 
 
 def test_a_tensor_that_is_not_in_its_shard_is_named_with_it(tmp_path):
     source = FolderSource(saved(tmp_path, weight_map=WEIGHT_MAP | {"four": "b.safetensors"}))
     with pytest.raises(ValueError, match=r"b\.safetensors: four is missing, though the index"):
-        source.places(["one", "four"])
+        source.tensor_infos(["one", "four"])
 
 
 def test_the_index_decides_where_two_shards_hold_a_tensor(tmp_path):
     shards = SHARDS | {"b.safetensors": {"three": -ONE, "one": -TWO}}
     source = FolderSource(saved(tmp_path, shards))
-    place = source.places(["three", "one"])["one"]
-    assert (Path(place.file).name, place.shape) == ("a.safetensors", (2, 3))
+    info = source.tensor_infos(["three", "one"])["one"]
+    assert (Path(info.file).name, info.shape) == ("a.safetensors", (2, 3))
 
 
 def test_places_are_those_of_the_header(tmp_path):
     header, start = read_header(saved(tmp_path) / "b.safetensors")
     size = (tmp_path / "b.safetensors").stat().st_size
-    found = places_of_header("b", header | {"__metadata__": {"made": "by"}}, start, size)
-    assert found == {"three": Place("b", "F32", (2, 3), start, start + 24)}
+    found = tensor_infos_of_header("b", header | {"__metadata__": {"made": "by"}}, start, size)
+    assert found == {"three": TensorInfo("b", "F32", (2, 3), start, start + 24)}
 
 
 def test_dtypes_that_nobody_asks_for_may_be_there():
     entry = {"dtype": "I4", "shape": [48], "data_offsets": [0, 24]}
-    assert places_of_header("x", {"w": entry}, 100, 124)["w"].dtype == "I4"
+    assert tensor_infos_of_header("x", {"w": entry}, 100, 124)["w"].dtype == "I4"
 
 
 WRONG = {
@@ -137,4 +135,4 @@ WRONG = {
 @pytest.mark.parametrize("entry", WRONG.values(), ids=WRONG)
 def test_a_wrong_entry_is_refused_by_file_and_tensor(entry):
     with pytest.raises(ValueError, match=r"^x\.safetensors: layers\.7\.weight: "):
-        places_of_header("x.safetensors", {"layers.7.weight": entry}, 100, 124)
+        tensor_infos_of_header("x.safetensors", {"layers.7.weight": entry}, 100, 124)

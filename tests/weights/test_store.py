@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mimo_v2_flash.weights.conversion_tasks import Output, Part
+from mimo_v2_flash.weights.conversion_tasks import OutputTensor, TensorChunk
 from mimo_v2_flash.weights.store import INDEX, JOURNAL, Store
 
 METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}
 TENSORS = {name: np.arange(8, dtype=np.float32) + n for n, name in enumerate("abcd")}
-OUTPUTS = [Output(name, "F32", (8,)) for name in TENSORS]
+OUTPUTS = [OutputTensor(name, "F32", (8,)) for name in TENSORS]
 ONE, TWO = "mimo_weights-00001-of-00002.safetensors", "mimo_weights-00002-of-00002.safetensors"
 # The second piece crosses from one file to the other.
 PIECES = {
-    "a": [Part("a", 0, TENSORS["a"])],
-    "b c": [Part("b", 0, TENSORS["b"]), Part("c", 0, TENSORS["c"])],
-    "d begin": [Part("d", 0, TENSORS["d"][:3])],
-    "d end": [Part("d", 12, TENSORS["d"][3:])],
+    "a": [TensorChunk("a", 0, TENSORS["a"])],
+    "b c": [TensorChunk("b", 0, TENSORS["b"]), TensorChunk("c", 0, TENSORS["c"])],
+    "d begin": [TensorChunk("d", 0, TENSORS["d"][:3])],
+    "d end": [TensorChunk("d", 12, TENSORS["d"][3:])],
 }
 
 two_files = partial(Store, outputs=OUTPUTS, metadata=METADATA, largest_file=64)

@@ -8,7 +8,7 @@ with exchanges run when all ranks are there: rank 0 listens at NEURON_RT_ROOT_CO
 import os
 import time
 from contextlib import suppress
-from multiprocessing.connection import Client, Connection, Hook
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,10 +68,10 @@ class Spike:
         return model
 
     def get_tensor_info(self, model: Any) -> Any:
-        used = (port for port in model.ports.inputs if port.name in model.used)
+        used = (port for port in model.program_io.inputs if port.name in model.used)
         return SimpleNamespace(
             inputs={port.name: _metadata(port) for port in used},
-            outputs={port.name: _metadata(port) for port in model.ports.outputs},
+            outputs={port.name: _metadata(port) for port in model.program_io.outputs},
         )
 
     def execute(
@@ -82,9 +82,9 @@ class Spike:
             np.frombuffer(bytes(inputs[port.name].content), port.dtype).reshape(port.shape)
             if port.name in inputs
             else np.zeros(port.shape, port.dtype)
-            for port in model.ports.inputs
+            for port in model.program_io.inputs
         ]
-        for port, array in zip(model.ports.outputs, self._answers(model, given), strict=True):
+        for port, array in zip(model.program_io.outputs, self._answers(model, given), strict=True):
             outputs[port.name].content[:] = array.tobytes()
 
     def _answers(self, model: Any, given: list[np.ndarray]) -> list[np.ndarray]:
@@ -103,7 +103,7 @@ class Spike:
 def _loaded(content: bytes) -> dict[str, Any]:
     from nkipy.third_party.xla.service import hlo_pb2
 
-    from mimo_v2_flash.execution.io_spec import ports
+    from mimo_v2_flash.execution.io_spec import program_io
 
     module = hlo_pb2.HloModuleProto.FromString(content)
     (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
@@ -111,7 +111,7 @@ def _loaded(content: bytes) -> dict[str, Any]:
     used = {names[operand] for i in entry.instructions for operand in i.operand_ids}
     opcodes = {i.opcode for i in entry.instructions}
     exchanges = {"all-gather", "all-reduce", "all-to-all", "reduce-scatter"} & opcodes
-    found = {"module": module, "ports": ports(module), "used": used, "executable": None}
+    found = {"module": module, "ports": program_io(module), "used": used, "executable": None}
     return found | {"exchanges": exchanges}
 
 
@@ -123,9 +123,9 @@ def _metadata(port: Any) -> Any:
 def _check_buffers(model: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
     if missing := model.used - {""} - set(inputs):
         raise SpikeRuntimeError(f"missing inputs {sorted(missing)}")
-    names = [port.name for port in model.ports.inputs]
-    for number, port in enumerate(model.ports.outputs):
-        own = model.ports.in_place.get(number)
+    names = [port.name for port in model.program_io.inputs]
+    for number, port in enumerate(model.program_io.outputs):
+        own = model.program_io.in_place.get(number)
         shared = {name for name, tensor in inputs.items() if tensor is outputs[port.name]}
         if shared != (set() if own is None else {names[own]}):
             raise SpikeRuntimeError(f"output {port.name} lies where {sorted(shared)} does")
@@ -157,7 +157,7 @@ def _joined(rank: int, size: int) -> dict[int, Connection]:
     """Return the connections to rank 0, or to all others if this is it."""
     host, port = os.environ["NEURON_RT_ROOT_COMM_ID"].split(":")
     if rank == 0:
-        listener = Hook((host, int(port)))
+        listener = Listener((host, int(port)))
         arrived = [listener.accept() for _ in range(size - 1)]
         return {connection.recv(): connection for connection in arrived}
     connection = None
