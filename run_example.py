@@ -6,7 +6,7 @@ python run_example.py --mode evaluate --text FILE
 python run_example.py --mode trace --prompt "A list is" --output trace.safetensors
 python run_example.py --mode compare trace.safetensors another.safetensors
 python run_example.py --mode plan --expert-parallel 32 --tensor-parallel 4
-python run_example.py --mode programs --expert-parallel 32 --tensor-parallel 4
+python run_example.py --mode cost --expert-parallel 32 --tensor-parallel 4
 python run_example.py --backend neuron --compile-only --expert-parallel 32 --tensor-parallel 32
 python run_example.py --mode random --num-experts 8
 python run_example.py --mode download --expert-subset 0 1 2 3 4 5 6 7
@@ -44,12 +44,13 @@ MODES = {
     "trace": trace,
     "compare": compare,
     "plan": plan,
-    "programs": cost,
+    "cost": cost,
     "compile": compile_programs,
 }
+RENAMED = {"programs": "cost"}
 ON_RANKS = ("generate", "evaluate", "random")
 SHORT = {"plan": "--plan", "compile": "--compile-only"}
-ALSO = {"plan": ("plan", "programs", "compile", *ON_RANKS), "compile": ("compile",)}
+ALSO = {"plan": ("plan", "cost", "compile", *ON_RANKS), "compile": ("compile",)}
 PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
 
 
@@ -83,9 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _mode(name: str) -> str:
+    """Return the mode of that name; an old name stands for the new one."""
+    return RENAMED.get(name, name)
+
+
 def _add_mode(parser: argparse.ArgumentParser) -> None:
     """Declare what to run."""
-    parser.add_argument("--mode", choices=MODES, help="what to run")
+    parser.add_argument("--mode", type=_mode, choices=MODES, help="what to run")
     for same, option in SHORT.items():
         said = f"--mode {same}, if no mode is given"
         parser.add_argument(option, dest="short", action="store_const", const=same, help=said)
@@ -95,7 +101,7 @@ def _run(mode: str, options: dict[str, Any]) -> int:
     """Run a mode on this rank, of one or of those that torchrun started; rank 0 alone prints."""
     with init_process_group(os.environ) as group:
         if mode in ON_RANKS:
-            options["shared"] = rank_setup(group, *(options.pop(name) for name in PLAN))
+            options["setup"] = rank_setup(group, *(options.pop(name) for name in PLAN))
         elif group.size > 1:
             raise ValueError(f"--mode {mode} runs on one rank, not on {group.size}")
         with only_rank_0_prints(group):

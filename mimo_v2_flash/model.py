@@ -8,9 +8,9 @@ import numpy as np
 from . import inputs
 from .config import MiMoConfig
 from .execution import Backend, NumpyBackend
-from .generation.loop import collected, generate
-from .generation.sampling import SamplingSettings
-from .generation.token_selector import choice
+from .generation.loop import collect_tokens, generate
+from .generation.sampling import SamplingParams
+from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
 from .layers.network import Network
@@ -148,14 +148,14 @@ class MiMoV2FlashModel:
     def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
-        index_Bn, padded = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
-        token_BT, position_BT = padded(token_BT, 0), padded(position_BT, -1)
+        index_Bn, pad = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
+        token_BT, position_BT = pad(token_BT, 0), pad(position_BT, -1)
         cache.check_layers(self._network.layers)
         cache.check_positions(position_BT)
         self._context.check_consistent(
             token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn
         )
-        return padded(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
+        return pad(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
 
     def generate(
         self,
@@ -186,7 +186,7 @@ class MiMoV2FlashModel:
             Of the KV cache, float32 or bfloat16.
         **sampling
             `temperature` (0, the default, is greedy), `top_k`, `top_p`, `min_p` and
-            `repetition_penalty`: see `SamplingSettings`.
+            `repetition_penalty`: see `SamplingParams`.
 
         Returns
         -------
@@ -200,9 +200,11 @@ class MiMoV2FlashModel:
         """
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        settings = SamplingSettings(**sampling)
+        settings = SamplingParams(**sampling)
         limit = inputs.as_count("max_new_tokens", max_new_tokens, least=0)
         longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last is not shown
-        choose = choice(self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed)
-        drawn = generate(choose, prompts, limit, inputs.end_tokens(end))
-        return collected(drawn, len(prompts), on_token)
+        select = make_token_selector(
+            self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed
+        )
+        drawn = generate(select, prompts, limit, inputs.end_tokens(end))
+        return collect_tokens(drawn, len(prompts), on_token)

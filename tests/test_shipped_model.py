@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.generation.generation_config import generation_defaults
+from mimo_v2_flash.generation.generation_config import load_generation_config
 from mimo_v2_flash.text.completion import complete
 from mimo_v2_flash.text.tokenizer import END_OF_TEXT, load_tokenizer, prompt_tokens, tokens
 from tests.support.oracle import assert_same_logits
@@ -63,7 +63,7 @@ def test_its_logits_are_transformers_on_the_dequantised_weights(given_by):
 
 
 def test_greedy_text_is_the_same_from_transformers_python_and_the_command(given_by, tmp_path):
-    ends = generation_defaults(FOLDER)["eos_token_id"]
+    ends = load_generation_config(FOLDER)["eos_token_id"]
     said = complete(*given_by, PROMPT, max_new_tokens=NEW, eos_token_id=ends)
     assert len(said.new_tokens) == NEW
     prompt = torch.tensor([said.prompt_tokens])

@@ -14,7 +14,7 @@ import transformers
 from examples import trace_transformers, transformers_model
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.cli import compare
-from mimo_v2_flash.cli.trace import traced
+from mimo_v2_flash.cli.trace import trace_prompt
 from mimo_v2_flash.cli.trace_file import open_trace, write_trace
 from tests.support.hub_checkpoint import RECIPE, oracle_of, write_hub_checkpoint
 from tests.support.tiny import random_tokens, tiny
@@ -34,7 +34,7 @@ def hub(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(hub, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("ours") / "ours.safetensors"
-    write_trace(path, traced(load_weights(hub.folder, CONFIG), CONFIG, TOKENS), CONFIG)
+    write_trace(path, trace_prompt(load_weights(hub.folder, CONFIG), CONFIG, TOKENS), CONFIG)
     return path
 
 

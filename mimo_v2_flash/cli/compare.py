@@ -22,7 +22,7 @@ from .difference import (
     difference_per_expert,
 )
 from .trace_file import TraceFile, open_trace
-from .trace_tensors import CHOICE, PER_EXPERT, place, split_name
+from .trace_tensors import CHOICE, PER_EXPERT, sort_key, split_name
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,7 +58,9 @@ def run(a: Path, b: Path, tolerance: float) -> int:
 def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
     """Return what can be compared, in the order of computing, once tokens and shapes are equal."""
     common = a.shapes.keys() & b.shapes.keys()
-    names = sorted((name for name in common if place(name) and _ids(name) in common), key=_place)
+    names = sorted(
+        (name for name in common if sort_key(name) and _ids(name) in common), key=_sort_key
+    )
     if not set(names) - set(SAME_IN_BOTH):
         raise ValueError(f"{a.path} and {b.path} have no tensor of a trace in common")
     for name in (*SAME_IN_BOTH, *names):
@@ -83,8 +85,8 @@ def _ids(name: str) -> str:
     return f"{layer}{CHOICE}" if inside in PER_EXPERT else name
 
 
-def _place(name: str) -> tuple[int, int, int]:
-    return place(name) or (0, 0, 0)
+def _sort_key(name: str) -> tuple[int, int, int]:
+    return sort_key(name) or (0, 0, 0)
 
 
 def _difference(name: str, a: TraceFile, b: TraceFile, tolerance: float) -> Difference:

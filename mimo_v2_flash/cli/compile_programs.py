@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.costs import Load
+from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.execution.compiler import INSTALL
 from mimo_v2_flash.execution.program_builder import JOBS, ProgramBuilder
 
 from .console import console, progress, table
-from .cost import add_deployment_arguments, asked_deployment
+from .cost import add_deployment_arguments, parse_deployment
 from .deployment import Deployment
 from .runtime_options import add_compiler_arguments, check_memory
 from .step_programs import step_programs
@@ -30,14 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"compilers at one time ({JOBS})")
 
 
-def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> int:
+def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **asked: Any) -> int:
     """Trace, compile, print what there is, and return the exit status."""
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
-    deployment = asked_deployment(**asked)
+    deployment = parse_deployment(**asked)
     check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
     found = step_programs(deployment).programs
-    builder = ProgramBuilder(programs, lnc=lnc)
+    builder = ProgramBuilder(compile_cache, lnc=lnc)
     modules = {name: program.traced.module for name, program in found.items()}
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builder.compile_all(modules, jobs=jobs, advance=advance)
@@ -45,9 +45,11 @@ def run(*, backend: str, programs: Path, lnc: int, jobs: int, **asked: Any) -> i
     return 0
 
 
-def _load(deployment: Deployment) -> Load:
+def _load(deployment: Deployment) -> Workload:
     sizes = deployment.batch_size, deployment.context, deployment.chunk
-    return Load(*sizes, deployment.weights, deployment.cache, deployment.stream)
+    return Workload(
+        *sizes, deployment.weight_dtype, deployment.cache_dtype, deployment.activation_dtype
+    )
 
 
 def _report(

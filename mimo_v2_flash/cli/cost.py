@@ -17,9 +17,10 @@ from mimo_v2_flash.weights.encoding import STORED
 from .cost_report import report
 from .deployment import Deployment
 from .ledger import ledger
+from .options import add_renamed_option
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 
-__all__ = ["add_arguments", "add_deployment_arguments", "asked_deployment", "run"]
+__all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
 
 FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 CHUNK = 128
@@ -49,12 +50,17 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dtype", choices=FLOATS, default="bfloat16", help="of keys and values (bfloat16)"
     )
-    parser.add_argument(
-        "--stream-dtype", choices=FLOATS, default="bfloat16", help="between layers (bfloat16)"
+    add_renamed_option(
+        parser,
+        "--activation-dtype",
+        "--stream-dtype",
+        choices=FLOATS,
+        default="bfloat16",
+        help="between layers (bfloat16)",
     )
 
 
-def asked_deployment(
+def parse_deployment(
     model: Path | None,
     expert_parallel: int | None,
     tensor_parallel: int,
@@ -64,18 +70,18 @@ def asked_deployment(
     chunk: int,
     dtype: str,
     cache_dtype: str,
-    stream_dtype: str,
+    activation_dtype: str,
 ) -> Deployment:
     """Return the deployment that options ask for; ValueError names what is impossible."""
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
-    floats = FLOATS[cache_dtype], FLOATS[stream_dtype]
+    floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
     return Deployment(config, plan, rows, context, chunk, dtype, *floats)
 
 
 def run(*, file: Path | None, plot: Path | None, **asked: object) -> int:
     """Trace, count, print the tables, write what is asked for, and return the exit status."""
-    deployment = asked_deployment(**asked)  # type: ignore[arg-type]
+    deployment = parse_deployment(**asked)  # type: ignore[arg-type]
     report(deployment, ledger(deployment), file=file, plot=plot)
     return 0

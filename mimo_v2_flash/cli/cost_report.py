@@ -10,7 +10,7 @@ from mimo_v2_flash.costs import trainium2
 
 from .console import amount, console, table
 from .deployment import Deployment
-from .ledger import Entry, Ledger, StepTime
+from .ledger import Ledger, LedgerEntry, StepTime
 from .parallel_options import parallel_sizes
 from .roofline import draw
 
@@ -58,7 +58,7 @@ def described(deployment: Deployment) -> str:
     return (
         f"{plan.world_size} ranks: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
         f"{deployment.batch_size} sequences of {deployment.context} tokens in "
-        f"{plan.data_parallel_size} shares; weights {deployment.weights}"
+        f"{plan.data_parallel_size} shares; weights {deployment.weight_dtype}"
     )
 
 
@@ -83,17 +83,17 @@ def _programs(ledger: Ledger, step: StepTime) -> Any:
     return made
 
 
-def _cells(entry: Entry) -> list[str]:
-    cost, least = entry.cost, entry.least
+def _cells(entry: LedgerEntry) -> list[str]:
+    cost, lower_bound = entry.cost, entry.lower_bound
     read = entry.cache - sum(size for path, size in cost.written.items() if "cache" in path)
     return [
         str(cost.instructions),
         f"{cost.operations / 1e9:.2f}" if cost.operations else "",
-        _times(cost.operations, least.operations),
+        _times(cost.operations, lower_bound.operations),
         _amount(entry.weights),
-        _times(entry.weights, least.weights),
+        _times(entry.weights, lower_bound.weights),
         _amount(entry.cache),
-        _times(read, least.cache),
+        _times(read, lower_bound.cache),
         _amount(entry.activations),
         _amount(entry.sent),
         _amount(cost.largest_temporary),
@@ -105,8 +105,8 @@ def _amount(count: int) -> str:
     return amount(count) if count else ""
 
 
-def _times(count: int, least: int) -> str:
-    return f"{count / least:.1f}" if least else ""
+def _times(count: int, lower_bound: int) -> str:
+    return f"{count / lower_bound:.1f}" if lower_bound else ""
 
 
 def _steps(ledger: Ledger, deployment: Deployment) -> Any:
@@ -116,9 +116,11 @@ def _steps(ledger: Ledger, deployment: Deployment) -> Any:
     made = table("Every step, projected for Trainium2", ("tokens of each sequence",), numbers)
     for step in ledger.steps:
         rate = step.tokens * deployment.batch_size / step.bound
-        times = step.least, step.bound, step.with_operations
-        least, bound, whole = (f"{1e3 * time:.2f}" for time in times)
-        made.add_row(str(step.tokens), str(step.kv_length), least, bound, f"{rate:.0f}", whole)
+        times = step.lower_bound, step.bound, step.with_operations
+        lower_bound, bound, whole = (f"{1e3 * time:.2f}" for time in times)
+        made.add_row(
+            str(step.tokens), str(step.kv_length), lower_bound, bound, f"{rate:.0f}", whole
+        )
     return made
 
 
@@ -130,9 +132,9 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "batch_size": deployment.batch_size,
         "context": deployment.context,
         "chunk": deployment.chunk,
-        "weights": deployment.weights,
-        "cache": np.dtype(deployment.cache).name,
-        "stream": np.dtype(deployment.stream).name,
+        "weights": deployment.weight_dtype,
+        "cache": np.dtype(deployment.cache_dtype).name,
+        "stream": np.dtype(deployment.activation_dtype).name,
         "programs": {name: _of_entry(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
         "steps": list(map(_of_step, ledger.steps)),
@@ -146,11 +148,11 @@ def _of_step(step: StepTime) -> dict[str, Any]:
         "calls": step.calls,
         "bound": step.bound,
         "with_operations": step.with_operations,
-        "least": step.least,
+        "least": step.lower_bound,
     }
 
 
-def _of_entry(entry: Entry) -> dict[str, Any]:
+def _of_entry(entry: LedgerEntry) -> dict[str, Any]:
     return {
         "instructions": entry.cost.instructions,
         "operations": entry.cost.operations,
@@ -160,6 +162,12 @@ def _of_entry(entry: Entry) -> dict[str, Any]:
         "temporaries": len(entry.cost.temporaries),
         "largest_temporary": entry.cost.largest_temporary,
         "exchanges": [exchange._asdict() for exchange in entry.cost.collectives],
-        "least": entry.least._asdict(),
-        "seconds": entry.seconds._asdict() | {"bound": entry.seconds.bound},
+        "least": entry.lower_bound._asdict(),
+        "seconds": {
+            "memory": entry.seconds.memory,
+            "matmuls": entry.seconds.matmuls,
+            "exchanges": entry.seconds.collectives,
+            "operations": entry.seconds.operations,
+            "bound": entry.seconds.bound,
+        },
     }

@@ -36,9 +36,9 @@ class Deployment:
     batch_size: int = 1
     context: int = 4096
     chunk: int = 128
-    weights: str = "fp8"
-    cache: Any = ml_dtypes.bfloat16
-    stream: Any = ml_dtypes.bfloat16
+    weight_dtype: str = "fp8"
+    cache_dtype: Any = ml_dtypes.bfloat16
+    activation_dtype: Any = ml_dtypes.bfloat16
 
     def check(self) -> None:
         """Raise ValueError, naming the number, if there cannot be programs for this."""

@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.generation.likelihood import bits_of
+from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.text.tokenizer import end_of_text, tokens
 
 from .console import console, progress, table
 from .dispatch_report import dispatch_report
-from .example_model import add_model_argument, opened
-from .parallel_options import ALONE, RankSetup, add_parallel_arguments
-from .runtime_options import Place, add_place_arguments
+from .example_model import add_model_argument, open_model
+from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .runtime_options import RuntimeOptions, add_runtime_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
     add_parallel_arguments(parser)
-    add_place_arguments(parser)
+    add_runtime_arguments(parser)
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="in UTF-8")
     parser.add_argument(
         "--length", type=int, help="tokens of a window (all that the model has positions for)"
@@ -34,19 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    model: Path, text: Path, length: int | None, shared: RankSetup = ALONE, **options: Any
+    model: Path, text: Path, length: int | None, setup: RankSetup = SINGLE_RANK, **options: Any
 ) -> int:
     """Measure, print the report, and return the exit status."""
-    place = Place.taken_from(options)
+    runtime = RuntimeOptions.pop_from(options)
     written, size = _read(text)
-    config, weights, tokenizer = opened(model, shared.shard_spec)
+    config, weights, tokenizer = open_model(model, setup.shard_spec)
     record = DispatchStatsBackend()
-    runner = place.model(weights, config, shared, host=record)
-    length = place.longest(config) if length is None else length
+    runner = runtime.model(weights, config, setup, host=record)
+    length = runtime.longest(config) if length is None else length
     token_T = tokens(tokenizer, written)
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
-        bits = bits_of(
+        bits = total_bits(
             runner,
             token_T,
             length=length,
@@ -65,7 +65,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if exchanges := dispatch_report(record, shared.group):
+    if exchanges := dispatch_report(record, setup.group):
         console().print(exchanges)
     return 0
 

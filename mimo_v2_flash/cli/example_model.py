@@ -13,12 +13,12 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.params import ModelWeights
 
-__all__ = ["EXAMPLE", "Opened", "add_model_argument", "opened"]
+__all__ = ["EXAMPLE", "OpenedModel", "add_model_argument", "open_model"]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
 
 
-class Opened(NamedTuple):
+class OpenedModel(NamedTuple):
     """A checkpoint, ready to be run."""
 
     config: MiMoConfig
@@ -37,7 +37,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def opened(folder: Path, share: ShardSpec | None = None) -> Opened:
+def open_model(folder: Path, share: ShardSpec | None = None) -> OpenedModel:
     """Return the checkpoint in `folder`, mapped; FileNotFoundError names what is not there.
 
     Where the folder holds shards, that of `share`.
@@ -46,4 +46,4 @@ def opened(folder: Path, share: ShardSpec | None = None) -> Opened:
         where = "; it comes with a checkout, name another one" if folder == EXAMPLE else ""
         raise FileNotFoundError(f"--model {folder}: no such folder{where}")
     config = MiMoConfig.from_pretrained(folder)
-    return Opened(config, load_weights(folder, config, share=share), load_tokenizer(folder))
+    return OpenedModel(config, load_weights(folder, config, share=share), load_tokenizer(folder))

@@ -14,10 +14,10 @@ from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 
 from .parallel_options import RankSetup
 
-__all__ = ["Notes"]
+__all__ = ["GenerationStats"]
 
 
-class Notes(NumpyBackend):
+class GenerationStats(NumpyBackend):
     """A backend: NumPy, of whose run one rank takes notes.
 
     Parameters
@@ -37,12 +37,12 @@ class Notes(NumpyBackend):
         Whether a model runs here, so that its experts are seen.
     """
 
-    def __init__(self, config: MiMoConfig, shared: RankSetup) -> None:
-        self.shared = shared
+    def __init__(self, config: MiMoConfig, setup: RankSetup) -> None:
+        self.setup = setup
         self.times: list[float] = []
         self.is_eager = False
         self.exchanges = DispatchStatsBackend()
-        self._first = shared.shard_spec.expert_range(config.n_routed_experts).start
+        self._first = setup.shard_spec.expert_range(config.n_routed_experts).start
         self._counts = [spec.num_experts for spec in config.layers]
         self._touched_LE = np.zeros((len(self._counts), config.n_routed_experts), np.int64)
         self._hooked = HookedLayers(len(self._counts), self._listen)
@@ -62,12 +62,12 @@ class Notes(NumpyBackend):
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers answered a token on any rank, and of how many."""
-        touched_LE = self.shared.group.all_reduce(self._touched_LE)
+        touched_LE = self.setup.group.all_reduce(self._touched_LE)
         return int(np.count_nonzero(touched_LE)), sum(self._counts)
 
     def total(self, count: int) -> int:
         """Return the sum of what the ranks count, each by itself."""
-        return int(self.shared.group.all_reduce(np.array([count]))[0])
+        return int(self.setup.group.all_reduce(np.array([count]))[0])
 
     def _listen(self, call: HookCall) -> None:
         if call.part == "experts":

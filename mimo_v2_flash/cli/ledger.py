@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.costs.lower_bound import Least, Sizes, least
-from mimo_v2_flash.costs.projection import Seconds, at_best, projected
+from mimo_v2_flash.costs.lower_bound import LowerBound, ProgramShape, lower_bound
+from mimo_v2_flash.costs.projection import RooflineTime, lower_bound_seconds, roofline_time
 from mimo_v2_flash.execution.cost_model import cost_of
 from mimo_v2_flash.execution.program_cost import ProgramCost
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.execution.pytree import tree_arrays
 
 from .deployment import Deployment
-from .program_names import halves_of
+from .program_names import layer_parts
 from .step_programs import StepCalls, StepPrograms, step_programs
 
-__all__ = ["Entry", "Ledger", "StepTime", "ledger", "priced"]
+__all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price"]
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """A program's line.
 
     Attributes
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
     """
 
     cost: ProgramCost
-    least: Least
-    seconds: Seconds
+    lower_bound: LowerBound
+    seconds: RooflineTime
     weights: int
     cache: int
     activations: int
@@ -57,38 +57,38 @@ class StepTime(NamedTuple):
     calls: dict[str, int]
     bound: float
     with_operations: float
-    least: float
+    lower_bound: float
 
 
 class Ledger(NamedTuple):
     """Every program by its name, and every step."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, LedgerEntry]
     steps: tuple[StepTime, ...]
 
 
 def ledger(deployment: Deployment) -> Ledger:
     """Return the ledger, and the errors, of `step_programs`."""
-    return priced(step_programs(deployment))
+    return price(step_programs(deployment))
 
 
-def priced(found: StepPrograms) -> Ledger:
+def price(found: StepPrograms) -> Ledger:
     """Return the ledger of programs that have been found."""
     entries = {name: _entry(program, found.kinds[name]) for name, program in found.programs.items()}
     return Ledger(entries, tuple(_timed(step, entries) for step in found.steps))
 
 
-def _timed(step: StepCalls, entries: Mapping[str, Entry]) -> StepTime:
+def _timed(step: StepCalls, entries: Mapping[str, LedgerEntry]) -> StepTime:
     called = [(entries[name], count) for name, count in step.calls.items()]
     return StepTime(
         *step,
         bound=sum(entry.seconds.bound * count for entry, count in called),
         with_operations=sum(entry.seconds.with_operations * count for entry, count in called),
-        least=sum(at_best(entry.least) * count for entry, count in called),
+        lower_bound=sum(lower_bound_seconds(entry.lower_bound) * count for entry, count in called),
     )
 
 
-def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> Entry:
+def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
     given = tree_arrays(program.arguments)
     inputs = {
         kind: {path: array for path, array in given.items() if kinds[path] == kind}
@@ -99,18 +99,18 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> Entry:
         kind: sum(cost.read[path] + cost.written.get(path, 0) for path in paths)
         for kind, paths in inputs.items()
     }
-    possible = least(inputs["weights"], inputs["cache"], _sizes(program))
+    possible = lower_bound(inputs["weights"], inputs["cache"], _sizes(program))
     moved["activations"] += cost.returned
-    return Entry(cost, possible, projected(cost), **moved)
+    return LedgerEntry(cost, possible, roofline_time(cost), **moved)
 
 
-def _sizes(program: RecordedProgram) -> Sizes:
-    given, (attention, network) = program.arguments, halves_of(program.function)
+def _sizes(program: RecordedProgram) -> ProgramShape:
+    given, (attention, network) = program.arguments, layer_parts(program.function)
     rows, tokens = next(iter(tree_arrays(given).values())).shape[:2]
     if "row_N" in given:  # the head, which sees these alone
         rows, tokens = len(given["row_N"]), 1
     kv_length, local_tokens = given.get("kv_length", 0), given.get("local_tokens", rows * tokens)
     window = attention.spec.window if attention else NO_WINDOW
-    return Sizes(
+    return ProgramShape(
         rows, tokens, local_tokens, kv_length, window, getattr(network, "experts_per_token", 0)
     )

@@ -11,7 +11,7 @@ from mimo_v2_flash.parallel import HostGroup, SoloGroup
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
 __all__ = [
-    "ALONE",
+    "SINGLE_RANK",
     "RankSetup",
     "add_parallel_arguments",
     "only_rank_0_prints",
@@ -33,7 +33,7 @@ class RankSetup(NamedTuple):
         return self.plan.shard_spec(self.group.rank)
 
 
-ALONE = RankSetup(SoloGroup(), ParallelConfig())
+SINGLE_RANK = RankSetup(SoloGroup(), ParallelConfig())
 
 
 def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,10 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Load
+from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.weights.encoding import STORED
 
+from .options import add_renamed_option
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
 
@@ -38,8 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dtype", choices=FLOATS, default="bfloat16", help="of keys and values (bfloat16)"
     )
-    parser.add_argument(
-        "--stream-dtype", choices=FLOATS, default="float32", help="between layers (float32)"
+    add_renamed_option(
+        parser,
+        "--activation-dtype",
+        "--stream-dtype",
+        choices=FLOATS,
+        default="float32",
+        help="between layers (float32)",
     )
     parser.add_argument(
         "--memory", default="24GB", help="of a device, such as 96GB or 80GiB (24GB)"
@@ -57,7 +63,7 @@ def run(
     step: int | None,
     dtype: str,
     cache_dtype: str,
-    stream_dtype: str,
+    activation_dtype: str,
     memory: str,
     file: Path | None,
 ) -> int:
@@ -65,9 +71,9 @@ def run(
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     step = min(STEP, context) if step is None else step
-    floats = FLOATS[cache_dtype], FLOATS[stream_dtype]
-    load = Load(batch_size, context, step, dtype, *floats)
-    return report(config, plan, load, memory=memory_size(memory), file=file)
+    floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
+    workload = Workload(batch_size, context, step, dtype, *floats)
+    return report(config, plan, workload, memory=memory_size(memory), file=file)
 
 
 def memory_size(text: str) -> int:

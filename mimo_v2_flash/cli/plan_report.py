@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Device, Load, Traffic, devices, traffic
+from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.hub_tensors import mtp_tensors
 
@@ -16,34 +16,40 @@ from .parallel_options import parallel_sizes
 
 __all__ = ["report", "verdict"]
 
+TRAFFIC_KEYS = ("ranks", "least", "all_to_all", "all_gather", "heads")
 CHIP = 96 * 10**9  # bytes of a chip of Trainium2: of four logical cores
 
 
 def report(
-    config: MiMoConfig, plan: ParallelConfig, load: Load, *, memory: int, file: Path | None = None
+    config: MiMoConfig,
+    plan: ParallelConfig,
+    workload: Workload,
+    *,
+    memory: int,
+    file: Path | None = None,
 ) -> int:
     """Print what `plan` takes of devices with `memory` bytes, and return the exit status.
 
     The status is 1 if it does not fit. All numbers are written into `file`, if one is given.
     """
-    held = devices(config, plan, load)
-    steps = {"prefill": load.step, "decode": 1}
-    sent = {name: traffic(config, plan, load, step=step) for name, step in steps.items()}
+    held = devices(config, plan, workload)
+    steps = {"prefill": workload.step, "decode": 1}
+    sent = {name: traffic(config, plan, workload, step=step) for name, step in steps.items()}
     fullest = max(held, key=lambda device: device.total)
     out = console()
     out.print(
         f"{plan.world_size} devices: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
-        f"{load.batch_size} sequences of {load.context} tokens in {plan.data_parallel_size} shares, "
-        f"{load.step} tokens of each in a step"
+        f"{workload.batch_size} sequences of {workload.context} tokens in {plan.data_parallel_size} shares, "
+        f"{workload.step} tokens of each in a step"
     )
-    out.print(_memory(held, fullest, load))
+    out.print(_memory(held, fullest, workload))
     if plan.world_size > 1:
         out.print(_exchanges(sent, sum(config.moe_layer_freq)))
     predictors = sum(place.end for place in mtp_tensors(config).values())
     out.print(f"Multi-token predictors are not loaded: {amount(predictors)} of the checkpoint.")
     out.print(verdict(fullest, memory))
     if file is not None:
-        said = _numbers(plan, load, held, sent)
+        said = _numbers(plan, workload, held, sent)
         said |= {"memory": memory, "fits": fullest.total <= memory}
         file.write_text(json.dumps(said, indent=1) + "\n")
     return int(fullest.total > memory)
@@ -68,10 +74,10 @@ def verdict(device: Device, memory: int) -> str:
     )
 
 
-def _memory(held: list[Device], fullest: Device, load: Load) -> Any:
+def _memory(held: list[Device], fullest: Device, workload: Workload) -> Any:
     """Return the table of bytes: the fullest device, and all together."""
     made = table("What a plan takes", ("what",), ("fullest device", "all devices"))
-    cache = f"KV cache, {np.dtype(load.cache)}"
+    cache = f"KV cache, {np.dtype(workload.cache_dtype)}"
     of_every = [_rows(device, cache) for device in held]
     for name, size in _rows(fullest, cache).items():
         made.add_row(name, amount(size), amount(sum(rows[name] for rows in of_every)))
@@ -96,12 +102,21 @@ def _exchanges(sent: dict[str, Traffic], layers: int) -> Any:
 
 
 def _numbers(
-    plan: ParallelConfig, load: Load, held: list[Device], sent: dict[str, Traffic]
+    plan: ParallelConfig, workload: Workload, held: list[Device], sent: dict[str, Traffic]
 ) -> dict[str, Any]:
-    dtypes = {name: np.dtype(getattr(load, name)).name for name in ("cache", "stream")}
+    """Return all numbers; the keys are those of `--json`, whatever fields are called."""
     return {
         "plan": parallel_sizes(plan),
-        "load": vars(load) | dtypes,
+        "load": {
+            "batch_size": workload.batch_size,
+            "context": workload.context,
+            "step": workload.step,
+            "weights": workload.weight_dtype,
+            "cache": np.dtype(workload.cache_dtype).name,
+            "stream": np.dtype(workload.activation_dtype).name,
+        },
         "devices": [device._asdict() | {"total": device.total} for device in held],
-        "sent_per_token_and_layer": {name: found._asdict() for name, found in sent.items()},
+        "sent_per_token_and_layer": {
+            name: dict(zip(TRAFFIC_KEYS, traffic, strict=True)) for name, traffic in sent.items()
+        },
     }

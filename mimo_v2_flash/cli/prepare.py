@@ -17,7 +17,7 @@ from mimo_v2_flash.weights.source import FolderSource, Source
 from mimo_v2_flash.weights.subset import check_experts, from_ranges
 
 from .console import amount, console, progress_of_bytes, table
-from .truncate import first_layers
+from .truncate import truncate_layers
 
 __all__ = ["MODEL", "OUTPUT", "add_arguments", "make", "plan", "run"]
 
@@ -95,7 +95,7 @@ def plan(
 ) -> ConversionJob:
     """Return the job; nothing is written yet."""
     if num_layers is not None:
-        config = first_layers(config, num_layers)
+        config = truncate_layers(config, num_layers)
     there = range(config.n_routed_experts)
     asked = from_ranges(expert_subset) if expert_subset else there
     experts = tuple(check_experts(asked, there))

@@ -11,7 +11,7 @@ from mimo_v2_flash.layers.attention import Attention
 from mimo_v2_flash.layers.decoder import AttentionBlock, DecoderLayer, FeedForwardBlock
 from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
 
-__all__ = ["halves_of", "named_apart", "program_name"]
+__all__ = ["layer_parts", "program_name", "unique_names"]
 
 LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 """Words of names, by what a program is called with: manifests and `--json` hold them."""
@@ -19,7 +19,7 @@ LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 FUNCTIONS = {"embedded": "embedding", "LogitsHead": "head of logits", "GreedyHead": "head"}
 
 
-def named_apart(programs: Sequence[RecordedProgram]) -> list[str]:
+def unique_names(programs: Sequence[RecordedProgram]) -> list[str]:
     """Return a name for each program; equal ones are numbered."""
     names, seen = [program_name(program) for program in programs], Counter[str]()
     for place, name in enumerate(names):
@@ -45,7 +45,7 @@ def program_name(program: RecordedProgram) -> str:
     return ", ".join([_what(program.function), f"{seen}{rows} x {tokens} tokens", *words])
 
 
-def halves_of(function: Any) -> tuple[Attention | None, FeedForward | None]:
+def layer_parts(function: Any) -> tuple[Attention | None, FeedForward | None]:
     """Return the attention and the feed-forward that a program has, if it is of a layer."""
     return (
         function.attention if isinstance(function, (DecoderLayer, AttentionBlock)) else None,
@@ -54,7 +54,7 @@ def halves_of(function: Any) -> tuple[Attention | None, FeedForward | None]:
 
 
 def _what(function: Any) -> str:
-    attention, network = halves_of(function)
+    attention, network = layer_parts(function)
     words = []
     if attention is not None:
         window = attention.spec.window

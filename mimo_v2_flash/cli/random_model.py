@@ -21,8 +21,8 @@ from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_report
-from .parallel_options import ALONE, RankSetup, add_parallel_arguments
-from .truncate import first_layers
+from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .truncate import truncate_layers
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,7 +55,7 @@ def run(
     seed: int,
     prompt_tokens: int,
     new_tokens: int,
-    shared: RankSetup = ALONE,
+    setup: RankSetup = SINGLE_RANK,
 ) -> int:
     """Make the model, run it, print the report, and return the exit status."""
     if prompt_tokens < 1 or new_tokens < 1:
@@ -65,15 +65,15 @@ def run(
     config = _config(num_experts, num_layers)
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as made:
-        weights = random_weights(config, seed=seed, made=made, shard_spec=shared.shard_spec)
+        weights = random_weights(config, seed=seed, made=made, shard_spec=setup.shard_spec)
     record = DispatchStatsBackend()
-    model = MiMoV2FlashModel(weights, config, backend=record, **shared._asdict())
+    model = MiMoV2FlashModel(weights, config, backend=record, **setup._asdict())
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     trial = _decode(model, prompt, new_tokens)
     with progress("one prefill of all tokens", total=None) as _:
         whole = model.forward([trial.tokens[:-1]])[0]
     difference = np.max(np.abs(whole[prompt_tokens - 1 :] - trial.logits)) / np.ptp(whole)
-    here = " of rank 0" if shared.group.size > 1 else ""
+    here = " of rank 0" if setup.group.size > 1 else ""
     report = table("MiMo-V2-Flash with random weights", ("what",), ("amount",))
     for row in (
         ("layers, experts", f"{num_layers}, {num_experts}"),
@@ -87,7 +87,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if exchanges := dispatch_report(record, shared.group):
+    if exchanges := dispatch_report(record, setup.group):
         console().print(exchanges)
     return 0 if difference <= ALLOWED else 1
 
@@ -97,7 +97,7 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     if not 1 <= num_experts <= whole.n_routed_experts:
         raise ValueError(f"--num-experts {num_experts} is not in 1..{whole.n_routed_experts}")
     return replace(
-        first_layers(whole, num_layers),
+        truncate_layers(whole, num_layers),
         n_routed_experts=num_experts,
         num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
     )

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.execution.registry import BACKENDS, get_backend
@@ -17,20 +17,21 @@ from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import ModelWeights
 
+from .options import add_renamed_option
 from .parallel_options import RankSetup
 from .plan_report import verdict
 
 __all__ = [
+    "COMPILE_CACHE",
     "FLOATS",
-    "PROGRAMS",
-    "Place",
+    "RuntimeOptions",
     "add_compiler_arguments",
-    "add_place_arguments",
+    "add_runtime_arguments",
     "check_memory",
 ]
 
 FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-PROGRAMS = Path.home() / ".cache" / "mimo-v2-flash" / "programs"
+COMPILE_CACHE = Path.home() / ".cache" / "mimo-v2-flash" / "programs"
 CONTEXT, CHUNK = 4096, 128
 DTYPES = {"numpy": "float32", "xla": "float32", "neuron": "bfloat16"}
 """Of keys, values and the stream, by backend."""
@@ -40,7 +41,7 @@ MEMORY = {1: 12 * 10**9, 2: 24 * 10**9}
 """Bytes of a logical NeuronCore, by its physical ones."""
 
 
-class FixedContext(MiMoV2FlashModel):
+class FixedLengthModel(MiMoV2FlashModel):
     """A model whose caches are all as long, so that every prompt has the same programs."""
 
     context: int
@@ -52,32 +53,32 @@ class FixedContext(MiMoV2FlashModel):
         return super().new_cache(batch_size, self.context, dtype)
 
 
-class Place(NamedTuple):
+class RuntimeOptions(NamedTuple):
     """What the command line says of it; each field is an option."""
 
     backend: str = "numpy"
     context: int | None = None
     chunk: int | None = None
     cache_dtype: str | None = None
-    stream_dtype: str | None = None
-    programs: Path = PROGRAMS
+    activation_dtype: str | None = None
+    compile_cache: Path = COMPILE_CACHE
     lnc: int = 2
     skip_compile: bool = False
 
     @classmethod
-    def taken_from(cls, options: dict[str, Any]) -> "Place":
+    def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
         """Return the place, whose options are taken out of `options`."""
         return cls(**{name: options.pop(name) for name in cls._fields if name in options})
 
     @property
-    def cache(self) -> Any:
+    def kv_dtype(self) -> Any:
         """Dtype of keys and values."""
         return FLOATS[self.cache_dtype or DTYPES[self.backend]]
 
     @property
-    def stream(self) -> Any:
+    def residual_dtype(self) -> Any:
         """Dtype of what flows between layers."""
-        return FLOATS[self.stream_dtype or DTYPES[self.backend]]
+        return FLOATS[self.activation_dtype or DTYPES[self.backend]]
 
     def longest(self, config: MiMoConfig) -> int:
         """Return how many tokens a sequence may have here."""
@@ -85,7 +86,7 @@ class Place(NamedTuple):
         return most if self.backend == "numpy" else self.context or min(CONTEXT, most)
 
     def model(
-        self, weights: ModelWeights, config: MiMoConfig, shared: RankSetup, *, host: Backend
+        self, weights: ModelWeights, config: MiMoConfig, setup: RankSetup, *, host: Backend
     ) -> MiMoV2FlashModel:
         """Return the model, on the backend `host` if the place is this one.
 
@@ -96,30 +97,34 @@ class Place(NamedTuple):
         ImportError, OSError
             If the backend, or what it needs, is not there.
         """
-        options: dict[str, Any] = shared._asdict() | {"dtype": self.stream}
+        options: dict[str, Any] = setup._asdict() | {"dtype": self.residual_dtype}
         if self.backend == "numpy":
             options |= {"max_step": self.chunk} if self.chunk else {}
             return MiMoV2FlashModel(weights, config, backend=host, **options)
         context = self.longest(config)
         chunk = min(self.chunk or CHUNK, context)
-        load = Load(1, context, chunk, _stored(weights), self.cache, self.stream)
+        workload = Workload(1, context, chunk, _stored(weights), self.kv_dtype, self.residual_dtype)
         if self.backend == "neuron":
-            check_memory(config, shared.plan, load, self.lnc)
-        options |= {"max_step": chunk, "backend": self._opened(shared)}
-        model = FixedContext(weights, config, **options)
+            check_memory(config, setup.plan, workload, self.lnc)
+        options |= {"max_step": chunk, "backend": self._opened(setup)}
+        model = FixedLengthModel(weights, config, **options)
         model.context = context
         return model
 
-    def _opened(self, shared: RankSetup) -> Backend:
+    def _opened(self, setup: RankSetup) -> Backend:
         if self.backend == "neuron":
-            known = {"folder": self.programs, "lnc": self.lnc, "skip_compile": self.skip_compile}
-            return get_backend("neuron", group=shared.group, **known)
-        if shared.group.size > 1:
+            known = {
+                "folder": self.compile_cache,
+                "lnc": self.lnc,
+                "skip_compile": self.skip_compile,
+            }
+            return get_backend("neuron", group=setup.group, **known)
+        if setup.group.size > 1:
             raise ValueError(f"--backend {self.backend} runs on one rank, not on several processes")
         return get_backend(self.backend)
 
 
-def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a place."""
     of = parser.add_argument_group("place", "where the model runs, and what its programs are for")
     of.add_argument("--backend", choices=BACKENDS, default="numpy", help="(numpy)")
@@ -128,7 +133,13 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of.add_argument("--chunk", type=int, help="tokens of a prompt in a step (128, on numpy 512)")
     of.add_argument("--cache-dtype", choices=FLOATS, help=f"of keys and values ({FLOATING})")
-    of.add_argument("--stream-dtype", choices=FLOATS, help=f"between layers ({FLOATING})")
+    add_renamed_option(
+        of,
+        "--activation-dtype",
+        "--stream-dtype",
+        choices=FLOATS,
+        help=f"between layers ({FLOATING})",
+    )
     of.add_argument(
         "--skip-compile", action="store_true", help="refuse programs that are not compiled yet"
     )
@@ -137,10 +148,12 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_compiler_arguments(of: Any) -> None:
     """Declare what neuronx-cc is told, and where its programs are."""
-    of.add_argument(
+    add_renamed_option(
+        of,
+        "--compile-cache",
         "--programs",
         type=Path,
-        default=PROGRAMS,
+        default=COMPILE_CACHE,
         metavar="FOLDER",
         help="of what neuronx-cc has compiled, seen by all ranks (~/.cache/mimo-v2-flash/programs)",
     )
@@ -149,15 +162,15 @@ def add_compiler_arguments(of: Any) -> None:
     )
 
 
-def check_memory(config: MiMoConfig, plan: ParallelConfig, load: Load, lnc: int) -> None:
+def check_memory(config: MiMoConfig, plan: ParallelConfig, workload: Workload, lnc: int) -> None:
     """Raise ValueError, with what is too much, unless every rank fits into a logical core."""
-    fullest = max(devices(config, plan, load), key=lambda device: device.total)
+    fullest = max(devices(config, plan, workload), key=lambda device: device.total)
     if fullest.total > MEMORY[lnc]:
         raise ValueError(f"a NeuronCore of --lnc {lnc}: {verdict(fullest, MEMORY[lnc])}")
 
 
 def _stored(weights: ModelWeights) -> str:
-    """Return the dtype of most weights, as `Load` says it."""
+    """Return the dtype of most weights, as `Workload` says it."""
     sizes = Counter[str]()
     for array in tree_arrays(weights).values():
         sizes[str(array.dtype)] += array.nbytes

@@ -25,7 +25,7 @@ from mimo_v2_flash.weights.params import ModelWeights
 from mimo_v2_flash.weights.shard_weights import shard_weights
 
 from .deployment import Deployment
-from .program_names import named_apart
+from .program_names import unique_names
 
 __all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
 
@@ -80,7 +80,7 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     run = partial(_run, model, deployment, recorder)
     sizes = list(_sizes(deployment))
     called = [run(tokens, start) for tokens, _, start in sizes]
-    names = named_apart(recorder.programs)
+    names = unique_names(recorder.programs)
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
         for (tokens, kv_length, _), calls in zip(sizes, called, strict=True)
@@ -94,13 +94,13 @@ def step_programs(deployment: Deployment) -> StepPrograms:
 def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashModel:
     config, plan = deployment.config, deployment.plan
     return MiMoV2FlashModel(
-        _weights(config, deployment.weights, plan.shard_spec(0)),
+        _weights(config, deployment.weight_dtype, plan.shard_spec(0)),
         config,
         max_step=deployment.chunk,
         backend=recorder,
         group=FakeGroup(plan.world_size),
         plan=plan,
-        dtype=deployment.stream,
+        dtype=deployment.activation_dtype,
     )
 
 
@@ -162,7 +162,7 @@ def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
 
 def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:
     """Return a cache whose sequences have `start` tokens."""
-    cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache)
+    cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache_dtype)
     oldest = max(0, start - cache.window + 1)
     held = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
     return replace(cache, length_B=held[0], oldest_B=held[1])

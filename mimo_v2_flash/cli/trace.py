@@ -22,7 +22,7 @@ from .example_model import add_model_argument
 from .trace_file import write_trace
 from .trace_tensors import TENSORS, layer_name
 
-__all__ = ["add_arguments", "run", "traced"]
+__all__ = ["add_arguments", "run", "trace_prompt"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +51,14 @@ def run(
     token_T = prompt_tokens(load_tokenizer(model), prompt) if prompt is not None else tokens
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"--output {output}: no such folder")
-    tensors = traced(weights, config, token_T, max_step=max_step)
+    tensors = trace_prompt(weights, config, token_T, max_step=max_step)
     size = write_trace(output, tensors, config)
     said = f"{len(tensors)} tensors of {len(tensors['tokens'])} tokens, {amount(size)}"
     console().print(f"{output}: {said}", soft_wrap=True)
     return 0
 
 
-def traced(
+def trace_prompt(
     weights: ModelWeights, config: MiMoConfig, token_T: Any, *, max_step: int = 512
 ) -> dict[str, np.ndarray]:
     """Return the tensors of one prefill, by the names of `trace_tensors.TENSORS`.

@@ -13,13 +13,13 @@ import numpy as np
 from mimo_v2_flash.kernels.moe_router import router_scores
 from mimo_v2_flash.layers.hooks import HookCall
 
-__all__ = ["CHOICE", "PER_EXPERT", "TENSORS", "Traced", "layer_name", "place", "split_name"]
+__all__ = ["CHOICE", "PER_EXPERT", "TENSORS", "TraceTensor", "layer_name", "sort_key", "split_name"]
 
 CHOICE = "feed_forward.expert"
 IN_LAYER = re.compile(r"(layers\.(\d+)\.)(.+)")
 
 
-class Traced(NamedTuple):
+class TraceTensor(NamedTuple):
     """One tensor of a trace.
 
     Attributes
@@ -43,7 +43,7 @@ class Traced(NamedTuple):
     meaning: str
     part: str
     take: Callable[[HookCall], Any] | None = None
-    again: str = ""
+    recomputed_from: str = ""
 
 
 def _log_sum(call: HookCall) -> np.ndarray:
@@ -81,96 +81,102 @@ def _expert_output(call: HookCall) -> np.ndarray:
 
 # A call's arguments: turn(q, k, step), look(q, k, v, ...), answer(x, weight, expert, ...).
 TENSORS = (
-    Traced("tokens", "T", "token ids, integers", "before"),
-    Traced("positions", "T", "each token's position, integers", "before"),
-    Traced("embedding", "TD", "the stream before layer 0", "before"),
-    Traced(
+    TraceTensor("tokens", "T", "token ids, integers", "before"),
+    TraceTensor("positions", "T", "each token's position, integers", "before"),
+    TraceTensor("embedding", "TD", "the stream before layer 0", "before"),
+    TraceTensor(
         "attention.norm",
         "TD",
         "the stream, normalised: attention's input",
         "attention",
         lambda c: c.args[0][0],
     ),
-    Traced("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0][0]),
-    Traced("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1][0]),
-    Traced("attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[2][0]),
-    Traced("attention.query_rotated", "THQ", "queries, rotated", "attend", lambda c: c.args[0][0]),
-    Traced("attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1][0]),
-    Traced(
+    TraceTensor("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0][0]),
+    TraceTensor("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1][0]),
+    TraceTensor(
+        "attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[2][0]
+    ),
+    TraceTensor(
+        "attention.query_rotated", "THQ", "queries, rotated", "attend", lambda c: c.args[0][0]
+    ),
+    TraceTensor("attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1][0]),
+    TraceTensor(
         "attention.log_sum",
         "TH",
         "log of the softmax's denominator, sink included",
         "attend",
         _log_sum,
-        again="the rotated queries and keys, in float64",
+        recomputed_from="the rotated queries and keys, in float64",
     ),
-    Traced(
+    TraceTensor(
         "attention.heads",
         "THC",
         "what each head saw, before o_proj",
         "attend",
         lambda c: c.output[0],
     ),
-    Traced(
+    TraceTensor(
         "attention.output",
         "TD",
         "what attention adds to the stream",
         "attention",
         lambda c: c.output[0],
     ),
-    Traced(
+    TraceTensor(
         "feed_forward.norm",
         "TD",
         "the stream with attention added, normalised: the network's input",
         "feed_forward",
         lambda c: c.args[0],
     ),
-    Traced(
+    TraceTensor(
         "feed_forward.router_score",
         "TE",
         "sigmoid of the router's logits, without the bias",
         "moe",
         lambda c: router_scores(c.args[0], c.args[3].w_router_ED),
-        again="feed_forward.norm, by the router's kernel",
+        recomputed_from="feed_forward.norm, by the router's kernel",
     ),
-    Traced(CHOICE, "TA", "ids of the chosen experts, integers", "experts", lambda c: c.args[2]),
-    Traced(
+    TraceTensor(
+        CHOICE, "TA", "ids of the chosen experts, integers", "experts", lambda c: c.args[2]
+    ),
+    TraceTensor(
         "feed_forward.expert_weight",
         "TA",
         "what each of them weighs",
         "experts",
         lambda c: c.args[1],
     ),
-    Traced(
+    TraceTensor(
         "feed_forward.expert_output",
         "TAD",
         "what each of them says, before it is weighed",
         "experts",
         _expert_output,
-        again="the experts, asked with weight 1: the same bits",
+        recomputed_from="the experts, asked with weight 1: the same bits",
     ),
-    Traced(
+    TraceTensor(
         "feed_forward.output",
         "TD",
         "what the network adds to the stream",
         "feed_forward",
         lambda c: c.output[0],
     ),
-    Traced("output", "TD", "the stream after the layer", "layer", lambda c: c.output[0]),
-    Traced(
+    TraceTensor("output", "TD", "the stream after the layer", "layer", lambda c: c.output[0]),
+    TraceTensor(
         "final_norm",
         "TD",
         "the stream after the last layer, normalised",
         "after",
-        again="the last layer's output, by the norm's kernel",
+        recomputed_from="the last layer's output, by the norm's kernel",
     ),
-    Traced("logits", "TV", "logits of the token after each", "after"),
+    TraceTensor("logits", "TV", "logits of the token after each", "after"),
 )
 ROW = {tensor.name: row for row, tensor in enumerate(TENSORS)}
 PER_EXPERT = tuple(tensor.name for tensor in TENSORS if tensor.axes.startswith("TA"))
 
 
-def layer_name(layer: int, tensor: Traced) -> str:
+def layer_name(layer: int, tensor: TraceTensor) -> str:
     """Return the name in a trace of a layer's `tensor`, such as `layers.3.attention.query`."""
     return f"layers.{layer}.{tensor.name}"
 
@@ -181,7 +187,7 @@ def split_name(name: str) -> tuple[str, str]:
     return (inside[1], inside[3]) if inside else ("", name)
 
 
-def place(name: str) -> tuple[int, int, int] | None:
+def sort_key(name: str) -> tuple[int, int, int] | None:
     """Return where in the order of computing `name` stands; None if it names no tensor here.
 
     Places compare as numbers do; the last number is the row of `TENSORS`.

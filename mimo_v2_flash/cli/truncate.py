@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from mimo_v2_flash.config import MiMoConfig
 
-__all__ = ["first_layers"]
+__all__ = ["truncate_layers"]
 
 
-def first_layers(config: MiMoConfig, count: int) -> MiMoConfig:
+def truncate_layers(config: MiMoConfig, count: int) -> MiMoConfig:
     """Return `config` with its first `count` layers only; ValueError if it has not so many."""
     if not 1 <= count <= config.num_hidden_layers:
         raise ValueError(f"--num-layers {count} is not in 1..{config.num_hidden_layers}")

@@ -2,6 +2,6 @@
 
 from .devices import Device, devices
 from .traffic import Traffic, traffic
-from .workload import Load
+from .workload import Workload
 
-__all__ = ["Device", "Load", "Traffic", "devices", "traffic"]
+__all__ = ["Device", "Traffic", "Workload", "devices", "traffic"]

@@ -17,8 +17,8 @@ from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.weights.shard_weights import shard_weights
 
-from .traffic import Row
-from .workload import Load
+from .traffic import TokenBytes
+from .workload import Workload
 
 __all__ = ["Device", "cache_bytes", "devices", "weight_bytes"]
 
@@ -51,7 +51,7 @@ class Device(NamedTuple):
         return sum(self.weights.values()) + self.cache + sum(self.buffers.values())
 
 
-def devices(config: MiMoConfig, plan: ParallelConfig, load: Load) -> list[Device]:
+def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> list[Device]:
     """Return what every rank holds, rank 0 first.
 
     Raises
@@ -60,22 +60,22 @@ def devices(config: MiMoConfig, plan: ParallelConfig, load: Load) -> list[Device
         If the model does not admit the plan or the load; number and limit are named.
     """
     plan.check(config)
-    load.check(config)
+    workload.check(config)
     shards = [
         plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)
     ]  # of experts: all alike
-    weights = weight_bytes(config, shards, load.weights)
+    weights = weight_bytes(config, shards, workload.weight_dtype)
 
     @cache
     def device(tensor_parallel_rank: int, rows: int) -> Device:
         shard_spec = shards[tensor_parallel_rank]
-        kept = cache_bytes(config, shard_spec, rows, load)
+        kept = cache_bytes(config, shard_spec, rows, workload)
         return Device(
-            weights[tensor_parallel_rank], kept, _buffers(config, plan, shard_spec, rows, load)
+            weights[tensor_parallel_rank], kept, _buffers(config, plan, shard_spec, rows, workload)
         )
 
     return [
-        device(rank % plan.tensor_parallel_size, len(plan.batch_range(rank, load.batch_size)))
+        device(rank % plan.tensor_parallel_size, len(plan.batch_range(rank, workload.batch_size)))
         for rank in range(plan.world_size)
     ]
 
@@ -89,11 +89,11 @@ def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> lis
     return [_by_kind(shard_weights(whole, few, shard_spec), times) for shard_spec in shards]
 
 
-def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, load: Load) -> int:
+def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
     """Return the bytes of a rank's cache of `rows` sequences."""
     layers = tuple(map(shard_spec.local_layer, config.layers))
-    small = new_cache(layers, batch_size=1, max_length=1, dtype=load.cache)
-    slots = (ring_slots(spec.attention.window, load.context) for spec in layers)
+    small = new_cache(layers, batch_size=1, max_length=1, dtype=workload.cache_dtype)
+    slots = (ring_slots(spec.attention.window, workload.context) for spec in layers)
     return sum(
         (rows * count + 1) * nbytes(layer) // 2  # a small one has a slot, and the trash row
         for count, layer in zip(slots, small.layers, strict=True)
@@ -123,19 +123,24 @@ def _of_layer(layer: DecoderWeights) -> dict[str, int]:
 
 
 def _buffers(
-    config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, load: Load
+    config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, workload: Workload
 ) -> dict[str, int]:
-    layers, item = set(map(shard_spec.local_layer, config.layers)), np.dtype(load.stream).itemsize
-    tokens, arriving = (
-        rows * load.step,
-        plan.expert_parallel_size * load.local_tokens(plan, load.step),
+    layers, item = (
+        set(map(shard_spec.local_layer, config.layers)),
+        np.dtype(workload.activation_dtype).itemsize,
     )
-    messages = (sum(Row.of(spec, load.stream)) for spec in layers if spec.num_experts)
+    tokens, arriving = (
+        rows * workload.step,
+        plan.expert_parallel_size * workload.local_tokens(plan, workload.step),
+    )
+    messages = (
+        sum(TokenBytes.of(spec, workload.activation_dtype)) for spec in layers if spec.num_experts
+    )
     return {
         "stream": 2 * tokens * config.hidden_size * item,
         "attention": tokens * max(_channels(spec.attention) for spec in layers) * item,
         "exchange": arriving * max(messages, default=0),
-        "logits": load.batch_size * config.vocab_size * np.dtype(np.float32).itemsize,
+        "logits": workload.batch_size * config.vocab_size * np.dtype(np.float32).itemsize,
     }
 
 

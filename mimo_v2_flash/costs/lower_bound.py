@@ -7,10 +7,10 @@ together, that is so many per token that a rank takes to them, on average.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Least", "Sizes", "least"]
+__all__ = ["LowerBound", "ProgramShape", "lower_bound"]
 
 
-class Sizes(NamedTuple):
+class ProgramShape(NamedTuple):
     """What a program is called with.
 
     Attributes
@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     experts_per_token: int
 
 
-class Least(NamedTuple):
+class LowerBound(NamedTuple):
     """The operations of matmuls, and bytes of weights and cache that are read."""
 
     operations: int
@@ -41,7 +41,9 @@ class Least(NamedTuple):
     cache: int
 
 
-def least(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: Sizes) -> Least:
+def lower_bound(
+    weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape
+) -> LowerBound:
     """Return the least for a program with these inputs, arrays by their paths.
 
     Of an embedding only the tokens' rows are read, and nothing is multiplied.
@@ -51,14 +53,14 @@ def least(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: Sizes) ->
     rows = sum(sizes.rows * sizes.tokens * a.nbytes // a.shape[0] for a in tables.values())
     slots = sizes.rows * min(sizes.kv_length, sizes.window)
     operations = sum(2 * _met(path, array, sizes) for path, array in others.items())
-    return Least(
+    return LowerBound(
         operations + (_attention(weights, cache, sizes) if cache else 0),
         rows + sum(array.nbytes for array in others.values()),
         sum(slots * array.nbytes // array.shape[0] for array in cache.values()),
     )
 
 
-def _met(path: str, array: Any, sizes: Sizes) -> int:
+def _met(path: str, array: Any, sizes: ProgramShape) -> int:
     """Return how many multiplications the tokens need with a weight."""
     if array.ndim < 2 or path.endswith(".scale"):
         return 0
@@ -68,7 +70,7 @@ def _met(path: str, array: Any, sizes: Sizes) -> int:
     return int(tokens * array.size)
 
 
-def _attention(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: Sizes) -> int:
+def _attention(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape) -> int:
     """Return the operations of scores and of their sums of values: as many keys as are seen."""
     keys, values = (next(a for p, a in cache.items() if name in p) for name in ("k_Z", "v_Z"))
     out = next(array for path, array in weights.items() if "w_o_" in path)

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from mimo_v2_flash.execution.program_cost import Product, ProgramCost
 
 from . import trainium2
-from .lower_bound import Least
+from .lower_bound import LowerBound
 
-__all__ = ["Seconds", "at_best", "projected"]
+__all__ = ["RooflineTime", "lower_bound_seconds", "roofline_time"]
 
 
-class Seconds(NamedTuple):
+class RooflineTime(NamedTuple):
     """Of one rank, by what takes them.
 
     Attributes
@@ -31,13 +31,13 @@ class Seconds(NamedTuple):
 
     memory: float = 0.0
     matmuls: float = 0.0
-    exchanges: float = 0.0
+    collectives: float = 0.0
     operations: float = 0.0
 
     @property
     def bound(self) -> float:
         """Less is not possible."""
-        return max(self.memory, self.matmuls) + self.exchanges
+        return max(self.memory, self.matmuls) + self.collectives
 
     @property
     def with_operations(self) -> float:
@@ -45,14 +45,14 @@ class Seconds(NamedTuple):
         return self.bound + self.operations
 
 
-def projected(cost: ProgramCost) -> Seconds:
+def roofline_time(cost: ProgramCost) -> RooflineTime:
     """Return how long a program of this cost would take."""
     spilled = (t.size + t.read for t in cost.temporaries if t.size > trainium2.SBUF)
     moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned + sum(spilled)
-    return Seconds(
+    return RooflineTime(
         memory=moved / trainium2.BYTES_PER_SECOND,
         matmuls=sum(map(_occupied, cost.products)) / trainium2.FLOPS,
-        exchanges=sum(
+        collectives=sum(
             trainium2.EXCHANGE_SECONDS + exchange.sent / trainium2.EXCHANGE_BYTES_PER_SECOND
             for exchange in cost.collectives
         ),
@@ -60,10 +60,10 @@ def projected(cost: ProgramCost) -> Seconds:
     )
 
 
-def at_best(least: Least) -> float:
+def lower_bound_seconds(lower_bound: LowerBound) -> float:
     """Return the seconds of the least that a program must do: full tiles, and no exchange."""
-    memory = (least.weights + least.cache) / trainium2.BYTES_PER_SECOND
-    return max(memory, least.operations / trainium2.FLOPS)
+    memory = (lower_bound.weights + lower_bound.cache) / trainium2.BYTES_PER_SECOND
+    return max(memory, lower_bound.operations / trainium2.FLOPS)
 
 
 def _occupied(product: Product) -> int:

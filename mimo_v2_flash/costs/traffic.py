@@ -12,26 +12,26 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-from .workload import Load
+from .workload import Workload
 
-__all__ = ["Row", "Traffic", "ranks_of_token", "traffic"]
+__all__ = ["TokenBytes", "Traffic", "ranks_of_token", "traffic"]
 
 
-class Row(NamedTuple):
+class TokenBytes(NamedTuple):
     """Bytes that stand for one token: in the stream, its experts' sum, its choices and weights."""
 
-    stream: int
-    answer: int
-    choices: int
+    activation: int
+    expert_output: int
+    routing: int
 
     @classmethod
-    def of(cls, spec: LayerSpec, dtype: Any) -> "Row":
+    def of(cls, spec: LayerSpec, dtype: Any) -> "TokenBytes":
         """Return the rows of a layer of experts."""
         float32, int32 = np.dtype(np.float32).itemsize, np.dtype(np.int32).itemsize
         return cls(
-            stream=spec.hidden_size * np.dtype(dtype).itemsize,
-            answer=spec.hidden_size * float32,
-            choices=spec.experts_per_token * (float32 + int32),
+            activation=spec.hidden_size * np.dtype(dtype).itemsize,
+            expert_output=spec.hidden_size * float32,
+            routing=spec.experts_per_token * (float32 + int32),
         )
 
 
@@ -53,13 +53,13 @@ class Traffic(NamedTuple):
     """
 
     ranks: float
-    least: float
+    lower_bound: float
     all_to_all: float
     all_gather: float
-    heads: float
+    tensor_parallel: float
 
 
-def traffic(config: MiMoConfig, plan: ParallelConfig, load: Load, *, step: int) -> Traffic:
+def traffic(config: MiMoConfig, plan: ParallelConfig, workload: Workload, *, step: int) -> Traffic:
     """Return what a step of `step` tokens in every sequence sends; zeros if there are no experts.
 
     A rank's own tokens are evenly spread: it is no likelier than another to hold their experts.
@@ -67,17 +67,18 @@ def traffic(config: MiMoConfig, plan: ParallelConfig, load: Load, *, step: int) 
     sparse = next((spec for spec in config.layers if spec.num_experts), None)
     if sparse is None:
         return Traffic(0.0, 0.0, 0.0, 0.0, 0.0)
-    P, row = plan.expert_parallel_size, Row.of(sparse, load.stream)
+    P, row = plan.expert_parallel_size, TokenBytes.of(sparse, workload.activation_dtype)
     others = ranks_of_token(sparse, P) * (P - 1) / P
     seats = (
-        load.local_tokens(plan, step) * plan.world_size / (load.batch_size * step)
+        workload.local_tokens(plan, step) * plan.world_size / (workload.batch_size * step)
     )  # 1: no padding
     return Traffic(
         ranks=others,
-        least=others * 2 * row.stream,
-        all_to_all=others * (2 * row.stream + row.choices),
-        all_gather=(P - 1) * (row.stream + row.choices + row.answer) * seats,
-        heads=(plan.tensor_parallel_size - 1) * (2 * row.answer + row.stream * seats),
+        lower_bound=others * 2 * row.activation,
+        all_to_all=others * (2 * row.activation + row.routing),
+        all_gather=(P - 1) * (row.activation + row.routing + row.expert_output) * seats,
+        tensor_parallel=(plan.tensor_parallel_size - 1)
+        * (2 * row.expert_output + row.activation * seats),
     )
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-__all__ = ["Load"]
+__all__ = ["Workload"]
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """Sequences, their lengths, and how numbers are stored.
 
     Parameters
@@ -32,9 +32,9 @@ class Load:
     batch_size: int
     context: int
     step: int
-    weights: str = "fp8"
-    cache: Any = np.float32
-    stream: Any = np.float32
+    weight_dtype: str = "fp8"
+    cache_dtype: Any = np.float32
+    activation_dtype: Any = np.float32
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming the number, if a model of `config` cannot be asked for this."""

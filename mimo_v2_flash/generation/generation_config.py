@@ -5,12 +5,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["generation_defaults"]
+__all__ = ["load_generation_config"]
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def generation_defaults(folder: str | PathLike[str]) -> dict[str, Any]:
+def load_generation_config(folder: str | PathLike[str]) -> dict[str, Any]:
     """Return what generation_config.json says of sampling and end tokens, as `generate` takes it.
 
     Empty where there is no such file; a field that is absent or null is left out. As in

@@ -16,7 +16,7 @@ from mimo_v2_flash.inputs import as_tokens
 if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-__all__ = ["bits_of", "windows"]
+__all__ = ["total_bits", "windows"]
 
 CHUNK = 256  # tokens whose logits are in memory at one time
 
@@ -33,7 +33,7 @@ def windows(
         yield np.concatenate([np.array([begin], np.int32), target_T[:-1]]), target_T
 
 
-def bits_of(
+def total_bits(
     model: MiMoV2FlashModel,
     token_T: Sequence[int],
     *,

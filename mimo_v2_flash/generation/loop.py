@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Choose", "collected", "generate", "padded"]
+__all__ = ["TokenSelector", "collect_tokens", "generate", "pad_rows"]
 
-Choose = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int], Sequence[Sequence[int]]], Any]
+TokenSelector = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, Sequence[int], Sequence[Sequence[int]]], Any
+]
 """From token_BT, position_BT, per row the index of its last token, the rows that go on, and the
 tokens of these so far, to the next token of each of these."""
 
 
 def generate(
-    choose: Choose,
+    select: TokenSelector,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     end_tokens: Collection[int],
@@ -30,10 +32,10 @@ def generate(
         if not alive:
             return
         starts = [len(history) - len(new) for history, new in zip(histories, unseen, strict=True)]
-        token_BT, position_BT = padded(unseen, starts)
+        token_BT, position_BT = pad_rows(unseen, starts)
         last_B = np.array([max(len(new) - 1, 0) for new in unseen])
         histories_of_alive = [histories[row] for row in alive]
-        drawn = choose(token_BT, position_BT, last_B, alive, histories_of_alive)
+        drawn = select(token_BT, position_BT, last_B, alive, histories_of_alive)
         unseen = [[] for _ in prompts]
         for row, token in zip(alive, map(int, drawn), strict=True):
             histories[row].append(token)
@@ -45,7 +47,7 @@ def generate(
         alive = [row for row in alive if row not in ended]
 
 
-def collected(
+def collect_tokens(
     drawn: Iterator[tuple[int, int]], rows: int, on_token: Callable[[int, int], None] | None
 ) -> list[list[int]]:
     """Return the tokens of each row, after telling `on_token` of each as it is drawn."""
@@ -57,7 +59,7 @@ def collected(
     return answers
 
 
-def padded(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (token_BT, position_BT), int32: `rows` from position `starts` on, then padding.
 
     Padding is token 0 at position -1.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sampler", "SamplingSettings", "distribution", "require_usable"]
+__all__ = ["Sampler", "SamplingParams", "check_logits", "distribution"]
 
 ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "finite and >= 0 (0: greedy)"),
@@ -31,7 +31,7 @@ ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingSettings:
+class SamplingParams:
     """How a token is drawn from logits. The default is greedy.
 
     Attributes
@@ -69,7 +69,7 @@ class SamplingSettings:
 
 
 def distribution(
-    logits_V, settings: SamplingSettings, history: Sequence[int] = ()
+    logits_V, settings: SamplingParams, history: Sequence[int] = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return (token_A, probability_A > 0): best first if top-k or top-p cuts, else by id.
 
@@ -88,7 +88,7 @@ def distribution(
         If a logit is NaN or +inf, all are -inf, or the history holds an id outside [0, V).
     """
     score_V = _penalise(logits_V, history, settings.repetition_penalty)
-    require_usable(score_V, "the row")
+    check_logits(score_V, "the row")
     if settings.temperature == 0:
         return np.argmax(score_V, keepdims=True), np.ones(1)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, rightly
@@ -110,7 +110,7 @@ class Sampler:
     keep this if a row draws position by position up to the first draft that is not confirmed.
     """
 
-    def __init__(self, settings: SamplingSettings, seed: int) -> None:
+    def __init__(self, settings: SamplingParams, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed is {seed!r}, allowed is an integer >= 0")
         self.settings = settings
@@ -142,7 +142,7 @@ class Sampler:
             counts = f"{len(rows)} rows and {len(histories)} histories"
             raise ValueError(f"logits_NV is {np.shape(logits_NV)} for {counts}")
         for row, logits_V in zip(rows, logits_NV, strict=True):
-            require_usable(logits_V, f"row {row}")
+            check_logits(logits_V, f"row {row}")
         return np.array([*map(self._draw_one, rows, logits_NV, histories)], np.int32)
 
     def _draw_one(self, row: int, logits_V, history: Sequence[int]) -> int:
@@ -161,7 +161,7 @@ class Sampler:
         return self._stream_of_row[row]
 
 
-def require_usable(logits_V, name: str) -> None:
+def check_logits(logits_V, name: str) -> None:
     """Raise ValueError if no token can be drawn by these logits; the largest alone will do."""
     best = float(np.max(logits_V))  # NaN if any is NaN
     if not math.isfinite(best):

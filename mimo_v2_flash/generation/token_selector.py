@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .sampling import Sampler, SamplingSettings, require_usable
+from .sampling import Sampler, SamplingParams, check_logits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from mimo_v2_flash.kv_cache import HybridCache
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-    from .loop import Choose
+    from .loop import TokenSelector
 
-__all__ = ["choice"]
+__all__ = ["make_token_selector"]
 
 
-def choice(
-    model: MiMoV2FlashModel, cache: HybridCache, settings: SamplingSettings, seed: int
-) -> Choose:
+def make_token_selector(
+    model: MiMoV2FlashModel, cache: HybridCache, settings: SamplingParams, seed: int
+) -> TokenSelector:
     """Return how the tokens that follow a step are chosen.
 
     Greedy choices bring two numbers per row to the host, others a logit per word.
@@ -41,7 +41,7 @@ def choice(
     ) -> np.ndarray:
         token_B1, logit_B1 = model.greedy(token_BT, position_BT, cache, at=last_B[:, None])
         for row in rows:
-            require_usable(logit_B1[row], f"row {row}")
+            check_logits(logit_B1[row], f"row {row}")
         return token_B1[list(rows), 0]
 
     def drawn(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli import compare
-from mimo_v2_flash.cli.trace import traced
+from mimo_v2_flash.cli.trace import trace_prompt
 from mimo_v2_flash.cli.trace_file import write_trace
-from mimo_v2_flash.cli.trace_tensors import place
+from mimo_v2_flash.cli.trace_tensors import sort_key
 from tests.support.tiny import random_tokens, tiny
 
 MODEL = tiny()
@@ -22,7 +22,7 @@ Trace = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    return traced(MODEL.weights, MODEL.config, TOKENS)
+    return trace_prompt(MODEL.weights, MODEL.config, TOKENS)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_trace_agrees_with_itself(trace, compared):
     assert verdict(output).startswith(f"A and B agree in {len(trace) - 2} tensors; ")
     assert "0.0e+00 of the range" in verdict(output)
     assert "DIVERGES" not in output
-    rows = [each for each in map(place, output.split()) if each]
+    rows = [each for each in map(sort_key, output.split()) if each]
     assert rows[:-1] == sorted(rows[:-1])  # the last word names a tensor once more
     assert len(rows[:-1]) == len(trace) - 2
 

@@ -20,7 +20,7 @@ def asked(*words: str) -> dict:
 def deployment(*words: str):
     options = asked(*words)
     del options["file"], options["plot"]
-    return cost.asked_deployment(**options)
+    return cost.parse_deployment(**options)
 
 
 def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
@@ -32,7 +32,7 @@ def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     words = ["--model", str(tmp_path), "--batch-size", "3", "--dtype", "bfloat16"]
     other = deployment(*words, "--cache-dtype", "float32")
     assert other.config == SMALL
-    assert (other.batch_size, other.weights, other.cache) == (3, "bfloat16", "float32")
+    assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
 
 
 @pytest.mark.nkipy

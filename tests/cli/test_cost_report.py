@@ -7,10 +7,10 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.cost_report import described, prompt_seconds, report
-from mimo_v2_flash.cli.ledger import Entry, Ledger, StepTime
+from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
 from mimo_v2_flash.cli.step_programs import Deployment
-from mimo_v2_flash.costs.lower_bound import Least
-from mimo_v2_flash.costs.projection import Seconds
+from mimo_v2_flash.costs.lower_bound import LowerBound
+from mimo_v2_flash.costs.projection import RooflineTime
 from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
 from mimo_v2_flash.parallel_config import ParallelConfig
 
@@ -24,8 +24,13 @@ COST = ProgramCost(
     (Temporary(50_000, 0),),
     (Collective("all-gather", 32, 6_000_000),),
 )
-ENTRY = Entry(
-    COST, Least(10**9, 1_000_000, 10_000), Seconds(0.5, 0.25, 0.25), 2_000_000, 31_000, 40_000
+ENTRY = LedgerEntry(
+    COST,
+    LowerBound(10**9, 1_000_000, 10_000),
+    RooflineTime(0.5, 0.25, 0.25),
+    2_000_000,
+    31_000,
+    40_000,
 )
 STEPS = tuple(
     StepTime(

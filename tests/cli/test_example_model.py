@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from mimo_v2_flash.cli import example_model
-from mimo_v2_flash.cli.example_model import EXAMPLE, add_model_argument, opened
+from mimo_v2_flash.cli.example_model import EXAMPLE, add_model_argument, open_model
 from tests.support.tiny_text import TEXT_RECIPE, small_tokenizer, write_text_checkpoint
 
 
@@ -23,20 +23,20 @@ def test_without_a_folder_it_is_the_example():
 
 
 def test_a_folder_is_opened(folder):
-    config, weights, tokenizer = opened(folder)
+    config, weights, tokenizer = open_model(folder)
     assert config.vocab_size == len(weights.embedding_VD) == TEXT_RECIPE.vocabulary
     assert tokenizer.get_vocab() == small_tokenizer().get_vocab()
 
 
 def test_an_unknown_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"--model {tmp_path}/none: no such folder$"):
-        opened(tmp_path / "none")
+        open_model(tmp_path / "none")
 
 
 def test_outside_of_a_checkout_there_is_no_example(monkeypatch, tmp_path):
     monkeypatch.setattr(example_model, "EXAMPLE", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="it comes with a checkout, name another one"):
-        opened(tmp_path / "none")
+        open_model(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_missing_file_is_named(tmp_path, file, message):
     folder = write_text_checkpoint(tmp_path).folder
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match=message):
-        opened(folder)
+        open_model(folder)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.cli.generation_stats import Notes
-from mimo_v2_flash.cli.parallel_options import ALONE, RankSetup
+from mimo_v2_flash.cli.generation_stats import GenerationStats
+from mimo_v2_flash.cli.parallel_options import SINGLE_RANK, RankSetup
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.tiny import Recipe, random_tokens, running, tiny
@@ -12,14 +12,14 @@ from tests.support.tiny import Recipe, random_tokens, running, tiny
 MODEL = tiny(Recipe(dense_width=32, experts=16))
 
 
-def told(shared: RankSetup, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
+def told(setup: RankSetup, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
     """Return experts touched, bytes of the caches, and logits."""
-    notes = Notes(MODEL.config, shared)
-    model = running(MODEL, backend=notes, **shared._asdict())
+    stats = GenerationStats(MODEL.config, setup)
+    model = running(MODEL, backend=stats, **setup._asdict())
     model.forward(random_tokens(MODEL, 1, 40, seed=1))  # is forgotten
-    notes.begin()
+    stats.begin()
     logits_BTV = model.forward(token_BT)
-    return notes.experts_touched(), notes.total(model.new_cache(8, 9).nbytes), logits_BTV
+    return stats.experts_touched(), stats.total(model.new_cache(8, 9).nbytes), logits_BTV
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def told(shared: RankSetup, token_BT: np.ndarray) -> tuple[tuple[int, int], int,
 )
 def test_experts_touched_on_all_ranks_are_those_of_one(plan):
     group, token_BT = ThreadGroup(plan.world_size), random_tokens(MODEL, 2, 3)
-    touched, cached, logits_BTV = told(ALONE, token_BT)
+    touched, cached, logits_BTV = told(SINGLE_RANK, token_BT)
     for of_rank, bytes_there, same_BTV in group.run(
         lambda _: told(RankSetup(group, plan), token_BT)
     ):
@@ -39,20 +39,20 @@ def test_experts_touched_on_all_ranks_are_those_of_one(plan):
 
 def test_exchanges_of_all_ranks_are_taken_down_since_the_start():
     group = ThreadGroup(2)
-    shared = RankSetup(group, ParallelConfig(2, 1, 2))
+    setup = RankSetup(group, ParallelConfig(2, 1, 2))
 
     def on_rank(_: int) -> tuple[float, float]:
-        notes = Notes(MODEL.config, shared)
-        model = running(MODEL, backend=notes, **shared._asdict())
+        stats = GenerationStats(MODEL.config, setup)
+        model = running(MODEL, backend=stats, **setup._asdict())
         model.forward(random_tokens(MODEL, 1, 40, seed=1))
-        notes.begin()
+        stats.begin()
         model.forward(random_tokens(MODEL, 2, 3))
         return tuple(
-            notes.exchanges.by_dispatcher[name].calls for name in ("all_gather", "all_to_all")
+            stats.exchanges.by_dispatcher[name].calls for name in ("all_gather", "all_to_all")
         )
 
     assert group.run(on_rank) == [(3, 0)] * 2
 
 
 def test_alone_as_many_bytes_as_were_counted():
-    assert Notes(MODEL.config, ALONE).total(7) == 7
+    assert GenerationStats(MODEL.config, SINGLE_RANK).total(7) == 7

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
@@ -14,7 +14,7 @@ from tests.support.config_files import SMALL
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.cli.ledger import ledger, priced  # noqa: E402
+from mimo_v2_flash.cli.ledger import ledger, price  # noqa: E402
 from mimo_v2_flash.cli.step_programs import (  # noqa: E402
     Deployment,
     StepCalls,
@@ -27,15 +27,15 @@ from mimo_v2_flash.kernels import ops  # noqa: E402
 CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
 DEPLOYMENT = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 256, 16)
 FOUND = step_programs(DEPLOYMENT)
-LEDGER = priced(FOUND)
+LEDGER = price(FOUND)
 
 
 def test_all_programs_of_a_step_read_every_weight_of_the_rank_but_the_embedding():
-    load = Load(2, 256, 16, "fp8", ml_dtypes.bfloat16)
+    load = Workload(2, 256, 16, "fp8", ml_dtypes.bfloat16)
     held = devices(CONFIG, DEPLOYMENT.plan, load)[0].weights
     expected = sum(held.values()) - held["embedding"]
     for step in LEDGER.steps:
-        read = {name: LEDGER.entries[name].least.weights for name in step.calls}
+        read = {name: LEDGER.entries[name].lower_bound.weights for name in step.calls}
         rows = sum(size for name, size in read.items() if "embedding" in name)
         assert rows == step.tokens * CONFIG.hidden_size * 2
         assert sum(read[name] * count for name, count in step.calls.items()) - rows == expected
@@ -60,21 +60,21 @@ def test_heads_and_experts_are_for_the_tokens_that_they_see():
     assert len(heads) == 8
     for name in heads:
         seen = int(name.split(", ")[1].split(" of ")[0])
-        assert LEDGER.entries[name].least.operations == 2 * seen * hidden * words
+        assert LEDGER.entries[name].lower_bound.operations == 2 * seen * hidden * words
     long = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 512, 512)
     feeds = {
         name: entry for name, entry in ledger(long).entries.items() if name.startswith("experts")
     }
     assert len(feeds) > 1
     for entry in feeds.values():
-        assert entry.least.operations == 2 * (512 // 2) * chosen
+        assert entry.lower_bound.operations == 2 * (512 // 2) * chosen
 
 
 def test_a_step_is_the_sum_of_its_programs():
     for step in LEDGER.steps:
         seconds = [(LEDGER.entries[name].seconds, times) for name, times in step.calls.items()]
         assert step.bound == pytest.approx(sum(one.bound * times for one, times in seconds))
-        assert step.with_operations > step.bound > step.least > 0
+        assert step.with_operations > step.bound > step.lower_bound > 0
 
 
 def test_bytes_are_those_of_the_cost():
@@ -83,7 +83,7 @@ def test_bytes_are_those_of_the_cost():
         moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned
         assert entry.weights + entry.cache + entry.activations == moved
         assert entry.sent == sum(exchange.sent for exchange in cost.collectives)
-        assert entry.weights >= entry.least.weights
+        assert entry.weights >= entry.lower_bound.weights
 
 
 def test_a_ledger_is_that_of_its_deployment():
@@ -108,6 +108,6 @@ def test_faults_are_multiples_of_the_least(function, weights, operations):
     recorder.compile(function)(x_BTD, w_DD)
     kinds = {"x_BTD": "activations", "w_DD": "weights"}
     found = StepPrograms({"it": recorder.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds})
-    entry = priced(found).entries["it"]
-    assert entry.weights == weights * entry.least.weights == weights * w_DD.nbytes
-    assert entry.cost.operations == operations * entry.least.operations
+    entry = price(found).entries["it"]
+    assert entry.weights == weights * entry.lower_bound.weights == weights * w_DD.nbytes
+    assert entry.cost.operations == operations * entry.lower_bound.operations

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mimo_v2_flash.cli.parallel_options import (
-    ALONE,
+    SINGLE_RANK,
     add_parallel_arguments,
     only_rank_0_prints,
     parse_parallel_config,
@@ -73,7 +73,7 @@ def test_a_rank_knows_its_share():
     group = ThreadGroup(4)
     shares = group.run(lambda _: rank_setup(group, 4, 2, None).shard_spec)
     assert shares == [ParallelConfig(4, 2, 2).shard_spec(rank) for rank in range(4)]
-    assert ALONE.shard_spec == UNSHARDED
+    assert SINGLE_RANK.shard_spec == UNSHARDED
 
 
 @pytest.mark.parametrize(

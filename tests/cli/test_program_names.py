@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.program_names import named_apart, program_name
+from mimo_v2_flash.cli.program_names import program_name, unique_names
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
 from mimo_v2_flash.layers.decoder import DecoderLayer
@@ -53,5 +53,5 @@ def test_a_program_has_its_name(program, name):
 
 def test_equal_names_are_numbered():
     programs = [called(HEAD), called(other_words), called(HEAD)]
-    assert named_apart(programs)[2] == "head, 4 x 1 tokens (2)"
-    assert len(set(named_apart(programs))) == 3
+    assert unique_names(programs)[2] == "head, 4 x 1 tokens (2)"
+    assert len(set(unique_names(programs))) == 3

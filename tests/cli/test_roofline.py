@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from mimo_v2_flash.cli.ledger import Entry, Ledger, StepTime
+from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
 from mimo_v2_flash.cli.roofline import draw
-from mimo_v2_flash.costs.lower_bound import Least
-from mimo_v2_flash.costs.projection import projected
+from mimo_v2_flash.costs.lower_bound import LowerBound
+from mimo_v2_flash.costs.projection import roofline_time
 from tests.cli.test_cost_report import COST
 
-ENTRY = Entry(COST, Least(0, 0, 0), projected(COST), 0, 0, 0)
+ENTRY = LedgerEntry(COST, LowerBound(0, 0, 0), roofline_time(COST), 0, 0, 0)
 NOTHING = ENTRY._replace(cost=COST._replace(products=()))
 LEDGER = Ledger({"head, 1 x 1 tokens": ENTRY, "embedding, 1 x 1 tokens": NOTHING}, ())
 STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0, 1.0)

@@ -49,7 +49,9 @@ def test_what_a_run_needs_is_in_the_list(plan):
 
     group.run(run)
     deployment = Deployment(CONFIG, plan, 2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
-    listed = {content(called.traced) for called in step_programs(deployment).programs.values()}
+    listed = {
+        content(called.trace_prompt) for called in step_programs(deployment).programs.values()
+    }
     needed = {content(traced) for traced in backend.programs}
     assert needed <= listed
     assert len(needed) > 6

@@ -18,7 +18,7 @@ TOKENS = random_tokens(MODEL, 14)
 
 
 def traced(**options) -> dict[str, np.ndarray]:
-    return trace.traced(MODEL.weights, MODEL.config, TOKENS, **options)
+    return trace.trace_prompt(MODEL.weights, MODEL.config, TOKENS, **options)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimo_v2_flash.cli.trace import traced
+from mimo_v2_flash.cli.trace import trace_prompt
 from mimo_v2_flash.cli.trace_tensors import (
     CHOICE,
     PER_EXPERT,
     TENSORS,
     layer_name,
-    place,
+    sort_key,
     split_name,
 )
 from tests.support.tiny import Tiny, random_tokens, tiny
@@ -24,7 +24,7 @@ LAYERS = list(enumerate(MODEL.config.layers))
 
 @pytest.fixture(scope="module", params=[512, 5], ids=["at once", "in chunks"])
 def trace(request):
-    return traced(MODEL.weights, MODEL.config, TOKENS, max_step=request.param)
+    return trace_prompt(MODEL.weights, MODEL.config, TOKENS, max_step=request.param)
 
 
 def close(found, expected) -> None:
@@ -81,14 +81,14 @@ def test_names_are_unique_and_stand_in_the_order_of_computing():
         "layers.0.attention.log_sum", "layers.0.output", "layers.2.feed_forward.expert",
         "layers.10.attention.norm", "final_norm", "logits",
     ]  # fmt: skip
-    assert sorted(set(ordered), key=place) == ordered
+    assert sorted(set(ordered), key=sort_key) == ordered
 
 
 @pytest.mark.parametrize(
     "name", ["query", "attention.query", "layers.0.logits", "layers.x.output", "layers.0.query", ""]
 )
 def test_other_names_have_no_place(name):
-    assert place(name) is None
+    assert sort_key(name) is None
 
 
 def test_a_name_is_a_layer_and_the_rest():
@@ -110,6 +110,7 @@ def test_the_document_has_this_table():
     ]
     found = [tuple(cell.strip().strip("`") for cell in row) for row in rows if len(row) == 4]
     expected = [
-        (layer_name("N", t) if t.take else t.name, t.axes, t.meaning, t.again) for t in TENSORS
+        (layer_name("N", t) if t.take else t.name, t.axes, t.meaning, t.recomputed_from)
+        for t in TENSORS
     ]
     assert found == expected

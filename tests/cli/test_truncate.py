@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from mimo_v2_flash.cli.truncate import first_layers
+from mimo_v2_flash.cli.truncate import truncate_layers
 from mimo_v2_flash.config import MiMoConfig
 
 UNSHARDED = MiMoConfig()
 
 
 def test_the_layers_are_the_first_of_the_whole():
-    assert first_layers(UNSHARDED, 7).layers == UNSHARDED.layers[:7]
+    assert truncate_layers(UNSHARDED, 7).layers == UNSHARDED.layers[:7]
 
 
 def test_nothing_else_changes():
@@ -19,10 +19,10 @@ def test_nothing_else_changes():
         name: getattr(UNSHARDED, name)
         for name in ("num_hidden_layers", "hybrid_layer_pattern", "moe_layer_freq")
     }
-    assert replace(first_layers(UNSHARDED, 3), **restored) == UNSHARDED
+    assert replace(truncate_layers(UNSHARDED, 3), **restored) == UNSHARDED
 
 
 @pytest.mark.parametrize("count", [-1, 0, 49])
 def test_more_layers_than_there_are_is_refused(count):
     with pytest.raises(ValueError, match=rf"--num-layers {count} is not in 1\.\.48"):
-        first_layers(UNSHARDED, count)
+        truncate_layers(UNSHARDED, count)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Load, devices
+from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.hooks import HookedLayers
@@ -24,7 +24,7 @@ from tests.support.spread import admitting, favouring, plans
 from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
 
 MIMO = MiMoConfig()
-LOAD = Load(batch_size=1, context=1, step=1)
+WORKLOAD = Workload(batch_size=1, context=1, step=1)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -66,14 +66,14 @@ def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
 def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_size, context):
     plan = data.draw(plans(world))
     model, dtype = tiny(admitting(recipe, plan)), data.draw(floats)
-    load = Load(batch_size, context, context, "float32", dtype)
+    workload = Workload(batch_size, context, context, "float32", dtype)
     group = ThreadGroup(world)
 
     def program(rank: int):
         ours = running(model, group=group, plan=plan)
         return kinds_of(ours.weights), ours.new_cache(batch_size, context, dtype).nbytes
 
-    found = [(device.weights, device.cache) for device in devices(model.config, plan, load)]
+    found = [(device.weights, device.cache) for device in devices(model.config, plan, workload)]
     assert found == group.run(program)
 
 
@@ -83,7 +83,8 @@ def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
     sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "local_rows": slice(0, rows)}
     real = new_cache(tuple(map(share.local_layer, MIMO.layers)), **sizes)
     assert (
-        cache_bytes(MIMO, share, rows, replace(LOAD, context=context, cache=dtype)) == real.nbytes
+        cache_bytes(MIMO, share, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
+        == real.nbytes
     )
 
 
@@ -127,14 +128,14 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
         }
 
     expected = group.run(program)[0]
-    load = Load(batch_size, step, step, "float32")
-    found = devices(model.config, plan, load)[0].buffers
+    workload = Workload(batch_size, step, step, "float32")
+    found = devices(model.config, plan, workload)[0].buffers
     assert found == expected
 
 
 def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
     """Source: 311,862,258,560 bytes in the hub's files."""
-    device = devices(MIMO, ParallelConfig(), LOAD)[0]
+    device = devices(MIMO, ParallelConfig(), WORKLOAD)[0]
     widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
     no_sinks = 9 * 64 * 4  # of full layers
     rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
@@ -159,21 +160,24 @@ def test_experts_of_mimo_on_a_rank(plan, dtype, gigabytes):
 
 
 def test_the_cache_of_mimo_grows_by_23040_bytes_a_token():
-    load = replace(LOAD, cache=BFLOAT16)
-    at = {n: cache_bytes(MIMO, UNSHARDED, 1, replace(load, context=n)) for n in (132, 4096, 262144)}
+    workload = replace(WORKLOAD, cache_dtype=BFLOAT16)
+    at = {
+        n: cache_bytes(MIMO, UNSHARDED, 1, replace(workload, context=n))
+        for n in (132, 4096, 262144)
+    }
     position, full_layers = 4, 9
     assert (at[262144] - at[4096]) == (262144 - 4096) * (23_040 + full_layers * position)
     rings = at[132] - 133 * (23_040 + full_layers * position)
     assert rings == 39 * 133 * (8 * 320 * 2 + position)
     assert round(rings / 1e6) == 27
-    ten = cache_bytes(MIMO, UNSHARDED, 10, replace(load, context=4096))
+    ten = cache_bytes(MIMO, UNSHARDED, 10, replace(workload, context=4096))
     assert round(ten / at[4096], 2) == 9.98  # but for a row of each layer
 
 
 def test_hundreds_of_devices_together_hold_the_whole():
     plan = ParallelConfig(256, 4, 64)
-    held = devices(MIMO, plan, Load(64, 1000, 1))
-    whole = devices(MIMO, ParallelConfig(), Load(64, 1000, 1))[0]
+    held = devices(MIMO, plan, Workload(64, 1000, 1))
+    whole = devices(MIMO, ParallelConfig(), Workload(64, 1000, 1))[0]
     assert len(held) == 256
     assert sum(device.weights["experts"] for device in held) == whole.weights["experts"]
     assert sum(device.weights["head"] for device in held) == 64 * whole.weights["head"]
@@ -181,13 +185,13 @@ def test_hundreds_of_devices_together_hold_the_whole():
 
 
 def test_the_total_is_all_of_it():
-    device = devices(MIMO, ParallelConfig(), LOAD)[0]
+    device = devices(MIMO, ParallelConfig(), WORKLOAD)[0]
     parts = (*device.weights.values(), device.cache, *device.buffers.values())
     assert device.total == sum(parts)
 
 
 def test_a_plan_that_the_model_does_not_admit_is_refused():
     with pytest.raises(ValueError, match="expert_parallel_size = 7"):
-        devices(MIMO, ParallelConfig(7, 1, 7), LOAD)
+        devices(MIMO, ParallelConfig(7, 1, 7), WORKLOAD)
     with pytest.raises(ValueError, match="context = 300000"):
-        devices(MIMO, ParallelConfig(), replace(LOAD, context=300_000))
+        devices(MIMO, ParallelConfig(), replace(WORKLOAD, context=300_000))

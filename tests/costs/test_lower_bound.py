@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.costs.lower_bound import Sizes, least
+from mimo_v2_flash.costs.lower_bound import ProgramShape, lower_bound
 
-SIZES = Sizes(rows=2, tokens=3, local_tokens=4, kv_length=10, window=1000, experts_per_token=2)
+SIZES = ProgramShape(
+    rows=2, tokens=3, local_tokens=4, kv_length=10, window=1000, experts_per_token=2
+)
 
 
 def of(*shape: int) -> np.ndarray:
@@ -13,7 +15,7 @@ def of(*shape: int) -> np.ndarray:
 
 
 def test_a_matrix_meets_every_token_and_is_read_once():
-    found = least({"weights.w_q_OD": of(6, 5), "norm_D": of(5)}, {}, SIZES)
+    found = lower_bound({"weights.w_q_OD": of(6, 5), "norm_D": of(5)}, {}, SIZES)
     assert found == (2 * 6 * 30, 4 * 35, 0)
 
 
@@ -22,22 +24,22 @@ def test_a_token_meets_the_experts_that_it_chose():
         "weights.experts.w_up_eFD.code": of(8, 6, 5),
         "weights.experts.w_up_eFD.scale": of(8, 1, 1),
     }
-    assert least(weights, {}, SIZES) == (2 * 4 * 2 * 30, 4 * 248, 0)
+    assert lower_bound(weights, {}, SIZES) == (2 * 4 * 2 * 30, 4 * 248, 0)
 
 
 def test_a_router_meets_the_tokens_of_its_rank():
-    assert least({"weights.w_router_ED": of(6, 5)}, {}, SIZES).operations == 2 * 4 * 30
+    assert lower_bound({"weights.w_router_ED": of(6, 5)}, {}, SIZES).operations == 2 * 4 * 30
 
 
 def test_an_embedding_gives_its_tokens_rows():
-    assert least({"embedding_VD": of(100, 5)}, {}, SIZES) == (0, 6 * 20, 0)
+    assert lower_bound({"embedding_VD": of(100, 5)}, {}, SIZES) == (0, 6 * 20, 0)
 
 
 @pytest.mark.parametrize(("window", "keys", "slots"), [(1000, 12, 10), (7, 7, 7)])
 def test_a_token_sees_the_keys_in_its_window(window, keys, slots):
     cache = {"cache.k_ZKQ": of(201, 1, 6), "cache.v_ZKC": of(201, 1, 4)}
     weights = {"weights.attention.w_o_DI": of(5, 8)}
-    found = least(weights, cache, SIZES._replace(window=window))
+    found = lower_bound(weights, cache, SIZES._replace(window=window))
     projection, heads = 2 * 6 * 40, 2
     assert found.operations == projection + 2 * 6 * keys * heads * (6 + 4)
     assert found.cache == 2 * slots * 10 * 4

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Load, traffic
+from mimo_v2_flash.costs import Workload, traffic
 from mimo_v2_flash.costs.traffic import ranks_of_token
 from mimo_v2_flash.parallel import InstrumentedGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -44,11 +44,11 @@ def test_all_gather_and_heads_send_as_counted(data, world, batch_size, step):
     plan = data.draw(plans(world))
     # Rows of bytes that divide by all ranks: a sum is counted in whole parts.
     model = tiny(admitting(Recipe(layers=SPARSE, hidden=24, experts=8), plan))
-    counted = traffic(model.config, plan, Load(batch_size, step, step), step=step)
+    counted = traffic(model.config, plan, Workload(batch_size, step, step), step=step)
     found = sent(model, plan, batch_size, step, "all_gather")
     tokens = batch_size * step * len(SPARSE)
     assert found["experts"] == pytest.approx(counted.all_gather * tokens)
-    assert found["heads"] == pytest.approx(counted.heads * tokens)
+    assert found["heads"] == pytest.approx(counted.tensor_parallel * tokens)
 
 
 @settings(max_examples=15, deadline=None)
@@ -57,7 +57,7 @@ def test_all_to_all_sends_as_counted_where_every_expert_is_chosen(data, world, b
     plan = data.draw(plans(world))
     recipe = admitting(Recipe(layers=SPARSE, experts=8, experts_per_token=8), plan)
     model = tiny(recipe)
-    counted = traffic(model.config, plan, Load(batch_size, step, step), step=step)
+    counted = traffic(model.config, plan, Workload(batch_size, step, step), step=step)
     assert counted.ranks == pytest.approx(plan.expert_parallel_size - 1)
     found = sent(model, plan, batch_size, step, "all_to_all")
     assert found["experts"] == pytest.approx(counted.all_to_all * batch_size * step * len(SPARSE))
@@ -85,22 +85,24 @@ def test_mimo_on_32_and_64_ranks(ranks, expected, sent_bytes):
 
 
 def test_half_as_wide_a_stream_halves_all_but_choices_and_the_answers_of_all_gather():
-    plan, load = ParallelConfig(32, 1, 32), Load(32, 512, 512)
-    wide = traffic(MIMO, plan, load, step=512)
-    narrow = traffic(MIMO, plan, Load(32, 512, 512, stream=ml_dtypes.bfloat16), step=512)
-    assert narrow.least * 2 == wide.least
-    assert wide.all_to_all / wide.least == pytest.approx(1 + 64 / (2 * 4 * 4096))
+    plan, workload = ParallelConfig(32, 1, 32), Workload(32, 512, 512)
+    wide = traffic(MIMO, plan, workload, step=512)
+    narrow = traffic(
+        MIMO, plan, Workload(32, 512, 512, activation_dtype=ml_dtypes.bfloat16), step=512
+    )
+    assert narrow.lower_bound * 2 == wide.lower_bound
+    assert wide.all_to_all / wide.lower_bound == pytest.approx(1 + 64 / (2 * 4 * 4096))
     assert narrow.all_gather == 31 * (2 * 4096 + 64 + 4 * 4096)
 
 
 def test_padding_of_ranks_without_tokens_is_sent_by_all_gather():
-    one = traffic(MIMO, ParallelConfig(8, 1, 8), Load(1, 1, 1), step=1)
-    full = traffic(MIMO, ParallelConfig(8, 1, 8), Load(8, 1, 1), step=1)
+    one = traffic(MIMO, ParallelConfig(8, 1, 8), Workload(1, 1, 1), step=1)
+    full = traffic(MIMO, ParallelConfig(8, 1, 8), Workload(8, 1, 1), step=1)
     assert one.all_gather == 8 * full.all_gather
     assert one.all_to_all == full.all_to_all
 
 
 def test_without_experts_or_other_ranks_nothing_is_sent():
     dense = tiny(Recipe(layers=(KINDS[0],))).config
-    assert traffic(dense, ParallelConfig(4, 1, 4), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
-    assert traffic(MIMO, ParallelConfig(), Load(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
+    assert traffic(dense, ParallelConfig(4, 1, 4), Workload(1, 1, 1), step=1) == (0, 0, 0, 0, 0)
+    assert traffic(MIMO, ParallelConfig(), Workload(1, 1, 1), step=1) == (0, 0, 0, 0, 0)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.costs import Load
+from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-LOAD = Load(batch_size=3, context=100, step=100)
+WORKLOAD = Workload(batch_size=3, context=100, step=100)
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,16 @@ LOAD = Load(batch_size=3, context=100, step=100)
 )
 def test_what_is_not_allowed_is_named(change, said):
     with pytest.raises(ValueError, match=said):
-        replace(LOAD, **change).check(MiMoConfig())
+        replace(WORKLOAD, **change).check(MiMoConfig())
 
 
 def test_the_longest_is_allowed():
-    replace(LOAD, context=262144, step=262144).check(MiMoConfig())
+    replace(WORKLOAD, context=262144, step=262144).check(MiMoConfig())
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.integers(1, 9))
 def test_ranks_own_enough_tokens_and_none_could_own_fewer(batch_size, step, tensor, data):
     plan = ParallelConfig(tensor_parallel_size=tensor, data_parallel_size=data)
-    own = replace(LOAD, batch_size=batch_size).local_tokens(plan, step)
+    own = replace(WORKLOAD, batch_size=batch_size).local_tokens(plan, step)
     fullest = max(len(plan.batch_range(rank, batch_size)) for rank in range(plan.world_size)) * step
     assert own * tensor >= fullest > (own - 1) * tensor

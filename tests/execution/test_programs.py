@@ -99,7 +99,7 @@ def test_a_rank_reads_its_weights_once(name):
                 assert read == rows * tokens * MiMoConfig().hidden_size * 2
             elif size > SMALL:
                 assert read == size if tokens < CHUNK else size <= read <= 2 * size, (program, path)
-        assert entry.weights <= 1.0001 * entry.least.weights
+        assert entry.weights <= 1.0001 * entry.lower_bound.weights
 
 
 @every_deployment
@@ -125,7 +125,7 @@ def test_a_chunk_computes_at_most_twice_what_its_tokens_need(name):
         for program in step.calls:
             entry = costs.entries[program]
             if step.tokens >= CHUNK or "experts" not in program:
-                assert entry.cost.operations <= 2 * entry.least.operations, program
+                assert entry.cost.operations <= 2 * entry.lower_bound.operations, program
 
 
 def test_matmuls_are_those_that_xla_counts():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimo_v2_flash.generation.generation_config import generation_defaults
+from mimo_v2_flash.generation.generation_config import load_generation_config
 from tests.support.tiny_text import write_json
 
 
@@ -27,15 +27,15 @@ from tests.support.tiny_text import write_json
 )
 def test_what_is_said_is_asked(tmp_path, said, asked):
     write_json(tmp_path / "generation_config.json", said)
-    assert generation_defaults(tmp_path) == asked
+    assert load_generation_config(tmp_path) == asked
 
 
 def test_without_the_file_nothing_is_asked(tmp_path):
-    assert generation_defaults(tmp_path) == {}
+    assert load_generation_config(tmp_path) == {}
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[1]", "a JSON object")])
 def test_a_file_that_is_none_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(ValueError, match=f"generation_config.json: {message}"):
-        generation_defaults(tmp_path)
+        load_generation_config(tmp_path)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.generation import likelihood
-from mimo_v2_flash.generation.likelihood import bits_of, windows
+from mimo_v2_flash.generation.likelihood import total_bits, windows
 from tests.support.tiny import random_tokens, running, tiny
 
 BEGIN = 60
@@ -29,16 +29,16 @@ def expected_bits(token_T, length: int) -> float:
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 99))
 def test_bits_are_those_of_transformers(count, length, seed):
     token_T = random_tokens(tiny(), count, seed=seed)
-    found = bits_of(running(tiny()), token_T, length=length, begin=BEGIN)
+    found = total_bits(running(tiny()), token_T, length=length, begin=BEGIN)
     assert found == pytest.approx(expected_bits(token_T, length), rel=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_long_windows_go_in_chunks(monkeypatch, chunk):
     token_T, sizes = random_tokens(tiny(), 23), []
-    whole = bits_of(running(tiny()), token_T, length=11, begin=BEGIN)
+    whole = total_bits(running(tiny()), token_T, length=11, begin=BEGIN)
     monkeypatch.setattr(likelihood, "CHUNK", chunk)
-    found = bits_of(running(tiny()), token_T, length=11, begin=BEGIN, advance=sizes.append)
+    found = total_bits(running(tiny()), token_T, length=11, begin=BEGIN, advance=sizes.append)
     assert found == pytest.approx(whole, rel=1e-6)
     assert sum(sizes) == 23
     assert max(sizes) == chunk
@@ -67,19 +67,19 @@ class Certain:
 
 
 def test_logits_far_apart_do_not_overflow():
-    assert bits_of(Certain(), [0, 1, 2], length=3, begin=60) == 0
-    assert bits_of(Certain(), [5], length=3, begin=60) == pytest.approx(2000 / np.log(2))
+    assert total_bits(Certain(), [0, 1, 2], length=3, begin=60) == 0
+    assert total_bits(Certain(), [5], length=3, begin=60) == pytest.approx(2000 / np.log(2))
 
 
 @pytest.mark.parametrize("length", [0, -1, 8193])
 def test_a_window_that_is_no_window_is_refused(length):
     with pytest.raises(ValueError, match=rf"window is {length}, allowed is 1\.\.8192"):
-        bits_of(running(tiny()), [1], length=length, begin=BEGIN)
+        total_bits(running(tiny()), [1], length=length, begin=BEGIN)
 
 
 @pytest.mark.parametrize("token_T", [[], [61]])
 def test_tokens_are_checked_before_anything_is_computed(token_T):
     sizes = []
     with pytest.raises(ValueError, match="token id"):
-        bits_of(running(tiny()), token_T, length=1, begin=BEGIN, advance=sizes.append)
+        total_bits(running(tiny()), token_T, length=1, begin=BEGIN, advance=sizes.append)
     assert sizes == []

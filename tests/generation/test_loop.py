@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.generation.loop import collected, generate, padded
-from mimo_v2_flash.generation.sampling import Sampler, SamplingSettings
+from mimo_v2_flash.generation.loop import collect_tokens, generate, pad_rows
+from mimo_v2_flash.generation.sampling import Sampler, SamplingParams
 
 VOCABULARY = 5
 prompts_of_any_length = st.lists(
@@ -49,14 +49,14 @@ class Listener:
 
 
 def drawing(*, seed=0, temperature=0.0) -> Sampler:
-    return Sampler(SamplingSettings(temperature=temperature), seed)
+    return Sampler(SamplingParams(temperature=temperature), seed)
 
 
 def answered(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], Listener]:
     """Return each row's tokens, and who listened."""
     listener = Listener(len(prompts), sampler)
     drawn = generate(listener.choose, prompts, limit, ends)
-    return collected(drawn, len(prompts), None), listener
+    return collect_tokens(drawn, len(prompts), None), listener
 
 
 def answered_alone(prompt, limit: int, ends) -> list[int]:
@@ -111,7 +111,7 @@ def test_a_token_is_handed_out_before_the_next_step():
 
 def test_who_listens_is_told_of_every_token_as_it_comes():
     told: list[tuple[int, int]] = []
-    answers = collected(iter([(1, 7), (0, 8), (1, 9)]), 3, lambda *drawn: told.append(drawn))
+    answers = collect_tokens(iter([(1, 7), (0, 8), (1, 9)]), 3, lambda *drawn: told.append(drawn))
     assert answers == [[8], [7, 9], []]
     assert told == [(1, 7), (0, 8), (1, 9)]
 
@@ -133,7 +133,7 @@ class Spy(Sampler):
     """A sampler that takes down what it may look at."""
 
     def __init__(self) -> None:
-        super().__init__(SamplingSettings(), 0)
+        super().__init__(SamplingParams(), 0)
         self.seen: list[tuple[list[int], list[list[int]]]] = []
 
     def draw(self, logits_NV, rows, histories):
@@ -158,6 +158,6 @@ def test_the_sampler_sees_the_prompt_and_what_followed():
     ],
 )
 def test_rows_are_padded_behind(rows, starts, token_BT, position_BT):
-    tokens, positions = padded(rows, starts)
+    tokens, positions = pad_rows(rows, starts)
     assert tokens.dtype == positions.dtype == np.int32
     assert (tokens.tolist(), positions.tolist()) == (token_BT, position_BT)

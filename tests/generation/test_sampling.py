@@ -9,10 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.generation import sampling
-from mimo_v2_flash.generation.sampling import Sampler, SamplingSettings, distribution
+from mimo_v2_flash.generation.sampling import Sampler, SamplingParams, distribution
 from mimo_v2_flash.kernels import sampling as kernels
 
-PLAIN, PENALISED = SamplingSettings(temperature=1.0), SamplingSettings(repetition_penalty=2.0)
+PLAIN, PENALISED = SamplingParams(temperature=1.0), SamplingParams(repetition_penalty=2.0)
 # The 99.9 % quantile of the chi-squared distribution, by degrees of freedom (standard tables).
 CRITICAL = {2: 13.816, 3: 16.266, 5: 20.515, 7: 24.322}
 FILTERS = {8: {"temperature": 2}, 6: {"top_k": 6}, 4: {"top_p": 0.8}, 3: {"min_p": 0.3}}
@@ -26,7 +26,7 @@ def draws(sampler: Sampler, logits_NV, rows, count: int) -> np.ndarray:
     return np.array([sampler.draw(logits_NV, rows, [()] * len(rows)) for _ in range(count)])
 
 
-def agree(logits_V, chosen: SamplingSettings, history) -> None:
+def agree(logits_V, chosen: SamplingParams, history) -> None:
     torch = pytest.importorskip("torch")
     process = pytest.importorskip("transformers.generation.logits_process")
     steps = [
@@ -45,7 +45,7 @@ def agree(logits_V, chosen: SamplingSettings, history) -> None:
     np.testing.assert_allclose(actual_V, scores.softmax(dim=-1)[0].numpy(), atol=1e-6)
 
 
-def far_from_edges(logits_V, chosen: SamplingSettings, history) -> bool:
+def far_from_edges(logits_V, chosen: SamplingParams, history) -> bool:
     _, every_V = distribution(logits_V, replace(chosen, top_k=0, top_p=1.0, min_p=0.0), history)
     every_V = np.sort(every_V)[::-1]
     top = np.cumsum(every_V[: chosen.top_k or None])
@@ -66,7 +66,7 @@ def far_from_edges(logits_V, chosen: SamplingSettings, history) -> bool:
 )
 def test_equals_transformers(values, history, **chosen):
     logits_V, history = logits(*values) / 16, [token % len(values) for token in history]
-    chosen = SamplingSettings(**chosen)
+    chosen = SamplingParams(**chosen)
     assume(far_from_edges(logits_V, chosen, history))
     agree(logits_V, chosen, history)
 
@@ -75,7 +75,7 @@ def test_equals_transformers(values, history, **chosen):
 def test_equals_transformers_on_the_whole_vocabulary(top_k):
     random = np.random.default_rng(0)
     logits_V = random.permutation(np.linspace(-9, 9, 152_576)).astype(np.float32) ** 3 / 40
-    chosen = SamplingSettings(temperature=0.8, top_k=top_k, top_p=0.95, min_p=1e-3)
+    chosen = SamplingParams(temperature=0.8, top_k=top_k, top_p=0.95, min_p=1e-3)
     agree(logits_V, chosen, [0])
 
 
@@ -132,7 +132,7 @@ def test_limits_are_greedy(chosen):
 
 def test_greedy_draws_no_random_number(monkeypatch):
     monkeypatch.setattr(sampling.np.random, "SeedSequence", None)
-    token_N = Sampler(SamplingSettings(), 0).draw(logits(1, 3, 3, 2)[None], [0], [()])
+    token_N = Sampler(SamplingParams(), 0).draw(logits(1, 3, 3, 2)[None], [0], [()])
     assert (token_N.dtype, token_N.tolist()) == (np.int32, [1])
     with pytest.raises(TypeError):
         Sampler(PLAIN, 0).draw(logits(1, 3)[None], [0], [()])
@@ -154,7 +154,7 @@ def test_penalty_counts_a_token_once_and_comes_before_greedy():
 
 def test_the_k_best_alone_draw_the_tokens_of_the_whole_row():
     logits_NV = np.random.default_rng(3).standard_normal((30, 400)).astype(np.float32)
-    chosen = SamplingSettings(temperature=0.9, top_k=20, top_p=0.8, min_p=0.01)
+    chosen = SamplingParams(temperature=0.9, top_k=20, top_p=0.8, min_p=0.01)
     best_NA, token_NA = kernels.top_k(logits_NV, k=20)
     (place_N,) = draws(Sampler(chosen, 0), best_NA, range(30), 1)
     (expected_N,) = draws(Sampler(chosen, 0), logits_NV, range(30), 1)
@@ -169,13 +169,13 @@ BAD += [("repetition_penalty", [0, -1, np.nan, np.inf, True])]
 @pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in BAD for v in values])
 def test_settings_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} is {value!r}, allowed is .*[>(\\[]"):
-        SamplingSettings(**{name: value})
+        SamplingParams(**{name: value})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_unusable_logits_name_their_row_before_any_row_draws(bad, temperature):
-    chosen, good = SamplingSettings(temperature), np.zeros(1000, np.float32)
+    chosen, good = SamplingParams(temperature), np.zeros(1000, np.float32)
     sampler, broken = Sampler(chosen, 0), np.full(1000, bad, np.float32)
     broken[0] = bad if bad == -np.inf else 0
     with pytest.raises(ValueError, match="row 7 hold"):

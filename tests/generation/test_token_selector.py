@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.generation.sampling import SamplingSettings
-from mimo_v2_flash.generation.token_selector import choice
+from mimo_v2_flash.generation.sampling import SamplingParams
+from mimo_v2_flash.generation.token_selector import make_token_selector
 
 LOGITS_B1V = np.array([[[1, 3, 3]], [[5, 4, 0]], [[0, 0, 9]]], np.float32)
 HISTORIES = [[1], [0, 2]]
@@ -30,7 +30,7 @@ class Told:
 
 
 def chosen(model, **settings) -> list[int]:
-    choose = choice(model, None, SamplingSettings(**settings), 0)
+    choose = make_token_selector(model, None, SamplingParams(**settings), 0)
     return choose(*STEP, ROWS, HISTORIES).tolist()
 
 
@@ -64,4 +64,4 @@ def test_unusable_logits_are_refused_and_their_row_is_named(settings):
 
 def test_a_mistaken_seed_is_refused():
     with pytest.raises(ValueError, match="seed is -1"):
-        choice(Told(), None, SamplingSettings(), -1)
+        make_token_selector(Told(), None, SamplingParams(), -1)

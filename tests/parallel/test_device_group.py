@@ -30,7 +30,7 @@ class Everything:
         return *exact, self.group.reduce_scatter(x_PMD), self.group.all_reduce(x_PMD)
 
 
-@pytest.mark.parametrize("parts", PARTS, ids=["halves", "odd and even", "4", "32"])
+@pytest.mark.parametrize("replica_groups", PARTS, ids=["halves", "odd and even", "4", "32"])
 def test_every_rank_gets_what_a_thread_would(replica_groups):
     from mimo_v2_flash.execution.xla import XlaBackend
 

@@ -1,0 +1,13 @@
+"""Options of the command line that have had another name before."""
+
+import argparse
+from typing import Any
+
+__all__ = ["add_renamed_option"]
+
+
+def add_renamed_option(parser: Any, name: str, old_name: str, **options: Any) -> None:
+    """Declare the option `name`; its old name still works and does not show in `--help`."""
+    action = parser.add_argument(name, **options)
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument(old_name, dest=action.dest, **(options | hidden))
