@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-distributed test-nkipy check mutants bench format clean
+.PHONY: help demo test test-blas test-distributed test-nkipy check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ demo: .venv/installed-text  ## a tiny trained model writes, then every kernel ag
 
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest
+
+# OpenBLAS sums in another order with each processor's kernels: no test may depend on it.
+test-blas: .venv/installed-test  ## numeric tests with the BLAS kernels of a processor without AVX-512
+	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/kernels tests/layers tests/test_*.py
 
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
@@ -48,7 +52,7 @@ bench: .venv/installed-bench  ## measure: beside transformers, libraries, memory
 	$(BIN)/python -m benchmarks.ranks
 	$(BIN)/python benchmarks/prepare_memory.py
 
-format: .venv/installed-check  ## put the code into its form
+format: .venv/installed-check  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

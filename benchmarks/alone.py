@@ -1,4 +1,4 @@
-"""What needs no second contender: the true head, and a sliding layer at two lengths."""
+"""Measurements of this project alone: the LM head at full size, and a sliding-window layer."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,23 +20,23 @@ TIMES, DECODED = 3, 32
 
 
 def head(*, quick: bool) -> dict[str, Any]:
-    """Return the seconds of one row's logits in bfloat16, and of a bare read of the weight."""
-    whole = MiMoConfig()
-    shape = (whole.vocab_size // (16 if quick else 1), whole.hidden_size)
+    """Measure the logits of one token with a bfloat16 LM head, and the read bandwidth."""
+    config = MiMoConfig()
+    shape = (config.vocab_size // (16 if quick else 1), config.hidden_size)
     bits = np.random.default_rng(0).integers(0, 1 << 16, shape, np.uint16)
-    w_VD = (bits & np.uint16(0xBFFF)).view(ml_dtypes.bfloat16)  # all between -2 and 2
-    x_ND = np.ones((1, whole.hidden_size), np.float32)
+    w_VD = (bits & np.uint16(0xBFFF)).view(ml_dtypes.bfloat16)  # finite: all between -2 and 2
+    x_ND = np.ones((1, config.hidden_size), np.float32)
     lm_head(x_ND, w_VD)  # loads compiled code
     before = bytes_per_second([w_VD])
-    taken = median_seconds(lambda: lm_head(x_ND, w_VD), TIMES)
+    elapsed = median_seconds(lambda: lm_head(x_ND, w_VD), TIMES)
     rates = before, bytes_per_second([w_VD])
-    return {"head": taken, "head_bytes": w_VD.nbytes, "head_read": rates}
+    return {"head": elapsed, "head_bytes": w_VD.nbytes, "head_read": rates}
 
 
 def sliding(*, quick: bool) -> dict[str, Any]:
-    """Return how much longer a token takes in a sliding layer of a long prompt than of a short one.
+    """Measure the seconds per token of a sliding-window layer, for a short and a long prompt.
 
-    The layer is alone, its heads those of MiMo and its network so narrow that it takes no time.
+    The model is this layer alone, with MiMo's heads; its FFN is so narrow that it takes no time.
     """
     config = MiMoConfig(
         vocab_size=256,
@@ -49,8 +49,7 @@ def sliding(*, quick: bool) -> dict[str, Any]:
         config = replace(config, hidden_size=512, swa_num_attention_heads=8)
     model = MiMoV2FlashModel(random_weights(config, seed=0), config)
     lengths = (256, 1024) if quick else (1024, 8192)
-    for length in lengths[:1]:
-        _token_seconds(model, length)  # warm
+    _token_seconds(model, lengths[0])  # warm-up
     short, long = (_token_seconds(model, length) for length in lengths)
     return {
         "lengths": lengths,
@@ -60,7 +59,7 @@ def sliding(*, quick: bool) -> dict[str, Any]:
 
 
 def _token_seconds(model: MiMoV2FlashModel, length: int) -> tuple[float, float]:
-    """Return the seconds of a token of a prompt of `length`, and of one decoded after it."""
+    """Return the seconds per token of a prefill of `length` tokens, and of decoding after it."""
     token_1T = np.random.default_rng(0).integers(0, 256, (1, length))
     caches = []
 

@@ -1,4 +1,4 @@
-"""Seconds of a piece of work."""
+"""Timing of a function call."""
 
 import statistics
 import time
@@ -8,12 +8,12 @@ __all__ = ["median_seconds", "seconds"]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
+    """Return the seconds that a call of `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def median_seconds(work: Callable[[], object], times: int) -> float:
-    """Return how long `work` takes, the median of so many `times`."""
+    """Return the median of the seconds that `times` calls of `work` take."""
     return statistics.median(seconds(work) for _ in range(times))

@@ -1,4 +1,4 @@
-"""The machine: what it is, and the two limits that it sets."""
+"""Description of the machine, and its limits: read bandwidth and matmul throughput."""
 
 import os
 import platform
@@ -12,21 +12,21 @@ import numpy as np
 
 from .clock import median_seconds
 
-__all__ = ["bytes_per_second", "described", "limits"]
+__all__ = ["bytes_per_second", "describe_machine", "limits"]
 
 VERSIONS = ("numpy", "numba", "torch", "transformers")
 UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # the last two multiply bfloat16 faster
 STREAMED = 1 << 30  # bytes
-WIDTH = 4096  # of the matrices of the product
+WIDTH = 4096  # of the matrices of the matmul
 PART = 1 << 24  # bytes that one thread sums up at one time
 TIMES = 7
 
 
-def described() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    said = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in said if line.startswith("model name")]
-    flags = {flag for line in said if line.startswith("flags") for flag in line.split()}
+def describe_machine() -> dict[str, Any]:
+    """Return the hardware and software that results depend on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     return {
         "cpu": models[0] if models else platform.machine(),
         "units": [unit for unit in UNITS if unit in flags],
@@ -38,22 +38,22 @@ def described() -> dict[str, Any]:
 
 
 def limits(*, quick: bool) -> dict[str, Any]:
-    """Return bytes read per second and float32 operations per second, all threads together."""
+    """Measure bytes read per second and float32 operations per second, all threads together."""
     width, streamed = (WIDTH // 4, STREAMED // 16) if quick else (WIDTH, STREAMED)
     ones = np.ones(streamed // 8, np.int64)
     return {"bytes_per_second": bytes_per_second([ones]), "flops_per_second": _blas_rate(width)}
 
 
 def bytes_per_second(arrays: Iterable[np.ndarray]) -> float:
-    """Return how fast all threads together read `arrays`, by a streaming sum.
+    """Return the read bandwidth of all threads together: a streaming sum of `arrays`.
 
-    Of the pages that something else reads: on a virtual machine some are much nearer than others.
+    Pass the arrays that a benchmark reads: on a virtual machine some pages are much slower.
     """
-    words = [array.reshape(-1).view(np.int64) for array in arrays]
-    parts = [part for whole in words for part in np.array_split(whole, -(-whole.nbytes // PART))]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's sum lets others run
-        taken = median_seconds(lambda: list(pool.map(np.sum, parts)), TIMES)
-    return sum(whole.nbytes for whole in words) / taken
+    wholes = [array.reshape(-1).view(np.int64) for array in arrays]
+    parts = [part for whole in wholes for part in np.array_split(whole, -(-whole.nbytes // PART))]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy's sum releases the GIL
+        elapsed = median_seconds(lambda: list(pool.map(np.sum, parts)), TIMES)
+    return sum(whole.nbytes for whole in wholes) / elapsed
 
 
 def _blas_rate(width: int) -> float:

@@ -1,9 +1,9 @@
-"""The benchmark's model, written twice with the same values: FP8 as the hub has it, and bfloat16.
+"""Random checkpoints of the benchmark's model: FP8 in the hub's layout, and the same in bfloat16.
 
-Three layers of MiMo-V2-Flash at their true widths: a dense one with full attention, and two of
-experts, sliding and full. Scales have few digits, so that every FP8 weight is a bfloat16 number
-too: transformers reads exactly what this project computes with, under its own names, its experts
-already joined, so that it has nothing to convert.
+The model has three layers of MiMo-V2-Flash at their true widths: a dense one with full attention,
+and two of experts, sliding and full. Scales have few digits, so that every FP8 weight is a bfloat16
+number too, and both checkpoints have equal values. The bfloat16 one has transformers' names and
+stacked experts, so that transformers has nothing to convert.
 """
 
 import json
@@ -23,7 +23,7 @@ from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
 from mimo_v2_flash.weights.random_weights import CODES
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 
-from .contenders import FLOAT8, NATIVE
+from .implementations import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder
 
 __all__ = ["model_config", "write_both"]
@@ -33,7 +33,7 @@ PORTION = 1 << 24  # random numbers at a time
 
 
 def model_config(*, quick: bool) -> MiMoConfig:
-    """Return MiMo-V2-Flash's layers 0, 1 and 5 with 32 experts; `quick`, an eighth as wide."""
+    """Return the config of MiMo-V2-Flash's layers 0, 1 and 5 with 32 experts; narrow if `quick`."""
     narrow = {
         "hidden_size": 512,
         "intermediate_size": 2048,
@@ -54,7 +54,7 @@ def model_config(*, quick: bool) -> MiMoConfig:
 
 
 def write_both(folder: Path, config: MiMoConfig, *, seed: int = 0) -> None:
-    """Write the model into `folder`, as `FLOAT8` and as `NATIVE`."""
+    """Write both checkpoints into `folder`: `FLOAT8` and `NATIVE`."""
     ours, theirs = folder / FLOAT8, folder / NATIVE
     write_folder(ours, list(_hub_tensors(config, np.random.Generator(np.random.SFC64(seed)))))
     (ours / "config.json").write_text(json.dumps(config.to_dict()))
@@ -63,8 +63,8 @@ def write_both(folder: Path, config: MiMoConfig, *, seed: int = 0) -> None:
 
 
 def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Tensor]:
-    runs = config.num_key_value_heads
-    crossing = {  # keys of full layers: their scales go from each head's keys into its values
+    ranks = config.num_key_value_heads
+    by_rank = {  # K of full layers: scale rows begin anew on each rank that quantised the weight
         f"model.layers.{index}.self_attn.k_proj.weight"
         for index, sliding in enumerate(config.hybrid_layer_pattern)
         if not sliding
@@ -72,10 +72,12 @@ def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Te
     for name, shape in param_specs.all_params(config):
         if not name.endswith("_proj.weight") or name.endswith("o_proj.weight"):
             dtype = "F32" if param_specs.ROUTER in name else "BF16"
-            yield Tensor(name, dtype, shape, lambda n=name, s=shape, d=dtype: _few(random, n, s, d))
+            yield Tensor(
+                name, dtype, shape, lambda n=name, s=shape, d=dtype: _rounded(random, n, s, d)
+            )
             continue
-        rows = runs * -(-shape[0] // runs // BLOCK) if name in crossing else -(-shape[0] // BLOCK)
-        grid = (rows, -(-shape[1] // BLOCK))
+        parts = ranks if name in by_rank else 1
+        grid = (parts * -(-shape[0] // parts // BLOCK), -(-shape[1] // BLOCK))
         yield Tensor(name, "F8_E4M3", shape, lambda s=shape: _codes(random, s))
         yield Tensor(name + param_specs.SCALE, "F32", grid, lambda g=grid: _scales(random, g))
 
@@ -91,10 +93,10 @@ def _scales(random: np.random.Generator, grid: tuple[int, ...]) -> Iterator[np.n
     yield random.integers(8, 16, grid).astype(np.float32) * np.float32(2.0**-17)
 
 
-def _few(
+def _rounded(
     random: np.random.Generator, name: str, shape: tuple[int, ...], dtype: str
 ) -> Iterator[np.ndarray]:
-    """Yield numbers of bfloat16's digits: tokens must differ enough to choose other experts."""
+    """Yield random bfloat16 values, spread enough that tokens choose different experts."""
     width = 1.0 if "embed" in name else 0.02 if len(shape) == 2 else 0.05
     mean, width = (1.0, 0.0) if "norm" in name else (0.0, width)
     for start in range(0, prod(shape), PORTION):
@@ -104,31 +106,31 @@ def _few(
 
 
 def _native_tensors(ours: Path, config: MiMoConfig) -> Iterator[Tensor]:
-    """Yield transformers' tensors, in the names of its own modules, from the FP8 checkpoint."""
+    """Yield the tensors of the FP8 checkpoint under the names of transformers' modules."""
     weights = load_weights(ours, config)
-    arrays = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    for (name, _), array in zip(param_specs.embedding_norm_head(config), arrays, strict=True):
+    outer = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
+    for (name, _), array in zip(param_specs.embedding_norm_head(config), outer, strict=True):
         yield _exact(name, array)
     for index, (spec, layer) in enumerate(zip(config.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
-        declared = [*param_specs.layer_norms(prefix, spec)]
-        held = [layer.attention_norm_D, layer.feed_forward_norm_D]
-        declared += param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        held += layer.attention[: 5 if spec.attention.has_sink else 4]
-        declared += (
+        specs = [*param_specs.layer_norms(prefix, spec)]
+        arrays = [layer.attention_norm_D, layer.feed_forward_norm_D]
+        specs += param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        arrays += layer.attention[: 5 if spec.attention.has_sink else 4]
+        specs += (
             param_specs.router(prefix, spec)
             if spec.num_experts
             else param_specs.dense(prefix, spec)
         )
-        held += layer.feed_forward[: 2 if spec.num_experts else 3]
-        for (name, _), array in zip(declared, held, strict=True):
+        arrays += layer.feed_forward[: 2 if spec.num_experts else 3]
+        for (name, _), array in zip(specs, arrays, strict=True):
             yield _exact(name.replace("attention_sink_bias", "sinks"), array)
         if spec.num_experts:
-            yield from _joined_experts(prefix, layer)
+            yield from _stacked_experts(prefix, layer)
 
 
 def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-    """Return `arrays`, one after the other, as bfloat16 numbers that they are."""
+    """Return a tensor of `arrays`, one after the other, as bfloat16 (a bias: float32), exactly."""
     dtype = "F32" if name.endswith("e_score_correction_bias") else "BF16"
 
     def parts() -> Iterator[np.ndarray]:
@@ -141,13 +143,13 @@ def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Ten
     return Tensor(name, dtype, shape or arrays[0].shape, parts)
 
 
-def _joined_experts(prefix: str, layer: DecoderWeights) -> Iterator[Tensor]:
+def _stacked_experts(prefix: str, layer: DecoderWeights) -> Iterator[Tensor]:
     assert isinstance(layer.feed_forward, MoEWeights)
     gate, up, down = layer.feed_forward.experts
     width, hidden = gate[0].shape
     both = [matrix for pair in zip(gate, up, strict=True) for matrix in pair]
-    joined, name = (len(gate), 2 * width, hidden), f"{prefix}.mlp.experts"
-    yield _exact(f"{name}.gate_up_proj", *both, shape=joined)
+    stacked, name = (len(gate), 2 * width, hidden), f"{prefix}.mlp.experts"
+    yield _exact(f"{name}.gate_up_proj", *both, shape=stacked)
     yield _exact(f"{name}.down_proj", *down, shape=(len(down), hidden, width))
 
 

@@ -1,9 +1,9 @@
-"""Compare what multiplies by a stored weight: this project, NumPy, PyTorch, ONNX Runtime.
+"""Benchmark matmuls with a stored weight: this project, NumPy, PyTorch, ONNX Runtime.
 
-Every contender has a process of its own, since thread pools that share a process wait for each
-other; processes take turns, and medians of all rounds are shown. Weights are 4096 x 4096 and read
-from memory, not from a cache: 160 MB of them are taken in turn. The error is against float64 and
-the exact values.
+Every implementation has a process of its own, since thread pools that share a process wait for each
+other. The processes take turns, and the results are medians over rounds. Weights are 4096 x 4096
+and read from memory, not from a cache: 160 MB of them are used in turn. The error is relative to
+float64 with the exact weights.
 
 python -m benchmarks.matmul_libraries
 """
@@ -29,46 +29,48 @@ Product = Callable[[np.ndarray], np.ndarray]
 
 
 def project(weights: list[BlockScaled]) -> list[Product]:
-    """FP8 as stored, through the door."""
+    """Multiply by FP8 as stored, with `ops.matmul`."""
     return [lambda x, w=w: ops.matmul(x, w) for w in weights]
 
 
 def numpy_fp8(weights: list[BlockScaled]) -> list[Product]:
-    """FP8 as stored, by NumPy alone."""
+    """Multiply by FP8 as stored, with NumPy alone."""
     return [lambda x, w=w: ops.plain_matmul(x, w) for w in weights]
 
 
 def numpy_float32(weights: list[BlockScaled]) -> list[Product]:
-    """Float32, dequantised ahead."""
-    ready = [dequantize(w) for w in weights]
-    return [lambda x, w=w: x @ w.T for w in ready]
+    """Multiply by float32, dequantised beforehand, with NumPy."""
+    dense = [dequantize(w) for w in weights]
+    return [lambda x, w=w: x @ w.T for w in dense]
 
 
 def torch_float32(weights: list[BlockScaled]) -> list[Product]:
-    """Float32, dequantised ahead."""
+    """Multiply by float32, dequantised beforehand, with PyTorch."""
     return _torch(weights, "float32")
 
 
 def torch_bfloat16(weights: list[BlockScaled]) -> list[Product]:
-    """Weights and activations rounded to bfloat16."""
+    """Multiply with weights and activations rounded to bfloat16."""
     return _torch(weights, "bfloat16")
 
 
 def _torch(weights: list[BlockScaled], dtype: str) -> list[Product]:
     import torch  # noqa: PLC0415
 
-    kind = getattr(torch, dtype)
-    ready = [torch.tensor(dequantize(w)).to(kind) for w in weights]
+    torch_dtype = getattr(torch, dtype)
+    dense = [torch.tensor(dequantize(w)).to(torch_dtype) for w in weights]
 
     def product(x: np.ndarray, w: Any) -> np.ndarray:
         with torch.inference_mode():
-            return torch.nn.functional.linear(torch.from_numpy(x).to(kind), w).float().numpy()
+            return (
+                torch.nn.functional.linear(torch.from_numpy(x).to(torch_dtype), w).float().numpy()
+            )
 
-    return [lambda x, w=w: product(x, w) for w in ready]
+    return [lambda x, w=w: product(x, w) for w in dense]
 
 
 def onnxruntime_int8(weights: list[BlockScaled]) -> list[Product]:
-    """Weights requantised to 8-bit integers in groups of 128, activations as well."""
+    """Multiply with weights requantised to int8 in groups of 128, activations as well."""
     import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
@@ -99,7 +101,7 @@ def _onnx_model(w_OI: np.ndarray) -> bytes:
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-CONTENDERS: dict[str, tuple[Callable[[list[BlockScaled]], list[Product]], int]] = {
+IMPLEMENTATIONS: dict[str, tuple[Callable[[list[BlockScaled]], list[Product]], int]] = {
     "this project, FP8": (project, 1),
     "NumPy, FP8 by tiles": (numpy_fp8, 1),
     "NumPy, float32": (numpy_float32, 4),
@@ -111,44 +113,44 @@ CONTENDERS: dict[str, tuple[Callable[[list[BlockScaled]], list[Product]], int]] 
 
 def measure(name: str) -> dict[str, float]:
     """Return milliseconds per product for each number of rows, and the relative error."""
-    make, size = CONTENDERS[name]
+    make, weight_bytes = IMPLEMENTATIONS[name]
     random = np.random.default_rng(0)
-    count = max(2, BYTES // (size * WIDTH * WIDTH))
+    count = max(2, BYTES // (weight_bytes * WIDTH * WIDTH))
     weights = [quantize(random.standard_normal((WIDTH, WIDTH), np.float32)) for _ in range(count)]
     products = make(weights)
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for rows in ROWS:
         x_NI = random.standard_normal((rows, WIDTH), np.float32)
-        answer = products[0](x_NI)
+        y_NO = products[0](x_NI)
         times = []
         for product in products * (3 if rows < 512 else 1):
             start = time.perf_counter()
             product(x_NI)
             times.append(time.perf_counter() - start)
-        found[str(rows)] = statistics.median(times) * 1e3
-    exact = x_NI.astype(np.float64) @ dequantize(weights[0]).astype(np.float64).T
-    found["error"] = float(np.sqrt(np.mean((answer - exact) ** 2) / np.mean(exact**2)))
-    return found
+        results[str(rows)] = statistics.median(times) * 1e3
+    exact_NO = x_NI.astype(np.float64) @ dequantize(weights[0]).astype(np.float64).T
+    results["error"] = float(np.sqrt(np.mean((y_NO - exact_NO) ** 2) / np.mean(exact_NO**2)))
+    return results
 
 
 def main() -> None:
-    """Run every contender some times, in turn, print the table and store the medians."""
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    """Run every implementation `ROUNDS` times, in turn; print and save the medians."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in IMPLEMENTATIONS}
     for _ in range(ROUNDS):
-        for name, found in runs.items():
+        for name, rounds in runs.items():
             command = [sys.executable, "-m", "benchmarks.matmul_libraries", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout))
+            completed = subprocess.run(command, capture_output=True, text=True, check=True)
+            rounds.append(json.loads(completed.stdout))
     medians = {
-        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
-        for name, found in runs.items()
+        name: {key: statistics.median(run[key] for run in rounds) for key in rounds[0]}
+        for name, rounds in runs.items()
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(medians, indent=1) + "\n")
     print(f"{'ms per product':32}" + "".join(f"{rows:>5} rows" for rows in ROWS) + "     error")
-    for name, found in medians.items():
-        times = "".join(f"{found[str(rows)]:10.2f}" for rows in ROWS)
-        print(f"{name:32}{times}   {found['error']:.1e}")
+    for name, results in medians.items():
+        times = "".join(f"{results[str(rows)]:10.2f}" for rows in ROWS)
+        print(f"{name:32}{times}   {results['error']:.1e}")
 
 
 if __name__ == "__main__":

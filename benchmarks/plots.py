@@ -1,4 +1,4 @@
-"""The plot of a run: how many times as fast as transformers, and how near to the machine."""
+"""Plot of a run of `benchmarks.cpu`: speed-ups over transformers, and shares of machine limits."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from .findings import Row
 __all__ = ["draw"]
 
 OURS, BAR = "#3b6ea5", "#c0392b"
-PLAIN = {"svg.hashsalt": "cpu", "svg.fonttype": "none", "font.size": 9}
+STYLE = {"svg.hashsalt": "cpu", "svg.fonttype": "none", "font.size": 9}
 
 
 def draw(rows: list[Row], machine: str, path: Path) -> None:
     """Draw every figure that has a bar, speeds on the left and shares on the right."""
-    held = [row for row in rows if row.bar is not None and row.bar > 0.01]
-    times = [row for row in held if not row.is_share and not row.at_most]
-    shares = [row for row in held if row.is_share or row.at_most]
-    with mpl.rc_context(PLAIN):
+    barred = [row for row in rows if row.bar is not None and row.bar > 0.01]
+    times = [row for row in barred if not row.is_share and not row.at_most]
+    shares = [row for row in barred if row.is_share or row.at_most]
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         _bars(left, times, "times as fast as the better of transformers' two")
@@ -30,15 +30,15 @@ def draw(rows: list[Row], machine: str, path: Path) -> None:
 
 
 def _bars(axes: Axes, rows: list[Row], unit: str) -> None:
-    places = range(len(rows))
+    positions = range(len(rows))
     medians = [row.median for row in rows]
     below = [row.median - min(row.values) for row in rows]
     above = [max(row.values) - row.median for row in rows]
-    axes.barh(places, medians, xerr=(below, above), height=0.6, color=OURS)
-    for place, row in zip(places, rows, strict=True):
-        axes.plot([row.bar] * 2, [place - 0.4, place + 0.4], color=BAR, linewidth=1.5)
-    names = [f"{row.what.split(', times')[0]}\n{row.bar_said}" for row in rows]
-    axes.set_yticks(places, names, fontsize=7)
+    axes.barh(positions, medians, xerr=(below, above), height=0.6, color=OURS)
+    for position, row in zip(positions, rows, strict=True):
+        axes.plot([row.bar] * 2, [position - 0.4, position + 0.4], color=BAR, linewidth=1.5)
+    names = [f"{row.what.split(', times')[0]}\n{row.bar_text}" for row in rows]
+    axes.set_yticks(positions, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)

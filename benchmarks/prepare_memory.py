@@ -1,7 +1,7 @@
-"""Measure the memory that preparing takes, on made-up checkpoints at MiMo's widths.
+"""Measure the peak memory of prepare_weights.py, on random checkpoints at MiMo's widths.
 
-Each is written to a temporary folder, prepared by prepare_weights.py in a process of its own, and
-deleted. The exit status is 1 if a peak is over twice the largest tensor plus 300 MB.
+Each checkpoint is written to a temporary folder, prepared in a process of its own, and deleted. The
+exit status is 1 if a peak is over twice the largest tensor plus 300 MB.
 
 python benchmarks/prepare_memory.py
 """
@@ -29,9 +29,9 @@ from mimo_v2_flash.weights.safetensors_file import DTYPES
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "prepare_memory.json"
 SETTINGS = (("fp8", "cpu"), ("fp8", "trainium2"), ("bfloat16", "cpu"), ("float32", "cpu"))
-ALLOWED = 300_000_000  # bytes beside twice the largest tensor
+ALLOWED = 300_000_000  # bytes in addition to twice the largest tensor
 PORTION = 1 << 22  # random bytes, written again and again
-FUSED = {  # of MiMo-V2.5's config.json
+FUSED = {  # entries of MiMo-V2.5's config.json
     "architectures": ["MiMoV2ForCausalLM"],
     "model_type": "mimo_v2",
     "attention_projection_layout": "fused_qkv",
@@ -39,7 +39,7 @@ FUSED = {  # of MiMo-V2.5's config.json
 
 
 class Tensor(NamedTuple):
-    """What a checkpoint holds under a name."""
+    """A tensor of a checkpoint: its name, dtype and shape."""
 
     name: str
     dtype: str
@@ -52,23 +52,25 @@ class Tensor(NamedTuple):
 
 
 def main() -> int:
-    """Measure every layout and setting, print and save what was found, return the exit status."""
+    """Measure every layout and setting, print and save the results, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--experts", type=int, default=64, help="of each of two layers (64)")
-    parser.add_argument("--folder", type=Path, help="where there is room for 20 GB")
+    parser.add_argument(
+        "--experts", type=int, default=64, help="experts of each of two layers (64)"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the checkpoints, 20 GB")
     options = parser.parse_args()
-    config = made_up(options.experts)
-    runs = [run for fused in (False, True) for run in measured(config, fused, options.folder)]
+    config = model_config(options.experts)
+    runs = [run for fused in (False, True) for run in measure(config, fused, options.folder)]
     show(runs)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"machine": machine(), "runs": runs}, indent=1) + "\n")
     return int(any(run["peak_bytes"] > run["bound_bytes"] for run in runs))
 
 
-def made_up(experts: int) -> MiMoConfig:
-    """Return MiMo-V2-Flash with three layers, fewer experts, and a vocabulary of 8192.
+def model_config(experts: int) -> MiMoConfig:
+    """Return the config of MiMo-V2-Flash with three layers, fewer experts, a vocabulary of 8192.
 
-    At the true vocabulary the embedding, 1.25 GB, would be the largest tensor, and the bound loose.
+    At the true vocabulary the embedding would be the largest tensor, 1.25 GB, and the bound loose.
     """
     return MiMoConfig(
         vocab_size=8192,
@@ -79,16 +81,16 @@ def made_up(experts: int) -> MiMoConfig:
     )
 
 
-def measured(config: MiMoConfig, fused: bool, folder: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield what preparing a checkpoint of `config` takes under each setting."""
-    with tempfile.TemporaryDirectory(dir=folder) as made:
-        source = Path(made) / "checkpoint"
-        tensors = list(stored(config, fused=fused))
+def measure(config: MiMoConfig, fused: bool, folder: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield the peak memory and seconds of preparing a checkpoint of `config`, for each setting."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        source = Path(temporary) / "checkpoint"
+        tensors = list(checkpoint_tensors(config, fused=fused))
         write(source, config, tensors, fused=fused)
         largest = max(tensor.nbytes for tensor in tensors)
         for dtype, target in SETTINGS:
-            with tempfile.TemporaryDirectory(dir=made) as output:
-                seconds, peak = prepared(source, Path(output), dtype, target)
+            with tempfile.TemporaryDirectory(dir=temporary) as output:
+                seconds, peak = prepare(source, Path(output), dtype, target)
             yield {
                 "layout": "fused" if fused else "split",
                 "dtype": dtype,
@@ -101,30 +103,30 @@ def measured(config: MiMoConfig, fused: bool, folder: Path | None) -> Iterator[d
             }
 
 
-def stored(config: MiMoConfig, *, fused: bool) -> Iterator[Tensor]:
-    """Yield what the hub's checkpoint would hold, with a shard's tensors one after another."""
-    for name, place in hub_tensors(config, fused=fused).items():
-        yield Tensor(name, place.dtype, place.shape)
+def checkpoint_tensors(config: MiMoConfig, *, fused: bool) -> Iterator[Tensor]:
+    """Yield the tensors of a checkpoint in the hub's layout, those of a layer one after another."""
+    for name, info in hub_tensors(config, fused=fused).items():
+        yield Tensor(name, info.dtype, info.shape)
 
 
 def write(folder: Path, config: MiMoConfig, tensors: list[Tensor], *, fused: bool) -> None:
-    """Write a checkpoint of random numbers: a file for each layer, and one for the rest."""
+    """Write a random checkpoint: a file for each layer, and one for the rest."""
     folder.mkdir()
     shards: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         first, second, layer, *_ = (*tensor.name.split("."), "")
         stem = layer if (first, second) == ("model", "layers") else "rest"
         shards.setdefault(f"model_{stem}.safetensors", []).append(tensor)
-    for file, held in shards.items():
-        write_shard(folder / file, held)
-    weight_map = {tensor.name: file for file, held in shards.items() for tensor in held}
+    for file, members in shards.items():
+        write_shard(folder / file, members)
+    weight_map = {tensor.name: file for file, members in shards.items() for tensor in members}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(config.to_dict() | (FUSED if fused else {})))
 
 
 def write_shard(path: Path, tensors: list[Tensor]) -> None:
-    """Write a file of `tensors`, a portion at a time: their size is never held."""
+    """Write a file of `tensors`, a portion at a time, so that memory does not grow with them."""
     random, header, end = np.random.default_rng(0), {}, 0
     for tensor in tensors:
         begin, end = end, end + tensor.nbytes
@@ -143,13 +145,15 @@ def write_shard(path: Path, tensors: list[Tensor]) -> None:
                 file.write(portion[: tensor.nbytes - start])
 
 
-def prepared(source: Path, output: Path, dtype: str, target: str) -> tuple[float, int]:
-    """Run prepare_weights.py and return its seconds and its peak of resident memory, in bytes."""
+def prepare(source: Path, output: Path, dtype: str, target: str) -> tuple[float, int]:
+    """Run prepare_weights.py and return its seconds and its peak resident memory, in bytes."""
     program = [sys.executable, str(ROOT / "prepare_weights.py")]
-    what = ["--checkpoint", str(source), "--output", str(output / "prepared")]
+    arguments = ["--checkpoint", str(source), "--output", str(output / "prepared")]
     start = time.perf_counter()
-    child = subprocess.Popen([*program, *what, "--dtype", dtype, "--target", target], stdout=-3)
-    # What Linux says of a child begins at its parent's own peak; write_shard keeps that lower.
+    child = subprocess.Popen(
+        [*program, *arguments, "--dtype", dtype, "--target", target], stdout=-3
+    )
+    # Linux counts a child's peak from that of its parent on; write_shard keeps the latter lower.
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -159,20 +163,20 @@ def prepared(source: Path, output: Path, dtype: str, target: str) -> tuple[float
 
 def show(runs: list[dict[str, Any]]) -> None:
     """Print a row for each run."""
-    words, numbers = ("attention", "dtype", "target"), ("checkpoint", "peak", "allowed", "seconds")
-    made = table("Peak memory of prepare_weights.py", words, numbers)
+    left, right = ("attention", "dtype", "target"), ("checkpoint", "peak", "allowed", "seconds")
+    printed = table("Peak memory of prepare_weights.py", left, right)
     for run in runs:
-        sizes = (run[f"{what}_bytes"] for what in ("checkpoint", "peak", "bound"))
-        made.add_row(
+        sizes = (run[f"{name}_bytes"] for name in ("checkpoint", "peak", "bound"))
+        printed.add_row(
             run["layout"], run["dtype"], run["target"], *map(amount, sizes), str(run["seconds"])
         )
-    console().print(made)
+    console().print(printed)
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    said = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in said if line.startswith("model name")]
+    """Return the hardware and software that results depend on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),

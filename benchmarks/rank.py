@@ -1,4 +1,4 @@
-"""One rank of `benchmarks.ranks`, started by torchrun: computes, and counts what it takes."""
+"""One rank of `benchmarks.ranks`, started by torchrun: runs prefill and decoding, and measures."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup, init_process_gr
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.random_weights import random_weights
 
-__all__ = ["WAYS", "Found", "model_config", "work"]
+__all__ = ["DISPATCHERS", "Results", "describe_workload", "model_config"]
 
 SEQUENCES, PROMPT, DECODED = 8, 64, 16  # 512 tokens at once, then 16 times 8
-WAYS = {"prefill": "all_to_all", "decode": "all_gather"}  # as the sizes of these steps ask
+DISPATCHERS = {"prefill": "all_to_all", "decode": "all_gather"}  # chosen by the step's size
 
-Found = dict[str, dict[str, float]]
+Results = dict[str, dict[str, float]]
 
 
 def model_config(*, quick: bool) -> MiMoConfig:
-    """Return four layers: full and dense, two sliding, full; 64 experts, 8 of a token."""
+    """Return the config of four layers, full, sliding, sliding, full, the first one dense."""
     width = 128 if quick else 1024
     return MiMoConfig(
         vocab_size=8192,
@@ -40,30 +40,30 @@ def model_config(*, quick: bool) -> MiMoConfig:
     )
 
 
-def work() -> dict[str, Any]:
-    """Return what is computed."""
+def describe_workload() -> dict[str, Any]:
+    """Return the sizes of the workload, and the config."""
     config = model_config(quick=False).to_dict()
     return {"sequences": SEQUENCES, "prompt": PROMPT, "decoded": DECODED, "config": config}
 
 
 def main(*, quick: bool) -> None:
-    """Compute, and let rank 0 print what all have found."""
+    """Measure, and print the results of all ranks on rank 0."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
     config = model_config(quick=quick)
     weights = random_weights(config, seed=0)
     with init_process_group(os.environ) as world:
-        computed(world, config, weights)  # compiles what must be compiled
-        found = computed(world, config, weights)
+        measure(world, config, weights)  # warm-up: compiles Numba functions
+        results = measure(world, config, weights)
     if world.rank == 0:
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(results) + "\n")
 
 
-def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
-    """Return what prefill and decoding take: all ranks together, and a rank on average."""
-    record, counted = DispatchStatsBackend(), InstrumentedGroup(world)
+def measure(world: HostGroup, config: MiMoConfig, weights: Any) -> Results:
+    """Return the figures of prefill and of decoding, summed or averaged over the ranks."""
+    backend, instrumented = DispatchStatsBackend(), InstrumentedGroup(world)
     plan = ParallelConfig(data_parallel_size=world.size)
-    model = MiMoV2FlashModel(weights, config, group=counted, plan=plan, backend=record)
+    model = MiMoV2FlashModel(weights, config, group=instrumented, plan=plan, backend=backend)
     cache = model.new_cache(SEQUENCES, PROMPT + DECODED)
     token_BT = np.random.default_rng(0).integers(0, config.vocab_size, (SEQUENCES, PROMPT))
     last_B1 = np.full((SEQUENCES, 1), PROMPT - 1)
@@ -75,47 +75,47 @@ def computed(world: HostGroup, config: MiMoConfig, weights: Any) -> Found:
 
     def decode() -> None:
         nonlocal total
-        for place in range(PROMPT, PROMPT + DECODED):
-            logits = model.step(token_BT[:, :1], np.full((SEQUENCES, 1), place), cache)
+        for position in range(PROMPT, PROMPT + DECODED):
+            logits = model.step(token_BT[:, :1], np.full((SEQUENCES, 1), position), cache)
             total += float(np.abs(logits).mean())
 
-    found = {}
+    results = {}
     for name, phase in (("prefill", prefill), ("decode", decode)):
-        before = _seconds_of(counted)
+        before = _seconds_of(instrumented)
         seconds, processor = timed(world, phase)
-        beside = world.all_reduce(np.array([_seconds_of(counted) - before]))[0] / world.size
-        way = record.by_dispatcher[WAYS[name]].total(world)
-        found[name] = _figures(way, world.size) | {
+        beside = world.all_reduce(np.array([_seconds_of(instrumented) - before]))[0] / world.size
+        stats = backend.by_dispatcher[DISPATCHERS[name]].total(world)
+        results[name] = _figures(stats, world.size) | {
             "seconds": seconds,
             "processor_seconds": processor,
             "beside_seconds": beside,
         }
-    return found | {"logits": {"sum": total}}
+    return results | {"logits": {"sum": total}}
 
 
 def timed(world: HostGroup, phase: Callable[[], None]) -> tuple[float, float]:
-    """Return seconds of a phase, and those of processors, of all ranks together."""
+    """Return the wall-clock seconds of a phase, and the processor seconds of all ranks together."""
     world.all_reduce(np.zeros(1))
-    start, used = time.perf_counter(), time.process_time()
+    start, processor_start = time.perf_counter(), time.process_time()
     phase()
-    used = time.process_time() - used
+    used = time.process_time() - processor_start
     processor = world.all_reduce(np.array([used]))[0]
     return time.perf_counter() - start, float(processor)
 
 
-def _seconds_of(counted: InstrumentedGroup) -> float:
-    return sum(tally.seconds for tally in counted.stats.values())
+def _seconds_of(group: InstrumentedGroup) -> float:
+    return sum(collective.seconds for collective in group.stats.values())
 
 
-def _figures(way: DispatchStats, ranks: int) -> dict[str, float]:
-    """Return what one way to the experts carried, per token and layer, and a rank's seconds."""
+def _figures(stats: DispatchStats, ranks: int) -> dict[str, float]:
+    """Return a dispatcher's bytes per token and layer, and its seconds per rank."""
     return {
-        "tokens": way.tokens,
-        "lost_pairs": way.pairs - way.computed,
-        "sent_bytes": way.sent / way.tokens,
-        "least_bytes": way.lower_bound / way.tokens,
-        "exchange_seconds": way.dispatch_seconds / ranks,
-        "expert_seconds": way.expert_seconds / ranks,
+        "tokens": stats.tokens,
+        "lost_pairs": stats.pairs - stats.computed,
+        "sent_bytes": stats.sent / stats.tokens,
+        "least_bytes": stats.lower_bound / stats.tokens,
+        "exchange_seconds": stats.dispatch_seconds / ranks,
+        "expert_seconds": stats.expert_seconds / ranks,
     }
 
 

@@ -1,4 +1,4 @@
-"""Folders of safetensors files, written a part of a tensor at a time: their size is never held."""
+"""Streaming writer of safetensors checkpoints: one part of a tensor is in memory at a time."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ __all__ = ["Tensor", "write_folder"]
 
 
 class Tensor(NamedTuple):
-    """What a file holds under a name, in parts that are made when they are written."""
+    """A tensor to write, whose `parts` are made as they are written."""
 
     name: str
     dtype: str
@@ -28,16 +28,16 @@ class Tensor(NamedTuple):
 
 
 def write_folder(folder: Path, tensors: list[Tensor]) -> None:
-    """Write a file for each layer and one for the rest, and the index of all."""
+    """Write a safetensors file for each layer and one for the rest, and the index."""
     folder.mkdir(parents=True)
     shards: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         first, second, layer, *_ = (*tensor.name.split("."), "")
         stem = layer if (first, second) == ("model", "layers") else "rest"
         shards.setdefault(f"model_{stem}.safetensors", []).append(tensor)
-    for file, held in shards.items():
-        _write_file(folder / file, held)
-    weight_map = {tensor.name: file for file, held in shards.items() for tensor in held}
+    for file, members in shards.items():
+        _write_file(folder / file, members)
+    weight_map = {tensor.name: file for file, members in shards.items() for tensor in members}
     metadata = {"total_size": sum(tensor.nbytes for tensor in tensors)}
     index = {"metadata": metadata, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -1,4 +1,4 @@
-"""How many bytes of weights a step reads, and how many operations a prompt asks for."""
+"""Bytes of weights that a decoding step reads, and floating-point operations of a prefill."""
 
 from typing import Any
 
@@ -14,75 +14,75 @@ from mimo_v2_flash.weights.params import (
     nbytes,
 )
 
-from .contenders import Ours
+from .implementations import Ours
 
 __all__ = ["bytes_of_step", "flops_of_prefill"]
 
 
-class Watched:
-    """One matrix of every expert, and which of them were asked for."""
+class TrackedMatrices:
+    """The matrices of all experts, as a sequence that records which of them are read."""
 
     def __init__(self, matrices: Any) -> None:
-        self.matrices, self.asked = matrices, set()
+        self.matrices, self.accessed = matrices, set()
 
     def __len__(self) -> int:
         return len(self.matrices)
 
     def __getitem__(self, expert: int) -> Any:
-        self.asked.add(int(expert))
+        self.accessed.add(int(expert))
         return self.matrices[expert]
 
     def bytes_read(self) -> int:
-        """Return the bytes of what was asked for since the last time, each counted once."""
-        read = sum(nbytes(self.matrices[expert]) for expert in self.asked)
-        self.asked = set()
+        """Return the bytes of the matrices read since the last call, each counted once."""
+        read = sum(nbytes(self.matrices[expert]) for expert in self.accessed)
+        self.accessed = set()
         return read
 
 
 def bytes_of_step(ours: Ours, token_NB: np.ndarray) -> float:
-    """Return the bytes of weights, as stored, that a step of decoding reads, on average.
+    """Return the bytes of weights, as stored, that a decoding step reads, on average.
 
-    Everything but the embedding, and of the experts those that some row chose, once.
+    It reads all weights but the embedding and the experts that no row chose.
     """
-    whole = ours.model.weights
-    ours.model.weights, watched = _watched(whole)
+    weights = ours.model.weights
+    ours.model.weights, tracked = _track(weights)
     read = 0
     for token_B in token_NB:
         ours.decode(token_B)
-        read += sum(matrices.bytes_read() for matrices in watched)
-    ours.model.weights = whole
-    of_all_experts = sum(nbytes(tuple(experts.matrices)) for experts in watched)
-    always = nbytes(whole) - nbytes(whole.embedding_VD) - of_all_experts
-    return always + read / len(token_NB)
+        read += sum(matrices.bytes_read() for matrices in tracked)
+    ours.model.weights = weights
+    expert_bytes = sum(nbytes(tuple(experts.matrices)) for experts in tracked)
+    dense_bytes = nbytes(weights) - nbytes(weights.embedding_VD) - expert_bytes
+    return dense_bytes + read / len(token_NB)
 
 
-def _watched(weights: ModelWeights) -> tuple[ModelWeights, list[Watched]]:
-    watched: list[Watched] = []
+def _track(weights: ModelWeights) -> tuple[ModelWeights, list[TrackedMatrices]]:
+    tracked: list[TrackedMatrices] = []
 
-    def seen(layer: DecoderWeights) -> DecoderWeights:
-        mixture = layer.feed_forward
-        if not isinstance(mixture, MoEWeights):
+    def track_layer(layer: DecoderWeights) -> DecoderWeights:
+        moe = layer.feed_forward
+        if not isinstance(moe, MoEWeights):
             return layer
-        own = [Watched(matrices) for matrices in mixture.experts]
-        watched.extend(own)
-        return layer._replace(feed_forward=mixture._replace(experts=ExpertWeights(*own)))
+        experts = [TrackedMatrices(matrices) for matrices in moe.experts]
+        tracked.extend(experts)
+        return layer._replace(feed_forward=moe._replace(experts=ExpertWeights(*experts)))
 
-    return weights._replace(layers=tuple(map(seen, weights.layers))), watched
+    return weights._replace(layers=tuple(map(track_layer, weights.layers))), tracked
 
 
 def flops_of_prefill(config: MiMoConfig, tokens: int) -> int:
-    """Return the floating-point operations of matmuls that a prompt of `tokens` asks for.
+    """Return the floating-point operations of the matmuls of a prefill of `tokens`.
 
-    Attention counts what a token may see, and logits are those of the last token.
+    Attention counts the keys that the mask admits; logits are those of the last token.
     """
     total = config.vocab_size * config.hidden_size
     for spec in config.layers:
-        total += tokens * _weights_of_token(spec) + _products_of_attention(spec.attention, tokens)
+        total += tokens * _active_weights(spec) + _attention_products(spec.attention, tokens)
     return 2 * total
 
 
-def _weights_of_token(spec: LayerSpec) -> int:
-    """Return the weights that a token is multiplied by."""
+def _active_weights(spec: LayerSpec) -> int:
+    """Return how many weights of a layer a token is multiplied by."""
     matrices = [*param_specs.attention("", spec.attention, spec.hidden_size)[:4]]
     if spec.num_experts:
         matrices += [
@@ -94,6 +94,6 @@ def _weights_of_token(spec: LayerSpec) -> int:
     return sum(int(np.prod(matrix.shape)) for matrix in matrices)
 
 
-def _products_of_attention(spec: AttentionSpec, tokens: int) -> int:
+def _attention_products(spec: AttentionSpec, tokens: int) -> int:
     pairs = int(np.minimum(np.arange(1, tokens + 1), spec.window).sum())
     return pairs * spec.num_heads * (spec.head_dim + spec.v_head_dim)

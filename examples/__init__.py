@@ -1,1 +1,1 @@
-"""Examples: the tiny checkpoint, and a trace of another implementation."""
+"""Examples: the checkpoint mimo-tiny, and traces of transformers to compare with."""

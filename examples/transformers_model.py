@@ -1,7 +1,7 @@
-"""A checkpoint in the hub's layout as transformers' model, in float32.
+"""Loader of a checkpoint in the hub's layout into transformers' model, in float32.
 
 transformers 5.23 reads neither the hub's fields of config.json nor the scales of keys and values:
-the config is translated, and the weights are dequantised by this project's reader.
+this module translates the config, and this project's reader dequantises the weights.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ SAME = (
     *("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok"),
     *("attention_value_scale", "routed_scaling_factor", "max_position_embeddings"),
 )
-KINDS, NETWORKS = ("full_attention", "sliding_attention"), ("dense", "sparse")
+KINDS, FFN_KINDS = ("full_attention", "sliding_attention"), ("dense", "sparse")
 
 
 def load(folder: Path, config: MiMoConfig) -> Any:
@@ -35,24 +35,24 @@ def load(folder: Path, config: MiMoConfig) -> Any:
         job.run(workers=1, advance=lambda _: None)
         tensors = open_checkpoint(Path(prepared)).items()
         state = {name: torch.tensor(np.array(weight, np.float32)) for name, weight in tensors}
-    model, said = transformers.MiMoV2FlashForCausalLM.from_pretrained(
+    model, loading_info = transformers.MiMoV2FlashForCausalLM.from_pretrained(
         None, config=native(config), state_dict=state, output_loading_info=True, dtype="float32"
     )
-    assert not any(said.values()), said
+    assert not any(loading_info.values()), loading_info
     return model.eval()
 
 
 def native(config: MiMoConfig) -> Any:
-    """Return the config in transformers' own fields; the hub's it would not understand."""
+    """Return the config in transformers' own fields, since it does not read those of the hub."""
     rope = {"rope_type": "default", "partial_rotary_factor": config.partial_rotary_factor}
     thetas = zip(KINDS, (config.rope_theta, config.swa_rope_theta), strict=True)
-    made = transformers.MiMoV2FlashConfig(
+    translated = transformers.MiMoV2FlashConfig(
         **{name: value for name, value in vars(config).items() if name in SAME},
         rms_norm_eps=config.layernorm_epsilon,
         layer_types=[KINDS[sliding] for sliding in config.hybrid_layer_pattern],
-        mlp_layer_types=[NETWORKS[sparse] for sparse in config.moe_layer_freq],
+        mlp_layer_types=[FFN_KINDS[sparse] for sparse in config.moe_layer_freq],
         rope_parameters={kind: rope | {"rope_theta": theta} for kind, theta in thetas},
         attn_implementation="eager",
     )
-    made._experts_implementation = "eager"  # the others need widths that are multiples of 4
-    return made
+    translated._experts_implementation = "eager"  # the others need widths that are multiples of 4
+    return translated

@@ -1,9 +1,10 @@
-"""What MiMo-V2-Flash is: every number of the architecture, and what each layer has of them.
+"""MiMoConfig: the hyperparameters of MiMo-V2-Flash, and the specification of every layer.
 
 Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, whose names are kept. MiMo-V2.5 and
 MiMo-V2.5-Pro differ in these numbers only.
 """
 
+import warnings
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from os import PathLike
@@ -18,26 +19,26 @@ __all__ = ["NO_WINDOW", "AttentionSpec", "LayerSpec", "MiMoConfig"]
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """How one layer looks at the past; full and sliding layers differ in these numbers only."""
+    """Hyperparameters of one layer's attention; full and sliding layers differ in these only."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int  # of a query or key head
     v_head_dim: int  # of a value head
-    window: int  # keys that a token sees, itself included; EVERYTHING in full layers
+    window: int  # keys that a token attends to, itself included; NO_WINDOW in full layers
     rotary_dim: int  # leading dimensions of a query or key head that are rotated
     rope_theta: float
-    value_scale: float  # on values, before attention and cache
+    value_scale: float  # factor on values, before attention and cache
     has_sink: bool  # a learned logit per head in the softmax's denominator
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One decoder layer; equal layers are equal, so that one program serves them all."""
+    """Hyperparameters of one decoder layer; layers that compare equal share one program."""
 
     attention: AttentionSpec
     hidden_size: int  # width of the model
-    intermediate_size: int  # width of the dense network, or of one expert
+    intermediate_size: int  # width of the dense feed-forward, or of one expert
     num_experts: int  # 0 where the feed-forward is dense
     experts_per_token: int  # 0 where the feed-forward is dense
     routed_scaling_factor: float  # 1 where the feed-forward is dense
@@ -46,9 +47,9 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class MiMoConfig:
-    """The architecture; without arguments, MiMo-V2-Flash itself on one device.
+    """Model architecture; the defaults are MiMo-V2-Flash on one device.
 
-    Names and values are those of the hub's config.json but for `sliding_window`, which counts the
+    Names and values are those of the hub's config.json, except `sliding_window`, which counts the
     token itself, and `num_devices`, which is no part of the model. Widths count elements.
 
     Raises
@@ -59,7 +60,7 @@ class MiMoConfig:
 
     vocab_size: int = 152576
     hidden_size: int = 4096
-    intermediate_size: int = 16384  # width of the dense feed-forward: layer 0 and the predictors
+    intermediate_size: int = 16384  # width of the dense feed-forward: layer 0, MTP layers
     num_hidden_layers: int = 48
     max_position_embeddings: int = 262144  # tokens
     layernorm_epsilon: float = 1e-5  # transformers: rms_norm_eps
@@ -92,25 +93,25 @@ class MiMoConfig:
         0,
     )
     moe_layer_freq: PerLayer = (0, *(1,) * 47)
-    eos_token_id: TokenIds = 151645  # of the chat model; its base model's file says 151643
-    num_devices: int = 1  # ranks that share the experts
+    eos_token_id: TokenIds = 151645  # of the chat model; the base model has 151643
+    num_devices: int = 1  # ranks that the experts are split over
 
     def __post_init__(self) -> None:
-        """Refuse an impossible model."""
+        """Validate all fields."""
         config_rules.check(self)
 
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], *, num_devices: int = 1) -> "MiMoConfig":
-        """Return the model that a config.json describes, the hub's or one that transformers saved.
+        """Read a config.json, in the hub's spelling or as transformers saves it.
 
-        Where a file has both spellings and they disagree, transformers' is taken, with a warning.
+        Where a file has both spellings and they conflict, transformers' is used, with a warning.
 
         Parameters
         ----------
         path : str or PathLike
             The file, or the folder that holds it as config.json.
         num_devices : int
-            Ranks that share the experts; no file says it.
+            Ranks that the experts are split over; a config.json does not have it.
 
         Raises
         ------
@@ -129,9 +130,9 @@ class MiMoConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a config.json in the hub's spelling, ready for JSON."""
-        said = asdict(self)
-        del said["num_devices"]
-        return config_file.to_hub(said)
+        values = asdict(self)
+        del values["num_devices"]
+        return config_file.to_hub(values)
 
     @property
     def experts_per_device(self) -> int:
@@ -140,13 +141,20 @@ class MiMoConfig:
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """Every decoder layer, first to last."""
+        """The decoder layers, first to last."""
         return tuple(map(self._layer, self.hybrid_layer_pattern, self.moe_layer_freq))
 
     @property
     def mtp_layer(self) -> LayerSpec:
-        """The block of each multi-token predictor, sliding and dense (checkpoint `model.mtp`)."""
+        """The layer of each multi-token prediction (MTP) module: sliding and dense, `model.mtp`."""
         return self._layer(sliding=1, sparse=0)
+
+    @property
+    def predictor(self) -> LayerSpec:
+        """Deprecated alias of `mtp_layer`."""
+        message = "MiMoConfig.predictor is now MiMoConfig.mtp_layer"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.mtp_layer
 
     def _layer(self, sliding: int, sparse: int) -> LayerSpec:
         return LayerSpec(
@@ -160,7 +168,7 @@ class MiMoConfig:
         )
 
     def _attention(self, kind: str) -> AttentionSpec:
-        """Return the attention whose fields begin with `kind`."""
+        """Return the attention of the fields with prefix `kind`: "swa_", or "" for full layers."""
         head_dim = getattr(self, f"{kind}head_dim")
         return AttentionSpec(
             num_heads=getattr(self, f"{kind}num_attention_heads"),

@@ -1,6 +1,6 @@
-"""config.json in its two spellings: the hub's, which is also MiMoConfig's, and transformers'.
+"""Reader and writer of config.json in two spellings: the hub's (MiMoConfig's) and transformers'.
 
-A file that transformers read and saved again holds both. Where they disagree transformers' wins,
+A file that transformers read and saved again has both. Where they conflict, transformers' wins,
 because the weights beside such a file are those of the model that transformers built.
 
 Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-Flash; transformers
@@ -18,8 +18,8 @@ from .config_rules import refuse
 
 __all__ = ["locate", "read", "to_hub"]
 
-# What is computed here: a file's key -> the values it may have, the hub's own value first.
-_COMPUTED: dict[str, tuple[Any, ...]] = {
+# Features without alternatives: key of the file -> values that are supported, the hub's first.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("mimo_v2_flash", "mimo_v2", "", None),  # "": the hub's configuration class
     "hidden_act": ("silu",),
     "attention_bias": (False,),
@@ -39,17 +39,17 @@ _COMPUTED: dict[str, tuple[Any, ...]] = {
 }
 _ROPE = "rope_parameters"
 _FULL, _SLIDING = f"{_ROPE}.full_attention", f"{_ROPE}.sliding_attention"
-_COMPUTED_ROPE: dict[str, tuple[Any, ...]] = {
+_SUPPORTED_ROPE: dict[str, tuple[Any, ...]] = {
     key: allowed
     for mapping in (_ROPE, _FULL, _SLIDING)
     for key, allowed in (
-        (mapping, (None, {})),  # what remains once objects are flat
+        (mapping, (None, {})),  # an object with keys is flattened before the check
         (f"{mapping}.type", ("default",)),
         (f"{mapping}.rope_type", ("default",)),
     )
 }
 
-# Where the hub's code and transformers agree on what a missing field means, or a null.
+# Defaults of missing fields, and of nulls, on which the hub's code and transformers agree.
 _ABSENT = {"routed_scaling_factor": 1.0, "initializer_range": 0.02, "eos_token_id": None}
 _NULL = {"routed_scaling_factor": 1.0, "attention_value_scale": 1.0}
 
@@ -67,7 +67,7 @@ def _twice(value: Any) -> Any:
 
 
 def _index_in(*names: str) -> Callable[[Any], Any]:
-    """Return a reading of names as indices; what is no name stays, for MiMoConfig to refuse."""
+    """Return a function from a list of names to indices; MiMoConfig refuses unknown names."""
 
     def read(value: Any) -> Any:
         if not isinstance(value, list):
@@ -78,7 +78,7 @@ def _index_in(*names: str) -> Callable[[Any], Any]:
 
 
 class FieldMapping(NamedTuple):
-    """Where a file says a field, and how what it says there is read."""
+    """A field of MiMoConfig, its key in a config.json, and how to read the value."""
 
     field: str
     key: str
@@ -98,7 +98,7 @@ _TRANSFORMERS = (
     FieldMapping("partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"),
     FieldMapping("sliding_window", "sliding_window"),
 )
-# What MiMoV2FlashAttention builds by itself, whatever else a file says.
+# MiMoV2FlashAttention computes these fields and ignores the hub's keys for them.
 _BUILT_BY_TRANSFORMERS = (
     FieldMapping("swa_num_attention_heads", "num_attention_heads"),
     FieldMapping("swa_num_key_value_heads", "num_key_value_heads", _twice),
@@ -110,7 +110,7 @@ _BUILT_BY_TRANSFORMERS = (
 
 
 def locate(path: str | PathLike[str]) -> Path:
-    """Return the config.json that `path` is or holds; FileNotFoundError where there is none."""
+    """Return the config.json at or in `path`; raise FileNotFoundError if there is none."""
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give config.json or the folder that has it")
@@ -118,12 +118,12 @@ def locate(path: str | PathLike[str]) -> Path:
 
 
 def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
-    """Return what `file` says of each of `fields`, not yet validated.
+    """Return the value of each of `fields` in the config.json `file`, not yet validated.
 
     Raises
     ------
     ValueError
-        The file is no JSON object, describes what is not computed here, or lacks a field.
+        The file is no JSON object, has a feature that is not supported, or lacks a field.
     """
     try:
         tree = json.loads(file.read_bytes())
@@ -131,40 +131,38 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"a JSON object is needed, not {tree!r:.40}")
-    said = dict(_flat(tree))
-    for key, allowed in (_COMPUTED | _COMPUTED_ROPE).items():
-        if said.get(key, allowed[0]) not in allowed:
-            refuse(key, said[key], " or ".join(map(repr, allowed)))
-    _settle(said)
-    built = "layer_types" in said and said.get("model_type") == "mimo_v2_flash"
+    entries = dict(_flat(tree))
+    for key, allowed in (_SUPPORTED | _SUPPORTED_ROPE).items():
+        if entries.get(key, allowed[0]) not in allowed:
+            refuse(key, entries[key], " or ".join(map(repr, allowed)))
+    _resolve(entries)
+    built = "layer_types" in entries and entries.get("model_type") == "mimo_v2_flash"
     mappings = (
         *_TRANSFORMERS,
         *(_BUILT_BY_TRANSFORMERS if built else ()),
         *(FieldMapping(name, name) for name in fields if name != "sliding_window"),
         FieldMapping("sliding_window", "sliding_window_size", _plus_one),
     )
-    found = _ABSENT | _first_said(mappings, said, file)
-    if missing := {
-        mapping.field: mapping.key for mapping in mappings if mapping.field not in found
-    }:
+    values = _ABSENT | _first_values(mappings, entries, file)
+    if missing := {m.field: m.key for m in mappings if m.field not in values}:
         raise ValueError(f"missing: {', '.join(missing.values())}")
-    return found
+    return values
 
 
 def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `fields` in the hub's spelling, with the features that are fixed here."""
-    # The hub counts the keys before a token, in three fields that are always equal.
+    """Return `fields` as a config.json in the hub's spelling, with the supported features."""
+    # The hub counts the keys before a token, without the token, in three fields that are equal.
     windows = ("sliding_window", "sliding_window_size", "attention_chunk_size")
     return {
         "architectures": ["MiMoV2FlashForCausalLM"],
-        **{key: allowed[0] for key, allowed in _COMPUTED.items()},
+        **{key: allowed[0] for key, allowed in _SUPPORTED.items()},
         **{key: list(item) if isinstance(item, tuple) else item for key, item in fields.items()},
         **dict.fromkeys(windows, fields["sliding_window"] - 1),
     }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield keys and values, those of the rotary parameters as `rope_parameters.kind.key`."""
+    """Yield keys and values; those of rotary parameters have keys `rope_parameters.kind.key`."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if key in (_ROPE, _FULL, _SLIDING) and isinstance(value, dict):
@@ -173,32 +171,33 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield key, value
 
 
-def _settle(said: dict[str, Any]) -> None:
-    """Resolve in place what one key alone does not say: nulls, the window, rotary factors."""
-    said |= {key: value for key, value in _NULL.items() if key in said and said[key] is None}
+def _resolve(entries: dict[str, Any]) -> None:
+    """Replace nulls, and settle the window and the rotary factors, in place."""
+    entries |= {key: value for key, value in _NULL.items() if entries.get(key, value) is None}
     # The hub's sliding_window repeats its sliding_window_size; transformers' is one more, for the
-    # token itself. Alone in a file of the hub's it could be either, so there it says nothing.
-    window, before = said.pop("sliding_window", None), said.get("sliding_window_size")
-    if window != before and (before is not None or "layer_types" in said):
-        said["sliding_window"] = window
-    # 0.334 is what MiMoV2FlashRotaryEmbedding takes where a layer type has no factor.
-    kinds = [kind for kind in (_FULL, _SLIDING) if f"{kind}.rope_theta" in said]
-    factors = [said.setdefault(f"{kind}.partial_rotary_factor", 0.334) for kind in kinds]
+    # token itself. Alone in a file of the hub's it could be either: it is ignored there.
+    window, before = entries.pop("sliding_window", None), entries.get("sliding_window_size")
+    if window != before and (before is not None or "layer_types" in entries):
+        entries["sliding_window"] = window
+    # MiMoV2FlashRotaryEmbedding takes 0.334 for a layer type without a factor.
+    kinds = [kind for kind in (_FULL, _SLIDING) if f"{kind}.rope_theta" in entries]
+    factors = [entries.setdefault(f"{kind}.partial_rotary_factor", 0.334) for kind in kinds]
     if factors and factors[0] != factors[-1]:
         refuse(f"{_SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
 
 
-def _first_said(
-    mappings: Iterable[FieldMapping], said: Mapping[str, Any], file: Path
+def _first_values(
+    mappings: Iterable[FieldMapping], entries: Mapping[str, Any], file: Path
 ) -> dict[str, Any]:
-    """Return what the first place of each field says; warn where a later one disagrees."""
-    found: dict[str, tuple[str, Any]] = {}
-    for field, key, reading in mappings:
-        if said.get(key) is None:
+    """Return each field's value by its first mapping; warn where a later one conflicts."""
+    first: dict[str, tuple[str, Any]] = {}
+    for field, key, read_value in mappings:
+        if entries.get(key) is None:
             continue
-        value = reading(said[key])
-        taken, first = found.setdefault(field, (key, value))
-        if taken != key and first != value:  # NaN differs from itself
-            message = f"{file}: {field}: {taken} says {first!r}, {key} says {value!r}; took {taken}"
+        value = read_value(entries[key])
+        first_key, first_value = first.setdefault(field, (key, value))
+        if first_key != key and first_value != value:  # NaN differs from itself
+            values = f"{first_key} gives {first_value!r}, {key} gives {value!r}"
+            message = f"{file}: {field}: conflicting values: {values}; using {first_key}"
             warnings.warn(message, stacklevel=4)
-    return {field: value for field, (_, value) in found.items()}
+    return {field: value for field, (_, value) in first.items()}

@@ -1,4 +1,4 @@
-"""Which values the numbers of MiMoConfig may have, each by itself and against one another."""
+"""Validation of MiMoConfig: the allowed values of each field, and of fields beside each other."""
 
 import operator
 import sys
@@ -13,12 +13,12 @@ TokenIds = int | tuple[int, ...] | None
 
 
 def refuse(field: str, value: object, allowed: str) -> NoReturn:
-    """Raise the ValueError that names a field, its value and what is allowed."""
+    """Raise a ValueError that names a field, its value and what is allowed."""
     raise ValueError(f"{field} = {value!r}: allowed is {allowed}")
 
 
 def rotary_dim(factor: float, head_dim: int) -> int:
-    """Return how many of `head_dim` dimensions are rotated, truncated as transformers does."""
+    """Return how many of `head_dim` dimensions are rotated, truncated as in transformers."""
     return int(head_dim * factor)
 
 
@@ -64,7 +64,7 @@ def _rotates_pairs(factor: float, head_dim: int) -> bool:
     return factor <= 1 and (rotated := rotary_dim(factor, head_dim)) > 0 and rotated % 2 == 0
 
 
-# A field's type -> which values it takes, and in words.
+# Type of a field -> (predicate of its allowed values, their description).
 _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "True or False"),
     int: (lambda value: _is_whole(value) and value > 0, "an integer above 0"),
@@ -73,7 +73,7 @@ _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
     TokenIds: (_is_token_ids, "None, an integer of at least 0, or a tuple of such integers"),
 }
 
-# A field, whether it agrees with another one, what that means in words, and the other one.
+# (field, predicate of its value and another field's, description of the relation, other field).
 _RELATIONS: tuple[tuple[str, Callable[[Any, Any], bool], str, str], ...] = (
     ("num_attention_heads", _is_multiple, "a multiple of", "num_key_value_heads"),
     ("swa_num_attention_heads", _is_multiple, "a multiple of", "swa_num_key_value_heads"),

@@ -1,4 +1,4 @@
-"""What callers give, checked before anything is computed: tokens, positions, indices, prompts."""
+"""Validation of arguments of the model: token ids, positions, indices, prompts, sizes, dtypes."""
 
 import operator
 from numbers import Integral
@@ -40,16 +40,16 @@ def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it is no array of integers with two axes, is empty, or an id is not in the vocabulary.
+        If it is no array of integers with two axes, is empty, or an id is outside the vocabulary.
     """
     token_BT = _integers("token ids", token_BT)
     if token_BT.ndim != 2 or not token_BT.size:
         raise ValueError(f"token ids must be [B, T] and not empty, got shape {token_BT.shape}")
-    return _known(token_BT, vocabulary)
+    return _in_vocabulary(token_BT, vocabulary)
 
 
 def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `position_BT` as int32 of `shape`, or raise ValueError if it cannot be."""
+    """Return `position_BT` as int32, or raise ValueError if it is not such an array of `shape`."""
     position_BT = _integers("positions", position_BT)
     if position_BT.shape != shape:
         raise ValueError(f"positions are {position_BT.shape}, the tokens are {shape}")
@@ -78,7 +78,13 @@ def as_indices(index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
-    """Return prompts as lists of ids; ValueError if one is empty, an id unknown, or none given."""
+    """Return prompts as lists of token ids.
+
+    Raises
+    ------
+    ValueError
+        If there is no prompt, one is empty, or an id is outside the vocabulary.
+    """
     prompts = list(input_ids)
     if not prompts:
         raise ValueError("there is no prompt")
@@ -86,18 +92,18 @@ def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
         if np.ndim(prompt) != 1 or not len(prompt):
             raise ValueError(f"prompt {row} must be a sequence of token ids, and not empty")
         token_1T = _integers(f"token ids of prompt {row}", [prompt])
-        prompts[row] = _known(token_1T, vocabulary, first_row=row)[0].tolist()
+        prompts[row] = _in_vocabulary(token_1T, vocabulary, first_row=row)[0].tolist()
     return prompts
 
 
 def end_tokens(tokens: Any) -> set[int]:
-    """Return the ids that end a row as a set; TypeError if one is no integer."""
+    """Return the token ids that end a row as a set; raise TypeError if one is no integer."""
     if tokens is None:
         return set()
     return set(map(operator.index, (tokens,) if isinstance(tokens, Integral) else tokens))
 
 
-def _known(token_BT: np.ndarray, vocabulary: int, *, first_row: int = 0) -> np.ndarray:
+def _in_vocabulary(token_BT: np.ndarray, vocabulary: int, *, first_row: int = 0) -> np.ndarray:
     outside = (token_BT < 0) | (token_BT >= vocabulary)
     if np.any(outside):
         row, column = map(int, np.argwhere(outside)[0])

@@ -1,9 +1,9 @@
-"""The hybrid KV cache: every token in full layers, a ring of the last ones in sliding layers.
+"""Hybrid KV cache: all tokens in full layers, a ring buffer of the last ones in sliding layers.
 
-Nothing is padded and nothing grows: pages that no token has touched cost nothing. All integer
-arithmetic of slots and rows is here, on the host.
+Each layer has one flat array of its final size; memory pages that no token has touched cost
+nothing. All integer arithmetic of slots and rows is in this module and runs on the host.
 
-MiMo in bfloat16: 23,040 bytes per token and 26 MB per sequence.
+MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
 """
 
 from dataclasses import dataclass, field
@@ -18,30 +18,30 @@ from .kernels.kv_cache import KVCache
 __all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "ring_slots", "slot_mapping"]
 
 MAX_DRAFT_TOKENS = 3
-"""Drafted tokens that a step may hold, and that may be taken back after it."""
+"""The most draft tokens in a step of speculative decoding; as many can be rolled back after it."""
 
 
 @dataclass
 class HybridCache:
-    """The caches of all layers for one batch of sequences, and what they hold.
+    """The KV caches of all layers for one batch of sequences, and the length of each sequence.
 
     Attributes
     ----------
     layers
         One flat cache per decoder layer.
     slots
-        Slots of a sequence in each layer.
+        Slots per sequence in each layer.
     max_length
-        Tokens that a sequence may have.
+        The most tokens that a sequence may have.
     window
-        Keys that a token of a sliding layer sees, itself included.
+        Keys that a token of a sliding layer attends to, itself included.
     length_B
-        Tokens that each sequence has; a step may start there or before.
+        Tokens that each sequence has; the next step starts at this position or before it.
     oldest_B
-        The oldest position that the rings still hold.
-    rows
-        The sequences whose keys and values are in `layers`: the others are on other ranks, which
-        all know every sequence's length.
+        The oldest position of each sequence that the ring buffers still hold.
+    local_rows
+        The sequences whose keys and values are in `layers`. Other ranks hold the others; every
+        rank has the length of every sequence.
     """
 
     layers: tuple[KVCache, ...]
@@ -54,31 +54,31 @@ class HybridCache:
 
     @property
     def batch_size(self) -> int:
-        """Sequences, B."""
+        """Number of sequences, B, on all ranks."""
         return len(self.length_B)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated; the system gives memory only for those that were written."""
+        """Bytes allocated; the system gives memory only to pages that were written."""
         return sum(part.nbytes for layer in self.layers for part in layer)
 
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
-        """Raise ValueError if this is not a cache of a model with `layers`."""
-        asked = [
+        """Raise ValueError if this cache does not fit a model with `layers`."""
+        expected = [
             (spec.attention.num_kv_heads, spec.attention.head_dim, spec.attention.v_head_dim)
             for spec in layers
         ]
-        held = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
+        actual = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
         slots = tuple(ring_slots(spec.attention.window, self.max_length) for spec in layers)
-        if held != asked or slots != self.slots:
+        if actual != expected or slots != self.slots:
             raise ValueError("the cache was made by another model: use this one's new_cache")
 
     def check_positions(self, position_BT: np.ndarray) -> None:
         """Raise ValueError, naming the row, if a step at `position_BT` cannot be computed.
 
         In a row, real tokens come first, at consecutive positions from at most `length_B` on, then
-        padding at -1. A row may start earlier than it ended, to take tokens back: at 0, or as far
-        back as the rings still hold the whole window before it.
+        padding at -1. A row may start before its end, which discards the tokens from there on: at
+        0, or as far back as the ring buffers still hold the whole window before the start.
         """
         if position_BT.ndim != 2 or len(position_BT) != self.batch_size:
             raise ValueError(
@@ -115,9 +115,9 @@ class HybridCache:
             )
 
     def begin_step(self, position_BT: np.ndarray) -> None:
-        """Take down what a step at `position_BT` will overwrite, before it does.
+        """Record what a step at `position_BT` will overwrite, before it does.
 
-        A step that then fails leaves the tokens before it, and no others.
+        A step that fails afterwards leaves the tokens before it, and no others.
         """
         start_B, end_B = position_BT[:, 0], np.max(position_BT, axis=1) + 1
         self.length_B[:] = np.where(start_B >= 0, start_B, self.length_B)
@@ -126,13 +126,13 @@ class HybridCache:
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
 
     def finish_step(self, position_BT: np.ndarray) -> None:
-        """Take down that a step at `position_BT` has been written."""
+        """Record that the tokens of a step at `position_BT` have been written."""
         end_B = np.max(position_BT, axis=1) + 1
         self.length_B[:] = np.where(end_B > 0, end_B, self.length_B)
 
 
 def ring_slots(window: int, max_length: int) -> int:
-    """Return the slots of a layer: every position, or as many as a window and a draft need."""
+    """Return the slots per sequence of a layer: all positions, or a window and the draft tokens."""
     return min(max_length, window + MAX_DRAFT_TOKENS)
 
 
@@ -149,16 +149,16 @@ def new_cache(
     Parameters
     ----------
     layers
-        The model's layers, with the heads that live here.
+        The model's layers, with the heads of this rank.
     dtype
-        Of keys and values: float32 or bfloat16.
-    rows
-        The sequences that live here.
+        Dtype of keys and values: float32 or bfloat16.
+    local_rows
+        The sequences of this rank.
 
     Raises
     ------
     ValueError
-        If a size is not positive or the dtype is another one.
+        If a size is not positive or the dtype is neither of the two.
     """
     if batch_size < 1 or max_length < 1:
         raise ValueError(
@@ -188,9 +188,10 @@ def new_cache(
 
 
 def slot_mapping(position_BT: np.ndarray, slots: int) -> np.ndarray:
-    """Return `row_BT`, int32: the flat cache row of every token, position mod `slots`.
+    """Return the slot mapping `row_BT`, int32: each token's row of a flat cache.
 
-    Padding, and tokens that later ones of the same step would overwrite, go to the trash row.
+    A sequence's rows are its slots: position mod `slots`. Padding, and tokens that later ones of
+    the same step would overwrite, go to the trash row, which is the last one.
     """
     B = len(position_BT)
     first_B1 = np.arange(B)[:, None] * slots

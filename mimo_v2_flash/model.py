@@ -1,4 +1,4 @@
-"""The model: embed, pass through the layers, predict. One step for every phase."""
+"""MiMo-V2-Flash as one model object: `step` is prefill, chunked prefill and decode."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,35 +25,40 @@ __all__ = ["MiMoV2FlashModel"]
 
 
 class MiMoV2FlashModel:
-    """MiMo-V2-Flash. It holds nothing of a request: one model serves many caches.
+    """The MiMo-V2-Flash causal language model, on one device or as one rank of several.
 
-    Ranks that share it make and call it with the same arguments and get the same answers.
+    The state of a request is in its `HybridCache` alone: one model serves many caches. All ranks
+    of a group construct and call the model with the same arguments and get the same results.
 
     Parameters
     ----------
     weights : ModelWeights
-        From `load_weights`: the whole model's, of which a rank keeps its share, or its share.
+        Weights from `load_weights`: the whole model's, of which a rank keeps its shard, or a
+        shard that was prepared for this rank.
     config : MiMoConfig
         The architecture.
     expert_subset : sequence of int, optional
-        Ids of the only experts to use, the checkpoint's: the model that the cut routers make.
+        Ids of the experts to keep, as in the checkpoint; all of them if not given. Routers choose
+        among these experts only.
     max_step : int
-        Tokens per row that pass through the layers together; a longer step runs as several.
+        Chunk size: a step with more tokens per row runs in chunks of as many.
     backend : Backend, optional
-        Where layers run; NumPy if not given.
+        Backend that runs the layers; NumPy if not given.
     group : HostGroup, optional
-        The ranks that share the model, this one among them; one alone if not given.
-    plan : Plan, optional
-        What they split; experts and rows over `config.num_devices` if not given.
+        Process group of the ranks that share the model; a single rank if not given.
+    plan : ParallelConfig, optional
+        How the model is split over the group; `num_devices` of the config in expert and data
+        parallelism if not given.
     exchange : str, optional
-        How tokens reach experts, "all_to_all" or "all_gather"; by each step's size if not given.
+        Dispatcher of tokens to experts, "all_to_all" or "all_gather"; chosen by the size of each
+        step if not given.
     dtype : dtype
-        Of what flows between layers and ranks, float32 or bfloat16; sums are float32.
+        Dtype of hidden states, in memory and between ranks: float32 or bfloat16. Sums are float32.
 
     Raises
     ------
     ValueError
-        If weights, config, subset, plan and group do not belong together, or ranks disagree.
+        If weights, config, experts, plan and group do not fit each other, or ranks disagree.
     """
 
     def __init__(
@@ -81,24 +86,45 @@ class MiMoV2FlashModel:
             config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
         )
         self.weights = backend.to_device(
-            context.mode.weights(shard_weights(weights, config, context.shard_spec))
+            context.mode.process_weights(shard_weights(weights, config, context.shard_spec))
         )
         self.config, self.max_step, self._context = config, max_step, context
         self._network = Network(config, backend, context, dtype)
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
-        """Return an empty cache, float32 or bfloat16, for sequences of up to `max_length` tokens.
+        """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
-        A rank's has its rows and heads alone. ValueError: a size or the dtype is not allowed.
+        A rank's cache has the rows and KV heads of this rank alone.
+
+        Raises
+        ------
+        ValueError
+            If a size or the dtype is not allowed.
         """
         most = self.config.max_position_embeddings
         length = inputs.as_count("max_length", max_length, least=0, most=most)
         return self._network.new_cache(batch_size, length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
-        """Return the logits of whole sequences.
+        """Return the logits of every token of whole sequences: `step` with a cache of its own.
 
-        `input_ids`, int [B, T], gives float32 [B, T, vocab], and the errors of `step`.
+        Warning: logits are float32 [B, T, vocab], 2.5 GB for 4,096 tokens of the real model. Where
+        a few positions will do, call `step` with `logits_at`.
+
+        Parameters
+        ----------
+        input_ids : array of int, [B, T]
+            Token ids of B sequences of one length.
+
+        Returns
+        -------
+        ndarray of float32, [B, T, vocab]
+            Logits of the token after each.
+
+        Raises
+        ------
+        ValueError
+            As `step`.
         """
         token_BT = inputs.as_tokens(input_ids, self.config.vocab_size)
         B, T = token_BT.shape
@@ -113,14 +139,15 @@ class MiMoV2FlashModel:
         Parameters
         ----------
         token_BT : array of int, [B, T]
-            Token ids; any id where there is padding.
+            Token ids; padding may have any id of the vocabulary.
         position_BT : array of int, [B, T]
             Each token's position in its sequence. In a row, real tokens come first, at consecutive
             positions from at most the number of tokens that the cache holds, then padding at -1.
         cache : HybridCache
-            From `new_cache`. A row that starts earlier than it ended takes tokens back.
+            A cache from `new_cache`. A row whose positions start before its end discards the
+            tokens from there on: rejected draft tokens, for instance.
         logits_at : array of int, [B, n], optional
-            Indices into T of the tokens whose logits are wanted; all T if not given.
+            Indices into T of the tokens whose logits are returned; all T if not given.
 
         Returns
         -------
@@ -130,22 +157,44 @@ class MiMoV2FlashModel:
         Raises
         ------
         ValueError
-            If tokens, positions, batch and cache do not fit, or ranks disagree: before any change.
+            If tokens, positions and cache do not fit each other, or ranks disagree. Nothing is
+            computed or changed then.
         """
-        asked = self._asked(token_BT, position_BT, cache, logits_at)
-        return self._network.logits(*asked)[: len(token_BT)]
+        args = self._step_args(token_BT, position_BT, cache, logits_at)
+        return self._network.logits(*args)[: len(token_BT)]
 
     def greedy(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, *, at: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (token_Bn, logit_Bn) of a `step`, chosen where programs run; `at` is `logits_at`.
+        """Run a `step` and return its greedy tokens instead of all logits.
 
-        Each is the lowest id of the largest logit, int32, and that logit, float32.
+        The argmax is part of the backend's program.
+
+        Parameters
+        ----------
+        token_BT, position_BT, cache
+            As in `step`.
+        at : array of int, [B, n], optional
+            As `logits_at` in `step`.
+
+        Returns
+        -------
+        token_Bn : ndarray of int32
+            Id of the largest logit after each token; the lowest such id where several are equal.
+        logit_Bn : ndarray of float32
+            That logit.
+
+        Raises
+        ------
+        ValueError
+            As `step`.
         """
-        found = self._network.greedy(*self._asked(token_BT, position_BT, cache, at))
-        return found[0][: len(token_BT)], found[1][: len(token_BT)]
+        args = self._step_args(token_BT, position_BT, cache, at)
+        token_Bn, logit_Bn = self._network.greedy(*args)
+        return token_Bn[: len(token_BT)], logit_Bn[: len(token_BT)]
 
-    def _asked(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
+    def _step_args(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
+        """Return the arguments of `Network.logits` for a step, checked, with the batch padded."""
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
         index_Bn, pad = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
@@ -168,22 +217,22 @@ class MiMoV2FlashModel:
         cache_dtype: Any = np.float32,
         **sampling: Any,
     ) -> list[list[int]]:
-        """Return the tokens that follow each prompt.
+        """Return the generated tokens of each prompt.
 
         Parameters
         ----------
         input_ids : array of int, [B, T], or sequence of sequences of int
-            Prompts, of any lengths, none empty.
+            Token ids of the prompts, of any lengths, none empty.
         max_new_tokens : int
-            Tokens to generate at most, per prompt.
+            The most tokens to generate, per prompt.
         eos_token_id : int or sequence of int, optional
-            Tokens that end a row; the config's if not given, an empty sequence for none.
+            Token ids that end a row; the config's if not given, an empty sequence for none.
         seed : int
-            Of the random streams, one per row: a row's tokens do not depend on the other rows.
+            Seed of the random streams, one per row: a row's tokens do not depend on other rows.
         on_token : callable, optional
-            Called with (row, token) as each token is drawn.
+            Callback for each token as it is sampled: `on_token(row, token)`.
         cache_dtype : dtype
-            Of the KV cache, float32 or bfloat16.
+            Dtype of the KV cache, float32 or bfloat16.
         **sampling
             `temperature` (0, the default, is greedy), `top_k`, `top_p`, `min_p` and
             `repetition_penalty`: see `SamplingParams`.
@@ -191,18 +240,18 @@ class MiMoV2FlashModel:
         Returns
         -------
         list of list of int
-            New tokens of each row, the end token included.
+            New token ids of each row, the end token included.
 
         Raises
         ------
         ValueError
-            If a prompt is empty or too long, or an id or a setting is not allowed.
+            If a prompt is empty or too long, or a token id or a setting is not allowed.
         """
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id
         settings = SamplingParams(**sampling)
         limit = inputs.as_count("max_new_tokens", max_new_tokens, least=0)
-        longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last is not shown
+        longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last token is not fed back
         select = make_token_selector(
             self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed
         )

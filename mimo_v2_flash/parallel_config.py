@@ -1,8 +1,9 @@
-"""Who owns what when ranks share a model: experts, heads, rows of the batch.
+"""How a model is split over ranks: tensor parallelism, expert parallelism and data parallelism.
 
-World = data_parallel_size x tensor_parallel_size ranks; rank = data_parallel_rank x
-tensor_parallel_size + tensor_parallel_rank, so that the ranks that share heads are neighbours.
-Experts lie evenly on runs of `expert_parallel_size` neighbours, each run with a full set. Neither split asks anything of the other.
+World size = data_parallel_size x tensor_parallel_size; rank = data_parallel_rank x
+tensor_parallel_size + tensor_parallel_rank, so that a tensor-parallel group has consecutive ranks.
+An expert-parallel group is `expert_parallel_size` consecutive ranks, which together hold all
+experts, the same number on each. The two sizes do not constrain each other.
 
 Source: Megatron-LM, arXiv:1909.08053, section 3 (heads and the dense network); GShard,
 arXiv:2006.16668, section 3.2 (experts). MiMo on 32 ranks: 8 experts each.
@@ -18,9 +19,9 @@ __all__ = ["UNSHARDED", "ParallelConfig", "ShardSpec", "all_shard_specs"]
 
 
 class ShardSpec(NamedTuple):
-    """What weights a rank has: its heads, its experts, and all that is not split.
+    """The shard of the weights that a rank holds: its heads, its experts, and unsplit tensors.
 
-    The dense network and the vocabulary of the head are split as heads are.
+    The dense feed-forward and the vocabulary of the LM head are split like attention heads.
     """
 
     tensor_parallel_rank: int
@@ -29,30 +30,28 @@ class ShardSpec(NamedTuple):
     expert_parallel_size: int
 
     def tensor_range(self, count: int) -> range:
-        """Return which of `count` heads, channels or words are here."""
-        return _part(count, self.tensor_parallel_rank, self.tensor_parallel_size)
+        """Return which of `count` heads, channels or vocabulary entries the shard has."""
+        return _even_part(count, self.tensor_parallel_rank, self.tensor_parallel_size)
 
     def kv_head_range(self, count: int) -> range:
-        """Return which of `count` KV heads are here; where ranks are more, some have the same."""
+        """Return which of `count` KV heads the shard has; more ranks than KV heads repeat them."""
         first = count * self.tensor_parallel_rank // self.tensor_parallel_size
         return range(first, first + max(1, count // self.tensor_parallel_size))
 
     def expert_range(self, count: int) -> range:
-        """Return which of `count` experts are here."""
-        return _part(count, self.expert_parallel_rank, self.expert_parallel_size)
+        """Return which of `count` experts the shard has."""
+        return _even_part(count, self.expert_parallel_rank, self.expert_parallel_size)
 
     def local_layer(self, spec: LayerSpec) -> LayerSpec:
-        """Return `spec` with the heads, and the dense channels, that are here."""
+        """Return `spec` with the numbers of heads and dense channels of the shard."""
         attention = replace(
             spec.attention,
             num_heads=len(self.tensor_range(spec.attention.num_heads)),
             num_kv_heads=len(self.kv_head_range(spec.attention.num_kv_heads)),
         )
-        width = (
-            spec.intermediate_size
-            if spec.num_experts
-            else len(self.tensor_range(spec.intermediate_size))
-        )
+        width = spec.intermediate_size
+        if not spec.num_experts:
+            width = len(self.tensor_range(width))
         return replace(spec, attention=attention, intermediate_size=width)
 
 
@@ -60,29 +59,29 @@ UNSHARDED = ShardSpec(0, 1, 0, 1)
 
 
 def all_shard_specs(expert_parallel_size: int, tensor_parallel_size: int) -> list[ShardSpec]:
-    """Return the different shares of such a split: rank r has the one at r mod their number."""
+    """Return the distinct shards of a split; rank r holds the one at r mod their number."""
     P, T = expert_parallel_size, tensor_parallel_size
     return [ShardSpec(rank % T, T, rank % P, P) for rank in range(lcm(P, T))]
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a model is split over ranks.
+    """Sizes of expert, tensor and data parallelism, and what each rank of the world holds.
 
     Parameters
     ----------
     expert_parallel_size : int, optional
-        Ranks that share a set of experts; all of the world if not given.
+        Ranks that a set of experts is split over; all of the world if not given.
     tensor_parallel_size : int
-        Ranks that share the heads, the dense network and the vocabulary of the head. Where they
-        are more than KV heads, neighbours have the same KV head.
+        Ranks that the heads, the dense feed-forward and the vocabulary of the LM head are split
+        over. If there are more ranks than KV heads, consecutive ranks repeat a KV head.
     data_parallel_size : int
-        Shares of the batch, each of some rows.
+        Parts of the batch, each of some rows.
 
     Raises
     ------
     ValueError
-        A number is not at least 1, or the world is no multiple of `expert_parallel_size`.
+        A size is not at least 1, or the world is no multiple of `expert_parallel_size`.
     """
 
     expert_parallel_size: int = None  # type: ignore[assignment]  # resolved at once, below
@@ -90,7 +89,7 @@ class ParallelConfig:
     data_parallel_size: int = 1
 
     def __post_init__(self) -> None:
-        """Resolve the default, and refuse a split that cannot be."""
+        """Resolve the default of `expert_parallel_size`, and validate the sizes."""
         for name in ("tensor_parallel_size", "expert_parallel_size", "data_parallel_size"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -106,16 +105,16 @@ class ParallelConfig:
 
     @classmethod
     def from_num_devices(cls, config: MiMoConfig) -> "ParallelConfig":
-        """Return the plan that `num_devices` of a config stands for: experts and rows split."""
+        """Return `num_devices` of a config as expert and data parallelism."""
         return cls(data_parallel_size=config.num_devices)
 
     @property
     def world_size(self) -> int:
-        """How many ranks there are."""
+        """Number of ranks."""
         return self.data_parallel_size * self.tensor_parallel_size
 
     def check(self, config: MiMoConfig) -> None:
-        """Raise ValueError, naming field and values, if `config` cannot be split so."""
+        """Raise ValueError, naming field and values, if a model of `config` cannot be split so."""
         T, P = self.tensor_parallel_size, self.expert_parallel_size
         for spec in sorted(set(config.layers), key=repr):
             H, K = spec.attention.num_heads, spec.attention.num_kv_heads
@@ -130,30 +129,31 @@ class ParallelConfig:
                 )
             if not spec.num_experts and spec.intermediate_size % T:
                 raise ValueError(
-                    f"tensor_parallel_size = {T}: the dense width of {spec.intermediate_size} is no multiple"
+                    f"tensor_parallel_size = {T}: the dense width of {spec.intermediate_size} "
+                    "is no multiple"
                 )
 
     def shard_spec(self, rank: int) -> ShardSpec:
-        """Return what weights `rank` has."""
+        """Return the shard of the weights that `rank` holds."""
         T, P = self.tensor_parallel_size, self.expert_parallel_size
         return ShardSpec(rank % T, T, rank % P, P)
 
     def tensor_group_ranks(self, rank: int) -> range:
-        """Return the ranks that share heads with `rank`, and have the same rows."""
-        return _neighbours(rank, self.tensor_parallel_size)
+        """Return the tensor-parallel group of `rank`: its ranks have the same rows of the batch."""
+        return _group_of(rank, self.tensor_parallel_size)
 
     def expert_group_ranks(self, rank: int) -> range:
-        """Return the ranks that share a set of experts with `rank`."""
-        return _neighbours(rank, self.expert_parallel_size)
+        """Return the expert-parallel group of `rank`: its ranks hold one full set of experts."""
+        return _group_of(rank, self.expert_parallel_size)
 
     def batch_range(self, rank: int, batch_size: int) -> range:
-        """Return the rows of the batch that `rank` has; fewer rows than shares leave some none."""
-        return _part(batch_size, rank // self.tensor_parallel_size, self.data_parallel_size)
+        """Return the rows of the batch that `rank` has; none on some if there are few rows."""
+        return _even_part(batch_size, rank // self.tensor_parallel_size, self.data_parallel_size)
 
 
-def _part(count: int, index: int, parts: int) -> range:
+def _even_part(count: int, index: int, parts: int) -> range:
     return range(count * index // parts, count * (index + 1) // parts)
 
 
-def _neighbours(rank: int, size: int) -> range:
+def _group_of(rank: int, size: int) -> range:
     return range(rank - rank % size, rank - rank % size + size)

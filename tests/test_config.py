@@ -1,7 +1,8 @@
-"""What MiMoConfig says of MiMo-V2-Flash: its layers, its predictor, its devices and its file."""
+"""MiMoConfig: its defaults, layers, MTP layer, devices, and round trip through config.json."""
 
 import dataclasses
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,12 +72,21 @@ def test_forty_eight_layers_are_three_programs():
     assert layers[0] != layers[5] == layers[47] != layers[46] == layers[1]
 
 
-def test_the_predictor_looks_like_a_sliding_layer_and_computes_like_the_dense_one():
+def test_the_mtp_layer_attends_like_a_sliding_layer_and_computes_like_the_dense_one():
     config = MiMoConfig()
     assert config.mtp_layer.attention == config.layers[1].attention
     assert config.mtp_layer == dataclasses.replace(
         config.layers[0], attention=config.layers[1].attention
     )
+
+
+def test_predictor_is_a_deprecated_name_of_the_mtp_layer():
+    config = MiMoConfig()
+    message = r"^MiMoConfig\.predictor is now MiMoConfig\.mtp_layer$"
+    with pytest.warns(DeprecationWarning, match=message) as caught:
+        layer = config.predictor
+    assert layer == config.mtp_layer
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_every_number_of_a_kind_reaches_its_own_layers():
@@ -129,13 +139,13 @@ def test_a_replaced_config_has_its_own_layers():
 
 
 def test_the_dictionary_is_the_file_of_the_hub():
-    said = MiMoConfig().to_dict()
-    assert {key: HUB[key] for key in said} == said | {"routed_scaling_factor": None}
+    content = MiMoConfig().to_dict()
+    assert {key: HUB[key] for key in content} == content | {"routed_scaling_factor": None}
 
 
 @st.composite
 def configs(draw):
-    """Draw models of which every number may differ from MiMo's."""
+    """Draw configs; any of their numbers may differ from MiMo's."""
     size = st.integers(1, 1 << 20)
     number = st.floats(1e-300, 1e300)
     depth, num_kv_heads, swa_kv_heads = (draw(st.integers(1, 6)) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The hub's config.json and the one that transformers saves give the same model."""
+"""Reading config.json: the hub's spelling and transformers' give the same MiMoConfig."""
 
 import dataclasses
 import json
@@ -59,29 +59,29 @@ def test_mimo_v2_5_pro_is_mere_numbers(tmp_path):
     ],
     ids=str,
 )
-def test_other_words_for_the_same_model(tmp_path, changes):
+def test_other_spellings_of_the_same_model(tmp_path, changes):
     assert load(tmp_path, HUB | changes) == MiMoConfig()
 
 
 def test_rotary_parameters_for_all_layers_leave_the_sliding_ones_their_own_theta(tmp_path):
     one_set = {"rope_theta": 7.0, "partial_rotary_factor": 0.5, "rope_type": "default"}
-    unsaid = without(HUB, "rope_theta", "partial_rotary_factor")
-    config = load(tmp_path, unsaid | {"rope_parameters": one_set})
+    incomplete = without(HUB, "rope_theta", "partial_rotary_factor")
+    config = load(tmp_path, incomplete | {"rope_parameters": one_set})
     assert config == MiMoConfig(rope_theta=7.0, partial_rotary_factor=0.5)
 
 
 def test_only_mimo_v2_flash_doubles_the_heads_of_sliding_layers_by_itself(tmp_path):
     """MiMo-V2.5-Pro has as many in both kinds, whatever the spelling of its layers."""
-    spelled = {"layer_types": ["sliding_attention"] * 70}
-    config = load(tmp_path, without(PRO, "hybrid_layer_pattern") | spelled)
+    layer_types = {"layer_types": ["sliding_attention"] * 70}
+    config = load(tmp_path, without(PRO, "hybrid_layer_pattern") | layer_types)
     assert config.swa_num_key_value_heads == 8
 
 
 def test_fields_that_every_reader_knows_without_the_file(tmp_path):
-    sparse = without(
+    incomplete = without(
         HUB, "model_type", "routed_scaling_factor", "initializer_range", "n_shared_experts"
     )
-    assert load(tmp_path, without(sparse, "eos_token_id")) == MiMoConfig(eos_token_id=None)
+    assert load(tmp_path, without(incomplete, "eos_token_id")) == MiMoConfig(eos_token_id=None)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_transformers_own_file_is_the_hubs(tmp_path):
 
 
 def test_a_small_model_saved_by_transformers(tmp_path):
-    """SAVED is what transformers writes, so the tests of it are about a file that exists."""
+    """SAVED equals a file that transformers writes; the other tests rely on it."""
     transformers = pytest.importorskip("transformers")
     transformers.MiMoV2FlashConfig(**without(SAVED, "model_type")).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())

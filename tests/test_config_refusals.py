@@ -1,4 +1,4 @@
-"""A config.json of another model, an incomplete one and a damaged one are refused by name."""
+"""Errors of MiMoConfig.from_pretrained: unsupported, incomplete and damaged config.json files."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ MEANS_ONE = "attention_value_scale"  # where it is null
 
 
 def rope(**changes):
-    """Return SAVED's rotary parameters with those of the sliding layers changed."""
+    """Return SAVED's rotary parameters with `changes` in sliding layers; None removes a key."""
     kinds = SAVED["rope_parameters"]
     sliding = {**kinds["sliding_attention"], **changes}
     return {**kinds, "sliding_attention": {k: v for k, v in sliding.items() if v is not None}}

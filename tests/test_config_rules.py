@@ -1,4 +1,4 @@
-"""A field that breaks a rule, its own or one with another, is refused by name and value."""
+"""Validation errors of MiMoConfig: every rule for one field, or for two, names field and value."""
 
 import math
 

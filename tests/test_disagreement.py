@@ -1,4 +1,4 @@
-"""Ranks that are not told the same find out before they compute, and say who was told what."""
+"""Ranks called with different arguments raise an error that names ranks and values."""
 
 from dataclasses import replace
 
@@ -17,14 +17,14 @@ TOKEN_BT, POSITION_BT = ragged([random_tokens(MODEL, 5), random_tokens(MODEL, 3)
 
 
 def on_ranks(program) -> None:
-    """Call `program(rank, options)` on four ranks."""
+    """Run `program(rank, options)` on four ranks."""
     group = ThreadGroup(4)
     options = {"group": group, "plan": ParallelConfig(4, 2, 2)}
     group.run(lambda rank: program(rank, options))
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         ({"model": OTHER}, "weights: '.*' on ranks 0 to 2; '.*' on rank 3"),
         (
@@ -41,16 +41,16 @@ def on_ranks(program) -> None:
     ],
     ids=lambda odd: next(iter(odd)) if isinstance(odd, dict) else "",
 )
-def test_ranks_with_different_models_are_told_apart(odd, said):
+def test_ranks_with_different_models_are_told_apart(odd, message):
     def program(rank: int, options: dict) -> None:
         running(**({"model": MODEL} | options | (odd if rank == 3 else {})))
 
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         on_ranks(program)
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         ({"token_BT": TOKEN_BT + np.eye(2, 5, dtype=int)}, "token_BT: .* on ranks 0, 2, 3; .* on"),
         (
@@ -61,7 +61,7 @@ def test_ranks_with_different_models_are_told_apart(odd, said):
     ],
     ids=["tokens", "lengths", "logits"],
 )
-def test_ranks_with_different_steps_are_told_apart(odd, said):
+def test_ranks_with_different_steps_are_told_apart(odd, message):
     step = {"token_BT": np.minimum(TOKEN_BT, 50), "position_BT": POSITION_BT, "logits_at": None}
 
     def program(rank: int, options: dict) -> None:
@@ -70,5 +70,5 @@ def test_ranks_with_different_steps_are_told_apart(odd, said):
         model.step(**(step | (odd if rank == 1 else {})), cache=cache)
         assert cache.length_B.tolist() == [0, 0]
 
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         on_ranks(program)

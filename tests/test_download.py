@@ -1,4 +1,4 @@
-"""The whole download, in processes of its own: few bytes, cut, refused, killed, and the same."""
+"""End-to-end download in subprocesses: bytes fetched, retries, resume after a kill, errors."""
 
 import ast
 import re
@@ -44,14 +44,14 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(folder) -> ConversionJob:
-    """Return what is to be done, as planned of the same checkpoint on disk."""
+    """Return the conversion job, planned from the same checkpoint on disk."""
     config = MiMoConfig.from_pretrained(folder)
     return plan_conversion_job(FolderSource(folder), config, Path(), Encoding("fp8", "cpu"), EIGHT)
 
 
 @pytest.fixture(scope="module")
 def at_once(folder, tmp_path_factory) -> dict[str, bytes]:
-    """Return the files of a download that nothing disturbed."""
+    """Return the files of a download without faults."""
     home = tmp_path_factory.mktemp("home")
     with LocalHub(folder) as hub:
         finish(start(hub, home))
@@ -65,11 +65,11 @@ def start(hub: LocalHub, home: Path, *arguments: str, **environment: str) -> Pro
 
 
 def finish(process: Process, status: int = 0) -> str:
-    """Return what a process says that ends with `status`."""
-    said, complained = process.communicate(timeout=60)
-    assert process.returncode == status, complained
-    assert "Traceback" not in complained
-    return complained if status else said
+    """Wait for exit status `status`; return stdout, or stderr if `status` is not 0."""
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status, stderr
+    assert "Traceback" not in stderr
+    return stderr if status else stdout
 
 
 def kill_at(process: Process, last: int, count: int) -> None:
@@ -86,53 +86,52 @@ def header(data: bytes) -> int:
 
 
 def data_of(files: dict[str, bytes]) -> bytes:
-    """Return the bytes of a checkpoint's tensors; its header says where they came from."""
+    """Return the bytes of a checkpoint's tensors, without the header, which names their source."""
     return files[FILE][header(files[FILE]) :]
 
 
 def data_ranges(hub: LocalHub) -> list[Range]:
-    """Return the ranges that were served, but for headers."""
+    """Return the ranges of tensor data that the hub served, without headers."""
     return [r for r in hub.served if r.begin >= header((hub.folder / r.file).read_bytes())]
 
 
 def stored_ranges(job: ConversionJob, output: Path) -> set[Range]:
-    """Return the ranges of which the journal says that they are on disk."""
+    """Return the ranges that are on disk according to the journal."""
     lines = (output / JOURNAL).read_text().split("\n")[1:-1]
     keys = {line.rpartition(" ")[0] for line in lines}
-    places = [info for task in job.plan.tasks if task.key in keys for info in task.sources]
-    return {Range(Path(info.file).name, info.begin, info.end) for info in places}
+    sources = [info for task in job.plan.tasks if task.key in keys for info in task.sources]
+    return {Range(Path(info.file).name, info.begin, info.end) for info in sources}
 
 
 def test_eight_experts_of_256_are_few_bytes_fetched_once_and_a_prompt_runs(folder, job, tmp_path):
     with LocalHub(folder, Manners(token="hf_secret", elsewhere=True)) as hub:
-        said = finish(start(hub, tmp_path, HF_TOKEN="hf_secret"))
-    assert re.match(r"3\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", said)
+        stdout = finish(start(hub, tmp_path, HF_TOKEN="hf_secret"))
+    assert re.match(r"3\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", stdout)
     files = {wanted.file for wanted in hub.served}
     headers = sum(header((folder / file).read_bytes()) for file in files)
-    described = (folder / "config.json", folder / INDEX)
-    metadata = sum(path.stat().st_size for path in described) + 1000
+    metadata = sum((folder / name).stat().st_size for name in ("config.json", INDEX)) + 1000
     assert hub.bytes_served <= 1.05 * job.bytes_to_read + headers + metadata
     assert len(hub.served) == len(set(hub.served))
-    assert hub.told_elsewhere == []
+    assert hub.leaked_tokens == []
     config = MiMoConfig.from_pretrained(folder)
     part = MiMoV2FlashModel(*keep_experts(load_weights(folder, config), config, EIGHT))
-    tokens = ast.literal_eval(re.search(r"tokens (.*)", said)[1])
+    tokens = ast.literal_eval(re.search(r"tokens (.*)", stdout)[1])
     assert tokens == part.generate([[1, 2, 3, 4, 5]], max_new_tokens=8)[0]
 
 
 def test_it_is_what_prepare_weights_makes_of_the_same_folder(folder, at_once, tmp_path):
     with LocalHub(folder) as hub:
         finish(start(hub, tmp_path, "prepare_weights.py", "--checkpoint", str(folder), *SUBSET))
-    assert hub.asked == []
-    here = contents(tmp_path / "output")
-    assert (here.keys(), here["config.json"]) == (at_once.keys(), at_once["config.json"])
-    assert data_of(here) == data_of(at_once)
+    assert hub.requests == []
+    files = contents(tmp_path / "output")
+    assert (files.keys(), files["config.json"]) == (at_once.keys(), at_once["config.json"])
+    assert data_of(files) == data_of(at_once)
 
 
 def test_cuts_and_refusals_change_nothing(folder, at_once, tmp_path):
     with LocalHub(folder, Manners(cut=0.1, busy=0.05)) as hub:
         finish(start(hub, tmp_path))
-    assert len(hub.asked) > len(hub.served) + 10
+    assert len(hub.requests) > len(hub.served) + 10
     assert len(hub.served) == len(set(hub.served))
     assert contents(tmp_path / "output") == at_once
 
@@ -162,8 +161,9 @@ def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
 def test_ctrl_c_ends_it_at_once_and_in_silence_even_when_the_hub_hangs(folder, at_once, tmp_path):
     over, begun = threading.Event(), time.monotonic()
     with LocalHub(folder) as hub:
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored here, it would
-        process = start(hub, tmp_path)  # be there: so it is in tests that run in the background
+        # A child inherits an ignored SIGINT, which is what tests in the background have.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = start(hub, tmp_path)
         signal.signal(signal.SIGINT, before)
         interrupt = partial(process.send_signal, signal.SIGINT)
         hub.on_range = lambda count: count == 40 and (interrupt(), over.wait())
@@ -178,10 +178,10 @@ def test_ctrl_c_ends_it_at_once_and_in_silence_even_when_the_hub_hangs(folder, a
 @pytest.mark.parametrize("script", [DOWNLOAD, ("prepare_weights.py", "--model", "a/b")])
 def test_without_network_one_line_says_so_and_what_to_do(folder, tmp_path, script):
     with LocalHub(folder) as hub:
-        pass  # nobody listens there now
-    said = finish(start(hub, tmp_path, *script), status=2)
-    assert said.count("\n") == 1
-    assert re.match(r"\w+\.py: \S+: .*is the network there.* --checkpoint FOLDER\)$", said)
+        pass  # the port is closed now
+    stderr = finish(start(hub, tmp_path, *script), status=2)
+    assert stderr.count("\n") == 1
+    assert re.match(r"\w+\.py: \S+: .*is the network there.* --checkpoint FOLDER\)$", stderr)
     assert not (tmp_path / "output").exists()
 
 
@@ -192,9 +192,9 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("manners", "script", "said"), REFUSALS.values(), ids=REFUSALS)
-def test_what_the_hub_refuses_is_one_line(folder, tmp_path, manners, script, said):
+@pytest.mark.parametrize(("manners", "script", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_what_the_hub_refuses_is_one_line(folder, tmp_path, manners, script, message):
     with LocalHub(folder, manners) as hub:
         line = finish(start(hub, tmp_path, *script), status=2).splitlines()[-1]
-    assert re.match(rf"run_example\.py: XiaomiMiMo/MiMo-V\S+: .*{said}", line)
+    assert re.match(rf"run_example\.py: XiaomiMiMo/MiMo-V\S+: .*{message}", line)
     assert not (tmp_path / "output").exists()

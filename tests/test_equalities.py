@@ -1,7 +1,7 @@
-"""The equalities: one model, however it is run, gives the logits and tokens of transformers.
+"""End-to-end equality with transformers: the same logits and tokens, however the model is run.
 
-1. One prefill is transformers. 2. Any chunking of any ragged batch is transformers. 3. Any number
-of ranks, any split, is one rank: `test_equality_of_ranks`.
+1. One prefill gives transformers' logits. 2. So does any chunking of any ragged batch. 3. Any
+number of ranks, split in any way, gives the result of one rank: `test_equality_of_ranks`.
 """
 
 import ml_dtypes
@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from tests.support.drawn import seeds
 from tests.support.oracle import assert_same_logits, decided, decided_tokens
-from tests.support.rows import chunkings, shown
+from tests.support.rows import chunkings, prefill
 from tests.support.tiny import (
     FULL,
     KINDS,
     SLIDING,
     Recipe,
     built,
-    cut,
     loaded,
     random_tokens,
     recipes,
     running,
     tiny,
+    with_experts,
 )
 
 LEAST = Recipe(
@@ -72,7 +72,9 @@ def test_a_subset_of_the_experts_is_the_model_that_transformers_builds_of_them(
     whole = tiny(recipe)
     experts = [expert for expert in order if expert < recipe.experts][:count]
     token_T = random_tokens(whole, 20, seed=seed)
-    expected = decided(whole._replace(oracle=cut(whole.oracle, recipe, sorted(experts))), token_T)
+    expected = decided(
+        whole._replace(oracle=with_experts(whole.oracle, recipe, sorted(experts))), token_T
+    )
     assert_same_logits(running(whole, expert_subset=experts).forward([token_T])[0], expected)
 
 
@@ -88,7 +90,7 @@ def test_any_chunking_of_any_ragged_batch_is_transformers(recipe, lengths, data,
     chunks = [data.draw(chunkings(length)) for length in lengths]
     ours = running(model, max_step=data.draw(st.sampled_from([1, 2, 7, 512])))
     cache = ours.new_cache(len(rows), max(lengths) + data.draw(st.integers(0, 9)))
-    for logits_TV, expected_TV in zip(shown(ours, cache, rows, chunks), expected, strict=True):
+    for logits_TV, expected_TV in zip(prefill(ours, cache, rows, chunks), expected, strict=True):
         assert_same_logits(logits_TV, expected_TV)
 
 
@@ -100,7 +102,7 @@ def test_token_by_token_around_the_ring_is_transformers(recipe, more):
     length = 3 * (recipe.window + MAX_DRAFT_TOKENS) + more
     token_T = random_tokens(model, length)
     expected, ours = decided(model, token_T), running(model)
-    logits_TV, *_ = shown(ours, ours.new_cache(1, length), [token_T], [[1] * length])
+    logits_TV, *_ = prefill(ours, ours.new_cache(1, length), [token_T], [[1] * length])
     assert_same_logits(logits_TV, expected)
 
 
@@ -110,9 +112,9 @@ def test_token_by_token_around_the_ring_is_transformers(recipe, more):
 def test_64_greedy_tokens_of_ragged_prompts_are_those_of_transformers(recipe, lengths, seed):
     model = tiny(recipe)
     prompts = [random_tokens(model, length, seed=seed + row) for row, length in enumerate(lengths)]
-    answers = running(model).generate(prompts, max_new_tokens=64, eos_token_id=[])
-    for prompt, new in zip(prompts, answers, strict=True):
-        # If each token is transformers' best one after those before it, all of them are.
+    completions = running(model).generate(prompts, max_new_tokens=64, eos_token_id=[])
+    for prompt, new in zip(prompts, completions, strict=True):
+        # By induction: each token is transformers' argmax after the tokens before it.
         logits_TV = decided(model, [*prompt, *new])[len(prompt) - 1 : -1]
         assert new == decided_tokens(logits_TV)
 
@@ -127,5 +129,5 @@ def test_4096_tokens_through_a_window_of_128_in_chunks_are_one_prefill():
     expected_TV = ours.forward([token_T])[0]
     for chunks in ([1000, 3, 64] * 3, [131, 132, 133, 1, 128, 7, 500] * 3):
         rest = 4096 - sum(chunks)
-        logits_TV, *_ = shown(ours, ours.new_cache(1, 4096), [token_T], [[*chunks, rest]])
+        logits_TV, *_ = prefill(ours, ours.new_cache(1, 4096), [token_T], [[*chunks, rest]])
         assert_same_logits(logits_TV, expected_TV)

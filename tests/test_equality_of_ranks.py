@@ -1,6 +1,6 @@
-"""The third equality: any number of ranks, split in any way, answer as one rank does.
+"""Equality of ranks: any number of them, split in any way, gives the result of one rank.
 
-Ranks are threads that exchange for real; every (token, expert) pair is counted (`support.spread`).
+Ranks are threads with real collectives; every (token, expert) pair is counted (`support.spread`).
 """
 
 import numpy as np
@@ -12,26 +12,26 @@ from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, decided_tokens
-from tests.support.rows import chunkings, shown
-from tests.support.spread import EXCHANGES, admitting, exchanges, favouring, on_ranks, plans
+from tests.support.rows import chunkings, prefill
+from tests.support.spread import DISPATCHERS, admitting, dispatchers, favouring, on_ranks, plans
 from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
 
 
 def assert_ranks_are_one(model, plan, rows, data, **options) -> None:
-    """Show rows in drawn chunks, then generate: logits and tokens are those of one rank."""
+    """Assert that logits of rows in drawn chunks, and generated tokens, are those of one rank."""
     for row in rows:
         decided(model, row)
     chunks = [data.draw(chunkings(len(row))) for row in rows]
     prompts = [row[: data.draw(st.integers(1, len(row)))] for row in rows]
 
-    def answers(ours):
+    def outputs(ours):
         cache = ours.new_cache(len(rows), max(map(len, rows)))
-        logits = np.concatenate(shown(ours, cache, rows, chunks))
+        logits = np.concatenate(prefill(ours, cache, rows, chunks))
         return logits, ours.generate(prompts, max_new_tokens=4, eos_token_id=[])
 
-    expected_NV, expected = answers(running(model))
+    expected_NV, expected = outputs(running(model))
     max_step = data.draw(st.sampled_from([3, 512]))
-    logits_NV, tokens = on_ranks(model, plan, answers, max_step=max_step, **options)
+    logits_NV, tokens = on_ranks(model, plan, outputs, max_step=max_step, **options)
     assert_agrees(logits_NV, expected_NV, scale=float(np.ptp(expected_NV)))
     for prompt, new in zip(prompts, expected, strict=True):
         decided_tokens(decided(model, [*prompt, *new])[len(prompt) - 1 : -1])
@@ -45,7 +45,7 @@ def assert_same_logits(model, plan, token_BT, **options) -> None:
 
 
 @settings(max_examples=25)
-@given(st.data(), st.sampled_from([2, 4, 8]), recipes(), exchanges, seeds)
+@given(st.data(), st.sampled_from([2, 4, 8]), recipes(), dispatchers, seeds)
 def test_any_split_over_a_few_ranks_is_one_rank(data, world, recipe, exchange, seed):
     plan = data.draw(plans(world))
     model = tiny(admitting(recipe, plan))
@@ -57,7 +57,7 @@ def test_any_split_over_a_few_ranks_is_one_rank(data, world, recipe, exchange, s
 @pytest.mark.distributed
 @pytest.mark.parametrize("world", [32, 64])
 @settings(max_examples=12)
-@given(st.data(), recipes(), exchanges, seeds)
+@given(st.data(), recipes(), dispatchers, seeds)
 def test_any_split_over_many_ranks_is_one_rank(world, data, recipe, exchange, seed):
     plan = data.draw(plans(world))
     model = tiny(admitting(recipe, plan))
@@ -66,19 +66,19 @@ def test_any_split_over_many_ranks_is_one_rank(world, data, recipe, exchange, se
     assert_ranks_are_one(model, plan, rows, data, exchange=exchange)
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("exchange", DISPATCHERS)
 @pytest.mark.parametrize(
     "plan", [ParallelConfig(8, 1, 8), ParallelConfig(4, 2, 2), ParallelConfig(8, 8)], ids=str
 )
 def test_all_tokens_may_choose_the_experts_of_one_rank(plan, exchange):
     model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
-    share = model.config.n_routed_experts // plan.expert_parallel_size
-    model = favouring(model, slice(share, 2 * share))  # the experts of the second rank
+    count = model.config.n_routed_experts // plan.expert_parallel_size
+    model = favouring(model, slice(count, 2 * count))  # the experts of the second rank
     token_BT = random_tokens(model, 5, 20)
     assert_same_logits(model, plan, token_BT, exchange=exchange)
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("exchange", DISPATCHERS)
 @pytest.mark.parametrize(
     "plan",
     [

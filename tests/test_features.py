@@ -1,6 +1,6 @@
-"""Every feature is seen: without it, the logits are not transformers', by far.
+"""Ablations: without any one feature of the architecture, logits differ from transformers'.
 
-What could be switched off unnoticed would not be tested by any equality.
+They show that the equality tests would notice the loss of each feature.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mimo_v2_flash import MiMoV2FlashModel
 from mimo_v2_flash.kernels import moe_block, ops
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.weights.params import MoEWeights
-from tests.support.oracle import answer, assert_same_logits
+from tests.support.oracle import assert_same_logits, oracle_output
 from tests.support.tiny import Tiny, random_tokens, running, tiny
 
 LENGTH = 20  # four windows
@@ -26,7 +26,7 @@ def with_config(**fields: Any) -> Callable[[Tiny], Tiny]:
 
 
 def with_layers(change: Callable[[Any], Any]) -> Callable[[Tiny], Tiny]:
-    """Return what changes the weights of every layer."""
+    """Return a function that applies `change` to the weights of every layer."""
 
     def changed(model: Tiny) -> Tiny:
         layers = tuple(map(change, model.weights.layers))
@@ -77,9 +77,9 @@ FEATURES = {
 
 
 def assert_visible(model: MiMoV2FlashModel) -> None:
-    """Assert that the logits are not transformers', and that the equalities' check says so."""
+    """Assert that logits are not transformers', and that `assert_same_logits` notices it."""
     token_T = random_tokens(tiny(), LENGTH)
-    expected_TV = answer(tiny(), token_T).logits_TV
+    expected_TV = oracle_output(tiny(), token_T).logits_TV
     actual_TV = model.forward([token_T])[0]
     assert np.max(np.abs(actual_TV - expected_TV)) > VISIBLE * np.ptp(expected_TV)
     with pytest.raises(AssertionError):
@@ -88,7 +88,9 @@ def assert_visible(model: MiMoV2FlashModel) -> None:
 
 def test_with_every_feature_the_logits_are_those_of_transformers():
     token_T = random_tokens(tiny(), LENGTH)
-    assert_same_logits(running(tiny()).forward([token_T])[0], answer(tiny(), token_T).logits_TV)
+    assert_same_logits(
+        running(tiny()).forward([token_T])[0], oracle_output(tiny(), token_T).logits_TV
+    )
 
 
 @pytest.mark.parametrize("without", FEATURES.values(), ids=FEATURES.keys())

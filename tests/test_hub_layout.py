@@ -1,6 +1,7 @@
-"""The hub's FP8 layout, end to end: its logits are transformers' on the dequantised weights.
+"""The hub's FP8 layout, end to end: logits equal transformers' on the dequantised weights.
 
-As it is, fused, and prepared in every way; reading K and V naively moves the logits.
+Split and fused QKV, and prepared in every encoding. K and V scales read on a plain grid would be
+noticed.
 """
 
 from dataclasses import replace
@@ -22,12 +23,12 @@ from mimo_v2_flash.weights.source import FolderSource
 from mimo_v2_flash.weights.store import Store
 from tests.support.fp8_blocks import Arrays
 from tests.support.hub_checkpoint import RECIPE, HubCheckpoint, oracle_of, write_hub_checkpoint
-from tests.support.oracle import UNDECIDED, answer, assert_same_logits
+from tests.support.oracle import UNDECIDED, assert_same_logits, oracle_output
 from tests.support.tiny import Tiny, built, random_tokens, tiny
 
 BLOCK = 128
 CONFIG, TOKENS = tiny(RECIPE).config, random_tokens(tiny(RECIPE), 20)
-WAYS = [
+ENCODINGS = [
     *(("fp8", "cpu"), ("float32", "cpu"), ("bfloat16", "cpu")),
     *(("float32", "trainium2"), ("bfloat16", "trainium2")),
 ]
@@ -46,7 +47,7 @@ def split(tmp_path_factory) -> HubCheckpoint:
 
 
 def logits(path: Path, **options: Any) -> np.ndarray:
-    """Return what this project says, of the config in the checkpoint's folder."""
+    """Return this project's logits, with the config in the checkpoint's folder."""
     config = MiMoConfig.from_pretrained(path if path.is_dir() else path.parent)
     return running(load_weights(path, config), config, **options)
 
@@ -55,15 +56,15 @@ def running(weights: ModelWeights, config: MiMoConfig = CONFIG, **options: Any) 
     return MiMoV2FlashModel(weights, config, **options).forward([TOKENS])[0]
 
 
-def said_by(oracle: Any) -> np.ndarray:
-    """Return what transformers says, having made sure that float32 decides all of its choices."""
-    logits_TV, lead = answer(Tiny(oracle, CONFIG, tiny(RECIPE).weights), TOKENS)
+def oracle_logits(oracle: Any) -> np.ndarray:
+    """Return transformers' logits, after asserting that float32 decides all expert choices."""
+    logits_TV, lead = oracle_output(Tiny(oracle, CONFIG, tiny(RECIPE).weights), TOKENS)
     assert lead > UNDECIDED
     return logits_TV
 
 
 def transformers_on(truth: Arrays) -> np.ndarray:
-    return said_by(oracle_of(tiny(RECIPE).oracle, HubCheckpoint(Path(), truth)))
+    return oracle_logits(oracle_of(tiny(RECIPE).oracle, HubCheckpoint(Path(), truth)))
 
 
 def prepared(hub: HubCheckpoint, folder: Path, *options: str) -> Path:
@@ -72,27 +73,26 @@ def prepared(hub: HubCheckpoint, folder: Path, *options: str) -> Path:
     return folder
 
 
-def held(path: Path) -> Arrays:
+def dequantised(path: Path) -> Arrays:
     """Return the tensors of a prepared checkpoint in float32, each scale over its block."""
-    tensors = open_checkpoint(path)
-    found = {}
-    for name in tensors:
-        scale = tensors.get(f"{name}_scale_inv")
+    stored, tensors = open_checkpoint(path), {}
+    for name in stored:
+        scale = stored.get(f"{name}_scale_inv")
         if scale is not None:
-            code = tensors[name].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            code = stored[name].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
             height = BLOCK if len(scale) == -(-len(code) // BLOCK) else 64
             rows = np.repeat(scale, height, axis=0)[: len(code)]
-            found[name] = code * np.repeat(rows, BLOCK, axis=1)[:, : code.shape[1]]
+            tensors[name] = code * np.repeat(rows, BLOCK, axis=1)[:, : code.shape[1]]
         elif not name.endswith("_scale_inv"):
-            found[name] = tensors[name].astype(np.float32)
-    return found
+            tensors[name] = stored[name].astype(np.float32)
+    return tensors
 
 
 def main_model(truth: Arrays) -> Arrays:
     return {name: value for name, value in truth.items() if not name.startswith("model.mtp.")}
 
 
-# As the hub has it
+# The hub's layout
 
 
 def test_its_logits_are_transformers_on_the_dequantised_weights(hub):
@@ -121,38 +121,38 @@ def test_reading_k_or_v_naively_moves_the_logits(split, part):
         assert_same_logits(running(wrong), expected)
 
 
-# Prepared
+# Prepared checkpoints
 
 
-@pytest.mark.parametrize(("dtype", "target"), WAYS)
+@pytest.mark.parametrize(("dtype", "target"), ENCODINGS)
 def test_prepared_weights_are_those_of_the_checkpoint(hub, tmp_path, dtype, target):
-    found = held(prepared(hub, tmp_path, "--dtype", dtype, "--target", target))
+    actual = dequantised(prepared(hub, tmp_path, "--dtype", dtype, "--target", target))
     truth = main_model(hub.truth)
     if dtype == "bfloat16":
         truth = {name: in_bfloat16(name, value) for name, value in truth.items()}
-    assert found.keys() == truth.keys()
+    assert actual.keys() == truth.keys()
     for name, value in truth.items():
-        np.testing.assert_array_equal(found[name], value, name)
+        np.testing.assert_array_equal(actual[name], value, name)
     assert_same_logits(logits(tmp_path), transformers_on(truth))
 
 
 def in_bfloat16(name: str, value: np.ndarray) -> np.ndarray:
-    """Return what is left of a weight in bfloat16; routers stay as they are."""
+    """Return a weight rounded to bfloat16; routers stay as they are."""
     if ".mlp.gate." in name:
         return value
     return value.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def test_for_trainium2_16_codes_round_and_nothing_else(hub, tmp_path, capsys):
-    found = held(prepared(hub, tmp_path, "--target", "trainium2"))
+    actual = dequantised(prepared(hub, tmp_path, "--target", "trainium2"))
     tensors, truth = open_checkpoint(tmp_path), main_model(hub.truth)
     rounded = 0
     for name, value in truth.items():
-        error = np.abs(found[name] - value)
+        error = np.abs(actual[name] - value)
         if f"{name}_scale_inv" not in tensors:
             assert not error.any()
             continue
-        # The largest that rounds is 15 x 2^-9 of the scale that was, which is half of this one.
+        # The largest value that rounds is 15 x 2^-9 of the old scale, which is half of this one.
         scale = tensors[f"{name}_scale_inv"].max()
         assert error.max() <= 2.0**-10 * scale * (1 + 1e-5)
         assert (np.abs(value[error > 0]) <= 15 * 2.0**-10 * scale * (1 + 1e-5)).all()
@@ -160,8 +160,8 @@ def test_for_trainium2_16_codes_round_and_nothing_else(hub, tmp_path, capsys):
         rounded += np.count_nonzero(error)
     assert 0 < rounded < 1e-3 * sum(value.size for value in truth.values())
     assert f"{rounded:,} FP8 values rounded" in capsys.readouterr().out
-    assert_same_logits(logits(tmp_path), transformers_on(found))
-    # So few, and so small: the logits stay within the tolerance of the weights as they were.
+    assert_same_logits(logits(tmp_path), transformers_on(actual))
+    # So few codes round, and by so little, that even the original weights agree.
     assert_same_logits(logits(tmp_path), transformers_on(truth))
 
 
@@ -181,7 +181,7 @@ def test_the_first_layers_are_the_model_that_transformers_builds_of_them(hub, tm
     shorter = built(replace(RECIPE, layers=RECIPE.layers[:2]))
     state = oracle.state_dict()
     shorter.load_state_dict({name: state[name] for name in shorter.state_dict()})
-    assert_same_logits(logits(tmp_path), said_by(shorter))
+    assert_same_logits(logits(tmp_path), oracle_logits(shorter))
 
 
 def test_a_prepared_folder_and_the_name_of_its_file_are_one_checkpoint(hub, tmp_path):

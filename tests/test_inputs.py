@@ -1,4 +1,4 @@
-"""What callers give is taken in any integer dtype, or refused by name, place and value."""
+"""Validation of arguments: any integer dtype is accepted; errors name argument, place and value."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ INTEGERS = [np.int8, np.uint8, np.int32, np.int64, np.uint64]
 
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_any_integers_become_int32(dtype):
-    given_BT = np.array([[0, 9], [4, 4]], dtype)
-    for taken_BT in (as_tokens(given_BT, 10), as_positions(given_BT, (2, 2))):
-        assert taken_BT.dtype == np.int32
-        assert taken_BT.tolist() == [[0, 9], [4, 4]]
+    input_BT = np.array([[0, 9], [4, 4]], dtype)
+    for output_BT in (as_tokens(input_BT, 10), as_positions(input_BT, (2, 2))):
+        assert output_BT.dtype == np.int32
+        assert output_BT.tolist() == [[0, 9], [4, 4]]
 
 
 def test_lists_are_taken_as_arrays():

@@ -1,4 +1,4 @@
-"""The hybrid cache: what it costs, where tokens go, and which steps it admits."""
+"""Hybrid KV cache: bytes, slot mapping, and validation of steps."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def cache_of(window=4, *, batch_size=1, max_length=20, **options) -> HybridCache
 
 
 def stepped(cache: HybridCache, *position_BT) -> HybridCache:
-    """Return `cache` after steps, of which it holds the positions."""
+    """Return `cache` after steps at these positions; keys and values are not written."""
     for step_BT in map(np.array, position_BT):
         cache.check_positions(step_BT)
         cache.begin_step(step_BT)
@@ -40,7 +40,7 @@ def stepped(cache: HybridCache, *position_BT) -> HybridCache:
 
 
 def stored_bytes(max_length: int, *, sliding: bool) -> int:
-    """Return the bytes of keys and values of MiMo's full, or sliding, layers in bfloat16."""
+    """Return the bytes of keys and values in MiMo's full or sliding layers, in bfloat16."""
     cache = new_cache(MIMO, batch_size=1, max_length=max_length, dtype=ml_dtypes.bfloat16)
     layers = zip(cache.layers, MIMO, strict=True)
     return sum(
@@ -105,8 +105,8 @@ def test_a_cache_that_cannot_be_is_refused(options, message):
         cache_of(**options)
 
 
-def row_in_words(position: int, last: int, sequence: int, sequences: int, slots: int) -> int:
-    """Return one token's row: a ring keeps the last tokens of a step; the rest is for nobody."""
+def expected_row(position: int, last: int, sequence: int, sequences: int, slots: int) -> int:
+    """Return one token's cache row: a slot for the last tokens of a step, else the trash row."""
     if position < 0 or position <= last - slots:
         return sequences * slots
     return sequence * slots + position % slots
@@ -119,7 +119,7 @@ def test_every_token_has_its_row(starts_and_counts, slots):
     row_BT = slot_mapping(position_BT, slots)
     assert row_BT.dtype == np.int32
     assert row_BT.tolist() == [
-        [row_in_words(position, max(row), index, len(starts), slots) for position in row]
+        [expected_row(position, max(row), index, len(starts), slots) for position in row]
         for index, row in enumerate(position_BT.tolist())
     ]
     written = row_BT[row_BT < len(starts) * slots]
@@ -176,15 +176,15 @@ def test_a_draft_can_be_taken_back_and_not_much_more():
 )
 def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_length, steps):
     cache = cache_of(window, max_length=max_length)
-    ring, held = ring_slots(window, max_length), {}  # slot -> position
+    ring, stored = ring_slots(window, max_length), {}  # slot -> position
     for start, count in steps:
         if start > cache.length_B[0] or start + count > max_length:
             continue
         _, position_BT = ragged([[0] * count], [start])
         needed = set(range(max(0, start - window + 1), start)) if count else set()
-        if needed <= set(held.values()):
+        if needed <= set(stored.values()):
             stepped(cache, position_BT)
-            held |= {p % ring: p for p in range(start, start + count)}
+            stored |= {p % ring: p for p in range(start, start + count)}
         else:
             with pytest.raises(ValueError, match="sliding layers hold positions from"):
                 cache.check_positions(position_BT)

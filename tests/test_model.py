@@ -1,4 +1,4 @@
-"""The model's interface: steps, caches, drafts and answers behave as their descriptions say."""
+"""MiMoV2FlashModel: steps, chunks, caches, rollback of drafts, subsets of experts, generation."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import assert_same_logits
-from tests.support.rows import ragged, shown
+from tests.support.rows import prefill, ragged
 from tests.support.tiny import Recipe, random_tokens, running, tiny
 from tests.support.watching import WatchingBackend
 
@@ -23,12 +23,12 @@ PROMPTS = [LONG.tolist(), SHORT.tolist(), LONG[:1].tolist()]
 
 @pytest.fixture(scope="module", name="expected_TV")
 def logits_of_the_long_row() -> np.ndarray:
-    """Return what every other way to show the row must come to."""
+    """Return the logits of LONG in one prefill; chunks and rollbacks must give the same."""
     return MODEL.forward([LONG])[0]
 
 
 def stepped(cache, part, start, **options) -> np.ndarray:
-    """Return the logits of one row's `part` at `start`."""
+    """Return the logits of a step with the tokens `part` of one row, from `start` on."""
     return MODEL.step(*ragged([part], [start]), cache, **options)[0]
 
 
@@ -63,7 +63,7 @@ def test_logits_are_float32_for_every_token_unless_asked_otherwise():
 @settings(max_examples=20)
 @given(st.data())
 def test_drafts_taken_back_were_never_seen(expected_TV, data):
-    """At every step a few tokens of which none, some or all are then taken back."""
+    """At every step some wrong draft tokens follow, which the next step rolls back."""
     cache, start = MODEL.new_cache(1, len(LONG)), 0
     while start < len(LONG):
         count = data.draw(st.integers(1, len(LONG) - start))
@@ -85,7 +85,7 @@ def test_more_than_a_draft_cannot_be_taken_back(expected_TV, back):
 @pytest.mark.parametrize("length", [1, RING - 1, RING, 30])
 def test_a_row_that_starts_again_is_as_in_a_new_cache(expected_TV, length):
     cache = cache_after(random_tokens(tiny(), length, seed=3))
-    logits_TV, *_ = shown(MODEL, cache, [LONG], [[9, 1, 30]])
+    logits_TV, *_ = prefill(MODEL, cache, [LONG], [[9, 1, 30]])
     assert_same_logits(logits_TV, expected_TV)
 
 
@@ -100,11 +100,11 @@ def test_rows_of_padding_change_nothing(expected_TV):
 
 
 def test_two_caches_take_turns_without_seeing_each_other(expected_TV):
-    mine, other = MODEL.new_cache(1, 40), MODEL.new_cache(1, 55)
+    first, second = MODEL.new_cache(1, 40), MODEL.new_cache(1, 55)
     parts = []
     for start in range(0, 40, 5):
-        parts.append(stepped(mine, LONG[start : start + 5], start))
-        stepped(other, SHORT[:5], start)
+        parts.append(stepped(first, LONG[start : start + 5], start))
+        stepped(second, SHORT[:5], start)
     assert_same_logits(np.concatenate(parts), expected_TV)
 
 
@@ -113,7 +113,7 @@ def test_a_bfloat16_cache_stays_close():
     model = running(tiny(Recipe(experts=3, experts_per_token=3)))
     cache = model.new_cache(1, 40, ml_dtypes.bfloat16)
     assert {part.dtype.name for layer in cache.layers for part in layer} == {"bfloat16", "int32"}
-    logits_TV, *_ = shown(model, cache, [LONG], [[5] * 8])
+    logits_TV, *_ = prefill(model, cache, [LONG], [[5] * 8])
     expected_TV = model.forward([LONG])[0]
     distance = np.max(np.abs(logits_TV - expected_TV)) / np.ptp(expected_TV)
     assert 1e-5 < distance < 0.02
@@ -139,12 +139,12 @@ def test_a_token_chooses_at_most_as_many_experts_as_there_are():
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_row_is_answered_as_if_it_were_alone(temperature):
     options = {"temperature": temperature, "max_new_tokens": 20, "seed": 7}
-    answers = MODEL.generate(PROMPTS, **options)
+    completions = MODEL.generate(PROMPTS, **options)
     for row, prompt in enumerate(PROMPTS):
-        # A row's random stream is that of its number: one-token prompts before it keep it.
+        # The index of a row selects its random stream: one-token prompts before it keep the index.
         alone = MODEL.generate([[0]] * row + [prompt], **options)
-        assert answers[row] == alone[row]
-        assert len(answers[row]) == 20
+        assert completions[row] == alone[row]
+        assert len(completions[row]) == 20
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
@@ -166,13 +166,13 @@ def test_nothing_that_the_cache_holds_is_computed_again():
         streamed.append((row, token, sum(backend.tokens())))
 
     model = running(tiny(), backend=backend)
-    answers = model.generate(PROMPTS, max_new_tokens=9, on_token=on_token)
+    completions = model.generate(PROMPTS, max_new_tokens=9, on_token=on_token)
     layers = len(tiny().config.layers)
     assert backend.tokens() == [layers * (len(prompt) + 9 - 1) for prompt in PROMPTS]
     prompts = sum(map(len, PROMPTS))
     assert streamed == [
-        (row, answers[row][turn], layers * (prompts + 3 * turn))
-        for turn in range(9)
+        (row, completions[row][index], layers * (prompts + 3 * index))
+        for index in range(9)
         for row in range(3)
     ]
 

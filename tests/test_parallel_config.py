@@ -1,4 +1,4 @@
-"""Every head, expert and row has an owner, whatever the plan; impossible plans are refused."""
+"""ParallelConfig: every head, expert and row is on a rank; impossible sizes are refused."""
 
 from dataclasses import replace
 from math import lcm
@@ -55,11 +55,11 @@ def test_groups_are_neighbours_and_cover_the_world(plan):
 def test_every_group_has_every_expert_once_and_every_head(plan, num_kv_heads, heads):
     experts = 3 * plan.expert_parallel_size
     for rank in range(plan.world_size):
-        shares = [plan.shard_spec(other) for other in plan.expert_group_ranks(rank)]
-        assert joined(share.expert_range(experts) for share in shares) == list(range(experts))
-        shares = [plan.shard_spec(other) for other in plan.tensor_group_ranks(rank)]
-        assert joined(share.tensor_range(heads) for share in shares) == list(range(heads))
-        assert sorted(set(joined(s.kv_head_range(num_kv_heads) for s in shares))) == list(
+        shards = [plan.shard_spec(other) for other in plan.expert_group_ranks(rank)]
+        assert joined(shard.expert_range(experts) for shard in shards) == list(range(experts))
+        shards = [plan.shard_spec(other) for other in plan.tensor_group_ranks(rank)]
+        assert joined(shard.tensor_range(heads) for shard in shards) == list(range(heads))
+        assert sorted(set(joined(s.kv_head_range(num_kv_heads) for s in shards))) == list(
             range(num_kv_heads)
         )
 
@@ -68,9 +68,9 @@ def test_every_group_has_every_expert_once_and_every_head(plan, num_kv_heads, he
 def test_a_query_head_lives_with_its_kv_head(plan, num_kv_heads):
     heads = 64
     for rank in range(plan.world_size):
-        share = plan.shard_spec(rank)
-        of_query = {query * num_kv_heads // heads for query in share.tensor_range(heads)}
-        assert sorted(of_query) == list(share.kv_head_range(num_kv_heads))
+        shard = plan.shard_spec(rank)
+        of_query = {query * num_kv_heads // heads for query in shard.tensor_range(heads)}
+        assert sorted(of_query) == list(shard.kv_head_range(num_kv_heads))
 
 
 def test_the_whole_has_everything():
@@ -104,14 +104,14 @@ def test_a_share_of_mimo():
 
 @given(plans())
 def test_ranks_have_as_many_different_shares_as_needed(plan):
-    shares = {plan.shard_spec(rank) for rank in range(plan.world_size)}
-    assert len(shares) == lcm(plan.tensor_parallel_size, plan.expert_parallel_size)
+    shards = {plan.shard_spec(rank) for rank in range(plan.world_size)}
+    assert len(shards) == lcm(plan.tensor_parallel_size, plan.expert_parallel_size)
     listed = all_shard_specs(plan.expert_parallel_size, plan.tensor_parallel_size)
     for rank in range(plan.world_size):
         assert plan.shard_spec(rank) == listed[rank % len(listed)]
 
 
-def test_experts_are_spread_over_the_world_unless_said_otherwise():
+def test_experts_are_spread_over_the_world_by_default():
     assert ParallelConfig(tensor_parallel_size=4, data_parallel_size=8).expert_parallel_size == 32
     assert ParallelConfig(2, tensor_parallel_size=4, data_parallel_size=8).expert_parallel_size == 2
 
@@ -122,8 +122,8 @@ def test_num_devices_is_a_plan(devices):
     plan = ParallelConfig.from_num_devices(config)
     plan.check(config)
     assert plan.world_size == plan.expert_parallel_size == devices
-    share = plan.shard_spec(devices - 1)
-    assert len(share.expert_range(256)) == config.experts_per_device == 256 // devices
+    shard = plan.shard_spec(devices - 1)
+    assert len(shard.expert_range(256)) == config.experts_per_device == 256 // devices
 
 
 @pytest.mark.parametrize("tensor_parallel", POWERS)
@@ -132,7 +132,7 @@ def test_mimo_admits_every_power_of_two_up_to_its_heads(tensor_parallel):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "said"),
+    ("numbers", "message"),
     [
         ((1, 0, 1), "tensor_parallel_size = 0: allowed is an integer above 0"),
         ((1, 1, -2), "data_parallel_size = -2: allowed"),
@@ -144,13 +144,13 @@ def test_mimo_admits_every_power_of_two_up_to_its_heads(tensor_parallel):
         ((8, 2, 2), "expert_parallel_size = 8: allowed is a divisor of the 4 ranks"),
     ],
 )
-def test_an_impossible_plan_is_refused(numbers, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_impossible_plan_is_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
         ParallelConfig(*numbers)
 
 
 @pytest.mark.parametrize(
-    ("plan", "config", "said"),
+    ("plan", "config", "message"),
     [
         (ParallelConfig(7, 1, 7), MIMO, "expert_parallel_size = 7: 256 experts are no multiple"),
         (
@@ -175,6 +175,6 @@ def test_an_impossible_plan_is_refused(numbers, said):
         ),
     ],
 )
-def test_a_plan_that_the_model_does_not_admit_is_refused(plan, config, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_plan_that_the_model_does_not_admit_is_refused(plan, config, message):
+    with pytest.raises(ValueError, match=message):
         plan.check(config)

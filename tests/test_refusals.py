@@ -1,4 +1,4 @@
-"""Bad input is refused by name and place before anything is computed or changed."""
+"""Invalid arguments raise an error that names them, before anything is computed or changed."""
 
 import json
 from dataclasses import replace
@@ -13,17 +13,17 @@ from tests.support.rows import ragged
 from tests.support.tiny import random_tokens, running, tiny
 from tests.support.watching import WatchingBackend
 
-HELD = random_tokens(tiny(), 2, 9)
+CACHED = random_tokens(tiny(), 2, 9)
 NEXT_B1, AT_B1 = [[1], [2]], [[9], [9]]  # the step that follows
 
 
 @pytest.fixture
-def held():
-    """Return a model, its backend and a cache of 9 tokens in 2 rows, with room for 3 more."""
+def running_model():
+    """Return a model, its backend, and a cache with 9 tokens in 2 rows and space for 3 more."""
     backend = WatchingBackend()
     model = running(tiny(), backend=backend)
     cache = model.new_cache(2, 12)
-    model.step(*ragged(HELD, [0, 0]), cache)
+    model.step(*ragged(CACHED, [0, 0]), cache)
     backend.calls.clear()
     return model, backend, cache
 
@@ -53,8 +53,8 @@ def content(cache) -> list[bytes]:
         (NEXT_B1, AT_B1, {"logits_at": [0, 0]}, r"logits_at must be \[2, n\]"),
     ],
 )
-def test_a_step_is_refused_before_it_begins(held, token_BT, position_BT, options, message):
-    model, backend, cache = held
+def test_a_step_is_refused_before_it_begins(running_model, token_BT, position_BT, options, message):
+    model, backend, cache = running_model
     before = content(cache)
     with pytest.raises(ValueError, match=message):
         model.step(token_BT, position_BT, cache, **options)
@@ -64,16 +64,16 @@ def test_a_step_is_refused_before_it_begins(held, token_BT, position_BT, options
 
 
 @pytest.mark.parametrize("start", [0, 7])
-def test_a_step_that_fails_halfway_leaves_what_was_before_it(held, start):
-    model, _, cache = held
+def test_a_step_that_fails_halfway_leaves_what_was_before_it(running_model, start):
+    model, _, cache = running_model
     *layers, last = tiny().weights.layers
     broken = running(tiny()._replace(weights=tiny().weights._replace(layers=(*layers, nan(last)))))
-    again = ragged(HELD[:, start:], [start, start])
+    again = ragged(CACHED[:, start:], [start, start])
     with pytest.raises(ValueError, match="NaN"):
         broken.step(*again, cache)
     with pytest.raises(ValueError, match=f"starts at position 9, but the cache holds {start}"):
         model.step(NEXT_B1, AT_B1, cache)
-    assert_same_logits(model.step(*again, cache), model.forward(HELD)[:, start:])
+    assert_same_logits(model.step(*again, cache), model.forward(CACHED)[:, start:])
 
 
 def nan(layer):
@@ -93,8 +93,8 @@ def nan(layer):
         ([[1]], {"cache_dtype": np.float16}, "float32 or bfloat16, got float16"),
     ],
 )
-def test_a_request_is_refused_before_it_begins(held, prompts, options, message):
-    model, backend, _ = held
+def test_a_request_is_refused_before_it_begins(running_model, prompts, options, message):
+    model, backend, _ = running_model
     with pytest.raises(ValueError, match=message):
         model.generate(prompts, **options)
     assert backend.calls == []
@@ -158,8 +158,8 @@ def test_weights_that_are_not_the_config_s_are_named(checkpoint, fields, message
 
 
 def test_another_kind_of_model_is_named(checkpoint, tmp_path):
-    said = json.loads((checkpoint / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(said | {"model_type": "llama"}))
+    content = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"model_type": "llama"}))
     with pytest.raises(ValueError, match=r"config\.json: model_type = 'llama'"):
         MiMoConfig.from_pretrained(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The scripts as a user starts them: modes, help, errors without a traceback."""
+"""run_example.py in a subprocess: modes, help, and errors of one line without a traceback."""
 
 import subprocess
 import sys
@@ -63,12 +63,12 @@ def test_an_option_of_another_mode_is_refused():
 
 
 def test_a_plan_is_asked_for_either_way():
-    asked = ("--expert-parallel", "32", "--tensor-parallel", "4")
-    done, same = run_example("--plan", *asked), run_example("--mode", "plan", *asked)
+    sizes = ("--expert-parallel", "32", "--tensor-parallel", "4")
+    done, same = run_example("--plan", *sizes), run_example("--mode", "plan", *sizes)
     assert done.returncode == same.returncode == 0
     assert done.stdout == same.stdout
     assert "It fits" in done.stdout
-    again = run_example("--mode", "plan", "--plan", *asked)
+    again = run_example("--mode", "plan", "--plan", *sizes)
     assert again.stdout == done.stdout
 
 

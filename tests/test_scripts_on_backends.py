@@ -1,4 +1,4 @@
-"""The trained example on every backend, as a user runs it: the same text, whoever computes it."""
+"""run_example.py with the trained example on every backend: each gives the text of NumPy."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 GENERATE = ("--mode", "generate", "--prompt", "The list type", "--temperature", "0")
-SIZES = ("--context", "256", "--cache-dtype", "float32", "--stream-dtype", "float32")
+SIZES = ("--context", "256", "--cache-dtype", "float32", "--activation-dtype", "float32")
 LIMIT = 500  # seconds; a test that needs them has failed
 
 
@@ -44,7 +44,7 @@ def written(*arguments: object, tokens: int = 100, ranks: int = 1, **env: str) -
 
 
 def neuron(folder) -> tuple[object, ...]:
-    return ("--backend", "neuron", "--programs", folder, *SIZES)
+    return ("--backend", "neuron", "--compile-cache", folder, *SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_4_processes_have_the_text_of_one_and_compile_each_program_once(heads, t
     calls, folder = tmp_path / "calls", tmp_path / "programs"
     plan = ("--expert-parallel", 4, "--tensor-parallel", heads)
     env = variables() | {"NEURONX_CC_CALLS": str(calls)}
-    meeting = {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
-    text = written(*neuron(folder), *plan, tokens=12, ranks=4, **env, **meeting)
+    root_comm = {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
+    text = written(*neuron(folder), *plan, tokens=12, ranks=4, **env, **root_comm)
     assert text == written(tokens=12)
     compiled = Counter(calls.read_text().split())
     assert set(compiled.values()) == {1}
@@ -100,19 +100,19 @@ def test_a_deployment_on_two_machines(tmp_path):
 def test_an_error_of_the_compiler_ends_all_4_processes(tmp_path):
     plan = ("--expert-parallel", 4, "--tensor-parallel", 4)
     env = variables() | {"NEURONX_CC_REFUSES": "decoder"}
-    meeting = {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
-    done = ran(*GENERATE, *neuron(tmp_path / "programs"), *plan, ranks=4, **env, **meeting)
+    root_comm = {"NEURON_RT_ROOT_COMM_ID": f"127.0.0.1:{free_port()}"}
+    done = ran(*GENERATE, *neuron(tmp_path / "programs"), *plan, ranks=4, **env, **root_comm)
     assert done.returncode != 0
     assert done.stdout == ""
-    assert "rank 0: program decoder-" in done.stderr
+    assert "rank 0: program decoderlayer-" in done.stderr
     assert "NCC_EVRF029] Operation sort is not supported (log: " in done.stderr
 
 
 def test_too_few_cores_are_one_line(tmp_path):
     env = variables() | {"LOCAL_WORLD_SIZE": "4", "STAND_IN_CORES": "2"}
     done = ran(*GENERATE, *neuron(tmp_path / "programs"), **env)
-    said = "run_example.py: 4 ranks on this machine need a NeuronCore each, 2 are visible"
-    assert done.stderr.splitlines() == [said]
+    expected = "run_example.py: 4 ranks on this machine need a NeuronCore each, 2 are visible"
+    assert done.stderr.splitlines() == [expected]
     assert not (tmp_path / "programs").exists()
 
 

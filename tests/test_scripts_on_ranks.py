@@ -1,4 +1,4 @@
-"""The scripts on ranks that torchrun started: rank 0 alone writes, and writes what one would."""
+"""The scripts on ranks that torchrun started: only rank 0 writes, and as a single rank would."""
 
 import os
 import re
@@ -23,7 +23,7 @@ SPLITS = {
 
 
 def ran(*arguments: object, ranks: int = 1, status: int = 0) -> tuple[str, str]:
-    """Return standard output and error of run_example.py."""
+    """Return stdout and stderr of run_example.py."""
     launch = (*TORCHRUN, f"--nproc-per-node={ranks}", f"--master-port={free_port()}")
     done = subprocess.run(
         [sys.executable, *(launch if ranks > 1 else ()), "run_example.py", *map(str, arguments)],
@@ -50,7 +50,9 @@ def test_the_text_is_that_of_one_rank(alone, ranks):
     assert err.count("Stopped by") == err.count(f"Experts on {ranks} ranks") == 1
     for row in ("prompt, new tokens", "experts touched"):
         assert amounts(err)[row] == amounts(alone[1])[row]
-    assert re.search(r"pairs chosen, lost +[\d,]+, 0\n", err.replace(" \n", "\n"))
+    assert re.search(
+        r"\(token, expert\) pairs: routed, dropped +[\d,]+, 0\n", err.replace(" \n", "\n")
+    )
 
 
 def test_bits_per_byte_are_those_of_one_rank(tmp_path):
@@ -72,28 +74,33 @@ def test_shards_write_the_same_text_and_another_plan_is_refused(alone, tmp_path)
     out, _ = ran(*GENERATE, "--model", tmp_path, *SPLITS[4], ranks=4)
     assert out == alone[0]
     _, err = ran(*GENERATE, "--model", tmp_path, *SPLITS[2], ranks=2, status=1)
-    said = "holds shards of expert_parallel 4 and tensor_parallel 2, asked for is expert_parallel 2"
-    assert re.search(rf"run_example.py: rank [01]: .*{said}", err)
+    message = (
+        "holds shards of expert_parallel 4 and tensor_parallel 2, requested is expert_parallel 2"
+    )
+    assert re.search(rf"run_example.py: rank [01]: .*{message}", err)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             (*GENERATE, "--expert-parallel", 3),
             "rank 0: expert_parallel_size = 3: allowed is a divisor",
         ),
-        ((*GENERATE, "--expert-parallel", 1, "--data-parallel", 1), "1 ranks are asked for and 2"),
+        (
+            (*GENERATE, "--expert-parallel", 1, "--data-parallel", 1),
+            "--data-parallel 1 needs world size 1, but the world size is 2",
+        ),
         (("--mode", "test"), "rank 0: --mode test runs on one rank, not on 2"),
     ],
 )
-def test_a_mistake_is_said_on_every_rank(arguments, said):
-    assert said in ran(*arguments, ranks=2, status=1)[1]
+def test_a_mistake_is_said_on_every_rank(arguments, message):
+    assert message in ran(*arguments, ranks=2, status=1)[1]
 
 
 def test_ranks_that_were_not_started_are_named(alone):
     _, err = ran(*GENERATE, "--expert-parallel", 8, status=2)
     assert err == (
-        "run_example.py: 8 ranks are asked for and 1 running: torchrun --nproc-per-node 8 starts "
-        "them\n"
+        "run_example.py: --expert-parallel 8 --tensor-parallel 1 --data-parallel 8 needs world "
+        "size 8, but the world size is 1: start it with torchrun --nproc-per-node 8\n"
     )

@@ -1,4 +1,4 @@
-"""The shipped checkpoint: what it is, and that it says what transformers' model of it says."""
+"""The shipped checkpoint: size, architecture, and equality with transformers' model of it."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from mimo_v2_flash.generation.generation_config import load_generation_config
 from mimo_v2_flash.text.completion import complete
 from mimo_v2_flash.text.tokenizer import END_OF_TEXT, load_tokenizer, prompt_tokens, tokens
 from tests.support.oracle import assert_same_logits
-from tests.support.reports import amounts, said_by
+from tests.support.reports import amounts, run_mode
 from tests.support.shipped import FOLDER, shipped_oracle, stored
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +23,8 @@ NEW = 200
 
 
 @pytest.fixture(scope="module")
-def given_by():
-    """Return the model and its tokenizer, read as any other checkpoint is."""
+def shipped():
+    """Return the model and the tokenizer of the shipped checkpoint."""
     config = MiMoConfig.from_pretrained(FOLDER)
     return MiMoV2FlashModel(load_weights(FOLDER, config), config), load_tokenizer(FOLDER)
 
@@ -34,7 +34,7 @@ def test_it_is_small_enough_to_be_shipped():
 
 
 def test_it_has_what_the_real_one_has():
-    """Its widths, kinds of layers and dtypes; what is trained is not zero."""
+    """Head sizes, kinds of layers and dtypes are the real model's; trained biases are not zero."""
     config, real = MiMoConfig.from_pretrained(FOLDER), MiMoConfig()
     same = ("head_dim", "v_head_dim", "num_key_value_heads", "swa_num_key_value_heads")
     for name in (*same, "sliding_window", "partial_rotary_factor", "attention_value_scale"):
@@ -44,50 +44,52 @@ def test_it_has_what_the_real_one_has():
     assert pattern.count(1) >= 4
     assert mixtures == (0, *[1] * (len(pattern) - 1))
     assert (config.n_routed_experts, config.num_experts_per_tok) >= (16, 4)
-    held = stored()
-    assert len({name.split(".")[3] for name in held if name.startswith("model.mtp.")}) == 3
-    assert {str(held[name].dtype) for name in held if ".mlp.gate." in name} == {"torch.float32"}
-    assert {str(w.dtype) for name, w in held.items() if f"{name}_scale_inv" in held} == {
+    weights = stored()
+    assert len({name.split(".")[3] for name in weights if name.startswith("model.mtp.")}) == 3
+    assert {str(weights[name].dtype) for name in weights if ".mlp.gate." in name} == {
+        "torch.float32"
+    }
+    assert {str(w.dtype) for name, w in weights.items() if f"{name}_scale_inv" in weights} == {
         "torch.float8_e4m3fn"
     }
     for trained in ("e_score_correction_bias", "attention_sink_bias"):
-        assert all(w.any() for name, w in held.items() if name.endswith(trained))
+        assert all(w.any() for name, w in weights.items() if name.endswith(trained))
 
 
-def test_its_logits_are_transformers_on_the_dequantised_weights(given_by):
-    model, tokenizer = given_by
+def test_its_logits_are_transformers_on_the_dequantised_weights(shipped):
+    model, tokenizer = shipped
     token_T = prompt_tokens(tokenizer, TEXT)[:400]  # three windows
     with torch.no_grad():
         expected_TV = shipped_oracle()(torch.tensor([token_T]), use_cache=False).logits[0].numpy()
     assert_same_logits(model.forward([token_T])[0], expected_TV)
 
 
-def test_greedy_text_is_the_same_from_transformers_python_and_the_command(given_by, tmp_path):
+def test_greedy_text_is_the_same_from_transformers_python_and_the_command(shipped, tmp_path):
     ends = load_generation_config(FOLDER)["eos_token_id"]
-    said = complete(*given_by, PROMPT, max_new_tokens=NEW, eos_token_id=ends)
-    assert len(said.new_tokens) == NEW
-    prompt = torch.tensor([said.prompt_tokens])
-    answer = shipped_oracle().generate(
+    completion = complete(*shipped, PROMPT, max_new_tokens=NEW, eos_token_id=ends)
+    assert len(completion.new_tokens) == NEW
+    prompt = torch.tensor([completion.prompt_tokens])
+    output = shipped_oracle().generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=NEW,
         do_sample=False,
         eos_token_id=ends,
     )
-    assert answer[0, prompt.shape[1] :].tolist() == said.new_tokens
+    assert output[0, prompt.shape[1] :].tolist() == completion.new_tokens
     command = [sys.executable, str(ROOT / "run_example.py"), "--mode", "generate"]
     options = ["--prompt", PROMPT, "--max-new-tokens", str(NEW), "--temperature", "0"]
     done = subprocess.run(
         [*command, *options], capture_output=True, check=True, encoding="utf-8", cwd=tmp_path
     )
-    assert done.stdout == f"{said.text}\n"
+    assert done.stdout == f"{completion.text}\n"
 
 
-def test_its_bits_per_byte_are_those_of_transformers(given_by, capsys, tmp_path):
+def test_its_bits_per_byte_are_those_of_transformers(shipped, capsys, tmp_path):
     file, text = tmp_path / "text.txt", TEXT[:6000]
     file.write_text(text)
-    report = amounts(said_by(capsys, "evaluate", "--text", file)[0])
-    _, tokenizer = given_by
+    report = amounts(run_mode(capsys, "evaluate", "--text", file)[0])
+    _, tokenizer = shipped
     token_T, nats = tokens(tokenizer, text), 0.0
     end, length = tokenizer.convert_tokens_to_ids(END_OF_TEXT), 1024
     for start in range(0, len(token_T), length):
@@ -109,6 +111,6 @@ def test_its_tokenizer_begins_with_the_end_of_text_and_knows_every_character():
 
 
 def test_a_message_is_answered(capsys):
-    out, err = said_by(capsys, "generate", "--prompt", "Hello", "--chat", "--max-new-tokens", 5)
+    out, err = run_mode(capsys, "generate", "--prompt", "Hello", "--chat", "--max-new-tokens", 5)
     assert len(out) > 1
     assert err.startswith("Hello\n")

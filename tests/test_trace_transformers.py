@@ -1,4 +1,4 @@
-"""The example traces transformers: all tensors agree, and faults are found where they are made."""
+"""examples/trace_transformers.py: all tensors agree, and a fault is located where it was made."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def loaded(hub) -> Any:
 
 
 def compared(model: Any, ours: Path, capsys, tolerance: float) -> tuple[int, list[str]]:
-    """Return exit status and output of the comparison with a trace of transformers' `model`."""
+    """Return exit status and lines of `compare` with a trace of transformers' `model`."""
     theirs = ours.with_name("theirs.safetensors")
     write_trace(theirs, trace_transformers.trace(model, TOKENS.tolist()), CONFIG)
     status = compare.run(ours, theirs, tolerance)
@@ -51,11 +51,11 @@ def compared(model: Any, ours: Path, capsys, tolerance: float) -> tuple[int, lis
 
 
 def test_the_model_is_the_checkpoints(hub):
-    found, expected = (
+    actual, expected = (
         model.state_dict() for model in (loaded(hub), oracle_of(tiny(RECIPE).oracle, hub))
     )
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], weight) for name, weight in expected.items())
 
 
 def test_every_tensor_agrees(hub, ours, capsys):
@@ -66,11 +66,11 @@ def test_every_tensor_agrees(hub, ours, capsys):
         assert f"agree in {len(trace.shapes) - 2} tensors" in output[-1]
 
 
-def turned(model: Any, **rope: Any) -> None:
-    """Give the sliding layers other angles."""
+def change_rope(model: Any, **changes: Any) -> None:
+    """Change the rotary parameters of the sliding layers."""
     config = model.config
-    said = config.rope_parameters
-    config.rope_parameters = said | {KINDS[1]: said[KINDS[1]] | rope}
+    parameters = config.rope_parameters
+    config.rope_parameters = parameters | {KINDS[1]: parameters[KINDS[1]] | changes}
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
 
 
@@ -96,11 +96,11 @@ FAULTS: dict[str, tuple[Callable[[Any], Any], str, int]] = {
         "layers.1.attention.log_sum", 0,
     ),
     "the full layers' theta in all": (
-        lambda m: turned(m, rope_theta=CONFIG.rope_theta),
+        lambda m: change_rope(m, rope_theta=CONFIG.rope_theta),
         "layers.1.attention.query_rotated", 1,
     ),
     "all channels rotated": (
-        lambda m: turned(m, partial_rotary_factor=1.0),
+        lambda m: change_rope(m, partial_rotary_factor=1.0),
         "layers.1.attention.query_rotated", 1,
     ),
     "the window one key less": (

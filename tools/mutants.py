@@ -1,7 +1,7 @@
-"""Apply deliberate faults one by one, and demand that a test of the module catches each.
+"""Mutation testing: apply each mutant of `mutant_list` and check that its tests fail.
 
-A fault is one replacement in one file. It is tried on a copy of the project, against the tests
-named with it; a fault that they let pass, or that no longer applies, fails the run.
+A mutant is one replacement in one file. It is applied to a copy of the project, and the tests named
+with it run there. The run fails if a mutant survives its tests or no longer applies.
 
 python -m tools.mutants [NAME ...]
 """
@@ -24,8 +24,8 @@ NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "*_cache", "__pycache__", "
 
 
 def main(names: Sequence[str]) -> int:
-    """Try the mutants called `names`, or all, and return the exit status."""
-    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    """Test the mutants called `names`, or all, and return the exit status."""
+    selected = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     if unknown := set(names) - {mutant.name for mutant in MUTANTS}:
         print(f"no mutant is called {', '.join(sorted(unknown))}")
         return 2
@@ -33,36 +33,37 @@ def main(names: Sequence[str]) -> int:
         copies: SimpleQueue[Path] = SimpleQueue()
         for worker in range(WORKERS):
             copies.put(Path(shutil.copytree(ROOT, Path(folder) / str(worker), ignore=NOT_COPIED)))
-        if not _healthy(folder, chosen):
+        if not _tests_pass(folder, selected):
             return 1
         with ThreadPoolExecutor(WORKERS) as pool:
-            verdicts = list(pool.map(lambda mutant: _try(mutant, copies), chosen))
+            verdicts = list(pool.map(lambda mutant: _test(mutant, copies), selected))
     survived = verdicts.count("SURVIVED") + verdicts.count("DOES NOT APPLY")
-    print(f"{len(chosen) - survived} of {len(chosen)} mutants killed")
+    print(f"{len(selected) - survived} of {len(selected)} mutants killed")
     return 1 if survived else 0
 
 
-def _healthy(folder: str, chosen: Sequence[Mutant]) -> bool:
-    """Return whether the tests pass before anything is broken: else they would catch all."""
-    tests = sorted({test for mutant in chosen for test in mutant.tests})
+def _tests_pass(folder: str, mutants: Sequence[Mutant]) -> bool:
+    """Return whether the tests pass without a mutant: else they would kill every mutant."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
     if _pytest(Path(folder) / "0", tests) == 0:
         return True
     print(f"the tests fail without any mutant: {' '.join(tests)}")
     return False
 
 
-def _try(mutant: Mutant, copies: "SimpleQueue[Path]") -> str:
+def _test(mutant: Mutant, copies: "SimpleQueue[Path]") -> str:
+    """Apply `mutant` to one of `copies`, run its tests, restore the copy, return the verdict."""
     copy = copies.get()
     path = copy / mutant.file
-    whole = path.read_text()
+    source = path.read_text()
     try:
-        if whole.count(mutant.old) != 1:
+        if source.count(mutant.old) != 1:
             verdict = "DOES NOT APPLY"
         else:
-            path.write_text(whole.replace(mutant.old, mutant.new))
+            path.write_text(source.replace(mutant.old, mutant.new))
             verdict = "killed" if _pytest(copy, mutant.tests) == 1 else "SURVIVED"
     finally:
-        path.write_text(whole)
+        path.write_text(source)
         copies.put(copy)
     print(f"{verdict:>14}  {mutant.name}", flush=True)
     return verdict
@@ -70,14 +71,14 @@ def _try(mutant: Mutant, copies: "SimpleQueue[Path]") -> str:
 
 def _pytest(copy: Path, tests: Sequence[str]) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, "--hypothesis-profile=mutants", *tests],
         cwd=copy,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
     )
-    return done.returncode
+    return completed.returncode
 
 
 if __name__ == "__main__":

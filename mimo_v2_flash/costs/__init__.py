@@ -1,4 +1,4 @@
-"""What a plan takes, without running it: bytes on every device, and bytes that ranks exchange."""
+"""Cost model of a deployment: memory of every device, traffic between ranks, projected time."""
 
 from .devices import Device, devices
 from .traffic import Traffic, traffic

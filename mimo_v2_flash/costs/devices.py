@@ -1,7 +1,7 @@
-"""Bytes on every device: weights as the reader makes them and the cut leaves them, cache, buffers.
+"""Memory of every device: bytes of weights, KV cache and activation buffers.
 
-No size is stated here that other modules know: weights are counted on arrays that take no memory,
-a cache's slots on one that has a single slot.
+Shapes come from the modules that allocate: weights are counted on sharded meta tensors, which take
+no memory, and the cache on one with a single slot.
 """
 
 from collections import Counter
@@ -29,16 +29,16 @@ class Device(NamedTuple):
     Attributes
     ----------
     weights
-        By kind: experts, router, attention, dense, norms, embedding, head. No predictors: they are
-        not loaded.
+        Bytes by kind: experts, router, attention, dense, norms, embedding, head. MTP layers are
+        not loaded and not counted.
     cache
-        Keys, values and positions of all layers, full.
+        Bytes of keys, values and positions of all layers, in all slots.
     buffers
-        The largest arrays of a step, by kind. `stream`: the tokens, and the same normalised.
-        `attention`: a layer's queries, keys, values and what was seen. `exchange`: messages and
-        answers if every token of the ranks that share the experts comes here. `logits`: of one
-        token in every sequence. Attention's scores, and what a kernel takes beside its arguments
-        and answer, are not among them.
+        Bytes of the largest arrays of a step, by kind. `stream`: the hidden states, before and
+        after a norm. `attention`: a layer's queries, keys, values and outputs. `exchange`:
+        dispatched tokens and expert outputs, if every token of the expert-parallel group comes to
+        this rank. `logits`: the logits of one token in every sequence. Attention scores and other
+        temporaries within a kernel are not counted.
     """
 
     weights: dict[str, int]
@@ -47,31 +47,31 @@ class Device(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes of everything."""
+        """Bytes of weights, cache and buffers together."""
         return sum(self.weights.values()) + self.cache + sum(self.buffers.values())
 
 
 def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> list[Device]:
-    """Return what every rank holds, rank 0 first.
+    """Return the memory of every rank's device, rank 0 first.
 
     Raises
     ------
     ValueError
-        If the model does not admit the plan or the load; number and limit are named.
+        If the model does not admit the plan or the workload; number and limit are named.
     """
     plan.check(config)
     workload.check(config)
-    shards = [
-        plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)
-    ]  # of experts: all alike
+    # Only tensor parallelism makes ranks differ: every rank has as many experts.
+    shards = [plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)]
     weights = weight_bytes(config, shards, workload.weight_dtype)
 
     @cache
     def device(tensor_parallel_rank: int, rows: int) -> Device:
         shard_spec = shards[tensor_parallel_rank]
-        kept = cache_bytes(config, shard_spec, rows, workload)
         return Device(
-            weights[tensor_parallel_rank], kept, _buffers(config, plan, shard_spec, rows, workload)
+            weights[tensor_parallel_rank],
+            cache_bytes(config, shard_spec, rows, workload),
+            _buffers(config, plan, shard_spec, rows, workload),
         )
 
     return [
@@ -81,12 +81,12 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
 
 
 def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> list[dict[str, int]]:
-    """Return the bytes of each share's weights, by kind."""
-    few, kind_of_layer = one_of_each_layer(config)
+    """Return the bytes of each shard's weights, by kind."""
+    small, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
-    whole = meta_weights(few, dtype)
-    times = tuple(count_of_kind[kind] for kind in range(few.num_hidden_layers))
-    return [_by_kind(shard_weights(whole, few, shard_spec), times) for shard_spec in shards]
+    weights = meta_weights(small, dtype)
+    counts = tuple(count_of_kind[kind] for kind in range(small.num_hidden_layers))
+    return [_by_kind(shard_weights(weights, small, shard_spec), counts) for shard_spec in shards]
 
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
@@ -95,51 +95,45 @@ def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: 
     small = new_cache(layers, batch_size=1, max_length=1, dtype=workload.cache_dtype)
     slots = (ring_slots(spec.attention.window, workload.context) for spec in layers)
     return sum(
-        (rows * count + 1) * nbytes(layer) // 2  # a small one has a slot, and the trash row
+        (rows * count + 1) * nbytes(layer) // 2  # the small cache has one slot and the trash row
         for count, layer in zip(slots, small.layers, strict=True)
     )
 
 
-def _by_kind(weights: ModelWeights, times: tuple[int, ...]) -> dict[str, int]:
-    """Return the bytes of a model that has each of its layers so many times."""
-    found = Counter(
+def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:
+    """Return the bytes, by kind, of a model that has each layer of `weights` counts[i] times."""
+    size_of_kind = Counter(
         embedding=nbytes(weights.embedding_VD),
         head=nbytes(weights.w_logits_VD),
         norms=nbytes(weights.final_norm_D),
     )
-    for layer, count in zip(weights.layers, times, strict=True):
-        found.update({kind: count * size for kind, size in _of_layer(layer).items()})
-    return dict(found)
+    for layer, count in zip(weights.layers, counts, strict=True):
+        sizes = _layer_bytes(layer)
+        size_of_kind.update({kind: count * size for kind, size in sizes.items()})
+    return dict(size_of_kind)
 
 
-def _of_layer(layer: DecoderWeights) -> dict[str, int]:
+def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
     network = layer.feed_forward
     norms = nbytes((layer.attention_norm_D, layer.feed_forward_norm_D))
-    of_every = {"attention": nbytes(layer.attention), "norms": norms}
+    sizes = {"attention": nbytes(layer.attention), "norms": norms}
     if not isinstance(network, MoEWeights):
-        return of_every | {"dense": nbytes(network)}
+        return sizes | {"dense": nbytes(network)}
     router = nbytes((network.w_router_ED, network.bias_E))
-    return of_every | {"experts": nbytes(network.experts), "router": router}
+    return sizes | {"experts": nbytes(network.experts), "router": router}
 
 
 def _buffers(
     config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, workload: Workload
 ) -> dict[str, int]:
-    layers, item = (
-        set(map(shard_spec.local_layer, config.layers)),
-        np.dtype(workload.activation_dtype).itemsize,
-    )
-    tokens, arriving = (
-        rows * workload.step,
-        plan.expert_parallel_size * workload.local_tokens(plan, workload.step),
-    )
-    messages = (
-        sum(TokenBytes.of(spec, workload.activation_dtype)) for spec in layers if spec.num_experts
-    )
+    layers = set(map(shard_spec.local_layer, config.layers))
+    dtype, tokens = np.dtype(workload.activation_dtype), rows * workload.step
+    dispatched = plan.expert_parallel_size * workload.local_tokens(plan, workload.step)
+    per_token = (sum(TokenBytes.of(spec, dtype)) for spec in layers if spec.num_experts)
     return {
-        "stream": 2 * tokens * config.hidden_size * item,
-        "attention": tokens * max(_channels(spec.attention) for spec in layers) * item,
-        "exchange": arriving * max(messages, default=0),
+        "stream": 2 * tokens * config.hidden_size * dtype.itemsize,
+        "attention": tokens * max(_channels(spec.attention) for spec in layers) * dtype.itemsize,
+        "exchange": dispatched * max(per_token, default=0),
         "logits": workload.batch_size * config.vocab_size * np.dtype(np.float32).itemsize,
     }
 

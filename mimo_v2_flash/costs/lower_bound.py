@@ -1,7 +1,7 @@
-"""The least that a program must do: its weights once, its filled slots once, its tokens' matmuls.
+"""Lower bound of a program's work: read weights and KV cache once, and multiply every token.
 
-A token meets every weight of its rank once, and of the experts as many as it chooses: all ranks
-together, that is so many per token that a rank takes to them, on average.
+A token is multiplied with every weight of its rank once, and with `experts_per_token` experts. A
+rank computes, on average, the experts of as many tokens as it dispatches.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ __all__ = ["LowerBound", "ProgramShape", "lower_bound"]
 
 
 class ProgramShape(NamedTuple):
-    """What a program is called with.
+    """Sizes of one call of a program.
 
     Attributes
     ----------
     rows, tokens
         Sequences of this rank, and tokens of each.
-    own
-        Tokens that this rank takes to the experts.
-    filled, window
-        Slots that are looked at, and keys that a token sees, itself included.
+    local_tokens
+        Tokens that this rank dispatches to experts.
+    kv_length, window
+        Slots that are read, and keys that a token attends to, itself included.
     experts_per_token
-        Those that a token chooses.
+        Experts that a token chooses.
     """
 
     rows: int
@@ -34,7 +34,7 @@ class ProgramShape(NamedTuple):
 
 
 class LowerBound(NamedTuple):
-    """The operations of matmuls, and bytes of weights and cache that are read."""
+    """The least operations of matmuls, and the least bytes of weights and cache that are read."""
 
     operations: int
     weights: int
@@ -44,15 +44,15 @@ class LowerBound(NamedTuple):
 def lower_bound(
     weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape
 ) -> LowerBound:
-    """Return the least for a program with these inputs, arrays by their paths.
+    """Return the lower bound of a program; its weights and cache are arrays by path.
 
-    Of an embedding only the tokens' rows are read, and nothing is multiplied.
+    An embedding is no matmul: only the rows of the tokens are read.
     """
     tables = {path: array for path, array in weights.items() if "embedding" in path}
     others = {path: array for path, array in weights.items() if path not in tables}
     rows = sum(sizes.rows * sizes.tokens * a.nbytes // a.shape[0] for a in tables.values())
     slots = sizes.rows * min(sizes.kv_length, sizes.window)
-    operations = sum(2 * _met(path, array, sizes) for path, array in others.items())
+    operations = sum(2 * _multiplications(path, array, sizes) for path, array in others.items())
     return LowerBound(
         operations + (_attention(weights, cache, sizes) if cache else 0),
         rows + sum(array.nbytes for array in others.values()),
@@ -60,8 +60,8 @@ def lower_bound(
     )
 
 
-def _met(path: str, array: Any, sizes: ProgramShape) -> int:
-    """Return how many multiplications the tokens need with a weight."""
+def _multiplications(path: str, array: Any, sizes: ProgramShape) -> int:
+    """Return the multiplications of all tokens with one weight."""
     if array.ndim < 2 or path.endswith(".scale"):
         return 0
     if "experts" in path:
@@ -71,10 +71,10 @@ def _met(path: str, array: Any, sizes: ProgramShape) -> int:
 
 
 def _attention(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape) -> int:
-    """Return the operations of scores and of their sums of values: as many keys as are seen."""
+    """Return the operations of attention: scores and weighted sums of the keys in the window."""
     keys, values = (next(a for p, a in cache.items() if name in p) for name in ("k_Z", "v_Z"))
     out = next(array for path, array in weights.items() if "w_o_" in path)
     heads = out.shape[1] // values.shape[2]
-    seen = min(sizes.kv_length + (sizes.tokens + 1) / 2, sizes.window)
+    attended = min(sizes.kv_length + (sizes.tokens + 1) / 2, sizes.window)
     width = heads * (keys.shape[2] + values.shape[2])
-    return round(2 * sizes.rows * sizes.tokens * seen * width)
+    return round(2 * sizes.rows * sizes.tokens * attended * width)

@@ -1,11 +1,10 @@
-"""How long a program would take on Trainium2: projected from its cost, never measured.
+"""Roofline model of a program on Trainium2: seconds projected from its cost, never measured.
 
-    memory and matmuls overlap, exchanges overlap with nothing, operations have no overhead
-
-is the bound; what every operation takes at least is told beside it. Memory: all inputs that are
-read, all that is written, and temporaries that are too large for the chip. A matmul keeps the
-smaller of its sides in the matrix unit, up to 128 rows at a time, while the larger one streams by:
-one row costs as much as 128.
+The bound assumes that memory and matmuls overlap, collectives overlap with nothing, and operations
+have no overhead; the overhead of operations is a number of its own. Memory traffic is all inputs
+that are read, all that is written, and temporaries that do not fit into SBUF. A matmul keeps its
+smaller operand in the matrix unit, up to 128 rows at a time, and streams the larger one: one row
+costs as much as 128.
 """
 
 from typing import NamedTuple
@@ -19,14 +18,14 @@ __all__ = ["RooflineTime", "lower_bound_seconds", "roofline_time"]
 
 
 class RooflineTime(NamedTuple):
-    """Of one rank, by what takes them.
+    """Projected seconds of a program on one rank, by resource.
 
     Attributes
     ----------
-    memory, matmuls, exchanges
-        Bytes, operations, and what goes to other ranks.
+    memory, matmuls, collectives
+        Seconds of memory traffic, of the matrix unit, and of communication with other ranks.
     operations
-        What all operations take at least, each by itself.
+        The least overhead of all operations, added up.
     """
 
     memory: float = 0.0
@@ -36,41 +35,41 @@ class RooflineTime(NamedTuple):
 
     @property
     def bound(self) -> float:
-        """Less is not possible."""
+        """Seconds that the program takes at least."""
         return max(self.memory, self.matmuls) + self.collectives
 
     @property
     def with_operations(self) -> float:
-        """Return the bound and the overhead of every operation."""
+        """The bound plus the overhead of every operation."""
         return self.bound + self.operations
 
 
 def roofline_time(cost: ProgramCost) -> RooflineTime:
-    """Return how long a program of this cost would take."""
+    """Return the projected seconds of a program of this cost."""
     spilled = (t.size + t.read for t in cost.temporaries if t.size > trainium2.SBUF)
     moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned + sum(spilled)
     return RooflineTime(
         memory=moved / trainium2.BYTES_PER_SECOND,
-        matmuls=sum(map(_occupied, cost.products)) / trainium2.FLOPS,
+        matmuls=sum(map(_padded_operations, cost.products)) / trainium2.FLOPS,
         collectives=sum(
-            trainium2.EXCHANGE_SECONDS + exchange.sent / trainium2.EXCHANGE_BYTES_PER_SECOND
-            for exchange in cost.collectives
+            trainium2.EXCHANGE_SECONDS + collective.sent / trainium2.EXCHANGE_BYTES_PER_SECOND
+            for collective in cost.collectives
         ),
         operations=trainium2.OPERATION_SECONDS * len(cost.temporaries),
     )
 
 
 def lower_bound_seconds(lower_bound: LowerBound) -> float:
-    """Return the seconds of the least that a program must do: full tiles, and no exchange."""
+    """Return the seconds of a lower bound: full tiles of the matrix unit, and no collectives."""
     memory = (lower_bound.weights + lower_bound.cache) / trainium2.BYTES_PER_SECOND
     return max(memory, lower_bound.operations / trainium2.FLOPS)
 
 
-def _occupied(product: Product) -> int:
-    """Return the operations that the matrix unit could have done in the time that this takes."""
+def _padded_operations(product: Product) -> int:
+    """Return the operations of a matmul padded to full tiles of the matrix unit."""
     small, large = sorted((product.rows, product.columns))
-    return 2 * product.batch * _rounded(small) * large * _rounded(product.depth)
+    return 2 * product.batch * _round_up(small) * large * _round_up(product.depth)
 
 
-def _rounded(count: int) -> int:
+def _round_up(count: int) -> int:
     return -(-count // trainium2.SIDE) * trainium2.SIDE

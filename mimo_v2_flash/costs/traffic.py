@@ -1,7 +1,7 @@
-"""Bytes that ranks send each other in a layer: what both exchanges take, and the least possible.
+"""Communication volume of a layer: bytes of both dispatchers, and of tensor parallelism.
 
-Source: experts are taken as chosen uniformly, without replacement: a token then reaches
-P x (1 - C(E - E/P, A) / C(E, A)) ranks. MiMo: 7.27 of 32, 7.68 of 64.
+Source: uniform routing without replacement, where the A of E experts of a token are on
+P x (1 - C(E - E/P, A) / C(E, A)) of P ranks, on average. MiMo: 7.27 of 32, 7.68 of 64.
 """
 
 from math import comb
@@ -18,7 +18,7 @@ __all__ = ["TokenBytes", "Traffic", "ranks_of_token", "traffic"]
 
 
 class TokenBytes(NamedTuple):
-    """Bytes that stand for one token: in the stream, its experts' sum, its choices and weights."""
+    """Bytes per token: hidden state, sum of its experts' outputs, expert ids with weights."""
 
     activation: int
     expert_output: int
@@ -26,7 +26,7 @@ class TokenBytes(NamedTuple):
 
     @classmethod
     def of(cls, spec: LayerSpec, dtype: Any) -> "TokenBytes":
-        """Return the rows of a layer of experts."""
+        """Return the bytes per token in a mixture of experts, with hidden states of `dtype`."""
         float32, int32 = np.dtype(np.float32).itemsize, np.dtype(np.int32).itemsize
         return cls(
             activation=spec.hidden_size * np.dtype(dtype).itemsize,
@@ -36,20 +36,21 @@ class TokenBytes(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes that all ranks send, per token and layer of experts; nothing is sent to oneself.
+    """Bytes that all ranks send to others, per token and mixture-of-experts layer.
 
     Attributes
     ----------
     ranks
-        Other ranks that a token's experts are on, on average.
-    least
-        Each token to each of them and an answer back, and nothing else.
+        Other ranks that have experts of a token, on average.
+    lower_bound
+        Bytes of sending each token to each of those ranks and one hidden state back.
     all_to_all
-        The same, with choices and weights beside each token.
+        Bytes of the all-to-all dispatcher: the same, with expert ids and weights per token.
     all_gather
-        Every token to every rank, and an answer from each in float32.
-    heads
-        Sums over the ranks that share the heads, and answers handed round among them.
+        Bytes of the all-gather dispatcher: every token to every rank of the expert-parallel group,
+        and a float32 expert output from each.
+    tensor_parallel
+        Bytes of all-reduces in the tensor-parallel group, and of gathering its hidden states.
     """
 
     ranks: float
@@ -60,29 +61,28 @@ class Traffic(NamedTuple):
 
 
 def traffic(config: MiMoConfig, plan: ParallelConfig, workload: Workload, *, step: int) -> Traffic:
-    """Return what a step of `step` tokens in every sequence sends; zeros if there are no experts.
+    """Return the traffic of a step of `step` tokens in every sequence; zeros without experts.
 
-    A rank's own tokens are evenly spread: it is no likelier than another to hold their experts.
+    A token's experts are as likely on its own rank as on any other.
     """
     sparse = next((spec for spec in config.layers if spec.num_experts), None)
     if sparse is None:
         return Traffic(0.0, 0.0, 0.0, 0.0, 0.0)
     P, row = plan.expert_parallel_size, TokenBytes.of(sparse, workload.activation_dtype)
     others = ranks_of_token(sparse, P) * (P - 1) / P
-    seats = (
-        workload.local_tokens(plan, step) * plan.world_size / (workload.batch_size * step)
-    )  # 1: no padding
+    sent_tokens = workload.local_tokens(plan, step) * plan.world_size
+    padding = sent_tokens / (workload.batch_size * step)  # a factor; 1 is no padding
     return Traffic(
         ranks=others,
         lower_bound=others * 2 * row.activation,
         all_to_all=others * (2 * row.activation + row.routing),
-        all_gather=(P - 1) * (row.activation + row.routing + row.expert_output) * seats,
+        all_gather=(P - 1) * (row.activation + row.routing + row.expert_output) * padding,
         tensor_parallel=(plan.tensor_parallel_size - 1)
-        * (2 * row.expert_output + row.activation * seats),
+        * (2 * row.expert_output + row.activation * padding),
     )
 
 
 def ranks_of_token(spec: LayerSpec, ranks: int) -> float:
-    """Return on how many ranks the experts of a token are, on average."""
+    """Return how many of `ranks` ranks have experts of a token, on average."""
     E, A = spec.num_experts, spec.experts_per_token
     return ranks * (1 - comb(E - E // ranks, A) / comb(E, A))

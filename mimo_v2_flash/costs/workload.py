@@ -1,4 +1,4 @@
-"""What a model is asked for, as far as bytes depend on it."""
+"""Workload of a deployment: batch size, lengths and dtypes, on which bytes depend."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +13,20 @@ __all__ = ["Workload"]
 
 @dataclass(frozen=True)
 class Workload:
-    """Sequences, their lengths, and how numbers are stored.
+    """Batch size, context length, step length and dtypes of a deployment.
 
     Parameters
     ----------
     batch_size
         Sequences, on all devices together.
     context
-        Tokens that a sequence may have.
+        The most tokens that a sequence may have.
     step
-        Tokens of a sequence that pass through the layers at one time, at most.
-    weights
-        "fp8" (as the hub stores them), "bfloat16" or "float32".
-    cache, stream
-        Dtypes of keys and values, and of what flows between layers and ranks.
+        The most tokens of a sequence that pass through the layers at one time.
+    weight_dtype
+        "fp8" (as the hub stores weights), "bfloat16" or "float32".
+    cache_dtype, activation_dtype
+        Dtypes of keys and values, and of hidden states.
     """
 
     batch_size: int
@@ -37,7 +37,7 @@ class Workload:
     activation_dtype: Any = np.float32
 
     def check(self, config: MiMoConfig) -> None:
-        """Raise ValueError, naming the number, if a model of `config` cannot be asked for this."""
+        """Raise ValueError, naming the number, if a model of `config` cannot run this workload."""
         longest = config.max_position_embeddings
         if self.batch_size < 1:
             raise ValueError(f"batch_size = {self.batch_size}: allowed is an integer above 0")
@@ -47,6 +47,6 @@ class Workload:
             raise ValueError(f"step = {self.step}: allowed is 1 to the context, {self.context}")
 
     def local_tokens(self, plan: ParallelConfig, step: int) -> int:
-        """Return the tokens of a step that each rank takes to the experts, padding among them."""
+        """Return the tokens of a step that each rank dispatches to experts, padding included."""
         rows = -(-self.batch_size // plan.data_parallel_size)
         return -(-rows * step // plan.tensor_parallel_size)

@@ -1,4 +1,4 @@
-"""Where programs run. A backend turns a layer into a program of the same signature."""
+"""Execution backends: each compiles a layer into a program with the same signature."""
 
 from .backend import Backend
 from .numpy import NumpyBackend

@@ -1,4 +1,4 @@
-"""What the model knows of the place where its layers run."""
+"""The interface of an execution backend: move arrays to the device, compile functions."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -7,22 +7,23 @@ __all__ = ["Backend"]
 
 
 class Backend(Protocol):
-    """Place once, compile once per function and shapes, then run.
+    """An execution backend, which compiles one program per function and input shapes.
 
     Attributes
     ----------
-    form
-        A key of `layers.forms.EXECUTION_MODES`: whether shapes may follow the data.
+    execution_mode
+        A key of `layers.execution_mode.EXECUTION_MODES`: "eager" if shapes may depend on the data,
+        "static" if they may not.
     """
 
     execution_mode: str
 
     def to_device(self, record: Any) -> Any:
-        """Return `record`, nested tuples, with its arrays where programs run."""
+        """Return the pytree `record` with its arrays moved to the device."""
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as a program of this backend, with the same signature.
 
-        A program takes arrays of the host too, but those that it writes into must be placed. What
-        it is given first may be overwritten by its answer.
+        A program also takes host arrays, except for buffers that it updates in place: those must
+        be on the device. Its first input may be donated, that is overwritten by the output.
         """

@@ -1,12 +1,13 @@
-"""A folder of programs, each under a hash of its module and of the compiler's arguments.
+"""A persistent compile cache: a folder of programs, keyed by module and compiler arguments.
 
-    <name>-<digest>/program.hlo.pb  the module that the compiler is given
-                    program.neff    what it makes of it, if it has
-                    record.json     inputs, outputs, sizes, who compiled it, the files' hashes
-                    compile.log     what the compiler said
-    manifest.json                   every record
+    <name>-<digest>/program.hlo.pb  the module, as the compiler reads it
+                    program.neff    the compiled program, if it has been compiled
+                    record.json     inputs, outputs, sizes, compiler version, hashes of the files
+                    compile.log     the compiler's output
+    manifest.json                   all records
 
-Files are written under another name and renamed, the record last; processes take turns by a lock.
+Each file is written under a temporary name and renamed, the record last. File locks serialize the
+processes that write.
 """
 
 import fcntl
@@ -28,18 +29,18 @@ MANIFEST = "manifest.json"
 
 
 class CacheEntry(NamedTuple):
-    """A program's place.
+    """The entry of one program in a compile cache.
 
     Attributes
     ----------
     folder
-        Where its files are.
+        Folder of the program's files.
     content
-        Of its module's file.
+        Bytes of the module's file.
     record
-        All but who compiled it.
+        Content of record.json that is known before compilation.
     title
-        For people.
+        Name of the program for people.
     """
 
     folder: Path
@@ -49,84 +50,85 @@ class CacheEntry(NamedTuple):
 
     @property
     def module(self) -> Path:
-        """The module's file."""
+        """Path of the module's file."""
         return self.folder / MODULE
 
     @property
     def neff(self) -> Path:
-        """The file that the runtime loads."""
+        """Path of the NEFF, which the runtime loads."""
         return self.folder / NEFF
 
     @property
     def log(self) -> Path:
-        """What the compiler said."""
+        """Path of the compiler's output."""
         return self.folder / LOG
 
 
 class CompileCache:
-    """The programs in a folder, compiled with the same arguments.
+    """A compile cache of programs that are compiled with the same compiler arguments.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Folder of the cache; created if it does not exist.
     arguments
-        The compiler's.
+        Arguments of the compiler.
 
     Raises
     ------
     ValueError
-        If the folder holds other things; nothing has been changed then.
+        If the folder holds other files; nothing has been changed then.
     """
 
     def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
         self.folder, self.arguments = folder, arguments
         manifest = folder / MANIFEST
-        if _json(manifest).get("format") != FORMAT and (manifest.exists() or _others(folder)):
+        if _read_json(manifest).get("format") != FORMAT and (manifest.exists() or _others(folder)):
             raise ValueError(
-                f"{folder} is no folder of programs: it has not {MANIFEST} of {FORMAT}"
+                f"{folder} is not a compile cache: {MANIFEST} is missing, or its format is not "
+                f"{FORMAT!r}"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(manifest):
+        with _file_lock(manifest):
             if not manifest.exists():
                 self._write_manifest()
 
     def entry(self, module: Any, title: str = "") -> CacheEntry:
-        """Return the place of a program, an `HloModuleProto`, whether it is there or not."""
+        """Return the entry of a program, an `HloModuleProto`, whether it is cached or not."""
         content = canonical(module)
-        told = hashlib.sha256(content + "\0".join(self.arguments).encode())
-        name = f"{module.name}-{told.hexdigest()[:16]}"
+        digest = hashlib.sha256(content + "\0".join(self.arguments).encode())
+        name = f"{module.name}-{digest.hexdigest()[:16]}"
         record = program_record(module) | {"name": name, "arguments": list(self.arguments)}
         return CacheEntry(self.folder / name, content, record | {"format": FORMAT}, title)
 
     def why_stale(self, entry: CacheEntry, compiler: str | None) -> str | None:
         """Return why a program cannot be loaded, None if it can.
 
-        `compiler` is the version of the one that is installed; without one, any will do.
+        `compiler` is the version of the installed compiler; with None, any version will do.
 
         Raises
         ------
         ValueError
-            If in its place lies something else, which is not ours to overwrite.
+            If the entry's folder holds another program, which is not to be overwritten.
         """
         if not entry.folder.exists():
             return "is missing"
-        found = _json(entry.folder / RECORD)
-        if found and any(found.get(key) != value for key, value in entry.record.items()):
+        record = _read_json(entry.folder / RECORD)
+        if record and any(record.get(key) != value for key, value in entry.record.items()):
             raise ValueError(f"{entry.folder} holds another program than its name says: remove it")
-        if NEFF not in (files := found.get("files", {})):
+        if NEFF not in (files := record.get("files", {})):
             return "is not compiled"
-        if any(files.get(path.name) != _hash(path) for path in (entry.module, entry.neff)):
+        if any(files.get(path.name) != _sha256(path) for path in (entry.module, entry.neff)):
             return "is damaged"
-        if compiler not in (None, found["compiler"]):
-            return f"was compiled by version {found['compiler']}, installed is {compiler}"
+        if compiler not in (None, record["compiler"]):
+            return f"was compiled by version {record['compiler']}, installed is {compiler}"
         return None
 
     @contextmanager
     def writing(self, entry: CacheEntry) -> Iterator[None]:
-        """Be the only process that writes a program; its module's file is there."""
+        """Lock an entry for this process, and write its module's file."""
         entry.folder.mkdir(exist_ok=True)
-        with _locked(entry.folder / RECORD):
+        with _file_lock(entry.folder / RECORD):
             _write(entry.module, entry.content)
             yield
 
@@ -138,49 +140,49 @@ class CompileCache:
         record = entry.record | {
             "title": entry.title,
             "compiler": compiler,
-            "files": {path.name: _hash(path) for path in written},
+            "files": {path.name: _sha256(path) for path in written},
         }
-        _write(entry.folder / RECORD, _text(record))
-        with _locked(self.folder / MANIFEST):
+        _write(entry.folder / RECORD, _json_bytes(record))
+        with _file_lock(self.folder / MANIFEST):
             self._write_manifest()
 
     def _write_manifest(self) -> None:
-        records = [_json(path) for path in sorted(self.folder.glob(f"*/{RECORD}"))]
-        _write(self.folder / MANIFEST, _text({"format": FORMAT, "programs": records}))
+        records = [_read_json(path) for path in sorted(self.folder.glob(f"*/{RECORD}"))]
+        _write(self.folder / MANIFEST, _json_bytes({"format": FORMAT, "programs": records}))
 
 
 def _others(folder: Path) -> list[Path]:
-    """Return what is in a folder beside a manifest that is being written."""
+    """Return the files of a folder, without the lock and temporary files of a manifest."""
     stem = Path(MANIFEST).stem
     return [path for path in folder.glob("*") if not path.name.startswith(f"{stem}.")]
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _file_lock(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Return what is in a file, nothing if it is absent or damaged."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, an empty one if the file is absent or damaged."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _hash(path: Path) -> str | None:
+def _sha256(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _text(content: dict[str, Any]) -> bytes:
+def _json_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half-written."""
+    """Write a file atomically: no reader sees it half-written."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.write_bytes(content)
     new.replace(path)

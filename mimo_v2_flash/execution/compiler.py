@@ -1,4 +1,4 @@
-"""neuronx-cc: from the module of a program to its NEFF, which the Neuron runtime loads.
+"""The neuronx-cc compiler: from a program's HLO module to the NEFF that the Neuron runtime loads.
 
 Source: nkipy, `core/compile.py`, for the arguments; AWS Neuron documentation, compiler reference,
 for `--auto-cast` and `--lnc`, which must be the runtime's NEURON_LOGICAL_NC_CONFIG.
@@ -15,19 +15,20 @@ __all__ = ["INSTALL", "NeuronCompiler", "compiler_arguments"]
 
 COMMAND = "neuronx-cc"
 INSTALL = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/setup says how to install it"
-SHOWN = 3  # lines of an error
+ERROR_LINES = 3
+"""How many of the last lines of the compiler's output an error message shows."""
 
 
 @dataclass(frozen=True)
 class NeuronCompiler:
-    """neuronx-cc as it is installed.
+    """An installed neuronx-cc.
 
     Attributes
     ----------
     command
-        Its path.
+        Path of the executable.
     version
-        As it says itself.
+        Version that `--version` prints.
     """
 
     command: str
@@ -35,49 +36,53 @@ class NeuronCompiler:
 
     @classmethod
     def installed(cls) -> "NeuronCompiler | None":
-        """Return the one on the path, None if there is none.
+        """Return the compiler on the PATH, None if there is none.
 
         Raises
         ------
         ChildProcessError
-            If it does not say its version.
+            If it does not print its version.
         """
         if (command := shutil.which(COMMAND)) is None:
             return None
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-        if found := re.search(r"version (\S+)", done.stdout):
-            return cls(command, found[1])
+        process = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, check=False
+        )
+        if match := re.search(r"version (\S+)", process.stdout):
+            return cls(command, match[1])
         raise ChildProcessError(
-            f"{command} --version says no version (exit status {done.returncode}): "
-            f"{_end(done.stdout + done.stderr)}"
+            f"{command} --version prints no version (exit status {process.returncode}): "
+            f"{_last_lines(process.stdout + process.stderr)}"
         )
 
     def __call__(self, program: Path, arguments: tuple[str, ...], log: Path) -> bytes:
-        """Return the NEFF of the module in the file `program`; what the compiler says is in `log`.
+        """Return the NEFF of the module in the file `program`; write the output to `log`.
 
         Raises
         ------
         ChildProcessError
-            If it fails; the message has the end of what it said, and the log's path.
+            If it fails; the message has the last lines of its output, and the log's path.
         """
         with TemporaryDirectory(prefix=f"{COMMAND}-") as folder:
             neff = Path(folder) / "program.neff"
             command = [self.command, "compile", "--framework", "XLA", str(program.resolve())]
             command += [*arguments, f"--output={neff.name}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-            log.write_text(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-            if done.returncode == 0 and neff.is_file():
+            process = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=folder
+            )
+            log.write_text(f"{' '.join(command)}\n{process.stdout}{process.stderr}")
+            if process.returncode == 0 and neff.is_file():
                 return neff.read_bytes()
-        said = _end(done.stderr or done.stdout)
+        output = _last_lines(process.stderr or process.stdout)
         raise ChildProcessError(
-            f"{COMMAND} {self.version}, exit status {done.returncode}: {said} (log: {log})"
+            f"{COMMAND} {self.version}, exit status {process.returncode}: {output} (log: {log})"
         )
 
 
 def compiler_arguments(*, lnc: int, target: str = "trn2") -> tuple[str, ...]:
-    """Return the arguments of a program for logical cores of `lnc` physical ones.
+    """Return the compiler's arguments for logical cores of `lnc` physical ones.
 
-    Casts are those of the program: the compiler adds none.
+    The compiler adds no casts to those of the program.
     """
     return (
         *("--pipeline", "compile", "SaveTemps"),
@@ -88,5 +93,6 @@ def compiler_arguments(*, lnc: int, target: str = "trn2") -> tuple[str, ...]:
     )
 
 
-def _end(said: str) -> str:
-    return " | ".join(line.strip() for line in said.strip().splitlines()[-SHOWN:]) or "no word"
+def _last_lines(output: str) -> str:
+    lines = output.strip().splitlines()[-ERROR_LINES:]
+    return " | ".join(line.strip() for line in lines) or "no output"

@@ -1,13 +1,14 @@
-"""What a program costs, read from its instructions: a model of a compiler that fuses.
+"""A cost model of HLO programs: matmuls, memory traffic and collectives after fusion.
 
-Views pass through. What is computed element by element is never stored, and reads its operands
-once; of one array, or of weights alone, it is computed anew by whoever reads it. Everything else
-(products, sums, gathers, concatenations, exchanges) is a temporary, written once and read by each
-instruction that reads it. A gather reads what it gives. A write into an input writes what is new,
-in place.
+The model assumes a compiler that fuses. Views cost nothing. The result of an elementwise operation
+is never stored, and the operation reads its operands once; but an elementwise operation on a single
+array, or on weights alone, is repeated by each reader. The result of every other instruction
+(products, sums, gathers, concatenations, collectives) is a temporary, written once and read by each
+of its readers. A gather reads as many elements as it returns. An update of an input writes the new
+elements, in place.
 
-Source: XLA, `hlo_cost_analysis.cc`, for a single instruction; a rank of P sends (P - 1) / P of an
-exchange, as rings and meshes do.
+Source: XLA, `hlo_cost_analysis.cc`, for a single instruction. In a collective, each of P ranks
+sends (P - 1) / P of the data, as rings and meshes do.
 """
 
 from collections import Counter
@@ -24,14 +25,24 @@ OPAQUE = {"call", "conditional", "fusion", "map", "while"}
 READ_IN_PART = {"gather", "dynamic-slice"}
 
 UPDATES = {"scatter": 2, "dynamic-update-slice": 1}
-"""Which operand is what is new."""
+"""Number of the operand that has the new elements, by opcode."""
 
-SENT = {"all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "all-reduce": 2}
-"""How often the larger of operand and result crosses the wire, but for a rank's own part."""
+SEND_FACTORS = {"all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "all-reduce": 2}
+"""How often the larger of operand and result is sent, times (P - 1) / P, by opcode."""
 
 
 class _Source(NamedTuple):
-    """So many different elements of an input (its path), or of an instruction (its number)."""
+    """Elements that an instruction reads of an input or of another instruction.
+
+    Attributes
+    ----------
+    origin
+        Path of the input, or id of the instruction.
+    elements
+        How many distinct elements are read.
+    item
+        Bytes per element.
+    """
 
     origin: str | int
     elements: int
@@ -39,40 +50,40 @@ class _Source(NamedTuple):
 
 
 def cost_of(module: Any, inputs: tuple[str, ...], weights: set[str]) -> ProgramCost:
-    """Return what a program costs.
+    """Return the cost of a program.
 
     Parameters
     ----------
     module
-        An `HloModuleProto`, as nkipy makes it.
+        HLO module that nkipy traced, an `HloModuleProto`.
     inputs
         Paths of its inputs, in order.
     weights
-        Those that are weights.
+        Paths of the inputs that are weights.
 
     Raises
     ------
     ValueError
-        If an instruction calls what this does not look into.
+        If an instruction calls another computation, such as a loop, which has no cost model.
     """
-    walk, entry = _Walk(inputs, weights), entry_computation(module)
+    analysis, entry = _CostAnalysis(inputs, weights), entry_computation(module)
     for instruction in entry.instructions:
-        walk.take(instruction)
+        analysis.visit(instruction)
     in_place = {
         entry.output_shape_index[0] if entry.output_shape_index else 0
         for entry in module.input_output_alias.entries
     }
     root = next(i for i in entry.instructions if i.id == entry.root_id)
-    walk.give(root.operand_ids if root.opcode == "tuple" else [root.id], in_place)
-    return walk.cost(sum(len(computation.instructions) for computation in module.computations))
+    analysis.visit_outputs(root.operand_ids if root.opcode == "tuple" else [root.id], in_place)
+    return analysis.cost(sum(len(computation.instructions) for computation in module.computations))
 
 
-class _Walk:
-    """The instructions so far, by number: their shapes, where what they give comes from."""
+class _CostAnalysis:
+    """The cost of the instructions visited so far, with their shapes and sources by id."""
 
     def __init__(self, inputs: tuple[str, ...], weights: set[str]) -> None:
         self._inputs, self._weights = inputs, weights
-        self._parts: dict[int, list[ArrayShape]] = {}
+        self._shapes: dict[int, list[ArrayShape]] = {}
         self._sources: dict[int, tuple[_Source, ...]] = {}
         self._stored: dict[str | int, int] = {}  # bytes
         self._read, self._written = Counter[str | int](), Counter[str | int]()
@@ -80,18 +91,18 @@ class _Walk:
         self._collectives: list[Collective] = []
         self._returned = 0
 
-    def take(self, instruction: Any) -> None:
-        """Count one instruction, whose operands have been counted."""
+    def visit(self, instruction: Any) -> None:
+        """Add the cost of an instruction whose operands have been visited."""
         if instruction.opcode in OPAQUE:
-            raise ValueError(f"{instruction.name}: what a {instruction.opcode} costs is not known")
-        self._parts[instruction.id] = list(array_shapes(instruction.shape))
+            raise ValueError(f"{instruction.name}: no cost model for {instruction.opcode}")
+        self._shapes[instruction.id] = list(array_shapes(instruction.shape))
         if instruction.opcode not in FREE:
-            self._sources[instruction.id] = self._given(instruction)
+            self._sources[instruction.id] = self._result_sources(instruction)
 
-    def give(self, outputs: Any, in_place: set[int]) -> None:
-        """Count what the program returns; outputs `in_place` have been written."""
-        for to_device, number in enumerate(outputs):
-            if to_device not in in_place:
+    def visit_outputs(self, outputs: Any, in_place: set[int]) -> None:
+        """Add the cost of the program's outputs; those `in_place` have been written already."""
+        for index, number in enumerate(outputs):
+            if index not in in_place:
                 sources = self._sources_of([number])
                 self._count([s for s in sources if s.origin not in self._stored])
                 for source in sources:
@@ -99,7 +110,7 @@ class _Walk:
                 self._returned += self._nbytes(number)
 
     def cost(self, instructions: int) -> ProgramCost:
-        """Return the sum."""
+        """Return the cost of the program."""
         return ProgramCost(
             instructions,
             tuple(self._products),
@@ -110,14 +121,15 @@ class _Walk:
             tuple(self._collectives),
         )
 
-    def _given(self, instruction: Any) -> tuple[_Source, ...]:
+    def _result_sources(self, instruction: Any) -> tuple[_Source, ...]:
+        """Return what a reader of the instruction reads; add the cost of the instruction."""
         opcode, operands = instruction.opcode, instruction.operand_ids
-        (part, *_), sources = self._parts[instruction.id], self._sources_of(operands)
+        (shape, *_), sources = self._shapes[instruction.id], self._sources_of(operands)
         if opcode == "parameter":
             path = self._inputs[instruction.parameter_number]
-            return (_Source(path, part.elements, part.item),)
+            return (_Source(path, shape.elements, shape.item),)
         if opcode in VIEWS:
-            return _narrowed(sources, part.elements, self._elements(operands[0]))
+            return _narrowed(sources, shape.elements, self._elements(operands[0]))
         if opcode in ELEMENTWISE:
             return self._fused(instruction.id, sources)
         if opcode in UPDATES and self._is_input(operands[0]):
@@ -141,51 +153,53 @@ class _Walk:
     def _temporary(self, instruction: Any) -> tuple[_Source, ...]:
         number, opcode = instruction.id, instruction.opcode
         first, *others = instruction.operand_ids
-        seen = self._sources_of([first])
+        read = self._sources_of([first])
         if opcode in READ_IN_PART:
-            seen = tuple(s._replace(elements=self._elements(number)) for s in seen if s.elements)
-        self._count((*seen, *self._sources_of(others)))
+            read = tuple(s._replace(elements=self._elements(number)) for s in read if s.elements)
+        self._count((*read, *self._sources_of(others)))
         if opcode == "dot":
             self._products.append(self._product(instruction))
-        if opcode in SENT:
+        if opcode in SEND_FACTORS:
             ranks = len(instruction.replica_groups[0].replica_ids)
             larger = max(self._nbytes(first), self._nbytes(number))
-            sent = SENT[opcode] * larger * (ranks - 1) // ranks
+            sent = SEND_FACTORS[opcode] * larger * (ranks - 1) // ranks
             self._collectives.append(Collective(opcode, ranks, sent))
         self._stored[number] = self._nbytes(number)
-        return (_Source(number, self._elements(number), self._parts[number][0].item),)
+        return (_Source(number, self._elements(number), self._shapes[number][0].item),)
 
     def _product(self, instruction: Any) -> Product:
         numbers = instruction.dot_dimension_numbers
-        left, right = (self._parts[operand][0] for operand in instruction.operand_ids)
+        left, right = (self._shapes[operand][0] for operand in instruction.operand_ids)
         batch = prod(left.lengths[axis] for axis in numbers.lhs_batch_dimensions)
         depth = prod(left.lengths[axis] for axis in numbers.lhs_contracting_dimensions)
         shared = batch * depth
         return Product(batch, left.elements // shared, depth, right.elements // shared)
 
     def _is_input(self, number: int) -> bool:
-        """Return whether this is an input, whole and as it was."""
+        """Return whether an instruction is a whole input, unchanged."""
         ((origin, elements, item), *others) = self._sources.get(number, ()) or [(0, 0, 0)]
-        part = self._parts[number][0]
-        same = (elements, item) == (part.elements, part.item)
+        shape = self._shapes[number][0]
+        same = (elements, item) == (shape.elements, shape.item)
         return isinstance(origin, str) and same and not others
 
     def _sources_of(self, operands: Any) -> tuple[_Source, ...]:
-        found = (source for number in operands for source in self._sources.get(number, ()))
-        return tuple(dict.fromkeys(found))
+        sources = (source for number in operands for source in self._sources.get(number, ()))
+        return tuple(dict.fromkeys(sources))
 
     def _count(self, sources: Any) -> None:
         for origin, elements, item in sources:
             self._read[origin] += elements * item
 
     def _elements(self, number: int) -> int:
-        return sum(part.elements for part in self._parts[number])
+        return sum(shape.elements for shape in self._shapes[number])
 
     def _nbytes(self, number: int) -> int:
-        return sum(part.nbytes for part in self._parts[number])
+        return sum(shape.nbytes for shape in self._shapes[number])
 
 
-def _narrowed(sources: tuple[_Source, ...], left: int, of: int) -> tuple[_Source, ...]:
-    """Return `sources` of which a view shows `left` elements of so many."""
-    part = min(left, of)
-    return tuple(source._replace(elements=-(-source.elements * part // of)) for source in sources)
+def _narrowed(sources: tuple[_Source, ...], visible: int, total: int) -> tuple[_Source, ...]:
+    """Return the sources of a view that shows `visible` of `total` elements."""
+    part = min(visible, total)
+    return tuple(
+        source._replace(elements=-(-source.elements * part // total)) for source in sources
+    )

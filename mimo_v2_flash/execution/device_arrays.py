@@ -1,4 +1,4 @@
-"""Arrays in a NeuronCore's memory, and the memory of those that nobody holds any more."""
+"""Arrays in a NeuronCore's memory, and a caching allocator for them."""
 
 from collections import defaultdict
 from typing import Any
@@ -14,12 +14,12 @@ SMALL = 1 << 20
 
 
 class DeviceArray:
-    """An array on the device, which programs may change in place.
+    """An array on the device, which programs may update in place.
 
     Attributes
     ----------
     tensor
-        As the runtime knows it.
+        The runtime's tensor.
     """
 
     def __init__(self, tensor: Any) -> None:
@@ -27,7 +27,7 @@ class DeviceArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes' lengths."""
+        """Lengths of the axes."""
         return tuple(self.tensor.shape)
 
     @property
@@ -46,41 +46,43 @@ class DeviceArray:
 
 
 class DeviceMemory:
-    """Makes device arrays. The memory of free ones is used again, for what has the same shape.
+    """A caching allocator: memory of freed arrays is reused for arrays of the same shape and dtype.
 
-    A program runs to its end before the next one begins: what is given to one may be free after it.
+    This is safe because a program runs to its end before the next one begins: an array that one
+    program takes may be freed right after it.
     """
 
     def __init__(self) -> None:
         self._unused: dict[Any, list[Any]] = defaultdict(list)
 
     def upload(self, array: Any) -> DeviceArray:
-        """Return `array` on the device; if it is large, in memory that the runtime gets back."""
+        """Return `array` on the device. Memory of large arrays is not cached but freed."""
         if isinstance(array, DeviceArray) or array.nbytes <= SMALL:
             return self.hold(array)
         return DeviceArray(SpikeTensor.from_numpy(np.ascontiguousarray(array)))
 
     def hold(self, array: Any) -> DeviceArray:
-        """Return `array`, or if it is the host's its values in free memory."""
+        """Return `array` itself if it is on the device, else its copy in cached memory."""
         if isinstance(array, DeviceArray):
             return array
-        unused, content = self._unused[_kind(array)], np.ascontiguousarray(array)
+        unused, content = self._unused[_key(array)], np.ascontiguousarray(array)
         if not unused:
-            return self._shared(SpikeTensor.from_numpy(content))
+            return self._cached(SpikeTensor.from_numpy(content))
         unused[-1].write_from_numpy(content)
-        return self._shared(unused.pop())
+        return self._cached(unused.pop())
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Return an array of any values, whose memory is free again when nobody holds it."""
+        """Return an uninitialized array in cached memory."""
         empty = np.broadcast_to(np.zeros((), dtype), shape)
-        unused = self._unused[_kind(empty)]
-        return self._shared(unused.pop()) if unused else self.hold(empty)
+        unused = self._unused[_key(empty)]
+        return self._cached(unused.pop()) if unused else self.hold(empty)
 
-    def _shared(self, tensor: Any) -> DeviceArray:
+    def _cached(self, tensor: Any) -> DeviceArray:
+        """Return `tensor` as an array; when that is garbage-collected, `tensor` can be reused."""
         array = DeviceArray(tensor)
-        finalize(array, self._unused[_kind(tensor)].append, tensor).atexit = False
+        finalize(array, self._unused[_key(tensor)].append, tensor).atexit = False
         return array
 
 
-def _kind(array: Any) -> tuple[Any, ...]:
+def _key(array: Any) -> tuple[Any, ...]:
     return tuple(array.shape), np.dtype(array.dtype)

@@ -1,7 +1,7 @@
-"""A program compiled by XLA for the CPU, run by one replica or by many at a time.
+"""XLA executables for the CPU, run by one replica or by many at a time.
 
-jaxlib has no public way from HLO to an executable: these names are of jaxlib 0.10.2, which the
-extra `xla` pins.
+jaxlib has no public API to compile HLO: the private names below are those of jaxlib 0.10.2, which
+the extra `xla` pins.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from .portable_hlo import make_portable
 
 __all__ = ["Executable", "cpu_devices"]
 
-# Every cast to bfloat16 is done; code is not optimised, which would double the time to compile.
+# Excess precision would skip casts to bfloat16; optimisation would double the time to compile.
 OPTIONS = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 0}
 
 
 def cpu_devices(count: int) -> list[Any]:
-    """Return so many of jax's CPU devices, which jax makes when it is first used.
+    """Return `count` of jax's CPU devices, which jax creates on its first use.
 
     Raises
     ------
     RuntimeError
-        If jax has started with fewer.
+        If jax has started with fewer devices.
     """
     if jax.config.jax_num_cpu_devices < count:
         with suppress(RuntimeError):
@@ -42,14 +42,14 @@ def cpu_devices(count: int) -> list[Any]:
 
 
 class Executable:
-    """An `HloModuleProto` as XLA runs it.
+    """An `HloModuleProto`, compiled by XLA for one or more replicas.
 
     Parameters
     ----------
     module
-        As nkipy traced it.
+        Module that nkipy traced.
     devices
-        One for each replica.
+        A device per replica.
     """
 
     def __init__(self, module: Any, devices: Sequence[Any]) -> None:
@@ -62,15 +62,15 @@ class Executable:
             part.num_replicas, part.num_partitions = count, 1
             part.device_assignment = assignment
         stable = xla_client._xla.mlir.hlo_to_stablehlo(make_portable(module).SerializeToString())
-        client, found = devices[0].client, xla_client.DeviceList(tuple(devices))
-        self._loaded = client.compile_and_load(stable, found, options)
-        # "Replicated" arrays whose copies differ: each replica sees its own.
+        client, device_list = devices[0].client, xla_client.DeviceList(tuple(devices))
+        self._loaded = client.compile_and_load(stable, device_list, options)
+        # jax calls these arrays replicated, but their copies differ: each replica reads its copy.
         self._sharding = NamedSharding(Mesh(np.array(devices), ("replica",)), PartitionSpec())
 
     def __call__(self, inputs_of: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """Return the outputs of every replica for the inputs of every replica.
 
-        All are arrays on the replica's device. Inputs that are changed in place are gone.
+        All are arrays on the replica's device. Inputs that are updated in place are donated.
         """
         whole = [
             jax.make_array_from_single_device_arrays(copies[0].shape, self._sharding, list(copies))

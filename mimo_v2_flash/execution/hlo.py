@@ -1,6 +1,6 @@
-"""What every reader of an `HloModuleProto` needs: its entry, and shapes in words and numbers.
+"""Readers of an `HloModuleProto`: its entry computation, array shapes, classes of opcodes.
 
-Source: XLA, `hlo.proto` and `xla_data.proto`. Nothing is imported: a module brings its own classes.
+Source: XLA, `hlo.proto` and `xla_data.proto`. The classes come with the module: none is imported.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 __all__ = ["ELEMENTWISE", "VIEWS", "ArrayShape", "array_shapes", "entry_computation"]
 
 VIEWS = {"bitcast", "broadcast", "copy", "get-tuple-element", "reshape", "slice", "transpose"}
-"""Operators that give what they are given, or a part of it, seen in another way."""
+"""Opcodes whose result is a view of the operand, or of a part of it."""
 
 ELEMENTWISE = {
     "abs", "add", "and", "ceil", "clamp", "compare", "convert", "cosine", "divide", "exponential",
@@ -19,45 +19,45 @@ ELEMENTWISE = {
     "shift-right-arithmetic", "shift-right-logical", "sign", "sine", "sqrt", "subtract", "tanh",
     "xor",
 }  # fmt: skip
-"""Operators of which each element follows from the same elements of the operands."""
+"""Opcodes that compute each element from the same element of every operand."""
 
 ITEM = {
     "PRED": 1, "S8": 1, "U8": 1, "F8E4M3": 1, "F8E4M3FN": 1, "F8E5M2": 1, "S16": 2, "U16": 2,
     "F16": 2, "BF16": 2, "S32": 4, "U32": 4, "F32": 4, "S64": 8, "U64": 8, "F64": 8, "C64": 8,
     "C128": 16,
 }  # fmt: skip
-"""Bytes of an element."""
+"""Bytes per element, by element type."""
 
 
 class ArrayShape(NamedTuple):
-    """An array's shape: the name of its element type, such as "BF16", and its axes' lengths."""
+    """The shape of an array: its element type, such as "BF16", and the lengths of its axes."""
 
     type_name: str
     lengths: tuple[int, ...]
 
     @property
     def elements(self) -> int:
-        """How many there are."""
+        """How many elements the array has."""
         return prod(self.lengths)
 
     @property
     def item(self) -> int:
-        """Bytes of one."""
+        """Bytes per element."""
         return ITEM[self.type_name]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all."""
+        """Bytes of the array."""
         return self.elements * self.item
 
 
 def entry_computation(module: Any) -> Any:
-    """Return the computation that a module begins with."""
+    """Return the entry computation of a module."""
     return next(c for c in module.computations if c.id == module.entry_computation_id)
 
 
 def array_shapes(shape: Any) -> Iterator[ArrayShape]:
-    """Yield the array that a `ShapeProto` describes, or those of a tuple."""
+    """Yield the shape of each array in a `ShapeProto`: one, or those of a tuple."""
     if not shape.tuple_shapes:
         names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
         yield ArrayShape(names[shape.element_type].name, tuple(shape.dimensions))

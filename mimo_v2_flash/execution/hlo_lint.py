@@ -1,8 +1,8 @@
-"""What Trainium2's compiler refuses or gets wrong, looked for in a traced program.
+"""An HLO lint: finds what Trainium2's compiler refuses or miscompiles in a traced program.
 
 Source: AWS Neuron documentation, compiler error codes EVRF013 (top-k of integers), EVRF029 (sort),
 EVRF035 (integer dot), EVRF051 (float8_e4m3fn) and the operators that neuronx-cc supports; nkipy,
-`core/backend/hlo.py`, whose all_to_all forgets the axis of concatenation.
+`core/backend/hlo.py`, whose all_to_all drops the axis of concatenation.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from .hlo import array_shapes
 __all__ = ["LARGEST_CONSTANT", "instruction_count", "lint_program"]
 
 LARGEST_CONSTANT = 1 << 16
-"""Bytes; a larger array belongs among the inputs."""
+"""Bytes; a larger array should be an input of the program."""
 
 WIDE = {"S64", "U64", "F64", "C64", "C128"}
 FOREIGN = {"F8E4M3FN", "F8E4M3FNUZ", "F8E5M2FNUZ", "F8E4M3B11FNUZ"}
@@ -29,14 +29,14 @@ def instruction_count(module: Any) -> int:
 
 
 def lint_program(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
-    """Return what is wrong with an `HloModuleProto`, each fault with its instruction.
+    """Return the faults of an `HloModuleProto`, each with its instruction.
 
-    64-bit types, float8_e4m3fn, sorts and other unsupported operators, unknown custom calls,
-    constants above `LARGEST_CONSTANT`, inputs without an axis, empty tensors, integer dots and
+    Faults are 64-bit types, float8_e4m3fn, sorts and other unsupported operators, unknown custom
+    calls, constants above `LARGEST_CONSTANT`, 0-dimensional inputs, empty tensors, integer dots and
     top-k, collectives along another axis than the first, and more than `most_instructions`.
     """
     count = instruction_count(module)
-    found = [f"{count} instructions, more than {most_instructions}"] * (count > most_instructions)
+    faults = [f"{count} instructions, more than {most_instructions}"] * (count > most_instructions)
     for computation in module.computations:
         entry = computation.id == module.entry_computation_id
         types = {
@@ -45,38 +45,39 @@ def lint_program(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
         }
         for instruction in computation.instructions:
             operands = set().union(*(types[operand] for operand in instruction.operand_ids))
-            wrong = [
-                *_wrong_types(types[instruction.id]),
-                *_wrong_operation(instruction, operands),
-                *_wrong_size(instruction, entry),
+            messages = [
+                *_type_faults(types[instruction.id]),
+                *_operation_faults(instruction, operands),
+                *_size_faults(instruction, entry),
             ]
-            found += [f"{instruction.name} ({instruction.opcode}): {fault}" for fault in wrong]
-    return found
+            where = f"{instruction.name} ({instruction.opcode})"
+            faults += [f"{where}: {message}" for message in messages]
+    return faults
 
 
-def _wrong_types(types: set[str]) -> Iterator[str]:
+def _type_faults(types: set[str]) -> Iterator[str]:
     if wide := types & WIDE:
         yield f"64-bit type {', '.join(sorted(wide))}"
     if foreign := types & FOREIGN:
         yield f"{', '.join(sorted(foreign))} is not Trainium2's FP8"
 
 
-def _wrong_operation(instruction: Any, operand_types: set[str]) -> Iterator[str]:
+def _operation_faults(instruction: Any, operand_types: set[str]) -> Iterator[str]:
     opcode, target = instruction.opcode, instruction.custom_call_target
     if opcode in UNSUPPORTED:
         yield "unsupported"
     if opcode == "custom-call" and target not in CUSTOM_CALLS:
         yield f"unknown custom call {target}"
     if opcode in {"dot", "custom-call"} and operand_types - FLOATS:
-        yield f"of {', '.join(sorted(operand_types - FLOATS))}, expected floats"
+        yield f"operands of type {', '.join(sorted(operand_types - FLOATS))}, expected floats"
     if opcode in COLLECTIVES and list(instruction.dimensions) != [0]:
-        yield f"along axis {list(instruction.dimensions)}, expected the first"
+        yield f"along axes {list(instruction.dimensions)}, expected [0]"
 
 
-def _wrong_size(instruction: Any, entry: bool) -> Iterator[str]:
+def _size_faults(instruction: Any, entry: bool) -> Iterator[str]:
     if (size := instruction.literal.ByteSize()) > LARGEST_CONSTANT:
         yield f"a constant of {size} bytes"
     if 0 in instruction.shape.dimensions:
         yield "an empty tensor"
     if instruction.opcode == "parameter" and entry and not instruction.shape.dimensions:
-        yield "an input without an axis"
+        yield "a 0-dimensional input"

@@ -1,7 +1,7 @@
-"""What a program takes and gives, read from its module: the names that its NEFF will have.
+"""The I/O spec of a program: names, shapes and dtypes of its NEFF's inputs and outputs.
 
-Source: nkipy, `core/backend/hlo.py`: names are attributes of parameters and of the root; that of an
-input which is changed in place ends in ".must_alias_input", that of such an output does not.
+Source: nkipy, `core/backend/hlo.py`. Names are attributes of parameters and of the root. The name
+of an aliased input ends in ".must_alias_input", that of the aliased output does not.
 """
 
 from math import prod
@@ -24,11 +24,11 @@ DTYPES = {
     "F8E4M3": ml_dtypes.float8_e4m3,
     "F8E5M2": ml_dtypes.float8_e5m2,
 }
-"""By HLO's names."""
+"""NumPy's dtypes, by HLO's names."""
 
 
 class TensorSpec(NamedTuple):
-    """An input or an output."""
+    """The name, shape and dtype of an input or an output."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +41,15 @@ class TensorSpec(NamedTuple):
 
 
 class ProgramIO(NamedTuple):
-    """A program's inputs, its outputs, and which input lies where an output will, by numbers."""
+    """The I/O spec of a program.
+
+    Attributes
+    ----------
+    inputs, outputs
+        Specs in the program's order.
+    in_place
+        Number of the aliased input, by the number of the output that is written into it.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -49,25 +57,28 @@ class ProgramIO(NamedTuple):
 
 
 def program_io(module: Any) -> ProgramIO:
-    """Return what an `HloModuleProto` of nkipy's takes and gives.
+    """Return the I/O spec of an `HloModuleProto` that nkipy traced.
 
     Raises
     ------
     ValueError
-        If two outputs have one name: a NEFF would have one output less.
+        If two outputs have the same name: the NEFF would lack one of them.
     """
     (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
     (root,) = (i for i in entry.instructions if i.id == entry.root_id)
-    taken = sorted(
+    parameters = sorted(
         (i for i in entry.instructions if i.opcode == "parameter"),
         key=lambda instruction: instruction.parameter_number,
     )
-    given = root.frontend_attributes.map["neff_output_names"].split(",")
-    if len(set(given)) < len(given):
-        raise ValueError(f"program {module.name} returns an array twice: {', '.join(given)}")
+    output_names = root.frontend_attributes.map["neff_output_names"].split(",")
+    if len(set(output_names)) < len(output_names):
+        names = ", ".join(output_names)
+        raise ValueError(f"program {module.name} returns an array twice: {names}")
     return ProgramIO(
-        tuple(_tensor_spec(i.frontend_attributes.map["neff_input_names"], i.shape) for i in taken),
-        tuple(map(_tensor_spec, given, root.shape.tuple_shapes or [root.shape])),
+        tuple(
+            _tensor_spec(i.frontend_attributes.map["neff_input_names"], i.shape) for i in parameters
+        ),
+        tuple(map(_tensor_spec, output_names, root.shape.tuple_shapes or [root.shape])),
         {
             next(iter(alias.output_shape_index), 0): alias.parameter_number
             for alias in module.input_output_alias.entries

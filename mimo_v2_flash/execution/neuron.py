@@ -1,7 +1,7 @@
-"""Trainium2: programs that neuronx-cc compiled, run by the Neuron runtime through nkipy's spike.
+"""The Trainium2 backend: neuronx-cc compiles, the Neuron runtime runs, through nkipy's spike.
 
-Source: nkipy, `runtime/device_kernel.py` and spike, `spike_model.py`, for what a NEFF is given. A
-process has one core; weights, cache and stream stay in its memory.
+Source: nkipy, `runtime/device_kernel.py` and spike, `spike_model.py`, for a NEFF's inputs. A
+process has one core; weights, cache and hidden states stay in its memory.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ __all__ = ["NeuronBackend"]
 
 
 class NeuronBackend:
-    """Traces and loads a function on its first call with arrays of some shapes; later calls run it.
+    """The Trainium2 backend, which traces, compiles and loads one program per input signature.
 
-    Every rank traces, which costs no time as they would wait, and shows that they have the same
-    program; the first one compiles.
+    Every rank traces, while it would only wait otherwise, so that ranks can check that they have
+    the same program. Rank 0 compiles it.
 
     Parameters
     ----------
     group : HostGroup, optional
-        Ranks that are processes, each with this backend; one alone if not given.
+        Ranks, each a process with a backend; a single rank by default.
     folder : Path
-        Of compiled programs, seen by all ranks.
+        Compile cache, in a file system that all ranks share.
     lnc : int
-        Physical cores of a logical one: 2, as Trainium2 is configured, or 1.
+        Physical cores per logical core: 2, Trainium2's default, or 1.
     skip_compile : bool
-        Refuse programs that have not been compiled.
+        Refuse programs that are not in the compile cache.
 
     Raises
     ------
     OSError
         If the runtime does not start, or has fewer cores than ranks.
     ValueError
-        If the folder holds other things, or the runtime is configured for other cores.
+        If the folder is not a compile cache, or the runtime is configured for other logical cores.
     """
 
     execution_mode = "static"
@@ -82,19 +82,19 @@ class NeuronBackend:
 
     def to_device(self, record: Any) -> Any:
         """Return `record` with its arrays copied to this rank's device."""
-        placed = {path: self._memory.upload(array) for path, array in tree_arrays(record).items()}
-        return tree_replace(record, placed)
+        arrays = {path: self._memory.upload(array) for path, array in tree_arrays(record).items()}
+        return tree_replace(record, arrays)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` as programs, one for all arguments that differ in values alone.
+        """Return `function` as programs, one per signature of the arguments.
 
-        Arrays may be the host's but for those that are changed in place, which must be placed. The
-        program of an answer that is like its first argument overwrites that one. Other answers are
-        overwritten when nobody holds them any more.
+        Inputs may be host arrays, except for buffers that are updated in place, which must be on
+        the device. The first input is donated if the first output has its shape and dtype. Memory
+        of the other outputs is reused once they are garbage-collected.
         """
 
-        def program(*positional: Any, **named: Any) -> Any:
-            call = ProgramCall.of(function, *positional, **named)
+        def program(*args: Any, **kwargs: Any) -> Any:
+            call = ProgramCall.of(function, *args, **kwargs)
             if call.key not in self._loaded:
                 self._loaded[call.key] = self._load(call)
             return self._loaded[call.key](call.arrays)
@@ -117,7 +117,7 @@ class NeuronBackend:
                 "world_size": self._group.size,
             }
         if not neff.is_file():
-            raise FileNotFoundError(f"{neff} is not here: all ranks must see the cache folder")
+            raise FileNotFoundError(f"{neff} does not exist: all ranks must see the compile cache")
         try:
             return SpikeModel.load_from_neff(neff, name=neff.parent.name, **ranks)
         except SpikeRuntimeError as error:
@@ -125,31 +125,35 @@ class NeuronBackend:
 
 
 class _Program:
-    """A program in a device's memory."""
+    """A program that is loaded into a core's memory."""
 
     def __init__(self, traced: TracedProgram, model: Any, memory: DeviceMemory) -> None:
         self._traced, self._model, self._memory = traced, model, memory
         self._io: ProgramIO = program_io(traced.module)
-        taken = {spec.name for spec in self._io.inputs}
-        if unknown := set(model.input_tensors_info) - taken:
-            raise ValueError(f"{model.neff_path} asks for {', '.join(sorted(unknown))}")
+        known = {spec.name for spec in self._io.inputs}
+        if unknown := set(model.input_tensors_info) - known:
+            raise ValueError(
+                f"{model.neff_path}: the traced program has no input {', '.join(sorted(unknown))}"
+            )
 
-    def __call__(self, given: dict[str, Any]) -> Any:
-        """Run once; return the function's answer, whose arrays are on the device."""
-        inputs = [self._memory.hold(array) for array in given.values()]
+    def __call__(self, arrays: dict[str, Any]) -> Any:
+        """Run once; return the function's output, with arrays on the device."""
+        inputs = [self._memory.hold(array) for array in arrays.values()]
         outputs = [
             inputs[self._io.in_place[number]]
             if number in self._io.in_place
             else self._memory.allocate(spec.shape, spec.dtype)
             for number, spec in enumerate(self._io.outputs)
         ]
-        taken = zip(self._io.inputs, inputs, strict=True)
-        named = zip(self._io.outputs, outputs, strict=True)
-        wanted = self._model.input_tensors_info  # a compiler may drop what is not used
+        named_inputs = zip(self._io.inputs, inputs, strict=True)
+        named_outputs = zip(self._io.outputs, outputs, strict=True)
+        used = self._model.input_tensors_info  # the compiler may drop unused inputs
         try:
             self._model(
-                inputs={spec.name: array.tensor for spec, array in taken if spec.name in wanted},
-                outputs={spec.name: array.tensor for spec, array in named},
+                inputs={
+                    spec.name: array.tensor for spec, array in named_inputs if spec.name in used
+                },
+                outputs={spec.name: array.tensor for spec, array in named_outputs},
             )
         except SpikeRuntimeError as error:
             raise OSError(f"the Neuron runtime does not run {self._model.name}: {error}") from error

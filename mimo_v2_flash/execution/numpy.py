@@ -1,4 +1,4 @@
-"""NumPy, here and now: a layer is its own program. Every other backend is checked against it."""
+"""The eager NumPy backend, which every other backend is checked against."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["NumpyBackend"]
 
 
 class NumpyBackend:
-    """Runs functions as they are."""
+    """A backend that runs functions eagerly, on host arrays."""
 
     execution_mode = "eager"
 

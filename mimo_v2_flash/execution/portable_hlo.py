@@ -1,7 +1,7 @@
-"""A program of nkipy's as XLA takes it on any machine: without what Trainium's compiler adds.
+"""Conversion of nkipy's HLO to portable HLO, without Neuron's custom calls.
 
-Source: nkipy, `core/backend/hlo.py` (`_handle_topk`, `_make_program_shape`); XLA, `hlo.proto`: an
-instruction's id has its computation's in the upper half.
+Source: nkipy, `core/backend/hlo.py` (`_handle_topk`, `_make_program_shape`); XLA, `hlo.proto`: the
+upper half of an instruction's id is the id of its computation.
 """
 
 from functools import partial
@@ -16,49 +16,47 @@ __all__ = ["make_portable"]
 
 
 def make_portable(module: Any) -> Any:
-    """Return a copy of an `HloModuleProto` that calls a sort where it had Neuron's top-k.
+    """Return a copy of an `HloModuleProto` with a sort in place of each of Neuron's top-k calls.
 
-    Of ties the lowest index comes first.
+    Among equal values, the lowest index comes first.
 
     Raises
     ------
     ValueError
-        If it has another custom call.
+        If the module has another custom call.
     """
     copy = type(module).FromString(module.SerializeToString())
     _write_layouts(copy)
-    written: list[Any] = []
+    callees: list[Any] = []
     for computation in copy.computations:
         for instruction in computation.instructions:
             if instruction.opcode == "custom-call":
-                first_id = 1 + len(copy.computations) + len(written)
-                written += _call_a_sort(computation, instruction, first_id, type(module))
-    own = [type(part).FromString(part.SerializeToString()) for part in copy.computations]
+                first_id = 1 + len(copy.computations) + len(callees)
+                callees += _replace_by_sort(computation, instruction, first_id, type(module))
+    computations = [type(part).FromString(part.SerializeToString()) for part in copy.computations]
     del copy.computations[:]
-    copy.computations.extend(written + own)  # XLA wants callees first
+    copy.computations.extend(callees + computations)  # XLA wants callees first
     return copy
 
 
-def best(x: Any, *, k: int) -> tuple[Any, Any]:
+def top_k(x: Any, *, k: int) -> tuple[Any, Any]:
     """Return the k largest values along the last axis and their indices, as uint32."""
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     value, index = jax.lax.sort_key_val(-x, index, is_stable=True)
     return -value[..., :k], index[..., :k].astype(jnp.uint32)
 
 
-def _call_a_sort(computation: Any, call: Any, first_id: int, kind: Any) -> list[Any]:
-    """Turn a top-k into a call; return the computations that it calls, with ids from `first_id`."""
+def _replace_by_sort(computation: Any, call: Any, first_id: int, module_type: Any) -> list[Any]:
+    """Make `call` call a sort; return the sort's computations, with ids from `first_id`."""
     if call.custom_call_target != TOPK_CUSTOM_CALL:
         raise ValueError(f"{call.name}: XLA has no custom call {call.custom_call_target}")
     shape_of = {i.id: i.shape for i in computation.instructions}
     shape = shape_of[call.operand_ids[0]]
     names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
     dtype = {"F32": np.float32, "BF16": jnp.bfloat16}[names[shape.element_type].name]
-    given = jax.ShapeDtypeStruct(tuple(shape.dimensions), dtype)
-    sliced_block_height = (
-        jax.jit(partial(best, k=int(call.backend_config))).lower(given).compiler_ir("hlo")
-    )
-    sort = kind.FromString(sliced_block_height.as_serialized_hlo_module_proto())
+    x = jax.ShapeDtypeStruct(tuple(shape.dimensions), dtype)
+    lowered = jax.jit(partial(top_k, k=int(call.backend_config))).lower(x).compiler_ir("hlo")
+    sort = module_type.FromString(lowered.as_serialized_hlo_module_proto())
     for part in sort.computations:
         _renumber(part, first_id)
     call.opcode = "call"
@@ -69,13 +67,13 @@ def _call_a_sort(computation: Any, call: Any, first_id: int, kind: Any) -> list[
 
 
 def _renumber(computation: Any, first_id: int) -> None:
-    """Give a computation and its instructions ids, and names, that the module does not have."""
+    """Give a computation and its instructions ids and names that are new in the module."""
     shift = first_id << 32
     computation.id += first_id
     computation.name = f"{computation.name}.{computation.id}"
     computation.root_id += shift
     for instruction in computation.instructions:
-        instruction.ClearField("metadata")  # it points into tables that stay behind
+        instruction.ClearField("metadata")  # it refers to tables of the module that is dropped
         instruction.id += shift
         instruction.name = f"{instruction.name}.{instruction.id}"
         instruction.operand_ids[:] = [operand + shift for operand in instruction.operand_ids]
@@ -84,7 +82,7 @@ def _renumber(computation: Any, first_id: int) -> None:
 
 
 def _write_layouts(module: Any) -> None:
-    """Write out the layouts that nkipy leaves open: XLA else refuses inputs changed in place."""
+    """Write the layouts that nkipy leaves out: XLA refuses aliased inputs without a layout."""
     (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
     for program_shape in (module.host_program_shape, entry.program_shape):
         result = program_shape.result

@@ -1,4 +1,4 @@
-"""Programs from their modules: found in a folder, or compiled into it, several at a time."""
+"""Ahead-of-time compilation of programs into a compile cache, several at a time."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,32 +11,32 @@ from .compiler import INSTALL, NeuronCompiler, compiler_arguments
 __all__ = ["JOBS", "ProgramBuilder"]
 
 JOBS = 4
-"""Compilers at one time; each takes several cores and some gigabytes."""
+"""Compilers that run at one time; each takes several cores and some gigabytes."""
 
 
 class ProgramBuilder:
-    """A folder of programs, and the compiler that fills it.
+    """A compile cache, and the compiler that fills it.
 
     Parameters
     ----------
     folder
-        Of the programs; made if it is not there.
+        Folder of the compile cache; created if it does not exist.
     lnc
-        Physical cores of a logical one, 1 or 2.
+        Physical cores per logical core, 1 or 2.
 
     Raises
     ------
     ValueError
-        If the folder holds other things.
+        If the folder is not a compile cache.
     ChildProcessError
-        If the compiler does not say its version.
+        If the compiler does not print its version.
 
     Attributes
     ----------
     folder
-        Of the programs.
+        Folder of the compile cache.
     compiler
-        The one that is installed, if one is.
+        The installed compiler, None if there is none.
     """
 
     def __init__(self, folder: Path, *, lnc: int) -> None:
@@ -44,34 +44,35 @@ class ProgramBuilder:
         self._cache = CompileCache(folder, compiler_arguments(lnc=lnc))
 
     def find(self, module: Any) -> Path:
-        """Return the NEFF of a program that has been compiled.
+        """Return the path of a cached program's NEFF.
 
         Raises
         ------
         ValueError
-            If it has not, or is damaged, stale or not ours; the message names it.
+            If the program is not compiled, damaged or stale, or its folder holds another program;
+            the message names it.
         """
         entry = self._cache.entry(module)
         if why := self._why_stale(entry):
-            raise ValueError(f"program {_described(entry)} {why}, and nothing may be compiled")
+            raise ValueError(f"program {_describe(entry)} {why}, and compilation is disabled")
         return entry.neff
 
     def compile(self, module: Any) -> Path:
-        """Return the NEFF of a program, compiled if it has not been, or not by this compiler.
+        """Return the path of a program's NEFF; compile it if the cache has none of this compiler.
 
         Raises
         ------
         FileNotFoundError
-            If it has to be, and no compiler is installed.
+            If it must be compiled, and no compiler is installed.
         ChildProcessError
-            If the compiler fails; the message has what it said and the log's path.
+            If the compiler fails; the message has the end of its output, and the log's path.
         ValueError
-            If in the program's place lies something else.
+            If the program's folder holds another program.
         """
         entry = self._cache.entry(module)
         if (why := self._why_stale(entry)) and self.compiler is None:
             raise FileNotFoundError(
-                f"program {_described(entry)} {why}, and neuronx-cc is not installed: {INSTALL}"
+                f"program {_describe(entry)} {why}, and neuronx-cc is not installed: {INSTALL}"
             )
         self._build(entry)
         return entry.neff
@@ -83,23 +84,24 @@ class ProgramBuilder:
         jobs: int = JOBS,
         advance: Callable[[int], object] = int,
     ) -> list[Path]:
-        """Return the folder of every program, by titles for people, compiled `jobs` at a time.
+        """Return the folders of programs, compiled `jobs` at a time.
 
-        Without a compiler they have the module alone. `advance` is called with 1 as each is done.
+        `modules` are keyed by titles for people. Without an installed compiler only the modules
+        are written. `advance` is called with 1 after each program.
 
         Raises
         ------
         ChildProcessError
-            If the compiler fails; the message has all failures. Everything else has been compiled.
+            If the compiler fails; the message has all failures. All other programs are compiled.
         ValueError
-            If in a program's place lies something else.
+            If a program's folder holds another program.
         """
         entries = [self._cache.entry(module, title) for title, module in modules.items()]
         with ThreadPoolExecutor(jobs) as pool:
-            builder = [pool.submit(self._build, entry) for entry in entries]
-            for _ in as_completed(builder):
+            builds = [pool.submit(self._build, entry) for entry in entries]
+            for _ in as_completed(builds):
                 advance(1)
-        errors = [error for build in builder if (error := build.exception())]
+        errors = [error for build in builds if (error := build.exception())]
         failed = [error for error in errors if isinstance(error, ChildProcessError)]
         if errors != failed:
             raise next(error for error in errors if error not in failed)
@@ -118,7 +120,7 @@ class ProgramBuilder:
         if not self._why_stale(entry):
             return
         with self._cache.writing(entry):
-            if not self._why_stale(entry):  # another process has compiled it meanwhile
+            if not self._why_stale(entry):  # another process has compiled it in the meantime
                 return
             neff = self._neff(entry)
             self._cache.finish(entry, neff, self._version)
@@ -129,9 +131,9 @@ class ProgramBuilder:
         try:
             return self.compiler(entry.module, self._cache.arguments, entry.log)
         except ChildProcessError as error:
-            raise ChildProcessError(f"program {_described(entry)}: {error}") from None
+            raise ChildProcessError(f"program {_describe(entry)}: {error}") from None
 
 
-def _described(entry: CacheEntry) -> str:
+def _describe(entry: CacheEntry) -> str:
     first = entry.record["inputs"][0]
     return f"{entry.folder.name} ({first['name']}: {first['dtype']} {first['shape']})"

@@ -1,4 +1,7 @@
-"""From a call to a program and back: what all backends that trace have in common."""
+"""Calls of compiled functions: their arrays, their cache key and their outputs.
+
+All backends that trace programs share this module.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,37 +19,41 @@ __all__ = ["ProgramCall", "check_on_device", "fill_outputs"]
 
 @dataclass(frozen=True)
 class ProgramCall:
-    """A function and its arguments by name."""
+    """A function call, with the arguments by parameter name."""
 
     function: Callable[..., Any]
     arguments: dict[str, Any]
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *positional: Any, **named: Any) -> "ProgramCall":
-        """Return the call `function(*positional, **named)`."""
-        return cls(function, signature_of(function).bind(*positional, **named).arguments)
+    def of(cls, function: Callable[..., Any], *args: Any, **kwargs: Any) -> "ProgramCall":
+        """Return the call `function(*args, **kwargs)`."""
+        return cls(function, signature_of(function).bind(*args, **kwargs).arguments)
 
     @cached_property
     def arrays(self) -> dict[str, Any]:
-        """Its arrays, by their paths."""
+        """Arrays among the arguments, by path."""
         return tree_arrays(self.arguments)
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """What its program depends on: everything but the values of arrays."""
+        """Key of the call's program: the function and the signature of the arguments."""
         return self.function, tree_signature(self.arguments)
 
 
 def check_on_device(traced: "TracedProgram", arguments: Mapping[str, Any], kind: type) -> None:
-    """Raise TypeError if the host would never see what the program writes.
+    """Raise TypeError if a buffer that the program updates in place is not on the device.
 
-    Its arrays must be of `kind`, the backend's, but for the first: that one is the answer.
+    The caller would never see the update: the program would write into a copy. Arrays on the
+    device are of type `kind`. The first input may be a host array, since it is returned.
     """
-    written = set(traced.in_place.values()) - {traced.inputs[0]}
-    if lost := [path for path in written if not isinstance(arguments[path], kind)]:
-        raise TypeError(f"{', '.join(sorted(lost))}: written in place, but not placed")
+    updated = set(traced.in_place.values()) - {traced.inputs[0]}
+    if on_host := [path for path in updated if not isinstance(arguments[path], kind)]:
+        raise TypeError(
+            f"{', '.join(sorted(on_host))}: updated in place, but not on the device; "
+            "call to_device first"
+        )
 
 
 def fill_outputs(traced: "TracedProgram", outputs: Sequence[Any]) -> Any:
-    """Return what the function says: its record, of a program's outputs."""
+    """Return the function's output, a pytree, from the flat outputs of its program."""
     return tree_map(lambda _, number: outputs[number], traced.output_tree)

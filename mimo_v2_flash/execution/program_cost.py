@@ -1,4 +1,4 @@
-"""What a program costs a rank: matmuls, bytes of memory, exchanges."""
+"""The cost of a program on one rank: matmuls, memory traffic and collectives."""
 
 from collections.abc import Mapping
 from math import prod
@@ -8,7 +8,7 @@ __all__ = ["Collective", "Product", "ProgramCost", "Temporary"]
 
 
 class Product(NamedTuple):
-    """A matmul, or `batch` of them: [rows, depth] times [depth, columns]."""
+    """A batched matmul: `batch` times [rows, depth] x [depth, columns]."""
 
     batch: int
     rows: int
@@ -22,14 +22,14 @@ class Product(NamedTuple):
 
 
 class Temporary(NamedTuple):
-    """Something stored: its bytes, and how many bytes of it are read, all readers together."""
+    """An intermediate array in memory: its bytes, and the bytes that all its readers read."""
 
     size: int
     read: int
 
 
 class Collective(NamedTuple):
-    """An exchange: its operator, its ranks, and the bytes that each of them sends."""
+    """A collective: its opcode, its number of ranks, and the bytes that each of them sends."""
 
     kind: str
     ranks: int
@@ -37,22 +37,22 @@ class Collective(NamedTuple):
 
 
 class ProgramCost(NamedTuple):
-    """What a rank's program takes.
+    """The cost of a program on one rank.
 
     Attributes
     ----------
     instructions
-        In the program as it is given to the compiler, reducers among them.
+        Number of instructions before compilation, those of reducers included.
     products
         All matmuls.
     read, written
-        Bytes of each input, by its path. An input may be read several times.
+        Bytes read and written of each input, by its path. An input may be read several times.
     returned
-        Bytes of outputs that have memory of their own.
+        Bytes of the outputs that are not aliased to an input.
     temporaries
-        What is stored and is no output.
+        Intermediate arrays in memory.
     collectives
-        All exchanges, in order.
+        All collectives, in order.
     """
 
     instructions: int
@@ -70,5 +70,5 @@ class ProgramCost(NamedTuple):
 
     @property
     def largest_temporary(self) -> int:
-        """Bytes."""
+        """Bytes of the largest temporary."""
         return max((temporary.size for temporary in self.temporaries), default=0)

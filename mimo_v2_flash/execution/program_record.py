@@ -1,4 +1,4 @@
-"""A program as it is kept in files: its bytes, and what is written about it."""
+"""The serialized form of a program: canonical bytes and a JSON record."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ __all__ = ["canonical", "program_record"]
 
 
 def canonical(module: Any) -> bytes:
-    """Return an `HloModuleProto` as bytes, without the lines of the source that it came from.
+    """Return the canonical bytes of an `HloModuleProto`, without source files and lines.
 
-    They are the same on every machine and after every edit that leaves the program as it was.
+    The bytes are the same on every machine, and after any edit that leaves the program unchanged.
     """
     copy = type(module).FromString(module.SerializeToString())
     for computation in copy.computations:
@@ -23,22 +23,22 @@ def canonical(module: Any) -> bytes:
 
 
 def program_record(module: Any) -> dict[str, Any]:
-    """Return what JSON can say of a program: inputs, outputs, what is changed in place, sizes."""
-    found = program_io(module)
+    """Return the JSON record of a program: inputs, outputs, aliases and sizes."""
+    io = program_io(module)
     return {
         "instructions": instruction_count(module),
-        "inputs": list(map(_told, found.inputs)),
-        "outputs": list(map(_told, found.outputs)),
-        "input_bytes": sum(spec.nbytes for spec in found.inputs),
-        "output_bytes": sum(spec.nbytes for spec in found.outputs),
+        "inputs": list(map(_spec_record, io.inputs)),
+        "outputs": list(map(_spec_record, io.outputs)),
+        "input_bytes": sum(spec.nbytes for spec in io.inputs),
+        "output_bytes": sum(spec.nbytes for spec in io.outputs),
         "in_place": {
-            found.outputs[number].name: found.inputs[taken].name
-            for number, taken in found.in_place.items()
+            io.outputs[output].name: io.inputs[aliased].name
+            for output, aliased in io.in_place.items()
         },
     }
 
 
-def _told(spec: TensorSpec) -> dict[str, Any]:
+def _spec_record(spec: TensorSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "shape": list(spec.shape),

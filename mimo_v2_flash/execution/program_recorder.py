@@ -1,7 +1,7 @@
-"""A backend that runs nothing: it notes which programs a model calls, and how often.
+"""A dry-run backend: it records which programs a model calls, and how often, and runs none.
 
-A program is traced on its first call with arrays of some shapes. Its answers have the right shapes
-and one value everywhere, so that neither weights nor a device are needed.
+A program is traced on its first call with a new signature. Its outputs have the right shapes and
+dtypes, and a constant value, so that neither weights nor a device are needed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["ProgramRecorder", "RecordedProgram", "meta_arrays"]
 
 @dataclass(frozen=True)
 class RecordedProgram:
-    """A program that was called.
+    """A program that was called during a dry run.
 
     Attributes
     ----------
     function
-        What was compiled.
-    given
-        Its arguments by name: arrays that take no memory, and everything else as it was.
+        Function that was compiled.
+    arguments
+        Arguments of the first call by parameter name, with meta arrays in place of arrays.
     traced
-        The program.
+        Program of the function for these arguments.
     """
 
     function: Callable[..., Any]
@@ -44,7 +44,7 @@ class RecordedProgram:
 
 
 class ProgramRecorder:
-    """Traces what is called.
+    """A backend that traces and records the programs that are called, and runs none.
 
     Raises
     ------
@@ -54,45 +54,46 @@ class ProgramRecorder:
     Attributes
     ----------
     value
-        What fills every answer, 0 at first. At 1 a host that counts what overflowed believes that
-        something did, and calls the program of the next larger bucket too.
+        Value of every output's elements, 0 at first. At 1, a host that reads an overflow count
+        sees an overflow, and also calls the program of the next larger bucket.
     programs
-        All so far, in the order of their first calls; equal ones are one.
+        Recorded programs in the order of their first calls; equal programs are recorded once.
     calls
-        How often each of them was called, by its number.
+        How often each program was called, by its index in `programs`.
     """
 
     execution_mode = "static"
 
     def __init__(self) -> None:
-        self._trace = load_module("tracing", "a list of programs").trace
+        self._trace = load_module("tracing", "the program recorder").trace
         self.value = 0
         self.programs: list[RecordedProgram] = []
         self.calls: Counter[int] = Counter()
-        self._numbers: dict[Any, int] = {}  # by what is called, and by content
+        self._numbers: dict[Any, int] = {}  # index by call key, and by content
         self._outputs: list[tuple[TensorSpec, ...]] = []
 
     def to_device(self, record: Any) -> Any:
-        """Return `record` with arrays in place of its own that take no memory."""
+        """Return `record` with meta arrays in place of its arrays."""
         return meta_arrays(record)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` as programs, one for all arguments that differ in values alone."""
+        """Return `function` as programs that are recorded, one per signature of the arguments."""
 
-        def program(*positional: Any, **named: Any) -> Any:
-            call = ProgramCall.of(function, *positional, **named)
+        def program(*args: Any, **kwargs: Any) -> Any:
+            call = ProgramCall.of(function, *args, **kwargs)
             if call.key not in self._numbers:
-                self._numbers[call.key] = self._traced(function, meta_arrays(call.arguments))
+                self._numbers[call.key] = self._record(function, meta_arrays(call.arguments))
             number = self._numbers[call.key]
             self.calls[number] += 1
             outputs = [
-                _filled(spec.shape, spec.dtype, self.value) for spec in self._outputs[number]
+                _constant(spec.shape, spec.dtype, self.value) for spec in self._outputs[number]
             ]
             return fill_outputs(self.programs[number].traced, outputs)
 
         return program
 
-    def _traced(self, function: Callable[..., Any], arguments: dict[str, Any]) -> int:
+    def _record(self, function: Callable[..., Any], arguments: dict[str, Any]) -> int:
+        """Trace a program, record it if it is new, and return its index."""
         traced = self._trace(function, arguments)
         content = traced.module.SerializeToString(deterministic=True), traced.inputs
         if content not in self._numbers:
@@ -103,14 +104,19 @@ class ProgramRecorder:
 
 
 def meta_arrays(record: Any) -> Any:
-    """Return `record` with zeros in place of its arrays, of their shapes and dtypes.
+    """Return the pytree `record` with meta arrays: zeros of the same shapes and dtypes.
 
-    They take no memory, and are not to be written. Arrays that take none stay what they are.
+    Meta arrays take no memory, as all their elements are one, and must not be written into. Arrays
+    that are meta arrays already are kept.
     """
-    found = {path: array for path, array in tree_arrays(record).items() if any(array.strides)}
-    empty = {path: _filled(array.shape, array.dtype, 0) for path, array in found.items()}
-    return tree_replace(record, tree_arrays(record) | empty)
+    arrays = tree_arrays(record)
+    meta = {
+        path: _constant(array.shape, array.dtype, 0)
+        for path, array in arrays.items()
+        if any(array.strides)
+    }
+    return tree_replace(record, arrays | meta)
 
 
-def _filled(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:
+def _constant(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:
     return np.broadcast_to(np.full((), value, dtype), shape)

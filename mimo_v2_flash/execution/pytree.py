@@ -1,4 +1,4 @@
-"""Records of arrays as flat, named arrays: what a program takes, and what it returns."""
+"""Pytrees: nested tuples, dataclasses and dictionaries of arrays, as in JAX."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -8,10 +8,10 @@ __all__ = ["tree_arrays", "tree_map", "tree_replace", "tree_signature"]
 
 
 def tree_map(function: Callable[[str, Any], Any], record: Any, path: str = "") -> Any:
-    """Return `record` with `function(path, leaf)` in place of every leaf.
+    """Return the pytree `record` with `function(path, leaf)` in place of every leaf.
 
-    Tuples, named or not, dataclasses and dictionaries are records; everything else is a leaf. A
-    leaf's path is the names, or the numbers, that lead to it, joined by dots.
+    Tuples, named or not, dataclasses and dictionaries are nodes; everything else is a leaf. A
+    leaf's path joins the names or numbers of the branches to it by dots.
     """
     branches = _branches(record)
     if branches is None:
@@ -28,17 +28,17 @@ def tree_map(function: Callable[[str, Any], Any], record: Any, path: str = "") -
 
 
 def tree_arrays(record: Any) -> dict[str, Any]:
-    """Return the arrays of `record` by their paths, in order: leaves that have a dtype."""
+    """Return the arrays of a pytree, its leaves that have a dtype, by path and in order."""
     return {path: leaf for path, leaf in _leaves(record).items() if hasattr(leaf, "dtype")}
 
 
-def tree_replace(record: Any, found: Mapping[str, Any]) -> Any:
-    """Return `record` with the arrays `found` at their paths in place of its own."""
-    return tree_map(found.get, record)
+def tree_replace(record: Any, arrays: Mapping[str, Any]) -> Any:
+    """Return the pytree `record` with each of `arrays`, keyed by path, in its place."""
+    return tree_map(arrays.get, record)
 
 
 def tree_signature(record: Any) -> tuple[Any, ...]:
-    """Return what a program depends on: the arrays' paths, shapes and dtypes, all other values."""
+    """Return the paths, shapes and dtypes of a pytree's arrays, and the values of other leaves."""
     return tuple(
         (path, tuple(leaf.shape), str(leaf.dtype)) if hasattr(leaf, "dtype") else (path, leaf)
         for path, leaf in _leaves(record).items()
@@ -49,10 +49,10 @@ def _leaves(record: Any, path: str = "") -> dict[str, Any]:
     branches = _branches(record)
     if branches is None:
         return {path: record}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, branch in branches.items():
-        found |= _leaves(branch, f"{path}.{name}" if path else name)
-    return found
+        leaves |= _leaves(branch, f"{path}.{name}" if path else name)
+    return leaves
 
 
 def _branches(record: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Work that the first of several ranks does for all: its answer, or its error, reaches everyone."""
+"""Work that rank 0 does for all ranks: its result, or its error, is broadcast."""
 
 from __future__ import annotations
 
@@ -18,43 +18,46 @@ DONE, FAILED = "done", "failed"
 
 
 def run_on_rank_0(group: HostGroup | None, work: Callable[[], Any]) -> str:
-    """Return what `work` returns on rank 0, as text; no other rank calls it.
+    """Return the result of `work` on rank 0, as text, on every rank; only rank 0 calls `work`.
 
     Raises
     ------
     ValueError
-        On the other ranks, if it has raised on rank 0; the message has that of rank 0, where the
-        error is what it was.
+        On the other ranks, if `work` raises on rank 0; the message contains rank 0's. On rank 0
+        the error itself is raised.
     """
     if group is None or group.size == 1:
         return str(work())
     if group.rank == 0:
         try:
-            answer = str(work())
+            result = str(work())
         except Exception as error:
             _broadcast(group, FAILED, str(error))
             raise
-        _broadcast(group, DONE, answer)
-        return answer
-    state, said = _broadcast(group)
+        _broadcast(group, DONE, result)
+        return result
+    state, text = _broadcast(group)
     if state == FAILED:
-        raise ValueError(f"rank 0: {said}")
-    return said
+        raise ValueError(f"rank 0: {text}")
+    return text
 
 
 def check_same_program(group: HostGroup | None, content: bytes) -> None:
-    """Raise ValueError, on every rank, unless all hold the same content."""
+    """Raise ValueError on every rank unless all ranks have the same program, as bytes."""
     if group is None or group.size == 1:
         return
     digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-    held_PD = group.all_gather(digest)
-    if different := np.flatnonzero((held_PD != held_PD[0]).any(axis=1)).tolist():
-        raise ValueError(f"ranks {different} came to another program, or to one of other shapes")
+    digest_PD = group.all_gather(digest)
+    if different := np.flatnonzero((digest_PD != digest_PD[0]).any(axis=1)).tolist():
+        raise ValueError(
+            f"mismatched programs: ranks {different} traced another program than rank 0, or the "
+            "same one with other shapes"
+        )
 
 
-def _broadcast(group: HostGroup, *said: str) -> list[str]:
-    """Return what rank 0 says, here if we are it."""
-    own = np.frombuffer("\0".join(said).encode(), np.uint8)[:, None]
-    counts = np.full(group.size, len(own))
-    got, _ = group.ragged_all_to_all(np.tile(own, (group.size, 1)), counts)
-    return bytes(got.tobytes()).decode().split("\0", 1)
+def _broadcast(group: HostGroup, *message: str) -> list[str]:
+    """Return the state and the text that rank 0 passes as `message`; other ranks pass none."""
+    content = np.frombuffer("\0".join(message).encode(), np.uint8)[:, None]
+    counts = np.full(group.size, len(content))
+    received, _ = group.ragged_all_to_all(np.tile(content, (group.size, 1)), counts)
+    return bytes(received.tobytes()).decode().split("\0", 1)

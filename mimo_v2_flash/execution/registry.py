@@ -1,4 +1,4 @@
-"""Backends by their names on the command line, loaded when they are asked for."""
+"""The registry of backends by command-line name. A backend is imported on first use."""
 
 import importlib
 from typing import Any
@@ -13,7 +13,7 @@ BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend", "neuron": "NeuronBacke
 INSTALL_HINTS = {
     "jax": "pip install 'mimo-v2-flash[xla]'",
     "nkipy": "https://github.com/aws-neuron/nkipy says how to install it; the package of that name "
-    "on the index is not it",
+    "on PyPI is another project",
     "spike": f"nkipy's runtime, and the Neuron SDK below it; {INSTALL}",
 }
 
@@ -24,9 +24,9 @@ def get_backend(name: str, **options: Any) -> Backend:
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If there is no backend of that name.
     ImportError
-        If it needs what is not installed; the message says how to install it.
+        If a package that it needs is not installed; the message says how to install it.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r}: allowed is {' or '.join(BACKENDS)}")

@@ -1,4 +1,4 @@
-"""A function of records, traced by nkipy into a program: the module that neuronx-cc compiles.
+"""Tracing with nkipy: from a function of pytrees to the HLO module that neuronx-cc compiles.
 
 Source: nkipy, github.com/aws-neuron/nkipy, `core/trace.py`.
 """
@@ -18,18 +18,18 @@ __all__ = ["TracedProgram", "trace"]
 
 @dataclass(frozen=True)
 class TracedProgram:
-    """A program of static shapes.
+    """A traced program, with static shapes.
 
     Attributes
     ----------
     module
-        An `HloModuleProto`.
+        HLO module, an `HloModuleProto`.
     inputs
-        Paths of the arrays that it takes, in order.
+        Paths of the input arrays, in order.
     in_place
-        Which outputs lie where an input lay: the input's path by the output's number.
-    answer
-        What the function returns, with the numbers of outputs in place of arrays.
+        Path of the aliased input, by the number of the output that is written into it.
+    output_tree
+        Pytree that the function returns, with the numbers of outputs in place of arrays.
     """
 
     module: Any
@@ -41,42 +41,43 @@ class TracedProgram:
 def trace(function: Callable[..., Any], arguments: dict[str, Any]) -> TracedProgram:
     """Return `function(**arguments)` as a program. Only the shapes and dtypes of arrays are read.
 
-    Arrays that the function writes into are changed in place. So is the first one that it is
-    given if the first one that it returns is like it: a stream stays where it is.
+    Buffers that the function writes into are updated in place. The first input is donated to the
+    first output if their shapes and dtypes are equal, so that hidden states stay in one buffer.
 
     Raises
     ------
     ValueError
-        If the program holds what Trainium2's compiler refuses; the message names the instructions.
+        If the HLO lint finds faults; the message names the instructions.
     """
-    answers = []
+    output_trees = []
 
     def program(**tensors: Any) -> list[Any]:
         output_tree = function(**tree_replace(arguments, tensors))
         outputs = tree_arrays(output_tree)
-        answers.append(_numbered(output_tree, outputs))
-        (stream, *_), (first, *others) = tensors.values(), outputs.values()
-        if (stream.shape, stream.dtype) == (first.shape, first.dtype):
-            stream[...] = first
-            first = stream
+        output_trees.append(_numbered(output_tree, outputs))
+        (donated, *_), (first, *others) = tensors.values(), outputs.values()
+        if (donated.shape, donated.dtype) == (first.shape, first.dtype):
+            donated[...] = first
+            first = donated
         return [first, *others]
 
     program.__name__ = _name(function)
-    stand_ins = {path: _stand_in(array) for path, array in tree_arrays(arguments).items()}
-    module = NKIPyKernel.trace(program).specialize(**stand_ins)
+    specs = {path: _meta_array(array) for path, array in tree_arrays(arguments).items()}
+    module = NKIPyKernel.trace(program).specialize(**specs)
     in_place = {alias.output_index: alias.param_name for alias in module.aliases}
-    traced = TracedProgram(module.to_proto(), tuple(stand_ins), in_place, answers[0])
-    if found := lint_program(traced.module):
-        raise ValueError(f"program {_name(function)}: {'; '.join(found[:5])}")
+    traced = TracedProgram(module.to_proto(), tuple(specs), in_place, output_trees[0])
+    if faults := lint_program(traced.module):
+        raise ValueError(f"program {_name(function)}: {'; '.join(faults[:5])}")
     return traced
 
 
-def _stand_in(array: Any) -> np.ndarray:
+def _meta_array(array: Any) -> np.ndarray:
     """Return an array of the same shape and dtype that takes no memory."""
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _numbered(output_tree: Any, outputs: dict[str, Any]) -> Any:
+    """Return `output_tree` with the number of each output in place of its array."""
     number = {path: index for index, path in enumerate(outputs)}
     return tree_map(lambda path, _: number[path], output_tree)
 

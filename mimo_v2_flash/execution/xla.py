@@ -1,4 +1,4 @@
-"""XLA on the CPU runs what neuronx-cc would get: the proof of a program without a Trainium."""
+"""The XLA backend: runs on the CPU the programs that neuronx-cc would compile for Trainium."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["XlaArray", "XlaBackend"]
 
 
 class XlaArray:
-    """An array on XLA's device, which programs may change in place."""
+    """An array on an XLA device, which programs may update in place."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Axes' lengths."""
+        """Lengths of the axes."""
         return tuple(self.value.shape)
 
     @property
@@ -46,14 +46,14 @@ class XlaArray:
 
 
 class XlaBackend:
-    """Traces a function on its first call with arrays of some shapes; later calls run it.
+    """The XLA backend, which traces and compiles one program per input signature.
 
     Parameters
     ----------
     group : HostGroup, optional
-        Ranks that are threads of this process and share this backend: each is a replica of every
-        program, on a device of its own. All call the same programs in the same order. One rank
-        alone if not given.
+        Ranks that are threads of this process and share this backend. Each rank is a replica of
+        every program, on its own device, and all call the same programs in the same order. A
+        single rank by default.
 
     Raises
     ------
@@ -72,31 +72,31 @@ class XlaBackend:
 
     @property
     def programs(self) -> list[TracedProgram]:
-        """All so far, in the order of their first calls."""
+        """All traced programs, in the order of their first calls."""
         return [traced for traced, _ in self._loaded.values()]
 
     def to_device(self, record: Any) -> Any:
         """Return `record` with its arrays copied to this rank's device."""
         return tree_replace(
-            record, {path: self._placed(a) for path, a in tree_arrays(record).items()}
+            record, {path: self._upload(a) for path, a in tree_arrays(record).items()}
         )
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` as programs, one for all arguments that differ in values alone.
+        """Return `function` as programs, one per signature of the arguments.
 
-        Arrays may be the host's but for those that are changed in place, which must be placed. The
-        program of an answer that is like its first argument overwrites that one.
+        Inputs may be host arrays, except for buffers that are updated in place, which must be on
+        the device. The first input is donated if the first output has its shape and dtype.
         """
 
-        def program(*positional: Any, **named: Any) -> Any:
-            call = ProgramCall.of(function, *positional, **named)
-            inputs = {path: self._placed(array) for path, array in call.arrays.items()}
+        def program(*args: Any, **kwargs: Any) -> Any:
+            call = ProgramCall.of(function, *args, **kwargs)
+            inputs = {path: self._upload(array) for path, array in call.arrays.items()}
             self._values[self._rank] = [array.value for array in inputs.values()]
-            self._meet(hash(call.key))
+            self._barrier(hash(call.key))
             if self._rank == 0:
                 self._results = self._load(call)(self._values)
-            self._meet(0)
-            return _answer(self._loaded[call.key][0], inputs, self._results[self._rank])
+            self._barrier(0)
+            return _outputs(self._loaded[call.key][0], inputs, self._results[self._rank])
 
         return program
 
@@ -104,10 +104,12 @@ class XlaBackend:
     def _rank(self) -> int:
         return self._group.rank if self._group else 0
 
-    def _meet(self, key: int) -> None:
-        """Wait for the other ranks; raise ValueError if they have come to another program."""
+    def _barrier(self, key: int) -> None:
+        """Wait for the other ranks; raise ValueError if their keys differ."""
         if self._group and len(set(self._group.all_gather(np.array([key])).flat)) > 1:
-            raise ValueError("replicas came to different programs, or to one of different shapes")
+            raise ValueError(
+                "mismatched programs: replicas called different programs, or different shapes"
+            )
 
     def _load(self, call: ProgramCall) -> Executable:
         if call.key not in self._loaded:
@@ -117,15 +119,15 @@ class XlaBackend:
         check_on_device(traced, call.arrays, XlaArray)
         return executable
 
-    def _placed(self, array: Any) -> XlaArray:
+    def _upload(self, array: Any) -> XlaArray:
         if isinstance(array, XlaArray):
             return array
         device = self._devices[self._rank]
         return XlaArray(jax.device_put(np.array(array), device))  # a copy: it may be donated
 
 
-def _answer(traced: TracedProgram, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
-    """Return what the program says, and give what it wrote in place its new values."""
+def _outputs(traced: TracedProgram, inputs: dict[str, XlaArray], results: Sequence[Any]) -> Any:
+    """Return the function's output; buffers that were updated in place get their new values."""
     outputs = []
     for number, value in enumerate(results):
         path = traced.in_place.get(number)

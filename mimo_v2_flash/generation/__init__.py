@@ -1,1 +1,1 @@
-"""From a prompt's tokens to the tokens that follow: the loop, sampling, likelihood."""
+"""Autoregressive generation from token ids: the decoding loop, sampling, and likelihood."""

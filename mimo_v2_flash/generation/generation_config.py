@@ -1,4 +1,4 @@
-"""How a checkpoint asks to be sampled: its generation_config.json."""
+"""The sampling defaults of a checkpoint, from its generation_config.json."""
 
 import json
 from os import PathLike
@@ -11,26 +11,27 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def load_generation_config(folder: str | PathLike[str]) -> dict[str, Any]:
-    """Return what generation_config.json says of sampling and end tokens, as `generate` takes it.
+    """Return the sampling parameters and end tokens of a checkpoint, as `generate` takes them.
 
-    Empty where there is no such file; a field that is absent or null is left out. As in
+    The result is empty if there is no such file; a field that is absent or null is left out. As in
     transformers, `do_sample` false is greedy, and true without a temperature is temperature 1.
 
     Raises
     ------
     ValueError
-        If the file is no JSON object.
+        If the file is not a JSON object.
     """
     file = Path(folder) / "generation_config.json"
     if not file.is_file():
         return {}
     try:
-        said = json.loads(file.read_bytes())
+        config = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from error
-    if not isinstance(said, dict):
-        raise ValueError(f"{file}: a JSON object is needed, not {said!r:.40}")
-    asked = {name: said[name] for name in (*SAMPLING, "eos_token_id") if said.get(name) is not None}
-    if said.get("do_sample"):
-        return {"temperature": 1.0} | asked
-    return asked if said.get("do_sample") is None else asked | {"temperature": 0.0}
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: a JSON object is needed, not {config!r:.40}")
+    names = (*SAMPLING, "eos_token_id")
+    kwargs = {name: config[name] for name in names if config.get(name) is not None}
+    if config.get("do_sample"):
+        return {"temperature": 1.0} | kwargs
+    return kwargs if config.get("do_sample") is None else kwargs | {"temperature": 0.0}

@@ -1,7 +1,7 @@
-"""How likely a text is to a model, in bits: the measure of a language model on a text.
+"""Negative log-likelihood of a text under a model, in bits.
 
-Consecutive windows, each begun by the end-of-text token and seen by itself; every token of the text
-is predicted once.
+The text is split into consecutive windows. The model sees each window by itself, after the
+end-of-text token, and predicts every token of the text once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["total_bits", "windows"]
 
-CHUNK = 256  # tokens whose logits are in memory at one time
+CHUNK = 256  # tokens whose logits are in memory at the same time
 
 
 def windows(
     token_T: Sequence[int], *, length: int, begin: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield what a model is given and what it is to predict, int32, `length` tokens at most.
+    """Yield (input_T, target_T) of consecutive windows, int32, of `length` tokens at most.
 
-    Given is the token `begin`, then all but the last to predict; the last window may be shorter.
+    The input is the target shifted by one: the token `begin`, then all targets but the last. The
+    last window may be shorter.
     """
     for start in range(0, len(token_T), length):
         target_T = np.array(token_T[start : start + length], np.int32)
@@ -46,15 +47,15 @@ def total_bits(
     Parameters
     ----------
     model
-        It predicts.
+        The model that predicts the text.
     token_T
         Token ids of the text.
     length
-        Of a window, in tokens.
+        Length of a window, in tokens.
     begin
-        Id of the token before each window.
+        Id of the token that precedes each window.
     advance
-        Called with the number of tokens as they have been predicted.
+        Progress callback, called after each chunk with its number of tokens.
 
     Raises
     ------
@@ -67,17 +68,17 @@ def total_bits(
         raise ValueError(f"the length of a window is {length}, allowed is 1..{context}")
     (token_T,) = as_tokens([token_T], model.config.vocab_size)
     cache, bits = model.new_cache(1, min(length, len(token_T))), 0.0
-    for given_T, target_T in windows(token_T, length=length, begin=begin):
-        for start in range(0, len(given_T), CHUNK):
-            part = slice(start, start + CHUNK)
-            position_T = np.arange(len(given_T))[part]
-            logits_TV = model.step([given_T[part]], [position_T], cache)[0]
-            bits += _bits(logits_TV.astype(np.float64), target_T[part])
+    for input_T, target_T in windows(token_T, length=length, begin=begin):
+        for start in range(0, len(input_T), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            position_T = np.arange(len(input_T))[chunk]
+            logits_TV = model.step([input_T[chunk]], [position_T], cache)[0]
+            bits += _bits(logits_TV.astype(np.float64), target_T[chunk])
             advance(len(position_T))
     return bits
 
 
 def _bits(logits_TV: np.ndarray, target_T: np.ndarray) -> float:
     logits_TV -= np.max(logits_TV, axis=1, keepdims=True)
-    chosen_T = np.take_along_axis(logits_TV, target_T[:, None], axis=1)[:, 0]
-    return float(np.sum(np.log(np.sum(np.exp(logits_TV), axis=1)) - chosen_T) / np.log(2))
+    target_logit_T = np.take_along_axis(logits_TV, target_T[:, None], axis=1)[:, 0]
+    return float(np.sum(np.log(np.sum(np.exp(logits_TV), axis=1)) - target_logit_T) / np.log(2))

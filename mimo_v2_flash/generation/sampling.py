@@ -1,9 +1,9 @@
-"""Sampling on the host: one token per row of logits, every row from its own random stream.
+"""Sampling on the host: one token per row of logits, with an independent random stream per row.
 
-In the order of transformers 5.23 (`generation/utils.py`, `_get_logits_processor`): repetition
-penalty, temperature, top-k, top-p, min-p, as `generation/logits_process.py` has them. Equal
-logits are settled lowest id first, where transformers keeps all ties of top-k. A is the number of
-tokens that a row may still draw.
+The logits processors are those of transformers 5.23 (`generation/logits_process.py`), in its order
+(`generation/utils.py`, `_get_logits_processor`): repetition penalty, temperature, top-k, top-p,
+min-p. Among equal logits the lowest id wins, where transformers keeps all ties of top-k. A is the
+number of tokens that remain after filtering.
 
 Source: penalty: CTRL, arXiv:1909.05858, section 4.1, negative logits as in transformers; top-p:
 arXiv:1904.09751; min-p: arXiv:2407.01082. MiMo: V = 152,576; its model card advises top-p 0.95
@@ -32,12 +32,12 @@ ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a token is drawn from logits. The default is greedy.
+    """Sampling parameters; the default is greedy decoding.
 
     Attributes
     ----------
     temperature
-        Divides the logits; 0 takes the largest one and draws no random number.
+        Divisor of the logits; 0 takes the largest one and draws no random number.
     top_k
         Keep the k largest logits; 0 keeps all.
     top_p
@@ -61,7 +61,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is not allowed; NaN fails every comparison, a bool is no number here."""
+        """Check every field; NaN fails every comparison, and a bool does not count as a number."""
         for name, (kind, allows, allowed) in ALLOWED.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not allows(value):
@@ -69,16 +69,16 @@ class SamplingParams:
 
 
 def distribution(
-    logits_V, settings: SamplingParams, history: Sequence[int] = ()
+    logits_V: np.ndarray, settings: SamplingParams, history: Sequence[int] = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return (token_A, probability_A > 0): best first if top-k or top-p cuts, else by id.
+    """Return (token_A, probability_A > 0): best first if top-k or top-p filters, else by id.
 
     Parameters
     ----------
     logits_V
         Logits of one row, float32; -inf marks an impossible token.
     settings
-        Which to keep; greedy keeps one, with probability 1.
+        Sampling parameters; greedy keeps one token, with probability 1.
     history
         The row's tokens so far, prompt and generated; only the repetition penalty reads it.
 
@@ -96,18 +96,19 @@ def distribution(
     token_A = _top_k(score_V, settings.top_k or score_V.size)
     weight_A = np.exp(score_V[token_A])
     if settings.top_p < 1:
-        place_A = _top_p(weight_A, settings.top_p)
-        token_A, weight_A = token_A[place_A], weight_A[place_A]
+        index_A = _top_p(weight_A, settings.top_p)
+        token_A, weight_A = token_A[index_A], weight_A[index_A]
     kept_A = (weight_A > 0) & (weight_A >= settings.min_p)  # the best weight is exp(0) = 1
     return token_A[kept_A], weight_A[kept_A] / np.sum(weight_A[kept_A])
 
 
 class Sampler:
-    """Draws tokens: one random number per token, from the stream of the token's row.
+    """A token sampler that takes one random number per token, from the stream of the token's row.
 
-    A stream depends on the seed (an integer >= 0, else ValueError) and the row's number alone: a
-    row's tokens are the same alone or in a batch, and whichever other rows have stopped. Drafts
-    keep this if a row draws position by position up to the first draft that is not confirmed.
+    A stream depends only on the seed (an integer >= 0, else ValueError) and the row's number. A
+    row's tokens are therefore the same alone and in a batch, whichever other rows have stopped.
+    Speculative decoding keeps this if a row draws position by position up to the first draft token
+    that is rejected.
     """
 
     def __init__(self, settings: SamplingParams, seed: int) -> None:
@@ -118,25 +119,26 @@ class Sampler:
         self._stream_of_row: dict[int, np.random.Generator] = {}
 
     def draw(
-        self, logits_NV, rows: Sequence[int], histories: Sequence[Sequence[int]]
+        self, logits_NV: np.ndarray, rows: Sequence[int], histories: Sequence[Sequence[int]]
     ) -> NDArray[np.int32]:
         """Return token_N, int32: the next token of every row.
 
         Parameters
         ----------
         logits_NV
-            Float32. Without a penalty they may be the k best from the kernel `top_k`: the result is
-            then a place among them, of the token that all logits would give with this top_k.
+            Logits, float32. Without a repetition penalty they may be the k best from the kernel
+            `top_k`: the result is then an index into them, of the token that all logits would give
+            with this top_k.
         rows
-            N integers >= 0: which stream each row draws from.
+            N integers >= 0: the random stream of each row.
         histories
             Tokens of each row so far, prompt and generated; only a repetition penalty reads them.
 
         Raises
         ------
         ValueError
-            If the counts disagree or `distribution` refuses a row; a row of unusable logits is
-            named, before any row draws.
+            If the counts disagree or `distribution` refuses a row. Logits without a finite maximum
+            are refused, by row, before any row draws.
         """
         if np.ndim(logits_NV) != 2 or not len(logits_NV) == len(rows) == len(histories):
             counts = f"{len(rows)} rows and {len(histories)} histories"
@@ -145,31 +147,31 @@ class Sampler:
             check_logits(logits_V, f"row {row}")
         return np.array([*map(self._draw_one, rows, logits_NV, histories)], np.int32)
 
-    def _draw_one(self, row: int, logits_V, history: Sequence[int]) -> int:
+    def _draw_one(self, row: int, logits_V: np.ndarray, history: Sequence[int]) -> int:
         token_A, probability_A = distribution(logits_V, self.settings, history)
         if self.settings.temperature == 0:
             return int(token_A[0])
-        reached_A = np.cumsum(probability_A)
-        share = self._stream(row).random() * reached_A[-1]
-        return int(token_A[np.searchsorted(reached_A, share)])
+        cumulative_A = np.cumsum(probability_A)
+        threshold = self._stream(row).random() * cumulative_A[-1]
+        return int(token_A[np.searchsorted(cumulative_A, threshold)])
 
     def _stream(self, row: int) -> np.random.Generator:
         if row not in self._stream_of_row:
-            # not default_rng([seed, row]): there seed 5 + 2**32, row 0 is seed 5, row 1
+            # default_rng([seed, row]) would give seed 5 + 2**32, row 0 the stream of seed 5, row 1
             sequence = np.random.SeedSequence(self._seed, spawn_key=(row,))
             self._stream_of_row[row] = np.random.Generator(np.random.PCG64(sequence))
         return self._stream_of_row[row]
 
 
-def check_logits(logits_V, name: str) -> None:
-    """Raise ValueError if no token can be drawn by these logits; the largest alone will do."""
-    best = float(np.max(logits_V))  # NaN if any is NaN
+def check_logits(logits_V: np.ndarray, name: str) -> None:
+    """Raise ValueError unless the largest logit is finite; it may be passed by itself."""
+    best = float(np.max(logits_V))  # NaN if any logit is NaN
     if not math.isfinite(best):
-        what = {math.inf: "+inf", -math.inf: "nothing but -inf"}.get(best, "NaN")
-        raise ValueError(f"the logits of {name} hold {what}")
+        content = {math.inf: "+inf", -math.inf: "nothing but -inf"}.get(best, "NaN")
+        raise ValueError(f"the logits of {name} hold {content}")
 
 
-def _penalise(logits_V, history: Sequence[int], penalty: float) -> NDArray[np.float64]:
+def _penalise(logits_V: np.ndarray, history: Sequence[int], penalty: float) -> NDArray[np.float64]:
     score_V = np.array(logits_V, np.float64)
     if penalty == 1:
         return score_V
@@ -193,8 +195,8 @@ def _top_k(score_V: NDArray[np.float64], k: int) -> NDArray[np.int64]:
 
 def _top_p(weight_A: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
     total = np.sum(weight_A)
-    # Weights below an A-th of the mass that may go add up to less than it, so all of them go:
-    # few of 152,576 tokens are left to sort.
+    # Weights below (1 - top_p) * total / A add up to less than (1 - top_p) * total, so top-p drops
+    # all of them; few of 152,576 tokens are left to sort.
     likely = np.flatnonzero(weight_A * weight_A.size >= (1 - top_p) * total)
     order = likely[np.argsort(-weight_A[likely], kind="stable")]
     return order[: np.searchsorted(np.cumsum(weight_A[order]), top_p * total) + 1]

@@ -1,4 +1,4 @@
-"""The next tokens of a step: chosen where programs run if greedy, drawn on the host otherwise."""
+"""Selection of the next tokens: argmax in the model's program if greedy, else host sampling."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ __all__ = ["make_token_selector"]
 def make_token_selector(
     model: MiMoV2FlashModel, cache: HybridCache, settings: SamplingParams, seed: int
 ) -> TokenSelector:
-    """Return how the tokens that follow a step are chosen.
+    """Return the function that runs a step and selects the next token of each active row.
 
-    Greedy choices bring two numbers per row to the host, others a logit per word.
+    Greedy selection brings two numbers per row to the host, sampling the logits of the whole
+    vocabulary.
 
     Raises
     ------
     ValueError
-        If the seed is not allowed; of what is returned, if a row's logits are unusable.
+        If the seed is not allowed. The returned function raises it if a row's logits are unusable.
     """
     sampler = Sampler(settings, seed)
 
-    def greedy(
+    def select_greedy(
         token_BT: np.ndarray,
         position_BT: np.ndarray,
         last_B: np.ndarray,
@@ -44,7 +45,7 @@ def make_token_selector(
             check_logits(logit_B1[row], f"row {row}")
         return token_B1[list(rows), 0]
 
-    def drawn(
+    def sample(
         token_BT: np.ndarray,
         position_BT: np.ndarray,
         last_B: np.ndarray,
@@ -54,4 +55,5 @@ def make_token_selector(
         logits_B1V = model.step(token_BT, position_BT, cache, logits_at=last_B[:, None])
         return sampler.draw(logits_B1V[list(rows), 0], rows, histories)
 
-    return greedy if (settings.temperature, settings.repetition_penalty) == (0, 1) else drawn
+    is_greedy = (settings.temperature, settings.repetition_penalty) == (0, 1)
+    return select_greedy if is_greedy else sample

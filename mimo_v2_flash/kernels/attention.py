@@ -1,7 +1,8 @@
-"""Grouped-query attention of one block of queries over several runs of keys, in one softmax.
+"""Grouped-query attention of a block of queries over several KV segments, in one softmax.
 
-What full and sliding attention share. Whether a key is visible follows from positions alone, so
-prefill, chunks, decoding, draft verification, padding and ragged batches are one computation.
+Full and sliding-window attention share this module. Whether a key is visible follows from
+positions alone, so prefill, chunks, decoding, draft verification, padding and ragged batches are
+one computation.
 
 Source: GQA, arXiv:2305.13245; transformers `models/mimo_v2_flash` (`eager_attention_forward`);
 prior and active keys as in NxD Inference's token generation. MiMo: 64 query heads of Q = 192 over
@@ -18,11 +19,11 @@ from .softmax import softmax
 __all__ = ["NO_WINDOW", "KVSegment", "attend_block", "attend_in_blocks"]
 
 NO_WINDOW = 1 << 30
-"""A window wider than any context: full attention."""
+"""A window longer than any context: full attention."""
 
 
 class KVSegment(NamedTuple):
-    """Keys and values that lie together in memory; position -1 marks an empty slot."""
+    """A contiguous run of keys and values with their positions; -1 marks an empty slot."""
 
     k_BSKQ: Any
     v_BSKC: Any
@@ -32,12 +33,12 @@ class KVSegment(NamedTuple):
 def attend_in_blocks(
     q_BTHQ, active: KVSegment, prior: KVSegment, sink_H, *, window: int, query_block: int
 ):
-    """Return `y_BTHC`: what each token sees of the cache (prior) and of its own step (active).
+    """Return `y_BTHC`: each token's attention to the cache (prior) and to its own step (active).
 
-    Queries go in blocks of `query_block`. A block looks at the keys of its own block and of the
-    `window` - 1 before it, prior or active, and at no others: scores take query_block x
-    (query_block + window) memory for each head, whatever the length of the step. In a row, real
-    tokens come first, at consecutive positions, then padding at -1.
+    Queries are computed in blocks of `query_block`. A block attends to the keys of the block
+    itself and of the `window` - 1 tokens before it, prior or active, and to no others: scores
+    take query_block x (query_block + window) memory for each head, whatever the length of the
+    step. In a row, real tokens come first, at consecutive positions, then padding at -1.
 
     Raises
     ------
@@ -64,14 +65,15 @@ def attend_in_blocks(
 
 
 def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, window: int):
-    """Return, in B x T x H x C, each head's average of the values that its token sees.
+    """Return `y_BTHC`: each head's average of the visible values, weighted by the softmax.
 
-        y = softmax([q.k / sqrt(Q) for the keys of every run], sink) . v
+        y = softmax([q.k / sqrt(Q) for the keys of every segment], sink) . v
 
-    A key is visible if its slot is not empty, it is not ahead, and it is less than `window`
-    behind. Scores of the runs are joined; keys and values are never copied together, and KV heads
-    never repeated: the G query heads of a KV head are rows of one matmul. A row that sees nothing
-    is zero. Masked keys may hold anything, masked values anything finite (0 x NaN is NaN).
+    A key is visible if its slot is not empty, it is not ahead of the query, and it is less than
+    `window` behind it. Scores of the segments are concatenated; keys and values are never copied
+    together, and KV heads are never repeated: the G query heads of a KV head are rows of one
+    matmul. A row without a visible key is zero. Masked keys may hold anything, masked values
+    anything finite (0 x NaN is NaN).
     """
     B, T, H, Q = q_BTHQ.shape
     K, C = segments[0].v_BSKC.shape[2:]
@@ -79,22 +81,22 @@ def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, wind
     scaled_BTHQ = (q_BTHQ.astype(np.float32) * np.float32(Q**-0.5)).astype(q_BTHQ.dtype)
     q_BKGTQ = np.transpose(np.reshape(scaled_BTHQ, (B, T, K, G, Q)), (0, 2, 3, 1, 4))
     rows = np.reshape(q_BKGTQ, (B, K, G * T, Q))
-    score = _joined(
+    score = _concatenate(
         [ops.matmul(rows, np.transpose(segment.k_BSKQ, (0, 2, 1, 3))) for segment in segments]
     )
-    visible_BTS = _joined(
+    visible_BTS = _concatenate(
         [_visible(position_BT, segment.position_BS, window) for segment in segments]
     )
     weight_BKGTS = softmax(np.reshape(score, (B, K, G, T, -1)), visible_BTS, sink_H)
-    y = _weigh(np.reshape(weight_BKGTS, (B, K, G * T, -1)), segments)
+    y = _weighted_sum(np.reshape(weight_BKGTS, (B, K, G * T, -1)), segments)
     y_BTKGC = np.transpose(np.reshape(y, (B, K, G, T, C)), (0, 3, 1, 2, 4))
     return np.reshape(y_BTKGC, (B, T, H, C)).astype(q_BTHQ.dtype)
 
 
 def _before_step(prior: KVSegment, position_BT) -> KVSegment:
-    """Return `prior` with the tokens at a step's start or after it, rejected drafts, as empty."""
-    held_BS = prior.position_BS < position_BT[:, :1]
-    return prior._replace(position_BS=np.where(held_BS, prior.position_BS, -1))
+    """Return `prior` with empty slots where positions are not before the step: rejected drafts."""
+    is_past_BS = prior.position_BS < position_BT[:, :1]
+    return prior._replace(position_BS=np.where(is_past_BS, prior.position_BS, -1))
 
 
 def _visible(position_BT, key_position_BS, window: int):
@@ -103,12 +105,12 @@ def _visible(position_BT, key_position_BS, window: int):
     return (key_position_B1S >= 0) & (age_BTS >= 0) & (age_BTS < window)
 
 
-def _joined(parts: list[Any]):
+def _concatenate(parts: list[Any]):
     return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
-def _weigh(weight, segments: list[KVSegment]):
-    """Return the sum over runs of `weight` [B, K, GT, S] times values, [B, K, GT, C]."""
+def _weighted_sum(weight, segments: list[KVSegment]):
+    """Return the sum over segments of `weight` [B, K, GT, S] times values, [B, K, GT, C]."""
     start, parts = 0, []
     for segment in segments:
         end = start + segment.v_BSKC.shape[1]

@@ -1,4 +1,4 @@
-"""Full attention: a token sees itself and every token before it.
+"""Full causal attention: a token attends to itself and to every token before it.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "full_attention"). MiMo: layers
 0, 5, 11, 17, 23, 29, 35, 41 and 47; 64 heads over 4 KV heads; no sinks.
@@ -23,12 +23,13 @@ def attention_full(
     *,
     query_block: int,
 ):
-    """Return `y_BTHC`: what each token sees of the cache (prior) and of its own step.
+    """Return `y_BTHC`: each token's attention to the cache (prior) and to its own step.
 
         y = softmax(q.k / sqrt(Q) over keys at or before the query, sink) . v
 
-    A block of queries stops at its own last key: scores take query_block x (S + T) memory for
-    each head, and a prompt takes half the work of a square. S may be 0.
+    A block of queries is computed on the keys up to its last token: scores take
+    query_block x (S + T) memory for each head, and a prompt takes half the work of a square. S may
+    be 0.
 
     Raises
     ------

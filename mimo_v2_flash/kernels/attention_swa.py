@@ -1,4 +1,4 @@
-"""Sliding-window attention: a token sees itself and the `window` - 1 tokens before it.
+"""Sliding-window attention: a token attends to itself and to the `window` - 1 tokens before it.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "sliding_attention"). The
 window counts the token itself (`sliding_window_size + 1`), as SGLang and transformers have it.
@@ -25,12 +25,12 @@ def attention_swa(
     window: int,
     query_block: int,
 ):
-    """Return `y_BTHC`: what each token sees of the ring (prior) and of its own step.
+    """Return `y_BTHC`: each token's attention to the ring buffer (prior) and to its own step.
 
         y = softmax(q.k / sqrt(Q) over the last `window` keys, sink) . v
 
-    Costs O(T x window) in time and memory. The ring's slots come in any order: their positions
-    say what they hold. S may be 0.
+    The cost is O(T x window) in time and memory. The slots of the ring buffer may be in any order:
+    each has its position. S may be 0.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Tensors are what their names say: axes by the ending, dtype by the noun.
+"""Shape and dtype checks from tensor names: the ending is the axes, the noun is the dtype.
 
-`x_BTD` has three axes, and every B of one call has the same length; `position_BT` holds
-int32. `checked` holds a kernel to the names of its parameters.
+`x_BTD` has three axes, and every B of one call has the same length; `position_BT` is int32.
+`checked` checks the arguments of a kernel against the names of its parameters.
 
 Source: shape suffixes, N. Shazeer (2024), https://medium.com/@NoamShazeer/shape-suffixes.
 """
@@ -41,7 +41,7 @@ def axes_of(name: str) -> str:
 
 
 def measure(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
-    """Return each axis letter's length.
+    """Return the length of each axis letter in the names of `tensors`.
 
     Raises
     ------
@@ -57,9 +57,9 @@ def measure(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
             continue
         shape = getattr(tensor, "shape", None)
         if shape is None or len(shape) != len(axes):
-            found = f"{len(shape)} ({shape})" if shape is not None else f"none: {type(tensor)}"
+            actual = f"{len(shape)} ({shape})" if shape is not None else f"none: {type(tensor)}"
             raise ValueError(
-                f"{owner}: {name} must have {len(axes)} axes ({', '.join(axes)}), got {found}"
+                f"{owner}: {name} must have {len(axes)} axes ({', '.join(axes)}), got {actual}"
             )
         for letter, length in zip(axes, shape, strict=True):
             if lengths.setdefault(letter, length) != length:
@@ -74,7 +74,7 @@ def measure(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
 def check_dtypes(owner: str, tensors: dict[str, Any]) -> None:
     """Raise ValueError if a tensor's dtype contradicts the last noun of its name."""
     for name, tensor in tensors.items():
-        dtype = getattr(tensor, "dtype", None)  # none: BlockScaled stores in its own way
+        dtype = getattr(tensor, "dtype", None)  # none: BlockScaled has two, of code and scale
         if not axes_of(name) or dtype is None:
             continue
         *_, noun, _ = name.split("_")
@@ -85,7 +85,7 @@ def check_dtypes(owner: str, tensors: dict[str, Any]) -> None:
 
 
 def checked(kernel: Kernel) -> Kernel:
-    """Return `kernel`, refusing arguments that contradict the names of its parameters."""
+    """Return `kernel` with a check of its arguments against the names of its parameters."""
     names = tuple(inspect.signature(kernel).parameters)
 
     @functools.wraps(kernel)

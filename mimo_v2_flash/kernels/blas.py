@@ -1,7 +1,7 @@
-"""NumPy's float32 product, without the floating-point flags that BLAS leaves behind.
+"""NumPy's float32 matmul, without warnings for the floating-point flags that BLAS sets.
 
-Source: OpenBLAS's vector kernels compute on lanes beyond the end of a row and throw them away; what
-lies there may set the flag "invalid", for which NumPy then warns.
+Source: OpenBLAS's vector kernels compute on lanes beyond the end of a row and discard them; the
+memory there may set the flag "invalid", for which NumPy then warns.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""FP8 weights with one float32 scale per block of rows and 128 columns.
+"""Block-scaled FP8 weights: one float32 scale per block of rows and 128 columns.
 
 Source: DeepSeek-V3, arXiv:2412.19437, section 3.3.2 (128 x 128 weight blocks); the format of
 the hub's `weight_scale_inv`; E4M3 of arXiv:2209.05433, table 1. MiMo: blocks of 128 x 128, but
@@ -26,11 +26,11 @@ class BlockScaled:
     Attributes
     ----------
     code
-        [..., O, I], uint8 on the host, float8_e4m3 in a traced program.
+        Codes [..., O, I], uint8 on the host, float8_e4m3 in a traced program.
     scale
-        [..., Y, X], float32: value = decoded code x scale of its block.
+        Scales [..., Y, X], float32: value = decoded code x scale of its block.
     block_height
-        Rows of a block; the last block row and column may be partial.
+        Number of rows of a block; the last block row and column may be partial.
     """
 
     code: Any
@@ -48,7 +48,7 @@ class BlockScaled:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the weight that this stands for."""
+        """Shape of the decoded weight."""
         return tuple(self.code.shape)
 
     def __len__(self) -> int:
@@ -71,23 +71,25 @@ def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
         If a value is not finite.
     """
     if not np.isfinite(w_OI.astype(np.float32)).all():
-        raise ValueError("quantise: w_OI must be finite, got NaN or infinity")
+        raise ValueError("quantize: w_OI must be finite, got NaN or infinity")
     outputs, inputs = w_OI.shape
     row_Y = np.arange(0, outputs, block_height)
-    peak_YI = np.maximum.reduceat(np.abs(w_OI.astype(np.float32)), row_Y, axis=0)
-    peak_YX = np.maximum.reduceat(peak_YI, np.arange(0, inputs, BLOCK), axis=1)
-    scale_YX = np.maximum(peak_YX / np.float32(FP8_MAX), MIN_SCALE)
-    scale_YX = np.where(peak_YX > 0, scale_YX, np.float32(1))
-    unit_OI = w_OI / _spread(scale_YX, outputs, inputs, block_height)
-    # E4M3 has no infinity: what lies well above 448 would become NaN.
+    amax_YI = np.maximum.reduceat(np.abs(w_OI.astype(np.float32)), row_Y, axis=0)
+    amax_YX = np.maximum.reduceat(amax_YI, np.arange(0, inputs, BLOCK), axis=1)
+    scale_YX = np.maximum(amax_YX / np.float32(FP8_MAX), MIN_SCALE)
+    scale_YX = np.where(amax_YX > 0, scale_YX, np.float32(1))
+    unit_OI = w_OI / _expand_scale(scale_YX, outputs, inputs, block_height)
+    # E4M3 has no infinity: values well above 448 would become NaN.
     code_OI = np.clip(unit_OI, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
     return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
 
 
 def dequantize(w: BlockScaled) -> np.ndarray:
-    """Return the whole weight in float32; for stores and tests, kernels go through `ops.matmul`."""
+    """Return the whole weight in float32, for conversion and tests; kernels use `ops.matmul`."""
     outputs, inputs = w.shape[-2:]
-    return E4M3_VALUES[w.code.view(np.uint8)] * _spread(w.scale, outputs, inputs, w.block_height)
+    return E4M3_VALUES[w.code.view(np.uint8)] * _expand_scale(
+        w.scale, outputs, inputs, w.block_height
+    )
 
 
 def dequantize_block_row(w: BlockScaled, row: int) -> np.ndarray:
@@ -98,6 +100,6 @@ def dequantize_block_row(w: BlockScaled, row: int) -> np.ndarray:
     return np.take(E4M3_VALUES, code, mode="clip") * scale  # "clip" alone skips a check
 
 
-def _spread(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:
+def _expand_scale(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:
     scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]
     return np.repeat(scale_OX, BLOCK, axis=-1)[..., :inputs]

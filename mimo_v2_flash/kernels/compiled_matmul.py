@@ -1,7 +1,8 @@
-"""The matmul of stored weights on a CPU, compiled: bytes are decoded in registers or in the cache.
+"""Compiled CPU matmul of FP8, bfloat16 and float32 weights, decoded in registers or in the cache.
 
-Up to some hundred rows read a weight as stored and decode it in registers; more decode tiles that
-stay in the cache and multiply them by BLAS. A weight is never held in float32.
+For up to some hundred rows of x a weight is read as stored and decoded in registers. For more rows,
+tiles are decoded that stay in the cache, and BLAS multiplies them. A weight is never held in
+float32 as a whole.
 
 Source: E4M3 as float32 by one shift and one mask: sign, exponent and mantissa land in float32's
 fields, 2^120 too small, subnormals included. docs/decisions/0011 has the figures.
@@ -15,13 +16,13 @@ import numpy as np
 from . import compiled_loops as loops
 from .blas import times_transposed
 from .block_scale import BLOCK, BlockScaled
-from .compiled_words import LANES, interleave_words
+from .compiled_tile import LANES, interleave_words
 from .thread_pool import available_threads, parallel_for
 
 __all__ = ["product"]
 
 FEW = 512 if LANES == 16 else 48  # rows up to which decoding in registers is as fast as BLAS
-TILE = 256  # rows of a weight that are decoded at one time
+TILE = 256  # rows of a weight that are decoded at a time
 SMALL = 1 << 15  # elements of a weight below which NumPy is as fast
 
 
@@ -30,10 +31,10 @@ class _Float8(NamedTuple):
     scale_YX: np.ndarray
     height: int
 
-    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         loops.float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)
 
-    def tile(self, start: int, end: int) -> np.ndarray:
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
         tile_OI = np.empty((end - start, self.code_OI.shape[1]), np.float32)
         loops.float8_tile(self.code_OI, self.scale_YX, tile_OI, start, self.height)
         return tile_OI
@@ -42,10 +43,10 @@ class _Float8(NamedTuple):
 class _BFloat16(NamedTuple):
     bits_OI: np.ndarray
 
-    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         loops.bfloat16_rows(x_NI, self.bits_OI, y_NO, start, end)
 
-    def tile(self, start: int, end: int) -> np.ndarray:
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
         tile_OI = np.empty((end - start, self.bits_OI.shape[1]), np.float32)
         loops.bfloat16_tile(self.bits_OI, tile_OI, start)
         return tile_OI
@@ -54,10 +55,10 @@ class _BFloat16(NamedTuple):
 class _Float32(NamedTuple):
     w_OI: np.ndarray
 
-    def few_rows(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         loops.float32_rows(x_NI, self.w_OI, y_NO, start, end)
 
-    def tile(self, start: int, end: int) -> np.ndarray:
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
         return self.w_OI[start:end]
 
 
@@ -65,7 +66,7 @@ CompiledWeight = _Float8 | _BFloat16 | _Float32
 
 
 def product(x: np.ndarray, w: Any) -> np.ndarray | None:
-    """Return `x` times the transpose of `w`, float32, or None where plain NumPy is as good.
+    """Return `x` times the transpose of `w`, float32, or None where plain NumPy is as fast.
 
     `x` is float32, its last axis as long as that of `w`: two axes each, or equal batch axes.
     """
@@ -77,68 +78,70 @@ def product(x: np.ndarray, w: Any) -> np.ndarray | None:
     if weight is None:
         return None
     x_NI, y_NO = np.ascontiguousarray(x), np.empty((len(x), w.shape[0]), np.float32)
-    (_few if len(x) <= FEW else _many)(x_NI, weight, y_NO)
+    (_decode_in_registers if len(x) <= FEW else _decode_tiles)(x_NI, weight, y_NO)
     return y_NO
 
 
-def _few(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
-    """Decode in registers; some tasks for each thread, so that none waits long for another."""
+def _decode_in_registers(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
+    """Fill `y_NO`, decoding in registers; several tasks for each thread balance the load."""
     x_NI, outputs = interleave_words(x_NI, weight[0].itemsize), y_NO.shape[1]
     tasks = 4 * available_threads() if available_threads() > 1 else 1
     step = -(-outputs // (tasks * BLOCK)) * BLOCK
 
     def task(index: int) -> None:
-        weight.few_rows(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
+        weight.fill_columns(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
 
     parallel_for(task, -(-outputs // step))
 
 
-def _many(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
-    """Decode tiles and multiply them by BLAS."""
+def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
+    """Fill `y_NO`, decoding tiles that BLAS multiplies."""
     outputs = y_NO.shape[1]
 
     def task(index: int) -> None:
         start, end = index * TILE, min((index + 1) * TILE, outputs)
-        times_transposed(x_NI, weight.tile(start, end), out=y_NO[:, start:end])
+        times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
 
     parallel_for(task, -(-outputs // TILE))
 
 
 def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
-    """Return a product per batch index, each on one thread: the heads of attention."""
+    """Return a matmul for each batch index, each on one thread: the heads of attention."""
     if x.shape[:-2] != w.shape[:-2] or getattr(w, "dtype", None) != np.float32:
         return None
     y = np.empty((*x.shape[:-1], w.shape[-2]), np.float32)
     if y.size < SMALL:
         return None
-    places = list(np.ndindex(*x.shape[:-2]))
+    indices = list(np.ndindex(*x.shape[:-2]))
 
     def task(index: int) -> None:
-        place = places[index]
-        times_transposed(x[place], w[place], out=y[place])
+        batch = indices[index]
+        times_transposed(x[batch], w[batch], out=y[batch])
 
-    parallel_for(task, len(places))
+    parallel_for(task, len(indices))
     return y
 
 
 def _compiled_weight(w: Any) -> CompiledWeight | None:
-    """Return `w` as the compiled loops take it, or None where they do not."""
+    """Return `w` in the form of the compiled loops, or None if they cannot read it."""
     if isinstance(w, BlockScaled):
         code, scale = w.code.view(np.int8), np.ascontiguousarray(w.scale)
-        return _Float8(_fixed(code), _fixed(scale), w.block_height) if _whole(code) else None
-    if not _whole(w):
+        if not _is_contiguous(code):
+            return None
+        return _Float8(_read_only(code), _read_only(scale), w.block_height)
+    if not _is_contiguous(w):
         return None
     if w.dtype == ml_dtypes.bfloat16:
-        return _BFloat16(_fixed(w.view(np.uint16)))
-    return _Float32(_fixed(w)) if w.dtype == np.float32 else None
+        return _BFloat16(_read_only(w.view(np.uint16)))
+    return _Float32(_read_only(w)) if w.dtype == np.float32 else None
 
 
-def _whole(array: np.ndarray) -> bool:
+def _is_contiguous(array: np.ndarray) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned)
 
 
-def _fixed(array: np.ndarray) -> np.ndarray:
-    """Return a read-only view: one compiled form serves memory and mapped files."""
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view: one compiled signature serves memory and mapped files."""
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view

@@ -1,52 +1,93 @@
-"""The innermost tile of a product: one to four rows of x by four of a weight, in vectors.
+"""The inner tile of the compiled matmul, as LLVM vectors: 1 to 4 rows of x by 4 of a weight.
 
-What `compiled_loops` sums with. Compilers vectorise such sums, but cannot look ahead in memory on
-the way, and a weight's next rows lie where the machine's own prefetching does not go.
+`compiled_loops` sums with it. Compilers vectorise such sums, but do not prefetch within them, and
+a weight's next rows lie where hardware prefetchers do not reach.
+
+A weight is read as 32-bit words, of four FP8 codes, two bfloat16 or one float32. A vector of words
+gives a vector of weights for each position in a word. Widening the elements one by one would take
+a third more instructions; instead `interleave_words` puts x into the order of the words, once.
 
 Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, so no instruction
-set is assumed) and `llvm.prefetch`. docs/decisions/0011 has the figures.
+set is assumed) and `llvm.prefetch`. E4M3 as float32 by shifts and a mask: see `compiled_matmul`.
+docs/decisions/0011 has the figures.
 """
 
+from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
-from llvmlite import ir
+import numpy as np
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .compiled_words import FLOAT8, LANES, LINE, SUMS, WORD, WORDS, ElementFormat, all_lanes
-
-__all__ = ["COLUMNS", "tile"]
+__all__ = [
+    "BFLOAT16", "COLUMNS", "FLOAT8", "FLOAT32", "LANES", "LINE", "WORD", "ElementFormat",
+    "interleave_words", "tile",
+]  # fmt: skip
 
 COLUMNS = 4  # of the product, which are rows of the weight
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # of float32; a power of two
+LINE = 64  # bytes of a weight's row read at a time
+WORD = 4  # bytes
 READ, INTO_SECOND_CACHE, DATA = 0, 2, 1  # of llvm.prefetch
 
 INT8, INT32, INT64 = (ir.IntType(bits) for bits in (8, 32, 64))
 CODES = ir.VectorType(INT8, LINE)
+SUMS = ir.VectorType(ir.FloatType(), LANES)
+WORDS, HALVES = (ir.VectorType(ir.IntType(32 // k), LANES * k) for k in (1, 2))
+
+
+class ElementFormat(NamedTuple):
+    """Storage format of a weight's elements.
+
+    Attributes
+    ----------
+    size
+        Bytes of an element.
+    decode
+        Function from an IR builder and a vector of words to a float32 vector for each position in
+        a word.
+    """
+
+    size: int
+    decode: Callable[[Any, Any], list[Any]]
+
+
+def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
+    """Return `x_NI` in the order of `tile` for elements of `size` bytes.
+
+    Columns beyond the last whole line of the weight keep their places.
+    """
+    N, per_word, end = len(x_NI), WORD // size, x_NI.shape[1] * size // LINE * LINE // size
+    vectors, y_NI = end // (LANES * per_word), x_NI.copy()
+    by_position = np.reshape(x_NI[:, :end], (N, vectors, LANES, per_word)).swapaxes(2, 3)
+    np.reshape(y_NI[:, :end], by_position.shape)[:] = by_position
+    return y_NI
 
 
 def tile(element_format: ElementFormat, rows: int) -> Any:
-    """Return the compiled function that sums up `rows` rows of x times four rows of a weight.
+    """Return the compiled function that multiplies `rows` rows of x by four rows of a weight.
 
-    It is called with (sum_N4L, n, x_NI, w_OI, o, last, end): rows n, n + 1, ... of x, `interleave_words`,
-    rows o to o + 3 of the weight but none beyond `last`, and columns 0 to `end`, a positive
-    multiple of `LINE` bytes of the weight. It writes `sum_N4L`, in each lane a part of the sum, and
-    returns whether a code of FP8 that it saw is no number.
+    Its arguments are (sum_N4L, n, x_NI, w_OI, o, last, end): it reads rows n, n + 1, ... of x in
+    the order of `interleave_words`, rows o to o + 3 of the weight but none beyond `last`, and
+    columns 0 to `end`, a positive multiple of `LINE` bytes of the weight. It writes `sum_N4L`, a
+    partial sum in each lane, and returns whether it read an FP8 code that is NaN.
     """
 
     @intrinsic
     def add(_, sum_N4L, n, x_NI, w_OI, o, last, end):  # noqa: ARG001
-        whole = types.intp
-        signature = types.boolean(sum_N4L, whole, x_NI, w_OI, whole, whole, whole)
-        return signature, lambda *given: _Tile(element_format, rows, *given).built()
+        intp = types.intp
+        signature = types.boolean(sum_N4L, intp, x_NI, w_OI, intp, intp, intp)
+        return signature, lambda *args: _TileBuilder(element_format, rows, *args).emit()
 
     return add
 
 
-class _Tile:
-    """Writes one tile's code: a loop over lines of a weight, its sums in registers."""
+class _TileBuilder:
+    """LLVM IR builder of one tile: a loop over lines of a weight, its sums in registers."""
 
     def __init__(
         self,
@@ -55,11 +96,11 @@ class _Tile:
         context: Any,
         build: Any,
         signature: Any,
-        given: Any,
+        args: Any,
     ) -> None:
         self.element_format, self.rows, self.build = element_format, rows, build
-        self.context, self.signature, self.given = context, signature, given
-        _, n, _, _, o, last, self.end = given
+        self.context, self.signature, self.args = context, signature, args
+        _, n, _, _, o, last, self.end = args
         zero = INT64(0)
         self.n = [build.add(n, INT64(row)) for row in range(rows)]
         ahead = [build.add(o, INT64(column)) for column in range(2 * COLUMNS)]
@@ -69,95 +110,129 @@ class _Tile:
         ]
         self.x = [self._address(2, row, zero) for row in self.n]
         self.w = [self._address(3, column, zero) for column in columns]
-        self.next = [self._address(3, column, zero) for column in ahead[COLUMNS:]]
+        self.next_w = [self._address(3, column, zero) for column in ahead[COLUMNS:]]
 
-    def built(self) -> Any:
-        """Return whether a code is no number, after code that writes all sums."""
+    def emit(self) -> Any:
+        """Emit the loop and the stores of all sums; return whether a code is NaN."""
         build, before = self.build, self.build.block
         loop, done = build.append_basic_block("lines"), build.append_basic_block("done")
         build.branch(loop)
         build.position_at_end(loop)
-        i = self._carried(INT64(0), before)
-        sums = [self._carried(all_lanes(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
-        most = self._carried(all_lanes(CODES, 0), before)
-        self._look_ahead(i)
-        later, step = self._summed(i, sums), LINE // self.element_format.size
-        for carried, value in zip(
-            [i, most, *sums],
-            [build.add(i, INT64(step)), self._largest(i, most), *later],
+        i = self._phi(INT64(0), before)
+        sums = [self._phi(_splat(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
+        max_code = self._phi(_splat(CODES, 0), before)
+        self._prefetch(i)
+        new_sums, step = self._add_line(i, sums), LINE // self.element_format.size
+        for phi, value in zip(
+            [i, max_code, *sums],
+            [build.add(i, INT64(step)), self._max_with_line(i, max_code), *new_sums],
             strict=True,
         ):
-            carried.add_incoming(value, loop)
+            phi.add_incoming(value, loop)
         build.cbranch(build.icmp_signed("<", i.incomings[1][0], self.end), loop, done)
         build.position_at_end(done)
-        self._store(later)
-        return self._is_nan(most.incomings[1][0])
+        self._store(new_sums)
+        return self._is_nan(max_code.incomings[1][0])
 
-    def _summed(self, i: Any, sums: list[Any]) -> list[Any]:
-        """Return `sums` and the products of a line, place in a word by place."""
+    def _add_line(self, i: Any, sums: list[Any]) -> list[Any]:
+        """Return `sums` plus the products of one line, position by position in the words."""
         build, size, sums = self.build, self.element_format.size, sums.copy()
-        fused = self._function("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
+        fused = self._intrinsic("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
         for start in range(0, LINE // size, LANES * WORD // size):
             words = [self._load(address, i, start, WORDS, size) for address in self.w]
-            w = [self.element_format.decoded(build, word) for word in words]
-            for place, row in product(range(WORD // size), range(self.rows)):
-                x = self._load(self.x[row], i, start + place * LANES, SUMS, WORD)
+            w = [self.element_format.decode(build, word) for word in words]
+            for position, row in product(range(WORD // size), range(self.rows)):
+                x = self._load(self.x[row], i, start + position * LANES, SUMS, WORD)
                 for column in range(COLUMNS):
-                    which = row * COLUMNS + column
-                    sums[which] = build.call(fused, (x, w[column][place], sums[which]))
+                    index = row * COLUMNS + column
+                    sums[index] = build.call(fused, (x, w[column][position], sums[index]))
         return sums
 
-    def _look_ahead(self, i: Any) -> None:
-        """Ask for the same line of the next rows; beyond the weight nothing happens."""
+    def _prefetch(self, i: Any) -> None:
+        """Prefetch the same line of the next rows; beyond the weight this has no effect."""
         build, pointer = self.build, INT8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), (pointer, INT32, INT32, INT32))
-        prefetch = build.module.declare_intrinsic("llvm.prefetch", (pointer,), kind)
-        how = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
-        for address in self.next:
-            build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *how))
+        signature = ir.FunctionType(ir.VoidType(), (pointer, INT32, INT32, INT32))
+        prefetch = build.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
+        flags = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
+        for address in self.next_w:
+            build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
 
-    def _largest(self, i: Any, most: Any) -> Any:
-        """Return the largest codes so far, sign aside: 0x7F is no number."""
+    def _max_with_line(self, i: Any, max_code: Any) -> Any:
+        """Return the largest codes so far without their signs: 0x7F is NaN."""
         if self.element_format is not FLOAT8:
-            return most
+            return max_code
         build = self.build
         for address in self.w:
-            code = build.and_(self._load(address, i, 0, CODES, 1), all_lanes(CODES, 0x7F))
-            most = build.select(build.icmp_unsigned(">", most, code), most, code)
-        return most
+            code = build.and_(self._load(address, i, 0, CODES, 1), _splat(CODES, 0x7F))
+            max_code = build.select(build.icmp_unsigned(">", max_code, code), max_code, code)
+        return max_code
 
-    def _is_nan(self, most: Any) -> Any:
+    def _is_nan(self, max_code: Any) -> Any:
         if self.element_format is not FLOAT8:
             return ir.Constant(ir.IntType(1), 0)
-        largest = self._function("llvm.vector.reduce.umax", INT8, CODES)
-        return self.build.icmp_unsigned("==", self.build.call(largest, (most,)), INT8(0x7F))
+        reduce_max = self._intrinsic("llvm.vector.reduce.umax", INT8, CODES)
+        return self.build.icmp_unsigned("==", self.build.call(reduce_max, (max_code,)), INT8(0x7F))
 
     def _store(self, sums: list[Any]) -> None:
-        for place, value in enumerate(sums):
-            row, column = divmod(place, COLUMNS)
+        for index, value in enumerate(sums):
+            row, column = divmod(index, COLUMNS)
             address = self._address(0, self.n[row], INT64(column), INT64(0))
             target = self.build.bitcast(address, SUMS.as_pointer())
             self.build.store(value, target, align=WORD)
 
-    def _carried(self, start: Any, before: Any) -> Any:
+    def _phi(self, start: Any, before: Any) -> Any:
         phi = self.build.phi(start.type)
         phi.add_incoming(start, before)
         return phi
 
-    def _load(self, address: Any, i: Any, offset: int, kind: Any, align: int) -> Any:
+    def _load(self, address: Any, i: Any, offset: int, vector: Any, align: int) -> Any:
         start = self.build.gep(address, [self.build.add(i, INT64(offset))])
-        return self.build.load(self.build.bitcast(start, kind.as_pointer()), align=align)
+        return self.build.load(self.build.bitcast(start, vector.as_pointer()), align=align)
 
-    def _address(self, which: int, *index: Any) -> Any:
-        kind, build = self.signature.args[which], self.build
-        array = make_array(kind)(self.context, build, self.given[which])
-        return cgutils.get_item_pointer(self.context, build, kind, array, index, wraparound=False)
-
-    def _function(self, name: str, answer: Any, *given: Any) -> Any:
-        """Return the LLVM function of that name for vectors of the kind first given."""
-        letter = "f" if given[0] is SUMS else "i"
-        width = 32 if given[0] is SUMS else 8
-        full = f"{name}.v{given[0].count}{letter}{width}"
-        return cgutils.get_or_insert_function(
-            self.build.module, ir.FunctionType(answer, given), full
+    def _address(self, argument: int, *index: Any) -> Any:
+        array_type, build = self.signature.args[argument], self.build
+        array = make_array(array_type)(self.context, build, self.args[argument])
+        return cgutils.get_item_pointer(
+            self.context, build, array_type, array, index, wraparound=False
         )
+
+    def _intrinsic(self, name: str, return_type: Any, *arg_types: Any) -> Any:
+        """Return the LLVM intrinsic `name`, overloaded for the vector type `arg_types[0]`."""
+        element = "f32" if arg_types[0] is SUMS else "i8"
+        return cgutils.get_or_insert_function(
+            self.build.module,
+            ir.FunctionType(return_type, arg_types),
+            f"{name}.v{arg_types[0].count}{element}",
+        )
+
+
+def _splat(vector: Any, value: float) -> Any:
+    """Return a constant of type `vector` with `value` in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _decode_float8(build: Any, words: Any) -> list[Any]:
+    """Return codes as float32, 2^120 too small: sign, exponent and mantissa in float32's fields."""
+    halves, four = build.bitcast(words, HALVES), _splat(HALVES, 4)
+    even = _split_halves(build, build.ashr(build.shl(halves, _splat(HALVES, 8)), four))
+    odd = _split_halves(build, build.ashr(halves, four))
+    return [_masked(build, word, 0x87F00000) for word in (even[0], odd[0], even[1], odd[1])]
+
+
+def _decode_bfloat16(build: Any, words: Any) -> list[Any]:
+    return [_masked(build, half, 0xFFFF0000) for half in _split_halves(build, words)]
+
+
+def _split_halves(build: Any, vector: Any) -> list[Any]:
+    """Return two vectors of words: their upper halves are the lower and the upper of `vector`."""
+    words = build.bitcast(vector, WORDS)
+    return [build.shl(words, _splat(WORDS, 16)), words]
+
+
+def _masked(build: Any, words: Any, mask: int) -> Any:
+    return build.bitcast(build.and_(words, _splat(WORDS, mask)), SUMS)
+
+
+FLOAT8 = ElementFormat(1, _decode_float8)
+BFLOAT16 = ElementFormat(2, _decode_bfloat16)
+FLOAT32 = ElementFormat(4, lambda build, words: [build.bitcast(words, SUMS)])

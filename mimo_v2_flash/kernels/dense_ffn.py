@@ -1,4 +1,4 @@
-"""The dense feed-forward: one gated network for every token, in blocks of tokens.
+"""Dense feed-forward layer: one SwiGLU network for every token, in blocks of tokens.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashMLP`). MiMo: layer 0 alone (and the MTP
 heads), D = 4096, F = 16,384.
@@ -14,14 +14,14 @@ __all__ = ["dense_ffn"]
 
 @checked
 def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
-    """Return `y_ND` in float32: the network of `moe_expert`, `token_block` tokens at a time.
+    """Return `y_ND` in float32: `moe_expert` of `token_block` tokens at a time.
 
-    So the hidden width takes token_block x F memory, not N x F.
+    Hidden activations take token_block x F memory, not N x F.
 
     Raises
     ------
     ValueError
-        If a block holds no token.
+        If `token_block` is less than 1.
     """
     if token_block < 1:
         raise ValueError(f"dense_ffn: token_block {token_block} is not at least 1")

@@ -1,9 +1,9 @@
-"""Keys and values of the tokens seen so far, one flat cache per layer, with their positions.
+"""Flat KV cache of one layer: keys, values and positions of the tokens so far.
 
-Row `sequence x S + slot` holds a token of that sequence; one more row at the end takes what is
-written for nobody. Full layers have a slot for every token, sliding layers a ring.
+Row `sequence x S + slot` holds a token of that sequence. One more row at the end, the trash row,
+takes the writes of padding. Full layers have a slot for every token, sliding layers a ring buffer.
 
-Source: facts of nkipy: one traced index per write, no duplicate but a trash row. MiMo in bfloat16:
+Source: facts of nkipy: one traced index per write, unique but for a trash row. MiMo in bfloat16:
 2,560 bytes per token in a full layer, 5,120 per slot of a ring.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["KVCache", "prior_tokens", "write_tokens"]
 
 
 class KVCache(NamedTuple):
-    """One layer's cache; the last row is trash and its position stays -1, as empty rows' do."""
+    """One layer's flat cache. Position -1 marks an empty row; the last row, trash, keeps it."""
 
     k_ZKQ: Any
     v_ZKC: Any
@@ -27,18 +27,18 @@ class KVCache(NamedTuple):
 
 
 def prior_tokens(cache: KVCache, *, sequences: int, kv_length: int) -> KVSegment:
-    """Return the first `kv_length` slots of every sequence, as views.
+    """Return the first `kv_length` slots of every sequence as a `KVSegment` of views.
 
     Raises
     ------
     ValueError
-        If the rows do not divide into `sequences`, or these have fewer slots than `kv_length`.
+        If the rows do not divide into `sequences`, or a sequence has fewer slots than `kv_length`.
     """
     rows = cache.position_Z.shape[0] - 1
     slots = rows // max(1, sequences)
     if sequences < 1 or rows % sequences or not 0 <= kv_length <= slots:
         raise ValueError(
-            f"prior_tokens: {kv_length} slots of each of {sequences} sequences, the cache has {rows}"
+            f"prior_tokens: kv_length {kv_length} and {sequences} sequences do not fit {rows} rows"
         )
 
     def view(part):
@@ -52,9 +52,9 @@ def prior_tokens(cache: KVCache, *, sequences: int, kv_length: int) -> KVSegment
 def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
     """Write a step's tokens into rows `row_BT` of `cache`, in place.
 
-    The host computes rows: `cache.slot_mapping`. Tokens for nobody (padding, or older than a
-    ring is long) have the trash row. Call it after attention: what writes first and then reads
-    the same tensor waits.
+    The host computes the rows: `mimo_v2_flash.kv_cache.slot_mapping`. Padding has the trash row,
+    and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
+    attention: a read after a write of the same tensor waits.
     """
     B, T, K, Q = k_BTKQ.shape
     measure("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})

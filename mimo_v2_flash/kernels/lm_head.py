@@ -1,7 +1,7 @@
-"""The head: a logit per word of the vocabulary, in float32, without soft-capping.
+"""Language-model head: a logit per token of the vocabulary, in float32, without soft-capping.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashForCausalLM.lm_head`). MiMo:
-V = 152,576, D = 4096, bfloat16: 1.25 GB to read, so only the rows wanted should come here.
+V = 152,576, D = 4096, bfloat16: 1.25 GB to read.
 """
 
 from . import ops
@@ -12,5 +12,5 @@ __all__ = ["lm_head"]
 
 @checked
 def lm_head(x_ND, w_VD):
-    """Return `logits_NV`, float32."""
+    """Return `logits_NV`, float32; pass only the rows of `x_ND` whose logits are needed."""
     return ops.matmul(x_ND, w_VD)

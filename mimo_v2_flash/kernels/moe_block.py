@@ -1,4 +1,4 @@
-"""Mixture of experts over the ranks of a group: route, exchange, answer, combine.
+"""Expert-parallel mixture of experts: route, dispatch, run the local experts, combine.
 
 Source: GShard, arXiv:2006.16668, section 3.2; DeepSeek-V3, arXiv:2412.19437, section 2.1.2;
 transformers `models/mimo_v2_flash` (`MiMoV2FlashMoE`). MiMo: E = 256, A = 8, layers 1 to 47.
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["AllGatherDispatcher", "AllToAllDispatcher", "Dispatcher", "ExpertFn", "moe_block"]
 
 ExpertFn = Callable[..., Any]
-"""From x_ND, weight_NA and expert_NA (ids among this rank's own; others are not answered) to
-y_ND, each token's weighted sum over this rank's experts. `AllToAllDispatcher` says how many seats there are
-before each expert."""
+"""A function of x_ND, weight_NA and expert_NA (local ids; others are skipped) that returns y_ND:
+each token's weighted sum over the experts of this rank. `AllToAllDispatcher` passes `capacity` as
+well, the most tokens that an expert takes."""
 
 Dispatcher = Callable[..., Any]
-"""A way to the experts and back: from x_ND, weight_NA, expert_NA (E is nobody) and an answer, with
-group and experts (E) by keyword, to y_ND, float32, and overflow_1."""
+"""A function that sends tokens to the ranks of their experts and combines the outputs.
+
+It takes x_ND, weight_NA, expert_NA (E is padding) and an `ExpertFn`, with `group` and `num_experts`
+(E) by keyword, and returns y_ND, float32, and overflow_1."""
 
 
 @checked
@@ -46,19 +48,20 @@ def moe_block(
     experts_per_token: int,
     scaling: float,
 ):
-    """Return (y_ND, overflow_1): every token's experts' answers, weighed and summed, float32.
+    """Return (y_ND, overflow_1): the weighted sum of the expert outputs of each token, float32.
 
         y = sum over chosen experts of weight x expert(x)
 
-    The tokens are this rank's own, and `expert_fn` computes this rank's own experts: E / P, from
+    The tokens are local to this rank, and `expert_fn` computes its local experts: E / P, from
     `rank_1` x E / P on. The rank is data, so that one program serves every rank. Padding (position
-    -1) chooses nobody. `overflow_1` counts what `AllToAllDispatcher` has no slot or seat for, on all ranks
-    of the group together: where it is not zero the tokens must be answered again with more.
+    -1) is sent to no expert. `overflow_1` counts what exceeds `send_capacity` or `capacity` of
+    `AllToAllDispatcher`, over all ranks of the group: where it is not zero, the step must be
+    computed again with larger capacities.
 
     Raises
     ------
     ValueError
-        If experts do not divide evenly over the ranks.
+        If the experts do not divide evenly over the ranks.
     """
     E = w_router_ED.shape[0]
     if E % group.size:
@@ -77,14 +80,16 @@ def moe_block(
 
 @dataclass(frozen=True)
 class AllToAllDispatcher:
-    """The dispatcher for prompts in static shapes: each token goes to the ranks that it chose.
+    """Static-shape all-to-all dispatch with capacities, for many tokens.
+
+    Each token is sent to the ranks of its chosen experts.
 
     Parameters
     ----------
     send_capacity
-        Messages to each rank.
+        Tokens that this rank can send to each rank.
     capacity
-        Tokens that each expert takes (expert capacity, GShard).
+        Tokens that each expert can take (expert capacity, GShard).
     """
 
     send_capacity: int
@@ -101,30 +106,30 @@ class AllToAllDispatcher:
         )
         outputs = expert_fn(x, weight, expert, capacity=self.capacity).astype(x_ND.dtype)
         output_PMD = group.all_to_all(np.reshape(outputs, (P, M, x_ND.shape[1])))
-        token_E = group.all_reduce(_tokens_of_experts(expert_NA, num_experts=num_experts))
-        overflow_E = np.maximum(token_E - np.float32(self.capacity), np.float32(0))
+        count_E = group.all_reduce(_count_tokens_per_expert(expert_NA, num_experts=num_experts))
+        overflow_E = np.maximum(count_E - np.float32(self.capacity), np.float32(0))
         capacity_overflow_1 = np.sum(overflow_E, axis=0, keepdims=True)
-        return combine(output_PMD, buffers.slot_NA), capacity_overflow_1 + group.all_reduce(
-            buffers.overflow_1
-        )
+        y_ND = combine(output_PMD, buffers.slot_NA)
+        send_overflow_1 = group.all_reduce(buffers.overflow_1)
+        return y_ND, capacity_overflow_1 + send_overflow_1
 
 
 @dataclass(frozen=True)
 class AllGatherDispatcher:
-    """The dispatcher for few tokens: every rank sees every token, and nothing can overflow."""
+    """All-gather dispatch, for few tokens: every rank takes every token, and nothing overflows."""
 
     def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
         """Return (y_ND, overflow_1): a `Dispatcher`."""
         (N, D), A, P = x_ND.shape, expert_NA.shape[1], group.size
-        chosen = np.concatenate([weight_NA, expert_NA.astype(np.float32)], axis=1)  # exact to 2^24
+        routing = np.concatenate([weight_NA, expert_NA.astype(np.float32)], axis=1)  # exact to 2^24
         x = np.reshape(group.all_gather(x_ND), (P * N, D))
-        chosen = np.reshape(group.all_gather(chosen), (P * N, 2 * A))
-        outputs = expert_fn(x, chosen[:, :A], chosen[:, A:].astype(np.int32))
+        routing = np.reshape(group.all_gather(routing), (P * N, 2 * A))
+        outputs = expert_fn(x, routing[:, :A], routing[:, A:].astype(np.int32))
         y_ND = group.reduce_scatter(np.reshape(outputs, (P, N, D)))
         return y_ND, ops.full(x_ND, (1,), 0.0, np.float32)
 
 
-def _tokens_of_experts(expert_NA, *, num_experts: int):
-    """Return how many of these tokens chose each expert, `token_E`, float32."""
+def _count_tokens_per_expert(expert_NA, *, num_experts: int):
+    """Return `count_E`: how many of the tokens chose each expert, float32."""
     id_E = ops.constant(expert_NA, np.arange(num_experts, dtype=np.int32))
     return np.sum((np.expand_dims(expert_NA, 2) == id_E).astype(np.float32), axis=(0, 1))

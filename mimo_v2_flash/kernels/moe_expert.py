@@ -1,4 +1,4 @@
-"""One expert: a gated feed-forward on the tokens that chose it.
+"""SwiGLU experts: one expert, and all experts of a rank in static shapes.
 
 Source: SwiGLU, arXiv:2002.05202, equation 6; transformers `models/mimo_v2_flash`
 (`MiMoV2FlashExperts`). MiMo: D = 4096, F = 2048, no clamp, no shared expert.
@@ -15,7 +15,7 @@ __all__ = ["capacity_experts", "masked_experts", "moe_expert"]
 
 @checked
 def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
-    """Return `y_ND` in float32.
+    """Return `y_ND`, the output of one expert, float32.
 
     y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
     """
@@ -26,12 +26,12 @@ def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
 
 @checked
 def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF):
-    """Return `y_ND`: every token through every expert of this rank, weighed, float32.
+    """Return `y_ND`: every token through every expert of this rank, weighted, float32.
 
         y = sum over e of (sum over choices of e of weight) x expert_e(x)
 
     For programs of static shape and few tokens, where reading the experts' weights is the cost.
-    Ids outside 0..e-1 are not answered.
+    Expert ids outside 0..e-1 are skipped.
     """
     y_ND = None
     for expert in range(w_gate_eFD.shape[0]):
@@ -46,11 +46,12 @@ def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
 def capacity_experts(
     x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF, *, capacity: int | None = None
 ):
-    """Return `y_ND` as `masked_experts` does, with at most `capacity` tokens before each expert.
+    """Return `y_ND` as `masked_experts` does, with at most `capacity` tokens for each expert.
 
     For programs of static shape and many tokens: an expert's weights are read once, as a plain
-    slice, and it computes on its seats alone. Tokens beyond them, in order, are not answered by
-    it: `moe_block.AllToAllDispatcher` counts them. Without seats every expert sees every token.
+    slice, and it computes `capacity` tokens. It skips the tokens beyond them, in order:
+    `moe_block.AllToAllDispatcher` counts them. Without `capacity` every expert computes every
+    token.
     """
     experts = w_gate_eFD, w_up_eFD, w_down_eDF
     if capacity is None or capacity >= x_ND.shape[0]:

@@ -1,4 +1,4 @@
-"""Sigmoid router: choose A of E experts per token, weigh them by their own scores.
+"""Sigmoid top-k router: choose A of E experts per token, weighted by their scores.
 
 Source: DeepSeek-V3, arXiv:2412.19437, equations 12 to 16 (`noaux_tc` with one group);
 transformers `models/mimo_v2_flash` (`MiMoV2FlashTopkRouter`). MiMo: E = 256, A = 8, scaling 1.
@@ -19,13 +19,13 @@ def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: fl
         score = sigmoid(x w);  chosen = top A of (score + bias)
         weight = scaling x score / (sum of chosen scores + 1e-20)
 
-    The bias balances load: it sways which experts are chosen and never weighs. All is float32
-    whatever the model's dtype: near-ties decide, and bfloat16 scores send tokens astray.
+    The bias balances the load: it changes which experts are chosen, never their weights. All is
+    float32 whatever the model's dtype: bfloat16 scores would choose other experts at near-ties.
 
     Raises
     ------
     ValueError
-        If a token would choose more experts than there are, or (arrays) a score is not finite.
+        If `experts_per_token` is not in 1..E, or (arrays) a score is not finite.
     """
     E = w_router_ED.shape[0]
     if not 1 <= experts_per_token <= E:
@@ -39,6 +39,6 @@ def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: fl
 
 @checked
 def router_scores(x_ND, w_router_ED):
-    """Return `score_NE`, float32: sigmoid(x w), untouched by the bias."""
+    """Return `score_NE`, float32: sigmoid(x w), without the bias."""
     x_ND, w_router_ED = x_ND.astype(np.float32), w_router_ED.astype(np.float32)
     return ops.sigmoid(ops.matmul(x_ND, w_router_ED))

@@ -1,8 +1,8 @@
-"""What NumPy lacks: the one matmul, top-k, and tensors of the kind that is being computed with.
+"""Operations that NumPy lacks, dispatched on the tensor type: matmul, top-k, constants, writes.
 
-Every function is chosen by the type of its first argument: NumPy's arrays here, nkipy's tensors
-in `traced_ops`, the strict arrays of the tests by the tests. Nothing else in `kernels` knows
-which of them it handles.
+The type of the first argument selects the implementation: NumPy's arrays in this module, nkipy's
+tensors in `traced_ops`, the strict arrays of the tests in the tests. No other kernel depends on
+the type of its tensors.
 
 Source: `functools.singledispatch`; float32 accumulation as TensorE's PSUM and BLAS have it.
 """
@@ -19,44 +19,44 @@ from .block_scale import BlockScaled, dequantize_block_row
 
 __all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
 
-TILE = 1 << 19  # elements of a weight that become float32 at one time: 2 MiB, a core's cache
+TILE = 1 << 19  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
 
 
 @singledispatch
 def matmul(x: Any, w: Any) -> Any:
     """Return `x` [..., I] times the transpose of `w` [..., O, I], float32 [..., O].
 
-    The only matmul of the kernels: it accumulates in float32 whatever the operands' dtypes, and
-    it alone knows how a weight is stored: float32, bfloat16, or `BlockScaled` FP8. Batch axes
-    broadcast.
+    This is the only matmul of the kernels. It accumulates in float32 whatever the operands'
+    dtypes, and handles every storage format of a weight: float32, bfloat16, or `BlockScaled` FP8.
+    Batch axes broadcast.
     """
     return _for_type_of(x, matmul)(x, w)
 
 
 @singledispatch
 def top_k(x: Any, k: int) -> Any:
-    """Return the `k` largest along the last axis and their int32 indices, best first.
+    """Return the `k` largest values along the last axis and their int32 indices, largest first.
 
     Of equal values the lowest index comes first.
 
     Raises
     ------
     ValueError
-        If an array holds NaN or infinity: a comparison would choose silently. Traced programs
-        cannot look at values.
+        If an array holds NaN or infinity, which a comparison would order silently. Traced
+        programs cannot check values.
     """
     return _for_type_of(x, top_k)(x, k)
 
 
 @singledispatch
 def constant(like: Any, array: np.ndarray) -> Any:
-    """Return `array` as a tensor of `like`'s kind, to be indexed or compared at length."""
+    """Return `array` as a constant tensor of the type of `like`."""
     return _for_type_of(like, constant)(like, array)
 
 
 @singledispatch
 def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
-    """Return a new tensor of `like`'s kind, filled with `value`."""
+    """Return a new tensor of the type of `like`, filled with `value`."""
     return _for_type_of(like, full)(like, shape, value, dtype)
 
 
@@ -64,8 +64,8 @@ def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
 def put_rows(buffer: Any, row_N: Any, x: Any) -> None:
     """Write the rows of `x` into `buffer` in place.
 
-    `row_N` is not negative and, but for a trash row, unique: which of two equal rows remains is
-    not defined.
+    Indices in `row_N` are not negative and, but for a trash row, unique: which of two writes to
+    the same row remains is not defined.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def put_rows(buffer: Any, row_N: Any, x: Any) -> None:
 
 
 def sigmoid(x):
-    """Return 1 / (1 + exp(-x)), without overflow on either side."""
+    """Return 1 / (1 + exp(-x)), without overflow for either sign."""
     return np.exp(np.minimum(x, 0.0)) / (1.0 + np.exp(-np.abs(x)))
 
 
@@ -92,7 +92,7 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
 
 @np.errstate(invalid="ignore")  # OpenBLAS 0.3.31 multiplies unused lanes: sgemv, 5 columns
 def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
-    """Return `matmul` of float32 `x` by NumPy alone, a tile of `w` at a time: the oracle."""
+    """Return `matmul` of float32 `x` by NumPy alone, a tile of `w` at a time."""
     if getattr(w, "dtype", None) == np.float32:
         return times_transposed(x, w)
     batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
@@ -106,7 +106,7 @@ def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
 
 
 def _tiles(w: Any) -> Iterator[np.ndarray]:
-    """Yield some rows of `w` after the other, in float32."""
+    """Yield consecutive tiles of rows of `w`, in float32."""
     if isinstance(w, BlockScaled):
         for row in range(-(-w.shape[-2] // w.block_height)):
             yield dequantize_block_row(w, row)
@@ -118,7 +118,7 @@ def _tiles(w: Any) -> Iterator[np.ndarray]:
 
 @cache
 def _compiled_product() -> Any:
-    """Return the compiled matmul where numba is installed, else None."""
+    """Return the compiled matmul if numba is installed, else None."""
     try:
         return importlib.import_module(".compiled_matmul", __package__).product
     except ImportError:
@@ -154,7 +154,7 @@ def _(buffer: np.ndarray, row_N: np.ndarray, x: np.ndarray) -> None:
 
 
 def _for_type_of(tensor: Any, function: Any) -> Any:
-    """Return the implementation for `tensor`, after loading nkipy's if it is one of nkipy's."""
+    """Return the implementation for the type of `tensor`; import `traced_ops` for nkipy's."""
     if type(tensor).__module__.split(".")[0] == "nkipy":
         importlib.import_module(".traced_ops", __package__)
     implementation = function.dispatch(type(tensor))

@@ -18,8 +18,8 @@ def rmsnorm(x_BTD, weight_D, *, epsilon: float):
 
         y = x / sqrt(mean(x^2) + epsilon) * weight
 
-    Statistics are float32; the unit vector is rounded to the dtype before it is weighed, as the
-    checkpoint was trained.
+    Statistics are float32; the unit vector is rounded to the dtype before it is multiplied by the
+    weight, as the checkpoint was trained.
     """
     wide_BTD = x_BTD.astype(np.float32)
     power_BT1 = np.mean(np.square(wide_BTD), axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Partial rotary position embedding: the first 2R channels of a head turn, the rest pass.
+"""Partial rotary position embedding (RoPE): only the first 2R channels of a head are rotated.
 
 Channel r is paired with channel r + R (half rotation), not with its neighbour.
 
@@ -17,8 +17,8 @@ __all__ = ["rope_partial", "rope_table"]
 def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """Return (cos_LR, sin_LR) of the angles `position x theta^(-2r / rotary_dim)`, in radians.
 
-    Made once, on the host, in float64 and stored in float32: a float32 angle is off by 0.005
-    radians at position 100,000.
+    Computed once, on the host, in float64 and stored in float32: a float32 angle has an error of
+    0.005 radians at position 100,000.
 
     Raises
     ------
@@ -36,16 +36,16 @@ def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarra
 
 @checked
 def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
-    """Return `x_BTHQ` with channel pairs (r, r + R) turned by their token's angle.
+    """Return `x_BTHQ` with channel pairs (r, r + R) rotated by the angle of the token's position.
 
         y[r] = x[r] cos - x[r + R] sin        y[r + R] = x[r + R] cos + x[r] sin
 
-    Padding (position -1) turns as position 0 does. Queries and keys are two calls.
+    Padding (position -1) is rotated as position 0 is. Queries and keys take a call each.
 
     Raises
     ------
     ValueError
-        If a head is narrower than the 2R channels that turn.
+        If a head is narrower than the 2R rotated channels.
     """
     R, Q = cos_LR.shape[-1], x_BTHQ.shape[-1]
     if Q < 2 * R:
@@ -55,6 +55,6 @@ def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
     sin_BT1R = np.expand_dims(np.take(sin_LR, row_BT, axis=0), 2)
     low_BTHR = x_BTHQ[..., :R].astype(np.float32)
     high_BTHR = x_BTHQ[..., R : 2 * R].astype(np.float32)
-    turned = (low_BTHR * cos_BT1R - high_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
-    turned_high = (high_BTHR * cos_BT1R + low_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
-    return np.concatenate([turned, turned_high, x_BTHQ[..., 2 * R :]], axis=-1)
+    rotated_low = (low_BTHR * cos_BT1R - high_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
+    rotated_high = (high_BTHR * cos_BT1R + low_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
+    return np.concatenate([rotated_low, rotated_high, x_BTHQ[..., 2 * R :]], axis=-1)

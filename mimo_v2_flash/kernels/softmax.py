@@ -1,4 +1,4 @@
-"""Masked softmax with one sink per query head: a logit that takes weight and carries no value.
+"""Masked softmax with an attention sink per query head: a logit that has no value.
 
 Source: arXiv:2309.17453 (attention sinks), in the learned form of transformers
 `models/mimo_v2_flash` (`eager_attention_forward`, `s_aux`). MiMo: sliding layers have a learned
@@ -12,21 +12,21 @@ from .axes import checked
 __all__ = ["NO_SINK", "softmax"]
 
 NO_SINK = -1e30
-"""The sink of a head without one, and the score of a masked key: finite, so that a row which
-sees nothing is zeros instead of NaN."""
+"""The sink of a head without one, and the score of a masked key: finite, so that a row without a
+visible key is zeros instead of NaN."""
 
 
 @checked
 def softmax(score_BKGTS, visible_BTS, sink_H):
-    """Return `weight_BKGTS`, zero wherever a key is not visible.
+    """Return `weight_BKGTS`, zero where a key is not visible.
 
         weight = exp(score) / (exp(sink) + sum over visible exp(score))
 
-    The sink is not scaled as scores are. Masked scores may be anything, NaN included.
+    The sink is not scaled by 1 / sqrt(Q). Masked scores may be anything, NaN included.
     """
     B, K, G, T, S = score_BKGTS.shape
     visible_B11TS = np.reshape(visible_BTS, (B, 1, 1, T, S))
-    # NO_SINK stored in bfloat16 lies below NO_SINK: a row that sees nothing would be NaN.
+    # NO_SINK rounded to bfloat16 is below NO_SINK: a row without a visible key would be NaN.
     sink_H = np.maximum(sink_H.astype(np.float32), np.float32(NO_SINK))
     sink_1KG11 = np.reshape(sink_H, (1, K, G, 1, 1))
     score_BKGTS = np.where(visible_B11TS, score_BKGTS, np.float32(NO_SINK))

@@ -1,9 +1,9 @@
-"""The worker threads of this process: one pool, for every product and every layer.
+"""Thread pool of the process, shared by all matmuls and layers, with single-threaded BLAS.
 
-Products split over these threads and each thread's BLAS is its own. Two pools that take turns on
-the same cores, BLAS's and another, wait for each other: measured 5 to 40 times slower.
+Matmuls are split over these threads, and BLAS runs on one thread in each. Two pools that take turns
+on the same cores, BLAS's and another, wait for each other: measured 5 to 40 times slower.
 
-Source: threadpoolctl; OpenBLAS's threads spin for milliseconds after each product.
+Source: threadpoolctl; OpenBLAS's threads spin for milliseconds after each matmul.
 """
 
 import os
@@ -27,14 +27,15 @@ def threads() -> int:
 
 
 def available_threads() -> int:
-    """Return how many threads `parallel_for` takes if called from here."""
+    """Return how many threads `parallel_for` uses if the current thread calls it."""
     return 1 if getattr(INSIDE, "worker", False) else threads()
 
 
 def parallel_for(work: Callable[[int], None], count: int) -> None:
-    """Call `work(0)` to `work(count - 1)`, on all threads; from inside a worker, one by one.
+    """Call `work(0)` to `work(count - 1)` on all threads; inside a worker, one after the other.
 
-    The calling thread works too. If one fails, the others finish and its exception is raised.
+    The calling thread works as well. If a call fails, the others finish, then its exception is
+    raised.
     """
     helpers = min(available_threads(), count) - 1
     if helpers < 1:
@@ -52,7 +53,7 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
 
 
 def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
-    """Take indices until none is left; `next` on a range's iterator is atomic under the GIL."""
+    """Process indices until none is left; `next` on a range's iterator is atomic under the GIL."""
     INSIDE.worker = True
     try:
         for index in indices:

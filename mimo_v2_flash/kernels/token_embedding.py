@@ -1,4 +1,4 @@
-"""Token embedding: one row of the table per token, unscaled.
+"""Token embedding: a lookup of one table row per token, unscaled.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashModel.embed_tokens`). MiMo: V = 152,576,
 D = 4096, bfloat16, not tied to the head.
@@ -13,5 +13,5 @@ __all__ = ["token_embedding"]
 
 @checked
 def token_embedding(token_BT, embedding_VD):
-    """Return `x_BTD`, in the table's dtype. Token ids are checked by the host, not here."""
+    """Return `x_BTD`, in the table's dtype. The host checks token ids."""
     return np.take(embedding_VD, token_BT, axis=0)

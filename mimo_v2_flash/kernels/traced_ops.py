@@ -1,4 +1,4 @@
-"""The operations of `ops` for nkipy's tensors: instructions of the program that is traced.
+"""Implementations of `ops` for nkipy's tensors: they emit HLO instructions while tracing.
 
 Source: nkipy, github.com/aws-neuron/nkipy, `core/backend/hlo.py` and `core/tensor_apis.py`.
 """
@@ -25,25 +25,26 @@ def _(x: NKIPyTensorRef, w: Any) -> NKIPyTensorRef:
 
 
 def _dot(x: NKIPyTensorRef, w: NKIPyTensorRef) -> NKIPyTensorRef:
-    """Emit one dot, after broadcasting its batch axes: they come first."""
+    """Emit one dot, after broadcasting the batch axes, which come first."""
     context = get_hlo_context()
     batch = tuple(np.broadcast_shapes(x.shape[:-2], w.shape[:-2]))
     left, right = (
         broadcast_to_shape_hlo(context, side.backend_tensor, batch + tuple(side.shape[-2:]))
         for side in (x, w)
     )
-    return _emitted(left, right, list(range(len(batch))), (*batch, x.shape[-2], w.shape[-2]))
+    return _emit_dot(left, right, list(range(len(batch))), (*batch, x.shape[-2], w.shape[-2]))
 
 
 def _scaled_dot(x: NKIPyTensorRef, w: BlockScaled) -> NKIPyTensorRef:
-    """Emit dots of columns of blocks, and scale their float32 results, never the weight.
+    """Emit dots over columns of blocks, and scale their float32 results, never the weight.
 
-    As many columns are one dot, a batch, as keep its result small.
+    As many columns form one batched dot as keep its result within `PRODUCTS` elements, but
+    at least one.
     """
     (outputs, inputs), (rows, _) = w.shape, x.shape
     columns = -(-inputs // BLOCK)
-    together = max(1, PRODUCTS // (rows * outputs))
-    starts = [*range(0, inputs // BLOCK, together), *range(inputs // BLOCK, columns)]
+    columns_per_dot = max(1, PRODUCTS // (rows * outputs))
+    starts = [*range(0, inputs // BLOCK, columns_per_dot), *range(inputs // BLOCK, columns)]
     y = None
     for start, end in pairwise([*starts, columns]):
         part = slice(start * BLOCK, min(end * BLOCK, inputs))
@@ -51,22 +52,22 @@ def _scaled_dot(x: NKIPyTensorRef, w: BlockScaled) -> NKIPyTensorRef:
         left: Any = np.reshape(x[:, part], (rows, end - start, width))
         code: Any = np.reshape(w.code[:, part], (outputs, end - start, width)).astype(x.dtype)
         shape = (end - start, rows, outputs)
-        product = _emitted(left.backend_tensor, code.backend_tensor, [1], shape)
+        product = _emit_dot(left.backend_tensor, code.backend_tensor, [1], shape)
         scale = np.repeat(w.scale[:, start:end], w.block_height, axis=0)[:outputs]
         scaled = np.sum(product * np.expand_dims(np.transpose(scale), 1), axis=0)
         y = scaled if y is None else y + scaled
     return y
 
 
-def _emitted(left: Any, right: Any, batch: list[int], shape: tuple[int, ...]) -> NKIPyTensorRef:
+def _emit_dot(left: Any, right: Any, batch: list[int], shape: tuple[int, ...]) -> NKIPyTensorRef:
     """Emit one dot over the last axes with a float32 result: nkipy's `@` rounds to operands' dtype.
 
     `batch` are the operands' batch axes, which come first in the result.
     """
-    last = [len(shape) - 1]
+    last_axis = [len(shape) - 1]
     numbers = {
-        "lhs_contracting_dimensions": last,
-        "rhs_contracting_dimensions": last,
+        "lhs_contracting_dimensions": last_axis,
+        "rhs_contracting_dimensions": last_axis,
         "lhs_batch_dimensions": batch,
         "rhs_batch_dimensions": batch,
     }

@@ -1,4 +1,4 @@
-"""Attention: project, turn, look, remember, project back."""
+"""Attention layer: QKV projections, RoPE, attention over the KV cache, output projection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ __all__ = ["Attention", "AttentionMetadata", "apply_rope"]
 
 
 class AttentionMetadata(NamedTuple):
-    """Where a step's tokens are: in their sequences, in this layer's cache, on the circle."""
+    """A step's token positions, their flat rows in the layer's KV cache, and its RoPE table."""
 
     position_BT: Any
     row_BT: Any
@@ -28,27 +28,28 @@ class AttentionMetadata(NamedTuple):
 
 
 def apply_rope(q_BTHQ: Any, k_BTKQ: Any, metadata: AttentionMetadata) -> tuple[Any, Any]:
-    """Return queries and keys rotated to where their tokens are."""
-    where = metadata.position_BT, metadata.cos_LR, metadata.sin_LR
-    return rope_partial(q_BTHQ, *where), rope_partial(k_BTKQ, *where)
+    """Return queries and keys rotated by their tokens' positions (partial RoPE)."""
+    rope_args = metadata.position_BT, metadata.cos_LR, metadata.sin_LR
+    return rope_partial(q_BTHQ, *rope_args), rope_partial(k_BTKQ, *rope_args)
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One layer's attention.
+    """Attention layer with grouped-query heads, tensor parallel over the heads.
 
     Parameters
     ----------
     spec
-        What the layer looks like, all heads together.
-    heads
+        The layer's head widths, window and value scale; head counts follow from the weights.
+    tensor_group
         The ranks that the heads are split over.
     query_block
-        Queries whose scores are in memory at one time, at most.
-    look
-        How queries see keys: all heads at once, or `eager_attention.attend_per_kv_head` on a host.
-    turn
-        How queries and keys get their positions.
+        The maximum number of queries whose scores are in memory at one time.
+    attend
+        The attention function: `eager_attention.attend` for all heads at once, or
+        `eager_attention.attend_per_kv_head`.
+    apply_rope
+        The function that rotates queries and keys by their positions.
     """
 
     spec: AttentionSpec
@@ -66,12 +67,12 @@ class Attention:
         *,
         kv_length: int,
     ) -> Any:
-        """Return what the tokens saw, `y_BTD`, and write them into `cache`.
+        """Return the attention output, `y_BTD`, and write keys and values into `cache`.
 
-        `kv_length` slots of every sequence are looked at; slots beyond must be empty.
+        The tokens attend to `kv_length` slots of every sequence; slots beyond must be empty.
         """
         B, T, D = x_BTD.shape
-        if not B * T:  # for none of the ranks that share the heads there is anything to do
+        if not B * T:  # no rank of the tensor group has tokens: none enters the all_reduce
             return x_BTD
         q_BTHQ = self._heads(x_BTD, weights.w_q_OD, self.spec.head_dim)
         k_BTKQ = self._heads(x_BTD, weights.w_k_OD, self.spec.head_dim)
@@ -95,7 +96,7 @@ class Attention:
         return np.reshape(y_ND, (B, T, D)).astype(x_BTD.dtype)
 
     def _heads(self, x_BTD: Any, w_OD: Any, width: int) -> Any:
-        """Return `x_BTD` projected to heads of `width`, in its dtype."""
+        """Return the projection of `x_BTD` to heads of `width`, in the dtype of `x_BTD`."""
         B, T, D = x_BTD.shape
         y_NO = ops.matmul(np.reshape(x_BTD, (B * T, D)), w_OD)
         return np.reshape(y_NO, (B, T, -1, width)).astype(x_BTD.dtype)

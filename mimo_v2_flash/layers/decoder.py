@@ -1,4 +1,4 @@
-"""A decoder layer: attention, then feed-forward, each normalised before and added to the stream."""
+"""Decoder layer: attention and feed-forward blocks, each with pre-norm and residual connection."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ TOKEN_BLOCK = 512
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """One layer; `build` is the only place where its kind is chosen."""
+    """Decoder layer; `build` alone selects the dense or the mixture-of-experts feed-forward."""
 
     attention: Attention
     feed_forward: FeedForward
     norm_epsilon: float
-    world: Group = ALONE
+    overflow_group: Group = ALONE
 
     @classmethod
     def build(
@@ -37,22 +37,21 @@ class DecoderLayer:
         spec: LayerSpec,
         tensor_group: Group,
         expert_group: Group,
-        form: ExecutionMode = EXECUTION_MODES["eager"],
-        world: Group = ALONE,
+        mode: ExecutionMode = EXECUTION_MODES["eager"],
+        overflow_group: Group = ALONE,
     ) -> "DecoderLayer":
-        """Return the layer that `spec` describes, in `form`.
+        """Return the layer that `spec` describes, for an execution mode.
 
-        The ranks of `tensor_group` share the heads and have the same tokens, those of `expert_group`
-        share the experts, and those of `world`
-        must know of each other's overflow.
+        The ranks of `tensor_group` split the heads and hold the same tokens, the ranks of
+        `expert_group` split the experts, and the ranks of `overflow_group` sum their overflow counts.
         """
-        choice = spec.experts_per_token, spec.routed_scaling_factor
-        mixture = MixtureOfExperts(*choice, expert_group, tensor_group, form.expert_fn)
+        routing = spec.experts_per_token, spec.routed_scaling_factor
+        mixture = MixtureOfExperts(*routing, expert_group, tensor_group, mode.expert_fn)
         return cls(
-            Attention(spec.attention, tensor_group, QUERY_BLOCK, form.attend),
+            Attention(spec.attention, tensor_group, QUERY_BLOCK, mode.attend),
             mixture if spec.num_experts else Dense(TOKEN_BLOCK, tensor_group),
             spec.norm_epsilon,
-            world,
+            overflow_group,
         )
 
     def __call__(
@@ -67,32 +66,34 @@ class DecoderLayer:
         dispatcher: Dispatcher,
         local_tokens: int,
     ) -> Any:
-        """Return the stream after this layer, `x_BTD`, and write the tokens into `cache`.
+        """Return the hidden states after this layer, `x_BTD`, and write the tokens into `cache`.
 
-        `kv_length` is attention's, `dispatcher` and `local_tokens` are the feed-forward's. The exchange must
-        have room for all tokens.
+        `kv_length` goes to the attention, `dispatcher` and `local_tokens` to the feed-forward. The
+        dispatcher must have capacity for all tokens: overflow is not computed again.
         """
-        norm_D, attention, *network = weights
-        x_BTD = self.attend(x_BTD, metadata, cache, norm_D, attention, kv_length=kv_length)
+        norm_D, attention_weights, *feed_forward_weights = weights
+        x_BTD = self.attention_block(
+            x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length
+        )
         dispatch_options: dict[str, Any] = {"dispatcher": dispatcher, "local_tokens": local_tokens}
         return self.feed_forward_block.forward_local(
-            x_BTD, metadata.position_BT, rank, *network, **dispatch_options
+            x_BTD, metadata.position_BT, rank, *feed_forward_weights, **dispatch_options
         )[1]
 
     @property
-    def attend(self) -> "AttentionBlock":
-        """The first half."""
+    def attention_block(self) -> "AttentionBlock":
+        """The layer's attention block."""
         return AttentionBlock(self.attention, self.norm_epsilon)
 
     @property
     def feed_forward_block(self) -> "FeedForwardBlock":
-        """The second half, to be run again if anything overflowed."""
-        return FeedForwardBlock(self.feed_forward, self.norm_epsilon, self.world)
+        """The layer's feed-forward block; it may run again after an overflow."""
+        return FeedForwardBlock(self.feed_forward, self.norm_epsilon, self.overflow_group)
 
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """The half of a layer that writes its cache."""
+    """Attention block of a decoder layer: pre-norm, attention, residual; it writes the KV cache."""
 
     attention: Attention
     norm_epsilon: float
@@ -107,18 +108,18 @@ class AttentionBlock:
         *,
         kv_length: int,
     ) -> Any:
-        """Return the stream with attention added, `x_BTD`."""
+        """Return the hidden states with the attention output added, `x_BTD`."""
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         return x_BTD + self.attention(y_BTD, metadata, cache, weights, kv_length=kv_length)
 
 
 @dataclass(frozen=True)
 class FeedForwardBlock:
-    """The half of a layer that changes nothing but its answer."""
+    """Feed-forward block of a decoder layer: pre-norm, feed-forward, residual; no side effects."""
 
     feed_forward: FeedForward
     norm_epsilon: float
-    world: Group
+    overflow_group: Group
 
     def __call__(
         self,
@@ -131,7 +132,7 @@ class FeedForwardBlock:
         dispatcher: Dispatcher,
         local_tokens: int,
     ) -> tuple[Any, Any]:
-        """Return (overflow_1, y_BTD): what had no room on all ranks, and the stream."""
+        """Return (overflow_1, y_BTD): the overflow count of all ranks, and the hidden states."""
         overflow_1, y_BTD = self.forward_local(
             x_BTD,
             position_BT,
@@ -141,7 +142,7 @@ class FeedForwardBlock:
             dispatcher=dispatcher,
             local_tokens=local_tokens,
         )
-        return self.world.all_reduce(overflow_1), y_BTD
+        return self.overflow_group.all_reduce(overflow_1), y_BTD
 
     def forward_local(
         self,
@@ -152,7 +153,7 @@ class FeedForwardBlock:
         weights: Any,
         **dispatch_options: Any,
     ) -> tuple[Any, Any]:
-        """Return the same without asking all ranks, for exchanges that have room for all."""
+        """Return (overflow_1, y_BTD) with the expert group's overflow, not summed over `world`."""
         B, T, D = x_BTD.shape
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))

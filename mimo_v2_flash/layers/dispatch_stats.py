@@ -1,7 +1,7 @@
-"""What a run sends to its experts and back: bytes, loads and seconds, on a rank and on all.
+"""MoE communication statistics: bytes, expert loads and seconds, of one rank and of all ranks.
 
-A backend as `layers.watched` is one: the exchange that a layer is given is replaced by one that
-does the same, on a group that counts, and takes down who chose whom.
+A backend wraps the dispatcher of every decoder layer. The wrapped dispatcher computes the same on
+an `InstrumentedGroup`, and records which experts the tokens chose.
 """
 
 import time
@@ -23,23 +23,23 @@ __all__ = ["DispatchStats", "DispatchStatsBackend"]
 
 @dataclass
 class DispatchStats:
-    """What went one way to the experts and back; a call is a step's passage through one layer.
+    """Communication statistics of one MoE dispatcher; a call is one step in one layer.
 
     Attributes
     ----------
     calls
-        Passages, once for every rank.
+        Calls of the dispatcher, counted on every rank.
     tokens, pairs
-        Tokens that ranks took there, and (token, expert) pairs that these chose.
-    answered
-        Pairs that experts answered; fewer than `pairs` if any was lost.
-    sent, least
-        Bytes that left a rank, and that would have if each token went once to every other rank
-        that it chose, and an answer came back, with nothing beside them.
-    exchange_seconds, expert_seconds
-        In exchanges, waiting for others included, and in experts.
-    of_expert, of_rank
-        At index n, how often an expert, and a rank, had n tokens in a call.
+        Tokens that ranks dispatched, and (token, expert) pairs that the router chose for them.
+    computed
+        Pairs that experts computed; fewer than `pairs` if any was lost.
+    sent, lower_bound
+        Bytes that left a rank, and the least possible: each token goes once to every other rank
+        that holds one of its experts, one output comes back, and no routing data travels.
+    dispatch_seconds, expert_seconds
+        Time in collectives, waiting for other ranks included, and time in experts.
+    tokens_per_expert, tokens_per_rank
+        Histograms: at index n, how often an expert, or a rank, had n tokens in a call.
     """
 
     calls: float = 0
@@ -54,54 +54,53 @@ class DispatchStats:
     tokens_per_rank: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def total(self, group: HostGroup) -> "DispatchStats":
-        """Return the sum over all ranks of `group`, which make this call together."""
-        mine = [getattr(self, part.name) for part in fields(self)]
-        *numbers, tokens_per_expert, tokens_per_rank = mine
-        longest = int(
-            np.max(group.all_gather(np.array([len(tokens_per_expert), len(tokens_per_rank)])))
+        """Return the sum over the ranks of `group`, a collective: every rank must call it."""
+        *numbers, tokens_per_expert, tokens_per_rank = (
+            getattr(self, stat.name) for stat in fields(self)
         )
-        lengths = np.cumsum([len(numbers), longest])
-        loads = (_added(np.zeros(longest), load) for load in (tokens_per_expert, tokens_per_rank))
-        summed = group.all_reduce(np.concatenate([np.array(numbers, np.float64), *loads]))
-        numbers_, *loads_ = np.split(summed, lengths)
-        return DispatchStats(*numbers_.tolist(), *loads_)
+        histograms = tokens_per_expert, tokens_per_rank
+        longest = int(np.max(group.all_gather(np.array([len(one) for one in histograms]))))
+        padded = (_add_histograms(np.zeros(longest), one) for one in histograms)
+        summed = group.all_reduce(np.concatenate([np.array(numbers, np.float64), *padded]))
+        totals, *histogram_totals = np.split(summed, np.cumsum([len(numbers), longest]))
+        return DispatchStats(*totals.tolist(), *histogram_totals)
 
 
 class DispatchStatsBackend(NumpyBackend):
-    """A backend: NumPy, with a record of the exchanges of one rank.
+    """A NumPy backend that records the MoE communication of its rank.
 
     Attributes
     ----------
-    ways
-        What went each way, by the names of `token_exchange.DISPATCHERS`.
+    by_dispatcher
+        The `DispatchStats` of each dispatcher, by the keys of `eager_dispatchers.DISPATCHERS`.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all statistics to zero."""
         self.by_dispatcher = {name: DispatchStats() for name in DISPATCHERS}
-        self._wrapped = {
-            dispatcher: _wrapped(dispatcher, self.by_dispatcher[name])
+        self._instrumented = {
+            dispatcher: _instrument(dispatcher, self.by_dispatcher[name])
             for name, dispatcher in DISPATCHERS.items()
         }
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, with its exchanges recorded if it is a layer."""
+        """Return `function`, with its dispatcher recorded if it is a decoder layer."""
         return self.wrap_layer(function) if isinstance(function, DecoderLayer) else function
 
     def wrap_layer(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a layer's program with its exchanges recorded."""
+        """Return a layer's program with its dispatcher recorded."""
 
-        def program(*given: Any, dispatcher: Dispatcher, **static: Any) -> Any:
-            return layer(*given, dispatcher=self._wrapped[dispatcher], **static)
+        def program(*args: Any, dispatcher: Dispatcher, **kwargs: Any) -> Any:
+            return layer(*args, dispatcher=self._instrumented[dispatcher], **kwargs)
 
         return program
 
 
-def _wrapped(dispatcher: Dispatcher, stats: DispatchStats) -> Dispatcher:
-    """Return `dispatcher`, noting in `stats` what it does."""
+def _instrument(dispatcher: Dispatcher, stats: DispatchStats) -> Dispatcher:
+    """Return a dispatcher that computes as `dispatcher` does and records its calls in `stats`."""
 
     def call(
         x_ND: Any,
@@ -114,48 +113,50 @@ def _wrapped(dispatcher: Dispatcher, stats: DispatchStats) -> Dispatcher:
     ) -> Any:
         counted, experts_per_rank = InstrumentedGroup(group), num_experts // group.size
 
-        def heard(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
+        def timed_experts(x_ND: Any, weight_NA: Any, expert_NA: Any) -> Any:
             start = time.perf_counter()
             y_ND = expert_fn(x_ND, weight_NA, expert_NA)
             stats.expert_seconds += time.perf_counter() - start
-            _note_loads(stats, expert_NA - group.rank * experts_per_rank, experts_per_rank)
+            _record_load(stats, expert_NA - group.rank * experts_per_rank, experts_per_rank)
             return y_ND
 
-        _note_choices(stats, expert_NA, num_experts, group, x_ND[:1].nbytes)
-        said = dispatcher(x_ND, weight_NA, expert_NA, heard, group=counted, num_experts=num_experts)
+        _record_routing(stats, expert_NA, num_experts, group, x_ND[:1].nbytes)
+        output = dispatcher(
+            x_ND, weight_NA, expert_NA, timed_experts, group=counted, num_experts=num_experts
+        )
         stats.calls += 1
-        stats.sent += sum(stats.sent for stats in counted.stats.values())
-        stats.dispatch_seconds += sum(stats.seconds for stats in counted.stats.values())
-        return said
+        stats.sent += sum(collective.sent for collective in counted.stats.values())
+        stats.dispatch_seconds += sum(collective.seconds for collective in counted.stats.values())
+        return output
 
     return call
 
 
-def _note_choices(
-    stats: DispatchStats, expert_NA: np.ndarray, num_experts: int, group: HostGroup, row: int
+def _record_routing(
+    stats: DispatchStats, expert_NA: np.ndarray, num_experts: int, group: HostGroup, nbytes: int
 ) -> None:
-    """Note what tokens of this rank choose; of each, `row` bytes would have to travel."""
+    """Record the experts that this rank's tokens chose; a token's hidden state has `nbytes`."""
     P, chosen_NA = group.size, expert_NA < num_experts
-    holder_NA = expert_NA // (num_experts // P)
-    sent_PN = np.any(holder_NA == np.arange(P)[:, None, None], axis=2)
+    rank_NA = expert_NA // (num_experts // P)
+    sent_PN = np.any(rank_NA == np.arange(P)[:, None, None], axis=2)
     sent_PN[group.rank] = False
     stats.tokens += np.count_nonzero(np.any(chosen_NA, axis=1))
     stats.pairs += np.count_nonzero(chosen_NA)
-    stats.lower_bound += 2 * row * np.count_nonzero(sent_PN)
+    stats.lower_bound += 2 * nbytes * np.count_nonzero(sent_PN)
 
 
-def _note_loads(stats: DispatchStats, local_NA: np.ndarray, experts_per_rank: int) -> None:
-    """Note the tokens of each of this rank's experts, and of all of them together."""
-    here_NA = (local_NA >= 0) & (local_NA < experts_per_rank)
-    load_e = np.bincount(local_NA[here_NA], minlength=experts_per_rank)
-    arrived = np.count_nonzero(np.any(here_NA, axis=1))
-    stats.computed += np.count_nonzero(here_NA)
-    stats.tokens_per_expert = _added(stats.tokens_per_expert, np.bincount(load_e))
-    stats.tokens_per_rank = _added(stats.tokens_per_rank, np.bincount([arrived]))
+def _record_load(stats: DispatchStats, local_NA: np.ndarray, experts_per_rank: int) -> None:
+    """Record the tokens of each of this rank's experts, and of all of them together."""
+    is_local_NA = (local_NA >= 0) & (local_NA < experts_per_rank)
+    load_e = np.bincount(local_NA[is_local_NA], minlength=experts_per_rank)
+    tokens = np.count_nonzero(np.any(is_local_NA, axis=1))
+    stats.computed += np.count_nonzero(is_local_NA)
+    stats.tokens_per_expert = _add_histograms(stats.tokens_per_expert, np.bincount(load_e))
+    stats.tokens_per_rank = _add_histograms(stats.tokens_per_rank, np.bincount([tokens]))
 
 
-def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the sum of two arrays, the shorter one continued with zeros."""
+def _add_histograms(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the sum of two arrays, the shorter one padded with zeros."""
     longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
     summed = longer.astype(np.float64)
     summed[: len(shorter)] += shorter

@@ -1,7 +1,7 @@
-"""Attention on the host: KV head by KV head on all threads, in blocks that stay in a cache.
+"""Eager-mode attention: KV heads in parallel on threads, in query blocks that fit a core's cache.
 
-Host code and no kernel: threads and blocks follow from sizes. Traced programs look at all heads at
-once instead, and both compute with the same kernels.
+Host code, not a kernel: threads and blocks follow from sizes. Static mode attends with all heads at
+once (`attend`); both modes compute with the same kernels.
 """
 
 from typing import Any
@@ -15,20 +15,20 @@ from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["attend", "attend_per_kv_head"]
 
-BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about a core's own cache
-FEW_SCORES = 1 << 17  # below, threads cost more than they bring
+BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about one core's cache
+FEW_SCORES = 1 << 17  # below, threads cost more than they save
 SHORTEST_BLOCK = 16  # queries
 
 
 def attend(*tensors: Any, window: int, query_block: int) -> Any:
-    """Return `y_BTHC` of `attention_full` or `attention_swa`, as the window asks for."""
+    """Return `y_BTHC` of `attention_full` if there is no window, else of `attention_swa`."""
     if window == NO_WINDOW:
         return attention_full(*tensors, query_block=query_block)
     return attention_swa(*tensors, window=window, query_block=query_block)
 
 
 def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
-    """Return what `attend` does; `query_block` queries at most go together."""
+    """Return `y_BTHC` as `attend` does, one KV head at a time, in blocks of up to `query_block`."""
     q_BTHQ, _, v_BTKC, _, prior_k_BSKQ, *_ = tensors
     B, T, H, _ = q_BTHQ.shape
     K, C = v_BTKC.shape[2:]
@@ -40,16 +40,16 @@ def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
     block = min(query_block, max(SHORTEST_BLOCK, fitting))
     y_BTHC = np.empty((B, T, H, C), q_BTHQ.dtype)
 
-    def one_head(head: int) -> None:
-        own = _of_head(head, group, *tensors)
+    def attend_one_head(head: int) -> None:
+        head_tensors = _slice_kv_head(head, group, *tensors)
         queries = slice(head * group, (head + 1) * group)
-        y_BTHC[:, :, queries] = attend(*own, window=window, query_block=block)
+        y_BTHC[:, :, queries] = attend(*head_tensors, window=window, query_block=block)
 
-    parallel_for(one_head, K)
+    parallel_for(attend_one_head, K)
     return y_BTHC
 
 
-def _of_head(
+def _slice_kv_head(
     head: int,
     group: int,
     q_BTHQ: Any,
@@ -61,7 +61,7 @@ def _of_head(
     prior_position_BS: Any,
     sink_H: Any,
 ) -> tuple[Any, ...]:
-    """Return one KV head's share of a step, as views."""
+    """Return views of the step's tensors for one KV head and its `group` query heads."""
     queries, keys = slice(head * group, (head + 1) * group), slice(head, head + 1)
     active = q_BTHQ[:, :, queries], k_BTKQ[:, :, keys], v_BTKC[:, :, keys], position_BT
     prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS

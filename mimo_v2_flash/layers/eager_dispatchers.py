@@ -1,7 +1,8 @@
-"""Tokens to their experts and back on a host: exactly those that are needed, each once a rank.
+"""Eager-mode MoE dispatch: ragged all-to-all, each token once to every rank that it needs.
 
-Host code and no kernel: how many tokens a rank is sent depends on the data. A token, its weights
-and its choices travel as one row of bytes. Programs have buckets instead: `token_buckets`.
+Host code, not a kernel: how many tokens a rank receives depends on the data. A token, its routing
+weights and its expert ids travel as one row of bytes. Static mode has capacity buckets instead:
+`static_dispatchers`.
 
 Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2; one message per token and rank
 as in DeepEP.
@@ -17,12 +18,12 @@ from mimo_v2_flash.parallel import HostGroup
 
 __all__ = ["DISPATCHERS", "MoEStepShape", "RaggedAllToAllDispatcher", "eager_dispatchers"]
 
-FEW_TOKENS = 32  # of a step in all, up to which every rank may as well see every token
+MAX_ALL_GATHER_TOKENS = 32  # tokens of a step on all ranks, up to which every rank sees every token
 
 
 @dataclass(frozen=True)
 class RaggedAllToAllDispatcher:
-    """The dispatcher for prompts on a host: any number of tokens on any rank, nothing overflows."""
+    """Eager-mode dispatcher for prompts: any number of tokens per rank, without overflow."""
 
     def __call__(
         self,
@@ -36,18 +37,19 @@ class RaggedAllToAllDispatcher:
     ) -> tuple[Any, Any]:
         """Return (y_ND, overflow_1), float32: a `kernels.moe_block.Dispatcher`."""
         P = group.size
-        holder_NA = expert_NA // (num_experts // P)  # P where a token chooses nobody
-        chosen_PN = np.any(holder_NA == np.arange(P)[:, None, None], axis=2)
+        rank_NA = expert_NA // (num_experts // P)  # P where padding has no expert
+        chosen_PN = np.any(rank_NA == np.arange(P)[:, None, None], axis=2)
         count_P = np.sum(chosen_PN, axis=1)
         token_J = np.nonzero(chosen_PN)[1]  # rank after rank
-        message_JU = _packed(x_ND[token_J], weight_NA[token_J], expert_NA[token_J])
+        message_JU = _pack_rows(x_ND[token_J], weight_NA[token_J], expert_NA[token_J])
         message_MU, count_M = group.ragged_all_to_all(message_JU, count_P)
-        output_MD = expert_fn(*_unpacked(message_MU, x_ND, weight_NA, expert_NA)).astype(x_ND.dtype)
+        received = _unpack_rows(message_MU, x_ND, weight_NA, expert_NA)
+        output_MD = expert_fn(*received).astype(x_ND.dtype)
         output_JD, _ = group.ragged_all_to_all(output_MD, count_M)
         y_ND = np.zeros(x_ND.shape, np.float32)
         ends = np.cumsum(count_P)[:-1]
-        for of_rank, part in zip(np.split(token_J, ends), np.split(output_JD, ends), strict=True):
-            y_ND[of_rank] += part  # a token is sent to a rank once: rows are unique
+        for tokens, outputs in zip(np.split(token_J, ends), np.split(output_JD, ends), strict=True):
+            y_ND[tokens] += outputs  # a token is sent to a rank once: rows are unique
         return y_ND, np.zeros(1, np.float32)
 
 
@@ -58,18 +60,18 @@ DISPATCHERS: dict[str, Dispatcher] = {
 
 
 class MoEStepShape(NamedTuple):
-    """How many tokens of a step go to how many experts.
+    """Sizes of a step in an MoE layer, by which a dispatcher is selected.
 
     Attributes
     ----------
     tokens
-        On all ranks together.
-    own
-        That each rank takes there, padding among them.
+        Number of tokens on all ranks together.
+    local_tokens
+        Number of tokens that each rank dispatches, padding included.
     ranks
-        That share the experts.
-    experts, choices
-        Of a layer, none if it is dense; and those that a token chooses.
+        Number of ranks that the experts are split over.
+    num_experts, experts_per_token
+        Number of experts of the layer, 0 if it is dense, and of experts that a token chooses.
     """
 
     tokens: int
@@ -80,19 +82,24 @@ class MoEStepShape(NamedTuple):
 
 
 def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-    """Return the exchange of that name, or of a step of that size: `ExecutionMode.dispatchers`."""
-    return (DISPATCHERS[name or ("all_gather" if shape.tokens <= FEW_TOKENS else "all_to_all")],)
+    """Return the dispatcher `name`, or by the step's size if None: `ExecutionMode.dispatchers`."""
+    return (
+        DISPATCHERS[
+            name or ("all_gather" if shape.tokens <= MAX_ALL_GATHER_TOKENS else "all_to_all")
+        ],
+    )
 
 
-def _packed(*parts: np.ndarray) -> np.ndarray:
-    """Return rows of bytes: each part's row after the other."""
-    return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], axis=1)
+def _pack_rows(*arrays: np.ndarray) -> np.ndarray:
+    """Return rows of bytes: row i of every array, one after the other."""
+    return np.concatenate([np.ascontiguousarray(array).view(np.uint8) for array in arrays], axis=1)
 
 
-def _unpacked(message_MU: np.ndarray, *like: np.ndarray) -> list[np.ndarray]:
-    """Return what `_packed` made one, with dtypes and widths of the arrays `like`."""
-    widths = np.cumsum([part.shape[1] * part.itemsize for part in like])
-    rows = np.split(message_MU, widths[:-1], axis=1)
+def _unpack_rows(message_MU: np.ndarray, *like: np.ndarray) -> list[np.ndarray]:
+    """Return the arrays that `_pack_rows` packed, with the dtypes and widths of `like`."""
+    widths = np.cumsum([array.shape[1] * array.itemsize for array in like])
+    columns = np.split(message_MU, widths[:-1], axis=1)
     return [
-        np.ascontiguousarray(row).view(part.dtype) for row, part in zip(rows, like, strict=True)
+        np.ascontiguousarray(column).view(array.dtype)
+        for column, array in zip(columns, like, strict=True)
     ]

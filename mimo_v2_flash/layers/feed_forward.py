@@ -1,4 +1,4 @@
-"""The two feed-forwards, dense and mixture of experts, with one signature."""
+"""Feed-forward layers, dense and mixture of experts, with one signature."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ __all__ = ["Dense", "FeedForward", "MixtureOfExperts", "RankIds"]
 
 
 class RankIds(NamedTuple):
-    """Which rank this is, as data: int32 of shape (1,), so that one program serves every rank."""
+    """Rank numbers as int32 tensors of shape (1,), so that one program serves every rank."""
 
     tensor_rank_1: Any
     expert_rank_1: Any
 
 
 class FeedForward(Protocol):
-    """From tokens x_ND, their positions, this rank's numbers and weights to answers y_ND.
+    """Feed-forward layer: protocol of `Dense` and `MixtureOfExperts`.
 
-    The tokens are those of all ranks that share the heads, the same on each of them. `dispatcher` is
-    how tokens reach their experts, `local_tokens` how many of the tokens each rank takes there.
-    `overflow_1` counts what the exchange has no room for, on all ranks that share the experts.
+    Every rank of the tensor group passes the same tokens, x_ND. `dispatcher` moves tokens to their
+    experts and back; `local_tokens` is how many of the tokens each rank dispatches. `overflow_1`
+    counts what exceeds the dispatcher's capacity, on all ranks of the expert group.
     """
 
     def __call__(
@@ -45,14 +45,14 @@ class FeedForward(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """One network for every token.
+    """Dense gated feed-forward, tensor parallel over its width.
 
     Parameters
     ----------
     token_block
-        Tokens that go through it together, at most.
-    heads
-        The ranks that the network's width is split over, as heads are.
+        The maximum number of tokens that are computed together.
+    tensor_group
+        The ranks that the feed-forward width is split over.
     """
 
     token_block: int
@@ -68,29 +68,29 @@ class Dense:
         dispatcher: Dispatcher,
         local_tokens: int,
     ) -> Any:
-        """Return the network's answer to every token, and that nothing overflowed."""
-        none_1 = ops.full(x_ND, (1,), 0.0, np.float32)
-        if not x_ND.shape[0]:  # for none of these ranks there is anything to do
-            return x_ND, none_1
-        share_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
-        return self.tensor_group.all_reduce(share_ND).astype(x_ND.dtype), none_1
+        """Return (y_ND, overflow_1): the output of every token, and 0."""
+        overflow_1 = ops.full(x_ND, (1,), 0.0, np.float32)
+        if not x_ND.shape[0]:  # no rank of the tensor group has tokens: none enters the all_reduce
+            return x_ND, overflow_1
+        partial_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
+        return self.tensor_group.all_reduce(partial_ND).astype(x_ND.dtype), overflow_1
 
 
 @dataclass(frozen=True)
 class MixtureOfExperts:
-    """A few of many networks for each token.
+    """Mixture of experts, expert parallel: each rank of the tensor group dispatches its own tokens.
 
     Parameters
     ----------
     experts_per_token, scaling
-        How many a token chooses, and what their weights sum to.
-    experts
+        How many experts a token chooses, and what their routing weights sum to.
+    expert_group
         The ranks that the experts are split over.
-    heads
-        The ranks that have the same tokens; each takes a share of them to the experts.
-    answer
-        How a rank's experts see their tokens: `grouped_experts.grouped_experts` on a host,
-        `kernels.moe_expert.capacity_experts` where shapes are static.
+    tensor_group
+        The ranks that hold the same tokens; each dispatches a different part of them.
+    expert_fn
+        Computes this rank's experts on their tokens: `grouped_experts.grouped_experts` in eager
+        mode, `kernels.moe_expert.capacity_experts` in static mode.
     """
 
     experts_per_token: int
@@ -109,7 +109,7 @@ class MixtureOfExperts:
         dispatcher: Dispatcher,
         local_tokens: int,
     ) -> Any:
-        """Return every token's experts' answers, weighed and summed, and what overflowed."""
+        """Return (y_ND, overflow_1): every token's weighted sum over its experts; overflow."""
 
         def expert_fn(x_ND: Any, weight_NA: Any, expert_NA: Any, **options: int) -> Any:
             return self.expert_fn(x_ND, weight_NA, expert_NA, *weights.experts, **options)
@@ -131,16 +131,16 @@ class MixtureOfExperts:
     def _local_tokens(
         self, x_ND: Any, position_N: Any, rank_1: Any, local_tokens: int
     ) -> tuple[Any, Any]:
-        """Return this rank's `local_tokens` tokens and their positions, padded where there are too few."""
+        """Return the tokens and positions that this rank dispatches, padded to `local_tokens`."""
         (N, D), P = x_ND.shape, self.tensor_group.size
         if local_tokens * P > N:
             padding = (local_tokens * P - N, D)
             x_ND = np.concatenate([x_ND, ops.full(x_ND, padding, 0.0, x_ND.dtype)], axis=0)
-            nowhere_N = ops.full(x_ND, padding[:1], -1, np.int32)
-            position_N = np.concatenate([position_N, nowhere_N], axis=0)
+            padding_position_N = ops.full(x_ND, padding[:1], -1, np.int32)
+            position_N = np.concatenate([position_N, padding_position_N], axis=0)
         if P == 1:
             return x_ND, position_N
-        place_n = rank_1 * np.int32(local_tokens) + ops.constant(
+        index_n = rank_1 * np.int32(local_tokens) + ops.constant(
             x_ND, np.arange(local_tokens, dtype=np.int32)
         )
-        return np.take(x_ND, place_n, axis=0), np.take(position_N, place_n, axis=0)
+        return np.take(x_ND, index_n, axis=0), np.take(position_N, index_n, axis=0)

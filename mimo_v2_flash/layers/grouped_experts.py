@@ -1,7 +1,7 @@
-"""Tokens grouped by expert on the host: only chosen experts, each once, on exactly its tokens.
+"""Eager-mode grouped experts: only chosen experts are computed, each once, on exactly its tokens.
 
-Host code and no kernel: the shapes depend on the data. Traced programs use
-`kernels.moe_expert.masked_experts` instead, and both compute with `moe_expert`.
+Host code, not a kernel: the shapes depend on the data. Static mode uses
+`kernels.moe_expert.capacity_experts` instead; both compute with `moe_expert`.
 """
 
 from collections.abc import Sequence
@@ -23,35 +23,35 @@ def grouped_experts(
     w_up_eFD: Sequence[Any],
     w_down_eDF: Sequence[Any],
 ) -> Any:
-    """Return `y_ND`: each token's weighted sum over those of its experts that are here, float32.
+    """Return `y_ND`: each token's weighted sum over the local experts that it chose, float32.
 
     Parameters
     ----------
     x_ND
         Tokens, float32 or bfloat16.
     weight_NA, expert_NA
-        The router's weights, float32, and ids among the experts given here; others (negative or
-        too large) are not answered.
+        The router's weights, float32, and ids of local experts; other ids (negative or too large)
+        contribute nothing.
     w_gate_eFD, w_up_eFD, w_down_eDF
-        Anything that gives expert e's weights by `[e]`: stacked maps or one array per expert.
+        Sequences of the local experts' weights: one stacked array, or one array per expert.
     """
     A = expert_NA.shape[1]
     expert_J, weight_J = expert_NA.reshape(-1), weight_NA.reshape(-1)
     order_J = np.argsort(expert_J, kind="stable")
-    chosen, first = np.unique(expert_J[order_J], return_index=True)
+    experts, starts = np.unique(expert_J[order_J], return_index=True)
     groups = [
         (int(expert), pair_J)
-        for expert, pair_J in zip(chosen, np.split(order_J, first)[1:], strict=True)
+        for expert, pair_J in zip(experts, np.split(order_J, starts)[1:], strict=True)
         if 0 <= expert < len(w_gate_eFD)
     ]
     outputs: list[Any] = [None] * len(groups)
 
-    def one_expert(index: int) -> None:
+    def compute_expert(index: int) -> None:
         expert, pair_J = groups[index]
         weights = w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
         outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
 
-    parallel_for(one_expert, len(groups))
+    parallel_for(compute_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)
     for (_, pair_J), output in zip(groups, outputs, strict=True):
         y_ND[pair_J // A] += output  # a token chooses an expert once: rows are unique

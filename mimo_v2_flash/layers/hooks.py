@@ -1,7 +1,8 @@
-"""Layers that let a listener hear what passes through them; unwatched ones know nothing of it.
+"""Forward hooks on the parts of decoder layers, as torch's `register_forward_hook`.
 
-A layer has its parts as fields. Here each part is replaced by one that does the same and then tells
-what it was given and what it said: the very arrays of the run, in the order of computing.
+A layer has its parts as fields. A hooked layer has each part replaced by a function that computes
+the same and then calls the hook with arguments and output: the arrays of the run themselves, in the
+order of computing. Layers without hooks contain no code for them.
 """
 
 from collections.abc import Callable
@@ -18,19 +19,19 @@ __all__ = ["Hook", "HookCall", "HookedLayers", "hook_layer"]
 
 
 class HookCall(NamedTuple):
-    """One call of a part of a layer.
+    """One call of a part of a decoder layer, as a hook receives it.
 
     Attributes
     ----------
     layer
         The layer's index.
     part
-        "apply_rope", "attend", "attention", "experts", "moe", "feed_forward" or "layer"; a mixture of
-        experts is heard as "moe", then as "feed_forward".
+        "apply_rope", "attend", "attention", "experts", "moe", "feed_forward" or "layer"; a mixture
+        of experts calls the hook as "moe", then as "feed_forward".
     function
-        The part itself; calling it is not heard.
-    given, static, said
-        Its arguments, those by keyword, and its answer; not to be changed.
+        The part without its own hook.
+    args, kwargs, output
+        The call's arguments and output; hooks must not change them.
     """
 
     layer: int
@@ -45,25 +46,24 @@ Hook = Callable[[HookCall], object]
 
 
 class HookedLayers(NumpyBackend):
-    """A backend: NumPy, with a listener.
+    """A NumPy backend that calls a forward hook after every part of every decoder layer.
 
     Parameters
     ----------
     layers
-        How many layers the model has; they run in turn.
-    listener
-        Called after every call of a part.
+        How many layers the model has; a layer's index is its call's number modulo `layers`.
+    hook
+        The function called with a `HookCall` after every call of a part.
     """
 
     def __init__(self, layers: int, hook: Hook) -> None:
         self._layers, self._hook, self._calls = layers, hook, count()
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, watched if it is a layer."""
+        """Return `function`, with hooks if it is a decoder layer."""
         return self._hooked(function) if isinstance(function, DecoderLayer) else function
 
     def _hooked(self, layer: DecoderLayer) -> Callable[..., Any]:
-
         def program(*args: Any, **kwargs: Any) -> Any:
             index = next(self._calls) % self._layers
             return hook_layer(layer, index, self._hook)(*args, **kwargs)
@@ -72,7 +72,7 @@ class HookedLayers(NumpyBackend):
 
 
 def hook_layer(layer: Any, index: int, hook: Hook) -> Callable[..., Any]:
-    """Return a decoder layer, the one at `index`, that tells `hook` of every part's calls."""
+    """Return the decoder layer, number `index`, with `hook` called after every part."""
 
     def with_hook(part: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:

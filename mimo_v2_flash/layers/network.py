@@ -1,4 +1,4 @@
-"""From tokens to the words after them: the stack, then the head where it is asked for."""
+"""The layers' runner: embedding, decoder layers, and the LM head at the requested tokens."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,23 +19,23 @@ __all__ = ["Network"]
 
 
 class Network:
-    """The programs of a model.
+    """The layers' runner: runs embedding, decoder layers and head on one rank's part of the model.
 
     Parameters
     ----------
     config
-        The model.
+        The model's config.
     backend
-        Where programs run.
-    ranks
-        Those that heads, experts, rows and vocabulary are split over.
+        The backend that compiles and runs the layers.
+    context
+        The ranks that heads, experts, rows and vocabulary are split over.
     dtype
-        Of the stream: float32 or bfloat16.
+        Dtype of the hidden states: float32 or bfloat16.
 
     Attributes
     ----------
     layers
-        With the heads that are here.
+        The layer specs, with this rank's heads.
     """
 
     def __init__(
@@ -48,52 +48,52 @@ class Network:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self._stack = Stack(self.layers, backend, context, dtype)
         self._head = Head(config, backend, context)
-        self._vocabulary, self._context, self._to_device = (
-            config.vocab_size,
-            context,
-            backend.to_device,
-        )
+        self._vocab_size, self._context = config.vocab_size, context
+        self._to_device = backend.to_device
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
-        """Return an empty cache of the rows and heads that are here."""
-        batch = self._context.padded_batch_size(batch_size)
-        sizes: dict[str, Any] = {
-            "batch_size": batch,
-            "local_rows": self._context.batch_slice(batch),
-        }
-        cache = new_cache(self.layers, max_length=max_length, dtype=dtype, **sizes)
+        """Return an empty cache of this rank's rows and heads."""
+        batch_size = self._context.padded_batch_size(batch_size)
+        local_rows = self._context.batch_slice(batch_size)
+        cache = new_cache(
+            self.layers,
+            batch_size=batch_size,
+            max_length=max_length,
+            dtype=dtype,
+            local_rows=local_rows,
+        )
         return replace(cache, layers=self._to_device(cache.layers))
 
     def logits(self, index_Bn: np.ndarray, *step: Any) -> np.ndarray:
         """Return the logits after the tokens at `index_Bn`, float32 [B, n, vocab].
 
-        The step is token_BT, position_BT, cache, weights and `max_step`: the tokens per row that
-        pass through the layers together.
+        `step` is token_BT, position_BT, cache, weights and `max_step`, the maximum number of tokens
+        per row that pass through the layers together.
         """
         logits_BnV = np.zeros((0, 0, 0), np.float32)
-        for here_Bn, wanted_n, part_BnV in self._asked(self._head.logits, index_Bn, *step):
-            if np.all(here_Bn):
-                logits_BnV = part_BnV
+        chunks = self._run_chunks(self._head.logits, index_Bn, *step)
+        for in_chunk_Bn, column_n, chunk_BnV in chunks:
+            if np.all(in_chunk_Bn):
+                logits_BnV = chunk_BnV
                 continue
             if not logits_BnV.size:
-                logits_BnV = np.zeros((*index_Bn.shape, self._vocabulary), np.float32)
-            logits_BnV[here_Bn] = part_BnV[here_Bn[:, wanted_n]]
+                logits_BnV = np.zeros((*index_Bn.shape, self._vocab_size), np.float32)
+            logits_BnV[in_chunk_Bn] = chunk_BnV[in_chunk_Bn[:, column_n]]
         return logits_BnV
 
     def greedy(self, index_Bn: np.ndarray, *step: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return (token_Bn, logit_Bn): the likeliest words after the tokens at `index_Bn`."""
-        token_Bn, logit_Bn = (
-            np.zeros(index_Bn.shape, np.int32),
-            np.zeros(index_Bn.shape, np.float32),
-        )
-        for here_Bn, wanted_n, parts in self._asked(self._head.greedy, index_Bn, *step):
-            for whole_Bn, part_Bn in zip((token_Bn, logit_Bn), parts, strict=True):
-                whole_Bn[here_Bn] = part_Bn[here_Bn[:, wanted_n]]
+        """Return (token_Bn, logit_Bn): the greedy tokens after the tokens at `index_Bn`."""
+        token_Bn = np.zeros(index_Bn.shape, np.int32)
+        logit_Bn = np.zeros(index_Bn.shape, np.float32)
+        chunks = self._run_chunks(self._head.greedy, index_Bn, *step)
+        for in_chunk_Bn, column_n, outputs in chunks:
+            for y_Bn, chunk_Bn in zip((token_Bn, logit_Bn), outputs, strict=True):
+                y_Bn[in_chunk_Bn] = chunk_Bn[in_chunk_Bn[:, column_n]]
         return token_Bn, logit_Bn
 
-    def _asked(
+    def _run_chunks(
         self,
-        ask: Callable[..., Any],
+        head_fn: Callable[..., Any],
         index_Bn: np.ndarray,
         token_BT: np.ndarray,
         position_BT: np.ndarray,
@@ -101,11 +101,16 @@ class Network:
         weights: ModelWeights,
         max_step: int,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Yield, where a chunk was asked for: of whom, in which columns, and the head's answer."""
+        """Run all chunks; yield, for chunks with requested tokens, masks and the head's output.
+
+        The masks are of the tokens in `index_Bn` that lie in the chunk, and of the columns of
+        `index_Bn` that have such a token; the head's output has those columns alone.
+        """
         chunks = self._stack(token_BT, position_BT, cache, weights, max_step=max_step)
         for columns, x_bTD in chunks:
-            here_Bn = (columns.start <= index_Bn) & (index_Bn < columns.stop)
-            wanted_n = np.any(here_Bn, axis=0)
-            if np.any(wanted_n):
-                within_Bn = np.maximum(index_Bn[:, wanted_n] - columns.start, 0)
-                yield here_Bn, wanted_n, ask(x_bTD, within_Bn, weights, rows=cache.local_rows)
+            in_chunk_Bn = (columns.start <= index_Bn) & (index_Bn < columns.stop)
+            column_n = np.any(in_chunk_Bn, axis=0)
+            if np.any(column_n):
+                local_Bn = np.maximum(index_Bn[:, column_n] - columns.start, 0)
+                output = head_fn(x_bTD, local_Bn, weights, rows=cache.local_rows)
+                yield in_chunk_Bn, column_n, output

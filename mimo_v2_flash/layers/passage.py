@@ -1,4 +1,4 @@
-"""A layer's programs: one, or two halves where the second may have to be run again."""
+"""Compiled programs of a decoder layer: the whole layer, or two blocks where MoE may overflow."""
 
 from typing import Any
 
@@ -17,22 +17,20 @@ __all__ = ["Passage"]
 
 
 class Passage:
-    """What a step passes through at one layer.
+    """Runner of one decoder layer, part of the layers' runner: retries MoE dispatch on overflow.
 
     Parameters
     ----------
     layer
-        The layer.
+        The decoder layer.
     backend
-        Where it runs.
+        The backend that compiles and runs the layer.
     """
 
     def __init__(self, layer: DecoderLayer, backend: Backend) -> None:
-        self._whole = backend.compile(layer)
-        self._attention_block, self._feed_forward_block = (
-            backend.compile(layer.attend),
-            backend.compile(layer.feed_forward_block),
-        )
+        self._layer = backend.compile(layer)
+        self._attention_block = backend.compile(layer.attention_block)
+        self._feed_forward_block = backend.compile(layer.feed_forward_block)
 
     def __call__(
         self,
@@ -46,26 +44,30 @@ class Passage:
         dispatchers: tuple[Dispatcher, ...],
         local_tokens: int,
     ) -> Any:
-        """Return the stream after the layer, `x_BTD`, and write the tokens into `cache`.
+        """Return the hidden states after the layer, `x_BTD`, and write the tokens into `cache`.
 
-        The exchanges are tried one after the other; the last has room for any tokens. Attention,
-        which writes the cache, runs once.
+        The dispatchers are tried one after the other until none overflows; the last has capacity
+        for any tokens. The attention block, which writes the cache, runs once.
         """
         if len(dispatchers) == 1:
-            dispatch_options = {
-                "kv_length": kv_length,
-                "dispatcher": dispatchers[0],
-                "local_tokens": local_tokens,
-            }
-            return self._whole(x_BTD, metadata, rank, cache, weights, **dispatch_options)
-        norm_D, attention, *network = weights
+            return self._layer(
+                x_BTD,
+                metadata,
+                rank,
+                cache,
+                weights,
+                kv_length=kv_length,
+                dispatcher=dispatchers[0],
+                local_tokens=local_tokens,
+            )
+        norm_D, attention_weights, *feed_forward_weights = weights
         x_BTD = self._attention_block(
-            x_BTD, metadata, cache, norm_D, attention, kv_length=kv_length
+            x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length
         )
         for dispatcher in dispatchers:
-            given = x_BTD, metadata.position_BT, rank, *network
+            args = x_BTD, metadata.position_BT, rank, *feed_forward_weights
             overflow_1, y_BTD = self._feed_forward_block(
-                *given, dispatcher=dispatcher, local_tokens=local_tokens
+                *args, dispatcher=dispatcher, local_tokens=local_tokens
             )
             if not np.any(np.asarray(overflow_1)):
                 break

@@ -1,4 +1,4 @@
-"""The stack: tokens embedded, then every distinct layer compiled once, all run in turn."""
+"""Embedding and decoder layers of the layers' runner; each distinct layer is compiled once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,18 +21,18 @@ __all__ = ["Stack"]
 
 
 class Stack:
-    """All layers of a model, as programs of a backend.
+    """Embedding and decoder layers, part of the layers' runner: all but the head.
 
     Parameters
     ----------
     specs
-        The layers, first to last; equal ones share a program.
+        The layer specs, first to last; equal layers share a program.
     backend
-        Where they run.
-    ranks
-        Those that heads, experts and rows are split over.
+        The backend that compiles and runs the layers.
+    context
+        The ranks that heads, experts and rows are split over.
     dtype
-        Of the stream: float32 or bfloat16.
+        Dtype of the hidden states: float32 or bfloat16.
     """
 
     def __init__(
@@ -42,12 +42,14 @@ class Stack:
         context: ParallelContext,
         dtype: Any = np.float32,
     ) -> None:
-        parts = context.tensor_group, context.expert_group, context.mode, context.overflow_group
-        passages = {spec: Passage(DecoderLayer.build(spec, *parts), backend) for spec in set(specs)}
+        groups = context.tensor_group, context.expert_group, context.mode, context.overflow_group
+        passages = {
+            spec: Passage(DecoderLayer.build(spec, *groups), backend) for spec in set(specs)
+        }
         self._layers, self._context = [(spec, passages[spec]) for spec in specs], context
         self._to_device, self._embed = backend.to_device, backend.compile(embed)
         self._dtype = np.dtype(dtype).name
-        self._tables: dict[tuple[int, float], tuple[Any, Any]] = {}
+        self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
     def __call__(
         self,
@@ -58,11 +60,11 @@ class Stack:
         *,
         max_step: int,
     ) -> Iterator[tuple[slice, Any]]:
-        """Yield columns and the stream after the last layer, where programs run.
+        """Yield each chunk's columns and its hidden states after the last layer, on the device.
 
-        Tokens and positions are of all rows, the stream of those that are here: as many columns,
-        or more or fewer where what is missing or more is padding. Tokens are written into `cache`.
-        A step of more than `max_step` tokens runs as consecutive ones.
+        Tokens and positions are of all rows, the hidden states of this rank's rows; where those
+        have more or fewer columns than the chunk, the difference is padding. Tokens are written
+        into `cache`. A step of more than `max_step` tokens runs as consecutive chunks.
         """
         for start in range(0, position_BT.shape[1], max_step):
             columns = slice(start, start + max_step)
@@ -79,15 +81,15 @@ class Stack:
         weights: ModelWeights,
         max_step: int,
     ) -> Any:
-        form, local_tokens = self._context.mode, self._context.local_tokens(position_BT, max_step)
+        mode, local_tokens = self._context.mode, self._context.local_tokens(position_BT, max_step)
         cache.begin_step(position_BT)
         token_bT, position_bT = token_BT[cache.local_rows], position_BT[cache.local_rows]
         x_bTD: Any = np.zeros((len(token_bT), 0, weights.embedding_VD.shape[1]), np.float32)
         if local_tokens:
-            sizing_BT = form.sizing(position_BT, cache.local_rows)
+            sizing_BT = mode.sizing_positions(position_BT, cache.local_rows)
             longest = int(np.max(np.sum(sizing_BT >= 0, axis=1), initial=0))
-            length = form.length(longest, max_step)
-            step = _fitted(token_bT, length, 0), _fitted(position_bT, length, -1)
+            length = mode.step_length(longest, max_step)
+            step = _set_length(token_bT, length, 0), _set_length(position_bT, length, -1)
             start = int(np.max(sizing_BT[:, :1], initial=0))
             tokens = int(np.count_nonzero(position_BT >= 0))
             x_bTD = self._run(
@@ -113,16 +115,16 @@ class Stack:
         }
         position_BT = self._to_device(position_BT)
         x_BTD = self._embed(token_BT, weights.embedding_VD, dtype=self._dtype)
-        places = zip(cache.slots, cache.layers, weights.layers, strict=True)
-        for (spec, passage), (slots, kv, layer_weights) in zip(self._layers, places, strict=True):
-            step = AttentionMetadata(
-                position_BT, rows[slots], *self._table(cache.max_length, spec.attention)
+        state = zip(cache.slots, cache.layers, weights.layers, strict=True)
+        for (spec, run), (slots, kv_cache, layer_weights) in zip(self._layers, state, strict=True):
+            metadata = AttentionMetadata(
+                position_BT, rows[slots], *self._rope_table(cache.max_length, spec.attention)
             )
-            x_BTD = passage(
+            x_BTD = run(
                 x_BTD,
-                step,
+                metadata,
                 context.rank_ids,
-                kv,
+                kv_cache,
                 layer_weights,
                 kv_length=context.mode.kv_length(min(start, slots), slots),
                 dispatchers=context.dispatchers(spec, tokens, local_tokens),
@@ -130,23 +132,23 @@ class Stack:
             )
         return x_BTD
 
-    def _table(self, length: int, spec: AttentionSpec) -> tuple[Any, Any]:
-        """Return (cos_LR, sin_LR) for `length` positions or more; the longest one is kept."""
+    def _rope_table(self, length: int, spec: AttentionSpec) -> tuple[Any, Any]:
+        """Return (cos_LR, sin_LR) of at least `length` positions; the longest table is cached."""
         key = (spec.rotary_dim, spec.rope_theta)
-        if key not in self._tables or self._tables[key][0].shape[0] < length:
-            self._tables[key] = self._to_device(
+        if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
+            self._rope_tables[key] = self._to_device(
                 rope_table(length=length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta)
             )
-        return self._tables[key]
+        return self._rope_tables[key]
 
 
 def embed(token_BT: Any, embedding_VD: Any, *, dtype: str) -> Any:
-    """Return the stream's beginning, `x_BTD`."""
+    """Return the token embeddings, `x_BTD`, in `dtype`."""
     return token_embedding(token_BT, embedding_VD).astype(np.dtype(dtype))
 
 
-def _fitted(x_BT: np.ndarray, length: int, padding: int) -> np.ndarray:
-    """Return `length` columns: those of `x_BT`, then `padding`."""
+def _set_length(x_BT: np.ndarray, length: int, padding: int) -> np.ndarray:
+    """Return `x_BT` truncated or padded to `length` columns."""
     y_BT = np.full((len(x_BT), length), padding, x_BT.dtype)
     y_BT[:, : x_BT.shape[1]] = x_BT[:, :length]
     return y_BT

@@ -1,10 +1,11 @@
-"""Tokens to their experts and back in programs: all to all ranks, or room for so many and for more.
+"""Static-shape MoE dispatch with capacity buckets.
 
-Shapes are static, and how many tokens choose a rank or an expert is not. So a step has buckets: the
-first has twice the room that even choices would take, the last room for any. What overflows one is
-computed again in the next; nothing is dropped.
+Shapes are static, but how many tokens choose a rank or an expert depends on the data. So a step has
+buckets of growing capacity: the first has twice the capacity that balanced routing needs, the last
+has capacity for any routing. A step that overflows a bucket is computed again in the next one; no
+token is dropped.
 
-Source: GShard, arXiv:2006.16668, section 3.2, for capacities (there, what overflows is dropped).
+Source: GShard, arXiv:2006.16668, section 3.2, for capacities (GShard drops tokens on overflow).
 MiMo on 32 ranks, 128 tokens on each: 29 of them choose a rank, 128 of all choose an expert.
 """
 
@@ -14,33 +15,34 @@ from .eager_dispatchers import MoEStepShape
 
 __all__ = ["static_dispatchers"]
 
-FEW_TOKENS = 256  # rows before every expert up to which reading its weights is what takes time
-ROOM = (2, 4)  # times what even choices would take
-STEP = 8  # buckets are multiples of it
+MAX_TOKENS_PER_EXPERT = (
+    256  # tokens per expert up to which reading the expert's weights dominates the time
+)
+CAPACITY_FACTORS = (2, 4)  # multiples of the capacity that balanced routing needs
+CAPACITY_MULTIPLE = 8  # capacities are multiples of it
 
 
 def static_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-    """Return the exchanges of a step, one after the other to be tried: `ExecutionMode.dispatchers`.
+    """Return a step's dispatchers in the order to try them: `ExecutionMode.dispatchers`.
 
-    A program computes padding as well: it is the tokens that ranks take that count.
+    Programs compute padding as well, so capacities follow from `local_tokens`, padding included.
     """
-    P, local_tokens, everything = shape.ranks, shape.local_tokens, shape.local_tokens * shape.ranks
-    few = name is None and everything <= FEW_TOKENS
+    P, local_tokens, all_tokens = shape.ranks, shape.local_tokens, shape.local_tokens * shape.ranks
+    few = name is None and all_tokens <= MAX_TOKENS_PER_EXPERT
     if not shape.num_experts or few or name == "all_gather":
         return (AllGatherDispatcher(),)
     messages = local_tokens * (1 - (1 - 1 / P) ** shape.experts_per_token)
-    pairs_per_expert = everything * shape.experts_per_token / shape.num_experts
-    sizes = [
+    pairs_per_expert = all_tokens * shape.experts_per_token / shape.num_experts
+    capacities = [
         (
-            min(local_tokens, _rounded(times * messages)),
-            min(everything, _rounded(times * pairs_per_expert)),
+            min(local_tokens, _round_up(factor * messages)),
+            min(all_tokens, _round_up(factor * pairs_per_expert)),
         )
-        for times in ROOM
+        for factor in CAPACITY_FACTORS
     ]
-    return tuple(
-        AllToAllDispatcher(*size) for size in dict.fromkeys([*sizes, (local_tokens, everything)])
-    )
+    capacities.append((local_tokens, all_tokens))
+    return tuple(AllToAllDispatcher(*capacity) for capacity in dict.fromkeys(capacities))
 
 
-def _rounded(count: float) -> int:
-    return -int(-count // STEP) * STEP
+def _round_up(count: float) -> int:
+    return -int(-count // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE

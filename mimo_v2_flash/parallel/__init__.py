@@ -1,4 +1,4 @@
-"""With whom: ranks that run the same program on their own shares."""
+"""Parallel communication: process groups and the collectives that ranks call on them."""
 
 from .consistency import RankError, check_consistent
 from .group import Group, HostGroup

@@ -1,4 +1,4 @@
-"""Ranks that must say the same, and what is said when they do not."""
+"""Checks that ranks agree, on collectives and configuration, and the error where they do not."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,54 +18,54 @@ __all__ = [
 ]
 __all__ += ["check_same_collective", "format_by_rank"]
 
-_DIGEST, _SHOWN = 16, 112  # bytes of a fact that travel: its digest, and its beginning
+_DIGEST, _PREFIX = 16, 112  # bytes sent for each fact: its digest, and the beginning of its text
 
 
 class RankError(RuntimeError):
-    """A rank cannot go on because of another rank, which the message names."""
+    """Error of a rank that cannot go on because of another rank, which the message names."""
 
 
 def format_ranks(ranks: Sequence[int]) -> str:
-    """Return "rank 2" or "ranks 0 to 3, 5"."""
+    """Return ranks as text: "rank 2" or "ranks 0 to 3, 5"."""
     runs: list[list[int]] = []
     for rank in sorted(ranks):
         if runs and rank == runs[-1][-1] + 1:
             runs[-1].append(rank)
         else:
             runs.append([rank])
-    words = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(words)}"
+    texts = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(texts)}"
 
 
-def format_by_rank(said: Sequence[str], ranks: Sequence[int]) -> str:
-    """Return who says what: "a on ranks 0, 1; b on rank 2"."""
-    parties: dict[str, list[int]] = {}
-    for rank, what in zip(ranks, said, strict=True):
-        parties.setdefault(what, []).append(rank)
-    return "; ".join(f"{what} on {format_ranks(party)}" for what, party in parties.items())
+def format_by_rank(texts: Sequence[str], ranks: Sequence[int]) -> str:
+    """Return each text with the ranks that have it: "a on ranks 0, 1; b on rank 2"."""
+    ranks_by_text: dict[str, list[int]] = {}
+    for rank, text in zip(ranks, texts, strict=True):
+        ranks_by_text.setdefault(text, []).append(rank)
+    return "; ".join(f"{text} on {format_ranks(same)}" for text, same in ranks_by_text.items())
 
 
-def describe_collective(exchange: str, x: Any) -> str:
-    """Return an exchange as ranks compare it: its name, dtype and shape."""
-    ragged = exchange.startswith("ragged")
+def describe_collective(name: str, x: Any) -> str:
+    """Return a collective as text that ranks compare: its name, dtype and shape."""
+    ragged = name.startswith("ragged")
     shape = ", ".join(["rows"] * ragged + [str(length) for length in x.shape[ragged:]])
-    return f"{exchange} of {x.dtype} [{shape}]"
+    return f"{name} of {x.dtype} [{shape}]"
 
 
-def check_same_collective(said: Sequence[str], ranks: Sequence[int]) -> None:
-    """Raise unless all ranks call the same exchange.
+def check_same_collective(collectives: Sequence[str], ranks: Sequence[int]) -> None:
+    """Raise unless all ranks call the same collective.
 
     Raises
     ------
     RankError
-        Who calls what.
+        The collectives differ; the message has each with its ranks.
     """
-    if any(what != said[0] for what in said):
-        raise RankError(f"mismatched collectives: {format_by_rank(said, ranks)}")
+    if any(collective != collectives[0] for collective in collectives):
+        raise RankError(f"mismatched collectives: {format_by_rank(collectives, ranks)}")
 
 
 def check_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
-    """Return `count_P` as integers, or raise what `HostGroup.ragged_all_to_all` promises."""
+    """Return `count_P` as integers, or raise as `HostGroup.ragged_all_to_all` documents."""
     counts = [int(count) for count in count_P]
     if len(counts) != size or min(counts) < 0 or sum(counts) != x_ND.shape[0]:
         raise ValueError(
@@ -76,7 +76,7 @@ def check_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
 
 
 def check_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
-    """Return `ranks`, or raise what `HostGroup.split` promises."""
+    """Return `ranks` as a tuple, or raise as `HostGroup.split` documents."""
     if len(set(ranks)) != len(ranks) or not {group.rank, *ranks} <= {*ranks} & {*range(group.size)}:
         raise ValueError(
             f"split: expected distinct ranks of 0 to {group.size - 1}, {group.rank} among them, "
@@ -86,30 +86,32 @@ def check_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
 
 
 def check_consistent(group: HostGroup, **facts: Any) -> None:
-    """Make sure that every rank holds the same facts, compared by their `repr`.
+    """Make sure that every rank has the same facts, compared by their `repr`.
 
     Raises
     ------
     ValueError
-        On every rank: the facts that differ, and who holds what.
+        On every rank; the message has the facts that differ, and their values by rank.
     """
-    own = np.stack([_fingerprint(repr(fact)) for fact in facts.values()])
-    held_PFD = group.all_gather(own)
+    local_FD = np.stack([_encode(repr(fact)) for fact in facts.values()])
+    fact_PFD = group.all_gather(local_FD)
     differing = [
-        f"{name}: {format_by_rank([_shown(held) for held in held_PD], range(group.size))}"
-        for name, held_PD in zip(facts, np.swapaxes(held_PFD, 0, 1), strict=True)
-        if (held_PD != held_PD[0]).any()
+        f"{name}: {format_by_rank([_decode(fact_D) for fact_D in fact_PD], range(group.size))}"
+        for name, fact_PD in zip(facts, np.swapaxes(fact_PFD, 0, 1), strict=True)
+        if (fact_PD != fact_PD[0]).any()
     ]
     if differing:
         raise ValueError(f"ranks do not agree on {' | '.join(differing)}")
 
 
-def _fingerprint(fact: str) -> np.ndarray:
+def _encode(fact: str) -> np.ndarray:
+    """Return a fact in a fixed number of bytes: its digest, then the beginning of its text."""
     digest = hashlib.blake2b(fact.encode(), digest_size=_DIGEST).digest()
-    return np.frombuffer(digest + fact.encode()[:_SHOWN].ljust(_SHOWN, b"\0"), np.uint8)
+    return np.frombuffer(digest + fact.encode()[:_PREFIX].ljust(_PREFIX, b"\0"), np.uint8)
 
 
-def _shown(held_D: np.ndarray) -> str:
-    text = held_D[_DIGEST:].tobytes().rstrip(b"\0")
-    beginning = text.decode(errors="ignore")
-    return f"{beginning}... ({held_D[:4].tobytes().hex()})" if len(text) == _SHOWN else beginning
+def _decode(fact_D: np.ndarray) -> str:
+    """Return the text of an encoded fact; a long one as its beginning and a part of its digest."""
+    text = fact_D[_DIGEST:].tobytes().rstrip(b"\0")
+    prefix = text.decode(errors="ignore")
+    return f"{prefix}... ({fact_D[:4].tobytes().hex()})" if len(text) == _PREFIX else prefix

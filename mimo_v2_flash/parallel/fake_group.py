@@ -1,6 +1,6 @@
-"""One rank of many that are not there: every one of them would hold what this one holds.
+"""Fake process group for dry runs: one rank computes, and no message is sent.
 
-For looking at what a rank does, where what it hears does not matter: no message is sent.
+Results have the right shapes and dtypes, as if every rank held what this rank holds.
 """
 
 from collections.abc import Sequence
@@ -16,42 +16,42 @@ __all__ = ["FakeGroup"]
 
 @dataclass(frozen=True)
 class FakeGroup:
-    """A group whose ranks all bring the same to every exchange.
+    """Process group whose ranks all pass the same input as this one to every collective.
 
     Parameters
     ----------
     size
-        How many ranks, of which this one stands for all.
+        Number of ranks, of which only this one exists.
     rank
-        Which of them it is.
+        Number of this rank.
     """
 
     size: int
     rank: int = 0
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Return our own row of `x_PMD`, which every rank gives us."""
+        """Return row `rank` of `x_PMD` once for every rank, as received from it."""
         return np.broadcast_to(x_PMD[self.rank], x_PMD.shape)
 
     def all_gather(self, x_ND: Any) -> Any:
-        """Return `x_ND` from every rank."""
+        """Return `x_ND` once for every rank."""
         return np.broadcast_to(x_ND, (self.size, *x_ND.shape))
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Return our own row of `x_PND`, from every rank and added."""
+        """Return the sum of every rank's row `rank` of `x_PND`."""
         return self.all_reduce(x_PND[self.rank])
 
     def all_reduce(self, x: Any) -> Any:
-        """Return `x` of every rank, added."""
+        """Return the sum of every rank's `x`: `x` times `size`."""
         return x * x.dtype.type(self.size)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
-        """Return our own rows from every rank, and their counts."""
+        """Return the rows for this rank once for every rank, and their counts."""
         counts = check_counts(x_ND, count_P, self.size)
         start = sum(counts[: self.rank])
         rows = [x_ND[start : start + counts[self.rank]]] * self.size
         return np.concatenate(rows), np.full(self.size, counts[self.rank])
 
     def split(self, ranks: Sequence[int]) -> "FakeGroup":
-        """Return the group of `ranks`, where we have our place among them."""
+        """Return the subgroup of `ranks`, where this rank keeps its place among them."""
         return FakeGroup(len(check_ranks(ranks, self)), list(ranks).index(self.rank))

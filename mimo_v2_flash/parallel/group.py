@@ -1,4 +1,4 @@
-"""What kernels, layers and host code know of their peers: how many, who we are, the exchanges."""
+"""Protocols of process groups: `Group` for kernels and layers, `HostGroup` for host code."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,38 +7,38 @@ __all__ = ["Group", "HostGroup"]
 
 
 class Group(Protocol):
-    """Ranks 0..size-1 that run the same program on their own shares.
+    """Process group of ranks 0 to size - 1 that run the same program on different data.
 
-    Every rank calls the same exchanges in the same order, with equal shapes and dtypes. A traced
-    program has these alone; its rank is data.
+    Every rank calls the same collectives in the same order, with equal shapes and dtypes. A traced
+    program has these collectives only; its rank is data.
     """
 
     @property
     def size(self) -> int:
-        """How many ranks, P."""
+        """Number of ranks, P."""
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
+        """Send row p to rank p; return the rows received, in rank order."""
 
     def all_gather(self, x_ND: Any) -> Any:
         """Return every rank's `x_ND`, stacked in rank order: `x_PND`."""
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Give row p to rank p; return the sum of the rows that the ranks gave us: `x_ND`."""
+        """Send row p to rank p; return the sum of the rows received: `x_ND`."""
 
     def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order."""
 
 
 class HostGroup(Group, Protocol):
-    """A group of ranks on hosts, where a rank knows its number and shapes may follow the data."""
+    """Process group on hosts, where a rank knows its number and shapes may depend on data."""
 
     @property
     def rank(self) -> int:
-        """Which of the ranks we are."""
+        """Number of this rank."""
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
-        """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank.
+        """Send the next count_P[p] rows to rank p; return (rows received, their counts) by rank.
 
         Any count may be 0, but a row has at least one number. The ranks agree on dtype and on
         every axis but the first.
@@ -46,13 +46,13 @@ class HostGroup(Group, Protocol):
         Raises
         ------
         ValueError
-            If `count_P` has not a count for every rank, or does not sum to N.
+            If `count_P` does not have one count for every rank, or does not sum to N.
         """
 
     def split(self, ranks: Sequence[int]) -> "HostGroup":
-        """Return the group whose rank i is our rank `ranks[i]`.
+        """Return the subgroup whose rank i is rank `ranks[i]` of this group.
 
-        All of `ranks`, and nobody else, make this call with the same `ranks`.
+        All of `ranks`, and no other rank, make this call with the same `ranks`.
 
         Raises
         ------

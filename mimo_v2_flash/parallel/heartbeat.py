@@ -1,8 +1,8 @@
-"""Signs of life: every rank beats once a second, and learns within seconds who is lost and why.
+"""Heartbeats: each rank writes one per second to a shared store, and learns who is lost and why.
 
-A thread beats, not the program: a rank that computes for an hour, or waits for one that does,
-still beats. Silence is counted in our own beats and not in seconds, so that a machine that slept
-does not take everybody for lost.
+A thread of its own writes them: a rank that computes for an hour, or waits for one that does, still
+has a heartbeat. Silence is counted in this rank's own heartbeats, not in seconds, so that a machine
+that was suspended does not take all other ranks for lost.
 """
 
 import json
@@ -19,50 +19,50 @@ from .deadlock import PendingCollective, describe_deadlock
 
 __all__ = ["HeartbeatMonitor"]
 
-_BEAT, _GRACE = 1.0, 5.0  # seconds between beats; to leave by oneself, once somebody is lost
-_STILL = 3  # beats without any movement, before a standstill is one
+_BEAT, _GRACE = 1.0, 5.0  # seconds between heartbeats; to exit normally once a rank is lost
+_STILL = 3  # heartbeats without progress of any rank before a deadlock is reported
 
 
 class HeartbeatMonitor:
-    """The ranks of a run, watched through a store that all of them reach.
+    """Monitor of all ranks of a run, through a store that all of them reach.
 
     Parameters
     ----------
     store
-        torch's store, a connection of the watch's own.
+        torch's store, a connection that nothing else uses.
     rank, size
-        Which rank we are, of how many.
+        Number of this rank, and number of ranks.
     silence
-        After how many beats without a sign a rank is lost.
+        After how many heartbeats of this rank, without one of another rank, that rank is lost.
 
     Attributes
     ----------
-    at
-        Where the program waits for other ranks, if it does.
+    pending
+        The collective in which this rank waits, if it does.
     """
 
     def __init__(self, store: Any, rank: int, size: int, *, silence: int) -> None:
         self.rank, self.size = rank, size
-        self.at: PendingCollective | None = None
+        self.pending: PendingCollective | None = None
         self._left = False
         self._store, self._silence = store, silence
         self._beats, self._still = 0, 0
-        self._known: list[dict[str, Any]] = [{"at": None}] * size
+        self._heartbeats: list[dict[str, Any]] = [{"at": None}] * size
         self._missed = [0] * size
         self._cause = ""
-        self._over, self._told = threading.Event(), threading.Event()
+        self._stopped, self._failed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def begin(self, patience: float) -> None:
-        """Wait until all ranks are here, and beat from now on.
+        """Wait until all ranks have started, and start the heartbeat thread.
 
         Raises
         ------
         RankError
-            Who did not come within `patience` seconds of the last one who did.
+            If ranks do not start within `patience` seconds of the last one that did.
         """
         self._store.compare_set("cause", "", "null")
-        self._sign()
+        self._write()
         present, last = self._store.add("present", 1), time.monotonic()
         while present < self.size:
             if time.monotonic() - last > patience:
@@ -76,21 +76,21 @@ class HeartbeatMonitor:
         self._thread.start()
 
     def leave(self) -> None:
-        """Say that this rank exchanges no more."""
+        """Announce that this rank calls no more collectives."""
         self._left = True
-        self._sign()
+        self._write()
 
     def end(self) -> None:
-        """Beat no more."""
-        self._over.set()
+        """Stop the heartbeat thread."""
+        self._stopped.set()
         self._thread.join()
 
-    def raised(self, error: BaseException) -> None:
-        """Say why this rank cannot go on, and stay until all have heard; the first cause stands."""
+    def report_error(self, error: BaseException) -> None:
+        """Publish the error of this rank, unless another cause is known; wait until all have it."""
         if not self._cause:
-            with suppress(RuntimeError):  # of a store that has gone before us
-                what = f"{type(error).__name__}: {error}".rstrip(": ")
-                self._accuse([self.rank], f"rank {self.rank} raised {what}")
+            with suppress(RuntimeError):  # the store may have ended before this rank
+                description = f"{type(error).__name__}: {error}".rstrip(": ")
+                self._publish([self.rank], f"rank {self.rank} raised {description}")
         time.sleep(2.5 * _BEAT)
 
     def check(self) -> None:
@@ -99,74 +99,75 @@ class HeartbeatMonitor:
         Raises
         ------
         RankError
-            Who is lost, and why.
+            If ranks are lost, have failed, or are in deadlock. The message names them and why.
         """
         if self._cause:
             raise RankError(self._cause)
 
-    def explain(self, what: str, broken: Exception) -> RankError:
-        """Return why the network broke in the middle of `what`: whoever is lost, once known."""
-        self._told.wait((self._silence + 2) * _BEAT)
-        return RankError(self._cause or f"rank {self.rank}: {what} broke: {broken}")
+    def explain(self, collective: str, broken: Exception) -> RankError:
+        """Return why the network broke in `collective`: the lost rank, once it is known."""
+        self._failed.wait((self._silence + 2) * _BEAT)
+        return RankError(self._cause or f"rank {self.rank}: {collective} failed: {broken}")
 
     def beat(self) -> None:
-        """Give a sign of life, and look for those of the others."""
+        """Write a heartbeat, and read those of all ranks."""
         try:
-            self._sign()
-            self._look()
+            self._write()
+            self._read()
         except RuntimeError as gone:
-            self._learn([0], f"rank 0 or its launcher has ended: {str(gone).splitlines()[0]}")
+            self._fail([0], f"rank 0 or its launcher has ended: {str(gone).splitlines()[0]}")
 
     def _run(self) -> None:
-        while not self._cause and not self._over.wait(_BEAT):
+        while not self._cause and not self._stopped.wait(_BEAT):
             self.beat()
-        if self._cause and not self._over.wait(_GRACE):
+        if self._cause and not self._stopped.wait(_GRACE):
             logging.getLogger(__name__).critical("rank %d ends: %s", self.rank, self._cause)
-            os._exit(1)  # the program does not come out of its exchange, or of its computing
+            os._exit(1)  # the main thread does not return from its collective or its computation
 
-    def _sign(self) -> None:
+    def _write(self) -> None:
         self._beats += 1
-        sign = {"beat": self._beats, "at": self.at, "left": self._left}
-        self._store.set(f"beat {self.rank}", json.dumps(sign))
+        heartbeat = {"beat": self._beats, "at": self.pending, "left": self._left}
+        self._store.set(f"beat {self.rank}", json.dumps(heartbeat))
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         keys = ["cause", *(f"beat {rank}" for rank in range(self.size))]
-        cause, *beats = map(json.loads, self._store.multi_get(keys))
-        before, self._known = self._known, beats
+        cause, *heartbeats = map(json.loads, self._store.multi_get(keys))
+        before, self._heartbeats = self._heartbeats, heartbeats
         self._missed = [
             missed + 1 if old == new else 0
-            for missed, old, new in zip(self._missed, before, beats, strict=True)
+            for missed, old, new in zip(self._missed, before, heartbeats, strict=True)
         ]
-        moved = [old["at"] for old in before] != [new["at"] for new in beats]
+        moved = [old["at"] for old in before] != [new["at"] for new in heartbeats]
         self._still = 0 if moved else self._still + 1
         lost = [rank for rank, missed in enumerate(self._missed) if missed >= self._silence]
         if cause:
-            self._learn(**cause)
+            self._fail(**cause)
         elif lost:
             seconds = round(self._silence * _BEAT)
-            self._accuse(
-                lost,
-                f"{format_ranks(lost)} gave no sign of life for {seconds} s: killed, or cut off",
+            self._publish(
+                lost, f"{format_ranks(lost)} sent no heartbeat for {seconds} s: killed, or cut off"
             )
-        elif self._still >= _STILL and (why := self._describe_deadlock()):
-            self._accuse([], why)
+        elif self._still >= _STILL and (deadlock := self._describe_deadlock()):
+            self._publish([], deadlock)
 
     def _describe_deadlock(self) -> str:
-        at = {rank: beat["at"] for rank, beat in enumerate(self._known)}
         waiting = {
-            r: PendingCollective(tuple(here[0]), *here[1:]) for r, here in at.items() if here
+            rank: PendingCollective(tuple(pending[0]), *pending[1:])
+            for rank, heartbeat in enumerate(self._heartbeats)
+            if (pending := heartbeat["at"])
         }
-        left = [rank for rank, beat in enumerate(self._known) if beat["left"]]
+        left = [rank for rank, heartbeat in enumerate(self._heartbeats) if heartbeat["left"]]
         return describe_deadlock(waiting, left, self.size)
 
-    def _accuse(self, ranks: Sequence[int], text: str) -> None:
-        said = json.dumps({"ranks": ranks, "text": text})
-        first = self._store.compare_set("cause", "null", said).decode()
-        self._learn(**json.loads(first), by_us=first == said)
+    def _publish(self, ranks: Sequence[int], text: str) -> None:
+        """Publish why `ranks` fail; of several causes the first one in the store holds."""
+        cause = json.dumps({"ranks": ranks, "text": text})
+        first = self._store.compare_set("cause", "null", cause).decode()
+        self._fail(**json.loads(first), by_us=first == cause)
 
-    def _learn(self, ranks: list[int], text: str, *, by_us: bool = False) -> None:
+    def _fail(self, ranks: list[int], text: str, *, by_us: bool = False) -> None:
         if not self._cause:
             self._cause = text
-            self._told.set()
+            self._failed.set()
             if by_us or self.rank == min({*range(self.size)} - {*ranks}, default=0):
                 logging.getLogger(__name__).critical(text)

@@ -1,4 +1,4 @@
-"""What ranks say to each other, counted: calls, bytes and seconds of each exchange."""
+"""Process group that counts calls, bytes sent and seconds of every collective."""
 
 import time
 from collections import defaultdict
@@ -13,16 +13,16 @@ __all__ = ["CollectiveStats", "InstrumentedGroup"]
 
 @dataclass
 class CollectiveStats:
-    """One kind of exchange so far, on this rank.
+    """Statistics of one kind of collective on this rank.
 
     Parameters
     ----------
     calls
-        How often.
+        Number of calls.
     sent
-        Bytes that left for other ranks: what this rank gave, without heads and its own part.
+        Payload bytes sent to other ranks, without headers; what a rank keeps does not count.
     seconds
-        In the exchange, waiting for others included.
+        Seconds spent in the calls, waiting for other ranks included.
     """
 
     calls: int = 0
@@ -31,17 +31,17 @@ class CollectiveStats:
 
 
 class InstrumentedGroup:
-    """Another group, counted at its boundary.
+    """Wrapper of a process group that keeps statistics of its collectives.
 
     Parameters
     ----------
     group
-        The group that exchanges; on threads, one CountedGroup for each rank.
+        The group that communicates. On a `ThreadGroup`, every rank makes its own wrapper.
 
     Attributes
     ----------
-    tallies
-        By the name of the exchange.
+    stats
+        Statistics by the name of the collective.
     """
 
     def __init__(self, group: HostGroup) -> None:
@@ -50,41 +50,44 @@ class InstrumentedGroup:
         self._group = group
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Give row p to rank p; a row stays here."""
-        return self._counted(self._group.all_to_all, x_PMD.nbytes / self.size, x_PMD)
+        """Send row p to rank p; all rows but one count."""
+        return self._measure(self._group.all_to_all, x_PMD.nbytes / self.size, x_PMD)
 
     def all_gather(self, x_ND: Any) -> Any:
-        """Return every rank's `x_ND`; ours goes to each of the others."""
-        return self._counted(self._group.all_gather, x_ND.nbytes, x_ND)
+        """Return every rank's `x_ND`; this rank's counts once for each other rank."""
+        return self._measure(self._group.all_gather, x_ND.nbytes, x_ND)
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Give row p to rank p, and sum; a row stays here."""
-        return self._counted(self._group.reduce_scatter, x_PND.nbytes / self.size, x_PND)
+        """Send row p to rank p, and sum; all rows but one count."""
+        return self._measure(self._group.reduce_scatter, x_PND.nbytes / self.size, x_PND)
 
     def all_reduce(self, x: Any) -> Any:
-        """Return the sum of every rank's `x`, as sent in parts: a P-th to each rank, twice."""
-        return self._counted(self._group.all_reduce, 2 * x.nbytes / self.size, x)
+        """Return the sum of every rank's `x`; a P-th of `x` counts twice for each other rank.
+
+        That is what a reduce-scatter and an all-gather send.
+        """
+        return self._measure(self._group.all_reduce, 2 * x.nbytes / self.size, x)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
-        """Give the next count_P[p] rows to rank p; ours stay here."""
+        """Send the next count_P[p] rows to rank p; rows that this rank keeps do not count."""
         start = time.perf_counter()
-        answer = self._group.ragged_all_to_all(x_ND, count_P)
+        received = self._group.ragged_all_to_all(x_ND, count_P)
         rows = x_ND.shape[0] - int(count_P[self.rank])
-        self._note("ragged_all_to_all", rows * x_ND[:1].nbytes, start)
-        return answer
+        self._record("ragged_all_to_all", rows * x_ND[:1].nbytes, start)
+        return received
 
     def split(self, ranks: Sequence[int]) -> "InstrumentedGroup":
-        """Return the group of `ranks`, counted by itself."""
+        """Return the subgroup of `ranks`, with statistics of its own."""
         return InstrumentedGroup(self._group.split(ranks))
 
-    def _counted(self, exchange: Callable[[Any], Any], sent_to_each: float, x: Any) -> Any:
+    def _measure(self, collective: Callable[[Any], Any], sent_to_each: float, x: Any) -> Any:
         start = time.perf_counter()
-        answer = exchange(x)
-        self._note(exchange.__name__, round(sent_to_each * (self.size - 1)), start)
-        return answer
+        output = collective(x)
+        self._record(collective.__name__, round(sent_to_each * (self.size - 1)), start)
+        return output
 
-    def _note(self, exchange: str, sent: int, start: float) -> None:
-        stats = self.stats[exchange]
+    def _record(self, name: str, sent: int, start: float) -> None:
+        stats = self.stats[name]
         stats.calls += 1
         stats.sent += sent
         stats.seconds += time.perf_counter() - start

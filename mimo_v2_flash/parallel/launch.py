@@ -1,4 +1,4 @@
-"""The group of this process: alone, or one rank of what torchrun started."""
+"""Initialization of the process group: for a single process, or for the ranks of torchrun."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,24 +13,25 @@ __all__ = ["init_process_group"]
 def init_process_group(
     variables: Mapping[str, str], *, patience: float = 25, silence: int = 15
 ) -> Iterator[HostGroup]:
-    """Give the group of this process, and leave it when all ranks are done.
+    """Yield the process group of all ranks, and shut it down when all of them are done.
 
     Parameters
     ----------
     variables
-        What torchrun tells its processes: WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT. Without
-        WORLD_SIZE, or if it is 1, we are alone.
+        Environment variables that torchrun sets: WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT. The
+        group is a `SoloGroup` without WORLD_SIZE, or if it is 1.
     patience
         Seconds to wait for ranks that have not started, since the last one did.
     silence
-        Seconds without a sign of life after which a rank is lost.
+        Seconds without a heartbeat after which a rank counts as lost.
 
     Raises
     ------
     ModuleNotFoundError
-        If there are other ranks, but no torch.
+        If there are other ranks, but torch is not installed.
     RankError
-        Which ranks have not started; later, from any exchange, who is lost and why.
+        If ranks have not started; later, from any collective, if a rank is lost. The message names
+        the ranks and the cause.
     """
     if int(variables.get("WORLD_SIZE", "1")) == 1:
         yield SoloGroup()

@@ -1,7 +1,7 @@
-"""Ranks as processes, on one machine or several: torch.distributed's gloo, started by torchrun.
+"""Process group of processes on one machine or several: torch.distributed's gloo under torchrun.
 
-Sums are added here in rank order, so that they are those of `ThreadGroup` to the bit, whatever the
-network does.
+Sums are added here in rank order, so that they equal those of `ThreadGroup` to the bit, whatever
+the network does.
 """
 
 import atexit
@@ -27,14 +27,16 @@ __all__ = ["ProcessGroup", "join_process_group"]
 
 
 class ProcessGroup:
-    """Some ranks of a run, of which this process is one; `join_process_group` gives the group of all.
+    """Process group of some ranks of a run, where every rank is a process.
+
+    `join_process_group` yields the group of all ranks.
 
     Parameters
     ----------
-    wire
-        The connections between them.
+    transport
+        The connections between the ranks.
     split
-        From ranks of the run to the group of these.
+        Function from ranks of the run to their group.
     """
 
     def __init__(self, transport: Transport, split: Callable[[tuple[int, ...]], Any]) -> None:
@@ -42,58 +44,62 @@ class ProcessGroup:
         self._transport, self._split = transport, split
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
-        return np.stack(self._rows("all_to_all", x_PMD))
+        """Send row p to rank p; return the rows received, in rank order."""
+        return np.stack(self._exchange_rows("all_to_all", x_PMD))
 
     def all_gather(self, x_ND: Any) -> Any:
         """Return every rank's `x_ND`, stacked in rank order."""
-        return np.stack(self._everyone_s("all_gather", x_ND))
+        return np.stack(self._gather("all_gather", x_ND))
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Give row p to rank p; return the sum of the rows that the ranks gave us."""
-        return sum_in_rank_order(self._rows("reduce_scatter", x_PND))
+        """Send row p to rank p; return the sum of the rows received."""
+        return sum_in_rank_order(self._exchange_rows("reduce_scatter", x_PND))
 
     def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order.
 
-        What is long is summed in parts, one on each rank.
+        A long `x` is summed in parts, one on each rank: a reduce-scatter and an all-gather.
         """
         if x.nbytes <= INLINE:
-            return sum_in_rank_order(self._everyone_s("all_reduce", x))
-        what, parts = describe_collective("all_reduce", x), np.array_split(np.ravel(x), self.size)
-        own = sum_in_rank_order(self._swapped(what, parts))
-        return np.concatenate(self._swapped(what, [own] * self.size)).reshape(x.shape)
+            return sum_in_rank_order(self._gather("all_reduce", x))
+        collective = describe_collective("all_reduce", x)
+        parts = np.array_split(np.ravel(x), self.size)
+        local_sum = sum_in_rank_order(self._exchange(collective, parts))
+        sums = self._exchange(collective, [local_sum] * self.size)
+        return np.concatenate(sums).reshape(x.shape)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
-        """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank."""
+        """Send the next count_P[p] rows to rank p; return (rows received, their counts) by rank."""
         ends = np.cumsum(check_counts(x_ND, count_P, self.size))
-        what, row = describe_collective("ragged_all_to_all", x_ND), x_ND.shape[1:]
-        got = [part.reshape(-1, *row) for part in self._swapped(what, np.split(x_ND, ends[:-1]))]
-        return np.concatenate(got), np.array([len(part) for part in got])
+        collective, row = describe_collective("ragged_all_to_all", x_ND), x_ND.shape[1:]
+        received = self._exchange(collective, np.split(x_ND, ends[:-1]))
+        rows = [part.reshape(-1, *row) for part in received]
+        return np.concatenate(rows), np.array([len(part) for part in rows])
 
     def split(self, ranks: Sequence[int]) -> Any:
-        """Return the group whose rank i is our rank `ranks[i]`."""
-        chosen = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
-        return self._split(chosen)
+        """Return the subgroup whose rank i is rank `ranks[i]` of this group."""
+        run_ranks = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
+        return self._split(run_ranks)
 
-    def _rows(self, exchange: str, x_PMD: Any) -> list[Any]:
-        got = self._swapped(describe_collective(exchange, x_PMD), list(x_PMD))
-        return [part.reshape(x_PMD.shape[1:]) for part in got]
+    def _exchange_rows(self, name: str, x_PMD: Any) -> list[Any]:
+        received = self._exchange(describe_collective(name, x_PMD), list(x_PMD))
+        return [part.reshape(x_PMD.shape[1:]) for part in received]
 
-    def _everyone_s(self, exchange: str, x: Any) -> list[Any]:
-        got = self._swapped(describe_collective(exchange, x), [x] * self.size)
-        return [part.reshape(x.shape) for part in got]
+    def _gather(self, name: str, x: Any) -> list[Any]:
+        received = self._exchange(describe_collective(name, x), [x] * self.size)
+        return [part.reshape(x.shape) for part in received]
 
-    def _swapped(self, what: str, parts: Sequence[Any]) -> list[Any]:
+    def _exchange(self, collective: str, parts: Sequence[Any]) -> list[Any]:
         sent = [np.ravel(part).view(np.uint8) for part in parts]
-        return [part.view(parts[0].dtype) for part in self._transport.exchange_bytes(what, sent)]
+        received = self._transport.exchange_bytes(collective, sent)
+        return [part.view(parts[0].dtype) for part in received]
 
 
 @contextmanager
 def join_process_group(
     variables: Mapping[str, str], *, patience: float, silence: int
 ) -> Iterator[ProcessGroup]:
-    """Join the run that `variables` describe, and leave it when all are done.
+    """Join the run that `variables` describe, and shut its group down when all ranks are done.
 
     The parameters and errors are those of `init_process_group`.
     """
@@ -102,7 +108,7 @@ def join_process_group(
     monitor = HeartbeatMonitor(store.clone(), rank, size, silence=silence)
     monitor.begin(patience)
     transports: dict[tuple[int, ...], Transport] = {}
-    atexit.register(_leave_at_once_if_waiting, monitor)
+    atexit.register(_exit_at_once_if_waiting, monitor)
 
     def group(ranks: tuple[int, ...]) -> Any:
         if ranks == (rank,):
@@ -118,14 +124,14 @@ def join_process_group(
         for transport in transports.values():
             transport.close()
     except BaseException as error:
-        monitor.raised(error)
+        monitor.report_error(error)
         raise
     finally:
         monitor.end()
 
 
 def _store(variables: Mapping[str, str], patience: float) -> Any:
-    """Return the run's store, which torchrun has opened, or rank 0 opens now."""
+    """Return the store of the run, which torchrun or rank 0 hosts."""
     opened = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     try:
@@ -135,24 +141,24 @@ def _store(variables: Mapping[str, str], patience: float) -> Any:
             wait_for_workers=False,
             timeout=timedelta(seconds=patience),
         )
-    except DistError as nobody:
-        raise RankError(f"rank 0 has not started: {str(nobody).splitlines()[0]}") from None
+    except DistError as unreachable:
+        raise RankError(f"rank 0 has not started: {str(unreachable).splitlines()[0]}") from None
     return PrefixStore(f"run {variables.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _rendezvous(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> None:
-    """Wait until all of `ranks` split into the same group: gloo would wait beyond hope."""
-    what = f"split into {[*ranks]}"
-    monitor.at = PendingCollective(ranks, 0, what)
-    store.set(f"{what} {monitor.rank}", "")
-    while not store.check([f"{what} {rank}" for rank in ranks]):
+    """Wait until all of `ranks` split into the same group: gloo would wait for ever."""
+    collective = f"split into {[*ranks]}"
+    monitor.pending = PendingCollective(ranks, 0, collective)
+    store.set(f"{collective} {monitor.rank}", "")
+    while not store.check([f"{collective} {rank}" for rank in ranks]):
         monitor.check()
         time.sleep(0.01)
-    monitor.at = None
+    monitor.pending = None
 
 
 def _shutdown(store: Any, monitor: HeartbeatMonitor) -> None:
-    """Leave together; rank 0, whose process may hold the store, last."""
+    """Wait until all ranks are done; rank 0, whose process may host the store, returns last."""
     monitor.leave()
     store.add("finished", 1)
     while store.add("finished", 0) < monitor.size:
@@ -165,9 +171,9 @@ def _shutdown(store: Any, monitor: HeartbeatMonitor) -> None:
         gone = store.add("gone", 0)
 
 
-def _leave_at_once_if_waiting(monitor: HeartbeatMonitor) -> None:
-    """End without waiting for exchanges that will never end, as gloo's destructor does."""
-    if monitor.at:
+def _exit_at_once_if_waiting(monitor: HeartbeatMonitor) -> None:
+    """Exit at once from a pending collective: gloo's destructor would wait for it for ever."""
+    if monitor.pending:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""One rank alone: every exchange hands back what it was given."""
+"""Process group of a single rank: no communication, every collective returns its input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["ALONE", "SoloGroup"]
 
 @dataclass(frozen=True)
 class SoloGroup:
-    """The group of one."""
+    """Process group of a single rank."""
 
     size: int = 1
     rank: int = 0

@@ -1,4 +1,4 @@
-"""Ranks as threads of one process: real exchanges on any CPU, for tests and small runs."""
+"""Process group of threads of one process: real collectives on a CPU, for tests and small runs."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,11 @@ from .rendezvous import ReleasedError, ThreadWorld
 
 __all__ = ["ThreadGroup", "sum_in_rank_order"]
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class _Threads:
-    """Some of a world's ranks; each thread is the rank that the world says it is."""
+    """Process group of some ranks of a `ThreadWorld`; the calling thread determines the rank."""
 
     def __init__(self, world: ThreadWorld, ranks: tuple[int, ...]) -> None:
         self.size = len(ranks)
@@ -25,21 +25,21 @@ class _Threads:
 
     @property
     def rank(self) -> int:
-        """Which rank the calling thread is."""
+        """Rank of the calling thread."""
         return self._rendezvous.index
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Give row p to rank p; return the rows that the ranks gave us, in rank order."""
-        return self._exchange("all_to_all", x_PMD, lambda mail: np.stack(self._own_rows(mail)))
+        """Send row p to rank p; return the rows received, in rank order."""
+        return self._exchange("all_to_all", x_PMD, lambda inputs: np.stack(self._received(inputs)))
 
     def all_gather(self, x_ND: Any) -> Any:
         """Return every rank's `x_ND`, stacked in rank order."""
         return self._exchange("all_gather", x_ND, np.stack)
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Give row p to rank p; return the sum of the rows that the ranks gave us."""
+        """Send row p to rank p; return the sum of the rows received."""
         return self._exchange(
-            "reduce_scatter", x_PND, lambda mail: sum_in_rank_order(self._own_rows(mail))
+            "reduce_scatter", x_PND, lambda inputs: sum_in_rank_order(self._received(inputs))
         )
 
     def all_reduce(self, x: Any) -> Any:
@@ -47,32 +47,32 @@ class _Threads:
         return self._exchange("all_reduce", x, sum_in_rank_order)
 
     def ragged_all_to_all(self, x_ND: Any, count_P: Any) -> tuple[Any, Any]:
-        """Give the next count_P[p] rows to rank p; return (rows, their counts) by rank."""
+        """Send the next count_P[p] rows to rank p; return (rows received, their counts) by rank."""
         ends = [0, *accumulate(check_counts(x_ND, count_P, self.size))]
         sent = [x_ND[start:end] for start, end in pairwise(ends)]
 
-        def received(mail: list[Any]) -> tuple[Any, Any]:
-            rows = self._own_rows(mail)
+        def concatenate(inputs: list[Any]) -> tuple[Any, Any]:
+            rows = self._received(inputs)
             return np.concatenate(rows), np.array([part.shape[0] for part in rows])
 
         return self._rendezvous.exchange(
-            describe_collective("ragged_all_to_all", x_ND), sent, received
+            describe_collective("ragged_all_to_all", x_ND), sent, concatenate
         )
 
     def split(self, ranks: Sequence[int]) -> "_Threads":
-        """Return the group whose rank i is our rank `ranks[i]`."""
-        mine = self._rendezvous.ranks
-        return _Threads(self._world, tuple(mine[rank] for rank in check_ranks(ranks, self)))
+        """Return the subgroup whose rank i is rank `ranks[i]` of this group."""
+        world_ranks = self._rendezvous.ranks
+        return _Threads(self._world, tuple(world_ranks[rank] for rank in check_ranks(ranks, self)))
 
-    def _exchange(self, exchange: str, x: Any, combine: Callable[[list[Any]], Any]) -> Any:
-        return self._rendezvous.exchange(describe_collective(exchange, x), x, combine)
+    def _exchange(self, name: str, x: Any, combine: Callable[[list[Any]], Any]) -> Any:
+        return self._rendezvous.exchange(describe_collective(name, x), x, combine)
 
-    def _own_rows(self, mail: list[Any]) -> list[Any]:
-        return [sent[self.rank] for sent in mail]
+    def _received(self, inputs: list[Any]) -> list[Any]:
+        return [sent[self.rank] for sent in inputs]
 
 
 class ThreadGroup(_Threads):
-    """`size` ranks; `run` calls a program on each of them at once.
+    """Process group of `size` threads; `run` calls a program on each of them at once.
 
     Parameters
     ----------
@@ -85,15 +85,15 @@ class ThreadGroup(_Threads):
             raise ValueError(f"ThreadGroup: size must be at least 1, got {size}")
         super().__init__(ThreadWorld(size), tuple(range(size)))
 
-    def run(self, program: Callable[[int], Answer]) -> list[Answer]:
+    def run(self, program: Callable[[int], Result]) -> list[Result]:
         """Return `program(rank)` of every rank, in rank order.
 
         Raises
         ------
         RankError
-            If ranks call different exchanges, or one waits for a rank that has returned.
+            If ranks call different collectives, or one waits for a rank that has returned.
         Exception
-            What the first failing rank raised; the others are released from their exchanges.
+            The exception of the lowest rank that failed; ranks that waited for it are released.
         """
         self._world.begin()
         with ThreadPoolExecutor(self.size) as pool:
@@ -103,15 +103,15 @@ class ThreadGroup(_Threads):
             raise failure
         return [rank.result() for rank in ranks]
 
-    def _start(self, program: Callable[[int], Answer], rank: int) -> Answer:
-        self._world.here.rank = rank
+    def _start(self, program: Callable[[int], Result], rank: int) -> Result:
+        self._world.current.rank = rank
         try:
-            answer = program(rank)
+            result = program(rank)
         except BaseException as error:
             self._world.fail(rank, error)
             raise
         self._world.leave(rank)
-        return answer
+        return result
 
 
 def sum_in_rank_order(parts: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Attention of every query head of every token, one after the other.
+"""Reference attention: a loop over every query head of every token.
 
     y = sum over visible j of exp(l_j) v_j / (exp(sink) + sum over visible j of exp(l_j))
     l_j = q . k_j / sqrt(Q)
@@ -16,7 +16,7 @@ __all__ = ["attention"]
 
 
 class Key(NamedTuple):
-    """A token that may be looked at."""
+    """The position, keys and values of one token."""
 
     position: int
     k_KQ: Any
@@ -35,25 +35,25 @@ def attention(
     *,
     window: float,
 ):
-    """Return `y_BTHC`. A token sees itself and the `window` - 1 positions before it.
+    """Return `y_BTHC`: attention of each token to itself and the `window` - 1 positions before it.
 
-    A row's own tokens replace what the cache holds from the row's first position on. A token at
-    position -1 is padding: it sees nothing and nothing sees it.
+    The tokens of a row replace the cached ones from the row's first position on. A token at
+    position -1 is padding: it attends to no token and no token attends to it.
     """
     B, T, H, _ = q_BTHQ.shape
     K, C = v_BTKC.shape[2:]
     y_BTHC = np.zeros((B, T, H, C))
     for b in range(B):
         prior = _keys(prior_position_BS[b], prior_k_BSKQ[b], prior_v_BSKC[b])
-        own = _keys(position_BT[b], k_BTKQ[b], v_BTKC[b])
-        keys = [key for key in prior if key.position < position_BT[b, 0]] + own
+        active = _keys(position_BT[b], k_BTKQ[b], v_BTKC[b])
+        keys = [key for key in prior if key.position < position_BT[b, 0]] + active
         for t, h in np.ndindex(T, H):
             now = int(position_BT[b, t])
-            seen = [key for key in keys if now - window < key.position <= now]
+            visible = [key for key in keys if now - window < key.position <= now]
             kv_head = h // (H // K)
             y_BTHC[b, t, h] = _average(
                 q_BTHQ[b, t, h],
-                [(key.k_KQ[kv_head], key.v_KC[kv_head]) for key in seen],
+                [(key.k_KQ[kv_head], key.v_KC[kv_head]) for key in visible],
                 float(sink_H[h]),
                 zero=np.zeros(C),
             )

@@ -1,4 +1,4 @@
-"""Full attention: a token sees itself and every token before it.
+"""Reference full attention: a token attends to itself and to every token before it.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "full_attention").
 """
@@ -22,7 +22,7 @@ def attention_full(
     *,
     query_block: int,
 ):
-    """Return `y_BTHC`. `query_block` is the kernel's own affair: the answer has no blocks."""
-    own = k_BTKQ, v_BTKC, position_BT
+    """Return `y_BTHC`; `query_block` has no effect on it."""
+    active = k_BTKQ, v_BTKC, position_BT
     prior = prior_k_BSKQ, prior_v_BSKC, prior_position_BS
-    return attention(q_BTHQ, *own, *prior, sink_H, window=math.inf)
+    return attention(q_BTHQ, *active, *prior, sink_H, window=math.inf)

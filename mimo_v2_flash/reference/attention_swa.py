@@ -1,4 +1,4 @@
-"""Sliding-window attention: a token sees itself and the `window` - 1 positions before it.
+"""Reference sliding-window attention: a token and the `window` - 1 positions before it.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashAttention`, "sliding_attention"; the
 window is `sliding_window_size + 1` in `MiMoV2FlashConfig`).
@@ -22,7 +22,7 @@ def attention_swa(
     window: int,
     query_block: int,
 ):
-    """Return `y_BTHC`. `query_block` is the kernel's own affair: the answer has no blocks."""
-    own = k_BTKQ, v_BTKC, position_BT
+    """Return `y_BTHC`; `query_block` has no effect on it."""
+    active = k_BTKQ, v_BTKC, position_BT
     prior = prior_k_BSKQ, prior_v_BSKC, prior_position_BS
-    return attention(q_BTHQ, *own, *prior, sink_H, window=window)
+    return attention(q_BTHQ, *active, *prior, sink_H, window=window)

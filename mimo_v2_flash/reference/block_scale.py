@@ -1,4 +1,4 @@
-"""FP8 weights, one code after the other: E4M3 by its bits, and quantisation by search.
+"""Reference FP8 block scaling: codes decoded by their bits, and quantised by search.
 
 Source: E4M3 of arXiv:2209.05433, table 1; blocks of DeepSeek-V3, arXiv:2412.19437, section 3.3.2.
 """
@@ -29,7 +29,7 @@ NOT_NEGATIVE = [decode(code) for code in range(0x7F)]
 
 
 def encode(value: float) -> int:
-    """Return the code with the sign of `value` that is nearest; the even one of two as near."""
+    """Return the nearest code with the sign of `value`; of two equally near, the even one."""
     nearest = min(range(0x7F), key=lambda code: (abs(NOT_NEGATIVE[code] - abs(value)), code % 2))
     return nearest + 0x80 if np.signbit(value) else nearest
 
@@ -39,15 +39,15 @@ def quantize(w_OI, *, block_height: int = 128):
 
         scale = max |block| / 448, rounded to float32
 
-    It is at least 2^-126, float32's smallest normal number, and 1 for a block of zeros.
+    The scale is at least 2^-126, float32's smallest normal number, and 1 for a block of zeros.
     """
     outputs, inputs = w_OI.shape
     grid = -(-outputs // block_height), -(-inputs // 128)
-    peak_YX = np.zeros(grid)
+    amax_YX = np.zeros(grid)
     for (o, i), value in np.ndenumerate(w_OI):
         block = o // block_height, i // 128
-        peak_YX[block] = max(peak_YX[block], abs(float(value)))
-    scale_YX = np.where(peak_YX > 0, np.maximum(peak_YX / 448, 2.0**-126), 1).astype(np.float32)
+        amax_YX[block] = max(amax_YX[block], abs(float(value)))
+    scale_YX = np.where(amax_YX > 0, np.maximum(amax_YX / 448, 2.0**-126), 1).astype(np.float32)
     code_OI = np.empty((outputs, inputs), np.uint8)
     for (o, i), value in np.ndenumerate(w_OI):
         code_OI[o, i] = encode(float(value) / float(scale_YX[o // block_height, i // 128]))
@@ -55,7 +55,7 @@ def quantize(w_OI, *, block_height: int = 128):
 
 
 def dequantize(w):
-    """Return the weight of anything with `code` [O, I], `scale` [Y, X] and `block_height`."""
+    """Return the weight `w_OI` of an object with `code`, `scale` and `block_height`."""
     w_OI = np.empty(w.code.shape)
     for (o, i), code in np.ndenumerate(w.code):
         w_OI[o, i] = decode(int(code)) * float(w.scale[o // w.block_height, i // 128])

@@ -1,4 +1,4 @@
-"""The dense feed-forward: one expert that answers every token.
+"""Reference dense feed-forward layer: one expert for every token.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashMLP`).
 """
@@ -9,5 +9,5 @@ __all__ = ["dense_ffn"]
 
 
 def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
-    """Return `y_ND`. `token_block` is the kernel's own affair: the answer has no blocks."""
+    """Return `y_ND`; `token_block` has no effect on it."""
     return moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF)

@@ -1,9 +1,9 @@
-"""The cache of one layer, one token after the other.
+"""Reference KV cache of one layer: a loop over tokens.
 
 Row `sequence x S + slot` holds a token; the last row is trash, and its position stays -1.
-`cache` is any record of `k_ZKQ`, `v_ZKC` and `position_Z`.
+`cache` is any object with `k_ZKQ`, `v_ZKC` and `position_Z`.
 
-Source: the addressing that is written down in `kernels.kv_cache`; it is this project's own.
+Source: the addressing of this project, as `kernels.kv_cache` documents it.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ __all__ = ["prior_tokens", "write_tokens"]
 
 
 def prior_tokens(cache, *, sequences: int, kv_length: int):
-    """Return (k_BSKQ, v_BSKC, position_BS): the first `kv_length` slots, copied to float64."""
+    """Return (k_BSKQ, v_BSKC, position_BS): the first `kv_length` slots, as float64 copies."""
     slots = (len(cache.position_Z) - 1) // sequences
 
-    def slots_of(part):
+    def first_slots(part):
         rows = [[part[b * slots + s] for s in range(kv_length)] for b in range(sequences)]
         return np.array(rows, dtype=np.float64).reshape(sequences, kv_length, *part.shape[1:])
 
-    return slots_of(cache.k_ZKQ), slots_of(cache.v_ZKC), slots_of(cache.position_Z)
+    return first_slots(cache.k_ZKQ), first_slots(cache.v_ZKC), first_slots(cache.position_Z)
 
 
 def write_tokens(cache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:

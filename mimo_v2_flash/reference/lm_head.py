@@ -1,4 +1,4 @@
-"""The head, one token and one word after the other.
+"""Reference language-model head: a loop over tokens and the vocabulary.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashForCausalLM.lm_head`).
 """

@@ -1,4 +1,4 @@
-"""Mixture of experts without ranks: every token goes to its experts directly.
+"""Reference mixture of experts: all experts in one place, without dispatch.
 
 Source: DeepSeek-V3, arXiv:2412.19437, section 2.1.2, without shared experts.
 """
@@ -23,7 +23,7 @@ def moe_block(
 ):
     """Return `y_ND`: y = sum over the chosen e of weight_e expert_e(x); 0 for padding.
 
-    All experts lie here, in place of the kernel's rank and what it answers.
+    It takes the weights of all experts, where the kernel takes a rank and an `ExpertFn`.
     """
     weight_NA, expert_NA = moe_router(
         x_ND, w_router_ED, bias_E, experts_per_token=experts_per_token, scaling=scaling

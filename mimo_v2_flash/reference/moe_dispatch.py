@@ -1,4 +1,4 @@
-"""Messages between ranks as plain lists: who sends what to whom, in which order.
+"""Reference MoE dispatch and combine: the messages to each rank as lists.
 
 Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2.
 """
@@ -11,7 +11,7 @@ __all__ = ["Message", "combine", "dispatch"]
 
 
 class Message(NamedTuple):
-    """A token on its way, with all of its choices."""
+    """A token sent to a rank, with all of its expert choices."""
 
     token: int
     x_D: Any
@@ -22,11 +22,11 @@ class Message(NamedTuple):
 def dispatch(
     x_ND, weight_NA, expert_NA, *, ranks: int, num_experts: int, send_capacity: int
 ) -> tuple[list[list[Message]], int]:
-    """Return (the messages to every rank, how many more did not fit).
+    """Return (the messages to every rank, the number of messages that did not fit).
 
-    A token goes once to every rank that holds one of its experts; expert e lies on rank
-    e / (experts / ranks), rounded down. Messages go in the order of tokens, at most `send_capacity` to a
-    rank.
+    A token is sent once to every rank that holds one of its experts; expert e is on rank
+    e / (experts / ranks), rounded down. Messages are in the order of tokens, at most
+    `send_capacity` to a rank.
     """
     messages: list[list[Message]] = [[] for _ in range(ranks)]
     for token, chosen in enumerate(expert_NA):
@@ -43,7 +43,7 @@ def dispatch(
 
 
 def combine(output_PMD, slot_NA):
-    """Return `y_ND`: the sum of a token's answers; slot P x M stands for none."""
+    """Return `y_ND`: the sum of each token's outputs; slot P x M stands for none."""
     P, M, D = output_PMD.shape
     y_ND = np.zeros((len(slot_NA), D))
     for (n, _), slot in np.ndenumerate(slot_NA):

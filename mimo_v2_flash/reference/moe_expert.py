@@ -1,4 +1,4 @@
-"""One expert, one token after the other.
+"""Reference SwiGLU experts: a loop over tokens.
 
 Source: SwiGLU, arXiv:2002.05202, equation 6.
 """
@@ -11,7 +11,7 @@ __all__ = ["masked_experts", "moe_expert"]
 
 
 def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
-    """Return `y_ND`, one row for each of x.
+    """Return `y_ND`, the output of one expert for each row of x.
 
         y_d = sum over f of silu(gate_f . x) (up_f . x) down_df
 
@@ -19,15 +19,15 @@ def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
     """
     y_ND = np.empty(np.shape(x_ND))
     for n, x in enumerate(x_ND):
-        pairs = zip(_times(w_gate_FD, x), _times(w_up_FD, x), strict=True)
-        y_ND[n] = _times(w_down_DF, [_silu(gate) * up for gate, up in pairs])
+        pairs = zip(_matvec(w_gate_FD, x), _matvec(w_up_FD, x), strict=True)
+        y_ND[n] = _matvec(w_down_DF, [_silu(gate) * up for gate, up in pairs])
     return y_ND
 
 
 def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF):
-    """Return `y_ND`: what each token's chosen experts answer, weighed and summed.
+    """Return `y_ND`: the weighted sum of the outputs of each token's chosen experts.
 
-    An id that is no index of the weights given here is not answered.
+    An expert id outside 0..e-1 is skipped.
     """
     y_ND = np.zeros(np.shape(x_ND))
     for (n, a), expert in np.ndenumerate(expert_NA):
@@ -37,7 +37,7 @@ def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF)
     return y_ND
 
 
-def _times(w_OI, x) -> list[float]:
+def _matvec(w_OI, x) -> list[float]:
     return [sum(float(w) * float(v) for w, v in zip(row, x, strict=True)) for row in w_OI]
 
 

@@ -1,4 +1,4 @@
-"""Sigmoid router, one token after the other: a sorted list instead of a top-k.
+"""Reference sigmoid router: a loop over tokens, with a sort instead of a top-k.
 
 Source: DeepSeek-V3, arXiv:2412.19437, equations 12 to 16.
 """
@@ -16,7 +16,7 @@ def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: fl
         s_e = 1 / (1 + exp(-x . w_e))
         weight_e = scaling s_e / (sum of s over the chosen + 1e-20)
 
-    Chosen are the largest s_e + bias_e, of equal ones those of the lowest index.
+    The experts with the largest s_e + bias_e are chosen, of equal ones the lowest index.
     """
     N, E = len(x_ND), len(w_router_ED)
     weight_NA = np.empty((N, experts_per_token))

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, one token after the other.
+"""Reference root-mean-square normalisation: a loop over tokens.
 
 Source: arXiv:1910.07467, equation 4.
 """
@@ -17,6 +17,6 @@ def rmsnorm(x_BTD, weight_D, *, epsilon: float):
     y_BTD = np.empty((B, T, D))
     for b, t in np.ndindex(B, T):
         x = [float(value) for value in x_BTD[b, t]]
-        length = (sum(value * value for value in x) / D + epsilon) ** 0.5
-        y_BTD[b, t] = [x[d] / length * float(weight_D[d]) for d in range(D)]
+        rms = (sum(value * value for value in x) / D + epsilon) ** 0.5
+        y_BTD[b, t] = [x[d] / rms * float(weight_D[d]) for d in range(D)]
     return y_BTD

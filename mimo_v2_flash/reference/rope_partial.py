@@ -1,4 +1,4 @@
-"""Partial rotary position embedding as it was invented: multiplication by complex numbers.
+"""Reference partial rotary position embedding: multiplication by complex numbers.
 
 Source: RoFormer, arXiv:2104.09864, section 3.4.2, with the pairs (r, r + R) of transformers
 `models/mimo_v2_flash` (`rotate_half`).
@@ -12,48 +12,48 @@ __all__ = ["rope_at", "rope_partial", "rope_table"]
 
 
 def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return (cos_LR, sin_LR): real and imaginary part of `_turn` for every position."""
-    turn_LR = np.array(
+    """Return (cos_LR, sin_LR): real and imaginary part of `_rotation` for every position."""
+    rotation_LR = np.array(
         [
-            [_turn(position, r, rotary_dim, theta) for r in range(rotary_dim // 2)]
+            [_rotation(position, r, rotary_dim, theta) for r in range(rotary_dim // 2)]
             for position in range(length)
         ],
         dtype=np.complex128,
     ).reshape(length, rotary_dim // 2)
-    return turn_LR.real, turn_LR.imag
+    return rotation_LR.real, rotation_LR.imag
 
 
 def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
-    """Return `y_BTHQ`, by the table.
+    """Return `y_BTHQ`, from the table.
 
-    y_r + i y_{r+R} = (x_r + i x_{r+R}) (cos + i sin)        padding turns as position 0
+    y_r + i y_{r+R} = (x_r + i x_{r+R}) (cos + i sin)        padding is rotated as position 0
     """
 
-    def turn(position: int, r: int) -> complex:
+    def rotation(position: int, r: int) -> complex:
         return complex(float(cos_LR[position, r]), float(sin_LR[position, r]))
 
-    return _rotated(x_BTHQ, position_BT, cos_LR.shape[1], turn)
+    return _rotate(x_BTHQ, position_BT, cos_LR.shape[1], rotation)
 
 
 def rope_at(x_BTHQ, position_BT, *, rotary_dim: int, theta: float):
-    """Return `y_BTHQ`, from the positions themselves: no table."""
+    """Return `y_BTHQ`, from the positions, without a table."""
 
-    def turn(position: int, r: int) -> complex:
-        return _turn(position, r, rotary_dim, theta)
+    def rotation(position: int, r: int) -> complex:
+        return _rotation(position, r, rotary_dim, theta)
 
-    return _rotated(x_BTHQ, position_BT, rotary_dim // 2, turn)
+    return _rotate(x_BTHQ, position_BT, rotary_dim // 2, rotation)
 
 
-def _turn(position: int, r: int, rotary_dim: int, theta: float) -> complex:
+def _rotation(position: int, r: int, rotary_dim: int, theta: float) -> complex:
     """Return exp(i position theta^(-2r / rotary_dim))."""
     return cmath.exp(1j * position / theta ** (2 * r / rotary_dim))
 
 
-def _rotated(x_BTHQ, position_BT, R: int, turn):
+def _rotate(x_BTHQ, position_BT, R: int, rotation):
     y_BTHQ = x_BTHQ.astype(np.float64)
     B, T, H, _ = x_BTHQ.shape
     for b, t, h, r in np.ndindex(B, T, H, R):
         x = complex(float(x_BTHQ[b, t, h, r]), float(x_BTHQ[b, t, h, r + R]))
-        y = x * turn(max(int(position_BT[b, t]), 0), r)
+        y = x * rotation(max(int(position_BT[b, t]), 0), r)
         y_BTHQ[b, t, h, r], y_BTHQ[b, t, h, r + R] = y.real, y.imag
     return y_BTHQ

@@ -1,4 +1,4 @@
-"""Token embedding, one token after the other.
+"""Reference token embedding: a loop over tokens.
 
 Source: transformers `models/mimo_v2_flash` (`MiMoV2FlashModel.embed_tokens`).
 """

@@ -1,1 +1,1 @@
-"""Text around the model: tokenizer, incremental detokenizer, and completion of prompts."""
+"""Text generation around the model: tokenizer, incremental detokenizer, prompt completion."""

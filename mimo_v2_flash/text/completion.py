@@ -1,4 +1,4 @@
-"""From text to text: a prompt's tokens, the model's tokens after them, and their text as it comes.
+"""Text completion and chat: tokenize a prompt, generate, and detokenize as tokens come.
 
 config = MiMoConfig.from_pretrained(folder)
 model = MiMoV2FlashModel(load_weights(folder, config), config)
@@ -23,16 +23,16 @@ END, LIMIT, CONTEXT = "an end token", "max_new_tokens", "a full context"
 
 
 class Completion(NamedTuple):
-    """What a model wrote.
+    """The text that a model generated, its tokens, and why it ended.
 
     Attributes
     ----------
     text
-        Without special tokens.
+        The generated text, without special tokens.
     prompt_tokens, new_tokens
-        Ids that were given, and that were drawn, the end token included.
+        Token ids of the prompt, and the generated ones, the end token included.
     stopped
-        Why there is no more: `END`, `LIMIT` or `CONTEXT`.
+        Why generation stopped: `END`, `LIMIT` or `CONTEXT`.
     """
 
     text: str
@@ -51,32 +51,33 @@ def complete(
     on_text: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Completion:
-    """Return the text that `model` writes after a prompt.
+    """Return the text that `model` generates after a prompt.
 
     Parameters
     ----------
     model
-        The model of `tokenizer`.
+        The model to run.
     tokenizer
-        From `load_tokenizer`.
+        The tokenizer of the same checkpoint, from `load_tokenizer`.
     prompt
-        A text to be continued, or messages ("role", "content") to be answered. An empty text
-        stands for the beginning of any text.
+        A text to continue, or chat messages ("role", "content") to answer. An empty text stands
+        for the beginning of any text.
     max_new_tokens : int
-        Tokens to generate at most; fewer where the model's context is full.
+        Tokens to generate at most; fewer if the model's context is full.
     eos_token_id : int or sequence of int, optional
-        Tokens that end the text; the config's if not given, an empty sequence for none.
+        Ids of the end tokens; by default the config's, an empty sequence for none.
     on_text : callable, optional
-        Called as each token is drawn with the text that it makes certain, "" where it ends within
-        a character; and once more at the end, with what was left.
+        Called after each token with the text that is now complete, "" if the token ends within a
+        character; and once at the end, with the remaining text.
     **options
-        `seed`, `cache_dtype`, `temperature`, `top_k`, `top_p`, `min_p` and `repetition_penalty`:
-        see `MiMoV2FlashModel.generate`.
+        Options of `MiMoV2FlashModel.generate`: `seed`, `cache_dtype`, `temperature`, `top_k`,
+        `top_p`, `min_p` and `repetition_penalty`.
 
     Raises
     ------
     ValueError
-        If the prompt is longer than the model's context or no text, or an option is not allowed.
+        If the prompt is longer than the model's context or not Unicode, or an option is not
+        allowed.
     """
     prompt_ids = prompt_tokens(tokenizer, prompt)
     context = model.config.max_position_embeddings
@@ -85,19 +86,20 @@ def complete(
     ends = model.config.eos_token_id if eos_token_id is None else eos_token_id
     detokenizer, pieces = Detokenizer(tokenizer), list[str]()
 
-    def take(piece: str) -> None:
+    def emit(piece: str) -> None:
         pieces.append(piece)
         if on_text is not None:
             on_text(piece)
 
+    # The last new token takes no position in the context.
     (new_ids,) = model.generate(
         [prompt_ids],
-        max_new_tokens=min(max_new_tokens, context - len(prompt_ids) + 1),  # the last is not shown
+        max_new_tokens=min(max_new_tokens, context - len(prompt_ids) + 1),
         eos_token_id=() if ends is None else ends,
-        on_token=lambda _, token: take(detokenizer.push(token)),
+        on_token=lambda _, token: emit(detokenizer.push(token)),
         **options,
     )
-    take(detokenizer.end())
+    emit(detokenizer.end())
     stopped = LIMIT if len(new_ids) == max_new_tokens else CONTEXT
     if new_ids and new_ids[-1] in end_tokens(ends):
         stopped = END

@@ -1,7 +1,7 @@
-"""The tokenizer of a checkpoint, which transformers loads, and text that grows with its tokens.
+"""The tokenizer of a checkpoint, loaded by transformers, and an incremental detokenizer.
 
-MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. Text begins with
-`<|endoftext|>`, as in training, where nothing else comes before it.
+MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. An empty prompt is
+`<|endoftext|>`, the token that precedes a text in training.
 """
 
 import logging
@@ -14,8 +14,8 @@ from typing import Any
 __all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "prompt_tokens", "tokens"]
 
 END_OF_TEXT = "<|endoftext|>"
-FILES = ("tokenizer.json", "vocab.json")  # at least one of them is there
-HALF = "\ufffd"  # what a decoder writes for bytes that are no character
+FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has at least one of them
+HALF = "\ufffd"  # decoders replace incomplete UTF-8 with it
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Any:
@@ -30,10 +30,10 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
     """
     path = Path(folder)
     if not any((path / name).is_file() for name in FILES):
-        raise FileNotFoundError(f"{path}: no tokenizer there, expected {' or '.join(FILES)}")
+        raise FileNotFoundError(f"{path}: no tokenizer found, expected {' or '.join(FILES)}")
     auto_tokenizer = _auto_tokenizer()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of the hub's spelling of config.json
+        warnings.simplefilter("ignore", FutureWarning)  # about the hub's spelling of config.json
         return auto_tokenizer.from_pretrained(path, local_files_only=True)
 
 
@@ -45,13 +45,13 @@ def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> 
     tokenizer
         From `load_tokenizer`.
     prompt
-        A text to be continued, or messages ("role", "content") to be answered, which the
-        checkpoint's chat template turns into one.
+        A text to continue, or chat messages ("role", "content") to answer, which the checkpoint's
+        chat template turns into a text.
 
     Raises
     ------
     ValueError
-        If the text holds half of a surrogate pair, or there is no chat template for messages.
+        If the text holds a lone surrogate, or there is no chat template for messages.
     """
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
@@ -67,7 +67,7 @@ def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> li
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} of the text is half of a surrogate") from error
+        raise ValueError(f"character {error.start} of the text is a lone surrogate") from error
     ids = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
     return list(ids)
 
@@ -81,43 +81,43 @@ def end_of_text(tokenizer: Any) -> int:
 
 
 class Detokenizer:
-    """Gives text as tokens come, and never half a character.
+    """An incremental detokenizer that emits whole characters only.
 
-    All that it gave, together, is what the tokenizer decodes from all tokens at once, without
-    special tokens. U+FFFD comes only for bytes that no further token can make a character of.
+    The concatenated output is the text that the tokenizer decodes from all tokens at once, without
+    special tokens. It holds U+FFFD only for bytes that no further token can complete.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._held: list[int] = []  # tokens since the text last ended with a whole character
-        self._given = 0  # characters of theirs that have been given
+        self._pending: list[int] = []  # tokens since the text last ended with a whole character
+        self._emitted = 0  # characters of the pending tokens that have been returned
 
     def push(self, token: int) -> str:
-        """Return the text that is certain now; it may be empty."""
-        self._held.append(token)
+        """Add a token and return the new text that no further token can change; it may be empty."""
+        self._pending.append(token)
         text = self._text()
-        certain = text[:-1] if text.endswith(HALF) else text
-        piece = certain[self._given :]
-        self._given += len(piece)
-        if certain == text:
-            self._held, self._given = [], 0
+        complete = text[:-1] if text.endswith(HALF) else text
+        piece = complete[self._emitted :]
+        self._emitted += len(piece)
+        if complete == text:
+            self._pending, self._emitted = [], 0
         return piece
 
     def end(self) -> str:
-        """Return what was held back, where the tokens end."""
-        piece = self._text()[self._given :]
-        self._held, self._given = [], 0
+        """Return the remaining text at the end of the tokens, and reset."""
+        piece = self._text()[self._emitted :]
+        self._pending, self._emitted = [], 0
         return piece
 
     def _text(self) -> str:
-        return str(self._tokenizer.decode(self._held, skip_special_tokens=True))
+        return str(self._tokenizer.decode(self._pending, skip_special_tokens=True))
 
 
 def _auto_tokenizer() -> Any:
     logger = logging.getLogger("transformers")
     logger.addFilter(_not_about_torch)
     try:
-        from transformers import AutoTokenizer  # noqa: PLC0415  an extra, and slow to load
+        from transformers import AutoTokenizer  # noqa: PLC0415  optional, and slow to import
     except ImportError as error:
         raise ImportError(
             "text needs transformers, which is not installed: "
@@ -129,4 +129,4 @@ def _auto_tokenizer() -> Any:
 
 
 def _not_about_torch(record: logging.LogRecord) -> bool:
-    return "PyTorch was not found" not in record.getMessage()  # a tokenizer needs none
+    return "PyTorch was not found" not in record.getMessage()  # tokenizers do not need it

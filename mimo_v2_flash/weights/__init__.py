@@ -1,4 +1,4 @@
-"""Checkpoints as records of arrays: what is stored, under which names, and where."""
+"""Checkpoints: reading, converting, sharding and loading the weights of a model."""
 
 from .load import load_weights
 

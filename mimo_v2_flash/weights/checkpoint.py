@@ -1,4 +1,4 @@
-"""A folder of safetensors files as one mapping from names to arrays; files open when needed.
+"""A checkpoint of safetensors files as one mapping from tensor names to arrays.
 
 Source: transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight_map`.
 """
@@ -18,12 +18,12 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """Tensors by name, as views of their files.
+    """A mapping from tensor names to arrays: views of memory-mapped files, opened when needed.
 
     Parameters
     ----------
     files
-        For every tensor the file that holds it.
+        The file that holds each tensor, by the tensor's name.
     """
 
     def __init__(self, files: dict[str, Path]) -> None:
@@ -39,7 +39,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return self._open[path][name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files  # Mapping's own would open a file to see
+        return name in self._files  # Mapping's default would open the tensor's file
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -49,10 +49,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the header of the first file says beside its tensors."""
+        """The `__metadata__` of the first file's header."""
         path = next(iter(self._files.values()), None)
-        said = read_header(path)[0].get("__metadata__") if path else None
-        return dict(said or {})
+        metadata = read_header(path)[0].get("__metadata__") if path else None
+        return dict(metadata or {})
 
     def file_of(self, name: str) -> Path:
         """Return the file that holds tensor `name`."""
@@ -62,16 +62,15 @@ class Checkpoint(Mapping[str, np.ndarray]):
 def open_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`: a folder, with an index or without, or a single file.
 
-    A file that was split is opened by the name that it would have, through its index.
+    Where `path` names a single file that was split into several, its index is opened.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such path, no safetensors file in it, or a file that the index names is
-        missing.
+        If `path` does not exist, holds no safetensors file, or a file of its index is missing.
     ValueError
         If the file is a pickle (never loaded: it could run code), the index is damaged or names a
-        file outside the folder, or two files hold one tensor.
+        file outside the folder, or two files hold the same tensor.
     """
     if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
@@ -79,42 +78,42 @@ def open_checkpoint(path: Path) -> Checkpoint:
         indexes = sorted(path.glob(f"*{INDEX}"))
         if len(indexes) > 1:
             raise ValueError(f"{path}: holds {len(indexes)} indexes: {indexes[0].name}, ...")
-        return Checkpoint(_indexed(indexes[0]) if indexes else _unindexed(path))
+        return Checkpoint(_files_by_index(indexes[0]) if indexes else _files_by_header(path))
     if path.is_file():
         return Checkpoint(dict.fromkeys(map_tensors(path), path))
     index = path.with_name(path.name + ".index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    return Checkpoint(_indexed(index))
+    return Checkpoint(_files_by_index(index))
 
 
-def _indexed(index: Path) -> dict[str, Path]:
+def _files_by_index(index: Path) -> dict[str, Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        places = {name: index.parent / file for name, file in weight_map.items()}
+        files = {name: index.parent / file for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index}: no weight_map of tensor names to file names") from error
-    for name, path in places.items():
+    for name, path in files.items():
         if path.parent != index.parent or path.suffix != ".safetensors":
             raise ValueError(
-                f"{index}: {name} is said to be in {weight_map[name]!r}, "
+                f"{index}: {name} is mapped to {weight_map[name]!r}, "
                 "expected a .safetensors file of the same folder"
             )
-    if missing := sorted(path for path in set(places.values()) if not path.is_file()):
+    if missing := sorted(path for path in set(files.values()) if not path.is_file()):
         raise FileNotFoundError(f"{missing[0]}: missing, though {index.name} names it")
-    return places
+    return files
 
 
-def _unindexed(folder: Path) -> dict[str, Path]:
+def _files_by_header(folder: Path) -> dict[str, Path]:
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
-        found = f"; {', '.join(pickles)} can run code and is not loaded" if pickles else ""
-        raise FileNotFoundError(f"{folder}: holds no .safetensors file{found}")
-    places: dict[str, Path] = {}
+        note = f"; {', '.join(pickles)} can run code and is not loaded" if pickles else ""
+        raise FileNotFoundError(f"{folder}: holds no .safetensors file{note}")
+    files: dict[str, Path] = {}
     for path in paths:
         for name in map_tensors(path):
-            if name in places:
-                raise ValueError(f"{folder}: {name} is in {places[name].name} and {path.name}")
-            places[name] = path
-    return places
+            if name in files:
+                raise ValueError(f"{folder}: {name} is in {files[name].name} and {path.name}")
+            files[name] = path
+    return files

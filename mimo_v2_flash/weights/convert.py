@@ -1,4 +1,4 @@
-"""From a source's checkpoint to this project's weights, a few megabytes in memory at a time."""
+"""Conversion of a checkpoint to prepared weights, with a few megabytes in memory at a time."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
-from .conversion_plan import declared_weights, needed, plan_conversion
+from .conversion_plan import expected_params, plan_conversion, required_tensors
 from .conversion_tasks import ConversionPlan, ConversionTask
 from .encoding import Encoding
 from .io_threads import parallel_map
@@ -27,16 +27,16 @@ __all__ = ["ConversionJob", "plan_conversion_job"]
 
 @dataclass(frozen=True)
 class ConversionJob:
-    """A checkpoint that is to be prepared.
+    """A planned conversion of one checkpoint.
 
     Attributes
     ----------
     source, config, encoding
-        Where from, what, and as what.
+        The checkpoint to read, its model, and the encoding of the prepared weights.
     prepared
-        The metadata of the result.
-    recipe
-        Its tensors and pieces.
+        The metadata of the prepared checkpoint.
+    plan
+        Its tensors, and the tasks that fill them.
     store
         Its files.
     """
@@ -50,38 +50,39 @@ class ConversionJob:
 
     @property
     def bytes_to_read(self) -> int:
-        """Bytes of the source that are needed, without headers."""
+        """Bytes of the source that the tasks read, without headers."""
         return sum(map(_size, self.plan.tasks))
 
     def is_complete(self) -> bool:
-        """Return whether the result is already there.
+        """Return whether the prepared checkpoint is already complete.
 
         Raises
         ------
         ValueError
-            If a result of other weights or settings is there; the message names the difference.
+            If the folder holds other weights or settings, or lost a file; the message says which.
         """
         if not self.store.index.exists():
             return False
-        there, asked = _said_by(self.store.index), _flat(self.prepared)
-        for name, value in asked.items():
-            if there.get(name) != value:
+        actual, expected = _index_metadata(self.store.index), _flat(self.prepared)
+        for name, value in expected.items():
+            if actual.get(name) != value:
                 raise ValueError(
-                    f"{self.store.folder} holds weights of {name} {there.get(name)!r:.80}, asked "
-                    f"for is {value!r:.80}; choose another folder, or remove it"
+                    f"{self.store.folder} holds weights of {name} {actual.get(name)!r:.80}, "
+                    f"requested is {value!r:.80}; choose another folder, or remove it"
                 )
         self.store.check_files()
         return True
 
     def run(self, *, workers: int, advance: Callable[[int], None]) -> None:
-        """Read, convert and write what is not yet there; `advance` hears of bytes read.
+        """Run the tasks that no earlier run has finished, then give the files their names.
 
-        An interrupted or failed run leaves what it has done, under temporary names.
+        `advance` is called with bytes of the source: those of earlier runs, then each task's. An
+        interrupted or failed run leaves its finished tasks on disk, under temporary names.
         """
         done = self.store.begin()
-        missing = [task for task in self.plan.tasks if _key(task) not in done]
-        advance(self.bytes_to_read - sum(map(_size, missing)))
-        parallel_map(partial(self._make, advance), missing, workers)
+        remaining = [task for task in self.plan.tasks if _key(task) not in done]
+        advance(self.bytes_to_read - sum(map(_size, remaining)))
+        parallel_map(partial(self._run_task, advance), remaining, workers)
         config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
         for folder in {"", *self.store.folders}:
             self.store.write_file(str(Path(folder) / "config.json"), config)
@@ -89,16 +90,16 @@ class ConversionJob:
             self.store.write_file(name, path.read_bytes())
         self.store.finish()
 
-    def _make(self, advance: Callable[[int], None], task: ConversionTask) -> None:
+    def _run_task(self, advance: Callable[[int], None], task: ConversionTask) -> None:
         arrays = []
         for info in task.sources:
             data = self.source.read(info.file, info.begin, info.end)
             arrays.append(np.frombuffer(data, DTYPES[info.dtype]).reshape(info.shape))
         try:
-            parts = task.convert(arrays)
+            chunks = task.convert(arrays)
         except ValueError as error:
             raise ValueError(f"{task.sources[0].file}: {error}") from error
-        self.store.write(_key(task), parts)
+        self.store.write(_key(task), chunks)
         advance(_size(task))
 
 
@@ -114,25 +115,25 @@ def plan_conversion_job(
 ) -> ConversionJob:
     """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
 
-    On several ranks the folder gets a shard for each different share that ranks have.
+    With expert or tensor parallelism the folder gets a shard for each distinct ShardSpec.
 
     Raises
     ------
     ValueError
-        If a tensor is missing, misshapen or of another dtype; the message names it. If the model
-        cannot be split so.
+        If a tensor is missing or has another shape or dtype; the message names it. If the model
+        does not admit these parallel sizes.
     """
     ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
     shards = all_shard_specs(expert_parallel, tensor_parallel)
-    declared = declared_weights(config, experts, source.names())
+    params = expected_params(config, experts, source.names())
     try:
-        wanted = needed(declared, source.names())
+        names = required_tensors(params, source.names())
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from error
-    infos = source.tensor_infos(wanted)
-    plan = plan_conversion(config, declared, infos, encoding)
+    infos = source.tensor_infos(names)
+    plan = plan_conversion(config, params, infos, encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)
     prepared = PreparedMetadata(
@@ -149,23 +150,23 @@ def plan_conversion_job(
     return ConversionJob(source, config, encoding, prepared, plan, store)
 
 
-def _said_by(index: Path) -> dict[str, Any]:
-    """Return what the index of a finished checkpoint says of it."""
+def _index_metadata(index: Path) -> dict[str, Any]:
+    """Return the metadata in the index of a complete checkpoint."""
     try:
-        there = PreparedMetadata.of_metadata(json.loads(index.read_bytes())["metadata"])
+        prepared = PreparedMetadata.of_metadata(json.loads(index.read_bytes())["metadata"])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{index}: damaged, or of another release: {error}") from error
-    return _flat(there) if there else {}
+    return _flat(prepared) if prepared else {}
 
 
 def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
-    """Return all that is said of a checkpoint, as JSON has it, the config's fields among it."""
-    said = json.loads(json.dumps(vars(prepared)))
-    return said | said.pop("config")
+    """Return the metadata's fields and the config's fields in one mapping, as JSON values."""
+    values = json.loads(json.dumps(vars(prepared)))
+    return values | values.pop("config")
 
 
 def _key(task: ConversionTask) -> str:
-    """Return a piece's line in the journal; a release with pieces of other sizes has others."""
+    """Return a task's line in the journal; its size tells tasks of another `TASK_BYTES` apart."""
     return f"{task.key} {_size(task)}"
 
 

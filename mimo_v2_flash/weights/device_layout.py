@@ -1,4 +1,4 @@
-"""Weights as traced programs take them: experts in one stack, FP8 in Trainium2's codes."""
+"""The layout of weights for compiled programs: stacked experts, FP8 as Trainium2's codes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,14 +21,14 @@ from .params import (
 __all__ = ["to_device_layout"]
 
 LARGEST_CODE = 0x77
-"""240: the codes above it are numbers on the hub and infinity or NaN on Trainium2."""
+"""The code of 240, the largest number of Trainium2's FP8; the hub's E4M3FN goes on to 448."""
 
 
 def to_device_layout(weights: ModelWeights) -> ModelWeights:
-    """Return weights whose arrays can be the inputs of programs.
+    """Return weights whose arrays can be the inputs of compiled programs.
 
-    Experts that are one array each are copied into a stack. FP8 codes, uint8, become
-    `ml_dtypes.float8_e4m3` of the same value or, with doubled scales, of half.
+    Experts of one array each are copied into a stack. FP8 codes, uint8, become
+    `ml_dtypes.float8_e4m3` of the same value, or of half the value with doubled scales.
     """
     return weights._replace(layers=tuple(map(_layer, weights.layers)))
 
@@ -39,24 +39,22 @@ def _layer(layer: DecoderWeights) -> DecoderWeights:
         stacks = ExpertWeights(*(_stack(column) for column in feed_forward.experts))
         feed_forward = feed_forward._replace(experts=stacks)
     else:
-        feed_forward = DenseWeights(*map(_of_trainium, feed_forward))
-    attention = AttentionWeights(*map(_of_trainium, layer.attention))
+        feed_forward = DenseWeights(*map(_to_trainium, feed_forward))
+    attention = AttentionWeights(*map(_to_trainium, layer.attention))
     return layer._replace(attention=attention, feed_forward=feed_forward)
 
 
 def _stack(experts: Sequence[Any]) -> Any:
     if not isinstance(experts, tuple):
-        return _of_trainium(experts)
-    parts = [_of_trainium(expert) for expert in experts]
-    if not isinstance(parts[0], BlockScaled):
-        return np.stack(parts)
-    codes, scales = (
-        np.stack([getattr(part, name) for part in parts]) for name in ("code", "scale")
-    )
-    return BlockScaled(codes, scales, parts[0].block_height)
+        return _to_trainium(experts)
+    arrays = [_to_trainium(expert) for expert in experts]
+    if not isinstance(arrays[0], BlockScaled):
+        return np.stack(arrays)
+    codes, scales = np.stack([a.code for a in arrays]), np.stack([a.scale for a in arrays])
+    return BlockScaled(codes, scales, arrays[0].block_height)
 
 
-def _of_trainium(weight: Any) -> Any:
+def _to_trainium(weight: Any) -> Any:
     if not isinstance(weight, BlockScaled) or weight.code.dtype != np.uint8:
         return weight
     code, scale = weight.code, weight.scale

@@ -1,4 +1,4 @@
-"""Bytes on a disk: written where they belong, and read again for their checksum."""
+"""Writing of bytes at an offset of a file, and checksums of files."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ __all__ = ["sha256_of", "write_all"]
 
 
 def write_all(descriptor: int, data: bytes, begin: int) -> None:
-    """Write all of `data` from byte `begin` of a file on; a system may take a part at a time."""
+    """Write all of `data` at byte `begin` of a file; one `pwrite` may write only a part."""
     view = memoryview(data)
     while view:
         count = os.pwrite(descriptor, view, begin)
@@ -19,6 +19,6 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, a megabyte in memory at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while portion := file.read(1 << 20):
-            digest.update(portion)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""How a prepared weight is written: FP8, bfloat16 or float32, for a CPU or for Trainium2.
+"""The encoding of prepared weights: FP8, bfloat16 or float32, for a CPU or for Trainium2.
 
 Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved and scales
-doubled. Doubling is exact; halving is too but for 16 of 256 codes, the odd ones of the smallest
+doubled. Doubling is exact. Halving is exact but for 16 of 256 codes, the odd ones of the smallest
 numbers, which round to even by at most 2^-10 of the doubled scale and are counted.
 """
 
@@ -30,19 +30,19 @@ NOT_A_NUMBER = np.isnan(E4M3_VALUES)
 
 @dataclass
 class Encoding:
-    """What weights become.
+    """The dtype that weights are converted to, and the device that they are for.
 
     Parameters
     ----------
     dtype
-        A key of `STORED`; "fp8" leaves every weight as it is stored.
+        A key of `STORED`; "fp8" keeps the stored dtype of every weight.
     target
         One of `TARGETS`; it changes FP8 weights only.
 
     Attributes
     ----------
     rounded
-        FP8 values so far that halving has rounded.
+        How many FP8 values halving has rounded so far.
     """
 
     dtype: str
@@ -92,7 +92,7 @@ class Encoding:
 
 
 def _dequantized(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the values of a weight; of all of it in float32 there is one block row at a time."""
+    """Return a weight's values in `dtype`; in float32 there is only one block row at a time."""
     values = np.empty(weight.shape, dtype)
     for row in range(len(weight.scale)):
         start = row * weight.block_height

@@ -1,14 +1,14 @@
-"""FP8 weights as checkpoints store them, with their scales, as `BlockScaled`.
+"""FP8 weights of a checkpoint, with their scales, as `BlockScaled`.
 
 The hub's weights were quantised on four tensor-parallel ranks, each on its fused [Q | K | V], in
-blocks of 128 x 128, and split afterwards. Where a rank's K and V rows are no multiples of 128 (full
-layers: one head, 192 + 128 rows), one scale row covers the end of K and the beginning of V:
+blocks of 128 x 128, and split afterwards. Where a rank's K and V rows are not multiples of 128
+(full layers: one head, 192 + 128 rows), one scale row covers the end of K and the beginning of V:
 
     k_scale[2g]      K head g, rows   0..127
     k_scale[2g + 1]  K head g, rows 128..191, and V head g, rows 0..63
     v_scale[g]       V head g, rows  64..127
 
-In memory both have a scale row for every 64 rows.
+In memory such K and V have a scale row for every 64 rows.
 
 Source: sglang-jax #969 (`_dequant_fused_kv_heads`); SGLang's `QKVParallelLinear` indexes scales by
 the rank's fused row; docs/checkpoint.md.
@@ -27,11 +27,11 @@ __all__ = [
     "Heads",
     "block_height",
     "crosses",
-    "cut_rank",
     "keys_and_values",
     "plain_grid",
     "rank_rows",
     "split_fused",
+    "split_rank",
 ]
 
 HALF_BLOCK = 64
@@ -40,7 +40,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 
 
 class Heads(NamedTuple):
-    """How many query and KV heads a layer has, and how wide they are."""
+    """Numbers and widths of a layer's query and KV heads."""
 
     queries: int
     keys: int
@@ -49,12 +49,12 @@ class Heads(NamedTuple):
 
 
 def plain_grid(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
-    """Return a weight whose scales lie on a plain grid, of 128 rows, or of 64 in prepared files.
+    """Return a weight whose scales are on a plain grid: blocks of 128 rows, or of 64 when prepared.
 
     Raises
     ------
     ValueError
-        If there is any other number of scale rows or columns; the message names the weight.
+        If the number of scale rows or columns is another; the message names the weight.
     """
     height = block_height((code_OI.shape, scale_YX.shape))
     if height is None:
@@ -72,12 +72,12 @@ def keys_and_values(
     v: tuple[np.ndarray, np.ndarray],
     heads: Heads,
 ) -> tuple[BlockScaled, BlockScaled]:
-    """Return w_k and w_v of codes and scales, by the map that the number of scale rows says.
+    """Return w_k and w_v from codes and scales; the number of scale rows tells how they are mapped.
 
     Raises
     ------
     ValueError
-        If the rows fit neither a plain grid nor the crossing map; the message names the layer.
+        If the scale rows fit neither plain grids nor the crossing map; the message names the layer.
     """
     (k_code, k_scale), (v_code, v_scale) = k, v
     shapes = (k_code.shape, k_scale.shape), (v_code.shape, v_scale.shape)
@@ -94,20 +94,20 @@ def keys_and_values(
 
 
 def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
-    """Return whether scale rows cross from K into V; else both are on a plain grid.
+    """Return whether scale rows cross from K into V; if not, both are on plain grids.
 
     Raises
     ------
     ValueError
-        If the rows fit neither; the message says `name`.
+        If the scale rows fit neither; the message begins with `name`.
     """
     if block_height(k, v):
         return False
     (k_code, k_scale), (v_code, v_scale) = k, v
     K, Q, C = heads.keys, heads.head_dim, heads.v_head_dim
-    of_k, of_run = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
+    k_rows, run_rows = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
     columns = _grid(k_code, BLOCK)[1]
-    crossing = (K * of_k, columns), (K * (of_run - of_k), columns)
+    crossing = (K * k_rows, columns), (K * (run_rows - k_rows), columns)
     if (k_scale, v_scale) != crossing or Q % HALF_BLOCK or C % HALF_BLOCK:
         plain = _grid(k_code, BLOCK), _grid(v_code, BLOCK)
         raise ValueError(
@@ -122,54 +122,56 @@ def split_fused(
 ) -> tuple[BlockScaled, BlockScaled, BlockScaled]:
     """Return w_q, w_k and w_v of MiMo-V2.5's `qkv_proj`: rank after rank, each [q | k | v].
 
-    They are copies: a rank's share of q lies apart from the next rank's.
+    They are copies, since a rank's rows of q are not next to the next rank's.
 
     Raises
     ------
     ValueError
-        If rows or scale rows are not those of `ranks` ranks; the message names the weight.
+        If the rows or scale rows are not those of `ranks` ranks; the message names the weight.
     """
     rows = rank_rows(name, (code_OI.shape, scale_YX.shape), heads, ranks)
     by_rank = zip(np.split(code_OI, ranks), np.split(scale_YX, ranks), strict=True)
-    shares = [[w for _, _, w in cut_rank(code, scale, rows, 0)] for code, scale in by_rank]
+    weights = [[w for _, _, w in split_rank(code, scale, rows, 0)] for code, scale in by_rank]
     q, k, v = (
         BlockScaled(
-            np.concatenate([w.code for w in of_ranks]),
-            np.concatenate([w.scale for w in of_ranks]),
+            np.concatenate([w.code for w in slices]),
+            np.concatenate([w.scale for w in slices]),
             HALF_BLOCK,
         )
-        for of_ranks in zip(*shares, strict=True)
+        for slices in zip(*weights, strict=True)
     )
     return q, k, v
 
 
-def cut_rank(
+def split_rank(
     code_OI: np.ndarray, scale_YX: np.ndarray, rows: tuple[int, int, int], start: int
 ) -> Iterator[tuple[int, int, BlockScaled]]:
-    """Yield what some rows of a rank are: 0, 1 or 2 for q, k or v, the first row there, and values.
+    """Yield the slices of q, k and v in some rows of one rank of a fused weight.
+
+    Each is 0, 1 or 2 for q, k or v, its first row among the rank's rows of that part, and values.
 
     Parameters
     ----------
     code_OI, scale_YX
         Rows of the rank from `start` on, which is a multiple of 128, and their scales.
     rows
-        Of q, k and v on the rank.
+        How many rows of q, k and v the rank has.
     """
     grid = np.repeat(scale_YX, BLOCK // HALF_BLOCK, axis=0)
     for part, (begin, end) in enumerate(pairwise(accumulate(rows, initial=0))):
         first, last = max(begin - start, 0), min(end - start, len(code_OI))
         if first < last:
-            own = grid[first // HALF_BLOCK : last // HALF_BLOCK]
-            yield part, start + first - begin, BlockScaled(code_OI[first:last], own, HALF_BLOCK)
+            scale = grid[first // HALF_BLOCK : last // HALF_BLOCK]
+            yield part, start + first - begin, BlockScaled(code_OI[first:last], scale, HALF_BLOCK)
 
 
 def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int, int, int]:
-    """Return the rows of q, k and v on each of the ranks of a fused weight.
+    """Return how many rows of q, k and v each of the ranks of a fused weight has.
 
     Raises
     ------
     ValueError
-        As `split_fused`.
+        As for `split_fused`.
     """
     (H, K, Q, C), (code, scale) = heads, shapes
     q, k, v = (count // ranks for count in (H * Q, K * Q, K * C))

@@ -1,7 +1,7 @@
-"""A checkpoint on the Hugging Face hub, of which only the ranges that are needed are fetched.
+"""A checkpoint on the Hugging Face hub, read with HTTP range requests.
 
 huggingface_hub resolves endpoint, token and revision (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`), keeps
-connections open and waits as long as a busy hub asks; only the ranges are asked for here.
+connections open and waits as long as a busy hub asks; this module adds the range requests.
 """
 
 import json
@@ -22,21 +22,21 @@ from .source import SIDE_FILES, TensorInfo, tensor_infos_of_header
 __all__ = ["IN_FLIGHT", "HubSource"]
 
 INDEX = "model.safetensors.index.json"
-IN_FLIGHT = 8
-WAITS = (1, 2, 4, 8, 8)  # seconds, between one try and the next
+IN_FLIGHT = 8  # concurrent requests
+WAITS = (1, 2, 4, 8, 8)  # seconds between retries
 TIMEOUT = 30.0  # seconds without a byte
-BUSY = (408, 429, 500, 502, 503, 504)
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP status codes to retry
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class HubSource:
-    """A repository at one commit.
+    """A checkpoint in a repository of the hub, at one commit.
 
     Parameters
     ----------
     repository
-        Such as `XiaomiMiMo/MiMo-V2-Flash`.
+        The id, such as `XiaomiMiMo/MiMo-V2-Flash`.
     revision
         A branch, tag or commit.
 
@@ -45,29 +45,29 @@ class HubSource:
     name, revision
         The repository and the commit.
     config
-        Its config.json, fetched.
+        The path of its config.json, downloaded.
     total_size
-        Bytes of all its tensors, as its index says; 0 if that does not.
+        Bytes of all its tensors according to its index; 0 if the index has no number.
 
     Raises
     ------
     OSError
-        If the hub cannot be reached, or it has no such repository, revision or file; the message
-        is one line that says what to do.
+        If the hub cannot be reached, or has no such repository, revision or file; the message is
+        one line that says what to do.
     ValueError
-        If the index is damaged, or names files that are no safetensors files of the repository.
+        If the index is damaged, or names files that are not safetensors files of the repository.
     """
 
     def __init__(self, repository: str, revision: str = "main") -> None:
         self.name = repository
         try:
-            ask = partial(HfApi().model_info, repository, revision=revision, timeout=TIMEOUT)
-            info = _retried(ask, _is_busy)
+            request = partial(HfApi().model_info, repository, revision=revision, timeout=TIMEOUT)
+            info = _retry(request, _is_busy)
             self.revision: str = info.sha or revision
             self._files = {file.rfilename for file in info.siblings or ()}
-            self.config, index = map(self._fetched, ("config.json", INDEX))
-        except Exception as error:  # an HTTP library's own, whichever huggingface_hub takes
-            raise OSError(_explained(repository, error)) from error
+            self.config, index = map(self._download, ("config.json", INDEX))
+        except Exception as error:  # of whichever HTTP library huggingface_hub uses
+            raise OSError(_error_message(repository, error)) from error
         self._file_of, self.total_size = _read_index(f"{repository}: {INDEX}", index)
 
     def names(self) -> list[str]:
@@ -75,17 +75,17 @@ class HubSource:
         return list(self._file_of)
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
-        """Return where the tensors `names` are; only headers of their files are fetched."""
+        """Return the TensorInfo of the tensors `names`; only headers of their files are fetched."""
         files = sorted({self._file_of[name] for name in names})
-        there = dict(zip(files, parallel_map(self._infos_in, files, IN_FLIGHT), strict=True))
+        infos = dict(zip(files, parallel_map(self._infos_in, files, IN_FLIGHT), strict=True))
         for name in names:
-            if name not in there[self._file_of[name]]:
+            if name not in infos[self._file_of[name]]:
                 where = f"{self.name}: {self._file_of[name]}"
                 raise ValueError(f"{where}: {name} is missing, though the index names it here")
-        return {name: there[self._file_of[name]][name] for name in names}
+        return {name: infos[self._file_of[name]][name] for name in names}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
-        """Return the bytes of `file` from `begin` to `end`, retrying what fails on the way."""
+        """Return the bytes of `file` from `begin` to `end`; a broken connection is retried."""
         if begin == end:
             return b""
         data, size = self._range(file, begin, end)
@@ -94,12 +94,12 @@ class HubSource:
         return data
 
     def side_files(self) -> Mapping[str, Path]:
-        """Return those of the files `SIDE_FILES` that the repository has, fetched."""
-        return {name: self._fetched(name) for name in SIDE_FILES if name in self._files}
+        """Return the paths of those `SIDE_FILES` that the repository has, downloaded."""
+        return {name: self._download(name) for name in SIDE_FILES if name in self._files}
 
-    def _fetched(self, file: str) -> Path:
-        fetch = partial(hf_hub_download, self.name, file, revision=self.revision)
-        return Path(_retried(fetch, _is_busy))
+    def _download(self, file: str) -> Path:
+        request = partial(hf_hub_download, self.name, file, revision=self.revision)
+        return Path(_retry(request, _is_busy))
 
     def _infos_in(self, file: str) -> dict[str, TensorInfo]:
         prefix, size = self._range(file, 0, 8)
@@ -115,17 +115,17 @@ class HubSource:
         return tensor_infos_of_header(file, header, 8 + length, size)
 
     def _range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
-        """Return the bytes that the hub has of a range, and the size of the whole file."""
+        """Return the bytes of a range, as far as the file goes, and the size of the file."""
         try:
-            return _retried(partial(self._try_range, file, begin, end), _broke_on_the_way)
+            return _retry(partial(self._try_range, file, begin, end), _is_broken_connection)
         except Exception as error:  # as above
-            raise OSError(_explained(f"{self.name}: {file}", error)) from error
+            raise OSError(_error_message(f"{self.name}: {file}", error)) from error
 
     def _try_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
         with http_stream_backoff(
             "GET",
             hf_hub_url(self.name, file, revision=self.revision),
-            # Compressed, the file would be another, and some servers then ignore the range.
+            # A compressed response has other bytes, and some servers then ignore the range.
             headers=build_hf_headers()
             | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"},
             timeout=TIMEOUT,
@@ -133,41 +133,41 @@ class HubSource:
             max_retries=len(WAITS),
             retry_on_exceptions=(),
             retry_on_status_codes=BUSY,
-        ) as answer:
-            hf_raise_for_status(answer)
-            served, _, size = answer.headers.get("Content-Range", "").partition("/")
-            if answer.status_code != 206 or not size.isdigit():
-                raise OSError("it does not serve ranges of files")  # not one byte of it is read
+        ) as response:
+            hf_raise_for_status(response)
+            served, _, size = response.headers.get("Content-Range", "").partition("/")
+            if response.status_code != 206 or not size.isdigit():
+                raise OSError("it does not serve ranges of files")  # before the body is read
             end = min(end, int(size))
-            data = answer.read()
+            data = response.read()
         if served != f"bytes {begin}-{end - 1}" or len(data) != end - begin:
-            raise EOFError(f"{len(data)} bytes of {served!r} came, expected {begin} to {end}")
+            raise EOFError(f"received {len(data)} bytes of {served!r}, expected {begin} to {end}")
         return data, int(size)
 
 
-def _retried(ask: Callable[[], Answer], again: Callable[[Exception], bool]) -> Answer:
+def _retry(request: Callable[[], Response], retries: Callable[[Exception], bool]) -> Response:
     for wait in WAITS:
         try:
-            return ask()
+            return request()
         except Exception as error:
-            if not again(error):
+            if not retries(error):
                 raise
         time.sleep(wait)
-    return ask()
+    return request()
 
 
 def _is_busy(error: Exception) -> bool:
-    """Whether the hub said so; huggingface_hub retries connections, but not every busy answer."""
+    """Return whether the hub is busy; huggingface_hub retries only some of these statuses."""
     return isinstance(error, HfHubHTTPError) and error.response.status_code in BUSY
 
 
-def _broke_on_the_way(error: Exception) -> bool:
-    """Whether a connection broke; what is an OSError here, the hub refused."""
+def _is_broken_connection(error: Exception) -> bool:
+    """Return whether a connection broke; an OSError of `_try_range` is a refusal by the hub."""
     return not isinstance(error, OSError)
 
 
 def _read_index(where: str, path: Path) -> tuple[dict[str, str], int]:
-    """Return every tensor's file, and the bytes of all tensors."""
+    """Return the file of every tensor, and the bytes of all tensors."""
     try:
         index: dict[str, Any] = json.loads(path.read_bytes())
         file_of = dict(index["weight_map"])
@@ -177,16 +177,17 @@ def _read_index(where: str, path: Path) -> tuple[dict[str, str], int]:
     for name, file in file_of.items():
         if not isinstance(file, str) or "/" in file or not file.endswith(".safetensors"):
             raise ValueError(
-                f"{where}: {name} is said to be in {file!r}, expected a .safetensors file beside it"
+                f"{where}: {name} is mapped to {file!r}, "
+                "expected a .safetensors file of the same folder"
             )
     return file_of, total_size
 
 
-def _explained(what: str, error: Exception) -> str:
-    said = (" ".join(str(error).split()) or type(error).__name__)[:500]
+def _error_message(subject: str, error: Exception) -> str:
+    detail = (" ".join(str(error).split()) or type(error).__name__)[:500]
     if isinstance(error, HfHubHTTPError):
-        return f"{what}: {said} (are the name, --revision and HF_TOKEN right?)"
+        return f"{subject}: {detail} (are the name, --revision and HF_TOKEN right?)"
     return (
-        f"{what}: the hub cannot be used: {said} (is the network there, and is HF_ENDPOINT right? "
-        "A checkpoint on disk needs no network: prepare_weights.py --checkpoint FOLDER)"
+        f"{subject}: the hub cannot be used: {detail} (is the network there, and is HF_ENDPOINT "
+        "right? A checkpoint on disk needs no network: prepare_weights.py --checkpoint FOLDER)"
     )

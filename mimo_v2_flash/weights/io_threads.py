@@ -1,4 +1,4 @@
-"""Work on many things in a few threads, of which nobody waits for the others when one fails."""
+"""A thread-pool map that fails fast."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -16,11 +16,11 @@ Jobs: TypeAlias = SimpleQueue[tuple[Future[Result], Item] | None]
 def parallel_map(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> list[Result]:
-    """Return `work` of every item, in the order of the items.
+    """Return the results of `work` on every item, in the order of the items.
 
-    The first exception is raised at once, and so is an interruption from the keyboard: nothing
-    more is begun, and what was begun is not waited for, since it may hang on a dead network. It
-    ends by itself, or with the process.
+    The first exception is raised at once, and so is KeyboardInterrupt: no more items are begun, and
+    running ones are not waited for, since they may hang on a dead network. Their threads end by
+    themselves, or with the process.
     """
     jobs: Jobs[Result, Item] = SimpleQueue()
     futures: list[Future[Result]] = [Future() for _ in items]
@@ -29,7 +29,7 @@ def parallel_map(
     stopped = Event()
     for _ in range(workers):
         jobs.put(None)
-        # A ThreadPoolExecutor's threads are no daemons: it would wait for them.
+        # Daemons, unlike a ThreadPoolExecutor's threads: the process does not wait for them.
         Thread(target=_work, args=(work, jobs, stopped), daemon=True).start()
     try:
         ended = wait(futures, return_when=FIRST_EXCEPTION).done
@@ -46,6 +46,6 @@ def _work(work: Callable[[Item], Result], jobs: Jobs[Result, Item], stopped: Eve
             return
         try:
             future.set_result(work(item))
-        except BaseException as error:  # raised by whoever waits for the result
+        except BaseException as error:  # raised by future.result()
             stopped.set()
             future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Where each tensor of a prepared checkpoint will lie, before any of it is written."""
+"""The layout of a prepared checkpoint's files: headers, sizes, and the offset of every tensor."""
 
 import json
 from collections.abc import Iterator
@@ -14,67 +14,67 @@ STEM = "mimo_weights"
 
 
 class TensorOffset(NamedTuple):
-    """A tensor's file, and its first byte there."""
+    """A tensor's file, and the offset of its first byte in it."""
 
     file: str
     begin: int
 
 
 class Layout(NamedTuple):
-    """Every file's header and size, and every tensor's place, by shard and name."""
+    """The header and size of every file, and the TensorOffset of every tensor by shard and name."""
 
     headers: dict[str, bytes]
     sizes: dict[str, int]
-    slots: dict[tuple[int, str], TensorOffset]
+    offsets: dict[tuple[int, str], TensorOffset]
 
     def weight_map(self, shard: int) -> dict[str, str]:
-        """Return the file of each of a shard's tensors, as its index has it."""
-        own = sorted((name, slot.file) for (of, name), slot in self.slots.items() if of == shard)
-        return {name: file.rpartition("/")[2] for name, file in own}
+        """Return the `weight_map` of a shard's index: the file name of each of its tensors."""
+        files = sorted((key[1], o.file) for key, o in self.offsets.items() if key[0] == shard)
+        return {name: file.rpartition("/")[2] for name, file in files}
 
 
 def shard_folder(shard: int, shards: int) -> str:
-    """Return the folder of a shard; where there is one alone, it needs none."""
+    """Return the name of a shard's folder; empty if there is only one shard."""
     return f"rank-{shard:05}-of-{shards:05}" if shards > 1 else ""
 
 
 def lay_out(
     outputs: list[OutputTensor], metadata: dict[str, str], largest: int, shards: int = 1
 ) -> Layout:
-    """Return the files of `outputs`: `mimo_weights.safetensors`, or several numbered ones.
+    """Return the layout of `outputs` in `mimo_weights.safetensors`, or in several numbered files.
 
     Parameters
     ----------
     outputs
         The tensors, in the order of the files.
     metadata
-        Of every file's header, which also says the file's shard.
+        The metadata of every file's header; the shard's number is added if there are several.
     largest
         Bytes of data that a file holds at most; a larger tensor has a file of its own.
     shards
-        How many there are, each in a folder.
+        How many shards there are, each in a folder.
     """
     layout = Layout({}, {}, {})
     for shard in range(shards):
         folder = shard_folder(shard, shards)
-        said = metadata | ({"shard": str(shard)} if shards > 1 else {})
+        shard_metadata = metadata | ({"shard": str(shard)} if shards > 1 else {})
         groups = list(_grouped([o for o in outputs if o.shard == shard], largest))
         for number, group in enumerate(groups, 1):
             split = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
             file = f"{folder}/{STEM}{split}.safetensors".removeprefix("/")
             entries, size = _entries(group)
-            header = _header({"__metadata__": said, **entries})
+            header = _header({"__metadata__": shard_metadata, **entries})
             layout.headers[file], layout.sizes[file] = header, len(header) + size
             for name, entry in entries.items():
                 begin = len(header) + entry["data_offsets"][0]
-                layout.slots[shard, name] = TensorOffset(file, begin)
+                layout.offsets[shard, name] = TensorOffset(file, begin)
     return layout
 
 
 def _entries(group: list[OutputTensor]) -> tuple[dict[str, Any], int]:
-    """Return the header's entries of a file's tensors, and the bytes of their data."""
+    """Return the header entries of a file's tensors, and how many bytes their data has."""
     entries, end = {}, 0
-    # Widest elements first, so that each tensor is aligned to its own.
+    # Widest elements first, so that each tensor is aligned to its element size.
     for output in sorted(group, key=lambda output: -DTYPES[output.dtype].itemsize):
         begin, end = end, end + _nbytes(output)
         entries[output.name] = {

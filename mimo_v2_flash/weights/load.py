@@ -1,6 +1,5 @@
-"""A checkpoint as the model's records: matrices stay in their files, vectors become float32."""
+"""Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
 
-from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -22,7 +21,7 @@ __all__ = ["load_weights"]
 def load_weights(
     path: str | PathLike[str], config: MiMoConfig, *, share: ShardSpec | None = None
 ) -> ModelWeights:
-    """Return the weights of the checkpoint at `path`, mapped: nothing is read until it is used.
+    """Return the weights of the checkpoint at `path`, memory-mapped: matrices are read when used.
 
     Parameters
     ----------
@@ -31,11 +30,11 @@ def load_weights(
         one that transformers saved, or one of `prepare_weights.py`; or one such file, or the file
         name that a prepared checkpoint would have if it had not been split.
     config : MiMoConfig
-        The model; every weight's shape is checked against it. Prepared weights know which experts
-        they hold; the config names all of the model's.
-    share : Share, optional
-        This rank's, `plan.shard_spec(rank)`: its shard is opened where the folder holds shards. From
-        any other checkpoint all is mapped, and the model takes its share.
+        The model; every weight's shape is checked against it. It counts all of the model's experts;
+        the metadata of prepared weights says which of them they hold.
+    share : ShardSpec, optional
+        This rank's part, `ParallelConfig.shard_spec(rank)`. Where the folder holds shards, the
+        rank's is opened; any other checkpoint is mapped whole, and the model slices it.
 
     Returns
     -------
@@ -50,23 +49,23 @@ def load_weights(
     ValueError
         If a weight is missing, unexpected, misshapen, of another dtype, or has scales that do not
         fit or are not positive numbers; the message names it and its file. If the shard is that of
-        another rank, plan or checkpoint.
+        another rank, ParallelConfig or checkpoint.
     """
     source = find_shard_folder(Path(path), share)
     tensors = open_checkpoint(source)
-    experts, held = _there(source, tensors, config, share)
+    experts, shard_spec = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    expected = dict(param_specs.all_params(config, experts, fused=fused, shard_spec=held))
+    expected = dict(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
     _check_names(source, tensors, expected)
     for name, shape in expected.items():
         _check(tensors, name, shape)
-    return Reader(tensors, config, experts, held).model()
+    return Reader(tensors, config, experts, shard_spec).model()
 
 
-def _there(
-    source: Path, tensors: Checkpoint, config: MiMoConfig, share: ShardSpec | None
+def _contents(
+    source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec]:
-    """Return which experts the checkpoint has, and what share of all it holds."""
+    """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
     try:
         prepared = PreparedMetadata.of_metadata(tensors.metadata)
         if prepared:
@@ -76,13 +75,13 @@ def _there(
     if not prepared:
         return tuple(range(config.n_routed_experts)), UNSHARDED
     if prepared.shards > 1:
-        check_shard(source, prepared, share)
+        check_shard(source, prepared, requested)
     return prepared.experts, prepared.shard_spec
 
 
 def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     if missing := [name for name in expected if name not in tensors]:
-        raise ValueError(f"{source}: {_some(missing)} missing, which the config asks for")
+        raise ValueError(f"{source}: {_summary(missing)} missing, which the config asks for")
     unexpected = [
         name
         for name in tensors
@@ -90,7 +89,7 @@ def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[in
         and not name.startswith(param_specs.MTP_PREFIX)
     ]
     if unexpected:
-        raise ValueError(f"{source}: {_some(unexpected)} unexpected under this config")
+        raise ValueError(f"{source}: {_summary(unexpected)} unexpected under this config")
 
 
 def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
@@ -107,7 +106,6 @@ def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _some(found: Iterable[str]) -> str:
-    first = list(found)
-    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
-    return f"{', '.join(first[:3])}{more}: {len(first)} tensor{'s' * (len(first) > 1)}"
+def _summary(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}: {len(names)} tensor{'s' * (len(names) > 1)}"

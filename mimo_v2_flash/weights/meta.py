@@ -1,4 +1,4 @@
-"""Weights that have shapes and dtypes but take no memory: to be cut and counted like real ones."""
+"""Meta tensors: weights with shapes and dtypes that take no memory, for sharding and counting."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,9 @@ __all__ = ["meta_weights", "one_of_each_layer"]
 
 
 def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
-    """Return what `load_weights` would of the hub's weights of `config`, prepared as `dtype`.
+    """Return meta tensors of what `load_weights` returns of `config`, prepared as `dtype`.
 
-    Every element of an array is the same byte; only what is copied from it takes memory.
+    All elements of an array are one element in memory; only copies of them take memory.
 
     Parameters
     ----------
@@ -32,15 +32,15 @@ def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     dtype : str
         A key of `encoding.STORED`: "fp8" is as the hub stores them.
     """
-    declared = list(param_specs.all_params(config))
-    plan = plan_conversion(config, declared, hub_tensors(config), Encoding(dtype, "cpu"))
+    params = list(param_specs.all_params(config))
+    plan = plan_conversion(config, params, hub_tensors(config), Encoding(dtype, "cpu"))
     return Reader(
         _MetaCheckpoint(plan.outputs), config, tuple(range(config.n_routed_experts))
     ).model()
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
-    """Return `config` with one layer of each kind, and which of these every layer is."""
+    """Return `config` with one layer of each kind, and for every layer the index of its kind."""
     kinds = list(zip(config.hybrid_layer_pattern, config.moe_layer_freq, strict=True))
     distinct = list(dict.fromkeys(kinds))
     sliding, sparse = zip(*distinct, strict=True)
@@ -54,6 +54,8 @@ def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
 
 
 class _MetaCheckpoint(Checkpoint):
+    """A checkpoint of zeros: each tensor is one element, broadcast to the tensor's shape."""
+
     def __init__(self, outputs: list[OutputTensor]) -> None:
         super().__init__({output.name: Path() for output in outputs})
         self._outputs = {output.name: output for output in outputs}

@@ -1,4 +1,4 @@
-"""What a prepared file says of itself, so that it is never taken for another model's."""
+"""Metadata of prepared files, checked so that they are never taken for another model's."""
 
 import json
 import operator
@@ -14,27 +14,27 @@ __all__ = ["FORMAT", "PreparedMetadata"]
 FORMAT = "mimo-v2-flash"
 VERSION = "2"
 FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
-"""Fields of a config that say nothing about weights."""
+"""Fields of a config that the weights do not depend on."""
 
 
 @dataclass(frozen=True)
 class PreparedMetadata:
-    """The metadata of a prepared checkpoint, in each of its files.
+    """The metadata of a prepared checkpoint, which each of its files holds.
 
     Attributes
     ----------
     source, revision
-        Where the weights came from: a folder or a repository, and its commit if it has one.
+        The folder or repository that was converted, and its commit if it has one.
     dtype
         "fp8" (as stored), "bfloat16" or "float32".
     target
         "cpu", or "trainium2": FP8 halved to at most 240, its scales doubled.
     experts
-        Ids of the experts that are there, the source's.
+        Ids of the experts that the checkpoint holds, as the source numbers them.
     config
-        The whole model, in the hub's spelling; its number of experts is the source's.
+        The whole model's config, in the hub's spelling; its number of experts is the source's.
     expert_parallel, tensor_parallel, shard
-        How many ranks the experts and the heads are split over, and which of the shares this is.
+        How many ranks the experts and the heads are split over, and the index of this shard.
     """
 
     source: str
@@ -49,22 +49,22 @@ class PreparedMetadata:
 
     @property
     def shards(self) -> int:
-        """How many different shares there are."""
+        """How many distinct shards there are."""
         return len(all_shard_specs(self.expert_parallel, self.tensor_parallel))
 
     @property
     def shard_spec(self) -> ShardSpec:
-        """What of the model is there."""
+        """The part of the model that this shard holds."""
         return all_shard_specs(self.expert_parallel, self.tensor_parallel)[self.shard]
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a safetensors header."""
-        said = {name: json.dumps(value) for name, value in asdict(self).items()}
-        return {"format": FORMAT, "format_version": VERSION, **said}
+        values = {name: json.dumps(value) for name, value in asdict(self).items()}
+        return {"format": FORMAT, "format_version": VERSION, **values}
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> "PreparedMetadata | None":
-        """Return what a header's metadata says, or None if this project did not write it.
+        """Return the fields in a header's metadata, or None if this project did not write it.
 
         Raises
         ------
@@ -79,11 +79,11 @@ class PreparedMetadata:
                 f"release reads {VERSION}: prepare them again"
             )
         try:
-            said = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
-            prepared = cls(**(said | {"experts": tuple(said["experts"])}))
-            there = range(operator.index(prepared.config["n_routed_experts"]))
-            if sorted(set(prepared.experts) & set(there)) != said["experts"]:
-                raise ValueError(f"experts {said['experts']!r:.100} of {len(there)}")
+            values = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+            prepared = cls(**(values | {"experts": tuple(values["experts"])}))
+            all_experts = range(operator.index(prepared.config["n_routed_experts"]))
+            if sorted(set(prepared.experts) & set(all_experts)) != values["experts"]:
+                raise ValueError(f"experts {values['experts']!r:.100} of {len(all_experts)}")
             if min(prepared.expert_parallel, prepared.tensor_parallel) < 1 or not (
                 0 <= prepared.shard < prepared.shards
             ):
@@ -94,10 +94,10 @@ class PreparedMetadata:
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming field and values, if the weights are not those of `config`."""
-        asked = json.loads(json.dumps(config.to_dict()))
-        for name in sorted((self.config.keys() | asked.keys()) - FREE):
-            if self.config.get(name) != asked.get(name):
+        expected = json.loads(json.dumps(config.to_dict()))
+        for name in sorted((self.config.keys() | expected.keys()) - FREE):
+            if self.config.get(name) != expected.get(name):
                 raise ValueError(
                     f"prepared for {name} = {self.config.get(name)!r}, the config has "
-                    f"{asked.get(name)!r}; MiMoConfig.from_pretrained of the prepared folder fits"
+                    f"{expected.get(name)!r}; use MiMoConfig.from_pretrained of the prepared folder"
                 )

@@ -1,4 +1,4 @@
-"""Every weight of the model, declared once: its name in a checkpoint, its shape, what may be FP8.
+"""Parameter specs: the checkpoint name and shape of every weight, and which of them may be FP8.
 
 Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
 same names.
@@ -37,12 +37,16 @@ MTP_PREFIX = "model.mtp."
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
-MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of what matmuls take
-NEVER_FP8 = (".o_proj.weight", ".eh_proj.weight", "lm_head.weight")  # on the hub, of these
+MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of matmul weights
+NEVER_FP8 = (
+    ".o_proj.weight",
+    ".eh_proj.weight",
+    "lm_head.weight",
+)  # matmul weights that the hub does not store as FP8
 
 
 class ParamSpec(NamedTuple):
-    """A weight's name in a checkpoint, and its shape, [out, in] where it is a matrix."""
+    """A parameter's name in a checkpoint, and its shape: [out, in] for a matrix."""
 
     name: str
     shape: tuple[int, ...]
@@ -105,7 +109,7 @@ def dense(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec, ParamSpec
 
 
 def mtp(prefix: str, config: MiMoConfig) -> tuple[ParamSpec, ...]:
-    """Return the weights of the multi-token predictor at `prefix`; it has no embedding or head."""
+    """Return the parameters of the MTP layer at `prefix`, which has no embedding or head."""
     spec, D = config.mtp_layer, config.hidden_size
     norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
     return (
@@ -125,32 +129,34 @@ def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, 
 
 
 def stored_dtype(name: str) -> str:
-    """Return the safetensors dtype that the hub stores a weight called `name` in."""
+    """Return the safetensors dtype that the hub stores the weight `name` in."""
     if ROUTER in name:
         return "F32"
     return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
 
 
 def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
-    """Raise ValueError unless a weight is FP8 with float32 scales, or neither.
+    """Raise ValueError unless a weight is FP8 with float32 scales, or not FP8 and without scales.
 
-    Only matrices of matmuls may be FP8, and a fused one must be.
+    Only matmul weights may be FP8, and a fused one must be.
 
     Parameters
     ----------
     where
-        For the message; ends with the weight's name.
+        The beginning of the message; ends with the weight's name.
     dtype, scale_dtype
-        NumPy's, uint8 for FP8; None where there are no scales.
+        NumPy dtypes, uint8 for FP8; None where there are no scales.
     """
     has_scales, is_fp8 = scale_dtype is not None, dtype == np.uint8
     if has_scales != is_fp8:
         has = "has scales" if has_scales else "has no scales"
-        raise ValueError(f"{where} is {dtype} and {has}: FP8 (uint8) has them, others not")
+        raise ValueError(
+            f"{where} is {dtype} and {has}: FP8 (uint8) needs scales, other dtypes none"
+        )
     if has_scales and scale_dtype != np.float32:
         raise ValueError(f"{where}{SCALE} is {scale_dtype}, expected float32")
     if is_fp8 and not where.endswith(MULTIPLIED):
-        raise ValueError(f"{where} is FP8, which only matrices of matmuls may be")
+        raise ValueError(f"{where} is FP8, which only matmul weights may be")
     if where.endswith(FUSED) and not is_fp8:
         raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
 
@@ -167,31 +173,31 @@ def all_params(
     fused: bool = False,
     shard_spec: ShardSpec = UNSHARDED,
 ) -> Iterator[ParamSpec]:
-    """Yield what a checkpoint of `config` must hold, but for scales and predictors.
+    """Yield every parameter of a checkpoint of `config`, without scales and MTP weights.
 
     Parameters
     ----------
     config
         The whole model; routers have a row for each of its experts.
     experts
-        Those whose weights are there; all of them if not given.
+        Ids of the experts in the checkpoint; by default all.
     fused
         Whether attention has MiMo-V2.5's `qkv_proj`.
-    share
-        What of it all is there; shapes are those of the share.
+    shard_spec
+        The part of the model in the checkpoint; shapes are those of this part.
     """
-    numbers = range(config.n_routed_experts) if experts is None else experts
-    here = shard_spec.expert_range(len(numbers))
-    of_attention = fused_attention if fused else attention
+    ids = range(config.n_routed_experts) if experts is None else experts
+    local_experts = shard_spec.expert_range(len(ids))
+    attention_params = fused_attention if fused else attention
     *ends, (head, (V, D)) = embedding_norm_head(config)
     yield from (*ends, ParamSpec(head, (len(shard_spec.tensor_range(V)), D)))
     for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)
-        yield from of_attention(prefix, spec.attention, spec.hidden_size)
+        yield from attention_params(prefix, spec.attention, spec.hidden_size)
         if not spec.num_experts:
             yield from dense(prefix, spec)
             continue
         yield from router(prefix, spec)
-        for number in numbers[here.start : here.stop]:
-            yield from expert(prefix, spec, number)
+        for expert_id in ids[local_experts.start : local_experts.stop]:
+            yield from expert(prefix, spec, expert_id)

@@ -1,7 +1,7 @@
-"""The weights of every layer: names, axes and order, in one place.
+"""The model's weights as pytrees: the names, axes and order of every layer's arrays.
 
 A matrix is `[out, in]`, float32, bfloat16 or `BlockScaled`; everything else is float32. A layer's
-experts are whatever gives expert e by `[e]`: a stack, or a tuple of one array per expert.
+experts are a sequence of one matrix per expert: a stack, or a tuple.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class AttentionWeights(NamedTuple):
-    """Projections of the heads that live here; `sink_H` is NO_SINK where a head has none."""
+    """Attention weights of this shard's heads; `sink_H` is NO_SINK where a head has no sink."""
 
     w_q_OD: Any
     w_k_OD: Any
@@ -33,7 +33,7 @@ class AttentionWeights(NamedTuple):
 
 
 class DenseWeights(NamedTuple):
-    """One gated feed-forward network."""
+    """Weights of one dense, gated feed-forward network."""
 
     w_gate_FD: Any
     w_up_FD: Any
@@ -41,7 +41,7 @@ class DenseWeights(NamedTuple):
 
 
 class ExpertWeights(NamedTuple):
-    """The experts that live here."""
+    """Weights of this shard's experts."""
 
     w_gate_eFD: Any
     w_up_eFD: Any
@@ -49,7 +49,7 @@ class ExpertWeights(NamedTuple):
 
 
 class MoEWeights(NamedTuple):
-    """The whole router, and the experts that live here."""
+    """Weights of a mixture of experts: the whole router, and this shard's experts."""
 
     w_router_ED: Any
     bias_E: Any
@@ -57,7 +57,7 @@ class MoEWeights(NamedTuple):
 
 
 class DecoderWeights(NamedTuple):
-    """One layer."""
+    """Weights of one decoder layer."""
 
     attention_norm_D: Any
     attention: AttentionWeights
@@ -66,10 +66,10 @@ class DecoderWeights(NamedTuple):
 
 
 class ModelWeights(NamedTuple):
-    """Everything but the predictors.
+    """Weights of the whole model, without MTP.
 
-    `expert_ids` are the checkpoint's, of every expert that a router knows; `shard_spec` says which of
-    them, and which heads, are here.
+    `expert_ids` are the checkpoint's ids of all experts in the routers; `shard_spec` tells which of
+    these experts, and which heads, this shard holds.
     """
 
     embedding_VD: Any
@@ -81,7 +81,7 @@ class ModelWeights(NamedTuple):
 
 
 def nbytes(weights: Any) -> int:
-    """Return the bytes of every array in a record, as stored."""
+    """Return the bytes of all arrays of a pytree, as stored."""
     if isinstance(weights, BlockScaled):
         return int(weights.code.nbytes + weights.scale.nbytes)
     if isinstance(weights, tuple):
@@ -90,7 +90,7 @@ def nbytes(weights: Any) -> int:
 
 
 def fingerprint(weights: ModelWeights) -> str:
-    """Return what tells a checkpoint from another one: a digest of what every rank has of it."""
+    """Return a digest that tells checkpoints apart, of weights that every rank holds whole."""
     digest = hashlib.blake2b(repr(weights.expert_ids).encode(), digest_size=8)
     digest.update(weights.final_norm_D.tobytes())
     for layer in weights.layers:

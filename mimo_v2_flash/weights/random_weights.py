@@ -1,7 +1,7 @@
-"""Random weights at true sizes, quickly: normal numbers in 256 steps, one random byte each.
+"""Random weights of a model, made fast: normal numbers in 256 steps, from one random byte each.
 
-Stored as the hub stores them: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere. Every
-weight has a random stream of its own, so that a rank makes its experts and no others.
+Their dtypes are the hub's: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere. Every
+weight has a random generator of its own, so that a rank makes its experts and no others.
 """
 
 import zlib
@@ -44,15 +44,18 @@ def random_weights(
     made: Callable[[int], object] = int,
     shard_spec: ShardSpec = UNSHARDED,
 ) -> ModelWeights:
-    """Return weights of standard deviation `initializer_range`; `made` hears of numbers made.
+    """Return random weights of standard deviation `initializer_range`.
 
-    Norms are 1; sinks and selection biases are random, so that they matter. A `shard_spec` is that of
-    the whole model of this seed.
+    Norms are 1; sinks and selection biases are random, so that they matter. With a `shard_spec`,
+    the weights are this part of the whole model of the same seed. `made` is called with numbers of
+    random values, array by array or for parts of an array.
     """
-    return _Maker(config, seed, made, shard_spec).model()
+    return _Initializer(config, seed, made, shard_spec).model()
 
 
-class _Maker:
+class _Initializer:
+    """Maker of the random weights of one seed and one shard."""
+
     def __init__(
         self, config: MiMoConfig, seed: int, made: Callable[[int], object], shard_spec: ShardSpec
     ) -> None:
@@ -64,7 +67,7 @@ class _Maker:
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
         ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
-        return _owned(shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec))
+        return _copy_views(shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec))
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
@@ -72,7 +75,7 @@ class _Maker:
         attention = self._attention(prefix, spec)
         if spec.num_experts:
             return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
-        gate, up, down = (self._float8(weight) for weight in param_specs.dense(prefix, spec))
+        gate, up, down = (self._float8(param) for param in param_specs.dense(prefix, spec))
         return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
@@ -88,10 +91,10 @@ class _Maker:
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = param_specs.router(prefix, spec)
-        here = self._shard_spec.expert_range(spec.num_experts)
+        local_experts = self._shard_spec.expert_range(spec.num_experts)
         experts = [
             tuple(map(self._float8, param_specs.expert(prefix, spec, index)))
-            if index in here
+            if index in local_experts
             else (None, None, None)
             for index in range(spec.num_experts)
         ]
@@ -102,41 +105,43 @@ class _Maker:
             ExpertWeights(*columns),
         )
 
-    def _normal(self, weight: ParamSpec, deviation: float) -> np.ndarray:
-        self._made(int(np.prod(weight.shape)))
-        random = self._stream(weight)
-        return random.standard_normal(weight.shape, np.float32) * np.float32(deviation)
+    def _normal(self, param: ParamSpec, deviation: float) -> np.ndarray:
+        self._made(int(np.prod(param.shape)))
+        random = self._generator(param)
+        return random.standard_normal(param.shape, np.float32) * np.float32(deviation)
 
-    def _bfloat16(self, weight: ParamSpec) -> np.ndarray:
+    def _bfloat16(self, param: ParamSpec) -> np.ndarray:
         numbers = QUANTILES * np.float32(self._config.initializer_range)
-        return self._steps(weight, numbers.astype(ml_dtypes.bfloat16))
+        return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
 
-    def _float8(self, weight: ParamSpec) -> BlockScaled:
-        outputs, inputs = weight.shape
+    def _float8(self, param: ParamSpec) -> BlockScaled:
+        outputs, inputs = param.shape
         scale = np.float32(self._config.initializer_range * WIDEST / FP8_MAX)
         grid = -(-outputs // BLOCK), -(-inputs // BLOCK)
-        return BlockScaled(self._steps(weight, CODES), np.full(grid, scale))
+        return BlockScaled(self._quantiles(param, CODES), np.full(grid, scale))
 
-    def _steps(self, weight: ParamSpec, numbers: np.ndarray) -> np.ndarray:
-        """Return an array of `weight`'s shape, each element one of the 256 `numbers`."""
-        flat, random = np.empty(int(np.prod(weight.shape)), numbers.dtype), self._stream(weight)
+    def _quantiles(self, param: ParamSpec, numbers: np.ndarray) -> np.ndarray:
+        """Return an array of `param`'s shape, each element one of the 256 `numbers` at random."""
+        flat, random = np.empty(int(np.prod(param.shape)), numbers.dtype), self._generator(param)
         for start in range(0, flat.size, PORTION):
             part = flat[start : start + PORTION]
             step = np.frombuffer(random.bytes(part.size), np.uint8)
             np.take(numbers, step, out=part, mode="clip")
             self._made(part.size)
-        return flat.reshape(weight.shape)
+        return flat.reshape(param.shape)
 
-    def _stream(self, weight: ParamSpec) -> np.random.Generator:
-        return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(weight.name.encode())]))
+    def _generator(self, param: ParamSpec) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(param.name.encode())]))
 
 
-def _owned(weights: Any) -> Any:
-    """Return a record whose arrays keep nothing larger in memory than themselves."""
+def _copy_views(weights: Any) -> Any:
+    """Return the weights with a copy of each array that is a view of a larger one."""
     if isinstance(weights, BlockScaled):
-        return BlockScaled(_owned(weights.code), _owned(weights.scale), weights.block_height)
+        return BlockScaled(
+            _copy_views(weights.code), _copy_views(weights.scale), weights.block_height
+        )
     if isinstance(weights, tuple):
-        parts = map(_owned, weights)
+        parts = map(_copy_views, weights)
         return type(weights)(*parts) if hasattr(weights, "_fields") else tuple(parts)
     base = getattr(weights, "base", None)
     return weights if base is None or base.nbytes == weights.nbytes else weights.copy()

@@ -1,4 +1,4 @@
-"""Checked tensors as records: the layouts of attention, FP8 with its scales, the experts there."""
+"""Reading of ModelWeights from a checked checkpoint: attention layouts, FP8 scales, experts."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ __all__ = ["Reader"]
 
 
 class Reader:
-    """Builds the records of a model.
+    """A reader of a model's weights from a checkpoint.
 
     Parameters
     ----------
     tensors
-        The checkpoint, by the names of `weights.names`; shapes and dtypes have been checked.
+        The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
     config
         The whole model.
     experts
-        Ids of the experts to take; routers are cut to them.
-    share
-        What of the model the checkpoint holds.
+        Ids of the experts to read; routers keep only their rows.
+    shard_spec
+        The part of the model that the checkpoint holds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Reader:
         self._shard_spec = shard_spec
 
     def model(self) -> ModelWeights:
-        """Return everything."""
+        """Return all weights."""
         embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
         specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
         return ModelWeights(
@@ -63,37 +63,35 @@ class Reader:
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
         attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)
-        dense = self._mixture if spec.num_experts else self._dense
+        feed_forward = self._mixture if spec.num_experts else self._dense
         return DecoderWeights(
             attention_norm_D=self._float32(attention_norm),
             attention=self._attention(prefix, spec),
             feed_forward_norm_D=self._float32(feed_forward_norm),
-            feed_forward=dense(prefix, spec),
+            feed_forward=feed_forward(prefix, spec),
         )
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        *_, o = param_specs.attention(prefix, spec.attention, spec.hidden_size)[:4]
-        sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)[4:]
+        _, _, _, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         no_sink = np.full(spec.attention.num_heads, NO_SINK, np.float32)
         q, k, v = self._projections(prefix, spec)
         sink_H = self._float32(sink[0]) if sink else no_sink
         return AttentionWeights(q, k, v, self._matrix(o), sink_H)
 
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
-        """Return w_q, w_k and w_v, from either layout and either map of scales."""
+        """Return w_q, w_k and w_v: split or fused, with scales on plain grids or crossing."""
         a = spec.attention
         heads = fp8.Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
         q, k, v, *_ = param_specs.attention(prefix, a, spec.hidden_size)
         fused = f"{prefix}.{param_specs.FUSED}"
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads
-            return fp8.split_fused(self._where(fused), *self._coded(fused), heads, ranks)
-        have_scales = all(weight.name + param_specs.SCALE in self._tensors for weight in (k, v))
-        if (
-            not have_scales or self._shard_spec.tensor_parallel_size > 1
-        ):  # shares lie on plain grids
+            return fp8.split_fused(self._where(fused), *self._quantized(fused), heads, ranks)
+        have_scales = all(param.name + param_specs.SCALE in self._tensors for param in (k, v))
+        is_sharded = self._shard_spec.tensor_parallel_size > 1  # then scales are on plain grids
+        if is_sharded or not have_scales:
             return self._matrix(q), self._matrix(k), self._matrix(v)
-        both = self._coded(k.name), self._coded(v.name)
+        both = self._quantized(k.name), self._quantized(v.name)
         return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
@@ -101,25 +99,25 @@ class Reader:
         return DenseWeights(gate, up, down)
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
-        router, bias = (self._float32(weight) for weight in param_specs.router(prefix, spec))
-        known, here = list(self._experts), self._shard_spec.expert_range(len(self._experts))
+        router, bias = (self._float32(param) for param in param_specs.router(prefix, spec))
+        ids, local_experts = list(self._experts), self._shard_spec.expert_range(len(self._experts))
         experts = (
-            map(self._matrix, param_specs.expert(prefix, spec, number))
-            for number in known[here.start : here.stop]
+            map(self._matrix, param_specs.expert(prefix, spec, expert_id))
+            for expert_id in ids[local_experts.start : local_experts.stop]
         )
-        return MoEWeights(router[known], bias[known], ExpertWeights(*zip(*experts, strict=True)))
+        return MoEWeights(router[ids], bias[ids], ExpertWeights(*zip(*experts, strict=True)))
 
-    def _matrix(self, weight: ParamSpec) -> Any:
+    def _matrix(self, param: ParamSpec) -> Any:
         """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
-        if weight.name + param_specs.SCALE in self._tensors:
-            return fp8.plain_grid(self._where(weight.name), *self._coded(weight.name))
-        return self._tensors[weight.name]
+        if param.name + param_specs.SCALE in self._tensors:
+            return fp8.plain_grid(self._where(param.name), *self._quantized(param.name))
+        return self._tensors[param.name]
 
-    def _coded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _quantized(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self._tensors[name], self._tensors[name + param_specs.SCALE]
 
     def _where(self, name: str) -> str:
         return f"{self._tensors.file_of(name)}: {name}"
 
-    def _float32(self, weight: ParamSpec) -> np.ndarray:
-        return self._tensors[weight.name].astype(np.float32)
+    def _float32(self, param: ParamSpec) -> np.ndarray:
+        return self._tensors[param.name].astype(np.float32)

@@ -1,6 +1,6 @@
-"""One safetensors file, mapped: its tensors are views of the file and cost no memory until read.
+"""A memory-mapped safetensors file: tensors are views that cost no memory until they are read.
 
-The library's NumPy loader knows neither F8_E4M3 nor BF16 views, so the header is read here.
+The library's NumPy loader knows neither F8_E4M3 nor BF16 views, so this module reads the header.
 
 Source: the safetensors format: 8 bytes of header length, little-endian, then JSON, then data.
 """
@@ -19,9 +19,9 @@ __all__ = ["DTYPES", "map_tensors", "read_header"]
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy computes with no 8-bit float
+    "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy has no 8-bit float
 }
-LARGEST_HEADER = 100_000_000  # the format's own limit, bytes
+LARGEST_HEADER = 100_000_000  # the format's limit, bytes
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -30,7 +30,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     Raises
     ------
     ValueError
-        If the file is no safetensors file or is truncated; the message names it.
+        If the file is not a safetensors file or is truncated; the message names it.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -53,8 +53,9 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If a tensor lies outside the file or over another, its size is not its shape's, its dtype
-        is not one of `DTYPES`, or a byte belongs to no tensor; the message names file and tensor.
+        If a tensor lies outside the file or overlaps another, its size is not its shape's, its
+        dtype is not one of `DTYPES`, or a byte belongs to no tensor; the message names file and
+        tensor.
     """
     header, start = read_header(path)
     header.pop("__metadata__", None)
@@ -65,9 +66,9 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_cover(path: Path, header: dict[str, Any], size: int) -> None:
-    """Refuse tensors that do not lie end to end, as the format asks."""
-    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
-    for (_, end, name), (begin, *_) in pairwise([(0, 0, "header"), *places, (size, size, "")]):
+    """Raise ValueError unless tensors lie end to end, as the format demands."""
+    ranges = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    for (_, end, name), (begin, *_) in pairwise([(0, 0, "header"), *ranges, (size, size, "")]):
         if begin != end:
             raise ValueError(f"{path}: {name}: ends at byte {end}, the next begins at {begin}")
 

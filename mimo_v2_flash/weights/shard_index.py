@@ -1,4 +1,4 @@
-"""A folder of shards, one for each rank: the manifest says what they are, each says which it is."""
+"""Shards of a prepared checkpoint: finding a rank's folder, and checking it with the manifest."""
 
 import json
 from pathlib import Path
@@ -12,28 +12,28 @@ __all__ = ["check_shard", "find_shard_folder"]
 
 
 def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
-    """Return the folder of a share's shard in `path`; `path` itself if it holds no shards.
+    """Return the folder in `path` of the shard `shard_spec`; `path` itself if it holds no shards.
 
     Raises
     ------
     ValueError
-        If the shards are those of another plan, or the manifest is damaged.
+        If the shards are those of another ParallelConfig, or the manifest is damaged.
     """
     if not (path / MANIFEST).is_file():
         return path
     manifest, folders = _manifest(path)
     shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
     if shard_spec not in shards:
-        asked = "no share" if shard_spec is None else _split(shard_spec)
+        requested = "no shard" if shard_spec is None else _parallel_sizes(shard_spec)
         raise ValueError(
-            f"{path}: holds shards of {_split(shards[0])}, asked for is {asked}; prepare_weights.py "
-            "makes others"
+            f"{path}: holds shards of {_parallel_sizes(shards[0])}, requested is {requested}; "
+            "prepare_weights.py makes others"
         )
     return path / folders[shards.index(shard_spec)]
 
 
 def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
-    """Raise ValueError if the shard in `folder` is not that of `shard_spec`, or of another manifest."""
+    """Raise ValueError unless the shard in `folder` fits `shard_spec` and its manifest."""
     if shard_spec is not None and prepared.shard_spec != shard_spec:
         raise ValueError(
             f"{folder}: is the shard of {prepared.shard_spec}, this rank's is {shard_spec}"
@@ -41,10 +41,10 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
     if not (folder.parent / MANIFEST).is_file():
         return
     manifest, _ = _manifest(folder.parent)
-    for name, said in vars(prepared).items():
-        if name != "shard" and said != vars(manifest)[name]:
+    for name, value in vars(prepared).items():
+        if name != "shard" and value != vars(manifest)[name]:
             raise ValueError(
-                f"{folder}: is a shard of {name} {said!r:.80}, the manifest beside it says "
+                f"{folder}: is a shard of {name} {value!r:.80}, its manifest has "
                 f"{vars(manifest)[name]!r:.80}"
             )
 
@@ -52,11 +52,9 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
 def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
     file = path / MANIFEST
     try:
-        said = json.loads(file.read_bytes())
-        prepared, folders = (
-            PreparedMetadata.of_metadata(said["metadata"]),
-            list(map(str, said["shards"])),
-        )
+        content = json.loads(file.read_bytes())
+        prepared = PreparedMetadata.of_metadata(content["metadata"])
+        folders = list(map(str, content["shards"]))
         if prepared is None or len(folders) != prepared.shards:
             raise ValueError(f"{len(folders)} shards")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -64,7 +62,6 @@ def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
     return prepared, folders
 
 
-def _split(by: ShardSpec) -> str:
-    return (
-        f"expert_parallel {by.expert_parallel_size} and tensor_parallel {by.tensor_parallel_size}"
-    )
+def _parallel_sizes(spec: ShardSpec) -> str:
+    experts, tensors = spec.expert_parallel_size, spec.tensor_parallel_size
+    return f"expert_parallel {experts} and tensor_parallel {tensors}"

@@ -1,7 +1,7 @@
-"""One recipe for all shards: what a rank's files hold of each tensor of the whole.
+"""Sharding of a conversion plan: one plan writes all shards and reads the source once.
 
-The source is read once. Each piece makes rows of whole tensors, of which every shard is given its
-rows, or its columns of them; what is not split goes to all.
+Each task makes rows of whole tensors. Every shard gets its slice of their rows or columns; tensors
+that are not split go to all shards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class _Slice(NamedTuple):
-    """What a shard has of a tensor: its rows each `repeat` times, of which a `axis_slice`."""
+    """A shard's slice of a tensor: `axis_slice`, after each row was repeated `repeat` times."""
 
     shard: int
     repeat: int
@@ -31,40 +31,41 @@ class _Slice(NamedTuple):
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
         rows, *columns = whole
-        part = len(self.axis_slice.indices)
-        return (part, *columns) if self.axis_slice.axis == 0 else (rows, part)
+        length = len(self.axis_slice.indices)
+        return (length, *columns) if self.axis_slice.axis == 0 else (rows, length)
 
-    def of(self, part: TensorChunk) -> list[TensorChunk]:
-        """Return what the shard has of some rows of the tensor; an empty list for nothing."""
-        first = part.begin // (part.array.nbytes // len(part.array))
-        if self.axis_slice.axis == 1:
-            array = part.array[:, self.axis_slice.indices.start : self.axis_slice.indices.stop]
-            return [self._part(part.name, first, array)]
-        array, first = np.repeat(part.array, self.repeat, axis=0), first * self.repeat
+    def apply(self, chunk: TensorChunk) -> list[TensorChunk]:
+        """Return the shard's slice of some rows of the tensor; an empty list if it has none."""
         start, stop = self.axis_slice.indices.start, self.axis_slice.indices.stop
+        first = chunk.begin // (chunk.array.nbytes // len(chunk.array))
+        if self.axis_slice.axis == 1:
+            return [self._chunk(chunk.name, first, chunk.array[:, start:stop])]
+        array, first = np.repeat(chunk.array, self.repeat, axis=0), first * self.repeat
         rows = array[max(start - first, 0) : max(stop - first, 0)]
-        return [self._part(part.name, max(first - start, 0), rows)] if len(rows) else []
+        return [self._chunk(chunk.name, max(first - start, 0), rows)] if len(rows) else []
 
-    def _part(self, name: str, row: int, array: np.ndarray) -> TensorChunk:
+    def _chunk(self, name: str, row: int, array: np.ndarray) -> TensorChunk:
         return TensorChunk(name, row * (array.nbytes // len(array)), array, self.shard)
 
 
 def shard_conversion_plan(
     plan: ConversionPlan, config: MiMoConfig, experts: Sequence[int], shards: Sequence[ShardSpec]
 ) -> ConversionPlan:
-    """Return the recipe of every shard's tensors, from that of the whole.
+    """Return the plan of all shards, from the plan of the whole checkpoint.
 
     Parameters
     ----------
-    recipe
-        Of a prepared checkpoint of `config` with `experts`.
-    shares
-        What each shard has.
+    plan
+        The plan of a prepared checkpoint of `config` with `experts`.
+    config, experts
+        The whole model, and the ids of the experts to prepare.
+    shards
+        The part of the model in each shard.
 
     Raises
     ------
     ValueError
-        If a cut lies inside an FP8 block that cannot be lowered; the message names the weight.
+        If a slice splits FP8 blocks that cannot be made lower; the message names the weight.
     """
     shapes = {output.name: output.shape for output in plan.outputs}
     slices: dict[str, list[_Slice]] = {name: [] for name in shapes}
@@ -72,8 +73,8 @@ def shard_conversion_plan(
         axis_slices = (
             dict(_axis_slices(config, shard_spec)) if shard_spec.tensor_parallel_size > 1 else {}
         )
-        here = shard_spec.expert_range(len(experts))
-        absent = _experts(config, [e for i, e in enumerate(experts) if i not in here])
+        local_experts = shard_spec.expert_range(len(experts))
+        absent = _experts(config, [e for i, e in enumerate(experts) if i not in local_experts])
         for name in shapes:
             weight = name.removesuffix(param_specs.SCALE)
             if axis_slice := axis_slices.get(weight):
@@ -90,30 +91,26 @@ def shard_conversion_plan(
 
 def _sharded_task(task: ConversionTask, slices: dict[str, list[_Slice]]) -> ConversionTask:
     def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-        made = task.convert(arrays)
-        return [own for part in made for each in slices[part.name] for own in each.of(part)]
+        chunks = task.convert(arrays)
+        return [sliced for c in chunks for part in slices[c.name] for sliced in part.apply(c)]
 
     return task._replace(convert=convert)
 
 
 def _axis_slices(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, AxisSlice]]:
-    """Yield the cut of every weight that is split, by its name."""
+    """Yield the name and AxisSlice of every weight that is split."""
     yield (
         param_specs.embedding_norm_head(config)[2].name,
         AxisSlice(0, shard_spec.tensor_range(config.vocab_size)),
     )
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
-        declared = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        axis_slices = attention_slices(spec.attention, shard_spec)[
-            : len(declared)
-        ]  # without sinks, no sink's
-        yield from zip((weight.name for weight in declared), axis_slices, strict=True)
+        params = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        axis_slices = attention_slices(spec.attention, shard_spec)  # the last is the sinks'
+        yield from zip((param.name for param in params), axis_slices[: len(params)], strict=True)
         if not spec.num_experts:
-            network = zip(
-                param_specs.dense(prefix, spec), dense_slices(spec, shard_spec), strict=True
-            )
-            yield from ((weight.name, axis_slice) for weight, axis_slice in network)
+            names = (param.name for param in param_specs.dense(prefix, spec))
+            yield from zip(names, dense_slices(spec, shard_spec), strict=True)
 
 
 def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
@@ -122,24 +119,24 @@ def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
         (f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.num_experts
     ]
     return {
-        weight.name
+        param.name
         for prefix, spec in layers
         for expert in experts
-        for weight in param_specs.expert(prefix, spec, expert)
+        for param in param_specs.expert(prefix, spec, expert)
     }
 
 
 def _slice(shard: int, name: str, axis_slice: AxisSlice, shapes: Shapes) -> _Slice:
-    """Return what a shard has of a tensor, of which its weight has a `axis_slice`; scales follow it."""
+    """Return a shard's slice of a weight by `axis_slice`, or of the weight's scales."""
     if not name.endswith(param_specs.SCALE):
         return _Slice(shard, 1, axis_slice)
-    weight, whole = name.removesuffix(param_specs.SCALE), axis_slice.indices
+    weight, indices = name.removesuffix(param_specs.SCALE), axis_slice.indices
     height = fp8.block_height((shapes[weight], shapes[name])) or BLOCK
-    new = sliced_block_height(height, whole) if axis_slice.axis == 0 else BLOCK
-    if new not in (BLOCK, fp8.HALF_BLOCK) or whole.start % new:
+    new = sliced_block_height(height, indices) if axis_slice.axis == 0 else BLOCK
+    if new not in (BLOCK, fp8.HALF_BLOCK) or indices.start % new:
         raise ValueError(
-            f"{weight}: shares of {len(whole)} {('rows', 'columns')[axis_slice.axis]} cut FP8 blocks of "
-            f"{BLOCK} apart: allowed is another tensor_parallel"
+            f"{weight}: shards of {len(indices)} {('rows', 'columns')[axis_slice.axis]} split FP8 "
+            f"blocks of {BLOCK}: allowed is another tensor_parallel"
         )
-    blocks = AxisSlice(axis_slice.axis, range(whole.start // new, -(-whole.stop // new)))
+    blocks = AxisSlice(axis_slice.axis, range(indices.start // new, -(-indices.stop // new)))
     return _Slice(shard, height // new if axis_slice.axis == 0 else 1, blocks)

@@ -1,8 +1,8 @@
-"""One rank's share of a model's weights: views where a file allows it.
+"""Sharding of a model's weights: one rank's part, as views where the file allows it.
 
-Rows and experts lie together in a file and stay there, mapped. Columns lie apart: those of o_proj
-and of the dense down_proj are copied, this rank's and no others. A cut inside a row of FP8 blocks
-slices their grid, whose blocks become lower.
+Rows and experts are contiguous in a file and stay memory-mapped. Columns are not: this rank's of
+o_proj and of the dense down_proj are copied. A slice of rows that splits FP8 blocks gets a scale
+grid of lower blocks.
 """
 
 from math import gcd
@@ -34,48 +34,48 @@ __all__ = [
 
 
 class AxisSlice(NamedTuple):
-    """Which `part` of an axis of a weight [out, in] a rank has."""
+    """A rank's slice of a weight [out, in]: its `indices` along `axis`."""
 
     axis: int
     indices: range
 
 
 def attention_slices(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
-    """Return the cut of each weight of attention."""
-    queries, keys = (
-        shard_spec.tensor_range(spec.num_heads),
-        shard_spec.kv_head_range(spec.num_kv_heads),
-    )
+    """Return the AxisSlice of each attention weight."""
+    queries = shard_spec.tensor_range(spec.num_heads)
+    keys = shard_spec.kv_head_range(spec.num_kv_heads)
     return AttentionWeights(
-        AxisSlice(0, _of_heads(queries, spec.head_dim)),
-        AxisSlice(0, _of_heads(keys, spec.head_dim)),
-        AxisSlice(0, _of_heads(keys, spec.v_head_dim)),
-        AxisSlice(1, _of_heads(queries, spec.v_head_dim)),
+        AxisSlice(0, _head_rows(queries, spec.head_dim)),
+        AxisSlice(0, _head_rows(keys, spec.head_dim)),
+        AxisSlice(0, _head_rows(keys, spec.v_head_dim)),
+        AxisSlice(1, _head_rows(queries, spec.v_head_dim)),
         AxisSlice(0, queries),
     )
 
 
 def dense_slices(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
-    """Return the cut of each weight of a dense network."""
+    """Return the AxisSlice of each weight of a dense feed-forward network."""
     width = shard_spec.tensor_range(spec.intermediate_size)
     return DenseWeights(AxisSlice(0, width), AxisSlice(0, width), AxisSlice(1, width))
 
 
 def sliced_block_height(height: int, rows: range) -> int:
-    """Return how high FP8 blocks of `height` are in `rows`: the same in every equal share.
+    """Return the height of FP8 blocks in a slice of `rows`, from blocks of `height`.
 
-    A head of 192 rows in blocks of 128 has blocks of 64.
+    It is the same in all equal shards: heads of 192 rows in blocks of 128 have blocks of 64.
     """
     return gcd(height, rows.start, len(rows))
 
 
 def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) -> ModelWeights:
-    """Return the share of `weights`; weights that are that share already are returned as they are.
+    """Return the part of `weights` that `shard_spec` selects.
+
+    Weights that are this part already are returned as they are.
 
     Raises
     ------
     ValueError
-        If the weights are another share, or a column cut lies inside an FP8 block.
+        If the weights are another shard, or a column slice begins inside an FP8 block.
     """
     if weights.shard_spec == shard_spec:
         return weights
@@ -94,8 +94,8 @@ def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSp
 def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> DecoderWeights:
     attention, network = layer.attention, layer.feed_forward
     if isinstance(network, MoEWeights):
-        here = shard_spec.expert_range(spec.num_experts)
-        stacks = (stack[here.start : here.stop] for stack in network.experts)
+        local_experts = shard_spec.expert_range(spec.num_experts)
+        stacks = (stack[local_experts.start : local_experts.stop] for stack in network.experts)
         network = network._replace(experts=ExpertWeights(*stacks))
     elif shard_spec.tensor_parallel_size > 1:
         network = DenseWeights(*map(slice_weight, network, dense_slices(spec, shard_spec)))
@@ -106,14 +106,12 @@ def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> Dec
 
 
 def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:
-    """Return the part of a weight: rows as a view, columns as a copy."""
+    """Return a slice of a weight: rows as a view, columns as a copy."""
     start, stop = axis_slice.indices.start, axis_slice.indices.stop
     if not isinstance(weight, BlockScaled):
-        return (
-            weight[start:stop]
-            if axis_slice.axis == 0
-            else np.ascontiguousarray(weight[:, start:stop])
-        )
+        if axis_slice.axis == 0:
+            return weight[start:stop]
+        return np.ascontiguousarray(weight[:, start:stop])
     code, scale, height = weight.code, weight.scale, weight.block_height
     if axis_slice.axis == 0:
         new = sliced_block_height(height, axis_slice.indices)
@@ -121,12 +119,12 @@ def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:
         return BlockScaled(code[start:stop], scale[blocks], new)
     if start % BLOCK:
         raise ValueError(
-            f"a share begins at column {start} of an FP8 weight {weight.shape}, inside a block of "
-            f"{BLOCK}: allowed is a tensor_parallel that cuts between blocks"
+            f"a shard begins at column {start} of an FP8 weight {weight.shape}, inside a block of "
+            f"{BLOCK}: allowed is a tensor_parallel that splits between blocks"
         )
     scale_YX = np.ascontiguousarray(scale[:, start // BLOCK : -(-stop // BLOCK)])
     return BlockScaled(np.ascontiguousarray(code[:, start:stop]), scale_YX, height)
 
 
-def _of_heads(heads: range, width: int) -> range:
+def _head_rows(heads: range, width: int) -> range:
     return range(heads.start * width, heads.stop * width)

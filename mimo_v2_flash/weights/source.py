@@ -1,4 +1,4 @@
-"""Where weights come from: files of tensors, of which ranges of bytes can be read."""
+"""Sources of weights: checkpoints that are read by byte ranges of their files."""
 
 from collections.abc import Mapping
 from math import prod
@@ -21,11 +21,11 @@ SIDE_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-"""What else a checkpoint may bring: the tokenizer's files, and how to sample."""
+"""Other files of a checkpoint that prepared ones keep: the tokenizer's, and how to sample."""
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor is stored: its file, and its bytes there, `begin` to `end`."""
+    """A stored tensor: its file, dtype and shape, and its bytes in the file, `begin` to `end`."""
 
     file: str
     dtype: str
@@ -35,11 +35,11 @@ class TensorInfo(NamedTuple):
 
 
 class Source(Protocol):
-    """A checkpoint whose bytes are read piece by piece; safe to read from many threads."""
+    """A checkpoint that is read by byte ranges; safe to read from many threads."""
 
     @property
     def name(self) -> str:
-        """The folder or repository."""
+        """The name of the folder or repository."""
 
     @property
     def revision(self) -> str:
@@ -49,17 +49,17 @@ class Source(Protocol):
         """Return the names of all tensors."""
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
-        """Return where the tensors `names` are, reading no more headers than they need."""
+        """Return the TensorInfo of the tensors `names`; only headers of their files are read."""
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""
 
     def side_files(self) -> Mapping[str, Path]:
-        """Return those of the files `SIDE_FILES` that are there, on this machine."""
+        """Return the local paths of those `SIDE_FILES` that the checkpoint has."""
 
 
 class FolderSource:
-    """A checkpoint in a folder. It is read, not mapped, so that memory stays small."""
+    """A checkpoint on disk, read and not memory-mapped, so that resident memory stays small."""
 
     def __init__(self, path: Path) -> None:
         self.name, self.revision = str(path), ""
@@ -70,7 +70,7 @@ class FolderSource:
         return list(self._checkpoint)
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
-        """Return where the tensors `names` are."""
+        """Return the TensorInfo of the tensors `names`."""
         file_of = {name: self._checkpoint.file_of(name) for name in names}
         headers = {path: _infos_in(path) for path in sorted(set(file_of.values()))}
         for name, path in file_of.items():
@@ -88,7 +88,7 @@ class FolderSource:
         return data
 
     def side_files(self) -> Mapping[str, Path]:
-        """Return those of the files `SIDE_FILES` that are there."""
+        """Return the paths of those `SIDE_FILES` that exist."""
         paths = {name: Path(self.name) / name for name in SIDE_FILES}
         return {name: path for name, path in paths.items() if path.is_file()}
 
@@ -96,15 +96,15 @@ class FolderSource:
 def tensor_infos_of_header(
     file: str, header: Mapping[str, Any], start: int, size: int
 ) -> dict[str, TensorInfo]:
-    """Return the place of every tensor that the header of `file` names.
+    """Return the TensorInfo of every tensor in the header of `file`.
 
     Raises
     ------
     ValueError
-        If an entry is damaged, lies outside of the file's `size` bytes, or has not as many bytes
-        as its shape and dtype; the message names file and tensor.
+        If an entry is damaged, lies outside the file's `size` bytes, or its bytes do not fit its
+        shape and dtype; the message names file and tensor.
     """
-    found = {}
+    infos = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -117,8 +117,8 @@ def tensor_infos_of_header(
             raise ValueError(f"{file}: {name}: bytes {begin} to {end} of {size}: truncated")
         if dtype in DTYPES and end - begin != prod(shape) * DTYPES[dtype].itemsize:
             raise ValueError(f"{file}: {name}: {end - begin} bytes cannot be {dtype} {shape}")
-        found[name] = TensorInfo(file, dtype, shape, begin, end)
-    return found
+        infos[name] = TensorInfo(file, dtype, shape, begin, end)
+    return infos
 
 
 def _infos_in(path: Path) -> dict[str, TensorInfo]:

@@ -1,8 +1,8 @@
-"""Safetensors files that are filled piece by piece, from any thread, and survive an interruption.
+"""Storage of prepared checkpoints: files written chunk by chunk, from any thread, and resumable.
 
-Files have temporary names until all of them are complete, and a journal says which pieces are on
-disk. The index is written last: a checkpoint is there once its index is. Shards have a folder and
-an index each, and a manifest that says which there are is the last.
+Files have temporary names until all of them are complete, and a journal lists the tasks whose
+chunks are on disk. The index is written last: a checkpoint is complete once it has its index. Each
+shard has a folder and an index, and the manifest, which lists the shards, is written last.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ LARGEST_FILE = 4_990_000_000  # of data: with its header a file stays below 5 GB
 
 
 class Store:
-    """A prepared checkpoint in the making.
+    """The files of a prepared checkpoint, while they are written.
 
     Parameters
     ----------
     folder
-        Where it will be.
+        The folder to write to.
     outputs
-        Its tensors.
+        The tensors of the checkpoint.
     metadata
-        Of every file's header.
+        The metadata of every file's header.
     largest_file
         Bytes of data that a file holds at most; a larger tensor has a file of its own.
     shards
-        How many there are, each in a folder.
+        How many shards there are, each in a folder.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Store:
         self.folders = [shard_folder(shard, shards) for shard in range(shards)]
         self._layout = lay_out(outputs, metadata, largest_file, shards)
         self._sizes = self._layout.sizes
-        headers = sorted(self._layout.headers.items())  # they say all: tensors, places, metadata
+        headers = sorted(self._layout.headers.items())  # with all tensors, offsets, metadata
         self._job = hashlib.sha256(repr(headers).encode()).hexdigest()
         self._lock = Lock()
 
@@ -67,30 +67,30 @@ class Store:
 
     @property
     def index(self) -> Path:
-        """What is written last: the index, or the manifest of all shards."""
+        """The path of the file that is written last: the index, or the manifest of all shards."""
         return self.folder / (INDEX if self.folders == [""] else MANIFEST)
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the folder holds a run that was begun and not finished."""
+        """Whether the folder holds an interrupted run."""
         return (self.folder / JOURNAL).exists() and not self.index.exists()
 
     def begin(self) -> set[str]:
-        """Make the files, or find those of an interrupted run; return the keys of pieces done.
+        """Create the files, or open those of an interrupted run; return the keys of finished tasks.
 
         Raises
         ------
         OSError
-            If there is not enough room on the disk.
+            If there is not enough free space on the disk.
         ValueError
-            If another checkpoint is there, or an interrupted run of other weights.
+            If the folder holds another checkpoint, or an interrupted run of other weights.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         done = self._done()
         for folder in self.folders:
             (self.folder / folder).mkdir(exist_ok=True)
-        there = [path for file in self._sizes if (path := self._path(file)).exists()]
-        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in there)
+        existing = [path for file in self._sizes if (path := self._path(file)).exists()]
+        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in existing)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             raise OSError(f"{self.folder}: {missing:,} more bytes are needed, {free:,} are free")
@@ -103,28 +103,29 @@ class Store:
             with self._partial(file).open("r+b") as opened:
                 opened.truncate(size)
                 opened.write(self._layout.headers[file])
-        return done if done and len(there) == len(self._sizes) else set()
+        return done if done and len(existing) == len(self._sizes) else set()
 
-    def write(self, key: str, parts: list[TensorChunk]) -> None:
-        """Put a piece's parts on disk, then note in the journal that it is there."""
-        of_file: dict[str, list[TensorChunk]] = {}
-        for part in parts:
-            of_file.setdefault(self._layout.slots[part.shard, part.name].file, []).append(part)
-        for file, own in of_file.items():
+    def write(self, key: str, chunks: list[TensorChunk]) -> None:
+        """Write a task's chunks to disk, then its key to the journal."""
+        by_file: dict[str, list[TensorChunk]] = {}
+        for chunk in chunks:
+            file = self._layout.offsets[chunk.shard, chunk.name].file
+            by_file.setdefault(file, []).append(chunk)
+        for file, file_chunks in by_file.items():
             path = self._partial(file)
             try:
                 with path.open("r+b", buffering=0) as opened:
-                    for part in own:
-                        begin = self._layout.slots[part.shard, part.name].begin + part.begin
-                        write_all(opened.fileno(), part.array.tobytes(), begin)
+                    for chunk in file_chunks:
+                        begin = self._layout.offsets[chunk.shard, chunk.name].begin + chunk.begin
+                        write_all(opened.fileno(), chunk.array.tobytes(), begin)
                     os.fsync(opened.fileno())
             except OSError as error:
-                raise OSError(f"{path}: {own[0].name}: {error}") from error
+                raise OSError(f"{path}: {file_chunks[0].name}: {error}") from error
         with self._lock, (self.folder / JOURNAL).open("a") as journal:
             journal.write(f"{key}\n")
 
     def finish(self) -> None:
-        """Give the files their names and write the index, with a checksum for each."""
+        """Rename the files to their final names and write the index, with a checksum of each."""
         for file in self._sizes:
             if self._partial(file).exists():
                 self._partial(file).replace(self.folder / file)
@@ -146,7 +147,7 @@ class Store:
         self.write_file(str(folder / INDEX), f"{json.dumps(index, indent=1)}\n".encode())
 
     def write_file(self, file: str, data: bytes) -> None:
-        """Write a small file; it has its name once it is whole."""
+        """Write a small file under a temporary name, then give it its final name."""
         with self._partial(file).open("wb") as opened:
             opened.write(data)
             opened.flush()
@@ -154,7 +155,7 @@ class Store:
         self._partial(file).replace(self.folder / file)
 
     def check_files(self) -> None:
-        """Raise ValueError, naming it, if a file of the finished checkpoint is not as it was."""
+        """Raise ValueError if a file of the complete checkpoint is missing or has another size."""
         for file, size in self._sizes.items():
             path = self.folder / file
             if not path.is_file() or path.stat().st_size != size:
@@ -166,18 +167,18 @@ class Store:
     def _done(self) -> set[str] | None:
         journal = self.folder / JOURNAL
         job, *keys = (journal.read_text() if journal.exists() else "").split("\n")
-        if not keys:  # not even its first line was finished
+        if not keys:  # no journal, or one without a complete line
             self._refuse_others()
             return None
         if job != self._job:
             raise ValueError(
                 f"{self.folder}: an interrupted run of other weights or settings is there; "
-                f"repeat it as it was, or remove {journal.name} and *{PARTIAL}"
+                f"repeat that run, or remove {journal.name} and *{PARTIAL}"
             )
         return set(keys[:-1])  # what follows the last line end was being written
 
     def _refuse_others(self) -> None:
-        """Raise ValueError if the folder holds a checkpoint that no journal of ours explains."""
+        """Raise ValueError if the folder holds files of another checkpoint."""
         for path in sorted(self.folder.iterdir()):
             if path.name == "config.json" or path.name.endswith(OTHERS):
                 raise ValueError(
@@ -185,7 +186,7 @@ class Store:
                 )
 
     def _path(self, file: str) -> Path:
-        """Return where a file is now: complete and renamed, or in the making."""
+        """Return the current path of a file: its final name, or its temporary one."""
         return self.folder / file if (self.folder / file).exists() else self._partial(file)
 
     def _partial(self, file: str) -> Path:

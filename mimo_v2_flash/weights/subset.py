@@ -1,4 +1,4 @@
-"""A model with fewer experts: routers, biases and experts cut to those that are kept."""
+"""Expert subsets: a model reduced to some of its experts, with their router rows and biases."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,59 +12,61 @@ from .params import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 __all__ = ["check_experts", "check_model", "from_ranges", "keep_experts"]
 
 
-def check_experts(experts: Sequence[int], there: Sequence[int]) -> list[int]:
-    """Return `experts` in the order of those that are `there`.
+def check_experts(experts: Sequence[int], available: Sequence[int]) -> list[int]:
+    """Return `experts` in ascending order, having checked that they are `available`.
 
-    So that equal scores are settled as in the whole model: for the lowest id.
+    In this order the router settles equal scores as in the whole model: the lowest id wins.
 
     Raises
     ------
     ValueError
-        If there are none, one is named twice, or one is not there.
+        If `experts` is empty, names an id twice, or one that is not available.
     """
     ids = [index(expert) for expert in experts]
     if len(ids) != len(set(ids)):
         twice = sorted({expert for expert in ids if ids.count(expert) > 1})
         raise ValueError(f"expert_subset names {twice} more than once")
-    if absent := sorted(set(ids) - set(there)) if ids else "no expert":
-        raise ValueError(f"expert_subset names {absent}, there are {_ranges(there)}")
+    if absent := sorted(set(ids) - set(available)) if ids else "no expert":
+        raise ValueError(f"expert_subset names {absent}, allowed are {_ranges(available)}")
     return sorted(ids)
 
 
 def check_model(weights: ModelWeights, config: MiMoConfig) -> None:
-    """Raise ValueError if `weights` have other layers, words or channels than `config`."""
+    """Raise ValueError if `weights` have other layers, vocabulary or hidden size than `config`."""
     expected = config.num_hidden_layers, (config.vocab_size, config.hidden_size)
-    found = len(weights.layers), tuple(weights.embedding_VD.shape)
-    if found != expected:
+    actual = len(weights.layers), tuple(weights.embedding_VD.shape)
+    if actual != expected:
         raise ValueError(
-            f"the weights have {found[0]} layers and an embedding {found[1]}, the config asks for "
-            f"{expected[0]} and {expected[1]}"
+            f"the weights have {actual[0]} layers and an embedding {actual[1]}, the config asks "
+            f"for {expected[0]} and {expected[1]}"
         )
 
 
 def keep_experts(
     weights: ModelWeights, config: MiMoConfig, experts: Sequence[int] | None = None
 ) -> tuple[ModelWeights, MiMoConfig]:
-    """Return the model that has only `experts`, and its config; a token chooses at most as many.
+    """Return the model with only `experts`, and its config; a token is routed to at most as many.
 
     Parameters
     ----------
     weights, config
-        The model; its weights may already be those of some experts only.
+        The model; its weights may already be a subset of the experts.
     experts
-        Ids to keep, the checkpoint's; all that are there if not given.
+        Ids to keep, as the checkpoint numbers them; by default all that the weights have.
 
     Raises
     ------
     ValueError
-        As `check_experts`; or if the weights are a share, of which no experts can be chosen.
+        As for `check_experts`; or if the weights are a shard, of which no experts can be chosen.
     """
     ids = check_experts(weights.expert_ids if experts is None else experts, weights.expert_ids)
     if len(ids) < len(weights.expert_ids):
         if weights.shard_spec != UNSHARDED:
-            raise ValueError(f"no experts can be chosen of {weights.shard_spec}: prepare them anew")
-        places = [weights.expert_ids.index(expert) for expert in ids]
-        layers = tuple(_cut(layer, places) for layer in weights.layers)
+            raise ValueError(
+                f"no experts can be chosen of {weights.shard_spec}: prepare them again"
+            )
+        rows = [weights.expert_ids.index(expert) for expert in ids]
+        layers = tuple(_select_experts(layer, rows) for layer in weights.layers)
         weights = weights._replace(layers=layers, expert_ids=tuple(ids))
     if len(ids) == config.n_routed_experts:
         return weights, config
@@ -76,28 +78,28 @@ def keep_experts(
     )
 
 
-def _cut(layer: DecoderWeights, places: list[int]) -> DecoderWeights:
+def _select_experts(layer: DecoderWeights, rows: list[int]) -> DecoderWeights:
     mixture = layer.feed_forward
     if not isinstance(mixture, MoEWeights):
         return layer
-    experts = ExpertWeights(*(tuple(stack[info] for info in places) for stack in mixture.experts))
-    cut = MoEWeights(mixture.w_router_ED[places], mixture.bias_E[places], experts)
-    return layer._replace(feed_forward=cut)
+    experts = ExpertWeights(*(tuple(stack[row] for row in rows) for stack in mixture.experts))
+    subset = MoEWeights(mixture.w_router_ED[rows], mixture.bias_E[rows], experts)
+    return layer._replace(feed_forward=subset)
 
 
-def from_ranges(words: Sequence[str]) -> list[int]:
-    """Return the ids that words such as "0" and "4-7" stand for; ValueError names another word."""
+def from_ranges(ranges: Sequence[str]) -> list[int]:
+    """Return the ids in ranges such as "0" and "4-7"; ValueError names a malformed one."""
     ids: list[int] = []
-    for word in words:
-        first, _, last = word.partition("-")
+    for text in ranges:
+        first, _, last = text.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal():
-            raise ValueError(f"expert_subset: {word!r} is neither an id nor a range such as 0-7")
+            raise ValueError(f"expert_subset: {text!r} is neither an id nor a range such as 0-7")
         ids.extend(range(int(first), int(last or first) + 1))
     return ids
 
 
 def _ranges(ids: Sequence[int]) -> str:
-    """Return ids as a person would write them: 0-7, 9."""
+    """Return ids as short text: 0-7, 9."""
     runs: list[list[int]] = []
     for number in sorted(ids):
         if runs and number == runs[-1][-1] + 1:

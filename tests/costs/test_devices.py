@@ -1,4 +1,4 @@
-"""Counted bytes are those of the very arrays that ranks hold, and MiMo's are the known ones."""
+"""Memory of devices: counted bytes equal those of real arrays, and MiMo's equal known numbers."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def kinds_of(weights) -> dict[str, int]:
     networks = [layer.feed_forward for layer in weights.layers]
     sparse = [network for network in networks if isinstance(network, MoEWeights)]
     norms = [w for layer in weights.layers for w in (layer[0], layer[2])]
-    found = {
+    size_of_kind = {
         "norms": nbytes((*norms, weights.final_norm_D)),
         "embedding": nbytes(weights.embedding_VD),
         "head": nbytes(weights.w_logits_VD),
@@ -42,7 +42,7 @@ def kinds_of(weights) -> dict[str, int]:
         "experts": nbytes(tuple(network.experts for network in sparse)),
         "router": nbytes(tuple((n.w_router_ED, n.bias_E) for n in sparse)),
     }
-    return {kind: size for kind, size in found.items() if size}
+    return {kind: size for kind, size in size_of_kind.items() if size}
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def kinds_of(weights) -> dict[str, int]:
     ids=str,
 )
 def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
-    """Keys and values share scales, heads begin inside blocks, words divide unevenly."""
+    """Keys and values share scales, heads begin inside blocks, the vocabulary divides unevenly."""
     recipe = replace(RECIPE, experts=8, dense_width=1024, queries_per_kv_head=4)
     hub = write_hub_checkpoint(tiny(recipe).oracle, tmp_path).folder
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
-    shares = [plan.shard_spec(rank) for rank in range(plan.world_size)]
-    found = weight_bytes(config, shares, "fp8")
-    assert found == [kinds_of(shard_weights(weights, config, share)) for share in shares]
+    shards = [plan.shard_spec(rank) for rank in range(plan.world_size)]
+    actual = weight_bytes(config, shards, "fp8")
+    assert actual == [kinds_of(shard_weights(weights, config, shard)) for shard in shards]
 
 
 @settings(max_examples=15)
@@ -70,20 +70,20 @@ def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_
     group = ThreadGroup(world)
 
     def program(rank: int):
-        ours = running(model, group=group, plan=plan)
-        return kinds_of(ours.weights), ours.new_cache(batch_size, context, dtype).nbytes
+        rank_model = running(model, group=group, plan=plan)
+        return kinds_of(rank_model.weights), rank_model.new_cache(batch_size, context, dtype).nbytes
 
-    found = [(device.weights, device.cache) for device in devices(model.config, plan, workload)]
-    assert found == group.run(program)
+    actual = [(device.weights, device.cache) for device in devices(model.config, plan, workload)]
+    assert actual == group.run(program)
 
 
 @given(st.integers(0, 5), st.integers(1, 300), floats, st.sampled_from([1, 4, 8]))
 def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
-    share = ParallelConfig(1, tensor_parallel).shard_spec(tensor_parallel - 1)
+    shard = ParallelConfig(1, tensor_parallel).shard_spec(tensor_parallel - 1)
     sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "local_rows": slice(0, rows)}
-    real = new_cache(tuple(map(share.local_layer, MIMO.layers)), **sizes)
+    real = new_cache(tuple(map(shard.local_layer, MIMO.layers)), **sizes)
     assert (
-        cache_bytes(MIMO, share, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
+        cache_bytes(MIMO, shard, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
         == real.nbytes
     )
 
@@ -97,40 +97,39 @@ def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
 def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
     batch_size, step = 4, 6
     model = tiny(admitting(Recipe(experts=16, experts_per_token=2), plan))
-    share = model.config.n_routed_experts // plan.expert_parallel_size
-    model = favouring(model, slice(0, share))  # every token comes to the first rank's experts
+    count = model.config.n_routed_experts // plan.expert_parallel_size
+    model = favouring(model, slice(0, count))  # every token comes to the first rank's experts
     token_BT = random_tokens(model, batch_size, step)
     group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
-        heard = {"layer": 0, "attend": 0, "experts": 0}
+        sizes = {"layer": 0, "attend": 0, "experts": 0}
 
-        def listen(call):
+        def hook(call):
             if call.part == "layer":
-                heard["layer"] = 2 * call.args[0].nbytes
+                sizes["layer"] = 2 * call.args[0].nbytes
             if call.part == "attend":
-                seen = sum(x.nbytes for x in (*call.args[:3], call.output))
-                heard["attend"] = max(heard["attend"], seen)
+                size = sum(x.nbytes for x in (*call.args[:3], call.output))
+                sizes["attend"] = max(sizes["attend"], size)
             if call.part == "experts":
-                heard["experts"] = sum(x.nbytes for x in (*call.args[:3], call.output))
+                sizes["experts"] = sum(x.nbytes for x in (*call.args[:3], call.output))
 
-        backend = HookedLayers(len(model.config.layers), listen)
-        ours = running(model, group=group, plan=plan, backend=backend, exchange=exchange)
+        backend = HookedLayers(len(model.config.layers), hook)
+        rank_model = running(model, group=group, plan=plan, backend=backend, exchange=exchange)
         position_BT = np.tile(np.arange(step), (batch_size, 1))
-        cache = ours.new_cache(batch_size, step)
+        cache = rank_model.new_cache(batch_size, step)
         last = np.full((batch_size, 1), step - 1)
-        logits = ours.step(token_BT, position_BT, cache, logits_at=last)
+        logits = rank_model.step(token_BT, position_BT, cache, logits_at=last)
         return {
-            "stream": heard["layer"],
-            "attention": heard["attend"],
-            "exchange": heard["experts"],
+            "stream": sizes["layer"],
+            "attention": sizes["attend"],
+            "exchange": sizes["experts"],
             "logits": logits.nbytes,
         }
 
     expected = group.run(program)[0]
     workload = Workload(batch_size, step, step, "float32")
-    found = devices(model.config, plan, workload)[0].buffers
-    assert found == expected
+    assert devices(model.config, plan, workload)[0].buffers == expected
 
 
 def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
@@ -139,13 +138,12 @@ def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
     widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
     no_sinks = 9 * 64 * 4  # of full layers
     rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
-    found = sum(device.weights.values())
-    assert found == 311_862_258_560 + widened + no_sinks + rows_of_scales
+    assert sum(device.weights.values()) == 311_862_258_560 + widened + no_sinks + rows_of_scales
 
 
 def test_bfloat16_mimo_is_617_7_gigabytes():
-    found = weight_bytes(MIMO, [UNSHARDED], "bfloat16")[0]
-    assert round(sum(found.values()) / 1e9, 1) == 617.7
+    size_of_kind = weight_bytes(MIMO, [UNSHARDED], "bfloat16")[0]
+    assert round(sum(size_of_kind.values()) / 1e9, 1) == 617.7
 
 
 @pytest.mark.parametrize(
@@ -154,9 +152,9 @@ def test_bfloat16_mimo_is_617_7_gigabytes():
 )
 def test_experts_of_mimo_on_a_rank(plan, dtype, gigabytes):
     """Source: 3 x 4096 x 2048 numbers an expert, and a scale for each 128 x 128 of them."""
-    share = ParallelConfig(plan, 4, plan // 4).shard_spec(0)
-    found = weight_bytes(MIMO, [share], dtype)[0]
-    assert round(found["experts"] / 1e9, 2) == gigabytes
+    shard = ParallelConfig(plan, 4, plan // 4).shard_spec(0)
+    size_of_kind = weight_bytes(MIMO, [shard], dtype)[0]
+    assert round(size_of_kind["experts"] / 1e9, 2) == gigabytes
 
 
 def test_the_cache_of_mimo_grows_by_23040_bytes_a_token():
@@ -176,12 +174,12 @@ def test_the_cache_of_mimo_grows_by_23040_bytes_a_token():
 
 def test_hundreds_of_devices_together_hold_the_whole():
     plan = ParallelConfig(256, 4, 64)
-    held = devices(MIMO, plan, Workload(64, 1000, 1))
+    shards = devices(MIMO, plan, Workload(64, 1000, 1))
     whole = devices(MIMO, ParallelConfig(), Workload(64, 1000, 1))[0]
-    assert len(held) == 256
-    assert sum(device.weights["experts"] for device in held) == whole.weights["experts"]
-    assert sum(device.weights["head"] for device in held) == 64 * whole.weights["head"]
-    assert {device.weights["embedding"] for device in held} == {whole.weights["embedding"]}
+    assert len(shards) == 256
+    assert sum(device.weights["experts"] for device in shards) == whole.weights["experts"]
+    assert sum(device.weights["head"] for device in shards) == 64 * whole.weights["head"]
+    assert {device.weights["embedding"] for device in shards} == {whole.weights["embedding"]}
 
 
 def test_the_total_is_all_of_it():

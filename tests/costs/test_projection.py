@@ -1,4 +1,4 @@
-"""Times that are projected: each of their parts by hand, and published bounds of the whole."""
+"""Roofline model: each term by hand, and published bounds of the real model."""
 
 import pytest
 from hypothesis import given
@@ -51,8 +51,8 @@ def test_large_matmuls_take_their_operations_and_batches_their_number():
     product = Product(2, 256, 512, 4096)
     seconds = roofline_time(NOTHING._replace(products=(product,))).matmuls
     assert seconds == pytest.approx(product.operations / 158e12)
-    turned = product._replace(rows=4096, columns=256)
-    assert roofline_time(NOTHING._replace(products=(turned,))).matmuls == seconds
+    transposed = product._replace(rows=4096, columns=256)
+    assert roofline_time(NOTHING._replace(products=(transposed,))).matmuls == seconds
 
 
 def test_depth_is_rounded_up_as_rows_are():

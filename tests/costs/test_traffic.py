@@ -1,4 +1,4 @@
-"""Counted bytes of both exchanges are those that ranks send; expected ranks are the mean of all."""
+"""Traffic: counted bytes equal those that ranks send; expected ranks equal the mean."""
 
 from itertools import combinations
 
@@ -21,17 +21,17 @@ SPARSE = (KINDS[1], KINDS[3])  # layers of experts, full and sliding
 
 
 def sent(model, plan, batch_size, step, exchange) -> dict[str, int]:
-    """Return the bytes that all ranks sent in one step, among experts and among heads."""
+    """Return the bytes that all ranks sent in one step, by kind of group."""
     group = ThreadGroup(plan.world_size)
     token_BT = random_tokens(model, batch_size, step)
 
     def program(rank: int):
-        ours = running(model, group=InstrumentedGroup(group), plan=plan, exchange=exchange)
-        ours.forward(token_BT)
-        ranks = ours._context
+        rank_model = running(model, group=InstrumentedGroup(group), plan=plan, exchange=exchange)
+        rank_model.forward(token_BT)
+        context = rank_model._context
         return [
-            sum(stats.sent for stats in getattr(of, "stats", {}).values())
-            for of in (ranks.expert_group, ranks.tensor_group)
+            sum(stats.sent for stats in getattr(subgroup, "stats", {}).values())
+            for subgroup in (context.expert_group, context.tensor_group)
         ]
 
     experts, heads = zip(*group.run(program), strict=True)
@@ -45,10 +45,10 @@ def test_all_gather_and_heads_send_as_counted(data, world, batch_size, step):
     # Rows of bytes that divide by all ranks: a sum is counted in whole parts.
     model = tiny(admitting(Recipe(layers=SPARSE, hidden=24, experts=8), plan))
     counted = traffic(model.config, plan, Workload(batch_size, step, step), step=step)
-    found = sent(model, plan, batch_size, step, "all_gather")
+    actual = sent(model, plan, batch_size, step, "all_gather")
     tokens = batch_size * step * len(SPARSE)
-    assert found["experts"] == pytest.approx(counted.all_gather * tokens)
-    assert found["heads"] == pytest.approx(counted.tensor_parallel * tokens)
+    assert actual["experts"] == pytest.approx(counted.all_gather * tokens)
+    assert actual["heads"] == pytest.approx(counted.tensor_parallel * tokens)
 
 
 @settings(max_examples=15, deadline=None)
@@ -59,8 +59,8 @@ def test_all_to_all_sends_as_counted_where_every_expert_is_chosen(data, world, b
     model = tiny(recipe)
     counted = traffic(model.config, plan, Workload(batch_size, step, step), step=step)
     assert counted.ranks == pytest.approx(plan.expert_parallel_size - 1)
-    found = sent(model, plan, batch_size, step, "all_to_all")
-    assert found["experts"] == pytest.approx(counted.all_to_all * batch_size * step * len(SPARSE))
+    actual = sent(model, plan, batch_size, step, "all_to_all")
+    assert actual["experts"] == pytest.approx(counted.all_to_all * batch_size * step * len(SPARSE))
 
 
 @given(st.sampled_from([(8, 1), (8, 2), (6, 3), (9, 9), (10, 5)]), st.integers(1, 4))
@@ -78,13 +78,13 @@ def test_expected_ranks_are_the_mean_over_all_choices(sizes, experts_per_token):
     ("ranks", "expected", "sent_bytes"), [(32, 7.27, 59_556), (64, 7.68, 62_915)]
 )
 def test_mimo_on_32_and_64_ranks(ranks, expected, sent_bytes):
-    """Source: a simulation of uniform routing; bytes of bfloat16 rows, oneself among the ranks."""
-    found = ranks_of_token(MIMO.layers[1], ranks)
-    assert round(found, 2) == expected
-    assert found * 4096 * 2 == pytest.approx(sent_bytes, rel=1e-3)
+    """Source: a simulation of uniform routing; bytes of bfloat16 rows, own rank included."""
+    actual = ranks_of_token(MIMO.layers[1], ranks)
+    assert round(actual, 2) == expected
+    assert actual * 4096 * 2 == pytest.approx(sent_bytes, rel=1e-3)
 
 
-def test_half_as_wide_a_stream_halves_all_but_choices_and_the_answers_of_all_gather():
+def test_bfloat16_halves_all_but_routing_and_the_expert_outputs_of_all_gather():
     plan, workload = ParallelConfig(32, 1, 32), Workload(32, 512, 512)
     wide = traffic(MIMO, plan, workload, step=512)
     narrow = traffic(

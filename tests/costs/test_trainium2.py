@@ -1,11 +1,11 @@
-"""The figures of the hardware hang together."""
+"""Figures of Trainium2: they are consistent with each other and with those of a whole chip."""
 
 from mimo_v2_flash.costs import trainium2
 
 
 def test_the_matrix_unit_does_what_is_said_of_it():
-    of_two_units = 2 * trainium2.SIDE**2 * 2.4e9 * 2  # at 2.4 GHz
-    assert abs(of_two_units / trainium2.FLOPS - 1) < 0.01
+    two_cores = 2 * trainium2.SIDE**2 * 2.4e9 * 2  # at 2.4 GHz
+    assert abs(two_cores / trainium2.FLOPS - 1) < 0.01
 
 
 def test_a_chip_of_four_ranks_has_the_bandwidth_that_is_said_of_it():

@@ -1,4 +1,4 @@
-"""Loads that no model of a config can be asked for are refused by name."""
+"""Workload: validation errors name the number; tokens that each rank dispatches."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ WORKLOAD = Workload(batch_size=3, context=100, step=100)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size = 0: allowed is an integer above 0"),
         ({"context": 0}, "context = 0: allowed is 1 to 262144 tokens"),
@@ -23,8 +23,8 @@ WORKLOAD = Workload(batch_size=3, context=100, step=100)
         ({"step": 101}, "step = 101: allowed is 1 to the context, 100"),
     ],
 )
-def test_what_is_not_allowed_is_named(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_not_allowed_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
         replace(WORKLOAD, **change).check(MiMoConfig())
 
 
@@ -35,6 +35,6 @@ def test_the_longest_is_allowed():
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.integers(1, 9))
 def test_ranks_own_enough_tokens_and_none_could_own_fewer(batch_size, step, tensor, data):
     plan = ParallelConfig(tensor_parallel_size=tensor, data_parallel_size=data)
-    own = replace(WORKLOAD, batch_size=batch_size).local_tokens(plan, step)
+    local_tokens = replace(WORKLOAD, batch_size=batch_size).local_tokens(plan, step)
     fullest = max(len(plan.batch_range(rank, batch_size)) for rank in range(plan.world_size)) * step
-    assert own * tensor >= fullest > (own - 1) * tensor
+    assert local_tokens * tensor >= fullest > (local_tokens - 1) * tensor

@@ -1,1 +1,1 @@
-"""Tests of the backends."""
+"""Tests of the execution backends."""

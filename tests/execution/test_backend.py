@@ -1,4 +1,4 @@
-"""A backend from outside of the package is enough: the model runs on it."""
+"""The Backend interface: the model runs on any backend that has its methods."""
 
 import inspect
 

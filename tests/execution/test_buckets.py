@@ -1,4 +1,4 @@
-"""Prompts on replicas go by buckets: the tokens of NumPy, whether a bucket overflows or not."""
+"""Capacity buckets on replicas: the results are NumPy's, whether a bucket overflows or not."""
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +24,7 @@ CHUNK = 32
 STEP = random_tokens(EVEN, 4, CHUNK), np.tile(np.arange(CHUNK), (4, 1))
 
 
-def crowded(model):
+def imbalanced(model):
     """Return `model` with routers that send every token to the experts of one rank."""
 
     def biased(layer):
@@ -39,19 +39,19 @@ def crowded(model):
     return model._replace(weights=model.weights._replace(layers=layers))
 
 
-def stepped(model, plan: ParallelConfig, **options):
+def run_step(model, plan: ParallelConfig, **options):
     """Return the logits of a chunk on every replica, and the backend that ran it."""
     group = ThreadGroup(plan.world_size)
     backend = XlaBackend(group)
 
-    def of_rank(_: int) -> np.ndarray:
+    def rank_step(_: int) -> np.ndarray:
         runner = running(model, backend=backend, group=group, plan=plan, max_step=CHUNK, **options)
         return runner.step(*STEP, runner.new_cache(4, CHUNK))
 
-    return group.run(of_rank), backend
+    return group.run(rank_step), backend
 
 
-def exchanges_of(backend: XlaBackend) -> int:
+def all_to_all_programs(backend: XlaBackend) -> int:
     """Return how many programs have an all-to-all."""
     modules = [traced.module for traced in backend.programs]
     return sum(
@@ -61,16 +61,16 @@ def exchanges_of(backend: XlaBackend) -> int:
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=["rows", "two sets of experts", "heads and rows"])
-@pytest.mark.parametrize("model", [EVEN, crowded(EVEN)], ids=["even", "crowded"])
+@pytest.mark.parametrize("model", [EVEN, imbalanced(EVEN)], ids=["even", "imbalanced"])
 def test_a_chunk_has_numpys_logits_on_every_replica(model, plan):
-    answers, backend = stepped(model, plan, exchange="all_to_all")
+    replica_logits, backend = run_step(model, plan, exchange="all_to_all")
     expected = running(model).step(*STEP, running(model).new_cache(4, CHUNK))
-    for logits in answers:
+    for logits in replica_logits:
         assert_agrees(logits, expected, scale=10 * np.ptp(expected))
     for traced in backend.programs:
         assert lint_program(traced.module) == []
-    # Full and sliding layers share the half with experts: a program for each bucket.
-    assert exchanges_of(backend) in ({1, 2} if model is EVEN else {3})
+    # Full and sliding layers share the feed-forward programs, one for each bucket.
+    assert all_to_all_programs(backend) in ({1, 2} if model is EVEN else {3})
 
 
 @pytest.mark.parametrize("prompts", [1, 3, 5])
@@ -87,9 +87,9 @@ def test_a_batch_that_does_not_divide_is_padded(prompts):
     assert group.run(generated) == [running(EVEN).generate(rows, **options)] * 4
 
 
-def test_a_stream_in_bfloat16_is_numpys():
+def test_hidden_states_in_bfloat16_are_numpys():
     expected = running(EVEN, dtype=ml_dtypes.bfloat16, max_step=CHUNK)
     logits = expected.step(*STEP, expected.new_cache(4, CHUNK))
-    answers, _ = stepped(EVEN, PLANS[0], dtype=ml_dtypes.bfloat16, exchange="all_to_all")
-    near = np.median(np.abs(answers[0] - logits), axis=2) < 0.02 * np.ptp(logits)
-    assert np.mean(near) > 0.9  # where a router's choice is near a tie a rounding decides
+    replica_logits, _ = run_step(EVEN, PLANS[0], dtype=ml_dtypes.bfloat16, exchange="all_to_all")
+    near = np.median(np.abs(replica_logits[0] - logits), axis=2) < 0.02 * np.ptp(logits)
+    assert np.mean(near) > 0.9  # rounding decides where a router's choice is near a tie

@@ -1,4 +1,4 @@
-"""A folder of programs: what is not what it was written as is never used in silence."""
+"""The compile cache: entries that are damaged, stale or foreign are never loaded."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -26,11 +26,11 @@ def module_of(length: int):
 
 
 def write(folder: Path, length: int = 2, neff: bytes | None = b"neff", compiler="1"):
-    artifacts = CompileCache(folder, ARGUMENTS)
-    entry = artifacts.entry(module_of(length))
-    with artifacts.writing(entry):
-        artifacts.finish(entry, neff, compiler)
-    return artifacts, entry
+    cache = CompileCache(folder, ARGUMENTS)
+    entry = cache.entry(module_of(length))
+    with cache.writing(entry):
+        cache.finish(entry, neff, compiler)
+    return cache, entry
 
 
 def write_several(folder: Path) -> None:
@@ -46,8 +46,8 @@ def manifest(folder: Path) -> list[str]:
 
 
 def test_what_is_written_can_be_loaded(tmp_path):
-    artifacts, entry = write(tmp_path / "new")
-    assert artifacts.why_stale(entry, "1") is artifacts.why_stale(entry, None) is None
+    cache, entry = write(tmp_path / "new")
+    assert cache.why_stale(entry, "1") is cache.why_stale(entry, None) is None
     assert entry.neff.read_bytes() == b"neff"
     assert manifest(tmp_path / "new") == [entry.folder.name]
     record = json.loads((entry.folder / "record.json").read_text())
@@ -57,61 +57,61 @@ def test_what_is_written_can_be_loaded(tmp_path):
 
 
 def test_a_place_depends_on_the_program_and_the_arguments(tmp_path):
-    artifacts, other = (
+    cache, other = (
         CompileCache(tmp_path, ARGUMENTS),
         CompileCache(tmp_path, ("--target", "trn3")),
     )
     entries = (
-        artifacts.entry(module_of(2)),
-        artifacts.entry(module_of(3)),
+        cache.entry(module_of(2)),
+        cache.entry(module_of(3)),
         other.entry(module_of(2)),
     )
     assert len({entry.folder for entry in entries}) == 3
-    assert artifacts.entry(module_of(2)).folder == entries[0].folder
-    assert [artifacts.why_stale(entry, "1") for entry in entries[:2]] == ["is missing"] * 2
+    assert cache.entry(module_of(2)).folder == entries[0].folder
+    assert [cache.why_stale(entry, "1") for entry in entries[:2]] == ["is missing"] * 2
 
 
 def test_a_module_alone_is_not_compiled(tmp_path):
-    artifacts, entry = write(tmp_path, neff=None, compiler=None)
-    assert artifacts.why_stale(entry, "1") == artifacts.why_stale(entry, None) == "is not compiled"
+    cache, entry = write(tmp_path, neff=None, compiler=None)
+    assert cache.why_stale(entry, "1") == cache.why_stale(entry, None) == "is not compiled"
     assert manifest(tmp_path) == [entry.folder.name]
 
 
 @pytest.mark.parametrize("file", ["program.neff", "program.hlo.pb"])
 @pytest.mark.parametrize("fault", ["other", "absent"])
 def test_a_damaged_file_is_noticed(tmp_path, file, fault):
-    artifacts, entry = write(tmp_path)
+    cache, entry = write(tmp_path)
     path = entry.folder / file
     path.write_bytes(b"x" + path.read_bytes()[1:])
     if fault == "absent":
         path.unlink()
-    assert artifacts.why_stale(entry, "1") == "is damaged"
+    assert cache.why_stale(entry, "1") == "is damaged"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 def test_without_a_record_nothing_is_trusted(tmp_path, content):
-    artifacts, entry = write(tmp_path)
+    cache, entry = write(tmp_path)
     (entry.folder / "record.json").write_bytes(content)
-    assert artifacts.why_stale(entry, "1") == "is not compiled"
+    assert cache.why_stale(entry, "1") == "is not compiled"
 
 
 def test_what_another_compiler_made_is_stale(tmp_path):
-    artifacts, entry = write(tmp_path, compiler="1")
-    assert artifacts.why_stale(entry, "2") == "was compiled by version 1, installed is 2"
+    cache, entry = write(tmp_path, compiler="1")
+    assert cache.why_stale(entry, "2") == "was compiled by version 1, installed is 2"
 
 
 def test_another_program_under_this_name_is_not_overwritten(tmp_path):
-    artifacts, entry = write(tmp_path)
-    foreign = artifacts.entry(module_of(3))
+    cache, entry = write(tmp_path)
+    foreign = cache.entry(module_of(3))
     entry.folder.rename(foreign.folder)
     with pytest.raises(ValueError, match="holds another program than its name says: remove it"):
-        artifacts.why_stale(foreign, "1")
+        cache.why_stale(foreign, "1")
 
 
 @pytest.mark.parametrize("file", ["notes.txt", "manifest.json"])
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, file):
     (tmp_path / file).write_text("{}")
-    with pytest.raises(ValueError, match="is no folder of programs"):
+    with pytest.raises(ValueError, match="is not a compile cache"):
         CompileCache(tmp_path, ARGUMENTS)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
@@ -120,6 +120,6 @@ def test_processes_that_write_together_lose_nothing(tmp_path):
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         list(pool.map(write_several, [tmp_path] * 3))
     assert len(manifest(tmp_path)) == 8
-    artifacts = CompileCache(tmp_path, ARGUMENTS)
+    cache = CompileCache(tmp_path, ARGUMENTS)
     for length in range(1, 9):
-        assert artifacts.why_stale(artifacts.entry(module_of(length)), "1") is None
+        assert cache.why_stale(cache.entry(module_of(length)), "1") is None

@@ -1,4 +1,4 @@
-"""The cost of small programs, counted by hand, and by XLA where it means the same."""
+"""The cost model on small programs, against counts by hand and against XLA's own analysis."""
 
 import re
 
@@ -59,17 +59,17 @@ def normed_for_two(x, w):
     return ops.matmul(y, np.exp(x)) + ops.matmul(y, x)
 
 
-def written_elsewhere(x, cache, row):
+def updated_copy(x, cache, row):
     copy = cache.astype(np.float32)
     ops.put_rows(copy, row, x)
     return copy
 
 
-def seen(x):
+def sliced(x):
     return np.exp(x)[:, :3]
 
 
-def exchanged(x):
+def all_collectives(x):
     gathered = WORLD.all_gather(x)
     return WORLD.all_reduce(WORLD.reduce_scatter(gathered)), WORLD.all_to_all(gathered)
 
@@ -78,7 +78,7 @@ def exchanged(x):
 @few
 @given(sizes, sizes, sizes)
 def test_a_matmul_costs_what_xla_says(batch, N, depth, columns):
-    assume(columns != depth)  # the answer would lie where x lay
+    assume(columns != depth)  # else x would be donated to the output
     x, w = np.ones((*batch, N, depth), np.float32), np.ones((*batch, columns, depth), np.float32)
     program, cost = traced(times, x=x, w=w), costed(times, x=x, w=w)
     y, xla = x.size // depth * columns, xla_cost(program.module)
@@ -102,13 +102,13 @@ def test_a_matmul_that_is_too_large_is_noticed():
     assert experts.operations == 32 * costed(times, x=X, w=W).operations
 
 
-def test_views_cost_nothing_and_show_what_they_show():
+def test_views_cost_nothing_and_only_the_visible_part_is_read():
     cost = costed(quarter, x=X, w=W)
     assert cost.read == {"x": X.nbytes, "w": W.nbytes // 4}
     assert cost.temporaries == ()
 
 
-def test_a_gather_reads_what_it_gives():
+def test_a_gather_reads_as_much_as_it_returns():
     index = np.zeros(50, np.int32)
     cost = costed(rows_of, x=index, w=W)
     assert cost.read == {"x": index.nbytes, "w": 50 * 8 * 4}
@@ -121,7 +121,7 @@ def test_what_is_computed_of_weights_alone_is_never_stored():
     assert cost.largest_temporary == 4 * 16 * 4
 
 
-def test_a_write_into_an_input_writes_what_is_new():
+def test_an_update_of_an_input_writes_the_new_elements():
     cache = np.ones((100, 8), np.float32)
     cost = costed(written, x=X, cache=cache, row=np.arange(4, dtype=np.int32))
     assert cost.written == {"cache": X.nbytes}
@@ -144,19 +144,19 @@ def test_what_is_computed_of_several_is_computed_once():
 
 def test_a_write_into_a_copy_is_no_write_into_the_input():
     cache = np.ones((100, 8), ml_dtypes.bfloat16)
-    cost = costed(written_elsewhere, x=X, cache=cache, row=np.arange(4, dtype=np.int32))
+    cost = costed(updated_copy, x=X, cache=cache, row=np.arange(4, dtype=np.int32))
     assert cost.written == {}
     assert cost.returned == 100 * 8 * 4
 
 
 def test_what_is_returned_is_read():
-    assert costed(seen, x=X).read == {"x": 4 * 3 * 4}
+    assert costed(sliced, x=X).read == {"x": 4 * 3 * 4}
 
 
-def test_exchanges_send_all_but_ones_own_part():
-    cost = costed(exchanged, x=X)
-    kinds = [(exchange.kind, exchange.ranks, exchange.sent) for exchange in cost.collectives]
-    assert sorted(kinds) == [
+def test_collectives_send_all_but_the_ranks_own_part():
+    cost = costed(all_collectives, x=X)
+    sent = [(c.kind, c.ranks, c.sent) for c in cost.collectives]
+    assert sorted(sent) == [
         ("all-gather", 2, X.nbytes),
         ("all-reduce", 2, X.nbytes),
         ("all-to-all", 2, X.nbytes),
@@ -176,10 +176,10 @@ def test_every_byte_of_an_fp8_weight_is_read_once(shape):
     assert cost.operations == 2 * 3 * code.size
 
 
-def test_a_program_is_not_guessed_at():
+def test_a_program_with_a_loop_is_refused():
     program = traced(times, x=X, w=W)
     program.module.computations[-1].instructions[-2].opcode = "while"
-    with pytest.raises(ValueError, match=re.escape("what a while costs is not known")):
+    with pytest.raises(ValueError, match=re.escape("no cost model for while")):
         cost_of(program.module, program.inputs, set())
 
 

@@ -1,4 +1,4 @@
-"""Device memory is used again, but never while somebody holds it."""
+"""The caching allocator: device memory is reused, but never while an array refers to it."""
 
 import ml_dtypes
 import numpy as np
@@ -20,19 +20,19 @@ def memory(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3, np.int32])
 def test_an_array_is_copied_there_and_back(memory, dtype):
     x, transposed = X.astype(dtype), X.astype(dtype).T
-    upload = memory.upload(transposed)
-    assert (upload.shape, upload.dtype, upload.nbytes) == ((3, 2), x.dtype, x.nbytes)
-    np.testing.assert_array_equal(np.asarray(upload), transposed)
+    uploaded = memory.upload(transposed)
+    assert (uploaded.shape, uploaded.dtype, uploaded.nbytes) == ((3, 2), x.dtype, x.nbytes)
+    np.testing.assert_array_equal(np.asarray(uploaded), transposed)
     x[:] = 0
-    assert np.asarray(upload).any()
+    assert np.asarray(uploaded).any()
 
 
-def test_what_is_there_stays(memory):
-    upload = memory.upload(X)
-    assert memory.upload(upload) is memory.hold(upload) is upload
+def test_an_array_on_the_device_stays(memory):
+    uploaded = memory.upload(X)
+    assert memory.upload(uploaded) is memory.hold(uploaded) is uploaded
 
 
-def test_memory_that_nobody_holds_is_used_again(memory):
+def test_memory_of_a_freed_array_is_reused(memory):
     first = memory.allocate((2, 3), np.float32)
     tensor = first.tensor
     del first
@@ -41,7 +41,7 @@ def test_memory_that_nobody_holds_is_used_again(memory):
     assert memory.hold(X).tensor is tensor
 
 
-def test_memory_that_somebody_holds_is_not(memory):
+def test_memory_of_a_live_array_is_not_reused(memory):
     held = [memory.hold(X + n) for n in range(3)]
     held += [memory.allocate((2, 3), np.float32), memory.upload(X)]
     assert len({id(array.tensor) for array in held}) == 5
@@ -49,7 +49,7 @@ def test_memory_that_somebody_holds_is_not(memory):
         np.testing.assert_array_equal(np.asarray(array), X + n)
 
 
-def test_small_arrays_that_are_placed_share_memory_with_others(memory):
+def test_memory_of_small_uploads_is_reused(memory):
     tensor = memory.upload(X).tensor
     again = memory.upload(X + 1)
     assert again.tensor is tensor
@@ -57,8 +57,8 @@ def test_small_arrays_that_are_placed_share_memory_with_others(memory):
     assert memory.upload(X).tensor is not tensor
 
 
-def test_large_arrays_that_are_placed_do_not(memory):
+def test_memory_of_large_uploads_is_freed(memory):
     large = np.zeros(1 << 19, np.float32)
-    gone = memory.upload(large).tensor
-    assert memory.upload(large).tensor is not gone
-    assert memory.allocate(large.shape, large.dtype).tensor is not gone
+    freed = memory.upload(large).tensor
+    assert memory.upload(large).tensor is not freed
+    assert memory.allocate(large.shape, large.dtype).tensor is not freed

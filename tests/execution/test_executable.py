@@ -1,4 +1,4 @@
-"""XLA runs a program with every cast that it has, on one replica and on several at once."""
+"""XLA executables run every cast of a program."""
 
 import ml_dtypes
 import numpy as np
@@ -20,8 +20,8 @@ def run(function, x):
 
     device = jax.devices("cpu")[0]
     executable = Executable(trace(function, {"x": x}).module, [device])
-    ((answer,),) = executable([[jax.device_put(np.array(x), device)]])
-    return np.asarray(answer)
+    ((y,),) = executable([[jax.device_put(np.array(x), device)]])
+    return np.asarray(y)
 
 
 def test_every_cast_is_done():

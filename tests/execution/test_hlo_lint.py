@@ -1,4 +1,4 @@
-"""Each thing that Trainium2's compiler refuses is found in a program that has it, and named."""
+"""The HLO lint finds each fault that Trainium2's compiler refuses, and names the instruction."""
 
 import re
 
@@ -41,7 +41,7 @@ def integer_dot(x):
     return np.matmul(x, x)
 
 
-def crosswise(x):
+def along_axis_1(x):
     return collectives.all_to_all(x, 1, 1, [[0, 1]])
 
 
@@ -57,9 +57,13 @@ FAULTS = {
         np.ones(FLOATS, np.float32),
         r"a constant of 65\d+ bytes",
     ),
-    "0-d": (clean, np.array(1, np.float32), "an input without an axis"),
-    "integer dot": (integer_dot, np.ones((4, 4), np.int32), "of S32, expected floats"),
-    "axis": (crosswise, X, r"along axis \[1\], expected the first"),
+    "0-d": (clean, np.array(1, np.float32), "a 0-dimensional input"),
+    "integer dot": (
+        integer_dot,
+        np.ones((4, 4), np.int32),
+        "operands of type S32, expected floats",
+    ),
+    "axis": (along_axis_1, X, r"along axes \[1\], expected \[0\]"),
     "empty": (empty, X, "an empty tensor"),
 }
 

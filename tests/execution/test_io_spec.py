@@ -1,4 +1,4 @@
-"""Inputs and outputs have the names, shapes and dtypes that nkipy gives them in a NEFF."""
+"""I/O specs have the names, shapes and dtypes that nkipy gives inputs and outputs in a NEFF."""
 
 import ml_dtypes
 import numpy as np
@@ -26,10 +26,10 @@ def twice(x):
     return y, y
 
 
-def traced(function, **given):
+def traced(function, **arguments):
     from mimo_v2_flash.execution.tracing import trace
 
-    return trace(function, given).module
+    return trace(function, arguments).module
 
 
 X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones((5, 3), np.float32)
@@ -38,22 +38,22 @@ X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones
 def test_names_are_those_of_nkipy():
     from mimo_v2_flash.execution.io_spec import program_io
 
-    found = program_io(traced(written, x=X, row=ROW, cache=CACHE))
+    io = program_io(traced(written, x=X, row=ROW, cache=CACHE))
     names = ["x.must_alias_input", "row", "cache.must_alias_input"]
-    assert [spec.name for spec in found.inputs] == names
-    assert [spec.name for spec in found.outputs] == ["x", "output1", "cache"]
-    assert found.in_place == {0: 0, 2: 2}
-    assert [spec.shape for spec in found.outputs] == [(2, 3), (3,), (5, 3)]
-    assert [spec.nbytes for spec in found.inputs] == [24, 8, 60]
+    assert [spec.name for spec in io.inputs] == names
+    assert [spec.name for spec in io.outputs] == ["x", "output1", "cache"]
+    assert io.in_place == {0: 0, 2: 2}
+    assert [spec.shape for spec in io.outputs] == [(2, 3), (3,), (5, 3)]
+    assert [spec.nbytes for spec in io.inputs] == [24, 8, 60]
 
 
 def test_dtypes_are_those_of_the_arrays():
     from mimo_v2_flash.execution.io_spec import program_io
 
-    found = program_io(traced(stored, x=X, w=FLOAT8))
-    assert [spec.dtype for spec in found.inputs] == [np.float32, ml_dtypes.float8_e4m3]
-    assert [spec.dtype for spec in found.outputs] == [ml_dtypes.bfloat16, np.int32]
-    assert [spec.nbytes for spec in found.inputs] == [24, 12]
+    io = program_io(traced(stored, x=X, w=FLOAT8))
+    assert [spec.dtype for spec in io.inputs] == [np.float32, ml_dtypes.float8_e4m3]
+    assert [spec.dtype for spec in io.outputs] == [ml_dtypes.bfloat16, np.int32]
+    assert [spec.nbytes for spec in io.inputs] == [24, 12]
 
 
 def test_a_lone_output_is_no_tuple():

@@ -1,4 +1,4 @@
-"""The Neuron backend on stand-ins for runtime and compiler: the text of NumPy, and clear errors."""
+"""The Neuron backend on fakes of runtime and compiler: NumPy's tokens, and clear errors."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ ROW = np.array([4, 1], np.int32)
 
 
 class Cache(NamedTuple):
-    """What a program writes into, and something that it does not use."""
+    """A buffer that a program updates in place, and an input that it does not use."""
 
     k_ZD: Any
     unused_D: Any
@@ -34,8 +34,8 @@ def counted(x):
 
 
 @pytest.fixture
-def backend(monkeypatch, tmp_path):
-    """Return what makes backends with one folder."""
+def make_backend(monkeypatch, tmp_path):
+    """Return a factory of backends that share one compile cache."""
     stand_in(monkeypatch)
     from mimo_v2_flash.execution.registry import get_backend
 
@@ -46,19 +46,19 @@ def cache() -> Cache:
     return Cache(np.zeros((5, 3), np.float32), np.ones(3, np.float32))
 
 
-def test_what_is_placed_is_changed_in_place_and_the_stream_stays_where_it_is(backend):
-    here = backend()
-    x, held = here.to_device(X), here.to_device(cache())
-    y = here.compile(layer)(x, ROW, held, factor=2.0)
+def test_buffers_are_updated_in_place_and_the_first_input_is_donated(make_backend):
+    backend = make_backend()
+    x, held = backend.to_device(X), backend.to_device(cache())
+    y = backend.compile(layer)(x, ROW, held, factor=2.0)
     assert y is x
     np.testing.assert_array_equal(np.asarray(y), 2 * X)
     np.testing.assert_array_equal(np.asarray(held.k_ZD)[ROW], X)
     np.testing.assert_array_equal(np.asarray(held.k_ZD)[[0, 2, 3]], 0)
 
 
-def test_an_answer_that_is_not_like_the_first_argument_leaves_it_as_it_was(backend):
-    here = backend()
-    x, program = here.to_device(X), here.compile(counted)
+def test_an_output_of_another_shape_leaves_the_first_input_unchanged(make_backend):
+    backend = make_backend()
+    x, program = backend.to_device(X), backend.compile(counted)
     sums = [program(x) for _ in range(3)]  # run again, as a step that overflowed
     for sum_D, doubled in sums:
         np.testing.assert_array_equal(np.asarray(sum_D), X.sum(axis=0))
@@ -66,82 +66,82 @@ def test_an_answer_that_is_not_like_the_first_argument_leaves_it_as_it_was(backe
     np.testing.assert_array_equal(np.asarray(x), X)
 
 
-def test_an_answer_that_is_held_is_not_overwritten(backend):
-    program = backend().compile(counted)
-    answers = [program(X + n)[0] for n in range(4)]
-    for n, answer in enumerate(answers):
-        np.testing.assert_array_equal(np.asarray(answer), (X + n).sum(axis=0))
+def test_an_output_that_is_still_in_use_is_not_overwritten(make_backend):
+    program = make_backend().compile(counted)
+    sums = [program(X + n)[0] for n in range(4)]
+    for n, sum_D in enumerate(sums):
+        np.testing.assert_array_equal(np.asarray(sum_D), (X + n).sum(axis=0))
 
 
-def test_device_memory_does_not_grow(backend):
-    here = backend()
-    program = here.compile(counted)
+def test_device_memory_does_not_grow(make_backend):
+    backend = make_backend()
+    program = backend.compile(counted)
     for n in range(20):
         program(X + n)
-    assert sum(map(len, here._memory._unused.values())) == 3
+    assert sum(map(len, backend._memory._unused.values())) == 3
 
 
-def test_what_a_program_writes_must_be_placed(backend):
-    with pytest.raises(TypeError, match=r"cache\.k_ZD: written in place, but not placed"):
-        backend().compile(layer)(X, ROW, cache(), factor=2.0)
+def test_updated_buffers_must_be_on_the_device(make_backend):
+    with pytest.raises(TypeError, match=r"cache\.k_ZD: updated in place, but not on the device"):
+        make_backend().compile(layer)(X, ROW, cache(), factor=2.0)
 
 
-def test_skip_compile_refuses_what_is_missing_and_runs_what_is_there(backend):
-    with pytest.raises(ValueError, match=r"program counted-\w+ .* is missing, and nothing may be"):
-        backend(skip_compile=True).compile(counted)(X)
-    backend().compile(counted)(X)
-    found = backend(skip_compile=True).compile(counted)(X)
-    np.testing.assert_array_equal(np.asarray(found[0]), X.sum(axis=0))
+def test_skip_compile_refuses_missing_programs_and_runs_cached_ones(make_backend):
+    with pytest.raises(ValueError, match=r"program counted-\w+ .* is missing, and compilation is"):
+        make_backend(skip_compile=True).compile(counted)(X)
+    make_backend().compile(counted)(X)
+    sum_D, _ = make_backend(skip_compile=True).compile(counted)(X)
+    np.testing.assert_array_equal(np.asarray(sum_D), X.sum(axis=0))
 
 
-def test_a_neff_that_the_runtime_refuses_is_named(backend, tmp_path, monkeypatch):
+def test_a_neff_that_the_runtime_refuses_is_named(make_backend, tmp_path, monkeypatch):
     from mimo_v2_flash.execution import program_builder
 
     monkeypatch.setattr(program_builder.NeuronCompiler, "__call__", lambda *_: b"nonsense")
-    said = r"the Neuron runtime does not load .*/counted-\w+/program\.neff: .*NEFF_VERSION"
-    with pytest.raises(OSError, match=said):
-        backend().compile(counted)(X)
+    message = r"the Neuron runtime does not load .*/counted-\w+/program\.neff: .*NEFF_VERSION"
+    with pytest.raises(OSError, match=message):
+        make_backend().compile(counted)(X)
 
 
-def test_a_program_that_fails_is_named(backend, monkeypatch):
+def test_a_program_that_fails_is_named(make_backend, monkeypatch):
     from spike import _spike
 
     def fail(*_: object) -> None:
         raise _spike.SpikeRuntimeError("NRT_EXEC_HW_ERR_HBM_UE")
 
-    program = backend().compile(counted)
+    program = make_backend().compile(counted)
     program(X)
     monkeypatch.setattr(_spike, "_run", fail)
-    said = r"the Neuron runtime does not run counted-\w+: NRT_EXEC_HW_ERR_HBM_UE"
-    with pytest.raises(OSError, match=said):
+    message = r"the Neuron runtime does not run counted-\w+: NRT_EXEC_HW_ERR_HBM_UE"
+    with pytest.raises(OSError, match=message):
         program(X)
 
 
-def test_too_few_cores_are_refused_before_anything_is_made(backend, monkeypatch, tmp_path):
+def test_too_few_cores_are_refused_before_anything_is_made(make_backend, monkeypatch, tmp_path):
     monkeypatch.delenv(CORE)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("STAND_IN_CORES", "2")
     with pytest.raises(OSError, match="4 ranks on this machine need a NeuronCore each, 2 are"):
-        backend()
+        make_backend()
     assert not (tmp_path / "programs").exists()
 
 
-def test_a_runtime_that_does_not_start_is_said(backend, monkeypatch):
+def test_a_runtime_that_does_not_start_is_an_error(make_backend, monkeypatch):
     import spike
 
     spike.get_spike_singleton.cache_clear()
     monkeypatch.setenv(CORE, "3")
     monkeypatch.setenv("STAND_IN_CORES", "2")
     with pytest.raises(OSError, match="the Neuron runtime does not start: Failed to initialize"):
-        backend()
+        make_backend()
 
 
-def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy(backend):
+def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy(make_backend):
     model = tiny()
     prompts = [random_tokens(model, 37).tolist(), random_tokens(model, 5, seed=3).tolist()]
     options = {"max_new_tokens": 100, "eos_token_id": []}
     expected = running(model).generate(prompts, **options)
-    ours = running(model, backend=backend(), max_step=16)
+    ours = running(model, backend=make_backend(), max_step=16)
     assert ours.generate(prompts, **options) == expected
-    again = running(model, backend=backend(skip_compile=True), max_step=16)
+    again = running(model, backend=make_backend(skip_compile=True), max_step=16)
     assert again.generate(prompts, **options) == expected

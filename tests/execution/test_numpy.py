@@ -1,4 +1,4 @@
-"""The NumPy backend runs a layer as it is."""
+"""The eager NumPy backend runs functions as they are."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""XLA gets top-k as a sort, with the same answer, ties included; everything else as it was."""
+"""Portable HLO: top-k becomes a sort with the same result, ties included."""
 
 import ml_dtypes
 import numpy as np
@@ -24,10 +24,10 @@ def test_top_k_is_numpys_and_the_lowest_index_comes_first(dtype):
     from mimo_v2_flash.execution.xla import XlaBackend
 
     x = SCORES.astype(dtype)
-    answers = XlaBackend().compile(two_top_ks)(x)
-    for answer, expected in zip(answers, two_top_ks(x), strict=True):
-        assert answer.dtype == expected.dtype
-        np.testing.assert_array_equal(np.asarray(answer), expected)
+    outputs = XlaBackend().compile(two_top_ks)(x)
+    for actual, expected in zip(outputs, two_top_ks(x), strict=True):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(np.asarray(actual), expected)
 
 
 def test_the_program_itself_stays_as_neuronx_cc_gets_it():

@@ -1,4 +1,4 @@
-"""Programs are compiled when they must be, in parallel, and once; errors name them."""
+"""The program builder compiles missing or stale programs, once and in parallel."""
 
 import json
 from collections import Counter
@@ -95,10 +95,10 @@ def test_what_is_damaged_is_made_again(compiled, tmp_path, file, compilations):
 def test_a_newer_compiler_compiles_again(compiled, tmp_path, monkeypatch):
     builder(tmp_path).compile(MODULES[0])
     monkeypatch.setenv("NEURONX_CC_VERSION", "2.28")
-    said = (
+    message = (
         r"doubled-\w+ \(x.*float32 \[1\]\) was compiled by version 2.27.1, installed is 2.28, and"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         builder(tmp_path).find(MODULES[0])
     builder(tmp_path).compile(MODULES[0])
     assert sum(compiled().values()) == 2
@@ -106,8 +106,8 @@ def test_a_newer_compiler_compiles_again(compiled, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_named(compiled, tmp_path):
-    said = r"program doubled-\w+ \(x.*: float32 \[2\]\) is missing, and nothing may be compiled"
-    with pytest.raises(ValueError, match=said):
+    message = r"program doubled-\w+ \(x.*: float32 \[2\]\) is missing, and compilation is disabled"
+    with pytest.raises(ValueError, match=message):
         builder(tmp_path).find(MODULES[1])
     assert compiled() == {}
 
@@ -117,20 +117,20 @@ def test_without_a_compiler_modules_are_written_and_compiled_ones_found(
 ):
     neff = builder(tmp_path).compile(MODULES[0])
     monkeypatch.setenv("PATH", str(tmp_path))
-    here = builder(tmp_path)
-    assert here.compiler is None
-    assert here.find(MODULES[0]) == here.compile(MODULES[0]) == neff
-    folders = here.compile_all(titled(MODULES))
+    without_compiler = builder(tmp_path)
+    assert without_compiler.compiler is None
+    assert without_compiler.find(MODULES[0]) == without_compiler.compile(MODULES[0]) == neff
+    folders = without_compiler.compile_all(titled(MODULES))
     assert [(folder / "program.hlo.pb").is_file() for folder in folders] == [True] * 3
     assert [(folder / "program.neff").is_file() for folder in folders] == [True, False, False]
-    said = "is not compiled, and neuronx-cc is not installed: https://"
-    with pytest.raises(FileNotFoundError, match=said):
-        here.compile(MODULES[1])
+    message = "is not compiled, and neuronx-cc is not installed: https://"
+    with pytest.raises(FileNotFoundError, match=message):
+        without_compiler.compile(MODULES[1])
 
 
 def test_what_was_written_without_a_compiler_is_compiled_later(compiled, tmp_path, monkeypatch):
-    with monkeypatch.context() as without:
-        without.setenv("PATH", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
         builder(tmp_path).compile_all(titled(MODULES))
     assert builder(tmp_path).compile(MODULES[2]).is_file()
     assert sum(compiled().values()) == 1

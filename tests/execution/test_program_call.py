@@ -1,4 +1,4 @@
-"""A call is its function and its arguments by name, however they were given."""
+"""Calls of programs: arguments by parameter name, cache keys, aliased buffers, outputs."""
 
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from mimo_v2_flash.execution.program_call import ProgramCall, check_on_device, f
 
 
 class Cache(NamedTuple):
-    """A record."""
+    """A pytree."""
 
     k: Any
     v: Any
@@ -23,39 +23,39 @@ TRACED: Any = SimpleNamespace(
 )
 
 
-def layer(x, cache, *, filled: int): ...
+def layer(x, cache, *, kv_length: int): ...
 
 
-def other(x, cache, *, filled: int): ...
+def other(x, cache, *, kv_length: int): ...
 
 
-def test_arguments_have_their_names_however_they_are_given():
+def test_arguments_are_bound_to_their_names_whether_positional_or_keyword():
     one, same = (
-        ProgramCall.of(layer, X, CACHE, filled=4),
-        ProgramCall.of(layer, filled=4, cache=CACHE, x=X),
+        ProgramCall.of(layer, X, CACHE, kv_length=4),
+        ProgramCall.of(layer, kv_length=4, cache=CACHE, x=X),
     )
-    assert list(one.arguments) == list(same.arguments) == ["x", "cache", "filled"]
+    assert list(one.arguments) == list(same.arguments) == ["x", "cache", "kv_length"]
     assert list(one.arrays) == ["x", "cache.k", "cache.v"]
     assert one.arrays["cache.v"] is V
 
 
 def test_a_program_depends_on_everything_but_values():
-    key = ProgramCall.of(layer, X, CACHE, filled=4).key
-    assert key == ProgramCall.of(layer, X + 1, CACHE, filled=4).key
+    key = ProgramCall.of(layer, X, CACHE, kv_length=4).key
+    assert key == ProgramCall.of(layer, X + 1, CACHE, kv_length=4).key
     others = [
-        ProgramCall.of(layer, X, CACHE, filled=5).key,
-        ProgramCall.of(layer, K, CACHE, filled=4).key,
-        ProgramCall.of(layer, X.astype(np.int32), CACHE, filled=4).key,
-        ProgramCall.of(other, X, CACHE, filled=4).key,
+        ProgramCall.of(layer, X, CACHE, kv_length=5).key,
+        ProgramCall.of(layer, K, CACHE, kv_length=4).key,
+        ProgramCall.of(layer, X.astype(np.int32), CACHE, kv_length=4).key,
+        ProgramCall.of(other, X, CACHE, kv_length=4).key,
     ]
     assert len({key, *others}) == 5
 
 
-def test_what_is_written_must_be_of_the_backend_but_for_the_stream():
+def test_updated_buffers_must_be_on_the_device_except_the_first_input():
     check_on_device(TRACED, {"x": 1.0, "cache.k": X}, np.ndarray)
-    with pytest.raises(TypeError, match=r"cache\.k: written in place, but not placed"):
+    with pytest.raises(TypeError, match=r"cache\.k: updated in place, but not on the device"):
         check_on_device(TRACED, {"x": X, "cache.k": 1.0}, np.ndarray)
 
 
-def test_an_answer_is_the_record_that_the_function_returns():
+def test_outputs_fill_the_pytree_that_the_function_returns():
     assert fill_outputs(TRACED, ["a", "b"]) == ("b", Cache("a", "b"))

@@ -1,4 +1,4 @@
-"""Sums of a program's cost."""
+"""Totals of a program's cost."""
 
 from mimo_v2_flash.execution.program_cost import Product, ProgramCost, Temporary
 

@@ -1,4 +1,4 @@
-"""A program's bytes are the same wherever and whenever it is traced, and of no other program."""
+"""Canonical bytes of a program are reproducible and identify it; its JSON record is complete."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tests.support.processes import ROOT
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-GIVEN = {"x": np.ones((4, 8), np.float32), "w": np.ones((16, 8), np.float32)}
+ARGUMENTS = {"x": np.ones((4, 8), np.float32), "w": np.ones((16, 8), np.float32)}
 PROGRAM = "from tests.execution.test_program_record import digest, program; print(digest(program))"
 
 
@@ -40,7 +40,7 @@ moved.__name__ = other.__name__ = "program"
 def traced(function):
     from mimo_v2_flash.execution.tracing import trace
 
-    return trace(function, GIVEN).module
+    return trace(function, ARGUMENTS).module
 
 
 def digest(function) -> str:
@@ -77,7 +77,7 @@ def test_a_record_says_what_goes_in_and_out():
 
     record = program_record(traced(program))
     assert record["inputs"][1] == {"name": "w", "shape": [16, 8], "dtype": "float32", "bytes": 512}
-    assert [port["name"] for port in record["outputs"]] == ["output0", "output1", "output2"]
+    assert [spec["name"] for spec in record["outputs"]] == ["output0", "output1", "output2"]
     assert (record["input_bytes"], record["output_bytes"]) == (640, 80)
     assert record["instructions"] > 10
     assert record["in_place"] == {}

@@ -1,7 +1,7 @@
-"""Every program of the real model on 32 and 64 ranks may be given to Trainium2's compiler.
+"""Programs of the full-size model on 32 and 64 ranks: no lint faults, and no wasted work.
 
-And it does what it must and little more: it reads its rank's weights once, its filled slots once,
-and computes for its tokens. Nothing is computed and no memory taken: tracing reads shapes alone.
+Each program reads its rank's weights once and its filled cache slots once, and computes for its
+tokens. Tracing reads only shapes, so the tests compute nothing and take no memory.
 """
 
 from functools import cache
@@ -10,7 +10,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.deployment import Deployment
-from mimo_v2_flash.cli.ledger import priced
+from mimo_v2_flash.cli.ledger import price
 from mimo_v2_flash.cli.step_programs import step_programs
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.execution.pytree import tree_arrays
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.nkipy
 DEPLOYMENTS = {
     "32 ranks, FP8": Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024),
     "32 ranks, bfloat16": Deployment(
-        MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, weights="bfloat16"
+        MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, weight_dtype="bfloat16"
     ),
     "64 ranks, 2 rows each": Deployment(MiMoConfig(), ParallelConfig(64, 4, 16), 32, 1024),
     "64 ranks, one row": Deployment(MiMoConfig(), ParallelConfig(64, 64, 1), 1, 32_768, 512),
@@ -39,44 +39,44 @@ MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
     "full attention": (800, 350),
     "experts": (5000, 1600),
 }
-MOST_OF_LAST_BUCKET = 13_000  # which is for tokens that all choose the same rank
-SMALL = 1 << 12  # bytes of a weight that is on the chip once it has been read: norms, sinks
-CHUNK = 5  # tokens of a chunk, at least
+MOST_OF_LAST_BUCKET = 13_000  # the bucket for tokens that all choose the same rank
+SMALL = 1 << 12  # bytes of a weight that stays on the chip once it has been read: norms, sinks
+CHUNK = 5  # fewest tokens of a chunk
 
 every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 
 
 @cache
 def traced(name: str):
-    found = step_programs(DEPLOYMENTS[name])
-    return found, priced(found)
+    steps = step_programs(DEPLOYMENTS[name])
+    return steps, price(steps)
 
 
 def parts(program: str) -> tuple[str, int, int]:
-    """Return what a program is, its rows and tokens."""
+    """Return a program's kind, its rows and its tokens."""
     what, sizes, *_ = program.split(", ")
     rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
     return what.removesuffix(" of logits"), int(rows), int(tokens)
 
 
 def last_bucket(programs) -> set[str]:
-    """Return the programs that have room for any tokens."""
+    """Return the programs whose capacity suffices for any tokens."""
     capacity = {p: int(p.split()[-2]) for p in programs if p.endswith("seats")}
     return {program for program, count in capacity.items() if count == max(capacity.values())}
 
 
 @every_deployment
 def test_a_program_has_nothing_that_the_compiler_refuses(name):
-    found, _ = traced(name)
-    last, column = last_bucket(found.programs), DEPLOYMENTS[name].weights == "bfloat16"
-    for program, called in found.programs.items():
+    steps, _ = traced(name)
+    last, column = last_bucket(steps.programs), DEPLOYMENTS[name].weight_dtype == "bfloat16"
+    for program, called in steps.programs.items():
         most = MOST_INSTRUCTIONS[parts(program)[0]][column]
         most = MOST_OF_LAST_BUCKET if program in last else most
         assert lint_program(called.traced.module, most_instructions=most) == [], program
 
 
 @every_deployment
-def test_streams_and_caches_stay_where_they_are(name):
+def test_hidden_states_and_caches_are_updated_in_place(name):
     for program, called in traced(name)[0].programs.items():
         expected = set()
         if "attention" in program:
@@ -86,12 +86,12 @@ def test_streams_and_caches_stay_where_they_are(name):
 
 @every_deployment
 def test_a_rank_reads_its_weights_once(name):
-    found, costs = traced(name)
+    steps, costs = traced(name)
     for program, entry in costs.entries.items():
-        given = tree_arrays(found.programs[program].arguments)
+        arrays = tree_arrays(steps.programs[program].arguments)
         what, rows, tokens = parts(program)
         weights = {
-            path: a.nbytes for path, a in given.items() if found.kinds[program][path] == "weights"
+            path: a.nbytes for path, a in arrays.items() if steps.kinds[program][path] == "weights"
         }
         for path, size in weights.items():
             read = entry.cost.read[path]
@@ -103,23 +103,23 @@ def test_a_rank_reads_its_weights_once(name):
 
 
 @every_deployment
-def test_filled_slots_are_looked_at_once_at_most_by_each_block_of_queries(name):
-    found, costs = traced(name)
+def test_filled_slots_are_read_once_at_most_by_each_block_of_queries(name):
+    steps, costs = traced(name)
     for program, entry in costs.entries.items():
-        given = found.programs[program].arguments
-        if "filled" not in given:
+        arguments = steps.programs[program].arguments
+        if "kv_length" not in arguments:
             continue
         _, rows, tokens = parts(program)
         for path in ("cache.k_ZKQ", "cache.v_ZKC"):
-            token = tree_arrays(given)[path][0].nbytes
-            once, blocks = rows * given["filled"] * token, -(-tokens // QUERY_BLOCK)
+            token = tree_arrays(arguments)[path][0].nbytes
+            once, blocks = rows * arguments["kv_length"] * token, -(-tokens // QUERY_BLOCK)
             assert once <= entry.cost.read[path] <= blocks * once, program
             assert entry.cost.written[path] == rows * tokens * token, program
 
 
 @every_deployment
 def test_a_chunk_computes_at_most_twice_what_its_tokens_need(name):
-    """Of what steps call where choices are even: larger buckets wait for tokens that are not."""
+    """Of programs that steps call with balanced routing: larger buckets are for overflow."""
     _, costs = traced(name)
     for step in costs.steps:
         for program in step.calls:
@@ -130,10 +130,10 @@ def test_a_chunk_computes_at_most_twice_what_its_tokens_need(name):
 
 def test_matmuls_are_those_that_xla_counts():
     """XLA counts the scores' softmax and the like too, and every scale of an FP8 weight."""
-    found, costs = traced("32 ranks, bfloat16")
+    steps, costs = traced("32 ranks, bfloat16")
     for program, entry in costs.entries.items():
         if "attention" in program or parts(program)[0] == "experts":
-            flops = xla_cost(found.programs[program].traced.module)["flops"]
+            flops = xla_cost(steps.programs[program].traced.module)["flops"]
             assert 0.9 * flops < entry.cost.operations < flops, program
 
 

@@ -1,4 +1,4 @@
-"""One rank works, all hear what came of it."""
+"""Work on rank 0: its result or its error reaches every rank."""
 
 import pytest
 
@@ -7,25 +7,25 @@ from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 
 
 @pytest.mark.parametrize("group", [None, SoloGroup()])
-def test_one_alone_works_for_itself(group):
+def test_a_single_rank_runs_the_work_itself(group):
     assert run_on_rank_0(group, lambda: 7) == "7"
     check_same_program(group, b"anything")
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("answer", ["", "é" * 5000, "a\0b"])
-def test_all_hear_the_first_and_it_alone_works(size, answer):
+@pytest.mark.parametrize("result", ["", "é" * 5000, "a\0b"])
+def test_all_ranks_get_the_result_and_only_rank_0_works(size, result):
     group, worked = ThreadGroup(size), []
 
     def work() -> str:
         worked.append(group.rank)
-        return answer
+        return result
 
-    assert group.run(lambda _: run_on_rank_0(group, work)) == [answer] * size
+    assert group.run(lambda _: run_on_rank_0(group, work)) == [result] * size
     assert worked == [0]
 
 
-def test_an_error_reaches_all_and_is_itself_on_the_first():
+def test_an_error_reaches_all_ranks_and_is_unchanged_on_rank_0():
     group, raised = ThreadGroup(3), {}
 
     def work() -> None:
@@ -42,8 +42,8 @@ def test_an_error_reaches_all_and_is_itself_on_the_first():
     assert [repr(raised[rank]) for rank in (1, 2)] == ["ValueError('rank 0: no such program')"] * 2
 
 
-def test_ranks_that_hold_something_else_are_named():
+def test_ranks_with_another_program_are_named():
     group = ThreadGroup(4)
     group.run(lambda _: check_same_program(group, b"same"))
-    with pytest.raises(ValueError, match=r"ranks \[1, 3\] came to another program"):
+    with pytest.raises(ValueError, match=r"ranks \[1, 3\] traced another program"):
         group.run(lambda rank: check_same_program(group, b"odd" if rank % 2 else b"even"))

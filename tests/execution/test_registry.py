@@ -1,4 +1,4 @@
-"""Backends have names; one that cannot be loaded says what is missing, and where to get it."""
+"""Backends by name; an error about a missing package says how to install it."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Ranks as replicas of one program, each with its own weights, rows and cache."""
+"""Ranks as replicas of one program, each with its weights, rows and cache."""
 
 import numpy as np
 import pytest
@@ -47,10 +47,10 @@ def twice(x):
     return x * np.float32(2)
 
 
-def test_replicas_that_come_to_different_shapes_are_refused():
+def test_replicas_that_call_with_different_shapes_are_refused():
     group = ThreadGroup(4)
     program = XlaBackend(group).compile(twice)
-    with pytest.raises(ValueError, match="replicas came to different programs"):
+    with pytest.raises(ValueError, match="replicas called different programs"):
         group.run(lambda rank: program(np.ones(1 + rank // 3, np.float32)))
 
 
@@ -68,7 +68,7 @@ WIDE = tiny(Recipe(layers=(KINDS[0], KINDS[3]), vocabulary=64, dense_width=32, e
     "plan", [ParallelConfig(4, 1, 4), ParallelConfig(32, 1, 32), ParallelConfig(8, 1, 32)], ids=str
 )
 def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
-    """Exchanges come after the first layer's cache; sums in another order after that."""
+    """The first layer's cache is written before any collective; later sums have another order."""
     P = plan.world_size
     token_BT = random_tokens(WIDE, P, 12)
     position_BT = np.broadcast_to(np.arange(12, dtype=np.int32), (P, 12))
@@ -78,20 +78,20 @@ def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
     def caches(**options):
         model = running(WIDE, max_step=8, **options)
 
-        def after(token_bT):
+        def after_step(token_bT):
             cache = model.new_cache(len(token_bT), 40)
             model.step(token_bT, position_BT[: len(token_bT)], cache)
             return [tuple(map(np.asarray, layer)) for layer in cache.layers]
 
-        return after
+        return after_step
 
-    of_rank = group.run(lambda _: caches(backend=backend, group=group, plan=plan)(token_BT))
+    rank_caches = group.run(lambda _: caches(backend=backend, group=group, plan=plan)(token_BT))
     alone = caches(backend=XlaBackend())
-    for row, layers in zip(token_BT, of_rank, strict=True):
+    for row, layers in zip(token_BT, rank_caches, strict=True):
         first, second = alone(row[None])
-        for found, expected in zip(layers[0], first, strict=True):
-            np.testing.assert_array_equal(found[:-1], expected[:-1])  # the last row is trash
-        for found, expected in zip(layers[1][:2], second[:2], strict=True):
-            assert_agrees(found[:-1], expected[:-1])
+        for actual, expected in zip(layers[0], first, strict=True):
+            np.testing.assert_array_equal(actual[:-1], expected[:-1])  # the last row is trash
+        for actual, expected in zip(layers[1][:2], second[:2], strict=True):
+            assert_agrees(actual[:-1], expected[:-1])
         np.testing.assert_array_equal(layers[1][2], second[2])
-    assert len({layers[0][0].tobytes() for layers in of_rank}) == P
+    assert len({layers[0][0].tobytes() for layers in rank_caches}) == P

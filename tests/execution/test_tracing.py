@@ -1,4 +1,4 @@
-"""A function of records becomes a program: names, aliases, and what it returns."""
+"""Tracing a function of pytrees: input names, aliases and the output tree."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.nkipy
 
 
 class Buffers(NamedTuple):
-    """What a program writes into."""
+    """Buffers that a program updates in place."""
 
     k_ZD: Any
     v_ZD: Any
@@ -32,19 +32,19 @@ def counted(x):
 
 
 X, ROW = np.ones((2, 3), np.float32), np.array([4, 1], np.int32)
-GIVEN = {"x": X, "row": ROW, "buffers": Buffers(np.ones((5, 3), np.float32), X), "factor": 2.0}
+ARGUMENTS = {"x": X, "row": ROW, "buffers": Buffers(np.ones((5, 3), np.float32), X), "factor": 2.0}
 
 
-def test_inputs_have_the_names_of_the_records():
+def test_inputs_have_the_paths_of_the_pytree():
     from mimo_v2_flash.execution.tracing import trace
 
-    assert trace(layer, GIVEN).inputs == ("x", "row", "buffers.k_ZD", "buffers.v_ZD")
+    assert trace(layer, ARGUMENTS).inputs == ("x", "row", "buffers.k_ZD", "buffers.v_ZD")
 
 
-def test_what_is_written_and_the_stream_stay_in_place():
+def test_updated_buffers_and_the_first_input_are_aliased():
     from mimo_v2_flash.execution.tracing import trace
 
-    traced = trace(layer, GIVEN)
+    traced = trace(layer, ARGUMENTS)
     assert traced.in_place == {0: "x", 1: "buffers.k_ZD"}
     assert traced.output_tree == 0
     aliases = traced.module.input_output_alias.entries
@@ -54,7 +54,7 @@ def test_what_is_written_and_the_stream_stay_in_place():
     ]
 
 
-def test_an_answer_of_another_shape_is_new_and_a_record_stays_a_record():
+def test_an_output_of_another_shape_is_not_aliased_and_the_output_tree_is_kept():
     from mimo_v2_flash.execution.tracing import trace
 
     traced = trace(summed, {"x": X})

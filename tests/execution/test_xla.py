@@ -1,4 +1,4 @@
-"""What nkipy traces computes what NumPy does: every kind of layer, and a model's 100 tokens."""
+"""Traced programs on XLA compute what NumPy does: every kind of layer, 100 tokens of a model."""
 
 from collections import Counter
 
@@ -35,7 +35,7 @@ from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
 MODEL = tiny()
 FP8 = Tiny(None, MODEL.config, random_weights(MODEL.config, seed=0))
 STEPS = [((0, 0), (9, 6), 9), ((9, 6), (3, 9), 9), ((12, 15), (1, 1), 1), ((13, 16), (0, 1), 1)]
-LENGTH, FILLED = 40, 16
+LENGTH, KV_LENGTH = 40, 16
 MOST_INSTRUCTIONS = 1200  # of a layer with 7 experts in FP8
 
 
@@ -49,7 +49,7 @@ def positions(starts, counts, length: int) -> np.ndarray:
 
 
 class Layer:
-    """One layer of a model, in the form of programs, with a cache of its own."""
+    """One layer of a model in static mode, with its cache."""
 
     def __init__(self, model: Tiny, index: int, dtype, backend=None) -> None:
         self.spec = spec = model.config.layers[index]
@@ -62,19 +62,19 @@ class Layer:
             self.weights, self.cache = backend.to_device((self.weights, self.cache))
 
     def __call__(self, x_BTD, position_BT):
-        """Return the stream after the layer."""
+        """Return the hidden states after the layer."""
         attention = self.spec.attention
         table = rope_table(
             length=LENGTH, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
         )
-        step = AttentionMetadata(position_BT, slot_mapping(position_BT, self.slots), *table)
-        rank = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
+        metadata = AttentionMetadata(position_BT, slot_mapping(position_BT, self.slots), *table)
+        rank_ids = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
         static = {
-            "filled": min(FILLED, self.slots),
+            "kv_length": min(KV_LENGTH, self.slots),
             "dispatcher": AllGatherDispatcher(),
             "local_tokens": position_BT.size,
         }
-        return self.call(x_BTD, step, rank, self.cache, self.weights, **static)
+        return self.call(x_BTD, metadata, rank_ids, self.cache, self.weights, **static)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
@@ -145,11 +145,11 @@ def test_100_greedy_tokens_of_the_trained_example_are_those_of_numpy():
 
 
 def shape_of(traced, path: str) -> tuple[int, ...] | None:
-    """Return the shape of an input of a program, None if it has no such one."""
+    """Return the shape of a program's input, None if it has no input of that path."""
     if path not in traced.inputs:
         return None
-    entry = traced.module.host_program_shape.parameters[traced.inputs.index(path)]
-    return tuple(entry.dimensions)
+    shape = traced.module.host_program_shape.parameters[traced.inputs.index(path)]
+    return tuple(shape.dimensions)
 
 
 def test_any_chunking_of_a_ragged_batch_gives_numpys_logits():
@@ -166,18 +166,20 @@ def test_any_chunking_of_a_ragged_batch_gives_numpys_logits():
         assert_agrees(logits, expected, scale=10 * np.ptp(expected))
 
 
-def test_what_a_program_writes_must_be_placed():
+def test_updated_buffers_must_be_on_the_device():
     layer = Layer(MODEL, 0, np.float32)
     layer.call = XlaBackend().compile(layer.call)
     x_BTD = np.zeros((2, 1, MODEL.config.hidden_size), np.float32)
-    with pytest.raises(TypeError, match=r"cache\.k_ZKQ, .*: written in place, but not placed"):
+    with pytest.raises(
+        TypeError, match=r"cache\.k_ZKQ, .*: updated in place, but not on the device"
+    ):
         layer(x_BTD, positions((0, 0), (1, 1), 1))
 
 
-def test_arrays_are_placed_once_and_as_copies():
+def test_arrays_are_copied_to_the_device_once():
     backend, array = XlaBackend(), np.arange(6, dtype=np.float32)
-    placed = backend.to_device((array, 7))
-    assert backend.to_device(placed)[0] is placed[0]
-    assert (placed[0].shape, placed[0].dtype, placed[0].nbytes) == ((6,), np.float32, 24)
+    on_device = backend.to_device((array, 7))
+    assert backend.to_device(on_device)[0] is on_device[0]
+    assert (on_device[0].shape, on_device[0].dtype, on_device[0].nbytes) == ((6,), np.float32, 24)
     array[:] = 0
-    np.testing.assert_array_equal(np.asarray(placed[0]), np.arange(6))
+    np.testing.assert_array_equal(np.asarray(on_device[0]), np.arange(6))

@@ -1,4 +1,4 @@
-"""What generation_config.json asks for is what generate is asked for."""
+"""generation_config.json: its sampling parameters become keyword arguments of `generate`."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.tiny_text import write_json
 
 
 @pytest.mark.parametrize(
-    ("said", "asked"),
+    ("config", "kwargs"),
     [
         ({}, {}),
         ({"temperature": 0.8, "top_p": 0.95}, {"temperature": 0.8, "top_p": 0.95}),
@@ -25,9 +25,9 @@ from tests.support.tiny_text import write_json
         ({"eos_token_id": 0}, {"eos_token_id": 0}),
     ],
 )
-def test_what_is_said_is_asked(tmp_path, said, asked):
-    write_json(tmp_path / "generation_config.json", said)
-    assert load_generation_config(tmp_path) == asked
+def test_what_is_said_is_asked(tmp_path, config, kwargs):
+    write_json(tmp_path / "generation_config.json", config)
+    assert load_generation_config(tmp_path) == kwargs
 
 
 def test_without_the_file_nothing_is_asked(tmp_path):

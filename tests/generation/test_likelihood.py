@@ -1,4 +1,4 @@
-"""Bits of a text: those of transformers' logits in the same windows, every token once."""
+"""likelihood: the bits of transformers' logits in the same windows, every token once."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ def expected_bits(token_T, length: int) -> float:
     bits = 0.0
     for start in range(0, len(token_T), length):
         target = torch.tensor(token_T[start : start + length]).long()
-        shown = torch.tensor([BEGIN, *target[:-1]])
+        input_T = torch.tensor([BEGIN, *target[:-1]])
         with torch.no_grad():
-            logits = tiny().oracle(shown[None], use_cache=False).logits[0].double()
+            logits = tiny().oracle(input_T[None], use_cache=False).logits[0].double()
         bits += float(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
     return bits / np.log(2)
 
@@ -29,8 +29,8 @@ def expected_bits(token_T, length: int) -> float:
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 99))
 def test_bits_are_those_of_transformers(count, length, seed):
     token_T = random_tokens(tiny(), count, seed=seed)
-    found = total_bits(running(tiny()), token_T, length=length, begin=BEGIN)
-    assert found == pytest.approx(expected_bits(token_T, length), rel=1e-5)
+    actual = total_bits(running(tiny()), token_T, length=length, begin=BEGIN)
+    assert actual == pytest.approx(expected_bits(token_T, length), rel=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
@@ -38,8 +38,8 @@ def test_long_windows_go_in_chunks(monkeypatch, chunk):
     token_T, sizes = random_tokens(tiny(), 23), []
     whole = total_bits(running(tiny()), token_T, length=11, begin=BEGIN)
     monkeypatch.setattr(likelihood, "CHUNK", chunk)
-    found = total_bits(running(tiny()), token_T, length=11, begin=BEGIN, advance=sizes.append)
-    assert found == pytest.approx(whole, rel=1e-6)
+    actual = total_bits(running(tiny()), token_T, length=11, begin=BEGIN, advance=sizes.append)
+    assert actual == pytest.approx(whole, rel=1e-6)
     assert sum(sizes) == 23
     assert max(sizes) == chunk
 
@@ -49,17 +49,17 @@ def test_every_token_is_predicted_once_after_those_before_it_in_its_window(token
     pairs = list(windows(token_T, length=length, begin=BEGIN))
     assert [token for _, target_T in pairs for token in target_T] == token_T
     assert all(len(target_T) == length for _, target_T in pairs[:-1])
-    for given_T, target_T in pairs:
-        assert [*given_T, target_T[-1]] == [BEGIN, *target_T]
+    for input_T, target_T in pairs:
+        assert [*input_T, target_T[-1]] == [BEGIN, *target_T]
 
 
 class Certain:
-    """A model that knows the future: token t + 1 after t."""
+    """A model that is certain that token t + 1 follows token t."""
 
     config = tiny().config
 
     def new_cache(self, *_):
-        """Return nothing: no past is needed."""
+        """Return None: this model needs no cache."""
 
     def step(self, token_BT, position_BT, cache):
         """Return logits so far apart that exp overflows unless they are shifted first."""

@@ -1,4 +1,4 @@
-"""The loop: every row as if it were alone, every token shown once, and each as soon as drawn."""
+"""generate: rows do not affect each other, a token is computed once and yielded at once."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ VOCABULARY = 5
 prompts_of_any_length = st.lists(
     st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6), min_size=1, max_size=4
 )
-end_sets = st.sampled_from([set(), {0}, {1, 2}])
+end_token_sets = st.sampled_from([set(), {0}, {1, 2}])
 
 
 def logits_after(history) -> np.ndarray:
@@ -20,131 +20,132 @@ def logits_after(history) -> np.ndarray:
     return np.random.default_rng(list(history)).standard_normal(VOCABULARY).astype(np.float32)
 
 
-class Listener:
-    """A model that remembers what it was shown, and refuses what it has seen or would miss.
+class RecordingModel:
+    """A model that records its input tokens and checks that none is repeated or left out.
 
-    Its tokens are drawn by `sampler`.
+    `sampler` draws its tokens.
     """
 
     def __init__(self, rows: int, sampler: Sampler | None = None) -> None:
         self.sampler = sampler or drawing()
-        self.heard: list[list[int]] = [[] for _ in range(rows)]
+        self.received: list[list[int]] = [[] for _ in range(rows)]
         self.shapes: list[tuple[int, ...]] = []
 
     def choose(self, token_BT, position_BT, last_B, rows, histories) -> np.ndarray:
         """Return the next tokens of `rows`, by the logits after the tokens at `last_B`."""
         self.shapes.append(token_BT.shape)
-        shown = zip(self.heard, token_BT, position_BT, last_B, strict=True)
-        logits_BV = np.stack([self._show(*row) for row in shown])
+        inputs = zip(self.received, token_BT, position_BT, last_B, strict=True)
+        logits_BV = np.stack([self._logits(*row) for row in inputs])
         return self.sampler.draw(logits_BV[rows], rows, histories)
 
-    def _show(self, heard, token_T, position_T, last) -> np.ndarray:
+    def _logits(self, received, token_T, position_T, last) -> np.ndarray:
         count = int(np.sum(position_T >= 0))
-        expected = [*range(len(heard), len(heard) + count), *[-1] * (len(position_T) - count)]
+        expected = [*range(len(received), len(received) + count), *[-1] * (len(position_T) - count)]
         assert position_T.tolist() == expected
         if not count:
-            return np.full(VOCABULARY, np.nan, np.float32)  # nobody may look at padding
-        heard += token_T[:count].tolist()
-        return logits_after(heard[: len(heard) - count + int(last) + 1])
+            return np.full(VOCABULARY, np.nan, np.float32)  # the logits of padding are not used
+        received += token_T[:count].tolist()
+        return logits_after(received[: len(received) - count + int(last) + 1])
 
 
 def drawing(*, seed=0, temperature=0.0) -> Sampler:
     return Sampler(SamplingParams(temperature=temperature), seed)
 
 
-def answered(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], Listener]:
-    """Return each row's tokens, and who listened."""
-    listener = Listener(len(prompts), sampler)
-    drawn = generate(listener.choose, prompts, limit, ends)
-    return collect_tokens(drawn, len(prompts), None), listener
+def run_loop(prompts, *, limit=8, ends=(), sampler=None) -> tuple[list[list[int]], RecordingModel]:
+    """Return each row's new tokens, and the model."""
+    model = RecordingModel(len(prompts), sampler)
+    drawn = generate(model.choose, prompts, limit, ends)
+    return collect_tokens(drawn, len(prompts), None), model
 
 
-def answered_alone(prompt, limit: int, ends) -> list[int]:
-    """Return the greedy tokens after one prompt, as plainly as possible."""
+def greedy_tokens(prompt, limit: int, ends) -> list[int]:
+    """Return the greedy tokens after one prompt, computed without the loop."""
     new: list[int] = []
     while len(new) < limit and not (new and new[-1] in ends):
         new.append(int(np.argmax(logits_after([*prompt, *new]))))
     return new
 
 
-@given(prompts_of_any_length, st.integers(0, 8), end_sets)
+@given(prompts_of_any_length, st.integers(0, 8), end_token_sets)
 def test_every_row_is_answered_as_if_it_were_alone(prompts, limit, ends):
-    answers, _ = answered(prompts, limit=limit, ends=ends)
-    assert answers == [answered_alone(prompt, limit, ends) for prompt in prompts]
+    new_tokens, _ = run_loop(prompts, limit=limit, ends=ends)
+    assert new_tokens == [greedy_tokens(prompt, limit, ends) for prompt in prompts]
 
 
-@given(prompts_of_any_length, st.integers(1, 8), end_sets)
+@given(prompts_of_any_length, st.integers(1, 8), end_token_sets)
 def test_every_token_but_the_last_is_shown_once(prompts, limit, ends):
-    answers, listener = answered(prompts, limit=limit, ends=ends)
-    expected = [[*prompt, *new[:-1]] for prompt, new in zip(prompts, answers, strict=True)]
-    assert listener.heard == expected
-    steps = max(map(len, answers))
+    new_tokens, model = run_loop(prompts, limit=limit, ends=ends)
+    expected = [[*prompt, *new[:-1]] for prompt, new in zip(prompts, new_tokens, strict=True)]
+    assert model.received == expected
+    steps = max(map(len, new_tokens))
     first = len(prompts), max(map(len, prompts))
-    assert listener.shapes == [first, *[(len(prompts), 1)] * (steps - 1)]
+    assert model.shapes == [first, *[(len(prompts), 1)] * (steps - 1)]
 
 
-@given(prompts_of_any_length, st.integers(0, 2**32), end_sets)
+@given(prompts_of_any_length, st.integers(0, 2**32), end_token_sets)
 def test_a_drawn_row_depends_on_its_seed_and_number_alone(prompts, seed, ends):
-    def drawn(prompts) -> list[list[int]]:
-        return answered(prompts, ends=ends, sampler=drawing(seed=seed, temperature=1.0))[0]
+    def draw(prompts) -> list[list[int]]:
+        return run_loop(prompts, ends=ends, sampler=drawing(seed=seed, temperature=1.0))[0]
 
-    answers, last = drawn(prompts), len(prompts) - 1
-    assert answers[0] == drawn(prompts[:1])[0]
-    assert answers[last] == drawn([*[[0]] * last, prompts[last]])[last]
+    new_tokens, last = draw(prompts), len(prompts) - 1
+    assert new_tokens[0] == draw(prompts[:1])[0]
+    assert new_tokens[last] == draw([*[[0]] * last, prompts[last]])[last]
 
 
 def test_rows_are_drawn_in_turn_until_they_end():
     prompts, ends = [[0], [1], [2, 3]], {0}
-    drawn = [row for row, _ in generate(Listener(3).choose, prompts, 8, ends)]
-    lengths = [len(answered_alone(prompt, 8, ends)) for prompt in prompts]
+    drawn = [row for row, _ in generate(RecordingModel(3).choose, prompts, 8, ends)]
+    lengths = [len(greedy_tokens(prompt, 8, ends)) for prompt in prompts]
     assert len(set(lengths)) > 1
     assert drawn == [row for turn in range(8) for row in range(3) if turn < lengths[row]]
 
 
 def test_a_token_is_handed_out_before_the_next_step():
-    listener = Listener(2)
-    stream = generate(listener.choose, [[0], [1]], 8, ())
+    model = RecordingModel(2)
+    tokens = generate(model.choose, [[0], [1]], 8, ())
     for steps in (1, 1, 2, 2, 3):
-        next(stream)
-        assert len(listener.shapes) == steps
+        next(tokens)
+        assert len(model.shapes) == steps
 
 
-def test_who_listens_is_told_of_every_token_as_it_comes():
-    told: list[tuple[int, int]] = []
-    answers = collect_tokens(iter([(1, 7), (0, 8), (1, 9)]), 3, lambda *drawn: told.append(drawn))
-    assert answers == [[8], [7, 9], []]
-    assert told == [(1, 7), (0, 8), (1, 9)]
+def test_the_callback_gets_every_token_as_it_comes():
+    calls: list[tuple[int, int]] = []
+    drawn = iter([(1, 7), (0, 8), (1, 9)])
+    new_tokens = collect_tokens(drawn, 3, lambda *call: calls.append(call))
+    assert new_tokens == [[8], [7, 9], []]
+    assert calls == [(1, 7), (0, 8), (1, 9)]
 
 
 def test_nothing_is_computed_for_no_tokens():
-    answers, listener = answered([[0], [1]], limit=0)
-    assert (answers, listener.shapes) == ([[], []], [])
+    new_tokens, model = run_loop([[0], [1]], limit=0)
+    assert (new_tokens, model.shapes) == ([[], []], [])
 
 
 def test_the_end_token_is_given_and_ends_its_row_alone():
-    free, _ = answered([[0], [1]])
+    free, _ = run_loop([[0], [1]])
     end = free[0][2]
-    answers, _ = answered([[0], [1]], ends={end})
-    assert answers[0] == free[0][: free[0].index(end) + 1]
-    assert answers[1] == answered_alone([1], 8, {end})
+    new_tokens, _ = run_loop([[0], [1]], ends={end})
+    assert new_tokens[0] == free[0][: free[0].index(end) + 1]
+    assert new_tokens[1] == greedy_tokens([1], 8, {end})
 
 
 class Spy(Sampler):
-    """A sampler that takes down what it may look at."""
+    """A sampler that records the rows and histories of every draw."""
 
     def __init__(self) -> None:
         super().__init__(SamplingParams(), 0)
         self.seen: list[tuple[list[int], list[list[int]]]] = []
 
     def draw(self, logits_NV, rows, histories):
-        """Take down rows and histories, and draw."""
+        """Record rows and histories, and draw."""
         self.seen.append((list(rows), [list(history) for history in histories]))
         return super().draw(logits_NV, rows, histories)
 
 
 def test_the_sampler_sees_the_prompt_and_what_followed():
     spy = Spy()
-    (new, _), _ = answered([[3, 4], [1]], limit=3, sampler=spy)
+    (new, _), _ = run_loop([[3, 4], [1]], limit=3, sampler=spy)
     assert [rows for rows, _ in spy.seen] == [[0, 1]] * 3
     assert [histories[0] for _, histories in spy.seen] == [[3, 4, *new[:n]] for n in range(3)]
 

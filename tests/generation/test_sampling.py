@@ -1,4 +1,4 @@
-"""sampling: the filters of transformers, draws that follow them, rows that do not meet."""
+"""sampling: the filters of transformers, draws that follow them, and independent rows."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -156,9 +156,9 @@ def test_the_k_best_alone_draw_the_tokens_of_the_whole_row():
     logits_NV = np.random.default_rng(3).standard_normal((30, 400)).astype(np.float32)
     chosen = SamplingParams(temperature=0.9, top_k=20, top_p=0.8, min_p=0.01)
     best_NA, token_NA = kernels.top_k(logits_NV, k=20)
-    (place_N,) = draws(Sampler(chosen, 0), best_NA, range(30), 1)
+    (index_N,) = draws(Sampler(chosen, 0), best_NA, range(30), 1)
     (expected_N,) = draws(Sampler(chosen, 0), logits_NV, range(30), 1)
-    np.testing.assert_array_equal(token_NA[np.arange(30), place_N], expected_N)
+    np.testing.assert_array_equal(token_NA[np.arange(30), index_N], expected_N)
 
 
 BAD = [("top_k", [-1, 1.5, True, None, np.nan]), ("top_p", [0, -0.1, 1.01, np.nan, True, "1"])]

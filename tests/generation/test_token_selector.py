@@ -1,4 +1,4 @@
-"""Greedy tokens come from where programs run, others from logits; both are the same choice."""
+"""token_selector: greedy tokens come from the model's argmax, sampled ones from its logits."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ ROWS = [0, 2]
 STEP = np.zeros((3, 1), np.int32), np.zeros((3, 1), np.int32), np.zeros(3, int)
 
 
-class Told:
-    """A model with fixed logits that takes down how it was asked."""
+class FixedLogits:
+    """A model with fixed logits that records which outputs were requested."""
 
     def __init__(self, logits_B1V=LOGITS_B1V) -> None:
-        self.logits_B1V, self.asked = logits_B1V, []
+        self.logits_B1V, self.requests = logits_B1V, []
 
     def step(self, token_BT, position_BT, cache, *, logits_at):
         """Return the logits."""
-        self.asked.append("logits")
+        self.requests.append("logits")
         return self.logits_B1V
 
     def greedy(self, token_BT, position_BT, cache, *, at):
-        """Return the best of them."""
-        self.asked.append("tokens")
+        """Return the best token of each row and its logit."""
+        self.requests.append("tokens")
         return np.argmax(self.logits_B1V, axis=2), np.max(self.logits_B1V, axis=2)
 
 
@@ -36,9 +36,9 @@ def chosen(model, **settings) -> list[int]:
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 2, "top_p": 0.5, "min_p": 0.1}])
 def test_a_greedy_choice_asks_for_tokens_alone(settings):
-    model = Told()
+    model = FixedLogits()
     assert chosen(model, **settings) == [1, 2]
-    assert model.asked == ["tokens"]
+    assert model.requests == ["tokens"]
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_a_greedy_choice_asks_for_tokens_alone(settings):
     [({"repetition_penalty": 4.0}, [2, 2]), ({"temperature": 1e-3}, [(1, 2), 2])],
 )
 def test_every_other_choice_asks_for_logits(settings, expected):
-    model = Told()
+    model = FixedLogits()
     for token, allowed in zip(chosen(model, **settings), expected, strict=True):
         assert token in np.atleast_1d(allowed)
-    assert model.asked == ["logits"]
+    assert model.requests == ["logits"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}])
@@ -57,11 +57,11 @@ def test_unusable_logits_are_refused_and_their_row_is_named(settings):
     broken = LOGITS_B1V.copy()
     broken[2, 0, 1] = np.nan
     with pytest.raises(ValueError, match="the logits of row 2 hold NaN"):
-        chosen(Told(broken), **settings)
+        chosen(FixedLogits(broken), **settings)
     broken[2, 0], broken[1, 0] = LOGITS_B1V[2, 0], np.nan  # a row that has ended
-    assert chosen(Told(broken), **settings)[1] == 2
+    assert chosen(FixedLogits(broken), **settings)[1] == 2
 
 
 def test_a_mistaken_seed_is_refused():
     with pytest.raises(ValueError, match="seed is -1"):
-        make_token_selector(Told(), None, SamplingParams(), -1)
+        make_token_selector(FixedLogits(), None, SamplingParams(), -1)

@@ -1,4 +1,4 @@
-"""What full and sliding attention share: heads, sinks and scores, in any blocks and pieces."""
+"""Tests of full and sliding-window attention alike: heads, sinks, scores, blocks, chunks."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,13 @@ def row(step: Step, b: int) -> Step:
 
 
 def split(step: Step, at: int, order) -> Step:
-    """Return the step's second part, its first `at` tokens put into the cache in some order."""
-    first, second = ([part[:, side] for part in step[:4]] for side in (np.s_[:at], np.s_[at:]))
+    """Return the step from token `at` on, with the tokens before it in the cache, in `order`."""
+    before, active = ([part[:, side] for part in step[:4]] for side in (np.s_[:at], np.s_[at:]))
     stale_BS = step.prior_position_BS >= step.position_BT[:, :1]  # and so overwritten
-    held = *step[4:6], np.where(stale_BS, np.int32(-1), step.prior_position_BS)
-    prior = (np.concatenate(parts, axis=1)[:, order] for parts in zip(held, first[1:], strict=True))
-    return Step(*second, *prior, step.sink_H)
+    prior = *step[4:6], np.where(stale_BS, np.int32(-1), step.prior_position_BS)
+    pairs = zip(prior, before[1:], strict=True)
+    prior = (np.concatenate(pair, axis=1)[:, order] for pair in pairs)
+    return Step(*active, *prior, step.sink_H)
 
 
 @both

@@ -1,4 +1,4 @@
-"""attention_full: its oracle and transformers', and half a square at most."""
+"""Tests of attention_full: against its reference and transformers, and its cost."""
 
 import pytest
 from hypothesis import given, settings
@@ -39,13 +39,13 @@ def test_the_first_token_is_never_forgotten():
     assert (attention_full(*step, query_block=64)[:, -1] != before[:, -1]).all()
 
 
-@pytest.mark.parametrize(("T", "share"), [(1024, 0.57), (4096, 0.52)])
-def test_a_prompt_takes_half_the_work_of_a_square(T, share):
+@pytest.mark.parametrize(("T", "fraction"), [(1024, 0.57), (4096, 0.52)])
+def test_a_prompt_takes_half_the_work_of_a_square(T, fraction):
     step, block = random_step(T=T, K=1, G=2), 128
     (B, _, H, Q), C = step.q_BTHQ.shape, step.v_BTKC.shape[-1]
     with counted() as cost:
         attention_full(*step, query_block=block)
-    assert cost.multiply_adds <= share * B * H * T * T * (Q + C)
+    assert cost.multiply_adds <= fraction * B * H * T * T * (Q + C)
 
 
 @pytest.mark.parametrize("S", [0, 2048])

@@ -1,4 +1,4 @@
-"""attention_swa: its oracle and transformers', where the window ends, and linear cost."""
+"""Tests of attention_swa: against its reference and transformers, the window's end, its cost."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ LARGEST = 3e38
 
 
 def after_a_cache(step: Step, count: int) -> Step:
-    """Return the tokens of `step` after `count`, which lie in the cache."""
-    held, new = ([part[:, side] for part in step[:4]] for side in (np.s_[:count], np.s_[count:]))
-    return Step(*new, *held[1:], step.sink_H)
+    """Return `step` without its first `count` tokens, which are in the cache."""
+    cached, new = ([part[:, side] for part in step[:4]] for side in (np.s_[:count], np.s_[count:]))
+    return Step(*new, *cached[1:], step.sink_H)
 
 
 def cost_of_a_prompt(T: int) -> Cost:
@@ -35,10 +35,10 @@ def cost_of_a_prompt(T: int) -> Cost:
 @settings(max_examples=100)
 @given(steps(), st.integers(1, 9), st.integers(1, 8))
 def test_it_is_its_oracle(on, step, window, query_block):
-    numbers = {"window": window, "query_block": query_block}
-    actual = on(attention_swa)(*step, **numbers)
+    kwargs = {"window": window, "query_block": query_block}
+    actual = on(attention_swa)(*step, **kwargs)
     assert actual.dtype == step.q_BTHQ.dtype
-    assert_agrees(actual, oracle.attention_swa(*step, **numbers), scale=4)
+    assert_agrees(actual, oracle.attention_swa(*step, **kwargs), scale=4)
 
 
 def test_it_is_transformers_where_a_token_sees_129():
@@ -49,16 +49,16 @@ def test_it_is_transformers_where_a_token_sees_129():
 
 
 @pytest.mark.parametrize("query_block", [1, 3, 100])
-@pytest.mark.parametrize("held", [0, 5, 9])
+@pytest.mark.parametrize("cached", [0, 5, 9])
 @pytest.mark.parametrize("window", [1, 2, 4])
-def test_the_window_ends_where_it_ends(window, held, query_block):
-    # The last of ten tokens looks; `held` of the others lie in the cache.
+def test_the_window_ends_where_it_ends(window, cached, query_block):
+    # The last of ten tokens is the query; `cached` of the others are in the cache.
     def last_token(changed: int):
         step = random_step(T=10)
         for part in step[1:3]:
             part[:, 9 - changed] += 1
-        after = attention_swa(*after_a_cache(step, held), window=window, query_block=query_block)
-        return after[:, -1]
+        y_BTHC = attention_swa(*after_a_cache(step, cached), window=window, query_block=query_block)
+        return y_BTHC[:, -1]
 
     untouched = last_token(changed=9)
     assert (last_token(changed=window - 1) != untouched).any()
@@ -105,6 +105,6 @@ def test_only_blocks_within_the_window_look_at_the_cache():
     step = random_step(starts=(S,), T=T, S=S)
     with counted() as cost:
         attention_swa(*step, window=WINDOW, query_block=BLOCK)
-    looking = -(-(WINDOW - 1) // BLOCK) * BLOCK
+    queries = -(-(WINDOW - 1) // BLOCK) * BLOCK
     extra = cost.multiply_adds - cost_of_a_prompt(T).multiply_adds
-    assert extra == looking * S * H * (Q + C)
+    assert extra == queries * S * H * (Q + C)

@@ -1,4 +1,4 @@
-"""Who sees whom in full and sliding attention: of everybody else nothing matters, not even NaN."""
+"""Tests of visibility in full and sliding-window attention: no masked value matters."""
 
 import numpy as np
 import pytest
@@ -26,11 +26,11 @@ def test_padding_gives_zeros(attention, step):
 @both
 def test_padding_influences_nobody(attention):
     step = random_step(starts=(7,), counts=(4,), T=6, S=5)
-    alone = first_tokens(step, 4)
-    assert_same(attention(*step)[:, :4], attention(*alone))
+    unpadded = first_tokens(step, 4)
+    assert_same(attention(*step)[:, :4], attention(*unpadded))
     step.k_BTKQ[:, 4:], step.v_BTKC[:, 4:] = np.nan, LARGEST
     with np.errstate(invalid="ignore"):
-        assert_same(attention(*step)[:, :4], attention(*alone))
+        assert_same(attention(*step)[:, :4], attention(*unpadded))
 
 
 @both

@@ -1,4 +1,4 @@
-"""axes: names are held to what they say, and a mistake is told in one sentence."""
+"""Tests of axes: shapes and dtypes are checked against names, with clear error messages."""
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +9,7 @@ from mimo_v2_flash.kernels.axes import axes_of, check_dtypes, checked, measure
 
 @checked
 def twice(x_BT, position_BT, w_eFD=None, *, times: int = 2):
-    """Return `x_BT`, so many times."""
+    """Return `x_BT` times `times`."""
     return x_BT * times
 
 
@@ -85,15 +85,15 @@ def test_a_dtype_that_contradicts_a_name_is_told(name, dtype, message):
 
 
 def test_what_stores_in_its_own_way_has_no_dtype_to_check():
-    class Stored:
+    class WithoutDtype:
         shape = (4,)
 
-    check_dtypes("kernel", {"w_B": Stored()})
+    check_dtypes("kernel", {"w_B": WithoutDtype()})
 
 
 def test_a_checked_kernel_computes_and_keeps_its_name():
     np.testing.assert_array_equal(twice(X_BT, POSITION_BT, times=3), 3 * X_BT)
-    assert (twice.__name__, twice.__doc__) == ("twice", "Return `x_BT`, so many times.")
+    assert (twice.__name__, twice.__doc__) == ("twice", "Return `x_BT` times `times`.")
 
 
 def test_arguments_are_checked_by_position_and_by_name():

@@ -1,4 +1,4 @@
-"""The product is NumPy's, and what is not a number is silent and stays."""
+"""Tests of blas: the product is NumPy's, and NaN stays, without a warning."""
 
 import numpy as np
 
@@ -22,4 +22,4 @@ def test_it_writes_where_it_is_told():
 
 def test_infinity_times_zero_is_silent_and_not_a_number():
     x, w = np.array([[np.inf, 1]], np.float32), np.array([[0, 1]], np.float32)
-    assert np.isnan(times_transposed(x, w)).all()  # warnings are errors here
+    assert np.isnan(times_transposed(x, w)).all()  # warnings are errors in this suite

@@ -1,4 +1,4 @@
-"""block_scale: every FP8 code means what the paper says, and every weight gets its nearest one."""
+"""Tests of block_scale: decoding of every FP8 code, and quantisation to the nearest code."""
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,7 @@ shapes = st.tuples(st.sampled_from([1, 2, 5, 63, 130]), st.sampled_from([1, 3, 1
 
 
 def random_codes(seed, *shape: int, height: int) -> BlockScaled:
-    """Return finite codes of every kind, in blocks whose scales are far apart."""
+    """Return a weight of finite codes of every kind, in blocks whose scales are far apart."""
     generator = np.random.default_rng(seed)
     *stack, outputs, inputs = shape
     grid = (*stack, -(-outputs // height), -(-inputs // BLOCK))
@@ -40,7 +40,7 @@ def stored(draw) -> BlockScaled:
 
 
 def midpoints() -> np.ndarray:
-    """Return what lies half way between neighbouring codes, and the float32 on either side."""
+    """Return the midpoints between neighbouring codes, and the float32 on either side."""
     value = np.array([oracle.decode(code) for code in range(0x7F)], np.float32)
     middle = (value[1:] + value[:-1]) / 2
     return np.concatenate(
@@ -76,7 +76,7 @@ def test_weights_are_quantised_as_their_oracle(drawn, height):
     assert (w.code.dtype, w.scale.dtype, w.block_height) == (np.uint8, np.float32, height)
     code_OI, scale_YX = oracle.quantize(w_OI, block_height=height)
     np.testing.assert_array_equal(w.scale, scale_YX)
-    # Of two codes all but equally near, float32 and float64 may see another one as nearer.
+    # Of two codes almost equally near, float32 and float64 may round to different ones.
     actual, nearest = oracle.dequantize(w), oracle.dequantize(BlockScaled(code_OI, w.scale, height))
     assert (np.abs(actual - w_OI) <= np.abs(nearest - w_OI) + 1e-6 * np.abs(w_OI)).all()
 
@@ -97,7 +97,7 @@ def test_the_nearest_code_is_taken_and_the_even_one_of_two(exponent):
 @given(seeds, shapes, heights, st.integers(-40, 38))
 def test_a_weight_comes_back_within_half_a_step(seed, shape, height, magnitude):
     generator = np.random.default_rng(seed)
-    # From the block's largest down to far below its smallest step, and zeros.
+    # From the block's amax down to far below its smallest step, and zeros.
     spread = 2.0 ** generator.uniform(-25, 0, shape) * (generator.random(shape) < 0.9)
     sign = generator.choice([-1, 1], shape)
     w_OI = (10.0**magnitude * sign * spread).astype(np.float32)
@@ -112,9 +112,9 @@ def test_a_weight_comes_back_within_half_a_step(seed, shape, height, magnitude):
 @given(stored())
 def test_codes_that_fill_their_blocks_come_back(w):
     w.code[:: w.block_height, ::BLOCK] = 0x7E  # 448 in every block
-    again = quantize(dequantize(w), block_height=w.block_height)
-    np.testing.assert_allclose(again.scale, w.scale, rtol=2e-7)
-    np.testing.assert_array_equal(again.code, w.code)
+    requantized = quantize(dequantize(w), block_height=w.block_height)
+    np.testing.assert_allclose(requantized.scale, w.scale, rtol=2e-7)
+    np.testing.assert_array_equal(requantized.code, w.code)
 
 
 def test_a_block_of_zeros_has_scale_one():
@@ -135,7 +135,7 @@ def test_weights_at_the_ends_of_float32_keep_their_size(largest):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_what_is_not_finite_is_refused(bad, dtype):
-    with pytest.raises(ValueError, match="quantise: w_OI must be finite"):
+    with pytest.raises(ValueError, match="quantize: w_OI must be finite"):
         quantize(np.array([[1, bad]], dtype))
 
 
@@ -144,10 +144,10 @@ def test_what_is_not_finite_is_refused(bad, dtype):
     [((128, 128), (2, 1), 128), ((192, 128), (2, 1), 64), ((3, 130, 5), (3, 1, 1), 128)],
 )
 def test_a_grid_of_another_shape_is_refused_with_both_shapes(code, grid, height):
-    with pytest.raises(ValueError, match="BlockScaled: scale is") as refusal:
+    with pytest.raises(ValueError, match="BlockScaled: scale is") as error:
         BlockScaled(np.zeros(code, np.uint8), np.ones(grid, np.float32), height)
-    assert str(grid) in str(refusal.value)
-    assert str(code) in str(refusal.value)
+    assert str(grid) in str(error.value)
+    assert str(code) in str(error.value)
 
 
 def test_one_of_a_stack_is_a_view():

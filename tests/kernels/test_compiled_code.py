@@ -1,4 +1,4 @@
-"""The compiled code as processes meet it: absent, cached on disk, and on a machine of any kind."""
+"""Tests of the compiled code in new processes: without numba, cached on disk, on a generic CPU."""
 
 import hashlib
 import json
@@ -42,19 +42,18 @@ for kind in KINDS:
     assert np.array_equal(y_NO, ops.plain_matmul(x_NI, w))
 assert ops._compiled_product() is None
 """
-HOST, ANY = {}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+HOST, GENERIC = {}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 ROOT = Path(__file__).parents[2]
 
 
 def test_code_on_disk_is_as_new_as_its_inner_parts():
-    inner = ROOT / "mimo_v2_flash" / "kernels"
-    files = [(inner / f"compiled_{name}.py").read_bytes() for name in ("tile", "words")]
-    digest = hashlib.sha256(b"".join(files)).hexdigest()[:16]
-    assert digest == compiled_loops.INNER, f"write {digest} there, so that old code is not loaded"
+    inner = ROOT / "mimo_v2_flash" / "kernels" / "compiled_tile.py"
+    digest = hashlib.sha256(inner.read_bytes()).hexdigest()[:16]
+    assert digest == compiled_loops.INNER, f"set INNER to {digest}: old cached code must not load"
 
 
 def run(program: str, **environment: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | environment,
         capture_output=True,
@@ -62,20 +61,20 @@ def run(program: str, **environment: str) -> str:
         check=False,
         cwd=ROOT,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def compiled_files(folder: Path) -> dict[str, Any]:
     return {str(file): file.stat().st_mtime_ns for file in folder.rglob("*.nb?")}
 
 
-@pytest.mark.parametrize("machine", [HOST, ANY], ids=["this machine", "any machine"])
+@pytest.mark.parametrize("machine", [HOST, GENERIC], ids=["this machine", "any machine"])
 def test_the_second_start_compiles_nothing_and_both_are_right(tmp_path, machine):
     environment = machine | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    said = json.loads(run(PRODUCTS, **environment))
-    if machine is ANY:
-        assert said == {"cpu": "generic", "features": ""}
+    target = json.loads(run(PRODUCTS, **environment))
+    if machine is GENERIC:
+        assert target == {"cpu": "generic", "features": ""}
     compiled = compiled_files(tmp_path)
     assert compiled
     run(PRODUCTS, **environment)

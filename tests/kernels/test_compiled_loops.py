@@ -1,4 +1,4 @@
-"""compiled_loops: each loop fills exactly its part, with what NumPy would put there."""
+"""Tests of compiled_loops: each loop fills exactly its columns or rows, with NumPy's values."""
 
 import ml_dtypes
 import numpy as np
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import compiled_loops as loops
 from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize
-from mimo_v2_flash.kernels.compiled_words import interleave_words
+from mimo_v2_flash.kernels.compiled_tile import interleave_words
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
     HEIGHTS,
@@ -25,14 +25,14 @@ ALL_CODES = np.arange(256, dtype=np.uint8)
 
 @st.composite
 def parts(draw) -> tuple[int, int, int]:
-    """Draw (outputs, start, end): a part of some rows, which may begin and end anywhere."""
+    """Draw (outputs, start, end): a range of rows that may begin and end anywhere."""
     outputs = draw(st.sampled_from(OUTPUTS))
     start, end = sorted(draw(st.tuples(st.integers(0, outputs), st.integers(0, outputs))))
     return outputs, start, end
 
 
 def assert_part_is_product(fill, x_NI, w, start: int, end: int) -> None:
-    """Hold columns `start` to `end` of what `fill` fills to the product, the others to nothing."""
+    """Assert that `fill` writes the product into columns `start` to `end`, and no others."""
     y_NO = np.full((len(x_NI), w.shape[0]), UNTOUCHED)
     fill(y_NO)
     expected_NO = y_NO.copy()
@@ -107,10 +107,10 @@ def test_every_pattern_of_bfloat16_is_kept():
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 300])
 def test_codes_that_are_no_numbers_are_seen_wherever_they_are(length):
     finite_O = ALL_CODES[np.isfinite(E4M3_VALUES)]
-    for place in range(length):
-        for code in ALL_CODES if place == length // 2 else (0x7F, 0xFF):
+    for position in range(length):
+        for code in ALL_CODES if position == length // 2 else (0x7F, 0xFF):
             code_I = np.resize(finite_O, length)
-            code_I[place] = code
+            code_I[position] = code
             assert loops._holds_nan(code_I.view(np.int8)) == np.isnan(E4M3_VALUES[code])
 
 

@@ -1,4 +1,4 @@
-"""compiled_matmul: bytes decoded beside their sums give what NumPy gives of decoded weights."""
+"""Tests of compiled_matmul: the product of a stored weight is that of the decoded weight."""
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ few_and_many = pytest.mark.parametrize("N", [1, 2, FEW, FEW + 1, 300])
 
 @pytest.fixture(autouse=True, scope="module")
 def small_weights_too():
-    """Compile what is too small to be worth it: shapes can then be of every kind."""
+    """Use the compiled loops for small weights too, so that tests can take any shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled_matmul, "SMALL", 1)
         yield
@@ -46,7 +46,7 @@ def random_case(seed: int, kind: str, N: int = 3, outputs: int = 300, inputs: in
 @example(random_case(0, "float8")[1], FEW + 1, FEW, 0)
 def test_a_product_is_its_oracle(w, N, few, seed):
     x_NI = random_rows(np.random.default_rng(seed), N, w.shape[1])
-    with pytest.MonkeyPatch.context() as patch:  # both ways see every shape
+    with pytest.MonkeyPatch.context() as patch:  # both paths take every shape
         patch.setattr(compiled_matmul, "FEW", few)
         y_NO = product(x_NI, w)
     assert_is_product(y_NO, x_NI, w)
@@ -87,8 +87,8 @@ def test_a_nan_code_spoils_its_own_output_and_no_other(N, seed):
     x_NI = random_rows(generator, N, 140)
     y_NO = product(x_NI, BlockScaled(code_OI, whole.scale, 64))
     assert np.isnan(y_NO[:, spoilt]).all()
-    kept = np.setdiff1d(np.arange(270), spoilt)
-    np.testing.assert_array_equal(y_NO[:, kept], product(x_NI, whole)[:, kept])
+    intact = np.setdiff1d(np.arange(270), spoilt)
+    np.testing.assert_array_equal(y_NO[:, intact], product(x_NI, whole)[:, intact])
 
 
 @few_and_many
@@ -100,8 +100,8 @@ def test_a_weight_may_be_mapped_or_read_only(tmp_path, kind, N):
     mapped = np.memmap(tmp_path / "w", array.dtype, "r", shape=array.shape)
     locked = array.copy()
     locked.flags.writeable = False
-    for other in (mapped, locked):
-        stored = BlockScaled(other, w.scale) if kind == "float8" else other
+    for copy in (mapped, locked):
+        stored = BlockScaled(copy, w.scale) if kind == "float8" else copy
         np.testing.assert_array_equal(product(x_NI, stored), whole)
 
 
@@ -165,15 +165,15 @@ def test_no_rows_have_no_answers(kind):
 @every_stored
 def test_threads_change_nothing(monkeypatch, kind, N):
     x_NI, w = random_case(0, kind, N, outputs=1100)
-    answers = []
+    products = []
     for count in (1, 2, 5):
         thread_pool._pool.cache_clear()
         monkeypatch.setattr(thread_pool, "threads", lambda count=count: count)
-        answers.append(product(x_NI, w))
+        products.append(product(x_NI, w))
     thread_pool._pool.cache_clear()
-    for y_NO in answers:
+    for y_NO in products:
         assert_is_product(y_NO, x_NI, w)
-        np.testing.assert_allclose(y_NO, answers[0], rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(y_NO, products[0], rtol=1e-5, atol=1e-3)
 
 
 def test_many_callers_get_their_own_answers():
@@ -181,9 +181,9 @@ def test_many_callers_get_their_own_answers():
     expected = [product(*case) for case in cases]
 
     def program(rank: int) -> None:
-        for turn in range(24):
-            which = (turn + rank) % len(cases)
-            np.testing.assert_array_equal(product(*cases[which]), expected[which])
+        for call in range(24):
+            index = (call + rank) % len(cases)
+            np.testing.assert_array_equal(product(*cases[index]), expected[index])
 
     ThreadGroup(4).run(program)
 

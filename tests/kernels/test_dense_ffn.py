@@ -1,4 +1,4 @@
-"""dense_ffn: its oracle and transformers', in blocks that save memory and change nothing."""
+"""Tests of dense_ffn: against its reference and transformers, blocks, and memory."""
 
 import numpy as np
 import pytest
@@ -54,11 +54,11 @@ def test_it_is_transformers(token_block):
 def test_the_hidden_width_is_never_held_for_all_tokens():
     N, D, F = 512, 4, 256
     x_ND, w_FD, w_DF = normal(N, D), normal(F, D), normal(D, F)
-    for token_block, most in ((16, N * F), (N, 8 * N * F)):
+    for token_block, max_elements in ((16, N * F), (N, 8 * N * F)):
         with counted() as cost:
             dense_ffn(x_ND, w_FD, w_FD, w_DF, token_block=token_block)
         assert cost.multiply_adds == 3 * N * D * F
-        assert cost.peak_bytes < 4 * most
+        assert cost.peak_bytes < 4 * max_elements
 
 
 @pytest.mark.parametrize("token_block", [0, -1])

@@ -1,4 +1,4 @@
-"""kv_cache: what is written is what is read, padding goes to the trash, and nothing is copied."""
+"""Tests of kv_cache: reads return the writes, padding goes to the trash row, reads are views."""
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +25,7 @@ def empty_cache(dtype=np.float32) -> KVCache:
 
 
 def tokens(position_BT, *, seed=0, dtype=np.float32) -> dict:
-    """Return keys, values and positions; each row's last S go to slot position mod S of a ring."""
+    """Return arguments of `write_tokens`; each row's last S tokens go to slot position mod S."""
     position_BT = np.array(position_BT, np.int32)
     sequence_B1, T = np.arange(B)[:, None], position_BT.shape[1]
     oldest_B1 = np.maximum(np.max(position_BT, axis=1, keepdims=True) - S + 1, 0)
@@ -48,11 +48,11 @@ def test_what_is_written_is_what_numpy_writes(on):
     on(write_tokens)(actual, **GOOD)
     write_tokens(expected, **GOOD)
     assert np.any(expected.position_Z >= 0)
-    for part, wanted in zip(actual, expected, strict=True):
-        np.testing.assert_array_equal(part[:-1], wanted[:-1])  # the last row is trash
+    for part, expected_part in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(part[:-1], expected_part[:-1])  # the last row is trash
 
 
-@host_kinds  # where nothing is filled a program has nothing to give
+@host_kinds  # a program cannot return the empty tensors of kv_length 0
 @given(
     st.lists(st.integers(0, 20), min_size=B, max_size=B),
     st.integers(1, S + 3),
@@ -74,8 +74,8 @@ def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
     for kv_length in (0, 3, S):
         read = on(prior_tokens)(actual, sequences=B, kv_length=kv_length)
         written = oracle.prior_tokens(expected, sequences=B, kv_length=kv_length)
-        for part, wanted in zip(read, written, strict=True):
-            np.testing.assert_array_equal(part.astype(np.float64), wanted)
+        for part, expected_part in zip(read, written, strict=True):
+            np.testing.assert_array_equal(part.astype(np.float64), expected_part)
     assert actual.position_Z[TRASH] == -1
 
 

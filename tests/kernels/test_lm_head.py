@@ -1,4 +1,4 @@
-"""lm_head: its oracle and torch's linear layer, in float32 whatever goes in."""
+"""Tests of lm_head: against its reference and torch's linear layer, in float32."""
 
 import ml_dtypes
 import numpy as np

@@ -1,4 +1,4 @@
-"""moe_block: any number of ranks, either exchange, is every token before its experts directly."""
+"""Tests of moe_block: on any number of ranks, with either dispatcher, against its reference."""
 
 import numpy as np
 import pytest
@@ -35,13 +35,13 @@ GOOD = {
 STATICS = CHOICE | {"group": SOLO, "dispatcher": AllToAllDispatcher(2, 2)}
 
 
-def silent(x_ND, weight_NA, expert_NA):
+def zero_experts(x_ND, weight_NA, expert_NA):
     return np.zeros(x_ND.shape, np.float32)
 
 
-def assert_is_oracle(layer, answered) -> None:
-    """Assert that every token is answered by its experts and nothing overflowed."""
-    y_ND, overflow_P = answered
+def assert_is_oracle(layer, output) -> None:
+    """Assert that `output` is the reference's for every token and that nothing overflowed."""
+    y_ND, overflow_P = output
     assert (y_ND.dtype, overflow_P.dtype) == (np.float32, np.float32)
     assert not overflow_P.any()
     expected_ND = oracle.moe_block(*layer, **CHOICE)
@@ -52,10 +52,10 @@ def assert_is_oracle(layer, answered) -> None:
 
 @st.composite
 def layers_of(draw, P: int):
-    """Draw a layer for P ranks: 1 to 4 tokens on each, with 1 to 3 experts, 3 in all at least."""
+    """Draw a layer for P ranks: 1 to 4 tokens and 1 to 3 experts on each, at least 3 in all."""
     N, padding = draw(st.integers(1, 4)), draw(st.sampled_from([0.0, 0.3]))
-    share = draw(st.integers(-(-3 // P), 3))
-    sizes = {"N": N * P, "E": share * P, "F": 2}
+    experts_per_rank = draw(st.integers(-(-3 // P), 3))
+    sizes = {"N": N * P, "E": experts_per_rank * P, "F": 2}
     return random_layer(draw(seeds), **sizes, dtype=draw(floats), padding=padding)
 
 
@@ -66,8 +66,8 @@ def layers_of(draw, P: int):
 @given(st.data())
 def test_any_number_of_ranks_is_its_oracle(on, dispatcher, group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"dispatcher": dispatcher(len(layer.x_ND)), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, group, capacity_experts, on=on, **how))
+    kwargs = {"dispatcher": dispatcher(len(layer.x_ND)), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, capacity_experts, on=on, **kwargs))
 
 
 @every_group
@@ -75,8 +75,8 @@ def test_any_number_of_ranks_is_its_oracle(on, dispatcher, group, data):
 @given(st.data())
 def test_grouped_on_the_host_it_is_its_oracle(group, data):
     layer = data.draw(layers_of(group.size))
-    how = {"dispatcher": AllGatherDispatcher(), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **how))
+    kwargs = {"dispatcher": AllGatherDispatcher(), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, group, grouped_experts, **kwargs))
 
 
 @every_dispatcher
@@ -97,8 +97,8 @@ def test_it_is_transformers(dispatcher, group):
 def test_everyone_may_choose_the_same_rank(on, dispatcher):
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # the second of four ranks
-    how = {"dispatcher": dispatcher(12), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how))
+    kwargs = {"dispatcher": dispatcher(12), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **kwargs))
 
 
 @host_kinds
@@ -107,8 +107,8 @@ def test_messages_that_do_not_fit_are_counted_and_every_rank_knows(on, send_capa
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5
     layer.position_N[6:9] = -1  # the third rank sends nothing
-    how = {"dispatcher": AllToAllDispatcher(send_capacity, capacity=12), **CHOICE}
-    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how)
+    kwargs = {"dispatcher": AllToAllDispatcher(send_capacity, capacity=12), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **kwargs)
     assert overflow_P.tolist() == [3 * max(0, 3 - send_capacity)] * 4
     expected_ND = oracle.moe_block(*layer, **CHOICE)
     expected_ND.reshape(4, 3, -1)[:, send_capacity:] = 0
@@ -121,8 +121,8 @@ def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, capacity)
     layer = random_layer(N=12, E=12)
     layer.bias_E[3:6] += 5  # everyone chooses these three
     layer.position_N[6:9] = -1
-    how = {"dispatcher": AllToAllDispatcher(send_capacity=3, capacity=capacity), **CHOICE}
-    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **how)
+    kwargs = {"dispatcher": AllToAllDispatcher(send_capacity=3, capacity=capacity), **CHOICE}
+    y_ND, overflow_P = on_ranks(layer, ThreadGroup(4), capacity_experts, on=on, **kwargs)
     assert overflow_P.tolist() == [3 * max(0, 9 - capacity)] * 4
     expected_ND = oracle.moe_block(*layer, **CHOICE)
     expected_ND[np.flatnonzero(layer.position_N >= 0)[capacity:]] = 0
@@ -135,8 +135,8 @@ def test_tokens_without_a_seat_are_counted_and_the_others_answered(on, capacity)
 def test_a_rank_of_padding_alone_still_answers_the_others(on, dispatcher, idle):
     layer = random_layer(N=6, E=6)
     layer.position_N[idle] = -1
-    how = {"dispatcher": dispatcher(3), **CHOICE}
-    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), capacity_experts, on=on, **how))
+    kwargs = {"dispatcher": dispatcher(3), **CHOICE}
+    assert_is_oracle(layer, on_ranks(layer, ThreadGroup(2), capacity_experts, on=on, **kwargs))
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_a_rank_of_padding_alone_still_answers_the_others(on, dispatcher, idle):
 )
 def test_a_mistaken_static_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        moe_block(**GOOD, expert_fn=silent, **(STATICS | wrong))
+        moe_block(**GOOD, expert_fn=zero_experts, **(STATICS | wrong))
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
 def test_a_mistaken_argument_is_named(name, wrong):
     with pytest.raises(ValueError, match=rf"moe_block: .*\b{name}\b"):
-        moe_block(**(GOOD | {name: wrong}), expert_fn=silent, **STATICS)
+        moe_block(**(GOOD | {name: wrong}), expert_fn=zero_experts, **STATICS)

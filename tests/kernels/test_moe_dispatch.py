@@ -1,4 +1,4 @@
-"""moe_dispatch: every token reaches every rank that it chose, once, and every answer comes back."""
+"""Tests of moe_dispatch: a token is sent once to each of its ranks, and its outputs are summed."""
 
 from typing import Any, NamedTuple
 
@@ -20,15 +20,15 @@ TOKENS = {
     "weight_NA": np.ones((3, 2), np.float32),
     "expert_NA": np.zeros((3, 2), np.int32),
 }
-SHARED = {"ranks": 2, "num_experts": 4, "send_capacity": 3}
-ANSWERS = {
+SIZES = {"ranks": 2, "num_experts": 4, "send_capacity": 3}
+OUTPUTS = {
     "output_PMD": np.ones((2, 3, 4), np.float32),
     "slot_NA": np.zeros((5, 2), np.int32),
 }
 
 
 class Step(NamedTuple):
-    """A step's tokens, where they go, and how many slots are enough for them."""
+    """The tokens of a step with their expert choices, and the number of ranks and experts."""
 
     x_ND: Any
     weight_NA: Any
@@ -36,45 +36,47 @@ class Step(NamedTuple):
     ranks: int
     experts: int
 
-    def packed(self, send_capacity: int, by=dispatch):
-        """Return what `by`, the kernel or the oracle, makes of the step."""
+    def dispatched(self, send_capacity: int, by=dispatch):
+        """Return the output of `by`, the kernel or its reference, for this step."""
         return by(
             *self[:3], ranks=self.ranks, num_experts=self.experts, send_capacity=send_capacity
         )
 
 
-def random_step(seed=0, *, N=9, A=2, P=4, share=2, padding=0.0, dtype=np.float32) -> Step:
-    """Return N tokens that chose A experts each, some of them padding."""
-    generator = np.random.default_rng(seed)
-    weight_NA, expert_NA = random_choices(generator, N=N, A=A, E=P * share)
-    expert_NA[generator.random(N) < padding] = P * share
-    return Step(generator.standard_normal((N, 4)).astype(dtype), weight_NA, expert_NA, P, P * share)
+def random_step(
+    seed=0, *, N=9, A=2, P=4, experts_per_rank=2, padding=0.0, dtype=np.float32
+) -> Step:
+    """Return N tokens with A expert choices each, some of them padding."""
+    generator, E = np.random.default_rng(seed), P * experts_per_rank
+    weight_NA, expert_NA = random_choices(generator, N=N, A=A, E=E)
+    expert_NA[generator.random(N) < padding] = E
+    return Step(generator.standard_normal((N, 4)).astype(dtype), weight_NA, expert_NA, P, E)
 
 
 @st.composite
 def steps(draw) -> Step:
-    P, share = draw(st.sampled_from([1, 2, 3, 8])), draw(st.integers(1, 4))
+    P, experts_per_rank = draw(st.sampled_from([1, 2, 3, 8])), draw(st.integers(1, 4))
     return random_step(
         draw(seeds),
         N=draw(st.integers(1, 12)),
-        A=draw(st.integers(1, min(5, P * share))),
+        A=draw(st.integers(1, min(5, P * experts_per_rank))),
         P=P,
-        share=share,
+        experts_per_rank=experts_per_rank,
         padding=draw(st.sampled_from([0.0, 0.4, 1.0])),
         dtype=draw(floats),
     )
 
 
 def occupied(buffers: DispatchBuffers, step: Step) -> np.ndarray:
-    """Return which slots hold a message, [P, M]."""
+    """Return a mask of the slots that hold a message, [P, M]."""
     return (buffers.expert_PMA < step.experts).any(axis=2)
 
 
-def echoed(buffers: DispatchBuffers, step: Step) -> np.ndarray:
-    """Return `output_PMD` of experts that give every token back, NaN where nobody is asked."""
-    share = step.experts // step.ranks
-    mine_PMA = buffers.expert_PMA // share == np.arange(step.ranks)[:, None, None]
-    weight_PM1 = np.sum(buffers.weight_PMA * mine_PMA, axis=2, keepdims=True)
+def identity_outputs(buffers: DispatchBuffers, step: Step) -> np.ndarray:
+    """Return `output_PMD` of identity experts, with NaN in empty slots."""
+    experts_per_rank = step.experts // step.ranks
+    local_PMA = buffers.expert_PMA // experts_per_rank == np.arange(step.ranks)[:, None, None]
+    weight_PM1 = np.sum(buffers.weight_PMA * local_PMA, axis=2, keepdims=True)
     output_PMD = buffers.x_PMD.astype(np.float32) * weight_PM1
     output_PMD[~occupied(buffers, step)] = np.nan
     return output_PMD
@@ -83,8 +85,8 @@ def echoed(buffers: DispatchBuffers, step: Step) -> np.ndarray:
 @every_kind
 @given(steps(), st.integers(1, 12))
 def test_what_arrives_is_what_the_oracle_sends(on, step, send_capacity):
-    buffers = DispatchBuffers(*step.packed(send_capacity, by=on(dispatch)))
-    messages, overflow = step.packed(send_capacity, by=oracle.dispatch)
+    buffers = DispatchBuffers(*step.dispatched(send_capacity, by=on(dispatch)))
+    messages, overflow = step.dispatched(send_capacity, by=oracle.dispatch)
     assert buffers.x_PMD.dtype == step.x_ND.dtype
     assert buffers.overflow_1.tolist() == [overflow]
     for rank, queue in enumerate(messages):
@@ -110,8 +112,8 @@ def test_what_comes_back_is_what_the_oracle_adds_up(on, drawn, A, seed):
 @every_kind
 @given(steps())
 def test_experts_that_give_tokens_back_give_the_step_back(on, step):
-    buffers = DispatchBuffers(*step.packed(len(step.x_ND), by=on(dispatch)))
-    y_ND = on(combine)(echoed(buffers, step), buffers.slot_NA)
+    buffers = DispatchBuffers(*step.dispatched(len(step.x_ND), by=on(dispatch)))
+    y_ND = on(combine)(identity_outputs(buffers, step), buffers.slot_NA)
     padding_N1 = np.min(step.expert_NA, axis=1, keepdims=True) == step.experts
     assert_agrees(y_ND, np.where(padding_N1, 0, step.x_ND.astype(np.float32)), scale=4)
 
@@ -131,7 +133,7 @@ def test_a_token_that_chose_two_experts_of_a_rank_travels_there_once(on):
 
 @given(steps())
 def test_there_are_as_many_messages_as_tokens_times_ranks(step):
-    buffers = step.packed(len(step.x_ND))
+    buffers = step.dispatched(len(step.x_ND))
     rank_NA = step.expert_NA // (step.experts // step.ranks)
     destinations = sum(len({*chosen} - {step.ranks}) for chosen in rank_NA.tolist())
     assert np.sum(occupied(buffers, step)) == destinations
@@ -141,30 +143,32 @@ def test_there_are_as_many_messages_as_tokens_times_ranks(step):
 @every_kind
 @given(steps(), st.integers(1, 4))
 def test_what_fits_is_right_though_more_was_sent(on, step, send_capacity):
-    buffers = DispatchBuffers(*step.packed(send_capacity, by=on(dispatch)))
-    messages, _ = step.packed(send_capacity, by=oracle.dispatch)
-    share = step.experts // step.ranks
+    buffers = DispatchBuffers(*step.dispatched(send_capacity, by=on(dispatch)))
+    messages, _ = step.dispatched(send_capacity, by=oracle.dispatch)
+    experts_per_rank = step.experts // step.ranks
     expected_ND = np.zeros(step.x_ND.shape)
     for rank, queue in enumerate(messages):
         for token, x_D, weights, experts in queue:
-            here = sum(w for w, e in zip(weights, experts, strict=True) if e // share == rank)
-            expected_ND[token] += here * x_D
-    assert_agrees(on(combine)(echoed(buffers, step), buffers.slot_NA), expected_ND, scale=4)
+            choices = zip(weights, experts, strict=True)
+            weight = sum(w for w, e in choices if e // experts_per_rank == rank)
+            expected_ND[token] += weight * x_D
+    y_ND = on(combine)(identity_outputs(buffers, step), buffers.slot_NA)
+    assert_agrees(y_ND, expected_ND, scale=4)
 
 
 @every_kind
 @pytest.mark.parametrize("N", [1, 2, 3, 31, 32, 33, 257])
 def test_a_rank_that_everyone_chose_hears_everyone_in_order(on, N):
     step = random_step(N=N, A=1)._replace(expert_NA=np.full((N, 1), 5, np.int32))
-    buffers = DispatchBuffers(*step.packed(N, by=on(dispatch)))
+    buffers = DispatchBuffers(*step.dispatched(N, by=on(dispatch)))
     np.testing.assert_array_equal(buffers.x_PMD[2], step.x_ND)
     assert np.sum(occupied(buffers, step)) == N
     for send_capacity in {1, N}:
-        assert step.packed(send_capacity).overflow_1.tolist() == [N - send_capacity]
+        assert step.dispatched(send_capacity).overflow_1.tolist() == [N - send_capacity]
 
 
 def test_a_negative_expert_is_nobodys():
-    buffers = dispatch(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SHARED)
+    buffers = dispatch(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SIZES)
     assert (buffers.slot_NA == 6).all()
     assert (buffers.expert_PMA == 4).all()
 
@@ -177,24 +181,24 @@ def test_experts_that_do_not_divide_and_missing_slots_are_refused(wrong):
     with pytest.raises(
         ValueError, match=r"dispatch: -?\d experts on -?\d ranks with send_capacity -?\d"
     ):
-        dispatch(**TOKENS, **(SHARED | wrong))
+        dispatch(**TOKENS, **(SIZES | wrong))
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**TOKENS))
 def test_a_mistaken_argument_of_dispatch_is_named(name, wrong):
     with pytest.raises(ValueError, match=rf"dispatch: .*\b{name}\b"):
-        dispatch(**(TOKENS | {name: wrong}), **SHARED)
+        dispatch(**(TOKENS | {name: wrong}), **SIZES)
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("output_PMD", ANSWERS["output_PMD"][0]),
-        ("output_PMD", ANSWERS["output_PMD"].astype(np.float64)),
-        ("slot_NA", ANSWERS["slot_NA"].astype(np.int64)),
+        ("output_PMD", OUTPUTS["output_PMD"][0]),
+        ("output_PMD", OUTPUTS["output_PMD"].astype(np.float64)),
+        ("slot_NA", OUTPUTS["slot_NA"].astype(np.int64)),
         ("slot_NA", [[0, 0]]),
     ],
 )
 def test_a_mistaken_argument_of_combine_is_named(name, wrong):
     with pytest.raises(ValueError, match=rf"combine: .*\b{name}\b"):
-        combine(**(ANSWERS | {name: wrong}))
+        combine(**(OUTPUTS | {name: wrong}))

@@ -1,4 +1,4 @@
-"""moe_expert, masked and seated experts: their oracles and transformers', and who answers whom."""
+"""Tests of moe_expert: one expert, masked experts, and experts with a capacity."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ SEVERAL = {
 
 
 def scalar_expert(gate: float, up: float) -> float:
-    """Return what one hidden channel with these two inputs answers."""
+    """Return the output of an expert with one hidden channel, for weights `gate` and `up`."""
     w_gate_11, w_up_11, one_11 = (np.full((1, 1), w, np.float32) for w in (gate, up, 1))
     return moe_expert(one_11, w_gate_11, w_up_11, one_11).item()
 
@@ -44,7 +44,7 @@ def test_an_expert_is_its_oracle(on, drawn, weights_dtype):
     weights = [w.astype(weights_dtype) for w in weights]
     y_ND = on(moe_expert)(x_ND, *weights)
     assert y_ND.dtype == np.float32
-    # Between the two matmuls bfloat16 tokens are bfloat16 again: they set the tolerance.
+    # Hidden activations are rounded to the tokens' dtype, which sets the tolerance.
     expected_ND = oracle.moe_expert(x_ND, *weights)
     assert_agrees(y_ND.astype(x_ND.dtype), expected_ND, scale=summed(x_ND, *weights))
 
@@ -53,14 +53,14 @@ def test_an_expert_is_its_oracle(on, drawn, weights_dtype):
 @given(layers(), st.integers(1, 4), seeds)
 def test_experts_are_their_oracle(on, layer, A, seed):
     E = len(layer.bias_E)
-    # Two ids beyond either end of the experts that are here.
+    # Two ids beyond either end of the local experts.
     weight_NA, expert_NA = random_choices(
         np.random.default_rng(seed), N=len(layer.x_ND), A=A, E=E + 4
     )
-    arguments = layer.x_ND, weight_NA, expert_NA - np.int32(2), *layer[4:]
-    y_ND = on(masked_experts)(*arguments)
+    args = layer.x_ND, weight_NA, expert_NA - np.int32(2), *layer[4:]
+    y_ND = on(masked_experts)(*args)
     assert y_ND.dtype == np.float32
-    expected_ND = oracle.masked_experts(*arguments)
+    expected_ND = oracle.masked_experts(*args)
     assert_agrees(y_ND.astype(layer.x_ND.dtype), expected_ND, scale=summed(layer.x_ND, *layer[4:]))
 
 
@@ -148,8 +148,8 @@ def test_a_mistaken_argument_of_one_expert_is_named(name, wrong):
         moe_expert(**(ONE | {name: wrong}))
 
 
-@pytest.mark.parametrize("several", [masked_experts, capacity_experts])
+@pytest.mark.parametrize("experts", [masked_experts, capacity_experts])
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**SEVERAL))
-def test_a_mistaken_argument_of_several_experts_is_named(several, name, wrong):
-    with pytest.raises(ValueError, match=rf"{several.__name__}: .*\b{name}\b"):
-        several(**(SEVERAL | {name: wrong}))
+def test_a_mistaken_argument_of_several_experts_is_named(experts, name, wrong):
+    with pytest.raises(ValueError, match=rf"{experts.__name__}: .*\b{name}\b"):
+        experts(**(SEVERAL | {name: wrong}))

@@ -1,4 +1,4 @@
-"""moe_router: its oracle and transformers', what the bias may do, and how ties are settled."""
+"""Tests of moe_router: against its reference and transformers, the bias, ties, and dtypes."""
 
 import ml_dtypes
 import numpy as np
@@ -23,12 +23,12 @@ GOOD = {
 }
 
 
-def routed(layer) -> tuple:
+def router_args(layer) -> tuple:
     return layer.x_ND, layer.w_router_ED, layer.bias_E
 
 
-def scattered(weight_NA, expert_NA, experts: int) -> np.ndarray:
-    """Return `weight_NE`: each token's weight of every expert, in whatever order they came."""
+def scatter(weight_NA, expert_NA, experts: int) -> np.ndarray:
+    """Return `weight_NE`: each token's weight of every expert, 0 for those it did not choose."""
     weight_NE = np.zeros((len(expert_NA), experts))
     np.put_along_axis(weight_NE, np.asarray(expert_NA, np.int64), np.asarray(weight_NA), axis=1)
     return weight_NE
@@ -37,9 +37,9 @@ def scattered(weight_NA, expert_NA, experts: int) -> np.ndarray:
 @every_kind
 @given(layers(), st.integers(1, 9), scalings)
 def test_it_is_its_oracle(on, layer, A, scaling):
-    how = {"experts_per_token": min(A, len(layer.bias_E)), "scaling": scaling}
-    weight_NA, expert_NA = on(moe_router)(*routed(layer), **how)
-    expected_NA, expected_expert_NA = oracle.moe_router(*routed(layer), **how)
+    kwargs = {"experts_per_token": min(A, len(layer.bias_E)), "scaling": scaling}
+    weight_NA, expert_NA = on(moe_router)(*router_args(layer), **kwargs)
+    expected_NA, expected_expert_NA = oracle.moe_router(*router_args(layer), **kwargs)
     assert (weight_NA.dtype, expert_NA.dtype) == (np.float32, np.int32)
     np.testing.assert_array_equal(expert_NA, expected_expert_NA)
     np.testing.assert_allclose(weight_NA, expected_NA, rtol=2e-6)
@@ -54,20 +54,20 @@ def test_it_is_transformers(E, A, scaling):
         w_router_ED=generator.standard_normal((E, 6)).astype(np.float32),
         bias_E=generator.standard_normal(E).astype(np.float32),
     )
-    how = {"experts_per_token": A, "scaling": scaling}
+    kwargs = {"experts_per_token": A, "scaling": scaling}
     with torch.no_grad():
-        _, *expected = transformers.router(layer, **how)(torch.tensor(layer.x_ND))
-    actual = moe_router(*routed(layer), **how)
-    np.testing.assert_allclose(scattered(*actual, E), scattered(*expected, E), rtol=2e-6)
+        _, *expected = transformers.router(layer, **kwargs)(torch.tensor(layer.x_ND))
+    actual = moe_router(*router_args(layer), **kwargs)
+    np.testing.assert_allclose(scatter(*actual, E), scatter(*expected, E), rtol=2e-6)
 
 
 @every_kind
 @given(layers())
 def test_scores_are_those_that_weigh(on, layer):
-    """All experts chosen: their weights are the scores, over their sum."""
+    """If all experts are chosen, their weights are the scores over their sum."""
     score_NE = on(router_scores)(layer.x_ND, layer.w_router_ED)
-    how = {"experts_per_token": len(layer.bias_E), "scaling": 1.0}
-    expected_NE = scattered(*oracle.moe_router(*routed(layer), **how), len(layer.bias_E))
+    kwargs = {"experts_per_token": len(layer.bias_E), "scaling": 1.0}
+    expected_NE = scatter(*oracle.moe_router(*router_args(layer), **kwargs), len(layer.bias_E))
     total_N1 = np.sum(score_NE, axis=1, keepdims=True)
     assert score_NE.dtype == np.float32
     np.testing.assert_allclose(score_NE / total_N1, expected_NE, rtol=2e-6)
@@ -75,27 +75,29 @@ def test_scores_are_those_that_weigh(on, layer):
 
 @given(three_or_more, scalings)
 def test_weights_sum_to_the_scaling(layer, scaling):
-    weight_NA, _ = moe_router(*routed(layer), experts_per_token=3, scaling=scaling)
+    weight_NA, _ = moe_router(*router_args(layer), experts_per_token=3, scaling=scaling)
     np.testing.assert_allclose(weight_NA.sum(axis=1), scaling, rtol=1e-6)
 
 
 @given(three_or_more, st.sampled_from([0.5, 3.0]))
 def test_the_bias_never_weighs(layer, favour):
-    # What lifts a token's chosen experts alone leaves its choice, and must leave every bit.
+    # A larger bias of the chosen experts alone keeps the choice, and must keep every bit.
     for n in range(len(layer.x_ND)):
         one = layer._replace(x_ND=layer.x_ND[n : n + 1])
-        weight_1A, expert_1A = moe_router(*routed(one), experts_per_token=3, scaling=1.0)
+        weight_1A, expert_1A = moe_router(*router_args(one), experts_per_token=3, scaling=1.0)
         one.bias_E[expert_1A[0]] += np.float32(favour)
-        again_1A, again_expert_1A = moe_router(*routed(one), experts_per_token=3, scaling=1.0)
-        np.testing.assert_array_equal(again_expert_1A, expert_1A)
-        np.testing.assert_array_equal(again_1A, weight_1A)
+        actual_1A, actual_expert_1A = moe_router(
+            *router_args(one), experts_per_token=3, scaling=1.0
+        )
+        np.testing.assert_array_equal(actual_expert_1A, expert_1A)
+        np.testing.assert_array_equal(actual_1A, weight_1A)
 
 
 @given(three_or_more, st.data())
 def test_the_bias_chooses(layer, data):
     favourite = data.draw(st.integers(0, len(layer.bias_E) - 1))
     layer.bias_E[favourite] = 5
-    _, expert_NA = moe_router(*routed(layer), experts_per_token=2, scaling=1.0)
+    _, expert_NA = moe_router(*router_args(layer), experts_per_token=2, scaling=1.0)
     assert (expert_NA[:, 0] == favourite).all()
 
 
@@ -104,10 +106,10 @@ def test_permuted_experts_are_chosen_under_their_new_numbers(seed):
     layer = random_layer(seed)
     bias_E = layer.bias_E + np.arange(8, dtype=np.float32) / 64  # no ties
     order_E = np.random.default_rng(seed).permutation(8)
-    how = {"experts_per_token": 3, "scaling": 1.0}
-    weight_NA, expert_NA = moe_router(layer.x_ND, layer.w_router_ED, bias_E, **how)
+    kwargs = {"experts_per_token": 3, "scaling": 1.0}
+    weight_NA, expert_NA = moe_router(layer.x_ND, layer.w_router_ED, bias_E, **kwargs)
     permuted = layer.w_router_ED[order_E], bias_E[order_E]
-    permuted_weight_NA, permuted_expert_NA = moe_router(layer.x_ND, *permuted, **how)
+    permuted_weight_NA, permuted_expert_NA = moe_router(layer.x_ND, *permuted, **kwargs)
     np.testing.assert_array_equal(order_E[permuted_expert_NA], expert_NA)
     np.testing.assert_allclose(permuted_weight_NA, weight_NA, rtol=1e-6)
 
@@ -125,11 +127,11 @@ def test_of_equal_experts_the_lowest_is_chosen(on):
 @every_kind
 @given(three_or_more)
 def test_bfloat16_tokens_are_routed_in_float32(on, layer):
-    how = {"experts_per_token": 3, "scaling": 1.0}
-    narrow = layer.x_ND.astype(ml_dtypes.bfloat16), *routed(layer)[1:]
-    wide = layer.x_ND.astype(np.float32), *routed(layer)[1:]
-    weight_NA, expert_NA = on(moe_router)(*narrow, **how)
-    expected_NA, expected_expert_NA = on(moe_router)(*wide, **how)
+    kwargs = {"experts_per_token": 3, "scaling": 1.0}
+    narrow = layer.x_ND.astype(ml_dtypes.bfloat16), *router_args(layer)[1:]
+    wide = layer.x_ND.astype(np.float32), *router_args(layer)[1:]
+    weight_NA, expert_NA = on(moe_router)(*narrow, **kwargs)
+    expected_NA, expected_expert_NA = on(moe_router)(*wide, **kwargs)
     np.testing.assert_array_equal(expert_NA, expected_expert_NA)
     np.testing.assert_array_equal(weight_NA, expected_NA)
 

@@ -1,4 +1,4 @@
-"""ops: what NumPy lacks does what it says, on arrays of either kind."""
+"""Tests of ops: matmul, top-k, sigmoid, constants and writes, on every kind of tensor."""
 
 import ml_dtypes
 import numpy as np
@@ -156,7 +156,7 @@ def test_rows_are_neither_cast_nor_broadcast(wrong):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "args"),
     [
         ("matmul", (np.ones((1, 1)),)),
         ("top_k", (1,)),
@@ -165,6 +165,6 @@ def test_rows_are_neither_cast_nor_broadcast(wrong):
         ("put_rows", (np.zeros(1, np.int32), np.ones(1))),
     ],
 )
-def test_a_tensor_of_unknown_kind_is_named(name, arguments):
+def test_a_tensor_of_unknown_kind_is_named(name, args):
     with pytest.raises(TypeError, match=f"{name}: no implementation for <class 'memoryview'>"):
-        getattr(ops, name)(memoryview(b""), *arguments)
+        getattr(ops, name)(memoryview(b""), *args)

@@ -1,4 +1,4 @@
-"""rmsnorm: its oracle and transformers', and what a mean of squares means."""
+"""Tests of rmsnorm: against its reference and transformers, and its properties."""
 
 import ml_dtypes
 import numpy as np

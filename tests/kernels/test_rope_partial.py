@@ -1,4 +1,4 @@
-"""rope_partial: its oracles and transformers', and what makes it an embedding of positions."""
+"""Tests of rope_partial: against its references and transformers, and its properties."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ position = st.integers(0, LENGTH - 1)
 thetas = pytest.mark.parametrize("theta", [FULL, SLIDING])
 
 
-def at(x_BTHQ, position: int, table=TABLE):
+def rotate(x_BTHQ, position: int, table=TABLE):
     return rope_partial(x_BTHQ, np.full(x_BTHQ.shape[:2], position, np.int32), *table)
 
 
@@ -55,8 +55,8 @@ def test_it_is_its_oracle(on, drawn, rotary_dim, theta, data):
 @thetas
 @pytest.mark.parametrize("rotary_dim", [2, 6, 64])
 def test_the_table_is_its_oracle(theta, rotary_dim):
-    numbers = {"length": 50, "rotary_dim": rotary_dim, "theta": theta}
-    for actual, expected in zip(rope_table(**numbers), oracle.rope_table(**numbers), strict=True):
+    kwargs = {"length": 50, "rotary_dim": rotary_dim, "theta": theta}
+    for actual, expected in zip(rope_table(**kwargs), oracle.rope_table(**kwargs), strict=True):
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)
 
@@ -67,9 +67,9 @@ def test_angles_are_exact_at_the_end_of_the_context(theta):
     cos_LR, sin_LR = rope_table(length=last + 1, rotary_dim=ROTARY_DIM, theta=theta)
     x_BTHQ = np.zeros((1, 1, 1, ROTARY_DIM), np.float32)
     x_BTHQ[..., :R] = 1
-    turned = oracle.rope_at(x_BTHQ, np.array([[last]]), rotary_dim=ROTARY_DIM, theta=theta)
+    rotated = oracle.rope_at(x_BTHQ, np.array([[last]]), rotary_dim=ROTARY_DIM, theta=theta)
     np.testing.assert_allclose(
-        np.concatenate([cos_LR[last], sin_LR[last]]), turned[0, 0, 0], rtol=0, atol=1e-7
+        np.concatenate([cos_LR[last], sin_LR[last]]), rotated[0, 0, 0], rtol=0, atol=1e-7
     )
 
 
@@ -90,8 +90,8 @@ def test_it_is_transformers(layer_type):
     )
     theta = config.rope_parameters[layer_type]["rope_theta"]
     table = rope_table(length=130, rotary_dim=64, theta=theta)
-    for x_BTHQ, turned in zip((q_BTHQ, k_BTKQ), expected, strict=True):
-        assert_agrees(rope_partial(x_BTHQ, position_BT, *table), turned.transpose(1, 2).numpy())
+    for x_BTHQ, rotated in zip((q_BTHQ, k_BTKQ), expected, strict=True):
+        assert_agrees(rope_partial(x_BTHQ, position_BT, *table), rotated.transpose(1, 2).numpy())
 
 
 @given(heads, position)
@@ -99,41 +99,43 @@ def test_every_pair_keeps_its_length(x_BTHQ, position):
     def length(x):
         return np.hypot(x[..., :R], x[..., R:ROTARY_DIM])
 
-    np.testing.assert_allclose(length(at(x_BTHQ, position)), length(x_BTHQ), rtol=1e-5)
+    np.testing.assert_allclose(length(rotate(x_BTHQ, position)), length(x_BTHQ), rtol=1e-5)
 
 
 @given(heads, position)
 def test_the_other_channels_pass_untouched(x_BTHQ, position):
-    np.testing.assert_array_equal(at(x_BTHQ, position)[..., ROTARY_DIM:], x_BTHQ[..., ROTARY_DIM:])
+    np.testing.assert_array_equal(
+        rotate(x_BTHQ, position)[..., ROTARY_DIM:], x_BTHQ[..., ROTARY_DIM:]
+    )
 
 
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
-def test_a_score_depends_on_the_distance_only(here, gap, shift):
-    q_BTHQ, k_BTHQ = np.random.default_rng(here).standard_normal((2, 1, 1, 1, Q)).astype("f4")
+def test_a_score_depends_on_the_distance_only(position, gap, shift):
+    q_BTHQ, k_BTHQ = np.random.default_rng(position).standard_normal((2, 1, 1, 1, Q)).astype("f4")
 
     def score(query, key):
-        return float(np.sum(at(q_BTHQ, query) * at(k_BTHQ, key)))
+        return float(np.sum(rotate(q_BTHQ, query) * rotate(k_BTHQ, key)))
 
-    moved = score(here + gap + shift, here + shift)
-    assert score(here + gap, here) == pytest.approx(moved, abs=1e-4)
+    shifted = score(position + gap + shift, position + shift)
+    assert score(position + gap, position) == pytest.approx(shifted, abs=1e-4)
 
 
 @pytest.mark.parametrize("r", range(R))
 def test_a_channel_is_paired_with_the_one_half_a_rotation_further(r):
     x_BTHQ = np.zeros((1, 1, 1, Q), np.float32)
     x_BTHQ[..., r] = 1
-    (turned,) = np.nonzero(at(x_BTHQ, 7)[0, 0, 0])
-    assert set(turned) == {r, r + R}
+    (rotated,) = np.nonzero(rotate(x_BTHQ, 7)[0, 0, 0])
+    assert set(rotated) == {r, r + R}
 
 
 def test_theta_matters():
     x_BTHQ = GOOD["x_BTHQ"]
     other = rope_table(length=LENGTH, rotary_dim=ROTARY_DIM, theta=FULL)
-    assert np.max(np.abs(at(x_BTHQ, 100) - at(x_BTHQ, 100, other))) > 0.5
+    assert np.max(np.abs(rotate(x_BTHQ, 100) - rotate(x_BTHQ, 100, other))) > 0.5
 
 
 def test_padding_turns_as_position_0_which_does_not_turn():
-    np.testing.assert_array_equal(at(GOOD["x_BTHQ"], -1), GOOD["x_BTHQ"])
+    np.testing.assert_array_equal(rotate(GOOD["x_BTHQ"], -1), GOOD["x_BTHQ"])
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))

@@ -1,4 +1,4 @@
-"""sampling: the largest logit and the k largest, best first, the lowest id of equal ones."""
+"""Tests of sampling: greedy and top-k against their references, torch, and on ties."""
 
 import ml_dtypes
 import numpy as np

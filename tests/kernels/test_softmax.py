@@ -1,4 +1,4 @@
-"""softmax: its oracle, the sink's share, and that a masked key may hold anything."""
+"""Tests of softmax: against its reference, sinks, and masked scores."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.support.drawn import FLOATS, tensors
 from tests.support.kinds import every_kind
 from tests.support.mistakes import mistakes
 
-# Scores are a matmul's answer, and always float32; a sink is stored as weights are.
+# Scores are the output of a matmul, always float32; sinks have the dtype of the weights.
 rows = tensors("score_BKGTS", "visible_BTS", "sink_H", dtypes=st.just(FLOATS[0]))
 GOOD = {
     "score_BKGTS": np.zeros((2, 3, 2, 4, 5), np.float32),
@@ -21,7 +21,7 @@ GOOD = {
 }
 
 
-def none_like(sink_H) -> np.ndarray:
+def no_sinks(sink_H) -> np.ndarray:
     return np.full(sink_H.shape, NO_SINK, np.float32)
 
 
@@ -37,7 +37,7 @@ def test_it_is_its_oracle(on, drawn, sink_dtype):
 def test_a_row_sums_to_what_the_sink_leaves(drawn):
     score_BKGTS, visible_BTS, sink_H = drawn
     assert (np.sum(softmax(*drawn), axis=-1) <= 1 + 1e-6).all()
-    total_BKGT = np.sum(softmax(score_BKGTS, visible_BTS, none_like(sink_H)), axis=-1)
+    total_BKGT = np.sum(softmax(score_BKGTS, visible_BTS, no_sinks(sink_H)), axis=-1)
     sees_BKGT = np.broadcast_to(visible_BTS.any(-1)[:, None, None], total_BKGT.shape)
     np.testing.assert_allclose(total_BKGT, sees_BKGT.astype(np.float32), atol=1e-6)
 
@@ -45,15 +45,15 @@ def test_a_row_sums_to_what_the_sink_leaves(drawn):
 @given(rows)
 def test_a_sink_only_shrinks(drawn):
     score_BKGTS, visible_BTS, sink_H = drawn
-    without = softmax(score_BKGTS, visible_BTS, none_like(sink_H))
+    without = softmax(score_BKGTS, visible_BTS, no_sinks(sink_H))
     assert (softmax(*drawn) <= without + 1e-7).all()
 
 
 @given(rows, st.floats(-10, 10, width=32))
 def test_scores_and_sink_may_move_together(drawn, shift):
     score_BKGTS, visible_BTS, sink_H = drawn
-    moved = softmax(score_BKGTS + np.float32(shift), visible_BTS, sink_H + np.float32(shift))
-    np.testing.assert_allclose(moved, softmax(*drawn), atol=2e-5)
+    shifted = softmax(score_BKGTS + np.float32(shift), visible_BTS, sink_H + np.float32(shift))
+    np.testing.assert_allclose(shifted, softmax(*drawn), atol=2e-5)
 
 
 @pytest.mark.parametrize("S", [1, 7, 100])

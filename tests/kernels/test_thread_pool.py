@@ -1,4 +1,4 @@
-"""thread_pool: every index once, whoever asks, from wherever, and whatever fails."""
+"""Tests of thread_pool: every index runs once, from any thread, and failures are raised."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from mimo_v2_flash.parallel import ThreadGroup
 
 @pytest.fixture(autouse=True, params=[1, 2, 5])
 def thread_count(request, monkeypatch):
-    """Pretend that there are so many cores, with a pool of that size."""
+    """Set the number of cores, and so of threads, to 1, 2 and 5."""
     monkeypatch.setattr(thread_pool, "threads", lambda: request.param)
     thread_pool._pool.cache_clear()
     yield request.param
@@ -23,7 +23,7 @@ def thread_count(request, monkeypatch):
 
 
 def indices(count: int) -> list[int]:
-    """Return the indices that `parallel_for` hands out, sorted."""
+    """Return the indices that `parallel_for` calls its function with, sorted."""
     seen: list[int] = []
     parallel_for(seen.append, count)
     return sorted(seen)
@@ -35,9 +35,9 @@ def test_every_index_comes_once(count):
 
 
 def test_all_threads_work_at_once(thread_count):
-    meeting = threading.Barrier(thread_count, timeout=30)
-    parallel_for(lambda _: meeting.wait(), thread_count)
-    assert not meeting.broken
+    barrier = threading.Barrier(thread_count, timeout=30)
+    parallel_for(lambda _: barrier.wait(), thread_count)
+    assert not barrier.broken
 
 
 def test_the_caller_works_too():
@@ -48,22 +48,20 @@ def test_the_caller_works_too():
 
 def test_from_inside_a_worker_everything_is_done_one_by_one():
     seen: Counter[tuple[int, int]] = Counter()
-    places: dict[int, set[int]] = {outer: set() for outer in range(20)}
+    thread_ids: dict[int, set[int]] = {outer: set() for outer in range(20)}
 
     def inner(outer: int, index: int) -> None:
         seen[outer, index] += 1
-        places[outer].add(threading.get_ident())
+        thread_ids[outer].add(threading.get_ident())
 
-    def outer(which: int) -> None:
-        before = threading.get_ident()
-        parallel_for(lambda index: inner(which, index), 7)
-        assert places[which] == {before}
+    def run_inner(outer: int) -> None:
+        thread_id = threading.get_ident()
+        parallel_for(lambda index: inner(outer, index), 7)
+        assert thread_ids[outer] == {thread_id}
 
-    for which in range(20):
-        places[which].clear()
-    parallel_for(outer, 20)
+    parallel_for(run_inner, 20)
     expected = {(outer, index): 1 for outer in range(20) for index in range(7)}
-    if thread_pool.threads() > 1:  # alone, nobody is inside a worker
+    if thread_pool.threads() > 1:  # with one thread, no call is inside a worker
         assert seen == expected
 
 
@@ -76,35 +74,34 @@ def test_inside_a_worker_no_other_thread_is_free(thread_count):
 
 def test_afterwards_the_caller_is_no_worker(thread_count):
     indices(10)
-    meeting = threading.Barrier(thread_count, timeout=30)
-    parallel_for(lambda _: meeting.wait(), thread_count)  # one by one, nobody would come
+    barrier = threading.Barrier(thread_count, timeout=30)
+    parallel_for(lambda _: barrier.wait(), thread_count)  # calls one by one would wait for ever
 
 
 @pytest.mark.parametrize("bad", [{0}, {3}, {7}, set(range(8))])
 def test_a_failure_is_raised_after_the_others_have_finished(bad):
-    working, left = threading.Semaphore(0), []
+    finished: list[int] = []
 
     def work(index: int) -> None:
-        working.release()
         if index in bad:
             raise KeyError(index)
         time.sleep(0.02)
-        left.append(index)
+        finished.append(index)
 
     with pytest.raises(KeyError) as raised:
         parallel_for(work, 8)
     assert raised.value.args[0] in bad
-    finished = len(left)
+    count = len(finished)
     time.sleep(0.05)
-    assert len(left) == finished  # nobody works on
+    assert len(finished) == count  # no thread still works
     assert indices(100) == list(range(100))
 
 
 def test_a_failure_of_any_thread_is_heard(thread_count):
-    meeting, caller = threading.Barrier(thread_count, timeout=30), threading.get_ident()
+    barrier, caller = threading.Barrier(thread_count, timeout=30), threading.get_ident()
 
     def work(_: int) -> None:
-        meeting.wait()
+        barrier.wait()
         if threading.get_ident() != caller or thread_count == 1:
             raise KeyError("elsewhere")
 
@@ -114,10 +111,10 @@ def test_a_failure_of_any_thread_is_heard(thread_count):
 
 def test_many_callers_do_not_wait_for_each_other():
     def program(rank: int) -> list[list[int]]:
-        return [indices(rank + turn) for turn in range(30)]
+        return [indices(rank + call) for call in range(30)]
 
-    answers = ThreadGroup(4).run(program)
-    assert answers == [[list(range(r + turn)) for turn in range(30)] for r in range(4)]
+    outputs = ThreadGroup(4).run(program)
+    assert outputs == [[list(range(rank + call)) for call in range(30)] for rank in range(4)]
 
 
 AFTER_FORK = """
@@ -142,7 +139,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(threading, "_after_fork"), reason="no fork on this system")
 def test_a_forked_child_has_threads_of_its_own(thread_count):
-    if thread_count == 1:  # the program itself says how many threads it has
+    if thread_count == 1:  # the program sets its number of threads
         subprocess.run([sys.executable, "-c", AFTER_FORK], check=True, timeout=60)
 
 

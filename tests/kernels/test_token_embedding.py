@@ -1,4 +1,4 @@
-"""token_embedding: a row of the table per token, bit by bit."""
+"""Tests of token_embedding: against its reference and torch, equal to the bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""traced_ops: every operation traces into a program whose answer has NumPy's shape and dtype."""
+"""Tests of traced_ops: every operation traces, and its output has NumPy's shape and dtype."""
 
 import ml_dtypes
 import numpy as np
@@ -66,10 +66,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("program", "arguments", "dtype", "shape"), CASES.values(), ids=CASES)
-def test_it_traces(program, arguments, dtype, shape):
+@pytest.mark.parametrize(("program", "args", "dtype", "shape"), CASES.values(), ids=CASES)
+def test_it_traces(program, args, dtype, shape):
     trace = pytest.importorskip("nkipy.core.trace")
-    module = trace.NKIPyKernel.trace(program).specialize(*arguments)
+    module = trace.NKIPyKernel.trace(program).specialize(*args)
     assert module.to_proto().ByteSize()
-    answer, *_ = module.outputs
-    assert (tuple(answer.shape), np.dtype(answer.dtype)) == (shape, np.dtype(dtype))
+    output, *_ = module.outputs
+    assert (tuple(output.shape), np.dtype(output.dtype)) == (shape, np.dtype(dtype))

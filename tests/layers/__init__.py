@@ -1,1 +1,1 @@
-"""One file per layer."""
+"""Tests of the layers, one file per module."""

@@ -1,4 +1,4 @@
-"""Attention is transformers' module of the same weights, with the past in a cache or without."""
+"""Attention layer against transformers' module with equal weights, with and without a KV cache."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from mimo_v2_flash.kv_cache import new_cache, slot_mapping
 from mimo_v2_flash.layers.attention import Attention, AttentionMetadata
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
-from tests.support.oracle import overheard
+from tests.support.oracle import layer_io
 from tests.support.steps import positions
 from tests.support.tiny import random_tokens, recipes, tiny
 
@@ -28,7 +28,7 @@ every_layer = pytest.mark.parametrize("index", LAYERS)
 
 
 def empty_cache(model, index: int) -> tuple[KVCache, int]:
-    """Return a layer's cache for one sequence, and its slots."""
+    """Return a layer's empty KV cache for one sequence, and its number of slots."""
     cache = new_cache(model.config.layers, batch_size=1, max_length=LENGTH)
     return cache.layers[index], cache.slots[index]
 
@@ -39,25 +39,25 @@ def step_at(spec: AttentionSpec, position_BT, slots: int) -> AttentionMetadata:
 
 
 def attended(model, index: int, x_BTD, *, chunks, query_block=4) -> np.ndarray:
-    """Return what the layer says of `x_BTD`, shown in `chunks`."""
+    """Return the layer's output for `x_BTD`, computed in chunks of `chunks` tokens."""
     spec, (cache, slots) = model.config.layers[index].attention, empty_cache(model, index)
     layer = Attention(spec, SoloGroup(), query_block)
-    weights, start, parts = model.weights.layers[index].attention, 0, []
+    weights, start, outputs = model.weights.layers[index].attention, 0, []
     for count in chunks:
         step = step_at(spec, positions([start], [count], count), slots)
         x = x_BTD[:, start : start + count]
-        parts.append(layer(x, step, cache, weights, kv_length=min(start, slots)))
+        outputs.append(layer(x, step, cache, weights, kv_length=min(start, slots)))
         start += count
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(outputs, axis=1)
 
 
 @settings(max_examples=10)
 @given(recipes(), st.integers(1, LENGTH), st.integers(1, LENGTH))
 def test_every_layer_is_transformers(recipe, length, query_block):
     model = tiny(recipe)
-    heard = overheard(model, random_tokens(model, length))
+    expected = layer_io(model, random_tokens(model, length))
     for index in range(len(recipe.layers)):
-        x_BTD, expected_BTD = heard[f"{index}.self_attn"]
+        x_BTD, expected_BTD = expected[f"{index}.self_attn"]
         y_BTD = attended(model, index, x_BTD, chunks=[length], query_block=query_block)
         assert_agrees(y_BTD, expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
 
@@ -65,7 +65,7 @@ def test_every_layer_is_transformers(recipe, length, query_block):
 @every_layer
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [13, 1, 1, 9, 6], [29, 1]])
 def test_with_the_past_in_its_cache_it_is_transformers(index, chunks):
-    x_BTD, expected_BTD = overheard(MODEL, random_tokens(MODEL, LENGTH))[f"{index}.self_attn"]
+    x_BTD, expected_BTD = layer_io(MODEL, random_tokens(MODEL, LENGTH))[f"{index}.self_attn"]
     y_BTD = attended(MODEL, index, x_BTD, chunks=chunks)
     assert_agrees(y_BTD, expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
 
@@ -90,32 +90,32 @@ def test_it_answers_in_the_dtype_of_the_stream(index):
 
 
 def test_a_full_layer_may_have_sinks_as_a_sliding_one():
-    # Transformers never gives it any: a window that nothing leaves is the same without one.
+    # transformers has no such layer. A window as long as the step is equal to no window.
     index = next(index for index in LAYERS if SPECS[index].has_sink)
     x_BTD = np.random.default_rng(0).standard_normal((1, 9, 23)).astype(np.float32)
-    answers = []
+    outputs = []
     for window in (NO_WINDOW, 9):
         layer = Attention(replace(SPECS[index], window=window), SoloGroup(), 4)
         step = step_at(SPECS[index], positions([0], [9], 9), LENGTH)
         cache, _ = empty_cache(MODEL, 0)
         wide = KVCache(*(np.repeat(part, 2, axis=1) for part in cache[:2]), cache.position_Z)
-        answers.append(layer(x_BTD, step, wide, WEIGHTS[index], kv_length=0))
-    assert_agrees(*answers)
+        outputs.append(layer(x_BTD, step, wide, WEIGHTS[index], kv_length=0))
+    assert_agrees(*outputs)
 
 
-class Doubling(SoloGroup):
-    """A second rank that always has the same."""
+class DoublingGroup(SoloGroup):
+    """A fake group of two ranks with equal tensors."""
 
     def all_reduce(self, x):
-        """Return the sum of both."""
+        """Return the sum of both ranks' tensors."""
         return 2 * x
 
 
 def test_the_shares_of_all_ranks_are_added_up():
     x_BTD = np.random.default_rng(0).standard_normal((1, 1, 23)).astype(np.float32)
-    answers = []
-    for group in (SoloGroup(), Doubling()):
+    outputs = []
+    for group in (SoloGroup(), DoublingGroup()):
         cache, slots = empty_cache(MODEL, 0)
         step = step_at(SPECS[0], positions([0], [1], 1), slots)
-        answers.append(Attention(SPECS[0], group, 4)(x_BTD, step, cache, WEIGHTS[0], kv_length=0))
-    np.testing.assert_array_equal(2 * answers[0], answers[1])
+        outputs.append(Attention(SPECS[0], group, 4)(x_BTD, step, cache, WEIGHTS[0], kv_length=0))
+    np.testing.assert_array_equal(2 * outputs[0], outputs[1])

@@ -1,4 +1,4 @@
-"""A decoder layer is transformers', and its kind is chosen once, when it is built."""
+"""Decoder layer against transformers', and `DecoderLayer.build`."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
-from tests.support.oracle import decided, overheard
+from tests.support.oracle import decided, layer_io
 from tests.support.ranks import FIRST
 from tests.support.tiny import Tiny, random_tokens, recipes, tiny
 
@@ -23,7 +23,7 @@ SOLO = SoloGroup()
 
 
 def decoded(model: Tiny, index: int, x_BTD) -> np.ndarray:
-    """Return what layer `index` makes of a prompt."""
+    """Return the output of layer `index` for a prompt."""
     (B, T, _), spec = x_BTD.shape, model.config.layers[index]
     cache = new_cache((spec,), batch_size=B, max_length=T)
     position_BT = np.tile(np.arange(T, dtype=np.int32), (B, 1))
@@ -41,9 +41,9 @@ def test_every_layer_is_transformers(recipe, seed):
     model = tiny(recipe)
     token_T = random_tokens(model, 20, seed=seed)
     decided(model, token_T)
-    heard = overheard(model, token_T)
+    expected = layer_io(model, token_T)
     for index in range(len(recipe.layers)):
-        x_BTD, expected_BTD = heard[str(index)]
+        x_BTD, expected_BTD = expected[str(index)]
         y_BTD = decoded(model, index, x_BTD)
         assert_agrees(y_BTD, expected_BTD, scale=5 * np.max(np.abs(expected_BTD)))
 
@@ -65,7 +65,5 @@ def test_a_layer_with_experts_is_a_mixture_and_another_one_is_dense():
 
 def test_equal_layers_are_one_key():
     dense, sliding, *_ = tiny().config.layers
-    assert (
-        len({DecoderLayer.build(spec, SOLO, SOLO) for spec in (dense, sliding, replace(dense))})
-        == 2
-    )
+    specs = dense, sliding, replace(dense)
+    assert len({DecoderLayer.build(spec, SOLO, SOLO) for spec in specs}) == 2

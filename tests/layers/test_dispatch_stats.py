@@ -1,4 +1,4 @@
-"""A record of known traffic: all tokens to one rank, one token, every expert, many tokens."""
+"""Dispatch statistics of known traffic: all tokens to one rank, one token, every expert, many."""
 
 import numpy as np
 import pytest
@@ -11,73 +11,73 @@ from mimo_v2_flash.layers.eager_dispatchers import DISPATCHERS, RaggedAllToAllDi
 from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from tests.support.spread import admitting, exchanges, favouring, plans
+from tests.support.spread import admitting, dispatchers, favouring, plans
 from tests.support.tiny import KINDS, Recipe, random_tokens, recipes, running, tiny
 
 SPARSE = (KINDS[1], KINDS[0], KINDS[3])  # two layers of experts, and a dense one between them
 LAYERS = 2
 RECIPE = Recipe(layers=SPARSE, experts=16, experts_per_token=2)
 D, A = RECIPE.hidden, RECIPE.experts_per_token
-THERE_AND_BACK, CHOICES = 2 * D * 4, A * (4 + 4)  # bytes
+TOKEN_AND_OUTPUT, ROUTING = 2 * D * 4, A * (4 + 4)  # bytes
 
 
 def recorded(
-    model, plan, token_BT, exchange=None
+    model, plan, token_BT, dispatcher=None
 ) -> tuple[dict[str, DispatchStats], list, np.ndarray]:
-    """Return what all ranks sent in one step, what each did, and the logits."""
+    """Return the statistics of one step, summed over all ranks and of each rank, and the logits."""
     group = ThreadGroup(plan.world_size)
 
     def program(rank: int):
-        record = DispatchStatsBackend()
-        ours = running(model, group=group, plan=plan, backend=record, exchange=exchange)
+        backend = DispatchStatsBackend()
+        ours = running(model, group=group, plan=plan, backend=backend, exchange=dispatcher)
         logits = ours.forward(token_BT)
         return (
-            {name: way.total(group) for name, way in record.by_dispatcher.items()},
-            record.by_dispatcher,
+            {name: stats.total(group) for name, stats in backend.by_dispatcher.items()},
+            backend.by_dispatcher,
             logits,
         )
 
-    totals, mine, logits = zip(*group.run(program), strict=True)
+    totals, by_rank, logits = zip(*group.run(program), strict=True)
     for other in totals[1:]:
         np.testing.assert_equal(vars(other["all_to_all"]), vars(totals[0]["all_to_all"]))
-    return totals[0], list(mine), logits[0]
+    return totals[0], list(by_rank), logits[0]
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.data(), st.sampled_from([1, 2, 4]), recipes(), exchanges, st.integers(1, 20))
-def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, exchange, length):
+@given(st.data(), st.sampled_from([1, 2, 4]), recipes(), dispatchers, st.integers(1, 20))
+def test_recording_changes_nothing_and_no_pair_is_lost(data, world, recipe, dispatcher, length):
     plan = data.draw(plans(world))
     model = tiny(admitting(recipe, plan))
     token_BT = random_tokens(model, 3, length)
     group = ThreadGroup(world)
-    totals, _, logits = recorded(model, plan, token_BT, exchange)
-    options = {"group": group, "plan": plan, "exchange": exchange}
+    totals, _, logits = recorded(model, plan, token_BT, dispatcher)
+    options = {"group": group, "plan": plan, "exchange": dispatcher}
     plain = group.run(lambda _: running(model, **options).forward(token_BT))[0]
     np.testing.assert_array_equal(logits, plain)
     sparse = [spec for spec in model.config.layers if spec.num_experts]
-    assert sum(way.tokens for way in totals.values()) == token_BT.size * len(sparse)
-    for way in totals.values():
-        assert way.computed == way.pairs == way.tokens * model.config.num_experts_per_tok
+    assert sum(stats.tokens for stats in totals.values()) == token_BT.size * len(sparse)
+    for stats in totals.values():
+        assert stats.computed == stats.pairs == stats.tokens * model.config.num_experts_per_tok
 
 
 @pytest.mark.parametrize(
     "plan", [ParallelConfig(8, 1, 8), ParallelConfig(4, 2, 2), ParallelConfig(2, 1, 4)], ids=str
 )
 def test_all_tokens_to_one_rank(plan):
-    """Of each group that shares the experts, the second rank; its own tokens stay there."""
-    share, P = 16 // plan.expert_parallel_size, plan.expert_parallel_size
-    model = favouring(tiny(admitting(RECIPE, plan)), slice(share, 2 * share))
+    """Of each expert group, the second rank gets all tokens; its local tokens are not sent."""
+    P = plan.expert_parallel_size
+    model = favouring(tiny(admitting(RECIPE, plan)), slice(16 // P, 2 * (16 // P)))
     token_BT = random_tokens(model, 8, 5)  # as many on every rank
-    totals, mine, _ = recorded(model, plan, token_BT, "all_to_all")
-    way = totals["all_to_all"]
+    totals, by_rank, _ = recorded(model, plan, token_BT, "all_to_all")
+    stats = totals["all_to_all"]
     away = LAYERS * token_BT.size * (P - 1) / P
-    assert way.tokens == LAYERS * token_BT.size
-    assert way.lower_bound == away * THERE_AND_BACK
-    assert way.sent == away * (THERE_AND_BACK + CHOICES)
+    assert stats.tokens == LAYERS * token_BT.size
+    assert stats.lower_bound == away * TOKEN_AND_OUTPUT
+    assert stats.sent == away * (TOKEN_AND_OUTPUT + ROUTING)
     of_group = token_BT.size * P // plan.world_size
-    busy = [rank for rank, by_dispatcher in enumerate(mine) if by_dispatcher["all_to_all"].computed]
+    busy = [rank for rank, local in enumerate(by_rank) if local["all_to_all"].computed]
     assert busy == list(range(1, plan.world_size, P))
-    assert {n: int(way.tokens_per_rank[n]) for n in np.flatnonzero(way.tokens_per_rank)} == {
+    assert {n: int(stats.tokens_per_rank[n]) for n in np.flatnonzero(stats.tokens_per_rank)} == {
         0: LAYERS * (plan.world_size - len(busy)),
         of_group: LAYERS * len(busy),
     }
@@ -85,50 +85,50 @@ def test_all_tokens_to_one_rank(plan):
 
 
 def test_one_token_on_eight_ranks():
-    """It is sent to the ranks that hold its experts, but for its own: the last has the only row."""
+    """It is sent to the ranks of its experts, but for rank 7, which has the only row."""
     model, plan = tiny(RECIPE), ParallelConfig(8, 1, 8)
     token_BT = random_tokens(model, 1, 1)
     chosen = []
 
-    def listen(call):
+    def hook(call):
         if call.part == "experts":
             chosen.append({int(expert) // 2 for expert in call.args[2][0]})
 
-    running(model, backend=HookedLayers(len(SPARSE), listen)).forward(token_BT)
+    running(model, backend=HookedLayers(len(SPARSE), hook)).forward(token_BT)
     messages = sum(len(ranks - {7}) for ranks in chosen)
-    way = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
-    assert (way.tokens, way.pairs) == (LAYERS, LAYERS * A)
-    assert way.lower_bound == messages * THERE_AND_BACK
-    assert way.sent == messages * (THERE_AND_BACK + CHOICES)
-    assert way.tokens_per_expert.tolist() == [LAYERS * (16 - A), LAYERS * A]
+    stats = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
+    assert (stats.tokens, stats.pairs) == (LAYERS, LAYERS * A)
+    assert stats.lower_bound == messages * TOKEN_AND_OUTPUT
+    assert stats.sent == messages * (TOKEN_AND_OUTPUT + ROUTING)
+    assert stats.tokens_per_expert.tolist() == [LAYERS * (16 - A), LAYERS * A]
 
 
 def test_every_expert_for_every_token():
     recipe = Recipe(layers=SPARSE, experts=8, experts_per_token=8)
     token_BT = random_tokens(tiny(recipe), 4, 6)
-    way = recorded(tiny(recipe), ParallelConfig(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
-    assert way.lower_bound == LAYERS * token_BT.size * 3 * THERE_AND_BACK
-    for loads, holders in ((way.tokens_per_expert, 8), (way.tokens_per_rank, 4)):
+    stats = recorded(tiny(recipe), ParallelConfig(4, 1, 4), token_BT, "all_to_all")[0]["all_to_all"]
+    assert stats.lower_bound == LAYERS * token_BT.size * 3 * TOKEN_AND_OUTPUT
+    for loads, holders in ((stats.tokens_per_expert, 8), (stats.tokens_per_rank, 4)):
         assert loads[token_BT.size] == np.sum(loads) == LAYERS * holders
 
 
 def test_all_gather_sends_every_token_to_every_rank():
     model = tiny(RECIPE)
     token_BT = random_tokens(model, 4, 3)
-    way = recorded(model, ParallelConfig(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
-    assert way.sent == LAYERS * token_BT.size * 3 * (THERE_AND_BACK + CHOICES)
-    assert 0 < way.lower_bound < way.sent
-    assert way.calls == LAYERS * 4
-    assert way.dispatch_seconds > 0
-    assert way.expert_seconds > 0
+    stats = recorded(model, ParallelConfig(4, 1, 4), token_BT)[0]["all_gather"]  # 12 tokens are few
+    assert stats.sent == LAYERS * token_BT.size * 3 * (TOKEN_AND_OUTPUT + ROUTING)
+    assert 0 < stats.lower_bound < stats.sent
+    assert stats.calls == LAYERS * 4
+    assert stats.dispatch_seconds > 0
+    assert stats.expert_seconds > 0
 
 
 def test_512_tokens_on_8_ranks_send_little_more_than_the_least():
     recipe = Recipe(layers=SPARSE, experts=16, experts_per_token=4, hidden=128)
     model = tiny(recipe)
-    way = recorded(model, ParallelConfig(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
-    assert way.tokens == LAYERS * 512
-    assert way.lower_bound < way.sent < 1.1 * way.lower_bound
+    stats = recorded(model, ParallelConfig(8, 1, 8), random_tokens(model, 8, 64))[0]["all_to_all"]
+    assert stats.tokens == LAYERS * 512
+    assert stats.lower_bound < stats.sent < 1.1 * stats.lower_bound
 
 
 def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
@@ -140,20 +140,20 @@ def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
 
     monkeypatch.setitem(DISPATCHERS, "all_to_all", lossy)
     model = tiny(RECIPE)
-    way = recorded(model, ParallelConfig(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0][
+    stats = recorded(model, ParallelConfig(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0][
         "all_to_all"
     ]
-    assert way.pairs - way.computed == LAYERS * 2 * A
+    assert stats.pairs - stats.computed == LAYERS * 2 * A
 
 
 def test_alone_nothing_is_sent():
-    record = DispatchStatsBackend()
-    running(tiny(RECIPE), backend=record).forward(random_tokens(tiny(RECIPE), 1, 9))
-    way = record.by_dispatcher["all_gather"].total(SoloGroup())
-    assert (way.sent, way.lower_bound, way.tokens) == (0, 0, LAYERS * 9)
+    backend = DispatchStatsBackend()
+    running(tiny(RECIPE), backend=backend).forward(random_tokens(tiny(RECIPE), 1, 9))
+    stats = backend.by_dispatcher["all_gather"].total(SoloGroup())
+    assert (stats.sent, stats.lower_bound, stats.tokens) == (0, 0, LAYERS * 9)
 
 
 @given(st.lists(st.integers(0, 30), max_size=9), st.lists(st.integers(0, 30), max_size=9))
 def test_loads_of_different_lengths_are_added(one, other):
-    added = dispatch_stats._added(np.bincount(one), np.bincount(other))
+    added = dispatch_stats._add_histograms(np.bincount(one), np.bincount(other))
     np.testing.assert_array_equal(np.trim_zeros(added, "b"), np.bincount(one + other))

@@ -1,4 +1,4 @@
-"""Looking by heads, on threads, gives what looking at all heads at once gives."""
+"""Eager attention per KV head, on threads, against attention of all heads at once."""
 
 import numpy as np
 import pytest
@@ -37,16 +37,16 @@ def test_by_heads_is_all_at_once(seed, active, prior, window):
         patch.setattr(eager_attention, "FEW_SCORES", 0)
         patch.setattr(eager_attention, "BLOCK_SCORES", 64)
         patch.setattr(eager_attention, "SHORTEST_BLOCK", 3)
-        found = attend_per_kv_head(*step, window=window, query_block=16)
+        actual = attend_per_kv_head(*step, window=window, query_block=16)
     expected = attend(*step, window=window, query_block=16)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_a_small_step_is_looked_at_whole(monkeypatch):
-    def refused(work, count):
-        raise AssertionError("a few scores are not worth threads")
+    def parallel_for(work, count):
+        raise AssertionError("few scores must not use threads")
 
-    monkeypatch.setattr(eager_attention, "parallel_for", refused)
+    monkeypatch.setattr(eager_attention, "parallel_for", parallel_for)
     step = tensors(0, 1, 5)
     np.testing.assert_array_equal(
         attend_per_kv_head(*step, window=4, query_block=16), attend(*step, window=4, query_block=16)
@@ -56,11 +56,11 @@ def test_a_small_step_is_looked_at_whole(monkeypatch):
 def test_blocks_shrink_as_keys_grow(monkeypatch):
     blocks = []
 
-    def noted(*step, window, query_block):
+    def attend_and_record(*step, window, query_block):
         blocks.append(query_block)
         return attend(*step, window=window, query_block=query_block)
 
-    monkeypatch.setattr(eager_attention, "attend", noted)
+    monkeypatch.setattr(eager_attention, "attend", attend_and_record)
     monkeypatch.setattr(eager_attention, "FEW_SCORES", 0)
     monkeypatch.setattr(eager_attention, "BLOCK_SCORES", 4096)
     attend_per_kv_head(*tensors(0, 30, 20), window=NO_WINDOW, query_block=128)

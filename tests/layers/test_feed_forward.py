@@ -1,4 +1,4 @@
-"""Both feed-forwards are transformers' modules of the same weights, token by token."""
+"""Dense and MoE feed-forward against transformers' modules with equal weights."""
 
 from dataclasses import replace
 
@@ -16,24 +16,24 @@ from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.weights.params import ExpertWeights
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
-from tests.support.oracle import decided, overheard
+from tests.support.oracle import decided, layer_io
 from tests.support.ranks import FIRST
 from tests.support.tiny import random_tokens, recipes, tiny
 
 MODEL = tiny()
-DENSE, SPARSE = 0, 1  # layers of it
+DENSE, SPARSE = 0, 1  # indices of layers
 SPEC = MODEL.config.layers[SPARSE]
 SOLO = SoloGroup()
-CHOICE = SPEC.experts_per_token, SPEC.routed_scaling_factor
-MIXTURE = MixtureOfExperts(*CHOICE, SOLO, SOLO, grouped_experts)
+ROUTING = SPEC.experts_per_token, SPEC.routed_scaling_factor
+MIXTURE = MixtureOfExperts(*ROUTING, SOLO, SOLO, grouped_experts)
 ALL_GATHER = AllGatherDispatcher()
 X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden_size)).astype(np.float32)
 
 
-def answered(
+def forward(
     layer, index: int, x_ND=X_ND, *, position_N=None, weights=None, dispatcher=ALL_GATHER
 ) -> np.ndarray:
-    """Return what `layer` says with the weights of layer `index`."""
+    """Return the output of `layer` with the weights of layer `index`."""
     position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
     weights = weights or MODEL.weights.layers[index].feed_forward
     dispatch_options = {"dispatcher": dispatcher, "local_tokens": len(x_ND)}
@@ -51,12 +51,12 @@ def test_every_layer_is_transformers(recipe, seed):
     model = tiny(recipe)
     token_T = random_tokens(model, 20, seed=seed)
     decided(model, token_T)
-    heard = overheard(model, token_T)
+    expected = layer_io(model, token_T)
     mixture = replace(MIXTURE, experts_per_token=recipe.experts_per_token, scaling=recipe.scaling)
     for index, spec in enumerate(model.config.layers):
-        (x_ND,), (expected_ND,) = heard[f"{index}.mlp"]
+        (x_ND,), (expected_ND,) = expected[f"{index}.mlp"]
         weights = model.weights.layers[index].feed_forward
-        y_ND = answered(
+        y_ND = forward(
             mixture if spec.num_experts else Dense(7, SOLO), index, x_ND, weights=weights
         )
         assert_agrees(y_ND, expected_ND, scale=5 * np.max(np.abs(expected_ND)))
@@ -64,32 +64,32 @@ def test_every_layer_is_transformers(recipe, seed):
 
 @both
 def test_a_token_is_answered_as_if_it_were_alone(layer, index):
-    together = answered(layer, index)
-    alone = [answered(layer, index, x_ND) for x_ND in np.split(X_ND, len(X_ND))]
+    together = forward(layer, index)
+    alone = [forward(layer, index, x_ND) for x_ND in np.split(X_ND, len(X_ND))]
     assert_agrees(together, np.concatenate(alone))
 
 
 @both
 def test_padding_changes_no_token(layer, index):
-    padded = answered(layer, index, position_N=[0, 1, -1, 0, 1, 2, -1, -1, 7])
+    padded = forward(layer, index, position_N=[0, 1, -1, 0, 1, 2, -1, -1, 7])
     real = [0, 1, 3, 4, 5, 8]
-    assert_agrees(padded[real], answered(layer, index)[real])
+    assert_agrees(padded[real], forward(layer, index)[real])
 
 
 def test_padding_chooses_no_expert():
-    assert not answered(MIXTURE, SPARSE, position_N=[-1] * 9).any()
+    assert not forward(MIXTURE, SPARSE, position_N=[-1] * 9).any()
 
 
 @both
 def test_it_answers_in_the_dtype_of_the_stream(layer, index):
-    exact, rounded = answered(layer, index), answered(layer, index, X_ND.astype(ml_dtypes.bfloat16))
+    exact, rounded = forward(layer, index), forward(layer, index, X_ND.astype(ml_dtypes.bfloat16))
     assert (exact.dtype, rounded.dtype) == (np.float32, ml_dtypes.bfloat16)
     assert_agrees(rounded, exact, scale=5 * np.max(np.abs(exact)))
 
 
 @pytest.mark.parametrize("token_block", [1, 2, 9, 512])
 def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
-    assert_agrees(answered(Dense(token_block, SOLO), DENSE), answered(Dense(4, SOLO), DENSE))
+    assert_agrees(forward(Dense(token_block, SOLO), DENSE), forward(Dense(4, SOLO), DENSE))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
         (capacity_experts, AllToAllDispatcher(send_capacity=len(X_ND), capacity=len(X_ND))),
         (grouped_experts, RaggedAllToAllDispatcher()),
     ],
-    ids=["everyone", "all to all", "ragged"],
+    ids=["all gather", "all to all", "ragged"],
 )
 def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(expert_fn, dispatcher):
     mixture = MODEL.weights.layers[SPARSE].feed_forward
     stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
-    y_ND = answered(
+    y_ND = forward(
         replace(MIXTURE, expert_fn=expert_fn), SPARSE, weights=stacked, dispatcher=dispatcher
     )
-    assert_agrees(y_ND, answered(MIXTURE, SPARSE), scale=5 * np.max(np.abs(y_ND)))
+    assert_agrees(y_ND, forward(MIXTURE, SPARSE), scale=5 * np.max(np.abs(y_ND)))

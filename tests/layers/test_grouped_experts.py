@@ -1,4 +1,4 @@
-"""token_groups: the same answers as `masked_experts`, without a multiply-add or a read to spare."""
+"""Grouped experts: equal to `masked_experts`, with no superfluous multiply-add or weight read."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from tests.support.drawn import seeds
 from tests.support.routed import layers, random_choices, random_layer, summed
 
 
-class Watched:
-    """Weights that know which experts were read, and refuse to be taken as a whole."""
+class RecordedWeights:
+    """Expert weights that record which experts were read; they cannot be read as one array."""
 
     def __init__(self, w_EFD) -> None:
         self.read: list[int] = []
@@ -37,7 +37,7 @@ def choices(layer, *, A: int, E: int, seed=0) -> tuple[np.ndarray, np.ndarray]:
 
 @given(layers(), st.integers(1, 4), seeds)
 def test_it_is_its_oracle_and_the_masked_kernel(layer, A, seed):
-    # Two ids beyond either end of the experts that are here.
+    # Two ids beyond either end of the local experts.
     weight_NA, expert_NA = choices(layer, A=A, E=len(layer.bias_E) + 4, seed=seed)
     arguments = layer.x_ND, weight_NA, expert_NA - np.int32(2), *layer[4:]
     y_ND, scale = grouped_experts(*arguments), summed(layer.x_ND, *layer[4:])
@@ -62,9 +62,9 @@ def test_it_is_transformers():
 def test_a_chosen_expert_is_read_once_and_no_other_is(layer, A, seed):
     E = len(layer.bias_E)
     weight_NA, expert_NA = choices(layer, A=min(A, E), E=E, seed=seed)
-    watched = [Watched(w) for w in layer[4:]]
-    grouped_experts(layer.x_ND, weight_NA, expert_NA, *watched)
-    for weights in watched:
+    recorded = [RecordedWeights(w) for w in layer[4:]]
+    grouped_experts(layer.x_ND, weight_NA, expert_NA, *recorded)
+    for weights in recorded:
         assert sorted(weights.read) == sorted({*expert_NA.ravel().tolist()})
 
 
@@ -102,9 +102,9 @@ def test_fp8_experts_may_be_stacked_or_listed():
         BlockScaled(np.stack([w.code for w in one]), np.stack([w.scale for w in one]))
         for one in listed
     ]
-    answers = [grouped_experts(layer.x_ND, weight_NA, expert_NA, *w) for w in (listed, stacked)]
-    np.testing.assert_array_equal(*answers)
-    assert answers[0].any()
+    outputs = [grouped_experts(layer.x_ND, weight_NA, expert_NA, *w) for w in (listed, stacked)]
+    np.testing.assert_array_equal(*outputs)
+    assert outputs[0].any()
 
 
 @pytest.mark.parametrize("expert", [-3, -1, 8, 9])
@@ -118,9 +118,9 @@ def test_an_expert_of_another_rank_is_not_answered(expert):
 
 def test_a_step_that_nobody_here_is_asked_reads_nothing():
     layer = random_layer(N=2)
-    watched = [Watched(w) for w in layer[4:]]
+    recorded = [RecordedWeights(w) for w in layer[4:]]
     y_ND = grouped_experts(
-        layer.x_ND, np.ones((2, 1), np.float32), np.full((2, 1), 8, np.int32), *watched
+        layer.x_ND, np.ones((2, 1), np.float32), np.full((2, 1), 8, np.int32), *recorded
     )
     assert not y_ND.any()
-    assert not any(weights.read for weights in watched)
+    assert not any(weights.read for weights in recorded)

@@ -1,4 +1,4 @@
-"""The head: every rank gets all logits, or the best, of all rows and words."""
+"""LM head: every rank gets the logits, or the greedy tokens, of all rows."""
 
 import numpy as np
 import pytest
@@ -14,27 +14,25 @@ from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, tiny
 
 MODEL = tiny(Recipe(dense_width=32, experts=8))
-V = MODEL.config.vocab_size  # 61: no two ranks have as many words
+V = MODEL.config.vocab_size  # 61: vocabulary shards differ in size
 X_BND = np.random.default_rng(0).standard_normal((3, 2, 23)).astype(np.float32)
 ALONE = Head(MODEL.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
-INDEX_Bn = np.array([[0, 1], [1, 1], [0, 5]])  # the stream has two columns
+INDEX_Bn = np.array([[0, 1], [1, 1], [0, 5]])  # the hidden states have two columns
 ROWS = slice(0, 3)
 EXPECTED = ALONE.logits(X_BND, INDEX_Bn, MODEL.weights, rows=ROWS)
 
 
-def on_ranks(plan: ParallelConfig, ask, model=MODEL) -> list:
-    """Return what `ask(head, stream, weights, rows)` gives on every rank."""
+def on_ranks(plan: ParallelConfig, program, model=MODEL) -> list:
+    """Return the output of `program(head, x_BTD, weights, rows)` on every rank."""
     group = ThreadGroup(plan.world_size)
 
-    def of_rank(rank: int):
+    def on_rank(rank: int):
         context = ParallelContext(plan, group)
-        weights, rows = (
-            shard_weights(model.weights, model.config, context.shard_spec),
-            context.batch_slice(3),
-        )
-        return ask(Head(model.config, NumpyBackend(), context), X_BND[rows], weights, rows)
+        weights = shard_weights(model.weights, model.config, context.shard_spec)
+        head, rows = Head(model.config, NumpyBackend(), context), context.batch_slice(3)
+        return program(head, X_BND[rows], weights, rows)
 
-    return group.run(of_rank)
+    return group.run(on_rank)
 
 
 plans = pytest.mark.parametrize(
@@ -68,10 +66,10 @@ def test_every_rank_gets_the_logits_of_all(plan):
 
 @plans
 def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
-    answers = on_ranks(
+    outputs = on_ranks(
         plan, lambda head, x, weights, rows: head.greedy(x, INDEX_Bn, weights, rows=rows)
     )
-    for token_Bn, logit_Bn in answers:
+    for token_Bn, logit_Bn in outputs:
         assert (token_Bn.dtype, logit_Bn.dtype) == (np.int32, np.float32)
         np.testing.assert_array_equal(token_Bn, np.argmax(EXPECTED, axis=2))
         assert_agrees(logit_Bn, np.max(EXPECTED, axis=2), scale=np.max(np.abs(EXPECTED)))
@@ -83,8 +81,8 @@ def test_a_rank_may_have_no_word():
     expected = alone.logits(X_BND, INDEX_Bn, few.weights, rows=ROWS)
 
     def both(head, x, weights, rows):
-        given = x, INDEX_Bn, weights
-        return head.logits(*given, rows=rows), head.greedy(*given, rows=rows)
+        args = x, INDEX_Bn, weights
+        return head.logits(*args, rows=rows), head.greedy(*args, rows=rows)
 
     for logits_BnV, (token_Bn, logit_Bn) in on_ranks(ParallelConfig(4, 4, 1), both, few):
         assert_agrees(logits_BnV, expected)
@@ -93,7 +91,7 @@ def test_a_rank_may_have_no_word():
 
 
 def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
-    """Rows with one weight give logits of one product: equal in whatever order BLAS adds zeros."""
+    """Rows with one nonzero weight give equal logits in whatever order BLAS adds the zeros."""
     twins = np.array(MODEL.weights.w_logits_VD)
     epsilon = MODEL.config.layernorm_epsilon
     y_D = rmsnorm(X_BND, MODEL.weights.final_norm_D, epsilon=epsilon)[0, 0]
@@ -104,14 +102,14 @@ def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
     weights = MODEL.weights._replace(w_logits_VD=twins)
     group, plan = ThreadGroup(4), ParallelConfig(4, 4, 1)
 
-    def of_rank(rank: int) -> np.ndarray:
+    def on_rank(rank: int) -> np.ndarray:
         context = ParallelContext(plan, group)
-        mine = shard_weights(weights, MODEL.config, context.shard_spec)
+        shard = shard_weights(weights, MODEL.config, context.shard_spec)
         head = Head(MODEL.config, NumpyBackend(), context)
-        return head.greedy(X_BND, INDEX_Bn, mine, rows=ROWS)[0]
+        return head.greedy(X_BND, INDEX_Bn, shard, rows=ROWS)[0]
 
     logits_BnV = ALONE.logits(X_BND, INDEX_Bn, weights, rows=ROWS)
     assert len(set(logits_BnV[0, 0, [7, 40, 55]].tolist())) == 1
-    for token_Bn in [ALONE.greedy(X_BND, INDEX_Bn, weights, rows=ROWS)[0], *group.run(of_rank)]:
+    for token_Bn in [ALONE.greedy(X_BND, INDEX_Bn, weights, rows=ROWS)[0], *group.run(on_rank)]:
         assert token_Bn[0, 0] == 7
         np.testing.assert_array_equal(token_Bn, np.argmax(logits_BnV, axis=2))

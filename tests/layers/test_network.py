@@ -1,4 +1,4 @@
-"""The network: of a step in chunks, each token that is asked for is answered once, by its chunk."""
+"""The layers' runner: the chunk of each requested token computes its logits, once."""
 
 import numpy as np
 import pytest
@@ -33,11 +33,11 @@ def everywhere() -> np.ndarray:
 EXPECTED = NETWORK.logits(everywhere(), *step(T))
 
 
-@pytest.mark.parametrize("ask", [NETWORK.logits, NETWORK.greedy])
-def test_every_chunk_is_computed_whoever_asks(ask):
-    whole = step(4)
-    ask(np.zeros((B, 1), int), *whole)
-    assert whole[2].length_B.tolist() == [T] * B
+@pytest.mark.parametrize("method", [NETWORK.logits, NETWORK.greedy])
+def test_every_chunk_is_computed_whoever_asks(method):
+    args = step(4)
+    method(np.zeros((B, 1), int), *args)
+    assert args[2].length_B.tolist() == [T] * B
 
 
 @settings(max_examples=25)
@@ -46,8 +46,8 @@ def test_any_tokens_of_any_chunks_have_their_logits(max_step, n, data):
     index = data.draw(st.lists(st.integers(0, T - 1), min_size=B * n, max_size=B * n))
     index_Bn = np.array(index).reshape(B, n)
     logits_BnV = NETWORK.logits(index_Bn, *step(max_step))
-    wanted_BnV = np.take_along_axis(EXPECTED, index_Bn[:, :, None], axis=1)
-    assert_agrees(logits_BnV, wanted_BnV, scale=10 * np.ptp(EXPECTED))
+    expected_BnV = np.take_along_axis(EXPECTED, index_Bn[:, :, None], axis=1)
+    assert_agrees(logits_BnV, expected_BnV, scale=10 * np.ptp(EXPECTED))
     token_Bn, logit_Bn = NETWORK.greedy(index_Bn, *step(max_step))
     np.testing.assert_array_equal(token_Bn, np.argmax(logits_BnV, axis=2))
     assert_agrees(logit_Bn, np.max(logits_BnV, axis=2), scale=10 * np.ptp(EXPECTED))
@@ -55,16 +55,16 @@ def test_any_tokens_of_any_chunks_have_their_logits(max_step, n, data):
 
 @pytest.mark.parametrize("max_step", [1, 4, T])
 def test_the_head_runs_only_where_it_is_asked(max_step, monkeypatch):
-    asked = []
+    shapes = []
 
-    def counted(x_bTD, index_Bn, *rest, **named):
-        asked.append(index_Bn.shape)
-        return original(x_bTD, index_Bn, *rest, **named)
+    def logits(x_bTD, index_Bn, *args, **kwargs):
+        shapes.append(index_Bn.shape)
+        return original(x_bTD, index_Bn, *args, **kwargs)
 
     original = NETWORK._head.logits
-    monkeypatch.setattr(NETWORK._head, "logits", counted)
+    monkeypatch.setattr(NETWORK._head, "logits", logits)
     NETWORK.logits(np.full((B, 1), T - 1), *step(max_step))
-    assert asked == [(B, 1)]
-    asked.clear()
+    assert shapes == [(B, 1)]
+    shapes.clear()
     NETWORK.logits(everywhere(), *step(max_step))
-    assert sum(columns for _, columns in asked) == T
+    assert sum(columns for _, columns in shapes) == T

@@ -1,4 +1,4 @@
-"""A rank knows its groups, its rows, and how many tokens every rank takes to the experts."""
+"""Parallel context: a rank's groups, its rows, and how many tokens each rank dispatches."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
-from mimo_v2_flash.layers.eager_dispatchers import FEW_TOKENS, RaggedAllToAllDispatcher
+from mimo_v2_flash.layers.eager_dispatchers import MAX_ALL_GATHER_TOKENS, RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -16,7 +16,7 @@ from tests.support.spread import plans
 
 
 def on_ranks(plan: ParallelConfig, program, **options) -> list:
-    """Return what `program(context)` says on every rank."""
+    """Return the output of `program(context)` on every rank."""
     group = ThreadGroup(plan.world_size)
     return group.run(lambda _: program(ParallelContext(plan, group, **options)))
 
@@ -27,14 +27,14 @@ def positions_of(lengths: list[int]) -> np.ndarray:
 
 @given(plans(8))
 def test_groups_are_those_of_the_plan(plan):
-    def numbers(context: ParallelContext):
+    def group_ranks(context: ParallelContext):
         heads = context.tensor_group.all_gather(np.array([context.world_group.rank]))
         experts = context.expert_group.all_gather(np.array([context.world_group.rank]))
         assert heads[context.rank_ids.tensor_rank_1[0]] == context.world_group.rank
         assert experts[context.rank_ids.expert_rank_1[0]] == context.world_group.rank
         return heads.ravel().tolist(), experts.ravel().tolist()
 
-    for rank, (heads, experts) in enumerate(on_ranks(plan, numbers)):
+    for rank, (heads, experts) in enumerate(on_ranks(plan, group_ranks)):
         assert heads == list(plan.tensor_group_ranks(rank))
         assert experts == list(plan.expert_group_ranks(rank))
 
@@ -42,53 +42,46 @@ def test_groups_are_those_of_the_plan(plan):
 @given(plans(8), st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
     position_BT = positions_of(lengths)
-    own, *others = on_ranks(plan, lambda context: context.local_tokens(position_BT, 99))
-    assert others == [own] * (plan.world_size - 1)
-    shares = [
+    local_tokens, *others = on_ranks(plan, lambda context: context.local_tokens(position_BT, 99))
+    assert others == [local_tokens] * (plan.world_size - 1)
+    tokens = [
         len(rows) * max((lengths[row] for row in rows), default=0)
         for rows in (plan.batch_range(rank, len(lengths)) for rank in range(plan.world_size))
     ]
-    assert own * plan.tensor_parallel_size - max(shares) in range(plan.tensor_parallel_size)
+    size = plan.tensor_parallel_size
+    assert local_tokens * size - max(tokens) in range(size)
 
 
 def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
-    spec, few = MiMoConfig().layers[1], FEW_TOKENS
-    for name, function in (
+    spec, few = MiMoConfig().layers[1], MAX_ALL_GATHER_TOKENS
+    for name, dispatcher in (
         ("all_gather", AllGatherDispatcher()),
         ("all_to_all", RaggedAllToAllDispatcher()),
     ):
         for tokens in (1, 100):
-            chosen = ParallelContext(ParallelConfig(), SoloGroup(), name).dispatchers(
-                spec, tokens, tokens
-            )
-            assert chosen == (function,)
+            context = ParallelContext(ParallelConfig(), SoloGroup(), name)
+            assert context.dispatchers(spec, tokens, tokens) == (dispatcher,)
     free = ParallelContext(ParallelConfig(), SoloGroup())
     assert free.dispatchers(spec, few, few) == (AllGatherDispatcher(),)
     assert free.dispatchers(spec, few + 1, few + 1) == (RaggedAllToAllDispatcher(),)
 
 
 def test_a_plan_for_another_world_and_an_unknown_exchange_are_refused():
-    with pytest.raises(ValueError, match="the plan is for 32 ranks, the group has 1"):
+    message = "world size mismatch: the plan is for 32 ranks, the group has 1"
+    with pytest.raises(ValueError, match=message):
         ParallelContext(ParallelConfig(data_parallel_size=32), SoloGroup())
     with pytest.raises(ValueError, match="exchange 'letter': allowed is all_gather or all_to_all"):
         ParallelContext(ParallelConfig(), SoloGroup(), "letter")
 
 
 def test_ranks_with_different_plans_are_told_apart():
-    group, mine = (
-        ThreadGroup(4),
-        [
-            ParallelConfig(4, 1, 4),
-            ParallelConfig(4, 2, 2),
-            ParallelConfig(4, 1, 4),
-            ParallelConfig(4, 1, 4),
-        ],
-    )
-    said = (
+    one, other = ParallelConfig(4, 1, 4), ParallelConfig(4, 2, 2)
+    group, by_rank = ThreadGroup(4), [one, other, one, one]
+    message = (
         r"plan: .*tensor_parallel_size=1.*\) on ranks 0, 2, 3; .*tensor_parallel_size=2.* on rank 1"
     )
-    with pytest.raises(ValueError, match=said):
-        group.run(lambda rank: ParallelContext(mine[rank], group))
+    with pytest.raises(ValueError, match=message):
+        group.run(lambda rank: ParallelContext(by_rank[rank], group))
 
 
 def test_facts_are_compared_and_arrays_by_what_they_hold():

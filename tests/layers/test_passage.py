@@ -1,4 +1,4 @@
-"""A layer is one program, or two halves: the second is run until nothing overflows."""
+"""Programs of a decoder layer: on overflow the feed-forward block runs again, attention once."""
 
 import numpy as np
 import pytest
@@ -24,28 +24,28 @@ MODEL = tiny()
 SPARSE = next(index for index, spec in enumerate(MODEL.config.layers) if spec.num_experts)
 SPEC, WEIGHTS = MODEL.config.layers[SPARSE], to_device_layout(MODEL.weights).layers[SPARSE]
 T = 20
-NO_WINDOW = AllToAllDispatcher(T, T)
+ALL_TOKENS = AllToAllDispatcher(T, T)
 
 
-class Counting(NumpyBackend):
-    """A backend that takes down which programs run."""
+class RecordingBackend(NumpyBackend):
+    """A NumPy backend that records which programs run."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
 
     def compile(self, function):
-        """Return `function`, noted by its name."""
+        """Return `function`, with its calls recorded by the name of its class."""
 
-        def program(*given, **static):
+        def program(*args, **kwargs):
             self.ran.append(type(function).__name__)
-            return function(*given, **static)
+            return function(*args, **kwargs)
 
         return program
 
 
-def passed(dispatchers, *, seed=0):
-    """Return the stream and the cache after a prompt of T tokens, and the programs that ran."""
-    backend, solo = Counting(), SoloGroup()
+def run_layer(dispatchers, *, seed=0):
+    """Return hidden states and cache after a prompt of T tokens, and the programs that ran."""
+    backend, solo = RecordingBackend(), SoloGroup()
     passage = Passage(DecoderLayer.build(SPEC, solo, solo, EXECUTION_MODES["static"]), backend)
     cache = new_cache((SPEC,), batch_size=1, max_length=T)
     position_BT = np.arange(T, dtype=np.int32)[None]
@@ -53,34 +53,36 @@ def passed(dispatchers, *, seed=0):
     table = rope_table(length=T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta)
     step = AttentionMetadata(position_BT, slot_mapping(position_BT, cache.slots[0]), *table)
     x_BTD = np.random.default_rng(seed).standard_normal((1, T, SPEC.hidden_size)).astype(np.float32)
-    static = {"kv_length": 0, "dispatchers": dispatchers, "local_tokens": T}
-    return passage(x_BTD, step, FIRST, cache.layers[0], WEIGHTS, **static), cache, backend.ran
+    options = {"kv_length": 0, "dispatchers": dispatchers, "local_tokens": T}
+    return passage(x_BTD, step, FIRST, cache.layers[0], WEIGHTS, **options), cache, backend.ran
 
 
 def test_what_cannot_overflow_is_one_program():
-    assert passed((AllGatherDispatcher(),))[2] == ["DecoderLayer"]
+    assert run_layer((AllGatherDispatcher(),))[2] == ["DecoderLayer"]
 
 
 @settings(max_examples=20)
 @given(seeds, st.lists(st.tuples(st.integers(1, T), st.integers(1, T)), max_size=3))
 def test_whatever_the_buckets_the_answer_is_that_of_every_token(seed, sizes):
-    buckets = *(AllToAllDispatcher(*size) for size in sizes), NO_WINDOW
-    y_BTD, cache, ran = passed(buckets, seed=seed)
-    expected_BTD, expected, _ = passed((AllGatherDispatcher(),), seed=seed)
+    buckets = *(AllToAllDispatcher(*size) for size in sizes), ALL_TOKENS
+    y_BTD, cache, ran = run_layer(buckets, seed=seed)
+    expected_BTD, expected, _ = run_layer((AllGatherDispatcher(),), seed=seed)
     assert_agrees(y_BTD, expected_BTD)
-    for part, wanted in zip(cache.layers[0], expected.layers[0], strict=True):
-        np.testing.assert_array_equal(part, wanted)
+    for actual, wanted in zip(cache.layers[0], expected.layers[0], strict=True):
+        np.testing.assert_array_equal(actual, wanted)
     assert ran.count("AttentionBlock") == (len(buckets) > 1)
 
 
 @pytest.mark.parametrize(
-    "bucket", [AllToAllDispatcher(1, T), AllToAllDispatcher(T, 1)], ids=["slots", "seats"]
+    "bucket",
+    [AllToAllDispatcher(1, T), AllToAllDispatcher(T, 1)],
+    ids=["send_capacity", "capacity"],
 )
 def test_a_bucket_that_overflows_is_followed_by_the_next(bucket):
-    assert passed((bucket, bucket, NO_WINDOW))[2] == [
+    assert run_layer((bucket, bucket, ALL_TOKENS))[2] == [
         "AttentionBlock",
         "FeedForwardBlock",
         "FeedForwardBlock",
         "FeedForwardBlock",
     ]
-    assert passed((NO_WINDOW, bucket))[2] == ["AttentionBlock", "FeedForwardBlock"]
+    assert run_layer((ALL_TOKENS, bucket))[2] == ["AttentionBlock", "FeedForwardBlock"]

@@ -1,1 +1,1 @@
-"""One file per kind of group."""
+"""Tests of process groups: one file for each module of `mimo_v2_flash.parallel`."""

@@ -1,4 +1,4 @@
-"""agreement: what differs between ranks is said by name, with who holds what."""
+"""Consistency checks: the error names what differs between ranks, and its values by rank."""
 
 import numpy as np
 import pytest
@@ -28,15 +28,15 @@ def test_ranks_are_named(ranks, expected):
 def test_every_rank_is_named_once(ranks):
     _, _, numbers = format_ranks(list(ranks)).partition(" ")
     runs = (run.partition(" to ") for run in numbers.split(", "))
-    read = [rank for first, _, last in runs for rank in range(int(first), int(last or first) + 1)]
-    assert read == sorted(ranks)
+    actual = [rank for first, _, last in runs for rank in range(int(first), int(last or first) + 1)]
+    assert actual == sorted(ranks)
 
 
-def test_who_says_what():
+def test_texts_are_grouped_by_rank():
     assert format_by_rank(["b", "a", "b"], [0, 4, 5]) == "b on ranks 0, 5; a on rank 4"
 
 
-def test_an_exchange_is_described_by_dtype_and_shape():
+def test_a_collective_is_described_by_dtype_and_shape():
     x = np.zeros((2, 3), np.int32)
     assert describe_collective("all_reduce", x) == "all_reduce of int32 [2, 3]"
     assert describe_collective("ragged_all_to_all", x) == "ragged_all_to_all of int32 [rows, 3]"
@@ -56,25 +56,25 @@ def test_equal_facts_pass(fact):
     ("most", "odd"), [(128, 64), ("a", "b"), (LONG, LONG + "y"), (1, 1.0), ("", "\0")]
 )
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_difference_is_told_to_every_rank_by_name(most, odd, at):
+def test_a_difference_is_named_on_every_rank(most, odd, at):
     group = ThreadGroup(4)
-    said = []
+    messages = []
 
     def program(rank: int) -> None:
         try:
             check_consistent(group, layers=48, window=odd if rank == at else most)
         except ValueError as error:
-            said.append(str(error))
+            messages.append(str(error))
 
     group.run(program)
-    assert len(said) == 4
-    assert len({*said}) == 1
-    assert said[0].startswith("ranks do not agree on window: ")
-    assert f"on rank {at}" in said[0]
-    assert "layers" not in said[0]
+    assert len(messages) == 4
+    assert len({*messages}) == 1
+    assert messages[0].startswith("ranks do not agree on window: ")
+    assert f"on rank {at}" in messages[0]
+    assert "layers" not in messages[0]
 
 
-def test_what_is_short_is_shown_in_full():
+def test_short_facts_are_shown_in_full():
     group = ThreadGroup(3)
     message = "ranks do not agree on window: 128 on ranks 0, 1; 64 on rank 2 | name: 'a' on rank 0"
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):

@@ -1,4 +1,4 @@
-"""standstill: said when nobody can go on, and never before."""
+"""Deadlock detection: reported when no rank can go on, and never before."""
 
 import pytest
 
@@ -15,16 +15,16 @@ PAIR = PendingCollective((0, 1), 3, "all_gather")
         ({}, [0, 1, 2]),
         ({0: ALL, 1: ALL}, []),  # rank 2 computes
         ({0: PAIR}, [2]),  # rank 1 computes
-        ({0: ALL, 1: ALL, 2: ALL}, []),  # all are there: the bytes are under way
-        ({0: PAIR, 1: PAIR, 2: ALL}, []),  # the pair will go on, and come
+        ({0: ALL, 1: ALL, 2: ALL}, []),  # all have called it: the bytes are under way
+        ({0: PAIR, 1: PAIR, 2: ALL}, []),  # the pair will go on, and call it
     ],
 )
-def test_somebody_can_go_on(waiting, left):
+def test_no_deadlock_while_a_rank_can_go_on(waiting, left):
     assert describe_deadlock(waiting, left, 3) == ""
 
 
 @pytest.mark.parametrize(
-    ("waiting", "left", "said"),
+    ("waiting", "left", "states"),
     [
         (
             {0: ALL, 1: ALL},
@@ -37,11 +37,11 @@ def test_somebody_can_go_on(waiting, left):
             "rank 0: all_gather waits for rank 1; ranks 1, 2: all_reduce waits for rank 0",
         ),
         (
-            {0: ALL, 1: ALL, 2: ALL._replace(turn=8)},
+            {0: ALL, 1: ALL, 2: ALL._replace(sequence=8)},
             [],
             "ranks 0, 1: all_reduce waits for rank 2; rank 2: all_reduce waits for ranks 0, 1",
         ),
     ],
 )
-def test_nobody_can(waiting, left, said):
-    assert describe_deadlock(waiting, left, 3) == f"deadlock: no rank can go on: {said}"
+def test_a_deadlock_names_the_ranks(waiting, left, states):
+    assert describe_deadlock(waiting, left, 3) == f"deadlock: no rank can go on: {states}"

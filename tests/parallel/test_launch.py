@@ -1,4 +1,4 @@
-"""started: a process alone is a group of one; a missing torch is said with what installs it."""
+"""init_process_group: a single process is a SoloGroup; several processes need torch."""
 
 import sys
 
@@ -8,7 +8,7 @@ from mimo_v2_flash.parallel import SoloGroup, init_process_group
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}])
-def test_a_process_alone_is_a_group_of_one(variables):
+def test_a_single_process_is_a_solo_group(variables):
     with init_process_group(variables) as group:
         assert group == SoloGroup()
 

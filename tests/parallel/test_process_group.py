@@ -1,4 +1,4 @@
-"""ProcessGroup: real processes say what threads say, and nobody waits for the dead."""
+"""ProcessGroup: processes compute what threads compute, and no rank waits for a lost one."""
 
 import pytest
 
@@ -6,51 +6,51 @@ from tests.support.processes import by_hand, by_torchrun
 
 pytestmark = pytest.mark.distributed
 
-SAID = {
+MESSAGES = {
     "raises": "rank {odd} raised LookupError: no such expert",
-    "is_killed": "rank {odd} gave no sign of life for 6 s: killed, or cut off",
-    "is_killed_while_others_compute": "rank {odd} gave no sign of life for 6 s",
-    "freezes": "rank {odd} gave no sign of life for 6 s",
+    "is_killed": "rank {odd} sent no heartbeat for 6 s: killed, or cut off",
+    "is_killed_while_others_compute": "rank {odd} sent no heartbeat for 6 s",
+    "freezes": "rank {odd} sent no heartbeat for 6 s",
     "returns_early": "all_reduce of float32 [1] waits for rank {odd}; rank {odd}: returned",
     "splits_otherwise": "rank {odd}: split into [0, 1, 2] waits for ranks 0, 1",
     "brings_another_shape": "all_reduce of float32 [2] on rank {odd}",
-    "calls_another_exchange": "all_gather of float32 [1] on rank {odd}",
+    "calls_another_collective": "all_gather of float32 [1] on rank {odd}",
     "has_another_config": "window: 128 on ranks {others}; 64 on rank {odd}",
 }
 
 
-def wells(output: str) -> int:
+def count_well(output: str) -> int:
     return output.count("is well")
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_processes_say_what_threads_say_to_the_bit(size):
-    run = by_torchrun("says_what_threads_say", size)
+def test_processes_equal_threads_to_the_bit(size):
+    run = by_torchrun("equals_threads", size)
     assert run.codes == [0], run.output
-    assert wells(run.output) == size
+    assert count_well(run.output) == size
 
 
 def test_two_nodes_are_one_run():
-    run = by_torchrun("says_what_threads_say", 4, nodes=2)
+    run = by_torchrun("equals_threads", 4, nodes=2)
     assert run.codes == [0, 0], run.output
-    assert wells(run.output) == 4
+    assert count_well(run.output) == 4
 
 
-@pytest.mark.parametrize("fault", SAID)
+@pytest.mark.parametrize("fault", MESSAGES)
 def test_survivors_end_and_name_the_rank_and_the_cause(fault):
-    """Nobody stops the survivors from outside: every one of them ends by itself."""
+    """The test does not stop the survivors: every one of them ends by itself."""
     odd, others = 2, [0, 1, 3]
     run = by_hand(fault, 4, odd=odd)
-    assert SAID[fault].format(odd=odd, others="0, 1, 3") in run[0].output
+    assert MESSAGES[fault].format(odd=odd, others="0, 1, 3") in run[0].output
     for rank in others:
         assert run[rank].codes != [0]
         assert f"rank {odd}" in run[rank].output
-        assert not wells(run[rank].output)
+        assert not count_well(run[rank].output)
 
 
 @pytest.mark.parametrize("fault", ["raises", "is_killed"])
-def test_the_first_rank_is_no_exception(fault):
-    """It holds the store that the others watch."""
+def test_failures_of_rank_0_are_named_too(fault):
+    """Rank 0 hosts the store of the heartbeats."""
     run = by_hand(fault, 3, odd=0)
     for rank in (1, 2):
         assert run[rank].codes != [0]
@@ -65,7 +65,7 @@ def test_a_run_names_the_rank_and_the_cause(fault, nodes):
     cause = {"raises": "rank 3 raised LookupError", "has_another_config": "64 on rank 3"}
     assert cause.get(fault, "Signal 9 (SIGKILL)") in run.output
     assert "rank      : 3" in run.output or "rank 3" in run.output
-    assert not wells(run.output)
+    assert not count_well(run.output)
 
 
 @pytest.mark.parametrize("absent", [0, 2])
@@ -80,8 +80,8 @@ def test_a_rank_that_never_starts_is_named(absent):
         assert "start" in run.output
 
 
-def test_a_node_that_never_starts_is_missed():
-    """Of torchrun: it starts no rank before all nodes are there."""
+def test_a_node_that_never_starts_is_reported():
+    """The message is that of torchrun, which starts no rank before all nodes have joined."""
     run = by_torchrun("nothing_wrong", 4, nodes=2, absent_nodes=1, patience=8)
     assert run.codes == [1]
     assert "1/2 clients joined" in run.output

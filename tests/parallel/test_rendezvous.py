@@ -1,4 +1,4 @@
-"""Meeting: ranks that will never meet are told why, at once, and who was where."""
+"""Rendezvous: deadlocked or mismatched ranks fail at once, with the collective of each."""
 
 import threading
 
@@ -10,23 +10,23 @@ from mimo_v2_flash.parallel import RankError, ThreadGroup
 ONE = np.ones(1, np.float32)
 
 
-def refusal(size: int, program) -> str:
-    """Return what a run of `program(group, rank)` is refused with."""
+def failure(size: int, program) -> str:
+    """Return the message of the RankError that a run of `program(group, rank)` raises."""
     group = ThreadGroup(size)
-    with pytest.raises(RankError) as refused:
+    with pytest.raises(RankError) as error:
         group.run(lambda rank: program(group, rank))
     assert group.run(lambda _: group.all_reduce(ONE).item()) == [size] * size  # and it works again
-    return str(refused.value)
+    return str(error.value)
 
 
-@pytest.mark.parametrize("leaving", [0, 2])
-def test_a_rank_that_left_is_named(leaving):
+@pytest.mark.parametrize("returned", [0, 2])
+def test_a_rank_that_returned_is_named(returned):
     def program(group, rank):
-        if rank != leaving:
+        if rank != returned:
             group.all_reduce(ONE)
 
-    assert refusal(3, program).endswith(
-        f": all_reduce of float32 [1] waits for rank {leaving}; rank {leaving}: returned"
+    assert failure(3, program).endswith(
+        f": all_reduce of float32 [1] waits for rank {returned}; rank {returned}: returned"
     )
 
 
@@ -34,16 +34,16 @@ def test_ranks_that_wait_for_each_other_are_named():
     def program(group, rank):
         (group.split([0, 1]) if rank == 0 else group).all_gather(ONE)
 
-    said = refusal(3, program)
-    assert "rank 0: all_gather of float32 [1] waits for rank 1; " in said
-    assert "ranks 1, 2: all_gather of float32 [1] waits for rank 0" in said
+    message = failure(3, program)
+    assert "rank 0: all_gather of float32 [1] waits for rank 1; " in message
+    assert "ranks 1, 2: all_gather of float32 [1] waits for rank 0" in message
 
 
-def test_different_exchanges_are_told_apart():
+def test_different_collectives_are_mismatched():
     def program(group, rank):
         (group.all_reduce if rank == 1 else group.all_gather)(ONE)
 
-    assert refusal(3, program) == (
+    assert failure(3, program) == (
         "mismatched collectives: all_gather of float32 [1] on ranks 0, 2; "
         "all_reduce of float32 [1] on rank 1"
     )
@@ -52,17 +52,19 @@ def test_different_exchanges_are_told_apart():
 @pytest.mark.parametrize(
     "odd", [np.ones(2, np.float32), np.ones((1, 1), np.float32), np.ones(1, np.int32)]
 )
-def test_different_shapes_and_dtypes_are_told_apart(odd):
-    said = refusal(4, lambda group, rank: group.all_reduce(odd if rank == 3 else ONE))
-    assert said.endswith(f"on ranks 0 to 2; all_reduce of {odd.dtype} {list(odd.shape)} on rank 3")
+def test_different_shapes_and_dtypes_are_mismatched(odd):
+    message = failure(4, lambda group, rank: group.all_reduce(odd if rank == 3 else ONE))
+    assert message.endswith(
+        f"on ranks 0 to 2; all_reduce of {odd.dtype} {list(odd.shape)} on rank 3"
+    )
 
 
-def test_a_subgroup_names_ranks_as_the_run_does():
+def test_a_subgroup_names_the_ranks_of_the_run():
     def program(group, rank):
-        own = group.split([0, 1] if rank < 2 else [2, 3])
-        own.all_reduce(np.ones(2, np.float32) if rank == 3 else ONE)
+        pair = group.split([0, 1] if rank < 2 else [2, 3])
+        pair.all_reduce(np.ones(2, np.float32) if rank == 3 else ONE)
 
-    assert "float32 [1] on rank 2; all_reduce of float32 [2] on rank 3" in refusal(4, program)
+    assert "float32 [1] on rank 2; all_reduce of float32 [2] on rank 3" in failure(4, program)
 
 
 def test_a_slow_rank_is_waited_for():
@@ -78,9 +80,9 @@ def test_a_slow_rank_is_waited_for():
     assert group.run(program) == [2, 2]
 
 
-def test_who_waits_for_a_failed_rank_hears_what_it_raised():
+def test_waiting_ranks_learn_what_the_failed_rank_raised():
     group = ThreadGroup(2)
-    heard = []
+    messages = []
 
     def program(rank: int) -> None:
         if rank == 1:
@@ -88,9 +90,9 @@ def test_who_waits_for_a_failed_rank_hears_what_it_raised():
         try:
             group.all_reduce(ONE)
         except RankError as error:
-            heard.append(str(error))
+            messages.append(str(error))
             raise
 
     with pytest.raises(LookupError):
         group.run(program)
-    assert heard == ["rank 1 raised LookupError: no such expert"]
+    assert messages == ["rank 1 raised LookupError: no such expert"]

@@ -1,4 +1,4 @@
-"""SoloGroup: one rank alone is a group of one thread, without the thread."""
+"""SoloGroup: its collectives equal those of a ThreadGroup of one."""
 
 import numpy as np
 import pytest
@@ -6,23 +6,23 @@ import pytest
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from tests.support.kinds import every_kind
 
-EXCHANGES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
+COLLECTIVES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
 
 
-def test_it_is_one():
+def test_it_has_one_rank():
     assert (SoloGroup().size, SoloGroup().rank) == (1, 0)
 
 
 @every_kind
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_an_exchange_is_that_of_one_thread(on, exchange):
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_collective_equals_that_of_one_thread(on, name):
     x_1ND = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
     threads = ThreadGroup(1)
-    (expected,) = threads.run(lambda _: on(getattr(threads, exchange))(x_1ND))
-    np.testing.assert_array_equal(on(getattr(SoloGroup(), exchange))(x_1ND), expected)
+    (expected,) = threads.run(lambda _: on(getattr(threads, name))(x_1ND))
+    np.testing.assert_array_equal(on(getattr(SoloGroup(), name))(x_1ND), expected)
 
 
-def test_rows_stay_where_they_are():
+def test_ragged_rows_are_returned():
     x_ND = np.ones((3, 2))
     rows, count_P = SoloGroup().ragged_all_to_all(x_ND, [3])
     np.testing.assert_array_equal(rows, x_ND)

@@ -1,4 +1,4 @@
-"""Wire: bytes of any length arrive whole, in one round or two; different calls are told apart."""
+"""Transport: bytes of any length arrive, in one round or two; mismatched calls raise."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,25 +17,25 @@ P = 3
 
 
 @pytest.fixture(scope="module")
-def wires():
-    """Return three ranks' wires: gloo connects threads as it does processes."""
+def transports():
+    """Return the transports of three ranks: gloo connects threads as it does processes."""
     store = HashStore()
     with ThreadPoolExecutor(P) as pool:
-        watches = [HeartbeatMonitor(store, rank, P, silence=9) for rank in range(P)]
-        return list(pool.map(lambda monitor: Transport(store, (0, 1, 2), monitor), watches))
+        monitors = [HeartbeatMonitor(store, rank, P, silence=9) for rank in range(P)]
+        return list(pool.map(lambda monitor: Transport(store, (0, 1, 2), monitor), monitors))
 
 
-def swapped(wires, what_of, messages_of) -> list:
-    """Return what every rank gets, or the RankError that it is refused with."""
+def exchanged(transports, collectives, messages) -> list:
+    """Return what every rank receives, or the RankError that it raises."""
 
     def program(transport: Transport):
         try:
-            return transport.exchange_bytes(what_of[transport.index], messages_of[transport.index])
+            return transport.exchange_bytes(collectives[transport.index], messages[transport.index])
         except RankError as error:
             return error
 
     with ThreadPoolExecutor(P) as pool:
-        return list(pool.map(program, wires))
+        return list(pool.map(program, transports))
 
 
 def message(length: int, seed: int) -> np.ndarray:
@@ -44,38 +44,38 @@ def message(length: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from(LENGTHS), min_size=P * P, max_size=P * P))
-def test_bytes_of_any_length_arrive(wires, lengths):
+def test_bytes_of_any_length_arrive(transports, lengths):
     sent = [[message(lengths[P * a + b], P * a + b) for b in range(P)] for a in range(P)]
-    got = swapped(wires, ["swap"] * P, sent)
+    received = exchanged(transports, ["exchange"] * P, sent)
     for rank in range(P):
         for sender in range(P):
-            np.testing.assert_array_equal(got[rank][sender], sent[sender][rank])
+            np.testing.assert_array_equal(received[rank][sender], sent[sender][rank])
 
 
 @pytest.mark.parametrize("length", [10, 2 * INLINE])
-def test_different_calls_are_told_to_every_rank(wires, length):
+def test_mismatched_collectives_raise_on_every_rank(transports, length):
     sent = [[message(length * (rank + 1), 0)] * P for rank in range(P)]
-    for error in swapped(wires, ["a", "a", "b"], sent):
+    for error in exchanged(transports, ["a", "a", "b"], sent):
         assert str(error) == "mismatched collectives: a on ranks 0, 1; b on rank 2"
-    swapped(wires, ["again"] * P, sent)
+    exchanged(transports, ["again"] * P, sent)
 
 
-def test_who_waits_says_where(wires):
-    monitor = wires[0]._monitor
-    places = []
-    wait = monitor.check
-    monitor.check = lambda: places.append(monitor.at) or wait()
+def test_a_waiting_rank_publishes_its_collective(transports):
+    monitor = transports[0]._monitor
+    pending = []
+    check = monitor.check
+    monitor.check = lambda: pending.append(monitor.pending) or check()
     try:
-        swapped(wires, ["a call"] * P, [[message(3, 0)] * P] * P)
+        exchanged(transports, ["a call"] * P, [[message(3, 0)] * P] * P)
     finally:
         del monitor.check
-    assert places[0].ranks == (0, 1, 2)
-    assert places[0].what == "a call"
-    assert monitor.at is None
+    assert pending[0].ranks == (0, 1, 2)
+    assert pending[0].collective == "a call"
+    assert monitor.pending is None
 
 
-def test_a_wire_that_was_closed_says_so():
+def test_a_closed_transport_raises():
     transport = Transport(HashStore(), (0,), HeartbeatMonitor(HashStore(), 0, 1, silence=9))
     transport.close()
-    with pytest.raises(RankError, match="swap: the run has ended"):
-        transport.exchange_bytes("swap", [message(3, 0)])
+    with pytest.raises(RankError, match="exchange: the process group has been shut down"):
+        transport.exchange_bytes("exchange", [message(3, 0)])

@@ -1,4 +1,4 @@
-"""How near to its oracle an answer must be: a share of the range, by the answer's dtype."""
+"""Tolerances of comparisons with an oracle: relative to the range of values, by dtype."""
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +9,7 @@ TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(ml_dtypes.bfloat16): 2.0**-7}
 def assert_agrees(actual, expected, *, scale: float | None = None) -> None:
     """Assert that `actual` is `expected` up to TOLERANCE x `scale`.
 
-    `scale` is the size of what was added up: the largest expected value unless said otherwise.
+    `scale` is the size of the terms that were added up, by default the largest expected value.
     """
     expected = np.asarray(expected, np.float64)
     if scale is None:

@@ -1,4 +1,4 @@
-"""Full and sliding attention under one signature, for what must hold of both."""
+"""Full and sliding-window attention under one signature, for tests of both."""
 
 import numpy as np
 import pytest
@@ -19,5 +19,5 @@ both = pytest.mark.parametrize("attention", [full, swa])
 
 
 def assert_same(actual, expected) -> None:
-    """Assert that float32 answers are one, up to the order of their sums."""
+    """Assert that float32 results are equal up to the order of their sums."""
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)

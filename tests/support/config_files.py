@@ -1,4 +1,4 @@
-"""What a config.json says, as the hub has it and as transformers saves it."""
+"""Contents of config.json files, as published on the hub and as saved by transformers."""
 
 import json
 from collections.abc import Mapping
@@ -153,17 +153,17 @@ SMALL = MiMoConfig(
 
 
 def written(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Return the config.json of the given content, written into `folder`."""
+    """Write a config.json with `content` into `folder` and return its path."""
     file = folder / "config.json"
     file.write_text(json.dumps(content), encoding="utf-8")
     return file
 
 
 def load(folder: Path, content: Mapping[str, Any]) -> MiMoConfig:
-    """Return the model of a config.json of the given content, written into `folder`."""
+    """Write a config.json with `content` into `folder` and return the MiMoConfig read from it."""
     return MiMoConfig.from_pretrained(written(folder, content))
 
 
 def without(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """Return `content` less `keys`."""
+    """Return `content` without `keys`."""
     return {key: value for key, value in content.items() if key not in keys}

@@ -1,4 +1,4 @@
-"""What a call costs, counted: multiply-adds through the door of matmuls, and bytes at the peak.
+"""Cost counters for kernel calls: multiply-adds in `ops.matmul`, and peak memory in bytes.
 
 with counted() as cost:
     attention_swa(...)
@@ -21,7 +21,7 @@ from mimo_v2_flash.kernels.block_scale import quantize
 
 @dataclass
 class Cost:
-    """What has been spent so far.
+    """The cost of a block of code so far.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Cost:
     multiply_adds
         Multiplications in them; kernels have no other matmul.
     peak_bytes
-        The most memory held at one time above what was held at the start, temporaries and answer
-        together. NumPy reports its arrays to tracemalloc; scratch memory of BLAS does not count.
-        Known when the block is left.
+        The largest amount of memory held at one time, less the amount held at the start;
+        temporaries and results count. NumPy reports its arrays to tracemalloc; scratch memory of
+        BLAS does not count. It is set when the block ends.
     """
 
     matmuls: int = 0
@@ -42,11 +42,11 @@ class Cost:
 
 @contextmanager
 def counted() -> Iterator[Cost]:
-    """Count what the block computes."""
+    """Count the matmuls and the memory of the block."""
     _load_compiled_loops()
     cost, matmul = Cost(), ops.matmul
 
-    def counting(x, w):
+    def counted_matmul(x, w):
         batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
         cost.matmuls += 1
         cost.multiply_adds += math.prod((*batch, *x.shape[-2:-1], *w.shape[-2:]))
@@ -54,7 +54,7 @@ def counted() -> Iterator[Cost]:
 
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    ops.matmul = counting
+    ops.matmul = counted_matmul
     try:
         yield cost
     finally:
@@ -65,7 +65,7 @@ def counted() -> Iterator[Cost]:
 
 @cache
 def _load_compiled_loops() -> None:
-    """Multiply a few and many rows by every kind of weight: a loop's first call loads its code."""
+    """Run every compiled loop once, with few and many rows: its first call loads its code."""
     w_OI = np.ones((256, 256), np.float32)
     for w in (w_OI, w_OI.astype(ml_dtypes.bfloat16), quantize(w_OI)):
         for rows in (1, 30):

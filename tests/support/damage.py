@@ -1,4 +1,4 @@
-"""Damage for checkpoints: each function returns what changes one thing in a folder.
+"""Fault injection for checkpoints: each function returns a function that damages a folder.
 
 change_entry("model_1.safetensors", "model.norm.weight", dtype="I8")(folder)
 """
@@ -16,7 +16,7 @@ Damage = Callable[[Path], Any]
 
 
 def change_header(file: str, change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Change the header of a safetensors file, and nothing of its data."""
+    """Change the header of a safetensors file, but not its data."""
 
     def damage(folder: Path) -> None:
         header, start = read_header(folder / file)
@@ -28,29 +28,29 @@ def change_header(file: str, change: Callable[[dict[str, Any]], object]) -> Dama
     return damage
 
 
-def change_entry(file: str, name: str, **said: object) -> Damage:
-    """Change what a header says of a tensor."""
-    return change_header(file, lambda header: header[name].update(said))
+def change_entry(file: str, name: str, **fields: object) -> Damage:
+    """Change fields of a tensor in the header of a file."""
+    return change_header(file, lambda header: header[name].update(fields))
 
 
 def drop(file: str, name: str) -> Damage:
-    """Take a tensor out of a header; its bytes stay."""
+    """Remove a tensor from a header; its bytes stay."""
     return change_header(file, lambda header: header.pop(name))
 
 
 def change_index(change: Callable[[dict[str, str]], object]) -> Damage:
-    """Change which file the index says holds what."""
+    """Change the weight map of the index."""
 
     def damage(folder: Path) -> None:
-        said = json.loads((folder / INDEX).read_text())
-        change(said["weight_map"])
-        (folder / INDEX).write_text(json.dumps(said))
+        index = json.loads((folder / INDEX).read_text())
+        change(index["weight_map"])
+        (folder / INDEX).write_text(json.dumps(index))
 
     return damage
 
 
 def place_elsewhere(name: str, file: str) -> Damage:
-    """Let the index say that a tensor is in another file."""
+    """Change the file of a tensor in the index."""
     return change_index(lambda file_of: file_of.update({name: file}))
 
 
@@ -72,5 +72,5 @@ def cut(file: str, size: int) -> Damage:
 
 
 def both(*damages: Damage) -> Damage:
-    """Do one after the other."""
+    """Apply `damages` one after the other."""
     return lambda folder: [damage(folder) for damage in damages]

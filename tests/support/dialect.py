@@ -1,13 +1,13 @@
-"""Strict arrays: they compute with NumPy at once and refuse what nkipy would not trace faithfully.
+"""The dialect: strict arrays that compute with NumPy and refuse what nkipy would trace wrongly.
 
-    y = strictly(kernel)(x, w)      # NumPy's result, or NotTraceable with what to write instead
+    y = strictly(kernel)(x, w)      # NumPy's result, or NotTraceable with a replacement
 
-Every kernel test runs on plain arrays and on strict ones, and so needs no nkipy to know that a
-kernel traces. As values are there, they are looked at too: indices within range, rows written
-once. What only nkipy can tell (compile time, memory, collectives) is left to its own tests.
+Every kernel test runs on plain arrays and on strict ones, so that it shows without nkipy that a
+kernel traces. Strict arrays have values, and these are checked too: indices are within range, rows
+are written once. Compile time, memory and collectives are left to the tests that need nkipy.
 
-`dialect_rules` lists the functions, `dialect_checks` and `dialect_index` look at arguments,
-`dialect_array` is the array.
+`dialect_rules` lists the allowed functions, `dialect_checks` and `dialect_index` check arguments,
+`dialect_array` has the array class.
 """
 
 import functools
@@ -24,12 +24,12 @@ __all__ = ["NotTraceable", "Strict", "plain", "strict", "strictly"]
 
 
 def strict(array: np.ndarray) -> Strict:
-    """Return `array` as a strict one on the same memory.
+    """Return a strict array on the memory of `array`.
 
     Raises
     ------
     NotTraceable
-        If it has no axes, or a dtype that programs do not take, such as float64 or int64.
+        If `array` has no axes, or a dtype that programs do not take, such as float64 or int64.
     """
     check_dtype(array.dtype)
     if array.ndim == 0:
@@ -38,16 +38,16 @@ def strict(array: np.ndarray) -> Strict:
 
 
 def strictly(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `kernel`, computing with strict arrays, from plain arguments to plain results.
+    """Return `kernel`, wrapped to compute with strict arrays on plain arguments and results.
 
-    Arrays are made strict wherever they are: in tuples, lists, dicts, NamedTuples and
-    dataclasses. What the kernel writes, the caller's arrays hold.
+    Arrays are made strict also inside tuples, lists, dicts, NamedTuples and dataclasses. The
+    kernel's in-place writes change the caller's arrays.
     """
 
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = mapped(_strict_leaf, (args, kwargs))
-        return plain(mapped(_returned, kernel(*args, **kwargs)))
+        return plain(mapped(_checked_result, kernel(*args, **kwargs)))
 
     return call
 
@@ -56,7 +56,7 @@ def _strict_leaf(leaf: Any) -> Any:
     return strict(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _returned(leaf: Any) -> Any:
+def _checked_result(leaf: Any) -> Any:
     if isinstance(leaf, Strict) and leaf.ndim == 0:
         raise NotTraceable("a result without axes", "keepdims=True or np.reshape(x, (1,))")
     return _no_constant(leaf)
@@ -98,7 +98,7 @@ def _put_rows(buffer: Strict, row_N: Strict, x: Strict) -> None:
 
 
 def register() -> None:
-    """Teach the kernels' operations to compute with strict arrays."""
+    """Register implementations of the kernels' operations for strict arrays."""
     ops.matmul.register(Strict, _matmul)
     ops.top_k.register(Strict, _top_k)
     ops.constant.register(Strict, _constant)

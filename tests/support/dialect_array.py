@@ -1,4 +1,4 @@
-"""The strict array: NumPy's values behind no more than nkipy's tensor offers.
+"""The strict array: a NumPy array with only the interface of nkipy's tensor.
 
 Source: nkipy 0.1 `core/tensor.py` (`NKIPyTensorRef`).
 """
@@ -15,7 +15,7 @@ from tests.support.dialect_checks import NotTraceable, check_cast, check_dtype
 from tests.support.dialect_index import check_index, check_write_index, check_written
 from tests.support.dialect_rules import check_call, instead_of
 
-GIVE_INT32 = (np.argmax, np.argmin, np.count_nonzero)  # under nkipy; int64 under NumPy
+RETURN_INT32 = (np.argmax, np.argmin, np.count_nonzero)  # in nkipy; int64 in NumPy
 METHODS = ("sum", "prod", "mean", "var", "std", "max", "min", "argmax", "argmin", "clip", "copy")
 METHODS += ("squeeze", "swapaxes")
 REFUSED = {
@@ -34,10 +34,10 @@ REFUSED = {
 
 
 class Strict(NDArrayOperatorsMixin):
-    """An array as narrow as nkipy's tensor.
+    """An array that supports only what nkipy's tensor supports.
 
-    What shares memory with another tensor under NumPy is a copy under nkipy. So it may not be
-    written to, and not be read once that other tensor, its owner, has been written to.
+    A view, which shares memory with another tensor in NumPy, is a copy in nkipy. A view therefore
+    cannot be written to, nor read after that other tensor, its owner, has been written to.
     """
 
     __slots__ = ("_array", "_owner", "_writes")
@@ -53,7 +53,7 @@ class Strict(NDArrayOperatorsMixin):
     T = property(np.transpose)
 
     def read(self) -> np.ndarray:
-        """Return the values, unless they are a view of a tensor written to since."""
+        """Return the values; raise NotTraceable if this is a view of a tensor written to since."""
         if self._owner is not None and self._owner._writes != self._writes:
             raise NotTraceable("a view read after its tensor was written", "a new view, or np.copy")
         return self._array
@@ -109,12 +109,12 @@ class Strict(NDArrayOperatorsMixin):
 
     @staticmethod
     def _computed(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Return NumPy's answer to a call that passes its check."""
+        """Check a call and return NumPy's result."""
         check_call(function, args, kwargs)
         if function is np.put_along_axis:
             args[0]._count_write()
         result = function(*(_weak(plain(arg)) for arg in args), **kwargs)
-        if function in GIVE_INT32:
+        if function in RETURN_INT32:
             result = np.asarray(result).astype(np.int32)
         operands = args[0] if isinstance(args[0], tuple | list) else args
         sources = [operand for operand in operands if isinstance(operand, Strict)]
@@ -129,7 +129,7 @@ class Strict(NDArrayOperatorsMixin):
 
 
 class _NoSuchAttributeError(NotTraceable, AttributeError):
-    """A refusal that `hasattr` understands."""
+    """NotTraceable for a missing attribute, so that `hasattr` returns False."""
 
 
 def _refusal(idiom: str, instead: str) -> Callable[..., Any]:
@@ -150,7 +150,7 @@ def _weak(value: Any) -> Any:
 
 
 def _derived(result: Any, sources: list[Strict]) -> Strict:
-    """Return `result` as a tensor that knows whose memory it shares."""
+    """Return `result` as a tensor; if it shares memory with a source, it records its owner."""
     array = np.asarray(result)
     check_dtype(array.dtype)
     for source in sources:
@@ -160,12 +160,12 @@ def _derived(result: Any, sources: list[Strict]) -> Strict:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with every strict array in it, in records too, as its ndarray."""
+    """Return `value` with its strict arrays, also nested ones, replaced by their ndarrays."""
     return mapped(lambda leaf: leaf.read() if isinstance(leaf, Strict) else leaf, value)
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return `value` with `function` applied to every leaf; `value` itself if none changes."""
+    """Return the tree `value` with `function` applied to every leaf; itself if none changes."""
     if isinstance(value, tuple | list):
         parts = [mapped(function, part) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):

@@ -1,7 +1,7 @@
-"""What a call must look like so that nkipy and NumPy compute the same; else NotTraceable.
+"""Checks of arguments that raise NotTraceable unless nkipy and NumPy compute the same.
 
-Tensors are duck-typed: whatever has `read()`, its values as a NumPy array. Other arrays are
-constants, which nkipy writes into the program.
+Tensors are duck-typed: an object with `read()`, which returns its values as a NumPy array, is a
+tensor. Other arrays are constants, which nkipy writes into the program.
 
 Source: nkipy 0.1 `core/ops/` and `core/backend/hlo.py` (promotion), and each idiom's HLO run on
 XLA against NumPy.
@@ -16,16 +16,16 @@ import numpy as np
 FLOAT32, BOOL, INT32 = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int32)
 INTEGERS = (INT32, np.dtype(np.uint32), np.dtype(np.uint8))
 FLOATS = (FLOAT32, np.dtype(ml_dtypes.bfloat16))
-FLOAT8 = np.dtype(ml_dtypes.float8_e4m3)  # Trainium's, which ends at 240
+FLOAT8 = np.dtype(ml_dtypes.float8_e4m3)  # Trainium's E4M3, whose largest value is 240
 NUMBERS = FLOATS + INTEGERS
 SUPPORTED = (*NUMBERS, BOOL, FLOAT8)
-CONSTANT_LIMIT = 64 * 1024  # bytes: a constant lies in every program that uses it
+CONSTANT_LIMIT = 64 * 1024  # bytes; every program that uses a constant has a copy
 CUMSUM_LIMIT = 1024  # elements N: nkipy multiplies by a constant N x N triangle
 TO_FLOAT32 = "x.astype(np.float32) first"
 
 
-class NotTraceable(TypeError):  # noqa: N818  it is said of an idiom
-    """An idiom that nkipy does not trace, or traces into something else than NumPy computes."""
+class NotTraceable(TypeError):  # noqa: N818  the name describes an idiom
+    """An idiom that nkipy does not trace, or traces to a program with other results than NumPy."""
 
     def __init__(self, idiom: str, instead: str) -> None:
         super().__init__(f"{idiom} does not trace faithfully; write {instead}")
@@ -33,12 +33,12 @@ class NotTraceable(TypeError):  # noqa: N818  it is said of an idiom
 
 
 def is_tensor(value: Any) -> bool:
-    """Return whether `value` would be nkipy's tensor in a traced program."""
+    """Return whether `value` would be a tensor of nkipy in a traced program."""
     return hasattr(type(value), "read")
 
 
 def check_dtype(dtype: Any) -> np.dtype:
-    """Return `dtype` as a NumPy dtype that traces."""
+    """Return `dtype` as a NumPy dtype; raise NotTraceable if nkipy does not trace it."""
     if isinstance(dtype, type) and dtype in {bool, int, float}:  # nkipy reads all as float32
         raise NotTraceable(f"the dtype {dtype.__name__}", "np.bool_, np.int32 or np.float32")
     if np.dtype(dtype) not in SUPPORTED:
@@ -58,11 +58,11 @@ def check_operand(operand: Any) -> None:
 
 
 def promoted(operands: Iterable[Any]) -> np.dtype:
-    """Return the dtype that `operands` take together under NumPy and under nkipy alike."""
+    """Return the promoted dtype of `operands`, which must be the same in NumPy and nkipy."""
     dtypes, scalars = set(), []
     for operand in operands:
         check_operand(operand)
-        if isinstance(operand, bool | int | float):  # np.float64 too: weak, as in nkipy
+        if isinstance(operand, bool | int | float):  # np.float64 is a float: weak, as in nkipy
             scalars.append(operand.item() if isinstance(operand, np.float64) else operand)
         else:
             dtypes.add(np.dtype(operand.dtype))
@@ -70,13 +70,13 @@ def promoted(operands: Iterable[Any]) -> np.dtype:
     if len(strong) != 1 and strong != set(FLOATS):
         raise NotTraceable(f"{' and '.join(sorted(map(str, strong)))} together", "astype first")
     traced = FLOAT32 if strong == set(FLOATS) else strong.pop()
-    if scalars and np.result_type(*dtypes, *scalars) != traced:  # NumPy's choice is wider
+    if scalars and np.result_type(*dtypes, *scalars) != traced:  # NumPy promotes to a wider dtype
         raise NotTraceable(f"{traced} with the Python scalar {scalars[0]!r}", TO_FLOAT32)
     return traced
 
 
 def together(dtypes: tuple[np.dtype, ...], instead: str = TO_FLOAT32) -> Callable[..., None]:
-    """Return the check of operands whose common dtype must be among `dtypes`."""
+    """Return a check that the promoted dtype of all operands is among `dtypes`."""
 
     def check(*operands: Any) -> None:
         dtype = promoted(operands)
@@ -87,7 +87,7 @@ def together(dtypes: tuple[np.dtype, ...], instead: str = TO_FLOAT32) -> Callabl
 
 
 def alone(dtypes: tuple[np.dtype, ...], instead: str = TO_FLOAT32) -> Callable[..., None]:
-    """Return the check of one tensor, whose dtype must be among `dtypes`; the rest is static."""
+    """Return a check that the dtype of the first argument, a tensor, is among `dtypes`."""
 
     def check(x: Any, *_: Any, **__: Any) -> None:
         if x.dtype not in dtypes:
@@ -111,7 +111,7 @@ def check_finite(x: Any) -> None:
 
 
 def check_cast(x: Any, dtype: Any) -> None:
-    """Raise NotTraceable if XLA casts a value of `x` to another one than NumPy does."""
+    """Raise NotTraceable if XLA would cast a value of `x` differently than NumPy."""
     if check_dtype(dtype) in INTEGERS and x.dtype in (*FLOATS, FLOAT8):
         limits, wide = np.iinfo(dtype), x.read().astype(np.float64)
         if not np.all((wide > limits.min - 1) & (wide < limits.max + 1)):
@@ -179,9 +179,11 @@ def check_stack(parts: Any, axis: Any = 0) -> None:
 
 
 def check_split(x: Any, sections: Any, axis: int = 0) -> None:
-    cuts = [0] if isinstance(sections, int) else [0, *sections, x.shape[axis]]
-    if not all(isinstance(cut, int | np.integer) for cut in cuts) or cuts != sorted(cuts):
-        raise NotTraceable(f"the cuts {cuts[1:-1]}", "ascending integers within the axis")
+    bounds = [0] if isinstance(sections, int) else [0, *sections, x.shape[axis]]
+    if not all(isinstance(b, int | np.integer) for b in bounds) or bounds != sorted(bounds):
+        raise NotTraceable(
+            f"the split indices {bounds[1:-1]}", "ascending integers within the axis"
+        )
 
 
 def check_repeat(_: Any, repeats: Any, *__: Any, **___: Any) -> None:

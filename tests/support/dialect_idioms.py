@@ -1,11 +1,11 @@
-"""Idioms, one a line of two files: what strict arrays must refuse, and what they must compute.
+"""Idioms, one per line of two files: those that strict arrays refuse, and those that they compute.
 
     kernel = FORBIDDEN["x @ y.T"];  kernel(**inputs_of(kernel))
 
-An idiom is the body of a kernel; the names of `INPUTS` in it are its parameters.
+An idiom is the body of a kernel. Its parameters are the names of `INPUTS` that it uses.
 
 Source: each was traced by nkipy 0.1 and its HLO run on XLA. Allowed ones gave NumPy's numbers.
-Forbidden ones do not trace, give HLO that XLA rejects, or give other numbers; some do so only for
+Forbidden ones do not trace, give HLO that XLA rejects, or give other numbers; some fail only for
 other values or lengths, or differ from NumPy in dtype; a few break a rule of this project.
 """
 
@@ -42,7 +42,7 @@ INPUTS = {
 
 
 def inputs_of(kernel: Callable[..., Any]) -> dict[str, np.ndarray]:
-    """Return fresh copies of the inputs that `kernel` names."""
+    """Return fresh copies of the inputs that are parameters of `kernel`."""
     return {name: INPUTS[name].copy() for name in inspect.signature(kernel).parameters}
 
 
@@ -52,17 +52,17 @@ def _kernels(file: str) -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(line: str) -> Callable[..., Any]:
-    """Return `line` as the body of a function of the inputs that it names."""
+    """Return a function with the body `line`, whose parameters are the inputs that it uses."""
     try:
         compile(line, line, "eval")
         line = f"return {line}"
     except SyntaxError:  # statements
         pass
-    code = _defined(line, ()).__code__
-    return _defined(line, sorted(INPUTS.keys() & {*code.co_names, *code.co_varnames}))
+    code = _define(line, ()).__code__
+    return _define(line, sorted(INPUTS.keys() & {*code.co_names, *code.co_varnames}))
 
 
-def _defined(line: str, parameters: Any) -> Callable[..., Any]:
+def _define(line: str, parameters: Any) -> Callable[..., Any]:
     scope = {"np": np, "ops": ops, "ml_dtypes": ml_dtypes}
     exec(f"def idiom({', '.join(parameters)}):\n    {line}", scope)
     return scope["idiom"]

@@ -1,7 +1,7 @@
-"""Which indices read and write the same rows under nkipy and under NumPy; else NotTraceable.
+"""Checks of indices that raise NotTraceable unless nkipy and NumPy access the same rows.
 
-nkipy reads negative and excessive indices as the nearest row and drops such writes, ignores
-where a slice beside a written index begins, and neither casts nor broadcasts what it writes.
+nkipy clamps negative and out-of-range indices in reads and drops such writes, ignores the start of
+a slice beside a written index, and neither casts nor broadcasts written values.
 
 Source: nkipy 0.1 `NKIPyTensorRef.__getitem__` and `__setitem__`, `core/ops/_hlo_impls.py`.
 """
@@ -23,7 +23,7 @@ ROWS = "x[rows] with one 1-D int32 tensor of flat rows"
 
 
 def check_index(x: Any, index: Any) -> list[Any]:
-    """Return `index` by axis, new axes left out, if `x[index]` reads the same under nkipy."""
+    """Return `index` by axis, without new axes; raise NotTraceable if nkipy reads other rows."""
     parts = _by_axis(x, index)
     arrays = [(axis, part) for axis, part in enumerate(parts) if _is_array(part)]
     if len(arrays) > 1:
@@ -36,7 +36,7 @@ def check_index(x: Any, index: Any) -> list[Any]:
 
 
 def check_write_index(x: Any, index: Any) -> None:
-    """Raise NotTraceable if `x[index] = value` writes other rows under nkipy."""
+    """Raise NotTraceable if `x[index] = value` writes other rows in nkipy."""
     if any(part is None for part in _tuple(index)):
         raise NotTraceable("x[None, ...] = value", "np.reshape(value, ...)")
     for axis, part in enumerate(check_index(x, index)):
@@ -140,7 +140,7 @@ def _check_written_slice(part: slice, length: int, *, beside: bool) -> None:
 
 
 def _check_unique(index: Any, length: int, axis: int) -> None:
-    """Raise NotTraceable if a row is written twice; the last, the trash row, may be."""
+    """Raise NotTraceable if a row other than the last, the trash row, is written twice."""
     row = np.sort(_values(index).astype(np.int64), axis=axis)
     earlier = np.take(row, np.arange(row.shape[axis] - 1), axis=axis)
     if ((np.diff(row, axis=axis) == 0) & (earlier != length - 1)).any():

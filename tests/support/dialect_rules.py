@@ -1,7 +1,8 @@
-"""Which NumPy functions nkipy traces, with which arguments, and what to write for the others.
+"""Rules for the NumPy functions that nkipy traces, and replacements for the others.
 
-Left out though nkipy has them, because their results differ: `//` (NumPy divides exactly, then
-rounds), log1p and expm1 (nkipy computes log(1 + x): 0 for small x), logaddexp (NaN of -inf).
+nkipy also has the following functions. They have no rule because their results differ from NumPy's:
+`//` (NumPy divides exactly, then rounds), log1p and expm1 (nkipy computes log(1 + x): 0 for small
+x), logaddexp (NaN of -inf).
 
 Source: nkipy 0.1 `core/_numpy_dispatch.py` and the signatures in `core/ops/`.
 """
@@ -26,9 +27,9 @@ from tests.support.dialect_checks import (
 
 
 class Rule(NamedTuple):
-    """How a function may be called: the first `tensors` of `positional` arguments are tensors.
+    """The allowed signature of a function: `positional` arguments, the first `tensors` are tensors.
 
-    The check gets the call's arguments and raises `NotTraceable`.
+    `check` gets the call's arguments and raises `NotTraceable`.
     """
 
     tensors: int
@@ -55,7 +56,7 @@ def check_call(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
 
 
 def instead_of(name: str) -> str:
-    """Return what to write instead of the function or method `name`."""
+    """Return the replacement for the function or method `name`."""
     if getattr(np, name, None) in RULES:
         return f"np.{name}(x)"
     return INSTEAD.get(name, "a function that dialect_rules.RULES lists")

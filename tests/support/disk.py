@@ -1,8 +1,8 @@
-"""A checkpoint's bytes without a disk, and what a recipe's pieces make of them.
+"""An in-memory checkpoint, and the execution of conversion plans on it.
 
 disk = Disk()
-recipe = conversion_tasks.scaled(disk.coded("w", (code, scale)), encoding)
-made(disk, recipe, encoding).value("w")
+plan = conversion_tasks.scaled(disk.coded("w", (code, scale)), encoding)
+made(disk, plan, encoding).value("w")
 """
 
 from math import prod
@@ -21,29 +21,29 @@ from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 from mimo_v2_flash.weights.source import TensorInfo
 
-GAP = 3  # bytes between tensors, so that ranges of two never touch
+GAP = 3  # bytes between tensors, so that their ranges never touch
 
 
 class Disk:
-    """Bytes of files, to which tensors are added."""
+    """The bytes of one file in memory, to which tensors are added."""
 
     def __init__(self) -> None:
         self.data = b""
         self.used: list[tuple[int, int]] = []
 
     def add(self, array: np.ndarray, dtype: str) -> TensorInfo:
-        """Write a tensor and return where it is."""
+        """Append a tensor and return its TensorInfo."""
         begin = len(self.data) + GAP
         self.data += b"\xff" * GAP + array.tobytes()
         self.used.append((begin, len(self.data)))
         return TensorInfo("x.safetensors", dtype, array.shape, begin, len(self.data))
 
     def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> QuantizedTensorInfo:
-        """Write codes and scales and return where they are."""
+        """Append codes and scales and return their QuantizedTensorInfo."""
         return QuantizedTensorInfo(name, self.add(weight[0], "F8_E4M3"), self.add(weight[1], "F32"))
 
     def read(self, task: ConversionTask) -> list[np.ndarray]:
-        """Return the arrays that a piece is made of."""
+        """Return the source arrays of a conversion task."""
         return [
             np.frombuffer(self.data[p.begin : p.end], DTYPES[p.dtype]).reshape(p.shape)
             for p in task.sources
@@ -51,7 +51,7 @@ class Disk:
 
 
 class Made(NamedTuple):
-    """What a recipe made: arrays by name, and the rounded values."""
+    """The result of a conversion plan: arrays by name, and how many values were rounded."""
 
     arrays: dict[str, np.ndarray]
     rounded: int
@@ -67,24 +67,24 @@ class Made(NamedTuple):
 
 
 def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:
-    """Return what the pieces make, last first, having checked that every byte comes once."""
+    """Run the tasks in reverse order; check that they read and write every byte exactly once."""
     read = sorted((p.begin, p.end) for task in plan.tasks for p in task.sources)
     assert joined(read) == sorted(disk.used)
     assert len({task.key for task in plan.tasks}) == len(plan.tasks)
-    parts = [p for task in reversed(plan.tasks) for p in task.convert(disk.read(task))]
+    all_chunks = [p for task in reversed(plan.tasks) for p in task.convert(disk.read(task))]
     arrays = {}
     for name, dtype, shape, _ in plan.outputs:
-        own = sorted((p for p in parts if p.name == name), key=lambda part: part.begin)
+        chunks = sorted((p for p in all_chunks if p.name == name), key=lambda chunk: chunk.begin)
         size = prod(shape) * DTYPES[dtype].itemsize
-        assert joined([(p.begin, p.begin + p.array.nbytes) for p in own]) == [(0, size)]
-        data = b"".join(p.array.tobytes() for p in own)
+        assert joined([(p.begin, p.begin + p.array.nbytes) for p in chunks]) == [(0, size)]
+        data = b"".join(p.array.tobytes() for p in chunks)
         arrays[name] = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
-    assert {p.name for p in parts} == arrays.keys()
+    assert {p.name for p in all_chunks} == arrays.keys()
     return Made(arrays, encoding.rounded)
 
 
 def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return sorted ranges with those that touch made one; none may overlap or be empty."""
+    """Return sorted ranges with adjacent ones merged; none may overlap or be empty."""
     runs: list[tuple[int, int]] = []
     for begin, end in ranges:
         assert begin < end

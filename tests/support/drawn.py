@@ -1,4 +1,4 @@
-"""Hypothesis strategies that read names: what is drawn has the axes that its name ends in.
+"""Hypothesis strategies for tensors, whose names give their axes: `x_BTD` has axes B, T and D.
 
 @given(tensors("x_BTD", "weight_D"))
 def test_it_is_its_oracle(drawn): rmsnorm(*drawn, epsilon=1e-5)
@@ -19,10 +19,10 @@ scales = st.sampled_from([1e-3, 1.0, 30.0])
 
 @st.composite
 def tensors(draw, *names: str, dtypes=floats, **lengths):
-    """Draw one array for each of `names`: equal letters are equal lengths, dtypes are one.
+    """Draw one array for each of `names`; equal letters are equal lengths, all have one dtype.
 
-    Lengths are 1 to 6, or what `lengths` says for a letter; H is K x G where both are named.
-    `visible` is boolean, `token` an int32 below V; everything else is normal, at one scale.
+    Lengths are 1 to 6, or drawn from `lengths` by letter; H is K x G where both are named.
+    `visible` is boolean, `token` an int32 below V; every other array is normal, at one scale.
     """
     length = {}
     for letter in dict.fromkeys("".join(axes_of(name) for name in names)):

@@ -1,8 +1,8 @@
-"""FP8 as the hub's checkpoints have it: 128 x 128 blocks, attention fused per rank before them.
+"""Block-scaled FP8 as in the hub's checkpoints: 128 x 128 blocks of each rank's fused [Q | K | V].
 
-Source: the hub's weights of XiaomiMiMo/MiMo-V2-Flash (q, k and v apart) and MiMo-V2.5 (fused); both
-were quantised on each tensor-parallel rank's [Q | K | V], one matrix whose blocks run on over the
-boundary of K and V. Written plainly and apart from the package, because it is the package's oracle.
+Source: the hub's weights of XiaomiMiMo/MiMo-V2-Flash (split q, k and v) and MiMo-V2.5 (fused); both
+were quantised on each tensor-parallel rank's [Q | K | V], one matrix whose blocks cross from K into
+V. This module shares no code with the package, because it is the package's oracle.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Quantised(NamedTuple):
-    """A matrix as it is stored, and what that stands for."""
+    """A matrix as stored, and its dequantised values."""
 
     code_OI: np.ndarray  # float8_e4m3fn
     scale_YX: np.ndarray  # float32
@@ -32,28 +32,28 @@ class Quantised(NamedTuple):
 
 
 def quantize_weights(weights: Arrays, ranks: int, fused: bool) -> tuple[Arrays, Arrays]:
-    """Return what is stored, scales included, and what it stands for."""
+    """Return the stored tensors, scales included, and the dequantised weights."""
     float8 = {name: quantise_blocks(w) for name, w in weights.items() if name.endswith(MATRICES)}
-    apart: dict[str, Quantised] = {}
-    joined: dict[str, Quantised] = {}
+    split: dict[str, Quantised] = {}
+    fused_qkv: dict[str, Quantised] = {}
     for prefix in [name.removesuffix(QUERY) for name in weights if name.endswith(QUERY)]:
         names = [f"{prefix}{part}_proj.weight" for part in "qkv"]
         parts, whole = quantise_attention(*(weights[name] for name in names), ranks)
-        apart |= dict(zip(names, parts, strict=True))
-        joined[f"{prefix}qkv_proj.weight"] = whole
+        split |= dict(zip(names, parts, strict=True))
+        fused_qkv[f"{prefix}qkv_proj.weight"] = whole
     plain = {
         name: w.astype(np.float32 if ROUTER in name else ml_dtypes.bfloat16)
         for name, w in weights.items()
-        if name not in float8 | apart
+        if name not in float8 | split
     }
     stored, truth = dict(plain), {name: w.astype(np.float32) for name, w in plain.items()}
-    for name, matrix in (float8 | (joined if fused else apart)).items():
+    for name, matrix in (float8 | (fused_qkv if fused else split)).items():
         stored |= {name: matrix.code_OI, f"{name}_scale_inv": matrix.scale_YX}
-    return stored, truth | {name: m.truth_OI for name, m in (float8 | apart).items()}
+    return stored, truth | {name: m.truth_OI for name, m in (float8 | split).items()}
 
 
 def quantise_blocks(w_OI: np.ndarray) -> Quantised:
-    """Return `w_OI` with one scale for each 128 x 128 block; the last ones may be partial."""
+    """Return `w_OI` with one scale per 128 x 128 block; blocks at the edges may be partial."""
     outputs, inputs = w_OI.shape
     scale_YX = np.ones((-(-outputs // BLOCK), -(-inputs // BLOCK)), np.float32)
     code_OI = np.empty(w_OI.shape, ml_dtypes.float8_e4m3fn)
@@ -68,25 +68,27 @@ def quantise_blocks(w_OI: np.ndarray) -> Quantised:
 
 
 def quantise_attention(q_OD, k_OD, v_OD, ranks: int) -> tuple[list[Quantised], Quantised]:
-    """Return q, k and v apart as MiMo-V2-Flash stores them, and fused as MiMo-V2.5 does.
+    """Return split q, k and v as MiMo-V2-Flash stores them, and fused qkv as MiMo-V2.5 does.
 
-    Each rank's [Q | K | V] is quantised as one matrix. Apart, a scale row that K and V share stays
-    with K; fused, rank follows rank.
+    Each rank's [Q | K | V] is quantised as one matrix. If split, a scale row that K and V share
+    stays with K; if fused, the ranks' matrices are concatenated.
     """
     whole = (q_OD, k_OD, v_OD)
-    shares = zip(*(np.split(w_OD, ranks) for w_OD in whole), strict=True)
-    fused = [quantise_blocks(np.concatenate(share)) for share in shares]
+    shards = zip(*(np.split(w_OD, ranks) for w_OD in whole), strict=True)
+    fused = [quantise_blocks(np.concatenate(shard)) for shard in shards]
     q_rows, k_rows, _ = (len(w_OD) // ranks for w_OD in whole)
-    cuts = [q_rows, q_rows + k_rows]
-    scale_cuts = [-(-cut // BLOCK) for cut in cuts]
+    bounds = [q_rows, q_rows + k_rows]
+    scale_bounds = [-(-bound // BLOCK) for bound in bounds]
     codes, scales, truths = zip(*fused, strict=True)
-    parts = zip(_cut(codes, cuts), _cut(scales, scale_cuts), _cut(truths, cuts), strict=True)
+    parts = zip(
+        _split(codes, bounds), _split(scales, scale_bounds), _split(truths, bounds), strict=True
+    )
     return [Quantised(*part) for part in parts], _join(codes, scales, truths)
 
 
-def _cut(ranks: Sequence[np.ndarray], cuts: list[int]) -> list[np.ndarray]:
-    tasks = (np.split(rank, cuts) for rank in ranks)
-    return [np.concatenate(task) for task in zip(*tasks, strict=True)]
+def _split(ranks: Sequence[np.ndarray], bounds: list[int]) -> list[np.ndarray]:
+    parts_of_ranks = (np.split(rank, bounds) for rank in ranks)
+    return [np.concatenate(parts) for parts in zip(*parts_of_ranks, strict=True)]
 
 
 def _join(*columns: Sequence[np.ndarray]) -> Quantised:
@@ -94,13 +96,13 @@ def _join(*columns: Sequence[np.ndarray]) -> Quantised:
 
 
 def check_geometry(config: MiMoConfig, ranks: int) -> None:
-    """Refuse a model whose scales cannot lie as those of MiMo-V2-Flash do.
+    """Check that a model's scales can have the layout of MiMo-V2-Flash.
 
     Raises
     ------
     ValueError
-        If head widths are not 192 and 128, heads cannot be shared by the ranks, a rank's query rows
-        are no whole blocks, or the number of scale rows would not tell which grid it is.
+        If head widths are not 192 and 128, heads do not divide over the ranks, a rank's query rows
+        are not whole blocks, or the number of scale rows would not tell which grid it is.
     """
     for index, spec in enumerate(config.layers):
         if fault := _fault(spec, ranks):

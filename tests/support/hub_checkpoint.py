@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the hub's layout: FP8 with scales, its shards, an index, three predictors.
+"""Tiny checkpoints in the hub's layout: FP8 with scales, shards, an index, three MTP layers.
 
     hub = write_hub_checkpoint(tiny(RECIPE).oracle, folder)
     oracle = oracle_of(tiny(RECIPE).oracle, hub)
@@ -26,7 +26,7 @@ FUSED = {  # of config.json
     "model_type": "mimo_v2",
     "attention_projection_layout": "fused_qkv",
 }
-# True head widths, 4 KV heads as the true model has; every other width ends in a partial block.
+# The head widths and 4 KV heads of the real model; every other width ends in a partial block.
 RECIPE = Recipe(
     layers=((FULL, "dense"), (SLIDING, "sparse"), (FULL, "sparse")),
     num_kv_heads=4,
@@ -43,14 +43,14 @@ RECIPE = Recipe(
 
 
 class HubCheckpoint(NamedTuple):
-    """A checkpoint, and what it stands for.
+    """A checkpoint and its dequantised weights.
 
     Attributes
     ----------
     folder
-        Holds config.json, the index and the shards.
+        Folder of config.json, the index and the shards.
     truth
-        Every weight in float32, by the names of split q, k and v, predictors included.
+        Every weight in float32, MTP layers included; q, k and v are split.
     """
 
     folder: Path
@@ -64,24 +64,24 @@ def write_hub_checkpoint(
     ranks: int | None = None,
     fused: bool = False,
     seed: int = 0,
-    predictors: Arrays | None = None,
+    mtp_weights: Arrays | None = None,
 ) -> HubCheckpoint:
-    """Write transformers' `model` into `folder` as the hub would have it.
+    """Write transformers' `model` into `folder` in the layout of the hub.
 
     Parameters
     ----------
     model
         A MiMoV2FlashForCausalLM in float32; head widths must be 192 and 128.
     folder
-        Made where there is none.
+        Folder to write to, made if it does not exist.
     ranks
         Tensor-parallel ranks that attention was quantised on; None is the KV heads of full layers.
     fused
         Whether attention is one `qkv_proj`, rank after rank.
     seed
-        Of random predictors; transformers has none.
-    predictors
-        Weights of the predictors by the hub's names, float32, instead of random ones.
+        Seed of random MTP layers; transformers has none.
+    mtp_weights
+        Weights of the MTP layers by the hub's names, float32, instead of random ones.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def write_hub_checkpoint(
     weights, config = _saved(model)
     ranks = ranks or config.num_key_value_heads
     check_geometry(config, ranks)
-    weights |= random_predictors(config, seed) if predictors is None else predictors
+    weights |= random_mtp_weights(config, seed) if mtp_weights is None else mtp_weights
     stored, truth = quantize_weights(weights, ranks, fused)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, stored, _hub_config(config) | (FUSED if fused else {}))
@@ -104,19 +104,19 @@ def oracle_of(model: Any, hub: HubCheckpoint) -> Any:
         model.save_pretrained(folder)
         main = {name: w for name, w in hub.truth.items() if not name.startswith("model.mtp.")}
         save_file(main, Path(folder) / "model.safetensors", {"format": "pt"})
-        oracle, found = type(model).from_pretrained(
+        oracle, loading_info = type(model).from_pretrained(
             folder, config=model.config, dtype="float32", output_loading_info=True
         )
-    assert not any(found.values()), found
+    assert not any(loading_info.values()), loading_info
     return oracle.eval()
 
 
-def random_predictors(config: MiMoConfig, seed: int) -> Arrays:
-    """Return the weights of three predictors: a sliding layer's attention and a dense network."""
+def random_mtp_weights(config: MiMoConfig, seed: int) -> Arrays:
+    """Return the weights of three MTP layers: a sliding layer's attention and a dense network."""
     generator = np.random.default_rng(seed)
     weights = {}
     for index in range(NUM_MTP_LAYERS):
-        for name, shape in _predictor_shapes(config):
+        for name, shape in _mtp_shapes(config):
             value = generator.standard_normal(shape, np.float32)
             if len(shape) == 2:
                 value *= np.float32(1.5 / np.sqrt(shape[-1]))
@@ -126,7 +126,7 @@ def random_predictors(config: MiMoConfig, seed: int) -> Arrays:
     return weights
 
 
-def _predictor_shapes(config: MiMoConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _mtp_shapes(config: MiMoConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     D, F = config.hidden_size, config.intermediate_size
     H, K = config.swa_num_attention_heads, config.swa_num_key_value_heads
     Q, C = config.swa_head_dim, config.swa_v_head_dim

@@ -1,10 +1,10 @@
-"""Every kernel test runs on NumPy's arrays, on the strict arrays of the dialect, and traced on XLA.
+"""Parametrisation of kernel tests by array kind: NumPy, strict arrays of the dialect, XLA.
 
 @every_kind
 @given(...)
 def test_norm_is_one(on, x_BTD): ... on(rmsnorm)(x_BTD, ...)
 
-The third needs nkipy, and runs with fewer examples: `make test-nkipy`.
+XLA traces the kernel. It needs nkipy, and runs with fewer examples: `make test-nkipy`.
 """
 
 from collections.abc import Callable
@@ -34,34 +34,34 @@ def _on_strict_arrays(kernel):
 
 
 @dataclass(frozen=True)
-class _Called:
-    """A kernel with its arguments as two records: some kernels take them by position alone."""
+class _Packed:
+    """A kernel called with (args, kwargs) as two pytrees: some arguments are positional-only."""
 
     kernel: Callable[..., Any]
 
-    def __call__(self, given: tuple[Any, ...], static: dict[str, Any]) -> Any:
-        """Return what the kernel says, or a sign that it says nothing."""
-        said = self.kernel(*given, **static)
-        first, *_ = tree_arrays((given, static)).values()
-        return {NOTHING: ops.full(first, (1,), 0.0, np.float32)} if said is None else said
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the kernel's output, or {NOTHING: zero} if it returns None."""
+        output = self.kernel(*args, **kwargs)
+        first, *_ = tree_arrays((args, kwargs)).values()
+        return {NOTHING: ops.full(first, (1,), 0.0, np.float32)} if output is None else output
 
 
 def _on_xla(kernel):
-    def call(*given, **static):
-        placed = _xla().to_device((given, static))
+    def call(*args, **kwargs):
+        placed = _xla().to_device((args, kwargs))
         try:
-            said = _xla().compile(_Called(kernel))(*placed)
+            output = _xla().compile(_Packed(kernel))(*placed)
         except ValueError as error:
             if "an empty tensor" in str(error):
-                reject()  # programs have none
+                reject()  # programs cannot have empty tensors
             raise
-        if isinstance(said, dict) and NOTHING in said:  # it wrote into what it was given
+        if isinstance(output, dict) and NOTHING in output:  # it wrote into its arguments
             for array, written in zip(
-                tree_arrays((given, static)).values(), tree_arrays(placed).values(), strict=True
+                tree_arrays((args, kwargs)).values(), tree_arrays(placed).values(), strict=True
             ):
                 array[...] = np.asarray(written)
             return None
-        return tree_map(lambda _, leaf: np.asarray(leaf), said)
+        return tree_map(lambda _, leaf: np.asarray(leaf), output)
 
     return call
 
@@ -77,4 +77,5 @@ HOST = [pytest.param(_on_numpy, id="numpy"), pytest.param(_on_strict_arrays, id=
 XLA = pytest.param(_on_xla, id="xla", marks=pytest.mark.nkipy)
 
 every_kind = pytest.mark.parametrize("on", [*HOST, XLA])
-host_kinds = pytest.mark.parametrize("on", HOST)  # ranks are threads, or arrays change in place
+# For ranks that are threads, or arrays that change in place.
+host_kinds = pytest.mark.parametrize("on", HOST)

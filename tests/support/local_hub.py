@@ -1,4 +1,4 @@
-"""A hub on this machine: it answers what huggingface_hub asks, misbehaves as told, and counts.
+"""A local Hugging Face hub for tests, with fault injection and counters of requests and bytes.
 
     with LocalHub(folder, Manners(cut=0.2)) as hub:
         subprocess.run([...], env=hub.environment(home))
@@ -19,7 +19,7 @@ from typing import Any
 from huggingface_hub import close_session
 
 from mimo_v2_flash.weights.hub import WAITS
-from tests.support.hub_answers import COMMIT, REPOSITORY, Handler, Range, Server
+from tests.support.hub_handler import COMMIT, REPOSITORY, Handler, Range, Server
 
 __all__ = [
     "COMMIT", "REPOSITORY", "Forgetful", "LocalHub", "Manners", "Range", "never_waiting", "visited",
@@ -30,21 +30,21 @@ INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 @dataclass(frozen=True)
 class Manners:
-    """How a hub behaves.
+    """The behaviour of a local hub.
 
     Attributes
     ----------
     cut, busy
-        Shares of the requests whose answer breaks off, or is 429 or 503. What was refused or cut
-        is served when it is asked for again.
+        Fractions of the requests whose response breaks off, or has status 429 or 503. A request
+        that failed succeeds when it is repeated.
     token
-        To be shown, if not empty.
+        The token that requests must have; none if empty.
     ranges
-        Whether ranges are served: else every answer is the whole file.
+        Whether byte ranges are served; otherwise every response is the whole file.
     elsewhere
-        Whether weights lie on another host, to which their requests are redirected.
+        Whether requests for weights are redirected to another host.
     seed
-        Of the faults.
+        Seed of the faults.
     """
 
     cut: float = 0.0
@@ -57,38 +57,40 @@ class Manners:
 
 @dataclass
 class LocalHub:
-    """A repository, served from a folder until the block ends.
+    """A server of one repository from a folder, until the block ends.
 
     Attributes
     ----------
     served
-        Ranges of which every byte was sent.
+        Ranges whose every byte was sent.
     bytes_served
-        Of all answers' bodies, those that broke off included.
-    asked
+        Bytes of all response bodies, including those that broke off.
+    requests
         Method and path of every request.
     connections
-        How many were made.
-    told_elsewhere
-        Tokens that the other host was shown.
+        How many connections were made.
+    leaked_tokens
+        Authorization headers that the other host received.
     on_range
-        Called when a range is half sent, with the number of ranges so far.
+        Callback with the number of ranges so far, called when half of a range has been sent.
+    troubled
+        Requests that do not fail, as they are retries.
     """
 
     folder: Path
     manners: Manners = Manners()
     served: list[Range] = field(default_factory=list)
     bytes_served: int = 0
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     connections: int = 0
-    told_elsewhere: list[str] = field(default_factory=list)
+    leaked_tokens: list[str] = field(default_factory=list)
     on_range: Callable[[int], Any] = id
     ranges: int = 0
     lock: Any = field(default_factory=threading.Lock)
     troubled: set[str] = field(default_factory=set)
 
     def __enter__(self) -> "LocalHub":
-        self._server = Server(("127.0.0.1", 0), type("Own", (Handler,), {"hub": self}))
+        self._server = Server(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         serve = self._server.serve_forever
         threading.Thread(target=serve, args=(0.01,), daemon=True).start()
@@ -99,20 +101,20 @@ class LocalHub:
         self._server.server_close()
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """Return the environment of a process that uses this hub and nothing of its user's."""
+        """Return the environment of a process that uses this hub, with `home` as its home."""
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HOME": str(home)}
+        endpoint = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HOME": str(home)}
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "OPENBLAS_NUM_THREADS": "1"}
-        return kept | own | quiet | more
+        return kept | endpoint | quiet | more
 
     def reset(self) -> None:
-        """Count from now on."""
+        """Reset the counters."""
         self.bytes_served = self.connections = self.ranges = 0
-        self.served, self.asked = [], []
+        self.served, self.requests = [], []
 
 
 class Forgetful(set[str]):
-    """Of a hub's `troubled`: what it refused once it refuses again."""
+    """An always-empty set for a hub's `troubled`: a repeated request may fail again."""
 
     def __contains__(self, _: object) -> bool:
         return False
@@ -120,7 +122,7 @@ class Forgetful(set[str]):
 
 @contextmanager
 def visited(hub: LocalHub, monkeypatch: Any, home: Path) -> Iterator[LocalHub]:
-    """Start `hub`, and let this process use it as another would in its `environment`."""
+    """Start `hub`, and make this process use it as a process with its `environment` would."""
     constants = "huggingface_hub.constants"
     with hub:
         template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -134,13 +136,13 @@ def visited(hub: LocalHub, monkeypatch: Any, home: Path) -> Iterator[LocalHub]:
         close_session()
         yield hub
         for thread in threading.enumerate():
-            if "(_work)" in thread.name:  # of a job that failed, and did not wait for it
+            if "(_work)" in thread.name:  # thread of a job that failed without waiting for it
                 thread.join()
         close_session()
 
 
 def never_waiting(monkeypatch: Any) -> list[float]:
-    """Let nobody wait between tries; return the seconds that huggingface_hub wanted to."""
+    """Disable waits between retries; return the list of seconds that huggingface_hub asks for."""
     wanted: list[float] = []
     sleeper = SimpleNamespace(sleep=wanted.append)
     monkeypatch.setattr("huggingface_hub.utils._http.time", sleeper)

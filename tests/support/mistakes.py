@@ -1,4 +1,4 @@
-"""Arguments that contradict their names, in every way that a kernel promises to refuse."""
+"""Invalid kernel arguments: wrong rank, dtype, type or axis length, which kernels must refuse."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ WRONG_DTYPE = {"f": np.float64, "V": np.float64, "i": np.int64, "b": np.float32}
 
 
 def mistakes(**good):
-    """Return pytest parameters (name, wrong): each of the `good` tensors, wrong in each way."""
+    """Return pytest parameters (name, wrong): every fault in each of the `good` tensors."""
     letters = "".join(axes_of(name) for name in good)
     cases = []
     for name, tensor in good.items():
@@ -21,5 +21,7 @@ def mistakes(**good):
         for axis, letter in enumerate(axes_of(name)):
             if letters.count(letter) > 1:
                 wrong[f"{letter} too long"] = np.repeat(tensor, 2, axis)
-        cases += [pytest.param(name, value, id=f"{name}: {what}") for what, value in wrong.items()]
+        cases += [
+            pytest.param(name, value, id=f"{name}: {fault}") for fault, value in wrong.items()
+        ]
     return cases

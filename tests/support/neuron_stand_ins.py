@@ -1,4 +1,4 @@
-"""The stand-ins for the Neuron SDK, in place of the real one."""
+"""Fakes of the Neuron SDK: compiler and runtime, found by PATH and PYTHONPATH."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ CORE = "NEURON_RT_VISIBLE_CORES"
 
 
 def variables() -> dict[str, str]:
-    """Return the environment of a process that finds them."""
+    """Return the environment variables of a process that uses the fakes."""
     return {
         "PATH": f"{FOLDER / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])),
@@ -18,7 +18,7 @@ def variables() -> dict[str, str]:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process find them, on its first core."""
+    """Make this process use the fakes, on its first core."""
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setenv("PATH", variables()["PATH"])
     monkeypatch.setenv(CORE, "0")

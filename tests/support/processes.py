@@ -1,4 +1,4 @@
-"""Ranks as processes: by torchrun, on one node or several, or each started by hand."""
+"""Ranks as processes: launched by torchrun on one or several nodes, or one by one."""
 
 import os
 import socket
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-OUTER_LIMIT = 240  # seconds; generous: a test that needs it has failed
+OUTER_LIMIT = 240  # seconds; a test that takes as long has failed
 PROGRAM = ("-m", "tests.support.rank_programs")
 
 
 class Ended(NamedTuple):
-    """How processes ended: what they said, and their exit statuses."""
+    """The output of processes that have ended, and their exit statuses."""
 
     output: str
     codes: list[int]
@@ -38,7 +38,7 @@ def start(arguments: Sequence[str], **variables: str) -> subprocess.Popen:
 
 
 def ended(processes: Sequence[subprocess.Popen]) -> Ended:
-    """Wait for all of them; stop what does not end, and what it started."""
+    """Wait for all processes; terminate those that do not end, and their children."""
     try:
         output = [process.communicate(timeout=OUTER_LIMIT)[0] for process in processes]
     finally:
@@ -70,19 +70,19 @@ def by_torchrun(
     patience: float = 60,
     silence: int = 15,
 ) -> Ended:
-    """Run a rank program under torchrun; of several nodes, each is a torchrun of its own."""
+    """Run a rank program under torchrun, with one torchrun process per node."""
     each = ["-m", "torch.distributed.run", f"--nproc-per-node={size // nodes}"]
     each += [f"--nnodes={nodes}", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
     each += [f"--rdzv-conf=timeout={patience:.0f}"]
-    what = program(name, odd, patience, silence)
-    here = range(nodes - absent_nodes)
-    return ended([start([*each, f"--node-rank={node}", *what]) for node in here])
+    arguments = program(name, odd, patience, silence)
+    present = range(nodes - absent_nodes)
+    return ended([start([*each, f"--node-rank={node}", *arguments]) for node in present])
 
 
 def by_hand(
     name: str, size: int, *, odd: int = -1, absent: int = -1, patience: float = 60, silence: int = 6
 ) -> dict[int, Ended]:
-    """Start each rank but `absent`, with nobody to stop the others when one of them fails."""
+    """Start every rank but `absent`, without a launcher that stops the others when one fails."""
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = {
         rank: start(
@@ -94,7 +94,7 @@ def by_hand(
         for rank in range(size)
         if rank != absent
     }
-    if name == "freezes":  # it never ends by itself
+    if name == "freezes":  # the odd rank never ends by itself
         others = {rank: process for rank, process in processes.items() if rank != odd}
         results = {rank: ended([process]) for rank, process in others.items()}
         processes[odd].kill()

@@ -1,4 +1,4 @@
-"""Random weights as the hub's checkpoints store them, without files: attention, or a whole model.
+"""Random block-scaled FP8 weights as in the hub's checkpoints, in memory: attention or a model.
 
 (q, k, v), whole = attention(Heads(8, 4, 192, 128), ranks=4, hidden=130, seed=0)
 tensors, truth = model_tensors(SMALL, fused=True)
@@ -32,7 +32,7 @@ FULL_LAYERS = ("model.layers.0", "model.layers.2")
 def attention(
     heads: Heads, *, ranks: int, hidden: int, seed: int
 ) -> tuple[list[Quantised], Quantised]:
-    """Return q, k and v as quantised on `ranks` ranks: apart, and fused."""
+    """Return q, k and v as quantised on `ranks` ranks: split, and fused."""
     generator = np.random.default_rng(seed)
     H, K, Q, C = heads
     rows = (H * Q, K * Q, K * C)
@@ -46,19 +46,19 @@ def matrix(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def stored(weight: Quantised) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes and scales as a file gives them."""
+    """Return codes and scales as read from a file."""
     return as_read(weight.code_OI), weight.scale_YX
 
 
 def assert_is(weight, quantised: Quantised) -> None:
-    """Assert that a weight has the codes of `quantised` and means the same numbers."""
+    """Assert that a weight has the codes of `quantised` and dequantises to the same numbers."""
     assert weight.code.dtype == np.uint8
     np.testing.assert_array_equal(weight.code, quantised.code_OI.view(np.uint8))
     np.testing.assert_array_equal(dequantize(weight), quantised.truth_OI)
 
 
 def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, Arrays]:
-    """Return a model's tensors, FP8 as codes, and what they stand for by the names of q, k, v."""
+    """Return a model's tensors, FP8 as codes, and its dequantised weights with q, k and v split."""
     generator = np.random.default_rng(0)
     random = {
         name: generator.standard_normal(shape, np.float32)
@@ -71,5 +71,5 @@ def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, A
 
 
 def as_read(array: np.ndarray) -> np.ndarray:
-    """Return what a file gives for `array`: FP8 as codes."""
+    """Return `array` as read from a file: FP8 as codes."""
     return array.view(np.uint8) if array.dtype.itemsize == 1 else array

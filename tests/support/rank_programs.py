@@ -1,6 +1,6 @@
 """Programs of one rank, run as processes: `python -m tests.support.rank_programs NAME ...`.
 
-The odd rank does what the program's name says; the others do nothing wrong.
+The odd rank misbehaves as the name of the program says; the others do not.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from mimo_v2_flash.parallel import HostGroup, check_consistent, init_process_group
-from tests.support.same_exchanges import same_as_threads
+from tests.support.same_collectives import same_as_threads
 
 ONE = np.ones(1, np.float32)
 
@@ -20,7 +20,7 @@ def nothing_wrong(group: HostGroup, odd: bool) -> None:
     assert group.all_reduce(ONE).item() == group.size
 
 
-def says_what_threads_say(group: HostGroup, odd: bool) -> None:
+def equals_threads(group: HostGroup, odd: bool) -> None:
     same_as_threads(group)
 
 
@@ -57,7 +57,7 @@ def brings_another_shape(group: HostGroup, odd: bool) -> None:
     group.all_reduce(np.ones(2 if odd else 1, np.float32))
 
 
-def calls_another_exchange(group: HostGroup, odd: bool) -> None:
+def calls_another_collective(group: HostGroup, odd: bool) -> None:
     (group.all_gather if odd else group.all_reduce)(ONE)
 
 
@@ -72,7 +72,7 @@ def splits_otherwise(group: HostGroup, odd: bool) -> None:
 
 
 def is_slow(group: HostGroup, odd: bool) -> None:
-    """Compute for longer than the silence that would be taken for death."""
+    """Compute on the odd rank for longer than the timeout of the heartbeat."""
     until = time.monotonic() + 8 * odd
     while time.monotonic() < until:
         np.ones((200, 200)) @ np.ones((200, 200))

@@ -1,4 +1,4 @@
-"""A mixture of experts run by all ranks of a group at once, each with its own tokens."""
+"""An expert-parallel MoE layer on all ranks of a group, each with a shard of the tokens."""
 
 from collections.abc import Callable
 
@@ -17,10 +17,10 @@ GROUPS = {"solo": SOLO} | {f"{size} threads": ThreadGroup(size) for size in (1, 
 def on_ranks(
     layer: Layer, group: Group, expert_fn: Callable, *, on=lambda kernel: kernel, **statics
 ):
-    """Return (y_ND, overflow_P): `layer` cut into equal runs of tokens and of experts.
+    """Return (y_ND, overflow_P) of `layer`, its tokens and experts sharded evenly over the ranks.
 
-    `expert_fn` computes a rank's experts from (x, weight, expert, gate, up, down); `on` says with
-    which kind of arrays.
+    `expert_fn` computes a rank's experts from (x, weight, expert, gate, up, down); `on` wraps the
+    kernel for a kind of arrays.
     """
 
     def program(*tensors):
@@ -32,17 +32,17 @@ def on_ranks(
 
         return moe_block(*block, run_local_experts, group=group, **statics)
 
-    def share(rank: int, tensor: np.ndarray) -> np.ndarray:
+    def shard(rank: int, tensor: np.ndarray) -> np.ndarray:
         length = len(tensor) // group.size
         return tensor[rank * length : (rank + 1) * length]
 
-    def of_rank(rank: int):
+    def run_rank(rank: int):
         x_ND, position_N, w_router_ED, bias_E, *experts = layer
-        tokens = share(rank, x_ND), share(rank, position_N)
+        tokens = shard(rank, x_ND), shard(rank, position_N)
         rank_1 = np.array([rank], np.int32)
-        experts = (share(rank, w) for w in experts)
+        experts = (shard(rank, w) for w in experts)
         return on(program)(*tokens, w_router_ED, bias_E, rank_1, *experts)
 
-    answers = [of_rank(0)] if group is SOLO else group.run(of_rank)
-    y_of_rank, overflow_of_rank = zip(*answers, strict=True)
+    outputs = [run_rank(0)] if group is SOLO else group.run(run_rank)
+    y_of_rank, overflow_of_rank = zip(*outputs, strict=True)
     return np.concatenate(y_of_rank), np.concatenate(overflow_of_rank)

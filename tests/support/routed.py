@@ -1,4 +1,4 @@
-"""Layers of experts with exact scores: a tie is a tie, whatever the dtype and the order of a sum.
+"""MoE layers with exact router scores: ties stay ties in any dtype and any order of a sum.
 
 Logits are quarters up to 12 and biases eighths, both exact in bfloat16. Unequal sums of score and
 bias are then at least 1.7e-6 apart: float32 ranks them as float64 does.
@@ -16,7 +16,7 @@ one_to_nine = st.integers(1, 9)
 
 
 class Layer(NamedTuple):
-    """The tensors of a mixture of experts, in the order of `reference.moe_block`."""
+    """The tensors of an MoE layer, in the order of `reference.moe_block`."""
 
     x_ND: Any
     position_N: Any
@@ -28,7 +28,7 @@ class Layer(NamedTuple):
 
 
 def random_layer(seed=0, *, N=5, E=8, F=3, dtype=np.float32, padding=0.0) -> Layer:
-    """Return N tokens before E experts; a share `padding` of the tokens is at position -1."""
+    """Return a layer of N tokens and E experts; a fraction `padding` of the tokens is padding."""
     generator = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def random_layer(seed=0, *, N=5, E=8, F=3, dtype=np.float32, padding=0.0) -> Lay
 
 @st.composite
 def layers(draw, *, E=one_to_nine) -> Layer:
-    """Draw a layer, its tokens padded by none, some or all."""
+    """Draw a layer; none, some or all of its tokens are padding."""
     return random_layer(
         draw(seeds),
         N=draw(st.integers(1, 7)),
@@ -66,7 +66,7 @@ def random_choices(generator, *, N: int, A: int, E: int) -> tuple[np.ndarray, np
 
 
 def summed(x_ND, w_gate_FD, w_up_FD, w_down_DF) -> float:
-    """Return the size of what an expert adds up: the scale that its error is a share of.
+    """Return the size of the terms that an expert adds up, to which its error is relative.
 
     Weights may be stacked.
     """

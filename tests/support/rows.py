@@ -1,4 +1,4 @@
-"""Ragged rows of tokens shown to a model, each in its own chunks, with padding where one waits."""
+"""Ragged batches: every row is prefilled in different chunks, and a row that waits is padding."""
 
 from itertools import pairwise, zip_longest
 
@@ -11,13 +11,13 @@ from mimo_v2_flash.kv_cache import HybridCache
 
 @st.composite
 def chunkings(draw, length: int) -> list[int]:
-    """Draw the lengths of chunks that together are `length`; some are empty: the row waits."""
-    cuts = sorted(draw(st.lists(st.integers(0, length), max_size=6)))
-    return [end - start for start, end in pairwise([0, *cuts, length])]
+    """Draw chunk lengths with the sum `length`; the row waits in the steps of empty chunks."""
+    bounds = sorted(draw(st.lists(st.integers(0, length), max_size=6)))
+    return [end - start for start, end in pairwise([0, *bounds, length])]
 
 
 def ragged(parts, starts) -> tuple[np.ndarray, np.ndarray]:
-    """Return (token_BT, position_BT): `parts` from `starts` on, then padding of any token."""
+    """Return (token_BT, position_BT): row b is parts[b] from starts[b] on, then padding."""
     shape = len(parts), max(1, *map(len, parts))
     token_BT, position_BT = np.full(shape, 3, np.int32), np.full(shape, -1, np.int32)
     for row, (part, start) in enumerate(zip(parts, starts, strict=True)):
@@ -26,10 +26,10 @@ def ragged(parts, starts) -> tuple[np.ndarray, np.ndarray]:
     return token_BT, position_BT
 
 
-def shown(
+def prefill(
     model: MiMoV2FlashModel, cache: HybridCache, rows, chunks, *, start: int = 0
 ) -> list[np.ndarray]:
-    """Return each row's `logits_TV`, having shown rows[b] from `start` on in chunks[b]."""
+    """Return the `logits_TV` of every row after prefilling rows[b] from `start` on in chunks[b]."""
     done, parts = [0] * len(rows), [[] for _ in rows]
     for counts in zip_longest(*chunks, fillvalue=0):
         ends = [begin + count for begin, count in zip(done, counts, strict=True)]

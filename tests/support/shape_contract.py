@@ -1,7 +1,7 @@
-"""Names that cannot lie: every tensor that a kernel names has the axes that its name ends in.
+"""The shape contract: every local tensor of a kernel has the axes that its name ends in.
 
-`kernels.axes.checked` holds a kernel to the names of its parameters, in the product. Here every
-name that a kernel's function gives to a tensor is held to it as well, when the function returns.
+`kernels.axes.checked` checks the parameters of a kernel, in the package. `contracted` also checks
+every local variable of a kernel's functions, when they return.
 """
 
 import functools
@@ -15,7 +15,7 @@ KERNELS = "mimo_v2_flash.kernels"
 
 
 def contracted(kernel):
-    """Return `kernel`, raising ValueError if any local name in any kernel's frame lies."""
+    """Return `kernel`, wrapped to raise ValueError if a tensor contradicts its local name."""
 
     @functools.wraps(kernel)
     def call(*args, **kwargs):
@@ -29,9 +29,9 @@ def contracted(kernel):
     return call
 
 
-def _on_return(frame: FrameType, event: str, answer: Any) -> None:
-    # A frame that raises returns None: its names are not yet what they promise.
-    if event != "return" or answer is None:
+def _on_return(frame: FrameType, event: str, output: Any) -> None:
+    # A frame that raises also returns None; its local variables may not be final.
+    if event != "return" or output is None:
         return
     if not frame.f_globals.get("__name__", "").startswith(KERNELS):
         return

@@ -1,7 +1,7 @@
-"""The shipped checkpoint as transformers' model, its FP8 read plainly and apart from the package.
+"""The shipped checkpoint as transformers' model, dequantised without the package's code.
 
-Source: the hub's layout (`fp8_blocks`): the scale rows of keys and values run on over the boundary
-of K and V on each of the ranks, the KV heads of full layers, that attention was quantised on.
+Source: the hub's layout (`fp8_blocks`): attention was quantised on as many ranks as full layers
+have KV heads, and on each rank the scale rows of keys and values cross the boundary of K and V.
 """
 
 from functools import cache
@@ -26,7 +26,7 @@ def shipped_oracle() -> Any:
     """Return transformers' model with the dequantised weights, in float32."""
     config = MiMoConfig.from_pretrained(FOLDER)
     weights = dequantised(stored(), config.num_key_value_heads)
-    model, said = transformers.MiMoV2FlashForCausalLM.from_pretrained(
+    model, loading_info = transformers.MiMoV2FlashForCausalLM.from_pretrained(
         None,
         config=native(config),
         state_dict={
@@ -35,12 +35,12 @@ def shipped_oracle() -> Any:
         output_loading_info=True,
         dtype="float32",
     )
-    assert not any(said.values()), said
+    assert not any(loading_info.values()), loading_info
     return model.eval()
 
 
 def stored() -> Tensors:
-    """Return every tensor of the files."""
+    """Return every tensor of the checkpoint."""
     tensors: Tensors = {}
     for shard in FOLDER.glob("*.safetensors"):
         tensors |= load_file(shard)
@@ -48,7 +48,7 @@ def stored() -> Tensors:
 
 
 def dequantised(tensors: Tensors, ranks: int) -> Tensors:
-    """Return every weight in float32."""
+    """Return every weight, dequantised to float32."""
     weights = {}
     for name in [name for name in tensors if not name.endswith(SCALE)]:
         if name + SCALE not in tensors:
@@ -62,17 +62,17 @@ def dequantised(tensors: Tensors, ranks: int) -> Tensors:
 
 
 def keys_and_values(tensors: Tensors, key: str, value: str, ranks: int) -> list[torch.Tensor]:
-    """Return K and V: each rank's share of both is one matrix, in blocks of its own."""
+    """Return K and V: each rank's shards of both are one matrix, with its own blocks."""
     code, scale = (
         torch.cat([tensors[name + end].unflatten(0, (ranks, -1)) for name in (key, value)], dim=1)
         for end in ("", SCALE)
     )
-    both = torch.stack([unscaled(*share) for share in zip(code, scale, strict=True)])
+    both = torch.stack([unscaled(*shard) for shard in zip(code, scale, strict=True)])
     rows = len(tensors[key]) // ranks
     return [both[:, :rows].flatten(0, 1), both[:, rows:].flatten(0, 1)]
 
 
 def unscaled(code_OI: torch.Tensor, scale_YX: torch.Tensor) -> torch.Tensor:
-    """Return codes times the scales of their blocks."""
+    """Return the codes multiplied by the scales of their blocks."""
     rows, columns = (torch.arange(size) // BLOCK for size in code_OI.shape)
     return code_OI.float() * scale_YX[rows[:, None], columns]

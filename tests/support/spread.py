@@ -1,8 +1,8 @@
-"""A tiny model on ranks that are threads, every (token, expert) pair on its way counted.
+"""A tiny model on ranks that are threads, with every dispatched (token, expert) pair counted.
 
-Every rank is told the same and must answer the same; each mixture of experts is asked a second
-time, with experts that answer how many of a token's choices they have: if a pair were lost, or
-came twice, on its way to the experts or back, its token would not get experts_per_token.
+Every rank gets the same input and must return the same output. Each MoE layer runs a second time
+with fake experts that return how many of a token's choices are local: if dispatch or combine lost
+or repeated a pair, the sum of its token would not be experts_per_token.
 """
 
 from collections import Counter
@@ -20,20 +20,20 @@ from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
-EXCHANGES = [None, "all_gather", "all_to_all"]
-exchanges = st.sampled_from(EXCHANGES)
+DISPATCHERS = [None, "all_gather", "all_to_all"]
+dispatchers = st.sampled_from(DISPATCHERS)
 
 
 @st.composite
 def plans(draw, world: int) -> ParallelConfig:
-    """Draw a plan for so many ranks."""
+    """Draw a ParallelConfig for `world` ranks."""
     divisors = [size for size in range(1, world + 1) if world % size == 0]
     tensor = draw(st.sampled_from([size for size in divisors if size & (size - 1) == 0]))
     return ParallelConfig(draw(st.sampled_from([None, *divisors])), tensor, world // tensor)
 
 
 def admitting(recipe: Recipe, plan: ParallelConfig) -> Recipe:
-    """Return `recipe` with as many heads, channels and experts as `plan` can split."""
+    """Return `recipe` with numbers of heads, channels and experts that `plan` can shard."""
     T, P = plan.tensor_parallel_size, plan.expert_parallel_size
     num_kv_heads = 1 << (recipe.num_kv_heads.bit_length() - 1)
     queries = max(2, T // num_kv_heads) * -(-recipe.queries_per_kv_head // 2)
@@ -47,7 +47,7 @@ def admitting(recipe: Recipe, plan: ParallelConfig) -> Recipe:
 
 
 def favouring(model: Tiny, experts: slice) -> Tiny:
-    """Return `model` with biases that make every token choose among `experts`."""
+    """Return `model` with router biases that make every token choose among `experts`."""
     layers = []
     for layer in model.weights.layers:
         mixture = layer.feed_forward
@@ -62,7 +62,7 @@ def favouring(model: Tiny, experts: slice) -> Tiny:
 def on_ranks(
     model: Tiny, plan: ParallelConfig, program: Callable[[MiMoV2FlashModel], Any], **options: Any
 ) -> Any:
-    """Return what `program(model)` says on every rank of `plan`, which must be the same."""
+    """Return the output of `program(model)`, which must be the same on every rank of `plan`."""
     group, pairs = ThreadGroup(plan.world_size), [Counter() for _ in range(plan.world_size)]
 
     def on_rank(rank: int) -> Any:
@@ -80,22 +80,22 @@ def on_ranks(
 
 def _count(pairs: Counter, call: HookCall) -> None:
     if call.part == "experts":
-        pairs["computed"] += int(np.sum(_here(call.args[2], call.args[3])))
+        pairs["computed"] += int(np.sum(_is_local(call.args[2], call.args[3])))
     if call.part != "moe":
         return
     position_N, rank = call.args[1:3]
-    again, _ = replace(call.function, expert_fn=_choices_here)(*call.args, **call.kwargs)
+    sum_ND, _ = replace(call.function, expert_fn=_count_local)(*call.args, **call.kwargs)
     chosen_N = np.where(position_N >= 0, call.function.experts_per_token, 0)
-    np.testing.assert_array_equal(again[:, 0], chosen_N)
+    np.testing.assert_array_equal(sum_ND[:, 0], chosen_N)
     if rank.tensor_rank_1[0] == 0:  # the other ranks that share heads have the same tokens
         pairs["chosen"] += int(np.sum(chosen_N))
-        pairs["combined"] += int(np.sum(again[:, 0]))
+        pairs["combined"] += int(np.sum(sum_ND[:, 0]))
 
 
-def _here(expert_NA: Any, w_gate_eFD: Any) -> Any:
+def _is_local(expert_NA: Any, w_gate_eFD: Any) -> Any:
     return (expert_NA >= 0) & (expert_NA < len(w_gate_eFD))
 
 
-def _choices_here(x_ND: Any, weight_NA: Any, expert_NA: Any, w_gate_eFD: Any, *_: Any) -> Any:
-    count_N1 = np.sum(_here(expert_NA, w_gate_eFD), axis=1, keepdims=True)
+def _count_local(x_ND: Any, weight_NA: Any, expert_NA: Any, w_gate_eFD: Any, *_: Any) -> Any:
+    count_N1 = np.sum(_is_local(expert_NA, w_gate_eFD), axis=1, keepdims=True)
     return np.broadcast_to(count_N1, x_ND.shape).astype(np.float32)

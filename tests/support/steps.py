@@ -1,4 +1,4 @@
-"""Steps for the attention kernels: ragged rows of tokens, and what a cache held before them."""
+"""Inputs of the attention kernels: ragged rows of tokens, and the prior contents of a cache."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from tests.support.drawn import floats, seeds
 
 
 class Step(NamedTuple):
-    """The tensors of an attention kernel, in its order."""
+    """The arguments of an attention kernel, in its order."""
 
     q_BTHQ: Any
     k_BTKQ: Any
@@ -29,8 +29,8 @@ def positions(starts, counts, length: int) -> np.ndarray:
     return np.where(index_BT < count_B1, start_B1 + index_BT, -1).astype(np.int32)
 
 
-def remembered(generator, starts, slots: int) -> np.ndarray:
-    """Return the positions in each row's slots: in no order, some empty, some of stale drafts."""
+def prior_positions(generator, starts, slots: int) -> np.ndarray:
+    """Return the positions in each row's cache slots: unordered, some empty, some stale drafts."""
     rows = [generator.permutation(max(start + 3, slots))[:slots] for start in starts]
     position_BS = np.reshape(rows, (len(starts), slots)).astype(np.int32)
     return np.where(generator.random(position_BS.shape) < 0.2, np.int32(-1), position_BS)
@@ -53,14 +53,14 @@ def random_step(
         position_BT=positions(starts, counts, T),
         prior_k_BSKQ=normal(B, S, K, Q),
         prior_v_BSKC=normal(B, S, K, C),
-        prior_position_BS=remembered(generator, starts, S),
+        prior_position_BS=prior_positions(generator, starts, S),
         sink_H=normal(K * G) if sink is None else np.full(K * G, sink, dtype),
     )
 
 
 @st.composite
 def steps(draw, *, dtypes=floats) -> Step:
-    """Draw a step: any mixture of prompts, chunks, decoding, drafts and padding."""
+    """Draw a step: any mixture of prefill, chunks, decoding, drafts and padding."""
     B, T = draw(st.integers(1, 3)), draw(st.integers(1, 7))
     small = st.integers(1, 3)
     return random_step(

@@ -1,4 +1,4 @@
-"""Weights as they are stored, FP8 blocks, bfloat16 or float32, drawn with every shape and code.
+"""Hypothesis strategies for stored weights: FP8 blocks, bfloat16 or float32, any shape and code.
 
 @given(stored_weights(), st.integers(1, 300), seeds)
 def test_a_product_is_its_oracle(w, N, seed): ...
@@ -25,7 +25,7 @@ HEIGHTS = [1, 3, 64, 77, 128]
 def random_float8(
     generator: np.random.Generator, outputs: int, inputs: int, height: int = BLOCK
 ) -> BlockScaled:
-    """Return finite codes of every kind, subnormal and zero included, under scales far apart."""
+    """Return finite codes of every kind, subnormal and zero included, with scales far apart."""
     grid = (-(-outputs // height), -(-inputs // BLOCK))
     scale_YX = np.exp(generator.uniform(-4, 4, grid)).astype(np.float32)
     return BlockScaled(generator.choice(FINITE_CODES, (outputs, inputs)), scale_YX, height)
@@ -34,7 +34,7 @@ def random_float8(
 def random_weight(
     generator: np.random.Generator, kind: str, outputs: int, inputs: int, height: int = BLOCK
 ) -> Any:
-    """Return random numbers stored as `kind` says."""
+    """Return a random weight of a storage `kind`."""
     if kind == "float8":
         return random_float8(generator, outputs, inputs, height)
     dtype = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}[kind]
@@ -59,12 +59,12 @@ def stored_weights(draw, kinds=KINDS) -> Any:
 
 
 def widened(w: Any) -> np.ndarray:
-    """Return what `w` stands for, in float64."""
+    """Return `w` dequantised to float64."""
     return (dequantize(w) if isinstance(w, BlockScaled) else w).astype(np.float64)
 
 
 def assert_is_product(y: np.ndarray, x: np.ndarray, w: Any, *, tolerance: float = 1e-6) -> None:
-    """Hold `y` to float64's product, to `tolerance` of the sum of the absolute products."""
+    """Assert that `y` is float64's product, to `tolerance` x the sum of the absolute products."""
     wide_x, wide_w = x.astype(np.float64), np.swapaxes(widened(w), -1, -2)
     error = np.abs(y - wide_x @ wide_w)
     summed = np.abs(wide_x) @ np.abs(wide_w)

@@ -1,4 +1,4 @@
-"""counting counts: multiply-adds of a known product, bytes of known arrays."""
+"""counting: multiply-adds of a known product, bytes of known arrays."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def test_a_product_of_matrices_costs_the_product_of_its_lengths():
     assert (cost.matmuls, cost.multiply_adds) == (2, 2 * 4 * 3 * 7 * 5 + 3 * 7 * 5)
 
 
-def test_the_peak_holds_what_was_held_together():
+def test_the_peak_is_the_memory_held_at_one_time():
     held = np.ones(1 << 20, np.uint8)
     with counted() as cost:
         np.sum(held + held)
@@ -22,7 +22,7 @@ def test_the_peak_holds_what_was_held_together():
     assert held.nbytes <= cost.peak_bytes < 1.1 * held.nbytes
 
 
-def test_the_door_is_put_back():
+def test_matmul_is_restored():
     before = ops.matmul
     with counted():
         assert ops.matmul is not before

@@ -1,4 +1,4 @@
-"""The strict arrays refuse what nkipy does not trace faithfully, and compute the rest as NumPy."""
+"""dialect: strict arrays refuse the idioms that nkipy traces wrongly, and compute the others."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ def test_a_forbidden_idiom_is_refused_with_advice(idiom):
 @pytest.mark.parametrize("idiom", ALLOWED.values(), ids=ALLOWED)
 def test_an_allowed_idiom_computes_what_numpy_computes(idiom):
     strict_inputs, plain_inputs = inputs_of(idiom), inputs_of(idiom)
-    answer, expected = strictly(idiom)(**strict_inputs), idiom(**plain_inputs)
-    np.testing.assert_array_equal(answer, expected)
+    actual, expected = strictly(idiom)(**strict_inputs), idiom(**plain_inputs)
+    np.testing.assert_array_equal(actual, expected)
     if expected is not None and expected.dtype not in (np.int64, np.float64):
-        assert answer.dtype == expected.dtype
-    for name, array in plain_inputs.items():  # what the idiom wrote
+        assert actual.dtype == expected.dtype
+    for name, array in plain_inputs.items():  # in-place writes of the idiom
         np.testing.assert_array_equal(strict_inputs[name], array)
 
 
@@ -69,9 +69,9 @@ def test_what_a_kernel_writes_the_caller_holds():
         ops.put_rows(cache, row_N, x_ND)
         return cache * 2.0
 
-    answer = strictly(write)(cache, np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
+    actual = strictly(write)(cache, np.array([2, 0], np.int32), np.ones((2, 2), np.float32))
     np.testing.assert_array_equal(cache[:, 0], [1, 0, 1, 0])
-    np.testing.assert_array_equal(answer, cache * 2)
+    np.testing.assert_array_equal(actual, cache * 2)
 
 
 def test_only_the_last_row_may_be_written_twice():
@@ -95,7 +95,7 @@ def test_a_view_is_as_old_as_its_tensor():
 
 
 class Pair(NamedTuple):
-    """A record as weights and caches are."""
+    """A NamedTuple, as weights and caches are."""
 
     first: Any
     rest: Any
@@ -103,7 +103,7 @@ class Pair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A record with something static, as `BlockScaled` has."""
+    """A dataclass with a static field, as `BlockScaled` has."""
 
     array: Any
     width: int = 2
@@ -118,10 +118,10 @@ def test_records_are_made_strict_wherever_they_are():
 
     written = np.zeros((1, 2), np.float32)
     pair = Pair(np.ones(2, np.float32), [written])
-    answer = strictly(kernel)(pair, records={"one": Record(np.ones(2, np.float32))})
-    assert isinstance(answer, Pair)
-    np.testing.assert_array_equal(answer.first, [2, 2])
-    np.testing.assert_array_equal(answer.rest[0].array, [2, 2])
+    actual = strictly(kernel)(pair, records={"one": Record(np.ones(2, np.float32))})
+    assert isinstance(actual, Pair)
+    np.testing.assert_array_equal(actual.first, [2, 2])
+    np.testing.assert_array_equal(actual.rest[0].array, [2, 2])
     np.testing.assert_array_equal(written, [[1, 1]])
 
 
@@ -149,7 +149,7 @@ def test_an_unknown_method_is_refused_and_hasattr_says_no():
     assert not hasattr(x, "view")
 
 
-def test_the_door_computes_with_strict_arrays():
+def test_matmul_and_top_k_compute_with_strict_arrays():
     x, w = dialect_idioms.INPUTS["x"], dialect_idioms.INPUTS["y"]
     np.testing.assert_array_equal(strictly(ops.matmul)(x, w), ops.matmul(x, w))
     scaled = quantize(np.ones((130, 6), np.float32))

@@ -1,4 +1,4 @@
-"""Blocks of 128 x 128 as tests quantise them: how near they come, and which models they fit."""
+"""fp8_blocks: rounding error of 128 x 128 blocks, split and fused attention, unfit models."""
 
 from dataclasses import replace
 
@@ -44,15 +44,15 @@ def test_a_block_of_zeros_stays_zero():
     assert np.isfinite(scale_YX).all()
 
 
-def test_apart_and_fused_are_the_same_numbers():
+def test_split_and_fused_are_the_same_numbers():
     ranks, rows = 2, (384, 192, 128)
     whole = [matrix(ranks * count, 136, seed) for seed, count in enumerate(rows)]
-    apart, fused = quantise_attention(*whole, ranks)
+    split, fused = quantise_attention(*whole, ranks)
     for field in ("code_OI", "truth_OI"):
-        shares = zip(*(np.split(getattr(p, field), ranks) for p in apart), strict=True)
-        expected = np.concatenate([array for share in shares for array in share])
+        shards = zip(*(np.split(getattr(p, field), ranks) for p in split), strict=True)
+        expected = np.concatenate([array for rank in shards for array in rank])
         np.testing.assert_array_equal(getattr(fused, field), expected)
-    (q, k, v), scale_YX = (part.scale_YX for part in apart), fused.scale_YX
+    (q, k, v), scale_YX = (part.scale_YX for part in split), fused.scale_YX
     assert (len(q), len(k), len(v)) == (3 * ranks, 2 * ranks, 1 * ranks)
     np.testing.assert_array_equal(
         scale_YX, np.concatenate([q[:3], k[:2], v[:1], q[3:], k[2:], v[1:]])

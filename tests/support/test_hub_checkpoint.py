@@ -1,4 +1,4 @@
-"""The hub's layout as tests write it: names, files, dtypes, and scales that cross from K into V."""
+"""hub_checkpoint: names, files, dtypes, and scales that cross from K into V, as on the hub."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_the_plain_grid_does_not_fit_k_and_is_wrong_in_the_upper_half_of_v(hub):
 
 
 @pytest.mark.parametrize("prefix", SLIDING_LAYERS)
-def test_the_plain_grid_is_right_in_sliding_layers_and_predictors(hub, prefix):
+def test_the_plain_grid_is_right_in_sliding_layers_and_mtp_layers(hub, prefix):
     tensors = stored(hub)
     for letter, rows in (("q", 12), ("k", 12), ("v", 8)):
         code, scale = part(tensors, prefix, letter)
@@ -130,8 +130,8 @@ def test_shards_hold_what_the_hubs_hold(hub):
 def test_the_index_names_every_tensor_and_its_shard(layout, request):
     checkpoint = request.getfixturevalue(layout)
     index = json.loads((checkpoint.folder / INDEX).read_text(encoding="utf-8"))
-    found = {name: file.name for file in shards(checkpoint) for name in load_file(file)}
-    assert index["weight_map"] == found
+    shard_of = {name: file.name for file in shards(checkpoint) for name in load_file(file)}
+    assert index["weight_map"] == shard_of
     size = sum(t.nbytes for t in stored(checkpoint).values())
     assert index["metadata"]["total_size"] == size
 
@@ -161,8 +161,8 @@ def test_fused_attention_is_rank_after_rank_with_its_own_scale_rows(fused, hub):
     for prefix in FULL_LAYERS + SLIDING_LAYERS:
         full = prefix in FULL_LAYERS
         names = [prefix + ATTENTION.format(letter) for letter in "qkv"]
-        shares = zip(*(np.split(hub.truth[name], KV_HEADS) for name in names), strict=True)
-        truth = [np.concatenate(share) for share in shares]
+        shards_of = zip(*(np.split(hub.truth[name], KV_HEADS) for name in names), strict=True)
+        truth = [np.concatenate(rank) for rank in shards_of]
         code, scale = part(tensors, prefix, "qkv")
         # 384 query rows; 192 + 128 or twice as many of K and V.
         assert (len(truth[0]), len(scale)) == ((704, 6 * 4) if full else (1024, 8 * 4))
@@ -173,12 +173,12 @@ def test_fused_attention_is_rank_after_rank_with_its_own_scale_rows(fused, hub):
 @pytest.mark.parametrize("layout", ["hub", "fused"])
 def test_config_json_is_the_hubs_and_describes_the_model(layout, request):
     checkpoint = request.getfixturevalue(layout)
-    said = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     assert MiMoConfig.from_pretrained(checkpoint.folder) == tiny(RECIPE).config
-    assert said["hybrid_layer_pattern"] == [0, 1, 0]
-    assert (said["sliding_window"], said["sliding_window_size"]) == (4, 4)
-    assert len(said["quantization_config"]["ignored_layers"]) == 3 + 1
-    assert said["model_type"] == {"hub": "mimo_v2_flash", "fused": "mimo_v2"}[layout]
+    assert config["hybrid_layer_pattern"] == [0, 1, 0]
+    assert (config["sliding_window"], config["sliding_window_size"]) == (4, 4)
+    assert len(config["quantization_config"]["ignored_layers"]) == 3 + 1
+    assert config["model_type"] == {"hub": "mimo_v2_flash", "fused": "mimo_v2"}[layout]
 
 
 def test_the_oracle_computes_with_the_truth(hub, model):

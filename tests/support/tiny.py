@@ -1,7 +1,7 @@
-"""Tiny models that transformers builds with random weights, and the same ones loaded here.
+"""Tiny random models, built by transformers and loaded by this project.
 
-A recipe is drawn; its model is built, saved and loaded once. Weights
-are large enough that every feature matters: scores spread, sinks compete, biases change choices.
+A recipe is drawn; its model is built, saved and loaded once. Weights are large enough that every
+feature matters: scores spread, sinks compete, biases change choices.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.weights.params import ModelWeights
 
 transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)  # of tensors this small, threads only wait for each other
+torch.set_num_threads(1)  # threads do not pay for tensors as small as these
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 KINDS = [(attention, network) for attention in (FULL, SLIDING) for network in ("dense", "sparse")]
@@ -26,7 +26,7 @@ KINDS = [(attention, network) for attention in (FULL, SLIDING) for network in ("
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a tiny model is made of; the default has every kind of layer and no round number."""
+    """The sizes of a tiny model; the default has every kind of layer and no round number."""
 
     layers: tuple[tuple[str, str], ...] = (KINDS[0], KINDS[3], KINDS[2], KINDS[1], KINDS[3])
     seed: int = 0
@@ -50,7 +50,7 @@ class Recipe:
 
 
 class Tiny(NamedTuple):
-    """One model twice: transformers', and what was loaded here from the files that it saved."""
+    """A model in transformers, and its config and weights loaded by this project."""
 
     oracle: Any
     config: MiMoConfig
@@ -59,7 +59,7 @@ class Tiny(NamedTuple):
 
 @st.composite
 def recipes(draw) -> Recipe:
-    """Draw a model: any pattern of layers, and widths that nothing divides."""
+    """Draw a recipe: any pattern of layers, and widths of any number."""
     num_kv_heads, head_dim = draw(st.integers(1, 4)), draw(st.integers(2, 24))
     experts = draw(st.integers(2, 11))
     return Recipe(
@@ -99,7 +99,7 @@ def built(recipe: Recipe) -> Any:
 
 
 def loaded(oracle: Any) -> Tiny:
-    """Return `oracle` with what this project reads of it; a mapped file outlives its folder."""
+    """Save `oracle` and return it as loaded by this project; a mapped file outlives its folder."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         oracle.save_pretrained(folder)
         config = MiMoConfig.from_pretrained(folder)
@@ -107,7 +107,7 @@ def loaded(oracle: Any) -> Tiny:
 
 
 def transformers_config(recipe: Recipe) -> Any:
-    """Return `recipe` in the native fields of transformers."""
+    """Return `recipe` as the config class of transformers."""
     whole = recipe.rotary_dim == recipe.head_dim
     factor = 1.0 if whole else (recipe.rotary_dim + 0.5) / recipe.head_dim  # to be truncated
     rope = {"rope_type": "default", "partial_rotary_factor": factor}
@@ -152,11 +152,11 @@ def randomise(oracle: Any, seed: int) -> None:
             value = 0.2 * value
         elif not name.endswith(("embed_tokens.weight", "sinks")):
             value *= 1.5 / np.sqrt(tensor.shape[-1])
-        tensor.copy_(torch.tensor(value))  # state_dict gives the model's own memory
+        tensor.copy_(torch.tensor(value))  # state_dict shares memory with the model
 
 
-def cut(oracle: Any, recipe: Recipe, experts: list[int]) -> Any:
-    """Return transformers' model of some `experts` of `oracle`, built anew from the cut weights."""
+def with_experts(oracle: Any, recipe: Recipe, experts: list[int]) -> Any:
+    """Return transformers' model with only some `experts` of `oracle`, and their router rows."""
     chosen = min(recipe.experts_per_token, len(experts))
     part = replace(recipe, experts=len(experts), experts_per_token=chosen)
     smaller = type(oracle)(transformers_config(part)).eval()
@@ -176,5 +176,5 @@ def random_tokens(model: Tiny, *shape: int, seed: int = 0) -> np.ndarray:
 
 
 def running(model: Tiny, **options: Any) -> MiMoV2FlashModel:
-    """Return this project's model."""
+    """Return this project's MiMoV2FlashModel."""
     return MiMoV2FlashModel(model.weights, model.config, **options)

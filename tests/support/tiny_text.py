@@ -1,6 +1,6 @@
-"""A tiny checkpoint with a tokenizer: byte-level BPE with Qwen2's names, learned from a few lines.
+"""A tiny checkpoint with a tokenizer: byte-level BPE with Qwen2's names, trained on a few lines.
 
-Its words are few, so that most characters outside of ASCII take several tokens.
+Its vocabulary is small, so that most characters outside of ASCII take several tokens.
 """
 
 import json
@@ -36,7 +36,7 @@ any_text = st.one_of(
 
 @cache
 def small_tokenizer() -> Any:
-    """Return the tokenizer, as transformers has it."""
+    """Return the tokenizer as a PreTrainedTokenizerFast of transformers."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -72,5 +72,5 @@ def text_oracle(hub: HubCheckpoint) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write `content` into `file`."""
+    """Write `content` into `file` as JSON."""
     file.write_text(json.dumps(content), encoding="utf-8")

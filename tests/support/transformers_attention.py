@@ -1,4 +1,4 @@
-"""Attention of transformers' MiMo, with the masks that its own configuration gives."""
+"""Attention of transformers' MiMo, with the masks of its configuration."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The feed-forwards of transformers' MiMo, with weights that are given."""
+"""Router, experts and MoE block of transformers' MiMo, with the weights of a test layer."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import pytest
 
 
 def modeling() -> Any:
-    """Return transformers' module, or skip the test."""
+    """Return the modeling module of transformers, or skip the test."""
     pytest.importorskip("torch")
     return pytest.importorskip("transformers.models.mimo_v2_flash.modeling_mimo_v2_flash")
 
 
 def config(layer, *, experts_per_token=1, scaling=1.0) -> Any:
-    """Return a configuration of the layer's shapes."""
+    """Return a config with the shapes of `layer`."""
     E, F, D = layer.w_gate_EFD.shape
     made = modeling().MiMoV2FlashConfig(
         hidden_size=D,
@@ -22,7 +22,9 @@ def config(layer, *, experts_per_token=1, scaling=1.0) -> Any:
         num_experts_per_tok=experts_per_token,
         routed_scaling_factor=scaling,
     )
-    made._experts_implementation = "eager"  # the others need rows of multiples of 16 bytes
+    made._experts_implementation = (
+        "eager"  # other implementations need rows of multiples of 16 bytes
+    )
     return made
 
 

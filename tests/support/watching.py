@@ -1,4 +1,4 @@
-"""A backend that runs NumPy and takes notes: what was compiled, and which tokens passed."""
+"""A NumPy backend that records compiled layers and the tokens of every call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 
 
 class WatchingBackend(NumpyBackend):
-    """Runs layers as they are; other functions are not watched.
+    """A NumPy backend that records the calls of layers, but not of other functions.
 
     Attributes
     ----------
     compiled
-        The layers, in the order in which they were compiled.
+        The layers, in the order of compilation.
     calls
-        Of each call of a program: the layer, and the step's position_BT.
+        (layer, position_BT) of every call of a layer.
     """
 
     def __init__(self) -> None:
@@ -23,10 +23,10 @@ class WatchingBackend(NumpyBackend):
         self.calls: list[tuple[Any, Any]] = []
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, watched if it is a layer."""
-        return self._watched(function) if isinstance(function, DecoderLayer) else function
+        """Return `function`, wrapped to record its calls if it is a layer."""
+        return self._recorded(function) if isinstance(function, DecoderLayer) else function
 
-    def _watched(self, layer: DecoderLayer) -> Callable[..., Any]:
+    def _recorded(self, layer: DecoderLayer) -> Callable[..., Any]:
         self.compiled.append(layer)
 
         def program(x_BTD: Any, step: Any, *rest: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ class WatchingBackend(NumpyBackend):
         return program
 
     def tokens(self) -> list[int]:
-        """Return how many real tokens of each row passed through the layers, added up."""
+        """Return the number of real tokens of each row, summed over all calls of layers."""
         return [int(sum(row)) for row in zip(*self._real_tokens(), strict=True)]
 
     def _real_tokens(self):

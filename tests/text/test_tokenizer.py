@@ -1,4 +1,4 @@
-"""Text to tokens and back: any Unicode, no half characters, and what is missing is named."""
+"""tokenizer: round trips of any Unicode, whole characters only, and errors that name the cause."""
 
 import logging
 import subprocess
@@ -34,7 +34,7 @@ def pieces_of(token_T) -> list[str]:
     return [*map(detokenizer.push, token_T), detokenizer.end()]
 
 
-def whole(token_T) -> str:
+def decoded(token_T) -> str:
     return small_tokenizer().decode(token_T, skip_special_tokens=True)
 
 
@@ -46,7 +46,7 @@ def test_the_tests_tokenizer_splits_characters():
 @given(any_text)
 def test_text_comes_back_piece_by_piece(text):
     token_T = tokens(small_tokenizer(), text)
-    assert "".join(pieces_of(token_T)) == whole(token_T) == text
+    assert "".join(pieces_of(token_T)) == decoded(token_T) == text
 
 
 @given(any_text.filter(lambda text: "\ufffd" not in text))
@@ -56,7 +56,7 @@ def test_no_piece_holds_half_a_character(text):
 
 @given(st.lists(ids, max_size=40))
 def test_any_tokens_give_what_all_at_once_give(token_T):
-    assert "".join(pieces_of(token_T)) == whole(token_T)
+    assert "".join(pieces_of(token_T)) == decoded(token_T)
 
 
 @given(any_text.filter(bool), st.data())
@@ -64,7 +64,7 @@ def test_a_text_that_ends_within_a_character_ends_with_the_mark_for_it(text, dat
     token_T = tokens(small_tokenizer(), text)
     token_T = token_T[: data.draw(st.integers(0, len(token_T)))]
     pieces = pieces_of(token_T)
-    assert "".join(pieces) == whole(token_T)
+    assert "".join(pieces) == decoded(token_T)
     if "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces[:-1])
         assert pieces[-1] in ("", "\ufffd")
@@ -72,12 +72,12 @@ def test_a_text_that_ends_within_a_character_ends_with_the_mark_for_it(text, dat
 
 @given(any_text)
 def test_what_is_whole_is_given_at_once(text):
-    detokenizer, given_so_far, token_T = Detokenizer(small_tokenizer()), "", []
+    detokenizer, emitted, token_T = Detokenizer(small_tokenizer()), "", []
     for token in tokens(small_tokenizer(), text):
         token_T.append(token)
-        given_so_far += detokenizer.push(token)
-        certain = whole(token_T)
-        assert given_so_far == (certain[:-1] if certain.endswith("\ufffd") else certain)
+        emitted += detokenizer.push(token)
+        certain = decoded(token_T)
+        assert emitted == (certain[:-1] if certain.endswith("\ufffd") else certain)
 
 
 def test_a_mended_character_is_given_whole():
@@ -111,9 +111,9 @@ def test_an_empty_prompt_is_the_end_of_text():
 
 def test_messages_are_put_into_the_chat_template(folder):
     written = f"<|im_start|>user\nis it 世?{MESSAGE_END}<|im_start|>assistant\n"
-    found = prompt_tokens(load_tokenizer(folder), MESSAGES)
-    assert found == tokens(small_tokenizer(), written)
-    assert found.count(SPECIAL.index(MESSAGE_END)) == 1
+    token_T = prompt_tokens(load_tokenizer(folder), MESSAGES)
+    assert token_T == tokens(small_tokenizer(), written)
+    assert token_T.count(SPECIAL.index(MESSAGE_END)) == 1
 
 
 def test_messages_without_a_template_are_refused():
@@ -122,7 +122,7 @@ def test_messages_without_a_template_are_refused():
 
 
 def test_half_a_surrogate_is_refused_by_its_place():
-    with pytest.raises(ValueError, match="character 2 of the text is half of a surrogate"):
+    with pytest.raises(ValueError, match="character 2 of the text is a lone surrogate"):
         prompt_tokens(small_tokenizer(), "ab\udcff")
 
 
@@ -142,7 +142,7 @@ def test_a_tokenizer_without_end_of_text_is_refused():
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no tokenizer there, expected"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no tokenizer found, expected"):
         load_tokenizer(tmp_path)
 
 
@@ -159,8 +159,8 @@ def test_without_torch_nothing_is_missed_or_said(folder):
         "from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens\n"
         f"print(*tokens(load_tokenizer({str(folder)!r}), 'the end'))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert [*map(int, done.stdout.split())] == tokens(small_tokenizer(), "the end")
-    assert done.stderr == ""
+    assert [*map(int, process.stdout.split())] == tokens(small_tokenizer(), "the end")
+    assert process.stderr == ""

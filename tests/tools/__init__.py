@@ -1,1 +1,1 @@
-"""The project's tools."""
+"""Tests of the development tools."""

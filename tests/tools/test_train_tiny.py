@@ -1,4 +1,4 @@
-"""The tiny checkpoint's training: its attention, its balance, and that it goes on where it was."""
+"""Training of the tiny checkpoint: text, attention, load balance, resumption and MTP heads."""
 
 import json
 
@@ -56,29 +56,29 @@ def test_documents_are_split_by_name_alone(tmp_path):
     train, held_out = corpus.split(tmp_path)
     assert len(train) + len(held_out) == 100
     assert 0 < len(held_out) < 20
-    with pytest.raises(ValueError, match=r"holds no \*\.rst\.txt"):
+    with pytest.raises(ValueError, match=r"has no \*\.rst\.txt"):
         corpus.split(tmp_path / "nowhere")
 
 
-def test_the_quick_attention_is_transformers_own():
-    quick = trunk.new_model().eval()
+def test_the_fast_attention_equals_that_of_transformers():
+    fast = trunk.new_model().eval()
     plain = MiMoV2FlashForCausalLM._from_config(
         shape.configuration(), attn_implementation="eager"
     ).eval()
-    plain.load_state_dict(quick.state_dict())
-    for model in (quick, plain):
+    plain.load_state_dict(fast.state_dict())
+    for model in (fast, plain):
         for name, parameter in model.named_parameters():
             if name.endswith("sinks"):
                 nn.init.constant_(parameter, 1.5)
     token = torch.randint(shape.configuration().vocab_size, (2, 384))
     with torch.no_grad():
-        one, other = (model(token, use_cache=False).logits for model in (quick, plain))
+        one, other = (model(token, use_cache=False).logits for model in (fast, plain))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * np.ptp(other.numpy()))
 
 
-def test_the_quick_attention_refuses_what_it_would_compute_wrongly():
+def test_the_fast_attention_refuses_unsupported_inputs():
     q = torch.zeros(1, 8, 130, 192)
-    with pytest.raises(ValueError, match="was given a mask"):
+    with pytest.raises(ValueError, match="attention_mask must be None"):
         attention.attend(None, q, q, q, torch.zeros(1), scaling=1.0)
     with pytest.raises(ValueError, match="130 tokens: expected a multiple of 128"):
         attention.attend(None, q, q, q, None, scaling=1.0, sliding_window=129, s_aux=q[0, :, 0, 0])
@@ -96,16 +96,16 @@ def test_an_expert_with_more_than_its_share_becomes_harder_to_choose():
         assert torch.equal(step, (load.mean() - load).sign())
 
 
-def test_every_epoch_reads_the_text_once_and_elsewhere(tmp_path):
+def test_every_epoch_reads_the_text_once_in_another_order(tmp_path):
     np.save(tmp_path / "text.npy", np.arange(20 * shape.LENGTH, dtype=np.uint16))
     text = windows.Windows(tmp_path / "text.npy", rows=3, seed=1)
     epochs = []
     for epoch in range(2):
         steps = range(epoch * text.steps_per_epoch, (epoch + 1) * text.steps_per_epoch)
         pairs = [text.of_step(step) for step in steps]
-        for given, target in pairs:
-            assert torch.all(given[:, 0] == 0)
-            assert torch.equal(given[:, 1:], target[:, :-1])
+        for inputs, target in pairs:
+            assert torch.all(inputs[:, 0] == 0)
+            assert torch.equal(inputs[:, 1:], target[:, :-1])
         seen = torch.cat([target.flatten() for _, target in pairs])
         assert len(seen) == len(seen.unique()) == text.steps_per_epoch * 3 * shape.LENGTH
         epochs.append(seen)
@@ -113,7 +113,7 @@ def test_every_epoch_reads_the_text_once_and_elsewhere(tmp_path):
 
 
 class Toy(nn.Module):
-    """A matrix, a stack of them and a vector."""
+    """A model with a matrix, a stack of matrices and a vector."""
 
     def __init__(self):
         super().__init__()
@@ -132,14 +132,14 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(tmp_path, stops_at):
     def run(name, until):
         torch.manual_seed(0)
         toy = Toy()
-        pace = schedule.Pace(tmp_path / name, toy, warm_up=10, length=200)
-        for step in pace.steps():
+        training = schedule.TrainingRun(tmp_path / name, toy, warm_up=10, length=200)
+        for step in training.steps():
             if step == until:
                 break
             loss = toy(step)
             loss.backward()
             if step % 50 == 49:
-                pace.note(step, loss=loss.item())
+                training.log(step, loss=loss.item())
         return toy
 
     begun, whole = Toy(), run("whole", None)
@@ -154,26 +154,26 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(tmp_path, stops_at):
     assert [line["step"] for line in one] == [50, 100, 150, 200]
 
 
-def test_heads_guess_what_the_trunk_says_later():
+def test_mtp_heads_predict_later_tokens_of_the_trunk():
     model = trunk.new_model().eval().requires_grad_(False)
-    predictors = heads.new_heads(model)
+    mtp_heads = heads.new_heads(model)
     token = torch.randint(4095, (1, 257))
-    given, target = token[:, :256], token[:, 1:]
-    answers = heads.seen_by(predictors, model, given, target)
-    whole = model(given, use_cache=False).logits
-    for index, (guess, truth) in enumerate(answers):
-        assert guess.shape == truth.shape == (1, 255 - index, 4096)
-        assert torch.equal(truth, whole[:, index + 1 :])
-    changed = target.clone()
+    inputs, targets = token[:, :256], token[:, 1:]
+    drafts = heads.draft_logits(mtp_heads, model, inputs, targets)
+    trunk_logits = model(inputs, use_cache=False).logits
+    for index, (draft, target) in enumerate(drafts):
+        assert draft.shape == target.shape == (1, 255 - index, 4096)
+        assert torch.equal(target, trunk_logits[:, index + 1 :])
+    changed = targets.clone()
     changed[:, 100] += 1  # the token after the hundredth
     for index, (before, after) in enumerate(
-        zip(answers, heads.seen_by(predictors, model, given, changed), strict=True)
+        zip(drafts, heads.draft_logits(mtp_heads, model, inputs, changed), strict=True)
     ):
         differs = (before[0] != after[0]).any(-1)[0].nonzero().flatten()
-        assert differs[0] == 100 - index  # head k reads the token k + 1 further
+        assert differs[0] == 100 - index  # head k reads the token k + 1 later
 
 
-def test_heads_have_the_names_of_the_hub():
+def test_mtp_heads_have_the_names_of_the_hub():
     names = set(publish.hub_names(heads.new_heads(trunk.new_model())))
     assert len(names) == 3 * 14  # without scales, which six of them have
     assert {name for name in names if name.startswith("model.mtp.layers.2.self_attn.")} == {

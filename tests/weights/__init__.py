@@ -1,1 +1,1 @@
-"""Reading, naming and making weights."""
+"""Tests of the weights: checkpoints, conversion, sharding and loading."""

@@ -1,4 +1,4 @@
-"""A checkpoint is one mapping, however many files it has; what could run code is never opened."""
+"""Tests of Checkpoint: one mapping of any number of files; pickles are never opened."""
 
 import json
 import os
@@ -35,15 +35,15 @@ def indexed(folder: Path, content) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """Names of the files that are mapped, as they are."""
+    """Names of the files in the order in which they are mapped."""
     files: list[str] = []
 
-    def watched(path: Path):
+    def recorded(path: Path):
         files.append(path.name)
         return map_tensors(path)
 
     map_tensors = checkpoint.map_tensors
-    monkeypatch.setattr(checkpoint, "map_tensors", watched)
+    monkeypatch.setattr(checkpoint, "map_tensors", recorded)
     return files
 
 
@@ -125,24 +125,24 @@ def test_a_tensor_that_is_not_in_its_shard_is_named_with_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "info",
+    "file_name",
     [
         *("../outside.safetensors", "{outside}"),
         *("folder/inside.safetensors", "folder/../../outside.safetensors"),
         *("pytorch_model.bin", "a.safetensors.bin", "a", "..", ""),
     ],
 )
-def test_an_index_may_name_safetensors_files_of_its_folder_only(tmp_path, info):
+def test_an_index_may_name_safetensors_files_of_its_folder_only(tmp_path, file_name):
     folder = saved(tmp_path / "checkpoint")
     for other in (tmp_path / "outside.safetensors", folder / "folder" / "inside.safetensors"):
         saved(other.parent, {other.name: {"four": ONE}})
     for file in ("pytorch_model.bin", "a.safetensors.bin", "a"):
         (folder / file).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    info = info.format(outside=tmp_path / "outside.safetensors")
-    indexed(folder, {"weight_map": WEIGHT_MAP | {"four": info}})
-    with pytest.raises(ValueError, match=rf"{INDEX}: four is said to be in '") as refusal:
+    file_name = file_name.format(outside=tmp_path / "outside.safetensors")
+    indexed(folder, {"weight_map": WEIGHT_MAP | {"four": file_name}})
+    with pytest.raises(ValueError, match=rf"{INDEX}: four is mapped to '") as refusal:
         open_checkpoint(folder)
-    assert repr(info) in str(refusal.value)
+    assert repr(file_name) in str(refusal.value)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -1,4 +1,4 @@
-"""A recipe takes what a config declares, byte by byte, from either layout; misfits are refused."""
+"""Tests of plan_conversion: all parameters of a config, from either layout, and its refusals."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.conversion_plan import declared_weights, needed, plan_conversion
+from mimo_v2_flash.weights.conversion_plan import (
+    expected_params,
+    plan_conversion,
+    required_tensors,
+)
 from mimo_v2_flash.weights.conversion_tasks import ConversionPlan
 from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.weights.safetensors_file import DTYPES
@@ -23,18 +27,18 @@ ROUTER = "model.layers.1.mlp.gate.weight"
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 
 either_layout = pytest.mark.parametrize("fused", [False, True], ids=["split", "fused"])
-Places = dict[str, TensorInfo]
+Infos = dict[str, TensorInfo]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["split", "fused"])
-def checkpoint(request) -> tuple[Disk, Places, dict[str, np.ndarray]]:
+def checkpoint(request) -> tuple[Disk, Infos, dict[str, np.ndarray]]:
     tensors, truth = model_tensors(SMALL, fused=request.param)
     disk = Disk()
     return disk, {n: disk.add(a, NAME_OF[a.dtype]) for n, a in tensors.items()}, truth
 
 
-def infos(*, fused: bool = False) -> Places:
-    """Return where tensors would be that nobody reads."""
+def model_infos(*, fused: bool = False) -> Infos:
+    """Return the TensorInfo of a model's tensors, in files that do not exist."""
     tensors, _ = model_tensors(SMALL, fused=fused)
     return {
         name: TensorInfo(f"{name}.safetensors", NAME_OF[a.dtype], a.shape, 0, a.nbytes)
@@ -42,54 +46,53 @@ def infos(*, fused: bool = False) -> Places:
     }
 
 
-def recipe_of(found: Places, encoding: Encoding | None = None) -> ConversionPlan:
-    declared = declared_weights(SMALL, EXPERTS, list(found))
-    return plan_conversion(SMALL, declared, found, encoding or Encoding("fp8", "cpu"))
+def plan_of(infos: Infos, encoding: Encoding | None = None) -> ConversionPlan:
+    params = expected_params(SMALL, EXPERTS, list(infos))
+    return plan_conversion(SMALL, params, infos, encoding or Encoding("fp8", "cpu"))
 
 
-# What is there
+# Required tensors
 
 
 @either_layout
 def test_all_that_a_checkpoint_holds_is_needed(fused):
-    found = list(model_tensors(SMALL, fused=fused)[0])
-    assert sorted(needed(declared_weights(SMALL, EXPERTS, found), found)) == sorted(found)
+    names = list(model_tensors(SMALL, fused=fused)[0])
+    params = expected_params(SMALL, EXPERTS, names)
+    assert sorted(required_tensors(params, names)) == sorted(names)
 
 
-def test_what_is_not_declared_is_not_read():
-    found = list(model_tensors(SMALL)[0])
+def test_what_is_no_parameter_is_not_read():
+    names = list(model_tensors(SMALL)[0])
     others = ["model.mtp.layers.0.eh_proj.weight", "visual.blocks.0.qkv.weight", "extra_scale_inv"]
-    others += [
-        f"model.mtp.layers.0.{param_specs.FUSED}"
-    ]  # which says nothing of the model's own layers
-    few = [name for name in found if ".experts." not in name or ".experts.3." in name]
-    declared = declared_weights(SMALL, [3], found + others)
-    assert sorted(needed(declared, found + others)) == sorted(few)
+    others += [f"model.mtp.layers.0.{param_specs.FUSED}"]  # the decoder's layers are split
+    few = [name for name in names if ".experts." not in name or ".experts.3." in name]
+    params = expected_params(SMALL, [3], names + others)
+    assert sorted(required_tensors(params, names + others)) == sorted(few)
 
 
 def test_what_is_missing_is_named_and_counted():
-    found = list(model_tensors(SMALL)[0])
-    declared = declared_weights(SMALL, EXPERTS, found)
+    names = list(model_tensors(SMALL)[0])
+    params = expected_params(SMALL, EXPERTS, names)
     with pytest.raises(ValueError, match=rf"^{UP} is missing$"):
-        needed(declared, [name for name in found if name != UP])
+        required_tensors(params, [name for name in names if name != UP])
     with pytest.raises(ValueError, match=r"^model.*\.gate_proj\.weight is missing, and 29 more$"):
-        needed(declared, [name for name in found if ".experts." not in name])
+        required_tensors(params, [name for name in names if ".experts." not in name])
 
 
 def test_scales_are_needed_where_there_are_any():
-    plain = [weight.name for weight in declared_weights(SMALL, EXPERTS, [])]
-    assert needed(declared_weights(SMALL, EXPERTS, plain), plain) == plain
+    plain = [param.name for param in expected_params(SMALL, EXPERTS, [])]
+    assert required_tensors(expected_params(SMALL, EXPERTS, plain), plain) == plain
 
 
-# What becomes of it
+# Converted tensors
 
 
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_model_of_either_layout_becomes_the_split_one(checkpoint, dtype, target):
-    disk, found, truth = checkpoint
+    disk, infos, truth = checkpoint
     encoding, halved = Encoding(dtype, target), (dtype, target) == ("fp8", "trainium2")
-    result = made(disk, recipe_of(found, encoding), encoding)
+    result = made(disk, plan_of(infos, encoding), encoding)
     weights = {name for name in result.arrays if not name.endswith(param_specs.SCALE)}
     assert weights == truth.keys()
     for name, value in truth.items():
@@ -102,8 +105,8 @@ def test_a_model_of_either_layout_becomes_the_split_one(checkpoint, dtype, targe
 
 
 def test_scales_are_on_64_rows_where_they_crossed(checkpoint):
-    _, found, _ = checkpoint
-    outputs = {output.name: output for output in recipe_of(found).outputs}
+    _, infos, _ = checkpoint
+    outputs = {output.name: output for output in plan_of(infos).outputs}
     for prefix in FULL_LAYERS:
         k, v = (outputs[f"{prefix}.self_attn.{x}_proj.weight_scale_inv"] for x in "kv")
         assert ((k.dtype, k.shape), (v.dtype, v.shape)) == (("F32", (12, 2)), ("F32", (8, 2)))
@@ -116,22 +119,21 @@ def test_scales_are_on_64_rows_where_they_crossed(checkpoint):
     )
 
 
-def test_k_and_v_that_cross_are_one_piece():
-    found = infos()
-    several = [task for task in recipe_of(found).tasks if len(task.sources) > 2]
+def test_k_and_v_that_cross_are_one_task():
+    infos = model_infos()
+    several = [task for task in plan_of(infos).tasks if len(task.sources) > 2]
     attention = [f"{prefix}.self_attn" for prefix in FULL_LAYERS]
     assert [task.key for task in several] == [f"{a}.k_proj.weight" for a in attention]
     for task, prefix in zip(several, attention, strict=True):
         stored = [f"{prefix}.{letter}_proj.weight" for letter in "kv"]
-        assert task.sources == tuple(
-            found[n + end] for n in stored for end in ("", param_specs.SCALE)
-        )
+        names = [name + end for name in stored for end in ("", param_specs.SCALE)]
+        assert task.sources == tuple(infos[name] for name in names)
 
 
 def test_a_fused_weight_is_read_in_whole_and_gives_q_k_and_v():
-    plan = recipe_of(infos(fused=True))
-    own = [task for task in plan.tasks if param_specs.FUSED in task.key]
-    assert len(own) == len(SMALL.layers) * SMALL.num_key_value_heads
+    plan = plan_of(model_infos(fused=True))
+    fused = [task for task in plan.tasks if param_specs.FUSED in task.key]
+    assert len(fused) == len(SMALL.layers) * SMALL.num_key_value_heads
     assert {Q, K, V} < {output.name for output in plan.outputs}
     assert not any(param_specs.FUSED in output.name for output in plan.outputs)
 
@@ -169,20 +171,20 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "change", "fault"), REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused_by_file_and_tensor(name, change, fault):
-    found = infos()
-    found[name] = change(found[name])
+    infos = model_infos()
+    infos[name] = change(infos[name])
     tensor = (K if name.startswith(V) else name).removesuffix(param_specs.SCALE)
     with pytest.raises(ValueError, match=rf"{tensor}\.safetensors: {tensor}.* {fault}"):
-        recipe_of(found)
+        plan_of(infos)
 
 
 @pytest.mark.parametrize("name", [ROUTER, NORM, EMBEDDING])
 def test_only_matrices_of_matmuls_may_be_fp8(name):
-    found = infos()
-    found[name] = found[name]._replace(dtype="F8_E4M3")
-    found[name + param_specs.SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
+    infos = model_infos()
+    infos[name] = infos[name]._replace(dtype="F8_E4M3")
+    infos[name + param_specs.SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
     with pytest.raises(ValueError, match=rf"{name}\.safetensors: {name} is FP8, which only"):
-        recipe_of(found)
+        plan_of(infos)
 
 
 @pytest.mark.parametrize(
@@ -197,19 +199,19 @@ def test_only_matrices_of_matmuls_may_be_fp8(name):
     ],
 )
 def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor(change, fault):
-    found = infos(fused=True)
+    infos = model_infos(fused=True)
     for name, changed in change.items():
-        info = found.pop(name)
+        info = infos.pop(name)
         if changed:
-            found[name] = changed(info)
+            infos[name] = changed(info)
     with pytest.raises(ValueError, match=rf"{QKV}\.safetensors: {QKV}{fault}"):
-        recipe_of(found)
+        plan_of(infos)
 
 
 def test_k_may_be_fp8_where_v_is_not():
-    found = infos()
-    del found[V + param_specs.SCALE]
-    found[V] = found[V]._replace(dtype="BF16")
-    found[K + param_specs.SCALE] = found[K + param_specs.SCALE]._replace(shape=(6, 2))
-    outputs = {output.name: output.dtype for output in recipe_of(found).outputs}
+    infos = model_infos()
+    del infos[V + param_specs.SCALE]
+    infos[V] = infos[V]._replace(dtype="BF16")
+    infos[K + param_specs.SCALE] = infos[K + param_specs.SCALE]._replace(shape=(6, 2))
+    outputs = {output.name: output.dtype for output in plan_of(infos).outputs}
     assert (outputs[K], outputs[V]) == ("F8_E4M3", "BF16")

@@ -1,4 +1,4 @@
-"""Pieces read every byte once, fill every byte once, and give what whole tensors would."""
+"""Tests of conversion tasks: they read and write every byte once, and equal whole tensors."""
 
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from tests.support.quantised import attention, stored
 QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 
 encodings = st.builds(Encoding, st.sampled_from(list(STORED)), st.sampled_from(TARGETS))
-sizes = st.sampled_from([1, 100, 4096, 20_000, 1 << 22])  # of PIECE
+sizes = st.sampled_from([1, 100, 4096, 20_000, 1 << 22])  # of TASK_BYTES
 heights = st.sampled_from([64, 128])
 shapes = st.tuples(st.integers(1, 400), st.sampled_from([1, 127, 128, 200]))
 
@@ -40,21 +40,21 @@ def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScal
 @given(shapes, st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
 def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, size, seed):
     disk, matrix = Disk(), np.random.default_rng(seed).standard_normal(shape).astype(DTYPES[dtype])
-    with patch.object(conversion_tasks, "PIECE", size):
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
-    found = made(disk, plan, encoding).arrays["o_proj.weight"]
-    assert found.dtype == DTYPES[STORED[encoding.dtype] or dtype]
-    np.testing.assert_array_equal(found, matrix.astype(found.dtype))
+    array = made(disk, plan, encoding).arrays["o_proj.weight"]
+    assert array.dtype == DTYPES[STORED[encoding.dtype] or dtype]
+    np.testing.assert_array_equal(array, matrix.astype(array.dtype))
 
 
 @given(st.integers(1, 5000), st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
 def test_a_vector_keeps_its_dtype(length, dtype, encoding, size, seed):
     disk, vector = Disk(), np.random.default_rng(seed).standard_normal(length).astype(DTYPES[dtype])
-    with patch.object(conversion_tasks, "PIECE", size):
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
-    found = made(disk, plan, encoding).arrays["norm.weight"]
-    assert found.dtype == DTYPES[dtype]
-    np.testing.assert_array_equal(found, vector)
+    array = made(disk, plan, encoding).arrays["norm.weight"]
+    assert array.dtype == DTYPES[dtype]
+    np.testing.assert_array_equal(array, vector)
 
 
 @pytest.mark.parametrize("dtype", STORED)
@@ -63,11 +63,10 @@ def test_a_router_is_never_rounded(dtype, stored_as):
     disk, encoding = Disk(), Encoding(dtype, "cpu")
     router = np.random.default_rng(0).standard_normal((5, 7)).astype(DTYPES[stored_as])
     name = "model.layers.1.mlp.gate.weight"
-    found = made(
-        disk, conversion_tasks.plain(name, disk.add(router, stored_as), encoding), encoding
-    )
-    assert found.arrays[name].dtype == DTYPES[stored_as]
-    np.testing.assert_array_equal(found.arrays[name], router)
+    plan = conversion_tasks.plain(name, disk.add(router, stored_as), encoding)
+    array = made(disk, plan, encoding).arrays[name]
+    assert array.dtype == DTYPES[stored_as]
+    np.testing.assert_array_equal(array, router)
 
 
 @given(shapes, heights, encodings, sizes, seeds)
@@ -76,7 +75,7 @@ def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, 
     code = generator.integers(0, 0x7F, shape, np.uint8)
     scale = generator.random((-(-shape[0] // height), -(-shape[1] // 128)), np.float32) + 0.1
     weight = disk.coded("w", (code, scale))
-    with patch.object(conversion_tasks, "PIECE", size):
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.scaled(weight, encoding)
     height = fp8.block_height(weight.shapes)  # 128 where both fit
     expected = BlockScaled(code, scale, height)
@@ -89,7 +88,7 @@ def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding,
     (_, k, v), _ = attention(heads, ranks=keys, hidden=130, seed=seed)
     w_k, w_v = disk.coded("k", stored(k)), disk.coded("v", stored(v))
     assume(fp8.crosses("layer", w_k.shapes, w_v.shapes, heads))
-    with patch.object(conversion_tasks, "PIECE", size):
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.crossing(w_k, w_v, heads, encoding)
     result = made(disk, plan, encoding)
     assert [task.key for task in plan.tasks] == ["k"]
@@ -106,9 +105,9 @@ def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding,
 def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding, size, seed):
     heads, disk = fp8.Heads(H * ranks, K * ranks, 192, 128), Disk()
     apart, whole = attention(heads, ranks=ranks, hidden=30, seed=seed)
-    coded = disk.coded("qkv_proj.weight", stored(whole))
-    with patch.object(conversion_tasks, "PIECE", size):
-        plan = conversion_tasks.fused(coded, QKV, heads, ranks, encoding)
+    quantized = disk.coded("qkv_proj.weight", stored(whole))
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.fused(quantized, QKV, heads, ranks, encoding)
     result = made(disk, plan, encoding)
     split = fp8.split_fused("qkv", *stored(whole), heads, ranks)
     assert_means(result, encoding, dict(zip(QKV, split, strict=True)))
@@ -119,12 +118,12 @@ def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding,
 
 
 @pytest.mark.parametrize("size", [1, 20_000, 70_000])
-def test_a_piece_is_small_or_one_row_of_blocks(size):
+def test_a_task_is_small_or_one_row_of_blocks(size):
     heads, disk, encoding = fp8.Heads(8, 4, 192, 128), Disk(), Encoding("fp8", "cpu")
     (q, _, _), whole = attention(heads, ranks=4, hidden=130, seed=0)
     wide = np.zeros((40, 5000), ml_dtypes.bfloat16)
-    with patch.object(conversion_tasks, "PIECE", size):
-        recipes = [
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plans = [
             (128 * 130, conversion_tasks.scaled(disk.coded("q", stored(q)), encoding)),
             (
                 128 * 130,
@@ -132,7 +131,7 @@ def test_a_piece_is_small_or_one_row_of_blocks(size):
             ),
             (5000 * 2, conversion_tasks.plain("o", disk.add(wide, "BF16"), encoding)),
         ]
-    for least, plan in recipes:
+    for least, plan in plans:
         read = [task.sources[0].end - task.sources[0].begin for task in plan.tasks]
         assert max(size, least) / 2 < max(read) <= max(size, least)
 

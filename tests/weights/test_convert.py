@@ -1,4 +1,4 @@
-"""A prepared checkpoint is the source's model, whatever interrupted it, and knows what it holds."""
+"""Tests of ConversionJob: the source's model, also after interruptions, and its metadata."""
 
 import dataclasses
 import tracemalloc
@@ -30,12 +30,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def several_pieces_per_tensor(monkeypatch):
-    monkeypatch.setattr(conversion_tasks, "PIECE", 20_000)
+def several_tasks_per_tensor(monkeypatch):
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 20_000)
 
 
-class Watched(FolderSource):
-    """A folder that counts how often each range is read, and fails when it has read `most`."""
+class CountingSource(FolderSource):
+    """A folder that counts how often each range is read, and fails after `most` reads."""
 
     def __init__(self, path: Path, most: int = 1 << 30) -> None:
         super().__init__(path)
@@ -66,8 +66,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def logits(path: Path, config: MiMoConfig, experts=None) -> np.ndarray:
-    weights, cut = keep_experts(load_weights(path, config), config, experts)
-    return MiMoV2FlashModel(weights, cut).forward(TOKENS)
+    weights, config = keep_experts(load_weights(path, config), config, experts)
+    return MiMoV2FlashModel(weights, config).forward(TOKENS)
 
 
 @pytest.mark.parametrize("largest_file", [1 << 40, 300_000], ids=["one file", "several"])
@@ -95,36 +95,36 @@ def test_some_experts_are_those_of_the_whole_model(folder, tmp_path, experts):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_other_dtypes_are_the_same_numbers(folder, tmp_path, dtype):
     job = run(job_of(FolderSource(folder), tmp_path, dtype=dtype))
-    expected, found = logits(folder, job.config), logits(tmp_path, job.config)
+    expected, actual = logits(folder, job.config), logits(tmp_path, job.config)
     allowed = {"bfloat16": 2e-2, "float32": 1e-5}[dtype] * np.ptp(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
 
 def test_trainium2s_fp8_is_within_its_range_and_the_same_numbers(folder, tmp_path):
     job = run(job_of(FolderSource(folder), tmp_path, target="trainium2"))
     assert job.encoding.rounded > 0
-    expected, found = logits(folder, job.config), logits(tmp_path, job.config)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.ptp(expected))
+    expected, actual = logits(folder, job.config), logits(tmp_path, job.config)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3 * np.ptp(expected))
     w_gate = load_weights(tmp_path, job.config).layers[0].feed_forward.w_gate_FD
     assert np.unique(w_gate.code & 0x7F).max() <= 0x77  # 240
 
 
 @pytest.mark.parametrize("experts", [EVERY, (1, 3)])
 def test_what_is_needed_is_read_once_and_nothing_else(folder, tmp_path, experts):
-    source = Watched(folder)
+    source = CountingSource(folder)
     job = run(job_of(source, tmp_path, experts))
     assert set(source.reads.values()) == {1}
     assert job.bytes_to_read == sum(end - begin for _, begin, end in source.reads)
-    declared = {weight.name for weight in param_specs.all_params(job.config, experts)}
-    wanted = [n for n in source.names() if n.removesuffix(param_specs.SCALE) in declared]
-    places = source.tensor_infos(wanted).values()
-    assert job.bytes_to_read == sum(info.end - info.begin for info in places)
+    params = {param.name for param in param_specs.all_params(job.config, experts)}
+    names = [n for n in source.names() if n.removesuffix(param_specs.SCALE) in params]
+    infos = source.tensor_infos(names).values()
+    assert job.bytes_to_read == sum(info.end - info.begin for info in infos)
 
 
 def test_advance_hears_of_every_byte_in_one_run_and_in_two(folder, tmp_path):
     first, second = [], []
     with pytest.raises(OSError, match="cut off"):
-        job_of(Watched(folder, most=50), tmp_path).run(workers=1, advance=first.append)
+        job_of(CountingSource(folder, most=50), tmp_path).run(workers=1, advance=first.append)
     job = job_of(FolderSource(folder), tmp_path)
     job.run(workers=2, advance=second.append)
     assert 0 < sum(first) == second[0]
@@ -137,7 +137,7 @@ def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers
     output, journal = tmp_path / "cut off", tmp_path / "cut off" / JOURNAL
     for _ in range(1000):
         known = journal.read_text() if journal.exists() else ""
-        job = job_of(source := Watched(folder, most=30), output)
+        job = job_of(source := CountingSource(folder, most=30), output)
         stored = [p for p in job.plan.tasks if f"\n{p.key} " in known]
         try:
             run(job, workers)
@@ -151,10 +151,10 @@ def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers
     assert contents(output) == contents(tmp_path / "at once")
 
 
-def test_another_size_of_pieces_does_not_trust_the_journal(folder, tmp_path, monkeypatch):
+def test_another_size_of_tasks_does_not_trust_the_journal(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cut off"):
-        run(job_of(Watched(folder, most=60), tmp_path / "a"))
-    monkeypatch.setattr(conversion_tasks, "PIECE", 30_000)
+        run(job_of(CountingSource(folder, most=60), tmp_path / "a"))
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 30_000)
     run(job_of(FolderSource(folder), tmp_path / "a"))
     run(job_of(FolderSource(folder), tmp_path / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -165,21 +165,21 @@ def test_a_complete_result_is_known_and_another_is_refused(folder, tmp_path):
     assert not job_of(source, tmp_path, (0, 1)).is_complete()
     run(job_of(source, tmp_path, (0, 1)))
     assert job_of(source, tmp_path, (0, 1)).is_complete()
-    for said, other in {
-        r"experts \[0, 1\], asked for is \[0, 2\]": {"experts": (0, 2)},
-        r"dtype 'fp8', asked for is 'float32'": {"dtype": "float32"},
-        r"target 'cpu', asked for is 'trainium2'": {"target": "trainium2"},
-        r"rope_theta 5000000.0, asked for is 7": {"rope_theta": 7},
+    for message, other in {
+        r"experts \[0, 1\], requested is \[0, 2\]": {"experts": (0, 2)},
+        r"dtype 'fp8', requested is 'float32'": {"dtype": "float32"},
+        r"target 'cpu', requested is 'trainium2'": {"target": "trainium2"},
+        r"rope_theta 5000000.0, requested is 7": {"rope_theta": 7},
     }.items():
-        with pytest.raises(ValueError, match=f"{tmp_path} holds weights of {said}; choose"):
+        with pytest.raises(ValueError, match=f"{tmp_path} holds weights of {message}; choose"):
             job_of(source, tmp_path, **({"experts": (0, 1)} | other)).is_complete()
     source.revision = "moved"
-    with pytest.raises(ValueError, match="revision '', asked for is 'moved'; choose"):
+    with pytest.raises(ValueError, match="revision '', requested is 'moved'; choose"):
         job_of(source, tmp_path, (0, 1)).is_complete()
 
 
-class Endless(FolderSource):
-    """Zeros of any size, as a source."""
+class ZeroSource(FolderSource):
+    """A source of zeros of any size."""
 
     def __init__(self) -> None:
         self.name = self.revision = ""
@@ -190,12 +190,12 @@ class Endless(FolderSource):
 
 
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion_tasks, "PIECE", 1 << 20)
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 1 << 20)
     info = TensorInfo("", "BF16", (40_000, 512), 0, 40_000 * 1024)
     encoding = Encoding("float32", "cpu")
     plan = conversion_tasks.plain("w", info, encoding)
     job = ConversionJob(
-        Endless(), MiMoConfig(), encoding, None, plan, Store(tmp_path, plan.outputs, {})
+        ZeroSource(), MiMoConfig(), encoding, None, plan, Store(tmp_path, plan.outputs, {})
     )
     tracemalloc.start()
     job.run(workers=2, advance=id)

@@ -1,4 +1,4 @@
-"""What programs are given stands for what was loaded: stacked experts, Trainium's FP8."""
+"""Tests of to_device_layout: stacked experts and Trainium2's FP8, of equal values."""
 
 import ml_dtypes
 import numpy as np
@@ -13,11 +13,11 @@ from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.tiny import tiny
 
 STORED = random_weights(tiny().config, seed=0)  # FP8, one array per expert
-PLACED = to_device_layout(STORED)
+ON_DEVICE = to_device_layout(STORED)
 
 
 def matrices(weights):
-    """Yield every matrix, an expert at a time."""
+    """Yield every matrix, one per expert."""
     for layer in weights.layers:
         yield from layer.attention[:4]
         if not isinstance(layer.feed_forward, MoEWeights):
@@ -28,24 +28,21 @@ def matrices(weights):
 
 
 def test_every_matrix_has_its_value_but_for_codes_that_halving_rounds():
-    for before, after in zip(matrices(STORED), matrices(PLACED), strict=True):
+    for before, after in zip(matrices(STORED), matrices(ON_DEVICE), strict=True):
         if not isinstance(before, BlockScaled):
             assert after is before
             continue
         assert after.code.dtype == ml_dtypes.float8_e4m3
         assert np.isfinite(after.code.astype(np.float32)).all()
-        value = (
-            after.code.astype(np.float32)
-            * np.repeat(np.repeat(after.scale, 128, 0)[: after.shape[0]], 128, 1)[
-                :, : after.shape[1]
-            ]
-        )
+        rows, columns = after.shape
+        scale = np.repeat(np.repeat(after.scale, 128, 0)[:rows], 128, 1)[:, :columns]
+        value = after.code.astype(np.float32) * scale
         step = float(np.max(after.scale)) * 2.0**-10
         np.testing.assert_allclose(value, dequantize(before), rtol=0, atol=step)
 
 
 def test_experts_are_one_stack():
-    for before, after in zip(STORED.layers, PLACED.layers, strict=True):
+    for before, after in zip(STORED.layers, ON_DEVICE.layers, strict=True):
         if isinstance(before.feed_forward, MoEWeights):
             assert isinstance(before.feed_forward.experts.w_gate_eFD, tuple)
             for stack in after.feed_forward.experts:
@@ -64,31 +61,27 @@ def test_weights_for_trainium_keep_their_codes_and_scales():
 
 
 def test_it_is_done_once():
-    again = to_device_layout(PLACED)
-    for before, after in zip(matrices(PLACED), matrices(again), strict=True):
+    again = to_device_layout(ON_DEVICE)
+    for before, after in zip(matrices(ON_DEVICE), matrices(again), strict=True):
         np.testing.assert_array_equal(_bytes(before), _bytes(after))
 
 
 def test_numpy_computes_with_them_as_with_the_stored_ones():
     x_ND = np.ones((2, tiny().config.hidden_size), np.float32)
-    before, after = (w.layers[0].attention.w_q_OD for w in (STORED, PLACED))
+    before, after = (w.layers[0].attention.w_q_OD for w in (STORED, ON_DEVICE))
     np.testing.assert_allclose(ops.matmul(x_ND, after), ops.matmul(x_ND, before), atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_plain_weights_are_stacked_as_they_are(dtype):
     layer = tiny().weights.layers[1]
-    experts = ExpertWeights(
-        *(
-            tuple(np.asarray(stack[e], dtype) for e in range(7))
-            for stack in layer.feed_forward.experts
-        )
-    )
+    stacks = layer.feed_forward.experts
+    experts = ExpertWeights(*(tuple(np.asarray(s[e], dtype) for e in range(7)) for s in stacks))
     mixture = layer.feed_forward._replace(experts=experts)
     weights = tiny().weights._replace(layers=(layer._replace(feed_forward=mixture),))
     stacked = to_device_layout(weights).layers[0].feed_forward.experts
-    for stack, parts in zip(stacked, experts, strict=True):
-        np.testing.assert_array_equal(stack, np.stack(parts))
+    for stack, arrays in zip(stacked, experts, strict=True):
+        np.testing.assert_array_equal(stack, np.stack(arrays))
         assert stack.dtype == dtype
 
 

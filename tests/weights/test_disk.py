@@ -1,4 +1,4 @@
-"""Bytes get to a file though the system takes few at a time, and its checksum is the library's."""
+"""Tests of write_all when pwrite writes a few bytes at a time, and of sha256_of."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What is written stands for what was read: exactly, or rounded as was said and counted."""
+"""Tests of Encoding: values are written exactly, or rounded as documented and counted."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,13 +96,13 @@ def test_every_rounded_value_is_counted():
 
 def test_threads_lose_no_count():
     encoding, weight = Encoding("fp8", "trainium2"), one_row(ROUNDING * 4)
-    usual = sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: encoding.scaled("w", weight), range(4000)))
     finally:
-        sys.setswitchinterval(usual)
+        sys.setswitchinterval(interval)
     assert encoding.rounded == 4000 * 64
 
 

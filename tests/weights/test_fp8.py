@@ -1,4 +1,4 @@
-"""FP8 is read as it was quantised: on plain grids, and where scales cross from K into V."""
+"""Tests of FP8 weights on plain grids, and where scales cross from K into V."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_the_rows_of_mimos_scales_are_those_of_the_table():
         np.testing.assert_array_equal(w_v.scale[2 * g : 2 * g + 2], expected)
 
 
-def test_the_naive_way_is_wrong_in_half_of_v_and_impossible_for_k():
+def test_a_plain_grid_is_wrong_in_half_of_v_and_impossible_for_k():
     (_, k, v), _ = attention(MIMO._replace(queries=8), ranks=4, hidden=130, seed=0)
     with pytest.raises(ValueError, match=r"\(8, 2\), expected \(6, 2\)"):
         fp8.plain_grid("k", *stored(k))
@@ -129,9 +129,9 @@ def test_every_other_pair_of_scale_rows_is_refused_by_layer():
             continue
         with pytest.raises(ValueError, match=r"^layers\.5: k and v have scales") as refusal:
             fp8.keys_and_values("layers.5", k, v, MIMO)
-        said = str(refusal.value)
-        assert f"({rows[0]}, 1) and ({rows[1]}, 1), expected ((6, 1), (4, 1))" in said
-        assert "or ((8, 1), (4, 1))" in said
+        message = str(refusal.value)
+        assert f"({rows[0]}, 1) and ({rows[1]}, 1), expected ((6, 1), (4, 1))" in message
+        assert "or ((8, 1), (4, 1))" in message
 
 
 @pytest.mark.parametrize(("k_grid", "v_grid"), [((8, 2), (4, 1)), ((8, 1), (4, 2)), ((8,), (4,))])

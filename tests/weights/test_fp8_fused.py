@@ -1,4 +1,4 @@
-"""MiMo-V2.5's qkv_proj is split as it was joined: rank after rank, with each rank's scales."""
+"""Tests of split_fused: MiMo-V2.5's qkv_proj, rank after rank, with each rank's scales."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.block_scale import dequantize
-from mimo_v2_flash.weights.fp8 import Heads, cut_rank, rank_rows, split_fused
+from mimo_v2_flash.weights.fp8 import Heads, rank_rows, split_fused, split_rank
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
 
@@ -37,21 +37,21 @@ def test_fused_attention_is_split_as_it_was_made(drawn, width, seed):
 
 
 @given(heads_and_ranks(), st.integers(1, 4), seeds)
-def test_any_rows_of_a_rank_are_cut_as_the_whole_is(drawn, step, seed):
+def test_any_rows_of_a_rank_are_split_as_the_whole_is(drawn, step, seed):
     (heads, ranks), width = drawn, 3
     apart, whole = attention(heads, ranks=ranks, hidden=width, seed=seed)
     rows = tuple(len(part.truth_OI) // ranks for part in apart)
     code, scale = (np.split(array, ranks)[-1] for array in stored(whole))
-    found = [np.full((count, width), np.nan) for count in rows]
+    values = [np.full((count, width), np.nan) for count in rows]
     for first in range(0, len(scale), step):
         some = code[128 * first : 128 * (first + step)]
-        for part, row, weight in cut_rank(some, scale[first : first + step], rows, 128 * first):
+        for part, row, weight in split_rank(some, scale[first : first + step], rows, 128 * first):
             assert np.shares_memory(weight.code, code)
-            info = found[part][row : row + len(weight)]
-            assert np.isnan(info).all()
-            info[:] = dequantize(weight)
-    for part, values in zip(apart, found, strict=True):
-        np.testing.assert_array_equal(values, part.truth_OI[-len(values) :])
+            destination = values[part][row : row + len(weight)]
+            assert np.isnan(destination).all()
+            destination[:] = dequantize(weight)
+    for part, value in zip(apart, values, strict=True):
+        np.testing.assert_array_equal(value, part.truth_OI[-len(value) :])
 
 
 @pytest.mark.parametrize(("heads", "ranks", "rows", "scale_rows"), TRUE)

@@ -1,4 +1,4 @@
-"""Ranges of the hub's files arrive whole or are asked for again; what it refuses is one line."""
+"""Tests of HubSource: byte ranges, retries, and what is requested of the hub."""
 
 import json
 from collections import Counter
@@ -13,8 +13,8 @@ from mimo_v2_flash.weights import hub as module
 from mimo_v2_flash.weights.hub import IN_FLIGHT, INDEX, HubSource
 from mimo_v2_flash.weights.io_threads import parallel_map
 from mimo_v2_flash.weights.source import FolderSource
-from tests.support.hub_answers import INFO
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.hub_handler import INFO
 from tests.support.local_hub import (
     COMMIT,
     REPOSITORY,
@@ -37,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def visit(monkeypatch, tmp_path):
-    """Return what starts a hub that this process uses; nobody waits between tries."""
+    """Return a function that starts a hub for this process, without waits between retries."""
     never_waiting(monkeypatch)
     with ExitStack() as stack:
         yield lambda *options, **more: stack.enter_context(
@@ -54,8 +54,8 @@ def some_ranges(folder: Path, count: int) -> list[Range]:
 
 
 def assert_right(folder: Path, source: HubSource, ranges: list[Range]) -> None:
-    found = parallel_map(lambda wanted: source.read(*wanted), ranges, IN_FLIGHT)
-    for (file, begin, end), data in zip(ranges, found, strict=True):
+    blocks = parallel_map(lambda wanted: source.read(*wanted), ranges, IN_FLIGHT)
+    for (file, begin, end), data in zip(ranges, blocks, strict=True):
         assert data == (folder / file).read_bytes()[begin:end]
 
 
@@ -70,16 +70,15 @@ def test_an_empty_range_is_not_asked_for(folder, visit):
     hub, source = visit(folder), HubSource(REPOSITORY)
     hub.reset()
     assert source.read(SHARD, 5, 5) == b""
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_tensors_are_where_the_same_folder_has_them_and_only_headers_are_read(folder, visit):
-    hub, source, here = visit(folder), HubSource(REPOSITORY), FolderSource(folder)
-    assert sorted(source.names()) == sorted(here.names())
-    wanted = [name for name in source.names() if ".experts." in name]
-    expected = here.tensor_infos(wanted)
-    found = source.tensor_infos(wanted)
-    assert {name: info._replace(file="") for name, info in found.items()} == {
+    hub, source, local = visit(folder), HubSource(REPOSITORY), FolderSource(folder)
+    assert sorted(source.names()) == sorted(local.names())
+    names = [name for name in source.names() if ".experts." in name]
+    expected, actual = local.tensor_infos(names), source.tensor_infos(names)
+    assert {name: info._replace(file="") for name, info in actual.items()} == {
         name: info._replace(file="") for name, info in expected.items()
     }
     assert {Path(info.file).name for info in expected.values()} == {r.file for r in hub.served}
@@ -92,12 +91,12 @@ def test_tensors_are_where_the_same_folder_has_them_and_only_headers_are_read(fo
 def test_metadata_is_asked_for_once_and_kept_at_home(folder, visit):
     hub = visit(folder)
     source = HubSource(REPOSITORY)
-    assert set(Counter(hub.asked).values()) == {1}
+    assert set(Counter(hub.requests).values()) == {1}
     assert source.config.read_bytes() == (folder / "config.json").read_bytes()
     assert source.total_size == json.loads((folder / INDEX).read_text())["metadata"]["total_size"]
     hub.reset()
     assert HubSource(REPOSITORY, COMMIT).names() == source.names()
-    assert hub.asked == [f"GET {INFO[1]}"]
+    assert hub.requests == [f"GET {INFO[1]}"]
 
 
 def test_a_branch_becomes_its_commit(folder, visit):
@@ -107,12 +106,12 @@ def test_a_branch_becomes_its_commit(folder, visit):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_breaks_off_or_is_busy_is_asked_for_again(folder, visit, monkeypatch, seed):
-    wanted = never_waiting(monkeypatch)
+    waits = never_waiting(monkeypatch)
     hub, ranges = visit(folder, Manners(cut=0.5, busy=0.5, seed=seed)), some_ranges(folder, 60)
     assert_right(folder, HubSource(REPOSITORY), ranges)
     assert Counter(hub.served) == Counter(ranges)
-    assert len(hub.asked) > 1.3 * len(ranges)
-    assert set(wanted) == {1.0}  # of Retry-After: 0
+    assert len(hub.requests) > 1.3 * len(ranges)
+    assert set(waits) == {1.0}  # of Retry-After: 0
 
 
 def test_all_metadata_may_be_busy_at_first(folder, visit):
@@ -125,16 +124,16 @@ def test_all_metadata_may_be_busy_at_first(folder, visit):
 )
 def test_another_range_than_was_asked_for_is_not_taken(folder, visit, monkeypatch, served, data):
     visit(folder)
-    source, answers = HubSource(REPOSITORY), [(served, data), ("bytes 0-7/99", b"as asked")]
+    source, responses = HubSource(REPOSITORY), [(served, data), ("bytes 0-7/99", b"8 others")]
 
     @contextmanager
-    def answer(*_, **__):
-        served, data = answers.pop(0)
+    def response(*_, **__):
+        served, data = responses.pop(0)
         yield SimpleNamespace(status_code=206, headers={"Content-Range": served}, read=lambda: data)
 
-    monkeypatch.setattr(module, "http_stream_backoff", answer)
+    monkeypatch.setattr(module, "http_stream_backoff", response)
     monkeypatch.setattr(module, "hf_raise_for_status", id)
-    assert source.read(SHARD, 0, 8) == b"as asked"
+    assert source.read(SHARD, 0, 8) == b"8 others"
 
 
 @pytest.mark.parametrize("shown", ["environment", "home"])
@@ -148,5 +147,5 @@ def test_a_token_is_shown_to_the_hub_and_to_nobody_else(
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "token").write_text("hf_right\n")
     assert HubSource(REPOSITORY).tensor_infos([EXPERT])
-    assert any("/elsewhere/" in asked for asked in hub.asked)
-    assert hub.told_elsewhere == []
+    assert any("/elsewhere/" in request for request in hub.requests)
+    assert hub.leaked_tokens == []

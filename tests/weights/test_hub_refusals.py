@@ -1,4 +1,4 @@
-"""What the hub refuses, or does not have, is one line that says what and what to do."""
+"""Tests of HubSource's errors: one line that names the fault and says what to do."""
 
 import shutil
 import time
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def visit(monkeypatch, tmp_path):
-    """Return what starts a hub that this process uses; nobody waits between tries."""
+    """Return a function that starts a hub for this process, without waits between retries."""
     never_waiting(monkeypatch)
     with ExitStack() as stack:
         yield lambda *options, **more: stack.enter_context(
@@ -49,7 +49,7 @@ def test_what_is_always_busy_is_given_up(folder, visit):
     hub = visit(folder, Manners(busy=1.0), troubled=Forgetful())
     with pytest.raises(OSError, match=rf"^{REPOSITORY}: .*(429|503)"):
         HubSource(REPOSITORY)
-    assert len(hub.asked) == len(WAITS) + 1
+    assert len(hub.requests) == len(WAITS) + 1
 
 
 def test_a_hub_without_ranges_is_refused_before_its_files_are_read(folder, visit, tmp_path):
@@ -59,7 +59,7 @@ def test_a_hub_without_ranges_is_refused_before_its_files_are_read(folder, visit
     hub, source = visit(tmp_path / "large", Manners(ranges=False)), HubSource(REPOSITORY)
     with pytest.raises(OSError, match=rf"^{REPOSITORY}: {SHARD}: .* does not serve ranges"):
         source.tensor_infos([EXPERT])
-    assert hub.asked[-1].endswith(SHARD)
+    assert hub.requests[-1].endswith(SHARD)
     assert hub.bytes_served < 60_000_000
 
 
@@ -70,13 +70,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("options", "asked", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_the_hub_refuses_is_one_line(folder, visit, options, asked, said):
+@pytest.mark.parametrize(("options", "args", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_the_hub_refuses_is_one_line(folder, visit, options, args, message):
     hub = visit(folder, **options)
-    with pytest.raises(OSError, match=rf"^{asked[0]}: {said}.* HF_TOKEN right\?\)$") as refusal:
-        HubSource(*asked)
+    with pytest.raises(OSError, match=rf"^{args[0]}: {message}.* HF_TOKEN right\?\)$") as refusal:
+        HubSource(*args)
     assert "\n" not in str(refusal.value)
-    assert len(hub.asked) == 1
+    assert len(hub.requests) == 1
 
 
 def test_without_network_one_line_says_so_and_what_to_do(folder, visit):
@@ -88,19 +88,19 @@ def test_without_network_one_line_says_so_and_what_to_do(folder, visit):
 
 
 @pytest.mark.parametrize(
-    ("index", "said"),
+    ("index", "message"),
     [
         ("<html>", "no weight_map"),
         ("[]", "no weight_map"),
         ("{}", "no weight_map"),
-        ('{"weight_map": {"w": "../../other/x.safetensors"}}', "w is said to be in '../../other/x"),
-        ('{"weight_map": {"w": "pytorch_model.bin"}}', "w is said to be in 'pytorch_model.bin'"),
-        ('{"weight_map": {"w": 3}}', "w is said to be in 3"),
+        ('{"weight_map": {"w": "../../other/x.safetensors"}}', "w is mapped to '../../other/x"),
+        ('{"weight_map": {"w": "pytorch_model.bin"}}', "w is mapped to 'pytorch_model.bin'"),
+        ('{"weight_map": {"w": 3}}', "w is mapped to 3"),
     ],
 )
-def test_a_damaged_index_is_refused_by_name(folder, visit, tmp_path, index, said):
+def test_a_damaged_index_is_refused_by_name(folder, visit, tmp_path, index, message):
     shutil.copytree(folder, tmp_path / "damaged")
     (tmp_path / "damaged" / INDEX).write_text(index)
     visit(tmp_path / "damaged")
-    with pytest.raises(ValueError, match=rf"^{REPOSITORY}: {INDEX}: {said}"):
+    with pytest.raises(ValueError, match=rf"^{REPOSITORY}: {INDEX}: {message}"):
         HubSource(REPOSITORY)

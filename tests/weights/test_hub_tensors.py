@@ -1,4 +1,4 @@
-"""The hub's checkpoint without its bytes: its known size, and what written checkpoints hold."""
+"""Tests of hub_tensors: the known size of the hub's files, and what written checkpoints hold."""
 
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ def size(tensors) -> int:
 
 
 def test_mimo_has_the_bytes_of_the_hubs_files():
-    """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of predictors."""
-    main, predictors = hub_tensors(MiMoConfig()), mtp_tensors(MiMoConfig())
-    assert (size(main), size(predictors)) == (311_862_258_560, 1_189_400_448)
-    assert (len(main), len(predictors)) == (72_766, 60)
+    """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of MTP weights."""
+    main, mtp = hub_tensors(MiMoConfig()), mtp_tensors(MiMoConfig())
+    assert (size(main), size(mtp)) == (311_862_258_560, 1_189_400_448)
+    assert (len(main), len(mtp)) == (72_766, 60)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -27,14 +27,14 @@ def test_mimo_has_the_bytes_of_the_hubs_files():
 def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
     written = write_hub_checkpoint(tiny(replace(RECIPE, **change)).oracle, tmp_path, fused=fused)
     source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
-    there = source.tensor_infos(source.names())
+    infos = source.tensor_infos(source.names())
     expected = hub_tensors(config, fused=fused)
-    predictors = mtp_tensors(config)
-    if fused:  # the test's writer fuses the predictors' attention too
-        predictors = {name: p for name, p in predictors.items() if name in there}
-        there = {name: p for name, p in there.items() if name in expected or name in predictors}
-    expected |= predictors
-    assert {name: (p.dtype, p.shape) for name, p in there.items()} == {
+    mtp = mtp_tensors(config)
+    if fused:  # the test's writer fuses the attention of MTP layers too
+        mtp = {name: info for name, info in mtp.items() if name in infos}
+        infos = {name: info for name, info in infos.items() if name in expected or name in mtp}
+    expected |= mtp
+    assert {name: (p.dtype, p.shape) for name, p in infos.items()} == {
         name: (p.dtype, p.shape) for name, p in expected.items()
     }
-    assert all(there[name].end - there[name].begin == p.end for name, p in expected.items())
+    assert all(infos[name].end - infos[name].begin == p.end for name, p in expected.items())

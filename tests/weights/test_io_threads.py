@@ -1,4 +1,4 @@
-"""Every result is in its place, and after a failure nobody waits for anybody."""
+"""Tests of parallel_map: results in order, and an immediate end after a failure."""
 
 import os
 import signal

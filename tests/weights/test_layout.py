@@ -1,4 +1,4 @@
-"""Files that are laid out and filled are safetensors files, none of them larger than asked."""
+"""Tests of lay_out: safetensors files of the requested size at most."""
 
 import numpy as np
 import pytest
@@ -30,24 +30,24 @@ def nbytes(output: OutputTensor) -> int:
 
 
 def filled(layout: Layout, outputs: list[OutputTensor]) -> dict[str, bytes]:
-    """Return the files, every byte of tensor n being n."""
+    """Return the files, where every byte of tensor n is n."""
     files = {file: bytearray(size) for file, size in layout.sizes.items()}
     for file, header in layout.headers.items():
         files[file][: len(header)] = header
     for number, output in enumerate(outputs):
-        file, begin = layout.slots[0, output.name]
+        file, begin = layout.offsets[0, output.name]
         files[file][begin : begin + nbytes(output)] = bytes([number]) * nbytes(output)
     return {file: bytes(data) for file, data in files.items()}
 
 
 @given(several_outputs(), st.sampled_from([1, 50, 300, UNLIMITED]))
 def test_the_library_reads_every_tensor_where_it_was_put(outputs, largest):
-    found = {}
+    entries = {}
     for data in filled(lay_out(outputs, METADATA, largest), outputs).values():
-        found |= dict(deserialize(data))  # refuses gaps and overlaps
-    assert found.keys() == {output.name for output in outputs}
+        entries |= dict(deserialize(data))  # refuses gaps and overlaps
+    assert entries.keys() == {output.name for output in outputs}
     for number, output in enumerate(outputs):
-        entry = found[output.name]
+        entry = entries[output.name]
         assert (entry["dtype"], tuple(entry["shape"])) == output[1:3]
         assert set(entry["data"]) == {number}
 
@@ -56,10 +56,10 @@ def test_the_library_reads_every_tensor_where_it_was_put(outputs, largest):
 def test_a_file_holds_what_fits_in_the_order_given(outputs, largest):
     layout = lay_out(outputs, METADATA, largest)
     for file, size in layout.sizes.items():
-        held = [output for output in outputs if layout.slots[0, output.name].file == file]
+        held = [output for output in outputs if layout.offsets[0, output.name].file == file]
         assert size - len(layout.headers[file]) == sum(map(nbytes, held))
         assert sum(map(nbytes, held)) <= largest or len(held) == 1
-    files = [layout.slots[0, output.name].file for output in outputs]
+    files = [layout.offsets[0, output.name].file for output in outputs]
     assert files == sorted(files)
 
 
@@ -67,7 +67,7 @@ def test_a_file_holds_what_fits_in_the_order_given(outputs, largest):
 def test_tensors_lie_at_multiples_of_their_elements(outputs):
     layout = lay_out(outputs, METADATA, UNLIMITED)
     for output in outputs:
-        assert layout.slots[0, output.name].begin % DTYPES[output.dtype].itemsize == 0
+        assert layout.offsets[0, output.name].begin % DTYPES[output.dtype].itemsize == 0
 
 
 def test_one_file_has_no_number_and_several_have():

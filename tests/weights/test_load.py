@@ -1,4 +1,4 @@
-"""Loaded records are the tensors that transformers saved, in place; what misfits is refused."""
+"""Tests of load_weights: the tensors that transformers saved, memory-mapped, and its refusals."""
 
 import copy
 import mmap
@@ -43,44 +43,44 @@ def loaded(folder: Path) -> ModelWeights:
 
 
 def matrices(weights: ModelWeights) -> dict[str, np.ndarray]:
-    """Return every matrix that is mapped, by the name it must have in the file."""
-    found = {"model.embed_tokens": weights.embedding_VD, "lm_head": weights.w_logits_VD}
+    """Return every memory-mapped matrix, by its name in the file."""
+    stems = {"model.embed_tokens": weights.embedding_VD, "lm_head": weights.w_logits_VD}
     for index, layer in enumerate(weights.layers):
         prefix = f"model.layers.{index}"
         letters = zip("qkvo", layer.attention[:4], strict=True)
-        found |= {f"{prefix}.self_attn.{letter}_proj": w for letter, w in letters}
+        stems |= {f"{prefix}.self_attn.{letter}_proj": w for letter, w in letters}
         gated = {f"{prefix}.mlp": layer.feed_forward}
         if not isinstance(layer.feed_forward, DenseWeights):
             experts = enumerate(zip(*layer.feed_forward.experts, strict=True))
             gated = {f"{prefix}.mlp.experts.{number}": expert for number, expert in experts}
         for owner, (gate, up, down) in gated.items():
-            found |= {f"{owner}.gate_proj": gate, f"{owner}.up_proj": up}
-            found |= {f"{owner}.down_proj": down}
-    return {f"{name}.weight": w for name, w in found.items()}
+            stems |= {f"{owner}.gate_proj": gate, f"{owner}.up_proj": up}
+            stems |= {f"{owner}.down_proj": down}
+    return {f"{stem}.weight": w for stem, w in stems.items()}
 
 
 def others(weights: ModelWeights) -> dict[str, np.ndarray]:
-    """Return everything that is converted to float32, by the name it must have in the file."""
-    found = {"model.norm.weight": weights.final_norm_D}
+    """Return every array that is converted to float32, by its name in the file."""
+    arrays = {"model.norm.weight": weights.final_norm_D}
     for index, layer in enumerate(weights.layers):
         prefix = f"model.layers.{index}"
-        found[f"{prefix}.input_layernorm.weight"] = layer.attention_norm_D
-        found[f"{prefix}.post_attention_layernorm.weight"] = layer.feed_forward_norm_D
+        arrays[f"{prefix}.input_layernorm.weight"] = layer.attention_norm_D
+        arrays[f"{prefix}.post_attention_layernorm.weight"] = layer.feed_forward_norm_D
         if tiny().config.layers[index].attention.has_sink:
-            found[f"{prefix}.self_attn.attention_sink_bias"] = layer.attention.sink_H
+            arrays[f"{prefix}.self_attn.attention_sink_bias"] = layer.attention.sink_H
         if not isinstance(layer.feed_forward, DenseWeights):
-            found[f"{prefix}.mlp.gate.weight"] = layer.feed_forward.w_router_ED
-            found[f"{prefix}.mlp.gate.e_score_correction_bias"] = layer.feed_forward.bias_E
-    return found
+            arrays[f"{prefix}.mlp.gate.weight"] = layer.feed_forward.w_router_ED
+            arrays[f"{prefix}.mlp.gate.e_score_correction_bias"] = layer.feed_forward.bias_E
+    return arrays
 
 
-def test_every_saved_tensor_is_in_its_record(saved):
+def test_every_saved_tensor_is_in_its_field(saved):
     weights = loaded(saved)
-    found = matrices(weights) | others(weights)
+    arrays = matrices(weights) | others(weights)
     expected = tensors_of(saved)
-    assert found.keys() == expected.keys()
+    assert arrays.keys() == expected.keys()
     for name, tensor in expected.items():
-        value = found[name].astype(np.float32)
+        value = arrays[name].astype(np.float32)
         np.testing.assert_array_equal(value, tensor.float().numpy(), err_msg=name)
 
 
@@ -97,9 +97,9 @@ def test_matrices_stay_in_the_file_and_in_its_dtype(saved):
 
 
 def test_the_rest_is_float32(saved):
-    found = others(loaded(saved))
-    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
-    assert len(found) == 1 + 2 * 5 + 3 + 2 * 3
+    arrays = others(loaded(saved))
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    assert len(arrays) == 1 + 2 * 5 + 3 + 2 * 3
 
 
 def test_a_layer_without_sinks_has_no_sink(float32):
@@ -118,15 +118,15 @@ def test_shards_and_a_single_file_are_one_model(float32, tmp_path):
             np.testing.assert_array_equal(matrix, whole[name])
 
 
-def test_predictors_are_ignored(float32, tmp_path):
-    predictors = {
+def test_mtp_weights_are_ignored(float32, tmp_path):
+    mtp = {
         "model.mtp.layers.0.eh_proj.weight": torch.ones(3, 5),
         "model.mtp.layers.2.mlp.up_proj.weight": torch.ones(3, 5).to(torch.float8_e4m3fn),
         "model.mtp.layers.2.mlp.up_proj.weight_scale_inv": torch.ones(1, 1),
     }
-    save_file(tensors_of(float32) | predictors, tmp_path / "model.safetensors")
-    found = matrices(loaded(tmp_path))
-    np.testing.assert_array_equal(found[Q_PROJ], matrices(loaded(float32))[Q_PROJ])
+    save_file(tensors_of(float32) | mtp, tmp_path / "model.safetensors")
+    loaded_matrices = matrices(loaded(tmp_path))
+    np.testing.assert_array_equal(loaded_matrices[Q_PROJ], matrices(loaded(float32))[Q_PROJ])
 
 
 def without(name: str):

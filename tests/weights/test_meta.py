@@ -1,4 +1,4 @@
-"""Hollow weights are real ones in shape, dtype and bytes, whatever a checkpoint is prepared as."""
+"""Tests of meta_weights: shapes, dtypes and bytes of loaded weights, for every prepared dtype."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from tests.support.tiny import Recipe, tiny
 
 
 def described(weights):
-    """Return `weights` with dtype and shape instead of every array."""
+    """Return `weights` with each array replaced by its dtype and shape."""
     if isinstance(weights, BlockScaled):
         return described((weights.code, weights.scale)), weights.block_height
     if isinstance(weights, tuple):
@@ -27,7 +27,7 @@ def described(weights):
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "bfloat16", "float32"])
-def test_they_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
+def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
     hub = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path / "hub").folder
     config = MiMoConfig.from_pretrained(hub)
     experts = tuple(range(config.n_routed_experts))
@@ -43,12 +43,12 @@ def test_they_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
 @pytest.mark.parametrize(
     "recipe", [Recipe(), replace(Recipe(), num_kv_heads=1, hidden=40)], ids=str
 )
-def test_they_are_like_those_that_transformers_saved(recipe):
+def test_meta_weights_are_like_those_that_transformers_saved(recipe):
     model = tiny(recipe)
     assert described(meta_weights(model.config, "float32")) == described(model.weights)
 
 
-def test_they_take_no_memory():
+def test_meta_weights_take_no_memory():
     config = MiMoConfig(num_hidden_layers=1, hybrid_layer_pattern=(0,), moe_layer_freq=(0,))
     meta_arrays = meta_weights(config, "fp8")
     for array in (meta_arrays.embedding_VD, meta_arrays.layers[0].feed_forward.w_gate_FD.code):

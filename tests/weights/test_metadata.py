@@ -1,4 +1,4 @@
-"""Prepared files say whose weights they are, and are never taken for another model's."""
+"""Tests of PreparedMetadata: read back as written; damage and other models are refused."""
 
 import json
 from dataclasses import asdict, fields, replace
@@ -52,13 +52,13 @@ OTHERS = {  # a valid value that is not SMALL's
 
 
 @pytest.mark.parametrize("experts", [(), (0,), (1, 3), tuple(range(5))])
-def test_what_was_said_comes_back_from_a_file(tmp_path, experts):
-    said = replace(PREPARED, experts=experts)
-    save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors", said.to_metadata())
+def test_metadata_comes_back_from_a_file(tmp_path, experts):
+    written = replace(PREPARED, experts=experts)
+    save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors", written.to_metadata())
     header, _ = read_header(tmp_path / "x.safetensors")
-    found = PreparedMetadata.of_metadata(header["__metadata__"])
-    assert asdict(found) == json.loads(json.dumps(asdict(said))) | {"experts": experts}
-    found.check(SMALL)
+    read = PreparedMetadata.of_metadata(header["__metadata__"])
+    assert asdict(read) == json.loads(json.dumps(asdict(written))) | {"experts": experts}
+    read.check(SMALL)
 
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, METADATA | {"format": "mimo"}])
@@ -109,11 +109,11 @@ def test_a_config_that_is_none_is_damage(config):
 @pytest.mark.parametrize(("field", "value"), OTHERS.items())
 def test_a_config_that_differs_is_refused_by_field_and_values(field, value):
     other = replace(SMALL, **{field: value})
-    said, asked = SMALL.to_dict(), other.to_dict()
+    prepared, loaded = SMALL.to_dict(), other.to_dict()
     with pytest.raises(ValueError, match=r"^prepared for") as refusal:
         PREPARED.check(other)
-    name = next(name for name in sorted(said) if said[name] != asked[name])
-    shown = [list(v) if isinstance(v, tuple) else v for v in (said[name], asked[name])]
+    name = next(name for name in sorted(prepared) if prepared[name] != loaded[name])
+    shown = [list(v) if isinstance(v, tuple) else v for v in (prepared[name], loaded[name])]
     assert f"{name} = {shown[0]!r}, the config has {shown[1]!r}" in str(refusal.value)
 
 

@@ -1,4 +1,4 @@
-"""The declared weights are those of the hub's files and those that transformers writes."""
+"""Tests of all_params: names and shapes of the hub's files and of transformers' checkpoints."""
 
 import math
 import re
@@ -13,20 +13,20 @@ from tests.support.tiny import Recipe, tiny
 D, V = 4096, 152576
 
 
-def declared(config: MiMoConfig) -> dict[str, tuple[int, ...]]:
-    return {weight.name: weight.shape for weight in all_params(config)}
+def shapes_of(config: MiMoConfig) -> dict[str, tuple[int, ...]]:
+    return {param.name: param.shape for param in all_params(config)}
 
 
 def layer(index: int) -> dict[str, tuple[int, ...]]:
-    """Return the weights of one layer of the true model; of its experts the last one."""
+    """Return the parameters of one layer of the real model, without all experts but the last."""
     prefix = f"model.layers.{index}."
-    own = {
+    params = {
         name.removeprefix(prefix): shape
-        for name, shape in declared(MiMoConfig()).items()
+        for name, shape in shapes_of(MiMoConfig()).items()
         if name.startswith(prefix)
     }
     other_experts = re.compile(r"mlp\.experts\.(?!255\.)")
-    return {name: shape for name, shape in own.items() if not other_experts.match(name)}
+    return {name: shape for name, shape in params.items() if not other_experts.match(name)}
 
 
 def attention(k_rows: int, v_rows: int) -> dict[str, tuple[int, ...]]:
@@ -67,16 +67,16 @@ def test_layer_5_is_full_and_has_experts():
 
 
 def test_the_whole_model_is_in_36523_tensors():
-    names = [weight.name for weight in all_params(MiMoConfig())]
+    names = [param.name for param in all_params(MiMoConfig())]
     experts = 47 * 256 * 3
     assert len(names) == len(set(names)) == 3 + 9 + 39 * 9 + 8 * 8 + experts == 36523
-    # The hub's files hold 72,826: a scale for each matrix in FP8, and 60 of three predictors.
+    # The hub's files hold 72,826: a scale for each matrix in FP8, and 60 of three MTP layers.
     float8 = [name for name in names if re.search(r"\.([qkv]|gate|up|down)_proj\.", name)]
     assert len(names) + len(float8) + 60 == 72826
 
 
 def test_the_whole_model_has_308_78_billion_parameters():
-    shapes = declared(MiMoConfig())
+    shapes = shapes_of(MiMoConfig())
     assert round(sum(map(math.prod, shapes.values())) / 1e9, 2) == 308.78
     ends = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     assert [shapes[name] for name in ends] == [(V, D), (D,), (V, D)]
@@ -84,7 +84,7 @@ def test_the_whole_model_has_308_78_billion_parameters():
 
 def test_the_whole_model_takes_the_bytes_of_the_hubs_files():
     total = 0
-    for name, shape in declared(MiMoConfig()).items():
+    for name, shape in shapes_of(MiMoConfig()).items():
         if re.search(r"\.([qkv]|gate|up|down)_proj\.", name):
             outputs, inputs = shape
             crossing = shape == (768, D)  # K of full layers: 2 scale rows for each of 4 heads
@@ -99,4 +99,4 @@ def test_transformers_writes_the_same_names_and_shapes(tmp_path, recipe):
     tiny(recipe).oracle.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert declared(MiMoConfig.from_pretrained(tmp_path)) == written
+    assert shapes_of(MiMoConfig.from_pretrained(tmp_path)) == written

@@ -1,4 +1,4 @@
-"""Records and names say the same in the same order, so that one can be zipped with the other."""
+"""Tests of the weights' pytrees: fields in the order of the parameter specs, and byte counts."""
 
 import re
 
@@ -19,8 +19,8 @@ SPEC = MiMoConfig().layers[1]
 RECORDS = [getattr(params, name) for name in params.__all__ if name[0].isupper()]
 
 
-def projections(declared) -> list[str]:
-    return [re.search(r"(\w+?)(_proj)?\.weight$|(sink)", weight.name)[0] for weight in declared]
+def projections(specs) -> list[str]:
+    return [re.search(r"(\w+?)(_proj)?\.weight$|(sink)", param.name)[0] for param in specs]
 
 
 @pytest.mark.parametrize("record", [DenseWeights, ExpertWeights])
@@ -62,9 +62,9 @@ def test_a_record_cannot_be_changed():
 
 def test_a_fingerprint_is_of_what_every_rank_has():
     model = tiny()
-    whole, plan = model.weights, ParallelConfig(7, 1, 7)
-    share = shard_weights(whole, model.config, plan.shard_spec(3))
-    assert params.fingerprint(share) == params.fingerprint(whole)
+    whole, parallel = model.weights, ParallelConfig(7, 1, 7)
+    shard = shard_weights(whole, model.config, parallel.shard_spec(3))
+    assert params.fingerprint(shard) == params.fingerprint(whole)
     layer = whole.layers[1]
     bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]
     others = [

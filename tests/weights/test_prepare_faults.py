@@ -1,4 +1,4 @@
-"""A fault names file and tensor, on a disk as on the hub, and leaves nothing under a final name."""
+"""Tests of prepare_weights.py with faulty checkpoints or disks: errors name file and tensor."""
 
 import errno
 import io
@@ -86,11 +86,11 @@ FAULTS = {
     ),
     "path traversal": (
         place_elsewhere(EXPERT, f"../{SHARD}"),
-        rf"{INDEX}: {EXPERT} is said to be in '\.\./{SHARD}'",
+        rf"{INDEX}: {EXPERT} is mapped to '\.\./{SHARD}'",
     ),
     "pickle in the index": (
         place_elsewhere(EXPERT, "pytorch_model.bin"),
-        rf"{INDEX}: {EXPERT} is said to be in 'pytorch_model\.bin'",
+        rf"{INDEX}: {EXPERT} is mapped to 'pytorch_model\.bin'",
     ),
     "index of no JSON": (overwrite(INDEX, b"<html>"), rf"{INDEX}: no weight_map"),
 }
@@ -103,7 +103,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def refused(capsys, tmp_path):
-    """Return what prepares weights in vain, and returns the line that was said."""
+    """Return a function that fails to prepare weights, and returns its one line of stderr."""
 
     def refuse(*arguments: object, output: Path = tmp_path / "output") -> str:
         assert prepare_weights.main(["--output", str(output), *map(str, arguments)]) == 2
@@ -116,26 +116,26 @@ def refused(capsys, tmp_path):
 
 
 def assert_unfinished(output: Path) -> None:
-    """Assert that nothing has a final name."""
+    """Assert that no file has its final name."""
     if output.exists():
         assert {path.suffix for path in output.iterdir()} <= {".partial", ".journal"}
 
 
-@pytest.mark.parametrize(("damage", "said"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS)
 def test_damage_is_named_on_a_disk_and_on_the_hub(
-    folder, tmp_path, monkeypatch, refused, damage, said
+    folder, tmp_path, monkeypatch, refused, damage, message
 ):
     damage(damaged := Path(shutil.copytree(folder, tmp_path / "damaged")))
-    lines = [refused("--checkpoint", damaged, output=tmp_path / "here")]
+    lines = [refused("--checkpoint", damaged, output=tmp_path / "from_disk")]
     with visited(LocalHub(damaged), monkeypatch, tmp_path / "home"):
         never_waiting(monkeypatch)
-        lines.append(refused("--model", REPOSITORY, output=tmp_path / "there"))
-    for line, output in zip(lines, ("here", "there"), strict=True):
-        assert re.search(said, line), line
+        lines.append(refused("--model", REPOSITORY, output=tmp_path / "from_hub"))
+    for line, output in zip(lines, ("from_disk", "from_hub"), strict=True):
+        assert re.search(message, line), line
         assert_unfinished(tmp_path / output)
 
 
-# What may be wrong with the place
+# Faults of the disk
 
 
 def full(*_: object) -> None:
@@ -143,7 +143,7 @@ def full(*_: object) -> None:
 
 
 def forbidden(*names: str):
-    """Return what refuses to open files of these names; the superuser may open all."""
+    """Return an `open` that refuses files of these names, also for the superuser."""
     real = io.open
 
     def opens(file, *arguments, **options):
@@ -156,8 +156,8 @@ def forbidden(*names: str):
 
 def test_a_disk_that_fills_up_is_named_with_file_and_tensor(folder, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(os, "pwrite", full)
-    said = r"output/mimo_weights\.safetensors\.partial: model\S+: .*No space left on device"
-    assert re.search(said, refused("--checkpoint", folder))
+    message = r"output/mimo_weights\.safetensors\.partial: model\S+: .*No space left on device"
+    assert re.search(message, refused("--checkpoint", folder))
     assert_unfinished(tmp_path / "output")
     monkeypatch.undo()
     arguments = ["--checkpoint", str(folder), "--output", str(tmp_path / "output"), "--resume"]
@@ -169,8 +169,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_read(
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     monkeypatch.setattr(FolderSource, "read", None)
-    said = r"output: [\d,]+ more bytes are needed, 1,000 are free"
-    assert re.search(said, refused("--checkpoint", folder))
+    message = r"output: [\d,]+ more bytes are needed, 1,000 are free"
+    assert re.search(message, refused("--checkpoint", folder))
     assert list((tmp_path / "output").iterdir()) == []
 
 

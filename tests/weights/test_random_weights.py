@@ -1,4 +1,4 @@
-"""Random weights: the declared shapes, the promised spread, the same for a seed."""
+"""Tests of random_weights: shapes, standard deviation, and equality for a seed and for shards."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_the_spread_is_the_initializer_range(weight):
     assert abs(np.mean(values(weight))) < 0.1 * CONFIG.initializer_range
 
 
-def test_shapes_are_those_that_are_declared():
+def test_shapes_are_those_of_the_parameter_specs():
     q, k, *_ = param_specs.attention("", CONFIG.layers[1].attention, CONFIG.hidden_size)
     assert WEIGHTS.layers[1].attention.w_q_OD.shape == q.shape
     assert WEIGHTS.layers[1].attention.w_k_OD.shape == k.shape
@@ -71,26 +71,24 @@ def test_everything_that_is_made_is_reported():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append)
     norms = CONFIG.hidden_size * 5
-    declared = sum(int(np.prod(weight.shape)) for weight in param_specs.all_params(CONFIG))
-    assert sum(counts) == declared - norms
+    total = sum(int(np.prod(param.shape)) for param in param_specs.all_params(CONFIG))
+    assert sum(counts) == total - norms
 
 
-@pytest.mark.parametrize("share", [ShardSpec(0, 1, 2, 4), ShardSpec(1, 2, 1, 2)])
-def test_a_share_is_that_of_the_whole_model(share):
-    own, expected = (
-        random_weights(CONFIG, seed=0, shard_spec=share),
-        shard_weights(WEIGHTS, CONFIG, share),
-    )
-    assert own.shard_spec == share
-    np.testing.assert_array_equal(own.w_logits_VD, expected.w_logits_VD)
-    for layer, other in zip(own.layers, expected.layers, strict=True):
+@pytest.mark.parametrize("shard_spec", [ShardSpec(0, 1, 2, 4), ShardSpec(1, 2, 1, 2)])
+def test_a_shard_is_that_of_the_whole_model(shard_spec):
+    shard = random_weights(CONFIG, seed=0, shard_spec=shard_spec)
+    expected = shard_weights(WEIGHTS, CONFIG, shard_spec)
+    assert shard.shard_spec == shard_spec
+    np.testing.assert_array_equal(shard.w_logits_VD, expected.w_logits_VD)
+    for layer, other in zip(shard.layers, expected.layers, strict=True):
         np.testing.assert_array_equal(
             values(layer.attention.w_k_OD), values(other.attention.w_k_OD)
         )
     for stack, other in zip(
-        own.layers[1].feed_forward.experts, expected.layers[1].feed_forward.experts, strict=True
+        shard.layers[1].feed_forward.experts, expected.layers[1].feed_forward.experts, strict=True
     ):
-        assert len(stack) == 4 // share.expert_parallel_size
+        assert len(stack) == 4 // shard_spec.expert_parallel_size
         for weight, same in zip(stack, other, strict=True):
             np.testing.assert_array_equal(values(weight), values(same))
 
@@ -98,5 +96,7 @@ def test_a_share_is_that_of_the_whole_model(share):
 def test_experts_of_other_ranks_are_not_made():
     counts: list[int] = []
     random_weights(CONFIG, seed=0, made=counts.append, shard_spec=ShardSpec(0, 1, 0, 4))
-    declared = param_specs.all_params(CONFIG, shard_spec=ShardSpec(0, 1, 0, 4))
-    assert sum(counts) == sum(int(np.prod(w.shape)) for w in declared) - CONFIG.hidden_size * 5
+    params = param_specs.all_params(CONFIG, shard_spec=ShardSpec(0, 1, 0, 4))
+    assert (
+        sum(counts) == sum(int(np.prod(param.shape)) for param in params) - CONFIG.hidden_size * 5
+    )

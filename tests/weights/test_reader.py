@@ -1,4 +1,4 @@
-"""Records hold what the tensors mean, from either layout, in the dtype that was stored."""
+"""Tests of Reader: weights have the tensors' values and stored dtypes, from either layout."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Tensors(dict):
     """A checkpoint in memory."""
 
     def file_of(self, name: str) -> Path:
-        """Return a file of one tensor."""
+        """Return the path of a file of one tensor."""
         return Path(f"{name}.safetensors")
 
 
@@ -41,18 +41,18 @@ def split() -> dict[str, np.ndarray]:
     return model_tensors(SMALL)[0]
 
 
-def found(weights: ModelWeights) -> dict[str, object]:
-    """Return every weight by the name it has in a checkpoint of the split layout."""
+def by_name(weights: ModelWeights) -> dict[str, object]:
+    """Return every weight by its name in a checkpoint of the split layout."""
     ends = (weights.embedding_VD, weights.final_norm_D, weights.w_logits_VD)
-    held = list(zip(param_specs.embedding_norm_head(SMALL), ends, strict=True))
+    items = list(zip(param_specs.embedding_norm_head(SMALL), ends, strict=True))
     for index, (spec, layer) in enumerate(zip(SMALL.layers, weights.layers, strict=True)):
         prefix = f"model.layers.{index}"
         norms = layer.attention_norm_D, layer.feed_forward_norm_D
-        held += zip(param_specs.layer_norms(prefix, spec), norms, strict=True)
-        declared = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        held += zip(declared, layer.attention[: len(declared)], strict=True)
-        held += feed_forward(prefix, spec, layer, weights.expert_ids)
-    return {name: weight for (name, _), weight in held}
+        items += zip(param_specs.layer_norms(prefix, spec), norms, strict=True)
+        params = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        items += zip(params, layer.attention[: len(params)], strict=True)
+        items += feed_forward(prefix, spec, layer, weights.expert_ids)
+    return {name: weight for (name, _), weight in items}
 
 
 def feed_forward(prefix: str, spec, layer: DecoderWeights, ids: tuple[int, ...]):
@@ -71,7 +71,7 @@ def value(weight) -> np.ndarray:
 
 def test_every_weight_is_what_was_quantised(checkpoint):
     tensors, truth = checkpoint
-    held = found(read(tensors))
+    held = by_name(read(tensors))
     assert held.keys() == truth.keys()
     for name, expected in truth.items():
         np.testing.assert_array_equal(value(held[name]), expected, name)
@@ -79,7 +79,7 @@ def test_every_weight_is_what_was_quantised(checkpoint):
 
 def test_fp8_stays_fp8_and_the_rest_as_it_was_stored(checkpoint):
     tensors, _ = checkpoint
-    for name, weight in found(read(tensors)).items():
+    for name, weight in by_name(read(tensors)).items():
         if name.endswith("_proj.weight") and ".o_proj." not in name:
             assert isinstance(weight, BlockScaled)
             assert (weight.code.dtype, weight.scale.dtype) == (np.uint8, np.float32)
@@ -91,7 +91,7 @@ def test_fp8_stays_fp8_and_the_rest_as_it_was_stored(checkpoint):
 
 
 def test_codes_are_those_of_the_file_and_not_a_copy(split):
-    for name, weight in found(read(split)).items():
+    for name, weight in by_name(read(split)).items():
         if isinstance(weight, BlockScaled):
             assert weight.code is split[name]
 
@@ -102,13 +102,13 @@ def test_only_full_layers_have_k_and_v_on_64_rows(split):
 
 
 @pytest.mark.parametrize("experts", [(0,), (1, 3), (4,), (0, 2, 3, 4)])
-def test_the_experts_there_are_taken_with_their_rows_of_the_router(checkpoint, experts):
+def test_available_experts_are_read_with_their_rows_of_the_router(checkpoint, experts):
     tensors, truth = checkpoint
     others = [f".experts.{number}." for number in ALL if number not in experts]
-    there = {n: a for n, a in tensors.items() if not any(other in n for other in others)}
-    weights = read(there, experts)
+    available = {n: a for n, a in tensors.items() if not any(other in n for other in others)}
+    weights = read(available, experts)
     assert weights.expert_ids == experts
-    held = found(weights)
+    held = by_name(weights)
     for name, weight in held.items():
         expected = truth[name][list(experts)] if param_specs.ROUTER in name else truth[name]
         np.testing.assert_array_equal(value(weight), expected, name)
@@ -144,13 +144,13 @@ def test_k_and_v_need_not_both_be_fp8(split, plain):
 
 
 @pytest.mark.parametrize(
-    ("name", "named"),
+    ("name", "refused"),
     [(K, K), (V, K), (f"{FULL}.q_proj.weight", None), ("model.layers.0.mlp.up_proj.weight", None)],
 )
-def test_scales_that_do_not_fit_are_refused_by_file_and_tensor(split, name, named):
+def test_scales_that_do_not_fit_are_refused_by_file_and_tensor(split, name, refused):
     split[name + param_specs.SCALE] = split[name + param_specs.SCALE][1:]
     with pytest.raises(
-        ValueError, match=rf"^{named or name}\.safetensors: {named or name}: .*scales"
+        ValueError, match=rf"^{refused or name}\.safetensors: {refused or name}: .*scales"
     ):
         read(split)
 

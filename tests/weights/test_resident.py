@@ -1,4 +1,4 @@
-"""What a rank holds in memory of mapped files is its share: measured, after it has used it all."""
+"""Tests of resident memory: a rank that used all its memory-mapped weights holds its shard."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from tests.support.tiny import tiny
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/smaps").exists(), reason="Linux says what is resident"
 )
-# Experts of half a megabyte a matrix: what the system maps around a page is little beside them.
+# Matrices of half a megabyte per expert: pages that the system maps around one are little of it.
 LARGE = replace(RECIPE, hidden=512, expert_width=1024, experts=8, dense_width=512)
 PROGRAM = """
 import sys
@@ -38,17 +38,17 @@ def use(weights):
         return sum(map(use, weights))
     return float(np.sum(np.asarray(weights, np.float32)))
 
-folder, share = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
+folder, shard_spec = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
 config = MiMoConfig.from_pretrained(folder)
-weights = shard_weights(load_weights(folder, config, share=share), config, share)
+weights = shard_weights(load_weights(folder, config, share=shard_spec), config, shard_spec)
 use(weights)
-resident, here = {}, ""
+resident, path = {}, ""
 for line in open("/proc/self/smaps"):
     first, *rest = line.split()
     if "-" in first:
-        here = rest[-1] if rest[-1].endswith(".safetensors") else ""
-    elif first == "Rss:" and here:
-        resident[here] = resident.get(here, 0) + 1024 * int(rest[0])
+        path = rest[-1] if rest[-1].endswith(".safetensors") else ""
+    elif first == "Rss:" and path:
+        resident[path] = resident.get(path, 0) + 1024 * int(rest[0])
 print(sum(resident.values()), *resident)
 """
 
@@ -74,27 +74,26 @@ def used(folder: Path, tensor_parallel: int) -> tuple[int, list[str]]:
     return int(resident), files
 
 
-def share_of(hub: Path, tensor_parallel: int) -> tuple[int, int]:
-    """Return the bytes of rank 3's share, and of all."""
+def shard_bytes(hub: Path, tensor_parallel: int) -> tuple[int, int]:
+    """Return the bytes of rank 3's shard, and of all weights."""
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
-    return nbytes(
-        shard_weights(weights, config, ParallelConfig(8, tensor_parallel, 8).shard_spec(3))
-    ), nbytes(weights)
+    shard_spec = ParallelConfig(8, tensor_parallel, 8).shard_spec(3)
+    return nbytes(shard_weights(weights, config, shard_spec)), nbytes(weights)
 
 
 def test_of_shards_a_rank_holds_its_own_within_5_percent(folders):
     hub, shards = folders
-    share, whole = share_of(hub, 2)
+    shard, whole = shard_bytes(hub, 2)
     resident, files = used(shards, 2)
     assert files == [str(shards / "rank-00003-of-00008" / "mimo_weights.safetensors")]
-    assert resident == pytest.approx(share, rel=0.05)
-    assert share < whole / 2
+    assert resident == pytest.approx(shard, rel=0.05)
+    assert shard < whole / 2
 
 
 def test_of_a_whole_checkpoint_a_rank_leaves_the_experts_of_others_unread(folders):
-    """The system maps pages around those asked for, how many it says nowhere: far from all."""
+    """The system maps pages around those that are read: how many is not documented, but few."""
     hub, _ = folders
-    share, whole = share_of(hub, 1)
+    shard, whole = shard_bytes(hub, 1)
     resident, _ = used(hub, 1)
-    assert resident < (share + whole) / 2
+    assert resident < (shard + whole) / 2

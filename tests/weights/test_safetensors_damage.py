@@ -1,4 +1,4 @@
-"""A damaged safetensors file is a ValueError that names it, or is read as the library reads it."""
+"""Tests of damaged safetensors files: a ValueError that names the file, or the library's result."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ FAULTY = {
     "shorter than a length": b"\x02\0\0",
     "header longer than the file": (1000).to_bytes(8, "little") + b"{}",
     "length of the highest bits": b"\xff" * 8 + b"{}",
-    "cut in the header": SOUND[:40],
+    "truncated header": SOUND[:40],
     "header of nothing": packed(b""),
     "header of no JSON": packed(b"PK\x03\x04"),
     "header of no text": packed(b'{"\xff\xfe": 1}'),
@@ -97,14 +97,14 @@ def test_a_wrong_entry_is_refused_by_file_and_tensor(tmp_path, fault):
         map_tensors(written(tmp_path / "damaged.safetensors", packed({"layers.7.weight": fault})))
 
 
-@pytest.mark.parametrize("cut", [1, 6, 29])
-def test_truncated_data_is_refused_by_file_and_tensor(tmp_path, cut):
+@pytest.mark.parametrize("removed", [1, 6, 29])
+def test_truncated_data_is_refused_by_file_and_tensor(tmp_path, removed):
     with pytest.raises(ValueError, match=r"damaged\.safetensors: [ab]: .* truncated"):
-        map_tensors(written(tmp_path / "damaged.safetensors", SOUND[:-cut]))
+        map_tensors(written(tmp_path / "damaged.safetensors", SOUND[:-removed]))
 
 
 @pytest.mark.parametrize(
-    ("places", "name"),
+    ("ranges", "name"),
     [
         ({"a": (0, 16), "b": (0, 16)}, "a"),
         ({"a": (0, 8), "b": (4, 16)}, "a"),
@@ -113,10 +113,10 @@ def test_truncated_data_is_refused_by_file_and_tensor(tmp_path, cut):
         ({"a": (4, 16)}, "header"),
     ],
 )
-def test_tensors_that_overlap_or_leave_bytes_over_are_refused(tmp_path, places, name):
+def test_tensors_that_overlap_or_leave_bytes_over_are_refused(tmp_path, ranges, name):
     header = {
         key: entry(shape=[(end - begin) // 4], data_offsets=[begin, end])
-        for key, (begin, end) in places.items()
+        for key, (begin, end) in ranges.items()
     }
     with pytest.raises(ValueError, match=rf"damaged\.safetensors: {name}: ends at byte"):
         map_tensors(written(tmp_path / "damaged.safetensors", packed(header)))
@@ -126,12 +126,12 @@ def check_is_refused_or_right(content: bytes) -> None:
     with TemporaryDirectory() as folder:
         path = written(Path(folder) / "drawn.safetensors", content)
         try:
-            found = map_tensors(path)
+            tensors = map_tensors(path)
         except ValueError as error:
             if not str(error).startswith(f"{path}: "):
                 raise
             return
-        by_address = sorted(found.values(), key=lambda array: array.ctypes.data)
+        by_address = sorted(tensors.values(), key=lambda array: array.ctypes.data)
         data = b"".join(array.tobytes() for array in by_address)
         assert content.endswith(data)
         assert len(content) == 8 + int.from_bytes(content[:8], "little") + len(data)
@@ -139,13 +139,11 @@ def check_is_refused_or_right(content: bytes) -> None:
             expected = dict(safetensors.deserialize(content))
         except safetensors.SafetensorError:
             return
-        assert found.keys() == expected.keys()
-        for name, said in expected.items():
-            assert (found[name].dtype, list(found[name].shape)) == (
-                DTYPES[said["dtype"]],
-                said["shape"],
-            )
-            assert found[name].tobytes() == said["data"]
+        assert tensors.keys() == expected.keys()
+        for name, other in expected.items():
+            array = tensors[name]
+            assert (array.dtype, list(array.shape)) == (DTYPES[other["dtype"]], other["shape"])
+            assert array.tobytes() == other["data"]
 
 
 edits = st.tuples(

@@ -1,4 +1,4 @@
-"""A mapped safetensors file is what the library wrote, to the bit and without a copy."""
+"""Tests of map_tensors: what the library wrote, to the bit and without a copy."""
 
 import mmap
 
@@ -22,19 +22,19 @@ def test_it_reads_every_bit_that_the_library_wrote(tmp_path, dtype):
         str(shape): torch.randn(shape, generator=generator).to(TORCH[dtype]) for shape in SHAPES
     }
     save_file(tensors, tmp_path / "x.safetensors")
-    found = map_tensors(tmp_path / "x.safetensors")
-    assert found.keys() == tensors.keys()
+    arrays = map_tensors(tmp_path / "x.safetensors")
+    assert arrays.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert (found[name].dtype, found[name].shape) == (DTYPES[dtype], tuple(tensor.shape))
-        assert found[name].tobytes() == tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        assert (arrays[name].dtype, arrays[name].shape) == (DTYPES[dtype], tuple(tensor.shape))
+        assert arrays[name].tobytes() == tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def test_every_fp8_code_comes_back_as_itself(tmp_path):
     code = torch.arange(256, dtype=torch.uint8)
     save_file({"w": code.view(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
-    found = map_tensors(tmp_path / "x.safetensors")["w"]
-    np.testing.assert_array_equal(found, code.numpy())
-    value = found.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    array = map_tensors(tmp_path / "x.safetensors")["w"]
+    np.testing.assert_array_equal(array, code.numpy())
+    value = array.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     np.testing.assert_array_equal(value, code.view(torch.float8_e4m3fn).float().numpy())
 
 

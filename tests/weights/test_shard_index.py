@@ -1,4 +1,4 @@
-"""A rank opens its own shard and no other file; any other rank's, plan's or model's is refused."""
+"""Tests of shards: a rank opens only its shard; another rank's or checkpoint's is refused."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.support.damage import cut, overwrite
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 
-PLAN = ParallelConfig(5, 1, 5)
+PARALLEL = ParallelConfig(5, 1, 5)
 SECOND, FILE = "rank-00001-of-00005", "mimo_weights.safetensors"
 TOKEN_BT = np.arange(14).reshape(2, 7)
 
@@ -36,7 +36,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def shards(folders, tmp_path) -> Path:
-    """Return shards that may be damaged."""
+    """Return a copy of the shards, to be damaged."""
     return Path(shutil.copytree(folders[1], tmp_path / "shards"))
 
 
@@ -48,61 +48,64 @@ def sharded(source: Path, output: Path, **split) -> None:
     job.run(workers=2, advance=id)
 
 
-def opened(shards: Path, rank: int = 1, plan: ParallelConfig = PLAN):
-    return load_weights(shards, MiMoConfig.from_pretrained(shards), share=plan.shard_spec(rank))
+def opened(shards: Path, rank: int = 1, parallel: ParallelConfig = PARALLEL):
+    return load_weights(shards, MiMoConfig.from_pretrained(shards), share=parallel.shard_spec(rank))
 
 
-def refused(shards: Path, said: str, **options) -> None:
+def refused(shards: Path, message: str, **options) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         opened(shards, **options)
-    assert re.search(said, str(caught.value)), str(caught.value)
+    assert re.search(message, str(caught.value)), str(caught.value)
 
 
-@pytest.mark.parametrize("plan", [PLAN, ParallelConfig(5, 1, 10), ParallelConfig(1, 1, 4)], ids=str)
-def test_ranks_that_open_their_shards_are_the_whole_model(folders, tmp_path, plan):
+@pytest.mark.parametrize(
+    "parallel", [PARALLEL, ParallelConfig(5, 1, 10), ParallelConfig(1, 1, 4)], ids=str
+)
+def test_ranks_that_open_their_shards_are_the_whole_model(folders, tmp_path, parallel):
     hub, folder = folders
-    if plan.expert_parallel_size == 1:  # nothing is split but rows: an ordinary checkpoint
+    if parallel.expert_parallel_size == 1:  # nothing is split but rows: an ordinary checkpoint
         sharded(hub, folder := tmp_path / "one")
         assert not (folder / MANIFEST).exists()
-    config, group = MiMoConfig.from_pretrained(folder), ThreadGroup(plan.world_size)
+    config, group = MiMoConfig.from_pretrained(folder), ThreadGroup(parallel.world_size)
     expected_BTV = MiMoV2FlashModel(load_weights(hub, config), config).forward(TOKEN_BT)
 
     def on_rank(rank: int) -> np.ndarray:
-        weights = load_weights(folder, config, share=plan.shard_spec(rank))
-        return MiMoV2FlashModel(weights, config, group=group, plan=plan).forward(TOKEN_BT)
+        weights = load_weights(folder, config, share=parallel.shard_spec(rank))
+        return MiMoV2FlashModel(weights, config, group=group, plan=parallel).forward(TOKEN_BT)
 
     for logits_BTV in group.run(on_rank):
         assert_agrees(logits_BTV, expected_BTV, scale=float(np.ptp(expected_BTV)))
 
 
-def test_a_shard_can_be_opened_by_its_own_folder(folders):
+def test_a_shard_can_be_opened_by_its_folder(folders):
     folder = folders[1] / SECOND
-    assert load_weights(folder, MiMoConfig.from_pretrained(folder)).shard_spec == PLAN.shard_spec(1)
+    weights = load_weights(folder, MiMoConfig.from_pretrained(folder))
+    assert weights.shard_spec == PARALLEL.shard_spec(1)
 
 
 # What is refused
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("parallel", "message"),
     [
         (
             ParallelConfig(1, 4, 1),
-            "shards: holds shards of expert_parallel 5 and tensor_parallel 1, asked for is "
+            "shards: holds shards of expert_parallel 5 and tensor_parallel 1, requested is "
             "expert_parallel 1 and tensor_parallel 4",
         ),
         (
             ParallelConfig(1, 1, 5),
-            "asked for is expert_parallel 1 and tensor_parallel 1; prepare_weights",
+            "requested is expert_parallel 1 and tensor_parallel 1; prepare_weights",
         ),
     ],
 )
-def test_another_plan_is_refused(shards, plan, said):
-    refused(shards, said, rank=0, plan=plan)
+def test_another_parallel_config_is_refused(shards, parallel, message):
+    refused(shards, message, rank=0, parallel=parallel)
 
 
-def test_which_shard_must_be_said(shards):
-    with pytest.raises(ValueError, match=r"expert_parallel 5 .*, asked for is no share"):
+def test_which_shard_must_be_requested(shards):
+    with pytest.raises(ValueError, match=r"expert_parallel 5 .*, requested is no shard"):
         load_weights(shards, MiMoConfig.from_pretrained(shards))
 
 
@@ -120,13 +123,11 @@ def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
     sharded(other, tmp_path / "others", expert_parallel=5)
     shutil.rmtree(shards / SECOND)
     shutil.copytree(tmp_path / "others" / SECOND, shards / SECOND)
-    refused(
-        shards, rf"{SECOND}: is a shard of source '.*other', the manifest beside it says '.*hub'"
-    )
+    refused(shards, rf"{SECOND}: is a shard of source '.*other', its manifest has '.*hub'")
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (cut(f"{SECOND}/{FILE}", -9), rf"{SECOND}/{FILE}: model\S+: bytes .*: the file is truncat"),
         (cut(f"{SECOND}/{FILE}", 50), rf"{SECOND}/{FILE}: header of \d+ bytes in a file of 50"),
@@ -136,9 +137,9 @@ def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
     ],
     ids=["truncated", "header", "no file", "no folder", "manifest"],
 )
-def test_damage_is_named(shards, damage, said):
+def test_damage_is_named(shards, damage, message):
     damage(shards)
-    refused(shards, said)
+    refused(shards, message)
 
 
 def test_a_manifest_with_too_few_shards_is_refused(shards):

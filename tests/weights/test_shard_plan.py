@@ -1,4 +1,4 @@
-"""Shards are the cuts of the whole, tensor for tensor, and the source is read once for all."""
+"""Tests of shard_conversion_plan: shards are slices of the whole, and the source is read once."""
 
 import dataclasses
 from collections import Counter
@@ -30,11 +30,11 @@ def source(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def several_pieces_per_tensor(monkeypatch):
-    monkeypatch.setattr(conversion_tasks, "PIECE", 20_000)
+def several_tasks_per_tensor(monkeypatch):
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 20_000)
 
 
-class Watched(FolderSource):
+class CountingSource(FolderSource):
     """A folder that counts how often each range is read."""
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ def prepared(
 
 
 def leaves(weights) -> list[np.ndarray]:
-    """Return every array of a record, FP8 as what it stands for."""
+    """Return every array of a pytree, with FP8 dequantised."""
     if isinstance(weights, BlockScaled):
         return [dequantize(weights)]
     if isinstance(weights, tuple):
@@ -67,8 +67,8 @@ def leaves(weights) -> list[np.ndarray]:
     return [np.asarray(weights)]
 
 
-def assert_same(found: ModelWeights, expected: ModelWeights) -> None:
-    for one, other in zip(leaves(found), leaves(expected), strict=True):
+def assert_same(actual: ModelWeights, expected: ModelWeights) -> None:
+    for one, other in zip(leaves(actual), leaves(expected), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
@@ -77,106 +77,110 @@ def assert_same(found: ModelWeights, expected: ModelWeights) -> None:
 @pytest.mark.parametrize(
     "split", [(8, 1), (1, 2), (2, 4), (4, 8)], ids=lambda split: f"P {split[0]} T {split[1]}"
 )
-def test_a_shard_is_the_cut_of_the_whole(source, tmp_path, split, dtype):
-    watched, (experts, heads) = Watched(source), split
+def test_a_shard_is_a_slice_of_the_whole(source, tmp_path, split, dtype):
+    counting, (experts, heads) = CountingSource(source), split
     whole = prepared(FolderSource(source), tmp_path / "whole", dtype=dtype)
     job = prepared(
-        watched,
+        counting,
         tmp_path / "shards",
         dtype=dtype,
         expert_parallel=experts,
         tensor_parallel=heads,
     )
-    assert set(watched.reads.values()) == {1}
+    assert set(counting.reads.values()) == {1}
     assert job.bytes_to_read == whole.bytes_to_read
-    weights, shares = load_weights(tmp_path / "whole", job.config), all_shard_specs(*split)
-    assert len(job.store.folders) == len(shares)
-    for share in shares:
-        found = load_weights(tmp_path / "shards", job.config, share=share)
-        assert found.shard_spec == share
-        assert_same(found, shard_weights(weights, job.config, share))
+    weights, shard_specs = load_weights(tmp_path / "whole", job.config), all_shard_specs(*split)
+    assert len(job.store.folders) == len(shard_specs)
+    for shard_spec in shard_specs:
+        shard = load_weights(tmp_path / "shards", job.config, share=shard_spec)
+        assert shard.shard_spec == shard_spec
+        assert_same(shard, shard_weights(weights, job.config, shard_spec))
 
 
-def test_a_shard_of_some_experts_is_the_cut_of_them(source, tmp_path):
+def test_a_shard_of_some_experts_is_a_slice_of_them(source, tmp_path):
     ids = (0, 3, 4, 7)
     whole = prepared(FolderSource(source), tmp_path / "whole", experts=ids)
     split = {"expert_parallel": 4, "tensor_parallel": 2}
     prepared(FolderSource(source), tmp_path / "shards", experts=ids, **split)
     weights = load_weights(tmp_path / "whole", whole.config)
     few = dataclasses.replace(whole.config, n_routed_experts=4)
-    for share in all_shard_specs(4, 2):
-        found = load_weights(tmp_path / "shards", whole.config, share=share)
-        assert found.expert_ids == ids
-        assert_same(found, shard_weights(weights, few, share))
+    for shard_spec in all_shard_specs(4, 2):
+        shard = load_weights(tmp_path / "shards", whole.config, share=shard_spec)
+        assert shard.expert_ids == ids
+        assert_same(shard, shard_weights(weights, few, shard_spec))
 
 
-def test_a_rank_has_its_share_of_the_bytes_and_what_is_not_split(source, tmp_path):
+def test_a_shard_has_its_part_of_the_bytes_and_what_is_not_split(source, tmp_path):
     job = prepared(FolderSource(source), tmp_path, expert_parallel=4, tensor_parallel=2)
     weights = load_weights(source, job.config)
-    for share, folder in zip(all_shard_specs(4, 2), job.store.folders, strict=True):
+    for shard_spec, folder in zip(all_shard_specs(4, 2), job.store.folders, strict=True):
         on_disk = sum(path.stat().st_size for path in (tmp_path / folder).glob("*.safetensors"))
-        expected = nbytes(shard_weights(weights, job.config, share))
+        expected = nbytes(shard_weights(weights, job.config, shard_spec))
         assert expected * 0.95 < on_disk < expected * 1.05
 
 
 @pytest.mark.parametrize("portion", [0.2, 0.9])
 def test_shards_cut_off_are_continued(source, tmp_path, monkeypatch, portion):
     split = {"expert_parallel": 2, "tensor_parallel": 2}
-    watched, at_once, cut_off = Watched(source), tmp_path / "at once", tmp_path / "cut off"
-    prepared(watched, at_once, **split)
-    left, real = [int(portion * watched.reads.total())], FolderSource.read
+    counting, at_once, interrupted = (
+        CountingSource(source),
+        tmp_path / "at once",
+        tmp_path / "cut off",
+    )
+    prepared(counting, at_once, **split)
+    left, real = [int(portion * counting.reads.total())], FolderSource.read
 
-    def failing(self, *info):
+    def failing(self, *args):
         left[0] -= 1
         if left[0] < 0:
             raise OSError("cut off")
-        return real(self, *info)
+        return real(self, *args)
 
     monkeypatch.setattr(FolderSource, "read", failing)
     with pytest.raises(OSError, match="cut off"):
-        prepared(FolderSource(source), cut_off, **split)
-    assert {path.suffix for path in every_file(cut_off)} == {".partial", ".journal"}
+        prepared(FolderSource(source), interrupted, **split)
+    assert {path.suffix for path in every_file(interrupted)} == {".partial", ".journal"}
     monkeypatch.undo()
-    prepared(FolderSource(source), cut_off, **split)
+    prepared(FolderSource(source), interrupted, **split)
     files = [path.relative_to(at_once) for path in every_file(at_once)]
     assert len(files) == 2 * 3 + 2  # each shard's weights, index and config; config and manifest
     for file in files:
-        assert (at_once / file).read_bytes() == (cut_off / file).read_bytes()
+        assert (at_once / file).read_bytes() == (interrupted / file).read_bytes()
 
 
 def every_file(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_cut_inside_a_block_is_refused_before_anything_is_written(tmp_path):
+def test_a_slice_inside_a_block_is_refused_before_anything_is_written(tmp_path):
     model = tiny(dataclasses.replace(RECIPE, dense_width=264)).oracle
     hub = write_hub_checkpoint(model, tmp_path / "hub").folder
-    said = r"mlp.gate_proj.weight: shares of 132 rows cut FP8 blocks of 128 apart: allowed"
+    message = r"mlp.gate_proj.weight: shards of 132 rows split FP8 blocks of 128: allowed"
     source = FolderSource(hub)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         prepared(source, tmp_path / "out", experts=range(5), tensor_parallel=2)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("split", "said"),
+    ("split", "message"),
     [
         ({"expert_parallel": 3}, "expert_parallel_size = 3: 8 experts are no multiple"),
         ({"tensor_parallel": 3}, "tensor_parallel_size = 3: allowed is a divisor of 8 query heads"),
     ],
 )
-def test_a_split_that_the_model_does_not_admit_is_refused(source, tmp_path, split, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_split_that_the_model_does_not_admit_is_refused(source, tmp_path, split, message):
+    with pytest.raises(ValueError, match=message):
         prepared(FolderSource(source), tmp_path / "out", **split)
 
 
-def test_shares_are_of_the_same_block_height(source, tmp_path):
-    """One program serves every rank: FP8 grids of equal shares are equal in shape."""
+def test_shards_are_of_the_same_block_height(source, tmp_path):
+    """One program serves every rank: FP8 grids of equal shards are equal in shape."""
     job = prepared(FolderSource(source), tmp_path, tensor_parallel=8)
     shapes = set()
-    for share in all_shard_specs(1, 8):
-        found = load_weights(tmp_path, job.config, share=share)
-        attention = (layer.attention[:3] for layer in found.layers)
+    for shard_spec in all_shard_specs(1, 8):
+        shard = load_weights(tmp_path, job.config, share=shard_spec)
+        attention = (layer.attention[:3] for layer in shard.layers)
         shapes.add(tuple((w.block_height, w.scale.shape) for record in attention for w in record))
     assert len(shapes) == 1
     assert ShardSpec(0, 8, 0, 1) in all_shard_specs(1, 8)

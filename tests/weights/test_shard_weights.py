@@ -1,4 +1,4 @@
-"""A rank's share is the very numbers of the whole, as views, and all shares together are all."""
+"""Tests of shard_weights: shards are views of equal values, and together they are the whole."""
 
 from dataclasses import replace
 
@@ -30,9 +30,9 @@ def value(weight) -> np.ndarray:
     return dequantize(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
-def all_shard_specs(plan: ParallelConfig) -> list[ModelWeights]:
-    shares = {plan.shard_spec(rank) for rank in range(plan.world_size)}
-    return [shard_weights(WEIGHTS, CONFIG, share) for share in sorted(shares)]
+def all_shards(parallel: ParallelConfig) -> list[ModelWeights]:
+    shard_specs = {parallel.shard_spec(rank) for rank in range(parallel.world_size)}
+    return [shard_weights(WEIGHTS, CONFIG, shard_spec) for shard_spec in sorted(shard_specs)]
 
 
 def memory_of(weight):
@@ -50,7 +50,7 @@ def test_rows_of_an_fp8_weight_are_a_view_of_the_same_numbers(outputs, inputs, h
     assert np.shares_memory(part.code, whole.code)
 
 
-def test_blocks_are_as_high_in_every_share():
+def test_blocks_are_as_high_in_every_slice():
     for head in range(64):
         assert sliced_block_height(128, range(192 * head, 192 * (head + 1))) == 64
         assert sliced_block_height(128, range(128 * head, 128 * (head + 1))) == 128
@@ -76,12 +76,12 @@ def test_a_column_inside_a_block_is_refused():
 
 @settings(max_examples=20)
 @given(tensor_parallels, st.sampled_from([1, 2, 4, 8]))
-def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
-    of_heads_ = all_shard_specs(ParallelConfig(1, tensor_parallel))
-    of_experts = all_shard_specs(ParallelConfig(expert_parallel, 1, expert_parallel))
+def test_all_shards_together_are_the_whole(tensor_parallel, expert_parallel):
+    head_shards = all_shards(ParallelConfig(1, tensor_parallel))
+    expert_shards = all_shards(ParallelConfig(expert_parallel, 1, expert_parallel))
     for index, (layer, spec) in enumerate(zip(WEIGHTS.layers, CONFIG.layers, strict=True)):
         whole, repeats = layer.attention, max(1, tensor_parallel // spec.attention.num_kv_heads)
-        parts = [share.layers[index].attention for share in of_heads_]
+        parts = [shard.layers[index].attention for shard in head_shards]
         for name, every, axis in (
             ("w_q_OD", 1, 0),
             ("w_k_OD", repeats, 0),
@@ -89,56 +89,56 @@ def test_all_shares_together_are_the_whole(tensor_parallel, expert_parallel):
             ("w_o_DI", 1, 1),
             ("sink_H", 1, 0),
         ):
-            found = [value(getattr(part, name)) for part in parts[::every]]
+            slices = [value(getattr(part, name)) for part in parts[::every]]
             expected = value(getattr(whole, name))
-            np.testing.assert_array_equal(np.concatenate(found, axis), expected)
+            np.testing.assert_array_equal(np.concatenate(slices, axis), expected)
         if isinstance(layer.feed_forward, MoEWeights):
-            for stack, *shares in zip(
+            for stack, *slices in zip(
                 layer.feed_forward.experts,
-                *(share.layers[index].feed_forward.experts for share in of_experts),
+                *(shard.layers[index].feed_forward.experts for shard in expert_shards),
                 strict=True,
             ):
-                assert [w for share in shares for w in share] == list(stack)
+                assert [w for experts in slices for w in experts] == list(stack)
             continue
-        networks = [share.layers[index].feed_forward for share in of_heads_]
+        networks = [shard.layers[index].feed_forward for shard in head_shards]
         for name, axis in (("w_gate_FD", 0), ("w_up_FD", 0), ("w_down_DF", 1)):
-            found = [value(getattr(network, name)) for network in networks]
+            slices = [value(getattr(network, name)) for network in networks]
             expected = value(getattr(layer.feed_forward, name))
-            np.testing.assert_array_equal(np.concatenate(found, axis), expected)
-    heads = [value(share.w_logits_VD) for share in of_heads_]
+            np.testing.assert_array_equal(np.concatenate(slices, axis), expected)
+    heads = [value(shard.w_logits_VD) for shard in head_shards]
     np.testing.assert_array_equal(np.concatenate(heads), value(WEIGHTS.w_logits_VD))
 
 
-def test_a_share_is_views_but_for_columns():
-    part = shard_weights(WEIGHTS, CONFIG, ShardSpec(1, 4, 1, 4))
-    assert np.shares_memory(part.w_logits_VD, WEIGHTS.w_logits_VD)
-    assert part.embedding_VD is WEIGHTS.embedding_VD
-    for layer, whole in zip(part.layers, WEIGHTS.layers, strict=True):
+def test_a_shard_is_views_but_for_columns():
+    shard = shard_weights(WEIGHTS, CONFIG, ShardSpec(1, 4, 1, 4))
+    assert np.shares_memory(shard.w_logits_VD, WEIGHTS.w_logits_VD)
+    assert shard.embedding_VD is WEIGHTS.embedding_VD
+    for layer, whole in zip(shard.layers, WEIGHTS.layers, strict=True):
         for name in ("w_q_OD", "w_k_OD", "w_v_OD"):
-            own, all_of_it = (getattr(side.attention, name) for side in (layer, whole))
-            assert np.shares_memory(memory_of(own), memory_of(all_of_it))
+            part, whole_weight = (getattr(side.attention, name) for side in (layer, whole))
+            assert np.shares_memory(memory_of(part), memory_of(whole_weight))
         assert not np.shares_memory(layer.attention.w_o_DI, whole.attention.w_o_DI)
 
 
 @pytest.mark.parametrize(
-    "plan", [ParallelConfig(4, 1, 4), ParallelConfig(8, 8), ParallelConfig(2, 4, 2)]
+    "parallel", [ParallelConfig(4, 1, 4), ParallelConfig(8, 8), ParallelConfig(2, 4, 2)]
 )
-def test_a_share_is_as_small_as_its_part(plan):
+def test_a_shard_is_as_small_as_its_part(parallel):
     """A rank holds 1/P of the experts, 1/T of the heads, and little else."""
-    share = shard_weights(WEIGHTS, CONFIG, plan.shard_spec(1))
+    shard = shard_weights(WEIGHTS, CONFIG, parallel.shard_spec(1))
     experts, heads = WEIGHTS.layers[1].feed_forward.experts, WEIGHTS.layers[1].attention
-    own = share.layers[1]
-    assert nbytes(own.feed_forward.experts) * plan.expert_parallel_size == nbytes(experts)
+    layer = shard.layers[1]
+    assert nbytes(layer.feed_forward.experts) * parallel.expert_parallel_size == nbytes(experts)
     grids = 2 * nbytes(heads.w_q_OD.scale)  # lower blocks have more scales
-    assert nbytes(own.attention) * plan.tensor_parallel_size <= nbytes(heads) + 8 * grids
+    assert nbytes(layer.attention) * parallel.tensor_parallel_size <= nbytes(heads) + 8 * grids
 
 
-def test_a_share_is_not_cut_again_and_another_one_is_refused():
-    plan = ParallelConfig(4, 2, 2)
-    part = shard_weights(WEIGHTS, CONFIG, plan.shard_spec(1))
-    assert shard_weights(part, CONFIG, plan.shard_spec(1)) is part
+def test_a_shard_is_not_sliced_again_and_another_one_is_refused():
+    parallel = ParallelConfig(4, 2, 2)
+    part = shard_weights(WEIGHTS, CONFIG, parallel.shard_spec(1))
+    assert shard_weights(part, CONFIG, parallel.shard_spec(1)) is part
     assert shard_weights(WEIGHTS, CONFIG, UNSHARDED) is WEIGHTS
     with pytest.raises(
         ValueError, match=r"the weights are ShardSpec\(tensor_parallel_rank=1, tensor"
     ):
-        shard_weights(part, CONFIG, plan.shard_spec(0))
+        shard_weights(part, CONFIG, parallel.shard_spec(0))

@@ -1,4 +1,4 @@
-"""A folder is read range by range and never mapped; a place is checked before it is used."""
+"""Tests of FolderSource: byte ranges, never memory-mapped, and checks of header entries."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +28,13 @@ def saved(folder: Path, shards=SHARDS, weight_map=WEIGHT_MAP) -> Path:
 
 
 @pytest.mark.parametrize("weight_map", [WEIGHT_MAP, None], ids=["indexed", "no index"])
-def test_what_is_read_at_a_place_is_the_tensor(tmp_path, weight_map):
+def test_the_byte_range_of_a_tensor_is_the_tensor(tmp_path, weight_map):
     source = FolderSource(saved(tmp_path, weight_map=weight_map))
     assert (source.name, source.revision) == (str(tmp_path), "")
     assert sorted(source.names()) == ["one", "three", "two"]
-    places = source.tensor_infos(["three", "one"])
-    assert list(places) == ["three", "one"]
-    for name, info in places.items():
+    infos = source.tensor_infos(["three", "one"])
+    assert list(infos) == ["three", "one"]
+    for name, info in infos.items():
         expected = map_tensors(tmp_path / WEIGHT_MAP[name])[name]
         assert info[:3] == (str(tmp_path / WEIGHT_MAP[name]), "F32", (2, 3))
         assert source.read(info.file, info.begin, info.end) == expected.tobytes()
@@ -65,15 +65,15 @@ def test_many_threads_read_one_file(tmp_path):
     info = source.tensor_infos(["one"])["one"]
     begins = range(info.begin, info.end, 4000)
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda begin: source.read(info.file, begin, begin + 4000), begins)
-        assert b"".join(parts) == numbers.tobytes()
+        blocks = pool.map(lambda begin: source.read(info.file, begin, begin + 4000), begins)
+        assert b"".join(blocks) == numbers.tobytes()
 
 
-@pytest.mark.parametrize("cut", [1, 30])
-def test_a_shard_that_is_truncated_is_refused_by_file_and_tensor(tmp_path, cut):
+@pytest.mark.parametrize("removed", [1, 30])
+def test_a_shard_that_is_truncated_is_refused_by_file_and_tensor(tmp_path, removed):
     source = FolderSource(saved(tmp_path))
     file = tmp_path / "a.safetensors"
-    file.write_bytes(file.read_bytes()[:-cut])
+    file.write_bytes(file.read_bytes()[:-removed])
     with pytest.raises(ValueError, match=r"a\.safetensors: \w+: bytes \d+ to \d+ of \d+: trunc"):
         source.tensor_infos(["one"])
 
@@ -100,11 +100,11 @@ def test_the_index_decides_where_two_shards_hold_a_tensor(tmp_path):
     assert (Path(info.file).name, info.shape) == ("a.safetensors", (2, 3))
 
 
-def test_places_are_those_of_the_header(tmp_path):
+def test_byte_ranges_are_those_of_the_header(tmp_path):
     header, start = read_header(saved(tmp_path) / "b.safetensors")
     size = (tmp_path / "b.safetensors").stat().st_size
-    found = tensor_infos_of_header("b", header | {"__metadata__": {"made": "by"}}, start, size)
-    assert found == {"three": TensorInfo("b", "F32", (2, 3), start, start + 24)}
+    infos = tensor_infos_of_header("b", header | {"__metadata__": {"made": "by"}}, start, size)
+    assert infos == {"three": TensorInfo("b", "F32", (2, 3), start, start + 24)}
 
 
 def test_dtypes_that_nobody_asks_for_may_be_there():

@@ -1,4 +1,4 @@
-"""Files have their names once they are whole, and the journal says no more than what is on disk."""
+"""Tests of Store: final names only for complete files, and a journal of what is on disk."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}
 TENSORS = {name: np.arange(8, dtype=np.float32) + n for n, name in enumerate("abcd")}
 OUTPUTS = [OutputTensor(name, "F32", (8,)) for name in TENSORS]
 ONE, TWO = "mimo_weights-00001-of-00002.safetensors", "mimo_weights-00002-of-00002.safetensors"
-# The second piece crosses from one file to the other.
-PIECES = {
+# The second task crosses from one file to the other.
+CHUNKS = {
     "a": [TensorChunk("a", 0, TENSORS["a"])],
     "b c": [TensorChunk("b", 0, TENSORS["b"]), TensorChunk("c", 0, TENSORS["c"])],
     "d begin": [TensorChunk("d", 0, TENSORS["d"][:3])],
@@ -34,7 +34,7 @@ def written(folder: Path, *keys: str) -> Store:
     store = two_files(folder)
     store.begin()
     for key in keys:
-        store.write(key, PIECES[key])
+        store.write(key, CHUNKS[key])
     return store
 
 
@@ -43,18 +43,18 @@ def names_in(folder: Path) -> list[str]:
 
 
 def finished(folder: Path) -> Store:
-    store = written(folder, *PIECES)
+    store = written(folder, *CHUNKS)
     store.finish()
     return store
 
 
-def test_pieces_become_files_that_the_library_reads(tmp_path):
+def test_chunks_become_files_that_the_library_reads(tmp_path):
     finished(tmp_path)
     assert names_in(tmp_path) == [ONE, TWO, INDEX]
-    found = load_file(tmp_path / ONE) | load_file(tmp_path / TWO)
-    assert found.keys() == TENSORS.keys()
+    tensors = load_file(tmp_path / ONE) | load_file(tmp_path / TWO)
+    assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        np.testing.assert_array_equal(found[name], tensor)
+        np.testing.assert_array_equal(tensors[name], tensor)
 
 
 def test_the_index_says_where_tensors_are_and_has_each_files_own_checksum(tmp_path):
@@ -69,21 +69,21 @@ def test_the_index_says_where_tensors_are_and_has_each_files_own_checksum(tmp_pa
 
 
 def test_until_it_is_finished_nothing_has_its_name(tmp_path):
-    store = written(tmp_path, *PIECES)
+    store = written(tmp_path, *CHUNKS)
     assert names_in(tmp_path) == [f"{ONE}.partial", f"{TWO}.partial", JOURNAL]
     assert store.is_interrupted
     store.finish()
     assert not store.is_interrupted
 
 
-@pytest.mark.parametrize("number", range(len(PIECES) + 1))
+@pytest.mark.parametrize("number", range(len(CHUNKS) + 1))
 def test_an_interrupted_run_knows_what_is_done(tmp_path, number):
-    done = list(PIECES)[:number]
+    done = list(CHUNKS)[:number]
     written(tmp_path, *done)
     again = two_files(tmp_path)
     assert again.begin() == set(done)
-    for key in PIECES.keys() - set(done):
-        again.write(key, PIECES[key])
+    for key in CHUNKS.keys() - set(done):
+        again.write(key, CHUNKS[key])
     again.finish()
     finished(tmp_path / "at once")
     for file in (ONE, TWO, INDEX):
@@ -106,7 +106,7 @@ def test_what_did_not_reach_the_disk_is_not_in_the_journal(tmp_path, monkeypatch
     store = written(tmp_path, "a")
     monkeypatch.setattr(os, call, failing(call, after))
     with pytest.raises(OSError, match=r"partial: [bc]: .*No space left on device"):
-        store.write("b c", PIECES["b c"])
+        store.write("b c", CHUNKS["b c"])
     monkeypatch.undo()
     assert two_files(tmp_path).begin() == {"a"}
 
@@ -114,7 +114,7 @@ def test_what_did_not_reach_the_disk_is_not_in_the_journal(tmp_path, monkeypatch
 def test_a_disk_may_take_a_few_bytes_at_a_time(tmp_path, monkeypatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, begin: real(file, data[:5], begin))
-    test_pieces_become_files_that_the_library_reads(tmp_path)
+    test_chunks_become_files_that_the_library_reads(tmp_path)
 
 
 def test_a_line_that_was_being_written_does_not_count(tmp_path):
@@ -137,11 +137,11 @@ def test_without_its_files_a_journal_says_nothing(tmp_path):
 
 @pytest.mark.parametrize("renamed", [[ONE], [ONE, TWO]], ids=["one", "all"])
 def test_an_interruption_while_files_get_their_names_is_continued(tmp_path, renamed):
-    written(tmp_path, *PIECES)
+    written(tmp_path, *CHUNKS)
     for file in renamed:
         (tmp_path / f"{file}.partial").rename(tmp_path / file)
     again = two_files(tmp_path)
-    assert again.begin() == PIECES.keys()
+    assert again.begin() == CHUNKS.keys()
     again.finish()
     assert names_in(tmp_path) == [ONE, TWO, INDEX]
     again.check_files()
@@ -186,10 +186,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, mon
 
 
 def test_what_is_on_disk_already_needs_no_room(tmp_path, monkeypatch):
-    written(tmp_path, *PIECES)
+    written(tmp_path, *CHUNKS)
     (tmp_path / f"{ONE}.partial").rename(tmp_path / ONE)
     with_free(monkeypatch, 0)
-    assert two_files(tmp_path).begin() == PIECES.keys()
+    assert two_files(tmp_path).begin() == CHUNKS.keys()
 
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"short")])

@@ -1,7 +1,7 @@
-"""How `examples/mimo-tiny` was made: text, tokenizer, trunk, predictors, FP8 files, their card.
+"""Training of `examples/mimo-tiny`: text, tokenizer, main model, MTP heads, FP8 checkpoint.
 
-    python -m tools.train_tiny --text FOLDER --work FOLDER
+    python -m tools.train_tiny --text FOLDER --work FOLDER --output FOLDER
 
-Each stage writes its result into the work folder and is skipped where that result lies already, so
-an interrupted run goes on where it was. Training is in PyTorch, with transformers' own model.
+Each stage writes its result into the work folder and is skipped if the result exists, so that an
+interrupted run continues. Training is in PyTorch, with transformers' own model.
 """

@@ -1,4 +1,4 @@
-"""Make the tiny checkpoint, stage by stage; stages whose results lie in the work folder are done.
+"""Train the tiny checkpoint, stage by stage; stages with results in the work folder are skipped.
 
 apt-get download python3.11-doc && dpkg-deb -x python3.11-doc_*.deb text
 python -m tools.train_tiny --text text --work work --output examples/mimo-tiny
@@ -16,26 +16,28 @@ from .publish import publish
 
 
 def main() -> None:
-    """Read the command line and run what is not done."""
+    """Read the command line and run the stages that have no result yet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", type=Path, required=True, help="folder with *.rst.txt in it")
-    parser.add_argument("--work", type=Path, required=True, help="where every stage leaves files")
-    parser.add_argument("--output", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--threads", type=int, help="PyTorch's, instead of all cores")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the results of every stage"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (all cores)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    read(options.text, options.work)
+    tokenize(options.text, options.work)
     trunk.train(options.work)
     heads.train(options.work)
     publish(options.work, options.output)
 
 
-def read(text: Path, work: Path) -> None:
-    """Write the text, the tokenizer and the text as tokens."""
+def tokenize(text: Path, work: Path) -> None:
+    """Write the text, the tokenizer and the token ids."""
     if (work / "held_out.npy").exists():
         return
     corpus.write(text, work)

@@ -1,4 +1,4 @@
-"""The text: the sources of Python's documentation, read as prose, one part held out.
+"""Training text: the sources of Python's documentation as prose, with a held-out part.
 
 Source: the folder `_sources` of the documentation of Python 3.11, as Debian's package
 `python3.11-doc` holds it (`usr/share/doc/python3.11/html/_sources`). Licence: PSF-2.0, examples
@@ -11,9 +11,9 @@ from pathlib import Path
 
 __all__ = ["END_OF_DOCUMENT", "split", "write"]
 
-END_OF_DOCUMENT = "\0"  # between documents in the two files; no document holds it
-HELD_OUT = 16  # one document of so many, chosen by its name
-WRITTEN_OUT = (  # reStructuredText, and what a reader of the page sees instead
+END_OF_DOCUMENT = "\0"  # separator in the two files; no document contains it
+HELD_OUT = 16  # one document of this many is held out, by a hash of its name
+REPLACEMENTS = (  # reStructuredText markup, and the text that replaces it
     (
         r"^\.\. (index|module|moduleauthor|sectionauthor|_|highlight|\w+:: *$).*\n(?:[ \t]+.*\n)*",
         "",
@@ -38,11 +38,11 @@ def split(folder: Path) -> tuple[list[str], list[str]]:
     Raises
     ------
     ValueError
-        There is no `*.rst.txt` in `folder`.
+        If there is no `*.rst.txt` in `folder`.
     """
     files = sorted(folder.rglob("*.rst.txt"))
     if not files:
-        raise ValueError(f"{folder} holds no *.rst.txt: expected the _sources of python3.11-doc")
+        raise ValueError(f"{folder} has no *.rst.txt: expected the _sources of python3.11-doc")
     parts: tuple[list[str], list[str]] = ([], [])
     for file in files:
         name = file.relative_to(folder).as_posix()
@@ -52,9 +52,9 @@ def split(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def prose(source: str) -> str:
-    """Return a document's text as one reads it, without most of its markup."""
-    for pattern, instead in WRITTEN_OUT:
-        source = re.sub(pattern, instead, source, flags=re.MULTILINE)
+    """Return the text of a document without most of its markup."""
+    for pattern, replacement in REPLACEMENTS:
+        source = re.sub(pattern, replacement, source, flags=re.MULTILINE)
     return source.strip() + "\n"
 
 

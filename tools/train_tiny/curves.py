@@ -1,4 +1,4 @@
-"""The picture of a training: the losses of trunk and heads, and the experts' balance."""
+"""Plot of the training: losses, load balance of the experts, agreement of the MTP heads."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from matplotlib import pyplot
 __all__ = ["draw"]
 
 mpl.use("Agg")
-mpl.rcParams["svg.hashsalt"] = "curves"  # the same picture from the same logs
+mpl.rcParams["svg.hashsalt"] = "curves"  # equal logs make equal files
 
 
-def draw(work: Path, picture: Path) -> None:
-    """Draw the logs of `work` into the SVG file `picture`."""
+def draw(work: Path, plot: Path) -> None:
+    """Draw the logs of `work` into the SVG file `plot`."""
     trunk, heads = (read(work / f"{name}.jsonl") for name in ("trunk", "heads"))
     figure, (losses, balance, agreements) = pyplot.subplots(1, 3, figsize=(12, 3.4))
     for name, label in (("loss", "training"), ("held_out", "held out")):
@@ -29,11 +29,11 @@ def draw(work: Path, picture: Path) -> None:
     for axes in (losses, agreements):
         axes.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(picture, metadata={"Date": None})
+    figure.savefig(plot, metadata={"Date": None})
     pyplot.close(figure)
 
 
 def read(log: Path) -> dict[str, list[Any]]:
-    """Return a log's lines as columns."""
+    """Return the lines of a log as columns."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return {name: [line[name] for line in lines] for name in lines[0]}

@@ -1,7 +1,8 @@
-"""The three MTP heads: trained to say what the trunk, which rests, will say a few tokens on.
+"""The three MTP heads: trained to predict the output of the frozen trunk, the main model.
 
-Source of the computation: SGLang's mimo_v2_nextn.py; of the loss: the paper's heads learn the text,
-these the trunk's own distribution, since a draft is worth as much as the trunk agrees with it.
+Source: SGLang's mimo_v2_nextn.py for the computation. The loss is different from the paper's, whose
+heads learn the text: these learn the distribution of the trunk, since a draft token is useful only
+if the trunk agrees with it.
 """
 
 from pathlib import Path
@@ -16,19 +17,20 @@ from . import schedule, trunk
 from .shape import NUM_MTP_LAYERS, SLIDING
 from .windows import Windows
 
-__all__ = ["Head", "load", "seen_by", "train"]
+__all__ = ["Head", "draft_logits", "load", "train"]
 
 STEPS, WARM_UP, ROWS, SEED = 300, 30, 2, 20260102
 EVERY = 50
 
 
 class Head(nn.Module):
-    """One predictor, with the parameter names of the hub's files.
+    """One MTP head, with the parameter names of the hub's files.
 
     Parameters
     ----------
     config
-        Of the trunk; attention is that of its sliding layers, the network that of its dense one.
+        Config of the trunk. The head has the attention of its sliding layers and the FFN of its
+        dense layer.
     """
 
     def __init__(self, config: Any) -> None:
@@ -43,72 +45,73 @@ class Head(nn.Module):
             nn.init.normal_(weight, std=config.initializer_range)
         nn.init.zeros_(self.self_attn.sinks)
 
-    def forward(self, embedded: Tensor, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """Return what the shared head turns into logits, [B, T, D].
+    def forward(self, embedded: Tensor, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the hidden states for the shared LM head, [B, T, D].
 
-        `embedded` are the tokens that follow those of `hidden`, the trunk's stream before its last
-        norm.
+        `hidden` has the trunk's hidden states before its final norm, and `embedded` the embeddings
+        of later tokens: 1 later for the first head, 2 and 3 for the others.
         """
         x = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], dim=-1))
-        x = x + self.self_attn(self.input_layernorm(x), position_embeddings=turn)[0]
+        x = x + self.self_attn(self.input_layernorm(x), position_embeddings=rotary)[0]
         x = x + self.mlp(self.pre_mlp_layernorm(x))
         return self.final_layernorm(x)
 
 
 def load(work: Path, model: Any) -> nn.ModuleList:
-    """Return the trained heads of `work`."""
+    """Return the trained MTP heads of `work`."""
     heads = new_heads(model)
     heads.load_state_dict(torch.load(work / "heads.pt", weights_only=True)["model"])
     return heads.eval()
 
 
 def new_heads(model: Any) -> nn.ModuleList:
-    """Return untrained heads of the trunk `model`."""
+    """Return untrained MTP heads for the trunk `model`."""
     torch.manual_seed(SEED)
     return nn.ModuleList(Head(model.config) for _ in range(NUM_MTP_LAYERS))
 
 
 def train(work: Path) -> None:
-    """Train, and leave `heads.pt` and `heads.jsonl`, their log; go on where either lies."""
+    """Train the heads into `heads.pt`, with the log `heads.jsonl`; continue if they exist."""
     model = trunk.load(work).requires_grad_(False)
     heads = new_heads(model)
-    pace = schedule.Pace(work / "heads", heads, warm_up=WARM_UP, length=STEPS)
+    run = schedule.TrainingRun(work / "heads", heads, warm_up=WARM_UP, length=STEPS)
     windows = Windows(work / "train.npy", ROWS, SEED)
-    for step in pace.steps():
+    for step in run.steps():
         losses, agreements = [], []
-        with schedule.narrow():
-            pairs = seen_by(heads, model, *windows.of_step(step))
-        for guess, truth in ((one.float(), other.float()) for one, other in pairs):
-            log_guess, log_truth = guess.log_softmax(-1), truth.log_softmax(-1)
+        with schedule.autocast():
+            pairs = draft_logits(heads, model, *windows.of_step(step))
+        for draft, target in ((one.float(), other.float()) for one, other in pairs):
+            log_draft, log_target = draft.log_softmax(-1), target.log_softmax(-1)
             losses.append(
-                functional.kl_div(log_guess, log_truth, log_target=True, reduction="none")
+                functional.kl_div(log_draft, log_target, log_target=True, reduction="none")
             )
-            agreements.append((guess.argmax(-1) == truth.argmax(-1)).float().mean().item())
+            agreements.append((draft.argmax(-1) == target.argmax(-1)).float().mean().item())
         loss = sum(each.sum(-1).mean() for each in losses)
         loss.backward()
         if (step + 1) % EVERY == 0:
             figures = {f"agreement_{index + 1}": each for index, each in enumerate(agreements)}
-            pace.note(step, loss=loss.item(), **figures)
+            run.log(step, loss=loss.item(), **figures)
 
 
-def seen_by(
-    heads: nn.ModuleList, model: Any, given: Tensor, target: Tensor
+def draft_logits(
+    heads: nn.ModuleList, model: Any, inputs: Tensor, targets: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Return, for each head, its logits and the trunk's logits of the same tokens, [B, n, vocab].
 
-    Head k reads the trunk's stream at a token and the token k + 1 further; it guesses the next.
+    Head k reads the trunk's hidden states at a position and the token k + 1 positions later; it
+    predicts the token after that one.
     """
-    streams: list[Tensor] = []
-    hook = model.model.norm.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
+    hidden_states: list[Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, args: hidden_states.append(args[0]))
     with torch.no_grad():
-        truth = model(given, use_cache=False).logits
+        trunk_logits = model(inputs, use_cache=False).logits
     hook.remove()
-    (hidden,) = streams
-    places = torch.arange(given.shape[1])[None]
-    turn = model.model.rotary_emb(hidden, places, SLIDING)
-    answers = []
+    (hidden,) = hidden_states
+    positions = torch.arange(inputs.shape[1])[None]
+    rotary = model.model.rotary_emb(hidden, positions, SLIDING)
+    outputs = []
     for index, head in enumerate(heads):
-        ahead = functional.pad(target[:, index:], (0, index))  # padding's answers are cut off
-        logits = model.lm_head(head(model.model.embed_tokens(ahead), hidden, turn))
-        answers.append((logits[:, : -1 - index], truth[:, 1 + index :]))
-    return answers
+        later = functional.pad(targets[:, index:], (0, index))  # outputs of padding are dropped
+        logits = model.lm_head(head(model.model.embed_tokens(later), hidden, rotary))
+        outputs.append((logits[:, : -1 - index], trunk_logits[:, 1 + index :]))
+    return outputs

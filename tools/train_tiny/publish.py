@@ -1,6 +1,6 @@
-"""The files: weights quantised into the hub's layout, and all that stands beside them.
+"""Writer of the published checkpoint: FP8 weights in the hub's layout, tokenizer, training logs.
 
-The weights are written by what the reader's tests use, which knows nothing of the reader.
+The weights are written by the checkpoint writer of the tests, which is independent of the reader.
 """
 
 import json
@@ -31,10 +31,10 @@ GENERATION = {
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Write the trained model of `work` as a checkpoint into `folder`, with its figures."""
+    """Write the trained model of `work` as a checkpoint into `folder`, with its quality figures."""
     model = trunk.load(work)
-    predictors = hub_names(heads.load(work, model))
-    hub = write_hub_checkpoint(model, folder, predictors=predictors)
+    mtp_weights = hub_names(heads.load(work, model))
+    hub = write_hub_checkpoint(model, folder, mtp_weights=mtp_weights)
     write_tokenizer(work / "tokenizer.json", folder)
     text = json.dumps(GENERATION, indent=2) + "\n"
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
@@ -50,16 +50,16 @@ def publish(work: Path, folder: Path) -> None:
     quality.write(figures, training / "quality.json")
 
 
-def hub_names(predictors: nn.ModuleList) -> dict[str, Any]:
-    """Return the heads' weights, float32, by the hub's names."""
+def hub_names(mtp_heads: nn.ModuleList) -> dict[str, Any]:
+    """Return the float32 weights of the MTP heads by the hub's names."""
     return {
         f"model.mtp.layers.{name.replace('sinks', 'attention_sink_bias')}": weight.numpy()
-        for name, weight in predictors.state_dict().items()
+        for name, weight in mtp_heads.state_dict().items()
     }
 
 
 def write_tokenizer(file: Path, folder: Path) -> None:
-    """Write what `transformers.AutoTokenizer` reads, with the chat template."""
+    """Write the files that `transformers.AutoTokenizer` reads, with the chat template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(file),
         eos_token=SPECIAL[END_OF_TEXT],

@@ -1,4 +1,4 @@
-"""What the tiny model is: the real one's head widths and kinds of layers, everything else small."""
+"""Configuration of the tiny model: MiMo-V2-Flash's head widths and kinds of layers, else small."""
 
 from transformers import MiMoV2FlashConfig
 
@@ -12,7 +12,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def configuration() -> MiMoV2FlashConfig:
-    """Return the model in the native fields of transformers."""
+    """Return the config in the native fields of transformers."""
     rope = {"rope_type": "default", "partial_rotary_factor": 0.334}
     return MiMoV2FlashConfig(
         vocab_size=VOCABULARY,

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with Qwen2's way of cutting text, and the text as token ids.
+"""Tokenizer: byte-level BPE with Qwen2's pre-tokenization, and encoding of the text.
 
 Source: the tokenizer of XiaomiMiMo/MiMo-V2-Flash is Qwen2's; the special tokens keep its names.
 """
@@ -34,19 +34,19 @@ SPECIAL = (
     "<think>",
     "</think>",
 )
-CUTS = (
+PRE_TOKENS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def train(text: Path) -> Tokenizer:
-    """Return a tokenizer of `VOCABULARY` entries, learned from the documents in `text`."""
+    """Return a tokenizer of `VOCABULARY` tokens, trained on the documents in `text`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(CUTS), "isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKENS), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -67,7 +67,7 @@ def train(text: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: Path) -> np.ndarray:
-    """Return the documents in `text` as one run of ids, each begun by the end-of-text token."""
+    """Return the documents in `text` as one array of token ids, each after an end-of-text token."""
     documents = text.read_text(encoding="utf-8").split(END_OF_DOCUMENT)
     encoded = tokenizer.encode_batch(documents, add_special_tokens=False)
     return np.concatenate([[END_OF_TEXT, *each.ids] for each in encoded]).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The trunk: transformers' own model, its experts' load balanced by the selection bias alone.
+"""The trunk (main model): transformers' own, with experts balanced by the selection bias alone.
 
 Source of the balance: DeepSeek-V3, section 2.1.2 (arXiv:2412.19437): after every step the bias of
 an expert with more than its share of the tokens goes down by a constant, that of the others up; no
@@ -22,18 +22,20 @@ from .windows import Windows, in_order
 __all__ = ["load", "loads_of", "train"]
 
 STEPS, WARM_UP, ROWS, SEED = 2200, 100, 2, 20260101
-BALANCE_SPEED, BALANCED_UNTIL = 1e-3, 0.9  # of the bias; the last steps keep it
-HELD_OUT, EVERY = 16, 100  # windows that the log's held-out loss reads; steps between entries
+BALANCE_SPEED, BALANCED_UNTIL = 1e-3, 0.9  # per step; share of steps that update the bias
+HELD_OUT, EVERY = 16, 100  # windows of the held-out loss; steps between log entries
 
 
 def new_model() -> Any:
-    """Return transformers' model of the tiny shape, randomly initialised by `SEED`."""
+    """Return transformers' model of the tiny config, initialised at random with `SEED`."""
     torch.manual_seed(SEED)
     attention.register()
     model = MiMoV2FlashForCausalLM._from_config(
         configuration(), attn_implementation=attention.NAME, dtype=torch.float32
     )
-    nn.init.normal_(model.model.embed_tokens.weight)  # a token outweighs what layers add at first
+    nn.init.normal_(
+        model.model.embed_tokens.weight
+    )  # embeddings outweigh the layers' outputs at first
     for router in routers(model):
         router.forward = torch.autocast("cpu", enabled=False)(router.forward)
     return model
@@ -47,23 +49,23 @@ def load(work: Path) -> Any:
 
 
 def train(work: Path) -> None:
-    """Train, and leave `trunk.pt` and `trunk.jsonl`, its log; go on where either lies."""
+    """Train the trunk into `trunk.pt`, with the log `trunk.jsonl`; continue if they exist."""
     model = new_model()
-    pace = schedule.Pace(work / "trunk", model, warm_up=WARM_UP, length=STEPS)
+    run = schedule.TrainingRun(work / "trunk", model, warm_up=WARM_UP, length=STEPS)
     windows, held_out = Windows(work / "train.npy", ROWS, SEED), in_order(work / "held_out.npy")
     losses: list[float] = []
-    for step in pace.steps():
-        given, target = windows.of_step(step)
-        with loads_of(model) as loads, schedule.narrow():
-            logits = model(given, use_cache=False).logits
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), target.flatten())
+    for step in run.steps():
+        inputs, targets = windows.of_step(step)
+        with loads_of(model) as loads, schedule.autocast():
+            logits = model(inputs, use_cache=False).logits
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         loss.backward()
         if step < BALANCED_UNTIL * STEPS:
             balance(model, loads)
         losses.append(loss.item())
         if (step + 1) % EVERY == 0 or step + 1 == STEPS:
             busiest = max((each.max() / each.mean()).item() for each in loads)
-            pace.note(
+            run.log(
                 step,
                 loss=sum(losses) / len(losses),
                 held_out=held_out_loss(model, held_out),
@@ -74,21 +76,21 @@ def train(work: Path) -> None:
 
 @torch.no_grad()
 def held_out_loss(model: Any, held_out: tuple[Tensor, Tensor]) -> float:
-    """Return the mean loss of a token, in nats, over the first held-out windows."""
+    """Return the mean loss per token, in nats, over the first `HELD_OUT` windows."""
     total = torch.zeros(())
-    for given, target in zip(*(each[:HELD_OUT] for each in held_out), strict=True):
-        logits = model(given[None], use_cache=False).logits[0]
-        total += functional.cross_entropy(logits, target)
+    for inputs, targets in zip(*(each[:HELD_OUT] for each in held_out), strict=True):
+        logits = model(inputs[None], use_cache=False).logits[0]
+        total += functional.cross_entropy(logits, targets)
     return total.item() / HELD_OUT
 
 
 @contextmanager
 def loads_of(model: Any) -> Iterator[list[Tensor]]:
-    """Collect, for every router in its order, how many tokens each expert was given, [E]."""
+    """Yield a list that collects the number of tokens of each expert, [E], router by router."""
     loads: list[Tensor] = []
 
-    def count(router: nn.Module, _: Any, answer: tuple[Tensor, Tensor, Tensor]) -> None:
-        loads.append(torch.bincount(answer[2].flatten(), minlength=router.num_experts).float())
+    def count(router: nn.Module, _: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        loads.append(torch.bincount(output[2].flatten(), minlength=router.num_experts).float())
 
     hooks = [router.register_forward_hook(count) for router in routers(model)]
     yield loads
@@ -98,7 +100,7 @@ def loads_of(model: Any) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def balance(model: Any, loads: list[Tensor]) -> None:
-    """Make experts with more than their share a little harder to choose, the others easier."""
+    """Lower the selection bias of experts above the mean load, raise that of the others."""
     for router, load in zip(routers(model), loads, strict=True):
         router.e_score_correction_bias += BALANCE_SPEED * torch.sign(load.mean() - load)
 

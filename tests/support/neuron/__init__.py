@@ -1,1 +1,1 @@
-"""Stand-ins for the Neuron SDK: a "NEFF" is a program's module, which XLA runs on the CPU."""
+"""Fakes of the Neuron SDK: a "NEFF" is the program's HLO module, which XLA runs on the CPU."""

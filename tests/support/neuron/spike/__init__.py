@@ -1,4 +1,4 @@
-"""A stand-in for spike, nkipy's binding of the Neuron runtime: as much of it as a backend uses."""
+"""A fake of spike, nkipy's binding of the Neuron runtime, with the part that the backend uses."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["SpikeModel", "SpikeTensor", "get_spike_singleton"]
 
 @cache
 def get_spike_singleton() -> Spike:
-    """Return the runtime, started when it is first asked for."""
+    """Return the runtime, started at the first call."""
     return Spike()
 
 
@@ -25,20 +25,20 @@ class SpikeTensor:
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, name: str | None = None) -> "SpikeTensor":
-        """Return a copy of `array` on the device."""
+        """Return a device tensor with a copy of `array`."""
         reference = get_spike_singleton().allocate_tensor(array.nbytes, name=name)
         tensor = cls(reference, array.shape, array.dtype, name)
         tensor.write_from_numpy(array)
         return tensor
 
     def write_from_numpy(self, array: np.ndarray) -> None:
-        """Overwrite it with `array`."""
+        """Overwrite the tensor with `array`."""
         if array.nbytes != len(self.tensor_ref.content):
             raise ValueError(f"{array.nbytes} bytes for {len(self.tensor_ref.content)}")
         get_spike_singleton().tensor_write_from_pybuffer(self.tensor_ref, array)
 
     def numpy(self) -> np.ndarray:
-        """Return a copy on the host."""
+        """Return a host copy of the tensor."""
         array = np.empty(self.shape, self.dtype)
         get_spike_singleton().tensor_read_to_pybuffer(self.tensor_ref, array)
         return array
@@ -56,14 +56,14 @@ class SpikeModel:
     def load_from_neff(
         cls, neff_path: Path, name: str, cc_enabled=False, rank_id=0, world_size=1
     ) -> "SpikeModel":
-        """Return the program in a file."""
+        """Load the program of a NEFF file."""
         reference = get_spike_singleton().load_model(
             str(neff_path), 0, cc_enabled, rank_id, world_size
         )
         return cls(reference, name, neff_path)
 
     def __call__(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        """Run it once."""
+        """Run the program once."""
         _check(inputs, self.input_tensors_info)
         _check(outputs, self.output_tensors_info)
         get_spike_singleton().execute(

@@ -1,8 +1,8 @@
-"""A stand-in for the Neuron runtime: device memory is bytes, cores are processes, XLA computes.
+"""A fake Neuron runtime: device memory is bytes, cores are processes, XLA computes.
 
-It is stricter than the real one where that shows a mistake: in-place outputs must be the buffers of
-their inputs, others must not be; inputs that a program does not use are not known to it. Programs
-with exchanges run when all ranks are there: rank 0 listens at NEURON_RT_ROOT_COMM_ID.
+It is stricter than the real runtime in order to find mistakes: in-place outputs must be the buffers
+of their inputs, others must not be; a program does not accept inputs that it does not use. Programs
+with collectives run when all ranks have joined: rank 0 listens at NEURON_RT_ROOT_COMM_ID.
 """
 
 import os
@@ -17,22 +17,22 @@ import numpy as np
 
 __all__ = ["Spike", "SpikeRuntimeError"]
 
-CORES = "STAND_IN_CORES"  # how many the machine has
+CORES = "STAND_IN_CORES"  # how many cores the machine has
 
 
 class SpikeRuntimeError(RuntimeError):
-    """What the runtime raises."""
+    """An error of the runtime."""
 
 
 class Tensor:
-    """Bytes on a core; what has not been written is not zero."""
+    """Device memory on a core, initialised to bytes that are not zero."""
 
     def __init__(self, size: int) -> None:
         self.core_id, self.content = 0, bytearray(b"\xa5" * size)
 
 
 class Spike:
-    """The runtime of a process that has one core."""
+    """The runtime of a process with one core."""
 
     def __init__(self) -> None:
         (self.core,) = os.environ["NEURON_RT_VISIBLE_CORES"].split(",")
@@ -60,44 +60,45 @@ class Spike:
         if not content.startswith(b"NEFF"):
             raise SpikeRuntimeError("Failed to load model: NRT_UNSUPPORTED_NEFF_VERSION")
         model = SimpleNamespace(core_id=0, rank=rank_id, size=world_size, **_loaded(content[4:]))
-        if model.exchanges and not cc_enabled:
+        if model.collectives and not cc_enabled:
             raise SpikeRuntimeError("Failed to load model: it has collectives")
         if world_size > 1 and not self.ranks:
-            self.ranks = _joined(rank_id, world_size)
-            _devices(world_size)  # jax can make no more of them later
+            self.ranks = _join(rank_id, world_size)
+            _devices(world_size)  # jax cannot add devices later
         return model
 
     def get_tensor_info(self, model: Any) -> Any:
-        used = (port for port in model.program_io.inputs if port.name in model.used)
+        used = (spec for spec in model.program_io.inputs if spec.name in model.used)
         return SimpleNamespace(
-            inputs={port.name: _metadata(port) for port in used},
-            outputs={port.name: _metadata(port) for port in model.program_io.outputs},
+            inputs={spec.name: _metadata(spec) for spec in used},
+            outputs={spec.name: _metadata(spec) for spec in model.program_io.outputs},
         )
 
     def execute(
         self, model: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor], **_: Any
     ) -> None:
         _check_buffers(model, inputs, outputs)
-        given = [
-            np.frombuffer(bytes(inputs[port.name].content), port.dtype).reshape(port.shape)
-            if port.name in inputs
-            else np.zeros(port.shape, port.dtype)
-            for port in model.program_io.inputs
+        arrays = [
+            np.frombuffer(bytes(inputs[spec.name].content), spec.dtype).reshape(spec.shape)
+            if spec.name in inputs
+            else np.zeros(spec.shape, spec.dtype)
+            for spec in model.program_io.inputs
         ]
-        for port, array in zip(model.program_io.outputs, self._answers(model, given), strict=True):
-            outputs[port.name].content[:] = array.tobytes()
+        results = self._run_on_all_ranks(model, arrays)
+        for spec, array in zip(model.program_io.outputs, results, strict=True):
+            outputs[spec.name].content[:] = array.tobytes()
 
-    def _answers(self, model: Any, given: list[np.ndarray]) -> list[np.ndarray]:
-        if not model.exchanges:
-            return _run(model, [given])[0]
+    def _run_on_all_ranks(self, model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        if not model.collectives:
+            return _run(model, [arrays])[0]
         if model.rank > 0:
-            self.ranks[0].send(given)
+            self.ranks[0].send(arrays)
             return self.ranks[0].recv()
         others = [self.ranks[rank].recv() for rank in range(1, model.size)]
-        own, *theirs = _run(model, [given, *others])
-        for rank, answer in enumerate(theirs, 1):
-            self.ranks[rank].send(answer)
-        return own
+        outputs, *outputs_of_others = _run(model, [arrays, *others])
+        for rank, other in enumerate(outputs_of_others, 1):
+            self.ranks[rank].send(other)
+        return outputs
 
 
 def _loaded(content: bytes) -> dict[str, Any]:
@@ -110,41 +111,46 @@ def _loaded(content: bytes) -> dict[str, Any]:
     names = {i.id: i.frontend_attributes.map["neff_input_names"] for i in entry.instructions}
     used = {names[operand] for i in entry.instructions for operand in i.operand_ids}
     opcodes = {i.opcode for i in entry.instructions}
-    exchanges = {"all-gather", "all-reduce", "all-to-all", "reduce-scatter"} & opcodes
-    found = {"module": module, "ports": program_io(module), "used": used, "executable": None}
-    return found | {"exchanges": exchanges}
+    collectives = {"all-gather", "all-reduce", "all-to-all", "reduce-scatter"} & opcodes
+    return {
+        "module": module,
+        "program_io": program_io(module),
+        "used": used,
+        "executable": None,
+        "collectives": collectives,
+    }
 
 
-def _metadata(port: Any) -> Any:
-    name = "int8" if port.dtype.name.startswith("float8") else port.dtype.name
-    return SimpleNamespace(shape=list(port.shape), dtype=name, size=port.nbytes)
+def _metadata(spec: Any) -> Any:
+    name = "int8" if spec.dtype.name.startswith("float8") else spec.dtype.name
+    return SimpleNamespace(shape=list(spec.shape), dtype=name, size=spec.nbytes)
 
 
 def _check_buffers(model: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
     if missing := model.used - {""} - set(inputs):
         raise SpikeRuntimeError(f"missing inputs {sorted(missing)}")
-    names = [port.name for port in model.program_io.inputs]
-    for number, port in enumerate(model.program_io.outputs):
-        own = model.program_io.in_place.get(number)
-        shared = {name for name, tensor in inputs.items() if tensor is outputs[port.name]}
-        if shared != (set() if own is None else {names[own]}):
-            raise SpikeRuntimeError(f"output {port.name} lies where {sorted(shared)} does")
+    names = [spec.name for spec in model.program_io.inputs]
+    for number, spec in enumerate(model.program_io.outputs):
+        index = model.program_io.in_place.get(number)
+        shared = {name for name, tensor in inputs.items() if tensor is outputs[spec.name]}
+        if shared != (set() if index is None else {names[index]}):
+            raise SpikeRuntimeError(f"output {spec.name} shares the buffer of {sorted(shared)}")
     if len({id(tensor) for tensor in outputs.values()}) < len(outputs):
-        raise SpikeRuntimeError("two outputs lie in one place")
+        raise SpikeRuntimeError("two outputs share a buffer")
 
 
-def _run(model: Any, given_of: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+def _run(model: Any, arrays_of_rank: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     import jax
 
     from mimo_v2_flash.execution.executable import Executable
 
-    devices = _devices(len(given_of))
+    devices = _devices(len(arrays_of_rank))
     model.executable = model.executable or Executable(model.module, devices)
     placed = [
-        [jax.device_put(np.array(array), device) for array in given]
-        for given, device in zip(given_of, devices, strict=True)
+        [jax.device_put(np.array(array), device) for array in arrays]
+        for arrays, device in zip(arrays_of_rank, devices, strict=True)
     ]
-    return [[np.asarray(array) for array in answers] for answers in model.executable(placed)]
+    return [[np.asarray(array) for array in outputs] for outputs in model.executable(placed)]
 
 
 def _devices(count: int) -> list[Any]:
@@ -153,8 +159,8 @@ def _devices(count: int) -> list[Any]:
     return cpu_devices(count)
 
 
-def _joined(rank: int, size: int) -> dict[int, Connection]:
-    """Return the connections to rank 0, or to all others if this is it."""
+def _join(rank: int, size: int) -> dict[int, Connection]:
+    """Return the connections to rank 0, or on rank 0 to all other ranks."""
     host, port = os.environ["NEURON_RT_ROOT_COMM_ID"].split(":")
     if rank == 0:
         listener = Listener((host, int(port)))

@@ -1,8 +1,8 @@
-"""The project and transformers behind one face: read a prompt, then decode what one is told.
+"""The implementations that are compared: this project and transformers, behind one interface.
 
-Tokens are given, not chosen, so that every contender computes the same. transformers' model is its
-own, with eager attention, the only one that it has for MiMo on a CPU, as many threads as there are
-cores, and the experts implementation that is fastest for the work at hand.
+The tokens to decode are arguments, not sampled, so that every implementation computes the same.
+transformers runs its own model with eager attention, the only one that it has for MiMo on a CPU, as
+many threads as there are cores, and the experts implementation that is fastest for each phase.
 """
 
 import os
@@ -14,44 +14,44 @@ import numpy as np
 
 from .clock import seconds
 
-__all__ = ["FLOAT8", "NATIVE", "Contender", "Ours", "Transformers", "contender"]
+__all__ = ["FLOAT8", "NATIVE", "Implementation", "Ours", "Transformers", "load_implementation"]
 
-FLOAT8, NATIVE = "float8", "bfloat16"  # folders of weights
-CHUNK = 512  # tokens of a long prompt that pass through the layers at one time
-NARROW = 64  # of each of several prompts
-LARGE = 1 << 20  # bytes of a weight whose reading takes time
-IMPLEMENTATIONS = ("grouped_mm", "eager")  # "batched_mm" copies weights: slower by 2 to 10 times
+FLOAT8, NATIVE = "float8", "bfloat16"  # folders of the checkpoints
+CHUNK = 512  # tokens of a long prompt in one prefill step
+BATCHED_CHUNK = 64  # tokens of each prompt in one step, where there are several
+LARGE = 1 << 20  # bytes: smaller weights do not count for read bandwidth
+EXPERTS_IMPLEMENTATIONS = ("grouped_mm", "eager")  # "batched_mm" is slower by 2 to 10 times
 
 
-class Contender(Protocol):
-    """One model, loaded, with room for one conversation of some rows."""
+class Implementation(Protocol):
+    """A loaded model with one KV cache."""
 
     def prefill(self, token_BT: np.ndarray, *, room: int = 0) -> np.ndarray:
-        """Forget everything, read a prompt, and return the logits after it, [B, vocab].
+        """Prefill a new KV cache and return the logits of the last token, [B, vocab].
 
-        There is room for `room` tokens more.
+        The cache has room for `room` more tokens.
         """
 
     def fill(self, token_T: np.ndarray, *, rows: int, room: int) -> None:
-        """Forget everything and read one prompt into each of `rows` rows."""
+        """Prefill a new KV cache with the same prompt in each of `rows` rows."""
 
     def decode(self, token_B: np.ndarray) -> np.ndarray:
-        """Read one more token per row and return the logits after it, [B, vocab]."""
+        """Decode one token per row and return its logits, [B, vocab]."""
 
     def logits(self, token_BT: np.ndarray) -> np.ndarray:
-        """Return the logits after every token."""
+        """Return the logits of every token."""
 
-    def settle(self, trial: Callable[[], object]) -> str:
-        """Warm up with `trial`; take the setting that is fastest for it, and return its name."""
+    def tune(self, trial: Callable[[], object]) -> str:
+        """Warm up with `trial`, keep the setting that is fastest for it, and return its name."""
 
 
-def contender(name: str, folder: Path) -> Contender:
-    """Return the contender called `name` with the weights in `folder`."""
+def load_implementation(name: str, folder: Path) -> Implementation:
+    """Return the implementation `name` with the weights in `folder`."""
     return Ours(folder) if name == "ours" else Transformers(folder, name.split("-")[1])
 
 
 class Ours:
-    """The project, with FP8 weights as stored."""
+    """The implementation of this project, with FP8 weights as stored."""
 
     def __init__(self, folder: Path) -> None:
         from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights  # noqa: PLC0415
@@ -62,19 +62,19 @@ class Ours:
         self.cache: Any = None
 
     def prefill(self, token_BT: np.ndarray, *, room: int = 0) -> np.ndarray:
-        """Read a prompt."""
+        """Prefill a new KV cache."""
         B, T = token_BT.shape
         self.cache = self.model.new_cache(B, T + room)
         return self._step(token_BT)
 
     def fill(self, token_T: np.ndarray, *, rows: int, room: int) -> None:
-        """Read a prompt into every row, a few tokens of each at a time."""
-        self.model.max_step = NARROW
+        """Prefill the same prompt in every row, a few tokens of each at a time."""
+        self.model.max_step = BATCHED_CHUNK
         self.prefill(np.tile(token_T, (rows, 1)), room=room)
         self.model.max_step = CHUNK
 
     def decode(self, token_B: np.ndarray) -> np.ndarray:
-        """Read a token per row."""
+        """Decode one token per row."""
         return self._step(token_B[:, None])
 
     def _step(self, token_BT: np.ndarray) -> np.ndarray:
@@ -84,24 +84,24 @@ class Ours:
         return self.model.step(token_BT, position_BT, self.cache, logits_at=last_B1)[:, 0]
 
     def logits(self, token_BT: np.ndarray) -> np.ndarray:
-        """Return the logits after every token."""
+        """Return the logits of every token."""
         return self.model.forward(token_BT)
 
     def stored(self) -> list[np.ndarray]:
-        """Return the large weights of all layers, as they lie in their files."""
-        from mimo_v2_flash.execution.pytree import arrays  # noqa: PLC0415
+        """Return the large weights of all layers, as memory-mapped."""
+        from mimo_v2_flash.execution.pytree import tree_arrays  # noqa: PLC0415
 
-        found = arrays(self.model.weights.layers).values()
-        return [array for array in found if array.nbytes >= LARGE]
+        arrays = tree_arrays(self.model.weights.layers).values()
+        return [array for array in arrays if array.nbytes >= LARGE]
 
-    def settle(self, trial: Callable[[], object]) -> str:
-        """Warm up: there is nothing to choose."""
+    def tune(self, trial: Callable[[], object]) -> str:
+        """Warm up; there is no setting to choose."""
         trial()
         return "as it is"
 
 
 class Transformers:
-    """transformers, with the same weights in `dtype`."""
+    """The implementation of transformers, with the same weights in `dtype`."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -118,39 +118,39 @@ class Transformers:
         )
 
     def prefill(self, token_BT: np.ndarray, *, room: int = 0) -> np.ndarray:
-        """Read a prompt; the cache grows by itself."""
+        """Prefill a new KV cache, which grows by itself."""
         self.cache = None
         for start in range(0, token_BT.shape[1], CHUNK):
             logits_BV = self._step(token_BT[:, start : start + CHUNK])
         return logits_BV
 
     def fill(self, token_T: np.ndarray, *, rows: int, room: int) -> None:
-        """Read a prompt once and repeat what is known of it."""
+        """Prefill the prompt once and repeat its KV cache."""
         self.prefill(token_T[None], room=room)
         self.cache.batch_repeat_interleave(rows)
 
     def decode(self, token_B: np.ndarray) -> np.ndarray:
-        """Read a token per row."""
+        """Decode one token per row."""
         return self._step(token_B[:, None])
 
     def _step(self, token_BT: np.ndarray) -> np.ndarray:
-        answer = self.model(
+        output = self.model(
             self.tensor(token_BT), past_key_values=self.cache, use_cache=True, logits_to_keep=1
         )
-        self.cache = answer.past_key_values
-        return answer.logits[:, -1].float().numpy()
+        self.cache = output.past_key_values
+        return output.logits[:, -1].float().numpy()
 
     def logits(self, token_BT: np.ndarray) -> np.ndarray:
-        """Return the logits after every token."""
+        """Return the logits of every token."""
         return self.model(self.tensor(token_BT)).logits.float().numpy()
 
-    def settle(self, trial: Callable[[], object]) -> str:
-        """Take the experts implementation that `trial` is fastest with."""
-        taken = {}
-        for name in IMPLEMENTATIONS:
+    def tune(self, trial: Callable[[], object]) -> str:
+        """Keep the experts implementation that is fastest for `trial`."""
+        elapsed = {}
+        for name in EXPERTS_IMPLEMENTATIONS:
             self.model.set_experts_implementation(name)
             trial()
-            taken[name] = seconds(trial)
-        best = min(taken, key=taken.__getitem__)
+            elapsed[name] = seconds(trial)
+        best = min(elapsed, key=elapsed.__getitem__)
         self.model.set_experts_implementation(best)
         return best

@@ -1,0 +1,72 @@
+"""Old import paths: where each public name of the last release is now.
+
+They work for one release and warn. A module at an old path has no code of its own but
+`__getattr__`, which asks here.
+"""
+
+import importlib
+import warnings
+from typing import Any
+
+__all__ = ["MOVED", "moved_attribute"]
+
+_PACKAGE = __package__
+
+MOVED: dict[str, dict[str, str]] = {
+    "backends": {
+        "Backend": "execution.Backend",
+        "NumpyBackend": "execution.NumpyBackend",
+        "backend_named": "execution.registry.get_backend",
+    },
+    "backends.named": {
+        "BACKENDS": "execution.registry.BACKENDS",
+        "backend_named": "execution.registry.get_backend",
+    },
+    "generation.text": {
+        "Completion": "text.completion.Completion",
+        "complete": "text.completion.complete",
+    },
+    "generation.tokenizer": {
+        "Detokenizer": "text.tokenizer.Detokenizer",
+        "END_OF_TEXT": "text.tokenizer.END_OF_TEXT",
+        "end_of_text": "text.tokenizer.end_of_text",
+        "load_tokenizer": "text.tokenizer.load_tokenizer",
+        "prompt_tokens": "text.tokenizer.prompt_tokens",
+        "tokens": "text.tokenizer.tokens",
+    },
+    "groups": {
+        "ALONE": "parallel.ALONE",
+        "CountedGroup": "parallel.InstrumentedGroup",
+        "Group": "parallel.Group",
+        "HostGroup": "parallel.HostGroup",
+        "RankError": "parallel.RankError",
+        "SoloGroup": "parallel.SoloGroup",
+        "ThreadGroup": "parallel.ThreadGroup",
+        "agree": "parallel.check_consistent",
+        "started": "parallel.init_process_group",
+    },
+    "plan": {
+        "Plan": "parallel_config.ParallelConfig",
+        "Share": "parallel_config.ShardSpec",
+        "WHOLE": "parallel_config.UNSHARDED",
+        "shares_of": "parallel_config.all_shard_specs",
+    },
+}
+"""The new path of each name, by the module where it was; both within the package."""
+
+
+def moved_attribute(module: str, name: str) -> Any:
+    """Return what `name` of the old `module` is now, with a DeprecationWarning that says where.
+
+    Raises
+    ------
+    AttributeError
+        The old module had no such name.
+    """
+    try:
+        place = MOVED[module.removeprefix(f"{_PACKAGE}.")][name]
+    except KeyError:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}") from None
+    warnings.warn(f"{module}.{name} is now {_PACKAGE}.{place}", DeprecationWarning, stacklevel=3)
+    new_module, _, new_name = place.rpartition(".")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{new_module}"), new_name)

@@ -1,0 +1,128 @@
+"""Files of the last release are read: prepared weights, shards, a trace, compiled programs, JSON.
+
+`tests/data/format_2` was written by the release before the names of parallelism and programs
+changed: a checkpoint of two layers, four of its five experts, and what the commands said of it.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import run_example
+from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.cli import prepare
+from mimo_v2_flash.cli.trace_file import open_trace
+from mimo_v2_flash.execution.compile_cache import CompileCache
+from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.weights.checkpoint import open_checkpoint
+from mimo_v2_flash.weights.metadata import PreparedMetadata
+from tests.support.agreement import assert_agrees
+
+DATA = Path(__file__).parent / "data" / "format_2"
+PREPARED, SHARDS, TRACE = DATA / "prepared", DATA / "shards", DATA / "trace.safetensors"
+OPTIONS: dict[str, list[str]] = json.loads((DATA / "options.json").read_text())
+RENAMED = run_example.RENAMED
+COST = ("--mode", "cost", "--batch-size", "5", "--context", "300", "--chunk", "16")
+
+
+@pytest.fixture(scope="module")
+def trace() -> dict[str, np.ndarray]:
+    """Return the tokens of the trace and the logits that the last release gave them."""
+    with open_trace(TRACE) as file:
+        return {name: file[name] for name in ("tokens", "logits")}
+
+
+def command(*arguments: Any) -> int:
+    return run_example.main([str(argument) for argument in arguments])
+
+
+def test_prepared_weights_are_the_same_model(trace):
+    config = MiMoConfig.from_pretrained(PREPARED)
+    model = MiMoV2FlashModel(load_weights(PREPARED, config), config)
+    assert_agrees(model.forward([trace["tokens"]])[0], trace["logits"])
+
+
+def test_shards_are_the_same_model(trace):
+    config, group = MiMoConfig.from_pretrained(SHARDS), ThreadGroup(2)
+    plan = ParallelConfig(expert_parallel_size=2, data_parallel_size=2)
+
+    def of_rank(rank: int) -> np.ndarray:
+        weights = load_weights(SHARDS, config, share=plan.shard_spec(rank))
+        model = MiMoV2FlashModel(weights, config, group=group, plan=plan)
+        return model.forward([trace["tokens"]])[0]
+
+    for logits_TV in group.run(of_rank):
+        assert_agrees(logits_TV, trace["logits"])
+
+
+@pytest.mark.parametrize("folder", [PREPARED, *sorted(SHARDS.glob("rank-*"))], ids=lambda p: p.name)
+def test_metadata_keep_their_keys(folder):
+    metadata = open_checkpoint(folder).metadata
+    prepared = PreparedMetadata.of_metadata(metadata)
+    assert prepared is not None
+    assert prepared.to_metadata() == metadata
+
+
+def test_a_trace_is_compared_with_a_new_one(tmp_path, trace, capsys):
+    new = tmp_path / "trace.safetensors"
+    assert (
+        command(
+            "--mode", "trace", "--model", PREPARED, "--output", new, "--tokens", *trace["tokens"]
+        )
+        == 0
+    )
+    assert command("--mode", "compare", TRACE, new, "--tolerance", 1e-5) == 0
+    assert "only in" not in capsys.readouterr().out
+
+
+def test_a_folder_of_programs_is_opened_and_kept(tmp_path):
+    folder = Path(shutil.copytree(DATA / "compile_cache", tmp_path / "programs"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    CompileCache(folder, ())
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+
+
+@pytest.mark.nkipy
+def test_a_program_of_the_folder_is_the_one_that_is_looked_for():
+    tracing = pytest.importorskip("mimo_v2_flash.execution.tracing", reason="nkipy (README)")
+    (file,) = DATA.glob("compile_cache/*/program.hlo.pb")
+    record = json.loads(file.with_name("record.json").read_text())
+
+    def double(x_BT: Any) -> Any:
+        return x_BT + x_BT
+
+    proto = type(tracing.trace(double, {"x_BT": np.ones((1, 1), np.float32)}).module)
+    cache = CompileCache(DATA / "compile_cache", tuple(record["arguments"]))
+    entry = cache.entry(proto.FromString(file.read_bytes()))
+    assert entry.folder == file.parent
+    assert entry.record.items() <= record.items()
+    assert cache.why_stale(entry, compiler=None) == "is not compiled"
+
+
+@pytest.mark.parametrize(("mode", "options"), OPTIONS.items(), ids=OPTIONS)
+def test_every_option_keeps_its_spelling(mode, options):
+    parser = argparse.ArgumentParser()
+    module = prepare if mode == "prepare_weights" else run_example.MODES[RENAMED.get(mode, mode)]
+    module.add_arguments(parser)
+    assert set(options) <= {name for action in parser._actions for name in action.option_strings}
+
+
+def test_plan_writes_the_same_json(tmp_path):
+    file, words = tmp_path / "plan.json", ("--expert-parallel", "5", "--context", "64")
+    assert command("--mode", "plan", "--model", PREPARED, *words, "--json", file) == 0
+    assert json.loads(file.read_text()) == json.loads((DATA / "plan.json").read_text())
+
+
+@pytest.mark.nkipy
+@pytest.mark.parametrize("mode", ["cost", "programs"])
+def test_cost_writes_the_same_json_by_either_name(tmp_path, mode):
+    pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
+    file, words = tmp_path / "cost.json", [mode if word == "cost" else word for word in COST]
+    assert command(*words, "--model", PREPARED, "--expert-parallel", 5, "--json", file) == 0
+    assert json.loads(file.read_text()) == json.loads((DATA / "programs.json").read_text())

@@ -1,0 +1,287 @@
+"""Mutants of the kernels: each is a mistake that an implementation of the model has made."""
+
+from typing import NamedTuple
+
+__all__ = ["KERNEL_MUTANTS", "Mutant"]
+
+KERNELS, TESTS = "mimo_v2_flash/kernels", "tests/kernels"
+
+
+class Mutant(NamedTuple):
+    """A mutant: `new` replaces the only `old` in `file`, and one of `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _kernel(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
+    """Return a mutant of a kernel; its own tests must fail unless others are named."""
+    paths = tuple(f"{TESTS}/test_{test}.py" for test in tests or (module,))
+    return Mutant(name, f"{KERNELS}/{module}.py", old, new, paths)
+
+
+KERNEL_MUTANTS = (
+    _kernel(
+        "no sink",
+        "softmax",
+        "keepdims=True) + np.exp(sink_1KG11 - peak_BKGT1)",
+        "keepdims=True)",
+    ),
+    _kernel(
+        "sink scaled as scores are",
+        "softmax",
+        "np.reshape(sink_H, (1",
+        "np.reshape(sink_H * np.float32(0.07), (1",
+    ),
+    _kernel(
+        "epsilon 1e-6",
+        "rmsnorm",
+        "np.float32(epsilon)",
+        "np.float32(1e-6)",
+    ),
+    _kernel(
+        "mean of magnitudes instead of squares",
+        "rmsnorm",
+        "np.mean(np.square(wide_BTD)",
+        "np.mean(np.abs(wide_BTD)",
+    ),
+    _kernel(
+        "full rotation",
+        "rope_partial",
+        "R, Q = cos_LR.shape[-1], x_BTHQ.shape[-1]",
+        "R = Q = x_BTHQ.shape[-1]; R = R // 2; cos_LR = np.resize(cos_LR, (len(cos_LR), R));"
+        " sin_LR = np.resize(sin_LR, (len(sin_LR), R))",
+    ),
+    _kernel(
+        "neighbours rotated instead of halves",
+        "rope_partial",
+        "    low_BTHR = x_BTHQ[..., :R].astype(np.float32)\n"
+        "    high_BTHR = x_BTHQ[..., R : 2 * R].astype(np.float32)",
+        "    low_BTHR = x_BTHQ[..., : 2 * R : 2].astype(np.float32)\n"
+        "    high_BTHR = x_BTHQ[..., 1 : 2 * R : 2].astype(np.float32)",
+    ),
+    _kernel(
+        "wrong theta",
+        "rope_partial",
+        "frequency_R = theta **",
+        "frequency_R = 10_000.0 **",
+    ),
+    _kernel(
+        "angles turn the other way",
+        "rope_partial",
+        "low_BTHR * cos_BT1R - high_BTHR",
+        "low_BTHR * cos_BT1R + high_BTHR",
+    ),
+    _kernel(
+        "window one short",
+        "attention",
+        "(age_BTS < window)",
+        "(age_BTS < window - 1)",
+        "attention_swa",
+    ),
+    _kernel(
+        "no causality",
+        "attention",
+        "(key_position_B1S >= 0) & (age_BTS >= 0)",
+        "(key_position_B1S >= 0)",
+        "attention_full",
+        "attention_visibility",
+    ),
+    _kernel(
+        "first tokens seen for ever",
+        "attention",
+        "& (age_BTS < window)",
+        "& ((age_BTS < window) | (key_position_B1S < 4))",
+        "attention_swa",
+        "attention_visibility",
+    ),
+    _kernel(
+        "KV heads off by one",
+        "attention",
+        "np.transpose(segment.k_BSKQ, (0, 2, 1, 3))",
+        "np.roll(np.transpose(segment.k_BSKQ, (0, 2, 1, 3)), 1, axis=1)",
+        "attention_full",
+    ),
+    _kernel(
+        "rejected drafts are seen",
+        "attention",
+        "prior = _before_step(prior, active.position_BS)",
+        "prior = prior",
+        "attention_full",
+        "attention_visibility",
+    ),
+    _kernel(
+        "scores not scaled",
+        "attention",
+        "np.float32(Q**-0.5)",
+        "np.float32(1)",
+        "attention_full",
+    ),
+    _kernel(
+        "the prior's last block forgotten",
+        "attention",
+        "start < window - 1",
+        "start < 1",
+        "attention_swa",
+    ),
+    _kernel(
+        "padding is remembered",
+        "kv_cache",
+        "np.where(row_N == trash, -1, ",
+        "np.where(row_N > trash, -1, ",
+    ),
+    _kernel(
+        "bias in the weights",
+        "moe_router",
+        "np.take_along_axis(score_NE, expert_NA",
+        "np.take_along_axis(score_NE + bias_E, expert_NA",
+    ),
+    _kernel(
+        "no selection bias",
+        "moe_router",
+        "score_NE + bias_E.astype(np.float32)",
+        "score_NE",
+    ),
+    _kernel(
+        "weights not normalised",
+        "moe_router",
+        "score_NA / total_N1 *",
+        "score_NA *",
+    ),
+    _kernel(
+        "worst experts instead of best",
+        "moe_router",
+        "ops.top_k(score_NE + bias_E",
+        "ops.top_k(-score_NE - bias_E",
+    ),
+    _kernel(
+        "router in bfloat16",
+        "moe_router",
+        "x_ND, w_router_ED = x_ND.astype(np.float32), w_router_ED.astype(np.float32)",
+        "import ml_dtypes; x_ND, w_router_ED = ("
+        "t.astype(ml_dtypes.bfloat16).astype(np.float32) for t in (x_ND, w_router_ED))",
+    ),
+    _kernel(
+        "routing weight ignored",
+        "moe_expert",
+        "weight_N1 = np.sum(weight_NA * chosen_NA",
+        "weight_N1 = np.sum(chosen_NA",
+    ),
+    _kernel(
+        "gate and up exchanged",
+        "moe_expert",
+        "gate_NF = ops.matmul(x_ND, w_gate_FD)",
+        "w_gate_FD, w_up_FD = w_up_FD, w_gate_FD; gate_NF = ops.matmul(x_ND, w_gate_FD)",
+    ),
+    _kernel(
+        "a token sent once per expert",
+        "moe_dispatch",
+        "earlier_NP = np.maximum(earlier_NP, on_rank_NP)",
+        "earlier_NP = earlier_NP",
+    ),
+    _kernel(
+        "overflow not counted",
+        "moe_dispatch",
+        "(index_NP >= send_capacity)",
+        "(index_NP > send_capacity)",
+    ),
+    _kernel(
+        "padding is routed",
+        "moe_block",
+        "np.expand_dims(position_N, 1) >= 0",
+        "np.expand_dims(position_N, 1) >= -1",
+    ),
+    _kernel(
+        "another rank's experts",
+        "moe_block",
+        "expert_NA - rank_1 *",
+        "expert_NA - (rank_1 ^ 1) *",
+    ),
+    _kernel(
+        "last tokens of a block left out",
+        "dense_ffn",
+        "min(start + token_block, N)",
+        "min(start + token_block, N - 1)",
+    ),
+    _kernel(
+        "FP8 scale grid transposed",
+        "block_scale",
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
+        "    scale_YX = np.resize(np.swapaxes(scale_YX, -1, -2), scale_YX.shape)\n"
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
+    ),
+    _kernel(
+        "FP8 scales of the next block row",
+        "block_scale",
+        "w.scale[..., row : row + 1, :]",
+        "np.roll(w.scale, -1, axis=-2)[..., row : row + 1, :]",
+    ),
+    _kernel(
+        "matmul accumulates in bfloat16",
+        "ops",
+        "    x = x.astype(np.float32, copy=False)\n",
+        "    x = x.astype(np.float32, copy=False)\n"
+        "    if getattr(w, 'dtype', None) == 'bfloat16': return np.matmul(x.astype(w.dtype),"
+        " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n",
+    ),
+    _kernel(
+        "FP8 subnormals lost",
+        "compiled_loops",
+        "KEEP = np.int32(-0x78100000)",
+        "KEEP = np.int32(-0x78800000)",
+        "compiled_loops",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "FP8 subnormals lost in vectors",
+        "compiled_tile",
+        "0x87F00000",
+        "0x87800000",
+        "compiled_tile",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "codes of a word in another order",
+        "compiled_tile",
+        "(even[0], odd[0], even[1], odd[1])",
+        "(even[0], even[1], odd[0], odd[1])",
+        "compiled_tile",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "NaN codes seen in three of four rows",
+        "compiled_tile",
+        "for address in self.w:\n            code",
+        "for address in self.w[1:]:\n            code",
+        "compiled_tile",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "the last rows of a task left out",
+        "compiled_matmul",
+        "min((index + 1) * step, outputs))",
+        "min((index + 1) * step, outputs) - 1)",
+        "compiled_matmul",
+    ),
+    _kernel(
+        "tokens without a seat are not counted",
+        "moe_block",
+        "np.maximum(count_E - np.float32(self.capacity), np.float32(0))",
+        "np.zeros_like(count_E)",
+    ),
+    _kernel(
+        "messages without a slot are not counted",
+        "moe_block",
+        "capacity_overflow_1 + send_overflow_1",
+        "capacity_overflow_1",
+    ),
+    _kernel(
+        "every choice weighs at every seat",
+        "moe_expert",
+        "chosen_MA = (buffers.expert_PMA[expert] == expert)",
+        "chosen_MA = (buffers.expert_PMA[expert] >= 0)",
+    ),
+)
