@@ -1,4 +1,4 @@
-"""Prepare MiMo-V2-Flash's weights for this project.
+"""Prepare the weights of MiMo-V2-Flash: select experts and layers, convert, and write shards.
 
 python prepare_weights.py --checkpoint FOLDER --output tmp_mimo_weights --expert-subset 0-7
 python prepare_weights.py --model XiaomiMiMo/MiMo-V2-Flash --dry-run
@@ -12,7 +12,7 @@ from mimo_v2_flash.cli import prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare what the command line asks for and return the exit status."""
+    """Prepare weights as the command line asks, and return the exit status."""
     parser = argparse.ArgumentParser(
         description=prepare.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

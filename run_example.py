@@ -1,4 +1,6 @@
-"""Run MiMo-V2-Flash: check its kernels, let it write, try it with random or some real weights.
+"""Run MiMo-V2-Flash: generate text, evaluate, check, trace, plan, estimate costs, and compile.
+
+--mode MODE --help shows the options of a mode.
 
 python run_example.py --mode test
 python run_example.py --mode generate --prompt "A list is"
@@ -58,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one mode and return its exit status."""
     chooser = argparse.ArgumentParser(add_help=False)
     _add_mode(chooser)
-    chosen = chooser.parse_known_args(arguments)[0]
-    mode = chosen.mode or chosen.short
+    choice = chooser.parse_known_args(arguments)[0]
+    mode = choice.mode or choice.short
 
     parser = argparse.ArgumentParser(
         description=MODES[mode].__doc__ if mode else __doc__,
@@ -71,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     if not mode:
         parser.error(f"the following arguments are required: --mode, one of {', '.join(MODES)}")
-    if chosen.short and mode not in ALSO[chosen.short]:
-        parser.error(f"--mode {mode}: not allowed with {SHORT[chosen.short]}")
+    if choice.short and mode not in ALSO[choice.short]:
+        parser.error(f"--mode {mode}: not allowed with {SHORT[choice.short]}")
     del options["mode"], options["short"]
     try:
         return _run(mode, options)
@@ -85,20 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mode(name: str) -> str:
-    """Return the mode of that name; an old name stands for the new one."""
+    """Return the current name of a mode; old names are accepted."""
     return RENAMED.get(name, name)
 
 
 def _add_mode(parser: argparse.ArgumentParser) -> None:
-    """Declare what to run."""
-    parser.add_argument("--mode", type=_mode, choices=MODES, help="what to run")
-    for same, option in SHORT.items():
-        said = f"--mode {same}, if no mode is given"
-        parser.add_argument(option, dest="short", action="store_const", const=same, help=said)
+    """Declare the options that choose the mode."""
+    parser.add_argument(
+        "--mode",
+        type=_mode,
+        choices=MODES,
+        help="Mode to run (default: that of --plan or --compile-only; else it is required).",
+    )
+    for mode, option in SHORT.items():
+        text = f"Short for --mode {mode}, if there is no --mode."
+        parser.add_argument(option, dest="short", action="store_const", const=mode, help=text)
 
 
 def _run(mode: str, options: dict[str, Any]) -> int:
-    """Run a mode on this rank, of one or of those that torchrun started; rank 0 alone prints."""
+    """Run a mode on this rank, alone or under torchrun; only rank 0 prints."""
     with init_process_group(os.environ) as group:
         if mode in ON_RANKS:
             options["setup"] = rank_setup(group, *(options.pop(name) for name in PLAN))

@@ -1,1 +1,1 @@
-"""What the scripts do, one file per mode of `run_example.py`."""
+"""Command-line modes of `run_example.py`, one module each, and what they share."""

@@ -1,4 +1,4 @@
-"""What a check is: a kernel on random inputs, beside its float64 oracle."""
+"""A self-check of a kernel: its outputs on random inputs beside those of its float64 oracle."""
 
 import importlib
 from collections.abc import Callable
@@ -13,7 +13,19 @@ Random = np.random.Generator
 
 
 class Check(NamedTuple):
-    """A kernel, what is checked of it, the error allowed, and the pairs (found, expected)."""
+    """A check of one kernel.
+
+    Attributes
+    ----------
+    kernel
+        Name of the kernel.
+    what
+        Label of the check in the table.
+    allowed
+        Largest error that passes, relative to the largest absolute expected value.
+    run
+        Function from a random generator to the pairs (actual, expected).
+    """
 
     kernel: str
     what: str
@@ -22,18 +34,18 @@ class Check(NamedTuple):
 
 
 def beside_oracle(module: str, name: str, *tensors: Any, **static: Any) -> Pairs:
-    """Return what the kernel answers beside what its oracle answers."""
-    found, expected = (
-        getattr(importlib.import_module(f"mimo_v2_flash.{floor}.{module}"), name)(
+    """Return the pairs (actual, expected) of a kernel's outputs and those of its oracle."""
+    actual, expected = (
+        getattr(importlib.import_module(f"mimo_v2_flash.{package}.{module}"), name)(
             *tensors, **static
         )
-        for floor in ("kernels", "reference")
+        for package in ("kernels", "reference")
     )
-    if isinstance(found, tuple):
-        return list(zip(found, expected, strict=True))
-    return [(found, expected)]
+    if isinstance(actual, tuple):
+        return list(zip(actual, expected, strict=True))
+    return [(actual, expected)]
 
 
 def normal(random: Random, *shape: int) -> np.ndarray:
-    """Return normal float32 numbers."""
+    """Return float32 numbers from the standard normal distribution."""
     return random.standard_normal(shape).astype(np.float32)

@@ -1,7 +1,8 @@
-"""Compare two traces of the same tokens, and name the first tensor in which they part.
+"""Compare two traces of the same tokens, and name the first tensor that diverges.
 
-Tensors are compared in the order of computing; what comes after the first divergence may only be
-its consequence. The exit status is 0 if all agree, 1 if one diverges, 2 if they cannot be compared.
+Tensors are compared in the order of computation; a divergence after the first may only be its
+consequence. The exit status is 0 if all tensors agree, 1 if one diverges, and 2 if the traces
+cannot be compared.
 """
 
 import argparse
@@ -28,15 +29,19 @@ __all__ = ["add_arguments", "run"]
 
 SAME_IN_BOTH = ("tokens", "positions")
 
-Found = list[tuple[str, Difference]]
+NamedDifferences = list[tuple[str, Difference]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    parser.add_argument("a", type=Path, metavar="A", help="a trace, the one to go by")
-    parser.add_argument("b", type=Path, metavar="B", help="the trace in question")
+    parser.add_argument("a", type=Path, metavar="A", help="Reference trace.")
+    parser.add_argument("b", type=Path, metavar="B", help="Trace to compare with the reference.")
     parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="largest difference, of A's range (0.001)"
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="Largest difference that agrees, relative to the range of A's tensor (default: "
+        "0.001).",
     )
 
 
@@ -47,16 +52,16 @@ def run(a: Path, b: Path, tolerance: float) -> int:
     with ExitStack() as stack:
         first, second = (stack.enter_context(open_trace(path)) for path in (a, b))
         names = _common_names(first, second)
-        found = [(name, _difference(name, first, second, tolerance)) for name in names]
+        differences = [(name, _difference(name, first, second, tolerance)) for name in names]
         out = console()
-        _introduce(out, first, second, names)
-    _tabulate(out, found)
-    out.print(_verdict(found), soft_wrap=True)
-    return 1 if any(difference.diverges for _, difference in found) else 0
+        _print_header(out, first, second, names)
+    _print_table(out, differences)
+    out.print(_verdict(differences), soft_wrap=True)
+    return 1 if any(difference.diverges for _, difference in differences) else 0
 
 
 def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
-    """Return what can be compared, in the order of computing, once tokens and shapes are equal."""
+    """Return the tensors to compare, in the order of computation; tokens and shapes are equal."""
     common = a.shapes.keys() & b.shapes.keys()
     names = sorted(
         (name for name in common if sort_key(name) and _ids(name) in common), key=_sort_key
@@ -69,18 +74,18 @@ def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
                 f"{name} is {a.shapes[name]} in {a.path}, but {b.shapes[name]} in {b.path}"
             )
     for name in filter(names.__contains__, SAME_IN_BOTH):
-        other = np.flatnonzero(a[name] != b[name])
-        if len(other):
-            token = int(other[0])
+        unequal = np.flatnonzero(a[name] != b[name])
+        if len(unequal):
+            token = int(unequal[0])
             raise ValueError(
-                f"{name} differ: at {token}, {a[name][token]} in {a.path}, "
-                f"but {b[name][token]} in {b.path}; only traces of the same can be compared"
+                f"{name} differ at index {token}: {a[name][token]} in {a.path}, "
+                f"but {b[name][token]} in {b.path}; only traces of the same tokens can be compared"
             )
     return [name for name in names if name not in SAME_IN_BOTH]
 
 
 def _ids(name: str) -> str:
-    """Return the name of the ids that a tensor is compared by: of experts, or its own."""
+    """Return the tensor of expert ids that a per-expert tensor depends on, else `name`."""
     layer, inside = split_name(name)
     return f"{layer}{CHOICE}" if inside in PER_EXPERT else name
 
@@ -93,14 +98,14 @@ def _difference(name: str, a: TraceFile, b: TraceFile, tolerance: float) -> Diff
     _, inside = split_name(name)
     if inside not in PER_EXPERT:
         return difference_of(a[name], b[name], tolerance)
-    chosen = a.integers(_ids(name)), b.integers(_ids(name))
+    expert_ids = a.integers(_ids(name)), b.integers(_ids(name))
     if inside == CHOICE:
-        return difference_of_choices(*chosen)
-    return difference_per_expert(a[name], b[name], *chosen, tolerance)
+        return difference_of_choices(*expert_ids)
+    return difference_per_expert(a[name], b[name], *expert_ids, tolerance)
 
 
-def _introduce(out: Console, a: TraceFile, b: TraceFile, names: list[str]) -> None:
-    """Say what is compared, what is not, and which fields of the configs differ."""
+def _print_header(out: Console, a: TraceFile, b: TraceFile, names: list[str]) -> None:
+    """Print the two traces, the tensors that are not compared, and differing config fields."""
     for letter, trace, other in (("A", a, b), ("B", b, a)):
         out.print(f"{letter}: {trace.path}, by {trace.made_by}", soft_wrap=True)
         for name, count in _counted(trace.shapes.keys() - other.shapes.keys()):
@@ -115,37 +120,40 @@ def _introduce(out: Console, a: TraceFile, b: TraceFile, names: list[str]) -> No
 
 
 def _counted(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Return names with `*` for the number of their layer, and how often each is there."""
+    """Return names with `*` for the layer index, and in how many layers each occurs."""
     split = map(split_name, sorted(names))
-    return list(Counter(f"layers.*.{inside}" if at else inside for at, inside in split).items())
+    counts = Counter(f"layers.*.{inside}" if layer else inside for layer, inside in split)
+    return list(counts.items())
 
 
-def _tabulate(out: Console, found: Found) -> None:
+def _print_table(out: Console, differences: NamedDifferences) -> None:
     columns = ("largest", "of range", "1 - cosine", "first token")
-    shown = table("Differences of B from A", ("tensor",), columns)
-    shown.add_column("")
-    shown.columns[0].no_wrap = True
-    for name, each in found:
+    report = table("Differences of B from A", ("tensor",), columns)
+    report.add_column("")
+    report.columns[0].no_wrap = True
+    for name, each in differences:
         numbers = map(_number, (each.largest, each.share, 1 - each.cosine))
-        said = filter(None, ("DIVERGES" if each.diverges else "", each.note))
-        shown.add_row(name, *numbers, str(each.token) if each.diverges else "", ", ".join(said))
-    out.print(shown)
+        notes = filter(None, ("DIVERGES" if each.diverges else "", each.note))
+        report.add_row(name, *numbers, str(each.token) if each.diverges else "", ", ".join(notes))
+    out.print(report)
 
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.1e}"
 
 
-def _verdict(found: Found) -> str:
-    """Return one sentence: where the traces part, or by how little they do not."""
-    diverged = [index for index, (_, difference) in enumerate(found) if difference.diverges]
-    before = found[: diverged[0]] if diverged else found
-    at, most = max(before, key=lambda item: item[1].share, default=("", NOTHING))
+def _verdict(differences: NamedDifferences) -> str:
+    """Return one sentence: the first divergence, or the largest difference if there is none."""
+    diverged = [index for index, (_, difference) in enumerate(differences) if difference.diverges]
+    before = differences[: diverged[0]] if diverged else differences
+    name, largest = max(before, key=lambda item: item[1].share, default=("", NOTHING))
     if not diverged:
-        share = f"{most.share:.1e} of the range, in {at}"
-        return f"A and B agree in {len(found)} tensors; the largest difference is {share}"
-    name, difference = found[diverged[0]]
+        size = f"{largest.share:.1e} of the range, in {name}"
+        return f"A and B agree in {len(differences)} tensors; the largest difference is {size}"
+    name, difference = differences[diverged[0]]
     of_range = "" if name.endswith(CHOICE) else f"{difference.share:.1e} of its range"
     size = ", ".join(filter(None, (of_range, difference.note)))
-    agrees = f"everything before agrees within {most.share:.1e}" if before else "nothing is before"
+    agrees = (
+        f"everything before agrees within {largest.share:.1e}" if before else "nothing is before"
+    )
     return f"first divergence: {name}, {size}, first at token {difference.token}; {agrees}"

@@ -1,7 +1,7 @@
 """Compile every program of a deployment for Trainium2, without weights and without a device.
 
-They are traced by nkipy and compiled by neuronx-cc, several at a time, into a folder, where
-`--mode generate` finds them. Without neuronx-cc the modules are written, and a manifest of them.
+nkipy traces the programs, and neuronx-cc compiles them, several at a time, into a compile cache
+that `--mode generate` reads. Without neuronx-cc only the HLO modules and a manifest are written.
 """
 
 import argparse
@@ -24,28 +24,38 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    parser.add_argument("--backend", choices=("neuron",), default="neuron", help="(neuron)")
+    parser.add_argument(
+        "--backend",
+        choices=("neuron",),
+        default="neuron",
+        help="Backend that the programs are compiled for (default: neuron).",
+    )
     add_deployment_arguments(parser)
     add_compiler_arguments(parser)
-    parser.add_argument("--jobs", type=int, default=JOBS, help=f"compilers at one time ({JOBS})")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=JOBS,
+        help=f"Number of compilers that run at the same time (default: {JOBS}).",
+    )
 
 
-def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **asked: Any) -> int:
-    """Trace, compile, print what there is, and return the exit status."""
+def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: Any) -> int:
+    """Trace, compile, print the programs and their folders, and return the exit status."""
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
-    deployment = parse_deployment(**asked)
-    check_memory(deployment.config, deployment.plan, _load(deployment), lnc)
-    found = step_programs(deployment).programs
+    deployment = parse_deployment(**options)
+    check_memory(deployment.config, deployment.plan, _workload(deployment), lnc)
+    programs = step_programs(deployment).programs
     builder = ProgramBuilder(compile_cache, lnc=lnc)
-    modules = {name: program.traced.module for name, program in found.items()}
+    modules = {name: program.traced.module for name, program in programs.items()}
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builder.compile_all(modules, jobs=jobs, advance=advance)
     _report(f"{backend}: {builder.folder}", list(modules), folders, builder)
     return 0
 
 
-def _load(deployment: Deployment) -> Workload:
+def _workload(deployment: Deployment) -> Workload:
     sizes = deployment.batch_size, deployment.context, deployment.chunk
     return Workload(
         *sizes, deployment.weight_dtype, deployment.cache_dtype, deployment.activation_dtype
@@ -55,12 +65,12 @@ def _load(deployment: Deployment) -> Workload:
 def _report(
     title: str, names: Sequence[str], folders: Sequence[Path], builder: ProgramBuilder
 ) -> None:
-    made = table(title, ("program", "folder"))
+    report = table(title, ("program", "folder"))
     for name, folder in zip(names, folders, strict=True):
-        made.add_row(name, folder.name)
+        report.add_row(name, folder.name)
     out = console()
-    out.print(made)
+    out.print(report)
     if builder.compiler is None:
-        out.print(f"Not compiled, for neuronx-cc is not installed: {INSTALL}")
+        out.print(f"Not compiled: neuronx-cc is not installed; {INSTALL}")
     else:
         out.print(f"Compiled by neuronx-cc {builder.compiler.version}.")

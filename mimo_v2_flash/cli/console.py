@@ -1,4 +1,4 @@
-"""Where commands write: tables and progress on a terminal, plain lines elsewhere."""
+"""Console output: tables and progress bars on a terminal, plain lines elsewhere."""
 
 import resource
 import sys
@@ -28,26 +28,26 @@ PLAIN_WIDTH = 100
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return a console for `stream`; standard output if not given."""
+    """Return a console for `stream`, by default standard output."""
     out = stream or sys.stdout
     return Console(file=out, width=None if out.isatty() else PLAIN_WIDTH, highlight=False)
 
 
 def table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table with columns of words (`left`), then of numbers (`right`)."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    """Return an empty table: left-aligned columns (`left`), then right-aligned ones (`right`)."""
+    empty = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in left:
-        made.add_column(name)
+        empty.add_column(name)
     for name in right:
-        made.add_column(name, justify="right")
-    return made
+        empty.add_column(name, justify="right")
+    return empty
 
 
 @contextmanager
 def progress(what: str, *, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Show how far something is; what the block is given takes each advance, in `unit`.
+    """Show the progress of a task; the context is a callback that takes each advance, in `unit`.
 
-    A bar with the time left on a terminal; elsewhere one line when it is done.
+    A terminal gets a bar with the remaining time, anything else one line at the end.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with _bar(what, total, *columns, TextColumn(unit), TimeRemainingColumn()) as advance:
@@ -56,7 +56,7 @@ def progress(what: str, *, total: int | None, unit: str = "") -> Iterator[Callab
 
 @contextmanager
 def progress_of_bytes(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Show bytes, rate and time left; what the block is given takes each advance in bytes."""
+    """Show bytes, rate and remaining time; the context is a callback that takes bytes."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,11 +79,11 @@ def _bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Cal
 
 
 def amount(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1,000."""
+    """Return a number of bytes as text, such as "3.2 GB", in powers of 1,000."""
     return decimal(count)
 
 
 def peak_memory() -> int:
-    """Return the most bytes of memory that this process has had."""
+    """Return the peak resident memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

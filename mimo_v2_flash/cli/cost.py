@@ -1,63 +1,71 @@
-"""Say what every program of a deployment costs on Trainium2, without weights and without one.
+"""Estimate what every program of a deployment costs on Trainium2, without weights or a device.
 
-The model is traced by nkipy, all its programs are counted: instructions, matmuls, bytes of memory
-and of exchanges, each beside the least possible. Times are projected from published figures of the
-hardware, never measured.
+nkipy traces the model; instructions, matmuls, bytes of memory and bytes of collectives are counted
+for every program, beside a lower bound. Times are projected from published figures of the hardware,
+never measured.
 """
 
 import argparse
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.encoding import STORED
 
 from .cost_report import report
 from .deployment import Deployment
 from .ledger import ledger
-from .options import add_renamed_option
 from .parallel_options import add_parallel_arguments, parse_parallel_config
+from .runtime_options import FLOATS, add_dtype_arguments
 
 __all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
 
-FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 CHUNK = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_deployment_arguments(parser)
-    parser.add_argument("--json", dest="file", type=Path, metavar="FILE", help="for all numbers")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="for a roofline: .png or .svg; needs matplotlib"
+        "--json",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that all numbers are written to (default: none).",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="Roofline plot to draw, .png or .svg; it needs matplotlib (default: none).",
     )
 
 
 def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what a model is compiled for."""
+    """Declare the options of a deployment."""
     parser.add_argument(
-        "--model", type=Path, help="a config.json, or its folder (MiMo-V2-Flash itself)"
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="Config of the model: a config.json or its folder (default: MiMo-V2-Flash's).",
     )
     add_parallel_arguments(parser)
-    parser.add_argument("--batch-size", type=int, help="sequences in all (one for each share)")
-    parser.add_argument("--context", type=int, default=4096, help="tokens of a sequence (4096)")
     parser.add_argument(
-        "--chunk", type=int, default=CHUNK, help=f"tokens of a prompt in a step ({CHUNK})"
+        "--batch-size",
+        type=int,
+        help="Number of sequences on all ranks together (default: the data-parallel size).",
     )
-    parser.add_argument("--dtype", choices=STORED, default="fp8", help="of the weights (fp8)")
     parser.add_argument(
-        "--cache-dtype", choices=FLOATS, default="bfloat16", help="of keys and values (bfloat16)"
+        "--context",
+        type=int,
+        default=4096,
+        help="Maximum sequence length that programs are compiled for, in tokens (default: 4096).",
     )
-    add_renamed_option(
-        parser,
-        "--activation-dtype",
-        "--stream-dtype",
-        choices=FLOATS,
-        default="bfloat16",
-        help="between layers (bfloat16)",
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=CHUNK,
+        help=f"Number of prompt tokens per prefill step (default: {CHUNK}).",
     )
+    add_dtype_arguments(parser, activation_dtype="bfloat16")
 
 
 def parse_deployment(
@@ -72,7 +80,7 @@ def parse_deployment(
     cache_dtype: str,
     activation_dtype: str,
 ) -> Deployment:
-    """Return the deployment that options ask for; ValueError names what is impossible."""
+    """Return the deployment that the options ask for; ValueError names an impossible size."""
     config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
@@ -80,8 +88,8 @@ def parse_deployment(
     return Deployment(config, plan, rows, context, chunk, dtype, *floats)
 
 
-def run(*, file: Path | None, plot: Path | None, **asked: object) -> int:
-    """Trace, count, print the tables, write what is asked for, and return the exit status."""
-    deployment = parse_deployment(**asked)  # type: ignore[arg-type]
+def run(*, file: Path | None, plot: Path | None, **options: object) -> int:
+    """Trace, count, print the tables, write the files, and return the exit status."""
+    deployment = parse_deployment(**options)  # type: ignore[arg-type]
     report(deployment, ledger(deployment), file=file, plot=plot)
     return 0

@@ -1,6 +1,7 @@
-"""A ledger as tables, as JSON, and as a plot."""
+"""Report of a cost ledger as tables, as JSON, and as a roofline plot."""
 
 import json
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,29 @@ from .roofline import draw
 
 __all__ = ["described", "prompt_seconds", "report"]
 
-WIDTH = 140  # a line of the table, where there is no terminal to be asked
+WIDTH = 140  # columns of the table, unless a terminal has more
 NUMBERS = (
     *("calls", "instr.", "GFLOP", "x", "weights", "x", "cache", "x", "activ.", "sent"),
     *("largest", "us"),
 )
 NOTE = """\
-x: times the least possible. Activ.: inputs and outputs. Largest: of all temporaries.
-us: projected for Trainium2, not measured: memory or matmuls, what takes longer, and exchanges.\
+x: times the lower bound. activ.: inputs and outputs. sent: by collectives. largest: of temporaries.
+us: projected for Trainium2, not measured: the longer of memory and matmuls, plus collectives.\
 """
 
 
 def report(
     deployment: Deployment, ledger: Ledger, *, file: Path | None = None, plot: Path | None = None
 ) -> None:
-    """Print the programs of each kind of step at its fullest, and the time of every step.
+    """Print the programs of each kind of step at its longest, and the time of every step.
 
-    All numbers are written into `file`, and the programs are drawn into `plot`, if they are given.
+    All numbers are written to `file`, and the roofline is drawn into `plot`, where these are set.
     """
     out = console()
     out.width = max(out.width, WIDTH)
     out.print(described(deployment))
-    fullest = {step.tokens: step for step in ledger.steps}
-    for step in fullest.values():
+    longest = {step.tokens: step for step in ledger.steps}
+    for step in longest.values():
         out.print(_programs(ledger, step))
     out.print(NOTE)
     out.print(_steps(ledger, deployment))
@@ -49,38 +50,40 @@ def report(
     if file is not None:
         file.write_text(json.dumps(_numbers(deployment, ledger), indent=1) + "\n")
     if plot is not None:
-        draw(ledger, list(fullest.values()), described(deployment), plot)
+        draw(ledger, list(longest.values()), described(deployment), plot)
 
 
 def described(deployment: Deployment) -> str:
     """Return a deployment in one line."""
     plan = deployment.plan
     return (
-        f"{plan.world_size} ranks: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
-        f"{deployment.batch_size} sequences of {deployment.context} tokens in "
-        f"{plan.data_parallel_size} shares; weights {deployment.weight_dtype}"
+        f"{plan.world_size} ranks: expert parallel {plan.expert_parallel_size}, tensor parallel "
+        f"{plan.tensor_parallel_size}, data parallel {plan.data_parallel_size}; "
+        f"{deployment.batch_size} sequences of {deployment.context} tokens; weights "
+        f"{deployment.weight_dtype}"
     )
 
 
 def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
-    """Return the projected time until a whole context is in the cache, chunk after chunk."""
+    """Return the projected time of a prefill of the whole context, chunk after chunk."""
     steps = [step for step in ledger.steps if step.tokens == deployment.chunk]
     starts = range(0, deployment.context, deployment.chunk)
-    looked_at = [min((s for s in steps if s.kv_length >= start), key=_filled) for start in starts]
-    return sum(step.bound for step in looked_at)
-
-
-def _filled(step: StepTime) -> int:
-    return step.kv_length
+    length = attrgetter("kv_length")
+    return sum(
+        min((step for step in steps if step.kv_length >= start), key=length).bound
+        for start in starts
+    )
 
 
 def _programs(ledger: Ledger, step: StepTime) -> Any:
     """Return the table of a step's programs, each once."""
-    what = f"{step.tokens} token{'s' * (step.tokens > 1)} of each sequence, {step.kv_length} filled"
-    made = table(f"A rank's programs: {what}", ("program",), NUMBERS)
+    tokens = f"{step.tokens} token{'s' * (step.tokens > 1)} per sequence"
+    rows = table(
+        f"Programs of one rank: {tokens}, KV length {step.kv_length}", ("program",), NUMBERS
+    )
     for name, calls in step.calls.items():
-        made.add_row(name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
-    return made
+        rows.add_row(name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
+    return rows
 
 
 def _cells(entry: LedgerEntry) -> list[str]:
@@ -89,11 +92,11 @@ def _cells(entry: LedgerEntry) -> list[str]:
     return [
         str(cost.instructions),
         f"{cost.operations / 1e9:.2f}" if cost.operations else "",
-        _times(cost.operations, lower_bound.operations),
+        _ratio(cost.operations, lower_bound.operations),
         _amount(entry.weights),
-        _times(entry.weights, lower_bound.weights),
+        _ratio(entry.weights, lower_bound.weights),
         _amount(entry.cache),
-        _times(read, lower_bound.cache),
+        _ratio(read, lower_bound.cache),
         _amount(entry.activations),
         _amount(entry.sent),
         _amount(cost.largest_temporary),
@@ -105,26 +108,27 @@ def _amount(count: int) -> str:
     return amount(count) if count else ""
 
 
-def _times(count: int, lower_bound: int) -> str:
+def _ratio(count: int, lower_bound: int) -> str:
     return f"{count / lower_bound:.1f}" if lower_bound else ""
 
 
 def _steps(ledger: Ledger, deployment: Deployment) -> Any:
-    """Return the table of steps, and of the prompt that they fill a sequence with."""
-    each = f"ms, each operation {1e6 * trainium2.OPERATION_SECONDS:.0f} us"
-    numbers = ("filled", "least ms", "ms", "tokens/s", each)
-    made = table("Every step, projected for Trainium2", ("tokens of each sequence",), numbers)
+    """Return the table of all steps with their projected times."""
+    with_overhead = f"ms, {1e6 * trainium2.OPERATION_SECONDS:.0f} us per operation added"
+    numbers = ("KV length", "lower bound, ms", "ms", "tokens/s", with_overhead)
+    rows = table("All steps, projected for Trainium2", ("tokens per sequence",), numbers)
     for step in ledger.steps:
         rate = step.tokens * deployment.batch_size / step.bound
         times = step.lower_bound, step.bound, step.with_operations
         lower_bound, bound, whole = (f"{1e3 * time:.2f}" for time in times)
-        made.add_row(
+        rows.add_row(
             str(step.tokens), str(step.kv_length), lower_bound, bound, f"{rate:.0f}", whole
         )
-    return made
+    return rows
 
 
 def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
+    """Return all numbers by the keys of `--json`, which outlive the names of fields."""
     return {
         "note": "times in seconds are projected for Trainium2, not measured",
         "constants": {name.lower(): getattr(trainium2, name) for name in trainium2.__all__},
@@ -135,13 +139,13 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "weights": deployment.weight_dtype,
         "cache": np.dtype(deployment.cache_dtype).name,
         "stream": np.dtype(deployment.activation_dtype).name,
-        "programs": {name: _of_entry(entry) for name, entry in ledger.entries.items()},
+        "programs": {name: _entry_numbers(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
-        "steps": list(map(_of_step, ledger.steps)),
+        "steps": list(map(_step_numbers, ledger.steps)),
     }
 
 
-def _of_step(step: StepTime) -> dict[str, Any]:
+def _step_numbers(step: StepTime) -> dict[str, Any]:
     return {
         "tokens": step.tokens,
         "filled": step.kv_length,
@@ -152,7 +156,7 @@ def _of_step(step: StepTime) -> dict[str, Any]:
     }
 
 
-def _of_entry(entry: LedgerEntry) -> dict[str, Any]:
+def _entry_numbers(entry: LedgerEntry) -> dict[str, Any]:
     return {
         "instructions": entry.cost.instructions,
         "operations": entry.cost.operations,
@@ -161,7 +165,7 @@ def _of_entry(entry: LedgerEntry) -> dict[str, Any]:
         "activations": entry.activations,
         "temporaries": len(entry.cost.temporaries),
         "largest_temporary": entry.cost.largest_temporary,
-        "exchanges": [exchange._asdict() for exchange in entry.cost.collectives],
+        "exchanges": [collective._asdict() for collective in entry.cost.collectives],
         "least": entry.lower_bound._asdict(),
         "seconds": {
             "memory": entry.seconds.memory,

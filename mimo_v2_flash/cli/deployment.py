@@ -1,4 +1,4 @@
-"""What a model is compiled for: who shares it, how many sequences, how long, in which numbers."""
+"""A deployment: the model, parallel sizes, batch, context and dtypes that programs are made for."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +13,26 @@ __all__ = ["Deployment"]
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a model is compiled for.
+    """The sizes and dtypes that a model's programs are compiled for.
 
     Parameters
     ----------
-    config, plan
-        The model, and what ranks share.
+    config
+        Config of the model.
+    plan
+        Parallel sizes.
     batch_size
-        Sequences, on all ranks together; each rank has as many, padding among them.
+        Sequences on all ranks together; every rank has equally many, padding included.
     context
-        Tokens that a sequence may have.
+        Maximum sequence length, in tokens.
     chunk
-        Tokens of a prompt that pass through the layers together.
-    weights
+        Tokens of a prompt per prefill step.
+    weight_dtype
         "fp8", "bfloat16" or "float32".
-    cache, stream
-        Dtypes of keys and values, and of what flows between layers and ranks.
+    cache_dtype
+        Dtype of the KV cache.
+    activation_dtype
+        Dtype of the activations between layers and between ranks.
     """
 
     config: MiMoConfig
@@ -41,12 +45,12 @@ class Deployment:
     activation_dtype: Any = ml_dtypes.bfloat16
 
     def check(self) -> None:
-        """Raise ValueError, naming the number, if there cannot be programs for this."""
+        """Raise ValueError, naming the option, if no programs can be made for this deployment."""
         self.plan.check(self.config)
         longest = self.config.max_position_embeddings
         if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size}: allowed is an integer above 0")
+            raise ValueError(f"--batch-size {self.batch_size}: allowed is an integer above 0")
         if not 1 <= self.context <= longest:
-            raise ValueError(f"context = {self.context}: allowed is 1 to {longest} tokens")
+            raise ValueError(f"--context {self.context}: allowed is 1 to {longest} tokens")
         if not 1 <= self.chunk <= self.context:
-            raise ValueError(f"chunk = {self.chunk}: allowed is 1 to the context, {self.context}")
+            raise ValueError(f"--chunk {self.chunk}: allowed is 1 to the context, {self.context}")

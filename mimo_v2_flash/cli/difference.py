@@ -1,4 +1,4 @@
-"""How far a tensor of one trace is from the same tensor of another."""
+"""Differences between a tensor of one trace and the same tensor of another."""
 
 from typing import NamedTuple
 
@@ -14,21 +14,22 @@ __all__ = [
 
 
 class Difference(NamedTuple):
-    """What lies between tensors A and B.
+    """The difference between tensors A and B.
 
     Attributes
     ----------
     largest
-        The largest absolute difference; of choices, how many tokens chose other experts.
+        The largest absolute difference. For expert ids: how many tokens have other experts.
     share
-        `largest` as a share of A's range, its largest finite number less its smallest; of choices,
-        as a share of the tokens. Infinity where a number is NaN or infinite in one of them alone.
+        `largest` relative to A's range, its largest finite number less its smallest. For expert
+        ids: relative to the number of tokens. Infinity if a number is NaN or infinite in A or B
+        alone.
     cosine
-        Of the angle between A and B; NaN for choices, and where a number is not finite.
+        Cosine of the angle between A and B; NaN for expert ids, and if a number is not finite.
     token
-        Index of the first token that differs by more than is allowed, -1 if none does.
+        Index of the first token that differs by more than the tolerance; -1 if there is none.
     note
-        What a reader should know beside the numbers; often empty.
+        Remark for the reader; often empty.
     """
 
     largest: float
@@ -39,24 +40,23 @@ class Difference(NamedTuple):
 
     @property
     def diverges(self) -> bool:
-        """Whether any token differs by more than is allowed."""
+        """Whether any token differs by more than the tolerance."""
         return self.token >= 0
 
 
-NOTHING = Difference(0.0, 0.0, np.nan, -1)  # between tensors without a number
+NOTHING = Difference(0.0, 0.0, np.nan, -1)  # of tensors without elements
 
 
 def difference_of(a: np.ndarray, b: np.ndarray, tolerance: float) -> Difference:
-    """Return the difference of tensors of one shape, tokens first.
+    """Return the difference of two tensors of the same shape, whose first axis is tokens.
 
-    A token may differ by `tolerance`, a share of A's range. NaN differs from all but NaN, infinity
-    from all but itself.
+    `tolerance` is relative to A's range. NaN equals only NaN, and an infinity only itself.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not a.size:
         return NOTHING
-    broken = [int(np.count_nonzero(~np.isfinite(x))) for x in (a, b)]
-    note = f"{broken[0]} not finite in A, {broken[1]} in B" if any(broken) else ""
+    nonfinite = [int(np.count_nonzero(~np.isfinite(x))) for x in (a, b)]
+    note = f"{nonfinite[0]} not finite in A, {nonfinite[1]} in B" if any(nonfinite) else ""
     with np.errstate(invalid="ignore"):
         distance = np.abs(a - b)
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -70,7 +70,7 @@ def difference_of(a: np.ndarray, b: np.ndarray, tolerance: float) -> Difference:
 
 
 def _range(a: np.ndarray) -> float:
-    """Return the range of what is finite; of equal numbers their size, of zeros 1."""
+    """Return the range of the finite elements; if all are equal, their magnitude, or else 1."""
     finite = a[np.isfinite(a)]
     if not finite.size:
         return 1.0
@@ -78,7 +78,7 @@ def _range(a: np.ndarray) -> float:
 
 
 def difference_of_choices(a_TA: np.ndarray, b_TA: np.ndarray) -> Difference:
-    """Return how many tokens chose other experts, in whatever order; none is allowed to."""
+    """Return how many tokens have other expert ids, in any order; the tolerance is zero."""
     other_T = np.any(np.sort(a_TA, axis=1) != np.sort(b_TA, axis=1), axis=1)
     count = int(np.count_nonzero(other_T))
     token = int(np.argmax(other_T)) if count else -1
@@ -89,17 +89,16 @@ def difference_of_choices(a_TA: np.ndarray, b_TA: np.ndarray) -> Difference:
 def difference_per_expert(
     a: np.ndarray, b: np.ndarray, a_TA: np.ndarray, b_TA: np.ndarray, tolerance: float
 ) -> Difference:
-    """Return the difference of per-expert tensors whose experts `a_TA` and `b_TA` name.
+    """Return the difference of per-expert tensors; `a_TA` and `b_TA` are their expert ids.
 
-    Experts are paired by their ids, whose order may differ; tokens that chose other experts are
-    left out.
+    Experts are matched by id, whatever their order. Tokens with other experts are left out.
     """
     order_a, order_b = np.argsort(a_TA, axis=1), np.argsort(b_TA, axis=1)
     same_TA = np.take_along_axis(a_TA, order_a, 1) == np.take_along_axis(b_TA, order_b, 1)
     kept = np.flatnonzero(np.all(same_TA, axis=1))
     pairs = a[kept[:, None], order_a[kept]], b[kept[:, None], order_b[kept]]
-    found = difference_of(*pairs, tolerance)
-    if found.diverges:
-        found = found._replace(token=int(kept[found.token]))
+    difference = difference_of(*pairs, tolerance)
+    if difference.diverges:
+        difference = difference._replace(token=int(kept[difference.token]))
     left_out = f"tokens left out: {len(a) - len(kept)}" if len(kept) < len(a) else ""
-    return found._replace(note=", ".join(filter(None, (left_out, found.note))))
+    return difference._replace(note=", ".join(filter(None, (left_out, difference.note))))

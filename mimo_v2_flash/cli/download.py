@@ -1,8 +1,8 @@
 """Fetch some experts of MiMo-V2-Flash from the Hugging Face hub, and run a prompt on them.
 
-Only the bytes of the tensors that are needed are fetched. An interrupted download goes on where it
-was. A few experts of 256 write nonsense: routers then choose among strangers. That is no fault; it
-shows that everything is read and runs.
+Only the bytes of the tensors that are needed are fetched, and an interrupted download is resumed.
+With a few of 256 experts the model writes nonsense, which is expected: its routers were trained
+with all of them. The mode shows that every weight is read and that the model runs.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights.encoding import STORED, Encoding
+from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.hub import HubSource
 from mimo_v2_flash.weights.load import load_weights
 
@@ -22,21 +22,26 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    parser.add_argument("--model", default=prepare.MODEL, help=f"repository ({prepare.MODEL})")
-    parser.add_argument("--revision", default="main", help="of the repository (main)")
-    parser.add_argument("--output", type=Path, default=prepare.OUTPUT, help="a folder")
-    parser.add_argument("--expert-subset", nargs="+", metavar="ID", help="such as 0 1 4-7")
-    parser.add_argument("--num-layers", type=int, help="keep the first layers only")
-    parser.add_argument("--dtype", choices=STORED, default="fp8", help="fp8 is as stored (fp8)")
+    parser.add_argument(
+        "--model",
+        default=prepare.MODEL,
+        help=f"Repository on the Hugging Face hub to download from (default: {prepare.MODEL}).",
+    )
+    prepare.add_subset_arguments(parser)
     parser.add_argument(
         "--prompt-ids",
         nargs="+",
         type=int,
         default=[1, 2, 3, 4, 5],
         metavar="ID",
-        help="token ids of the prompt (1 2 3 4 5)",
+        help="Token ids of the prompt (default: 1 2 3 4 5).",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=8, help="to generate (8)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=8,
+        help="Maximum number of tokens to generate (default: 8).",
+    )
 
 
 def run(
@@ -53,11 +58,11 @@ def run(
     source, out = HubSource(model, revision), console()
     config = MiMoConfig.from_pretrained(source.config)
     job = prepare.plan(source, config, output, Encoding(dtype, "cpu"), expert_subset, num_layers)
-    here, whole = len(job.prepared.experts), config.n_routed_experts
+    kept, total = len(job.prepared.experts), config.n_routed_experts
     of_all = f" of {amount(source.total_size)}" if source.total_size else ""
-    out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {here} of {whole} experts")
-    if here < whole or job.config.num_hidden_layers < config.num_hidden_layers:
-        out.print("A part of the model writes nonsense; that is no fault.")
+    out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {kept} of {total} experts")
+    if kept < total or job.config.num_hidden_layers < config.num_hidden_layers:
+        out.print("A part of the model writes nonsense; that is expected.")
     prepare.make(job)
     runner = MiMoV2FlashModel(load_weights(output, job.config), job.config)
     tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]

@@ -1,7 +1,8 @@
-"""Measure a model on a text: bits per byte, and perplexity per token.
+"""Evaluate a model on a text: bits per byte, and perplexity per token.
 
-The text is cut into consecutive windows, each begun by the end-of-text token and seen by itself.
-Every token is predicted once; their bits are divided by the bytes of the file.
+The text is split into consecutive windows. The model sees each window by itself, after the
+end-of-text token, and predicts every token of the text once. Bits per byte are the bits of all
+tokens over the bytes of the file.
 """
 
 import argparse
@@ -27,23 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="in UTF-8")
     parser.add_argument(
-        "--length", type=int, help="tokens of a window (all that the model has positions for)"
+        "--text", type=Path, required=True, metavar="FILE", help="Text file to evaluate, in UTF-8."
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        help="Window length, in tokens (default: --context with xla and neuron, else the model's "
+        "maximum).",
     )
 
 
 def run(
     model: Path, text: Path, length: int | None, setup: RankSetup = SINGLE_RANK, **options: Any
 ) -> int:
-    """Measure, print the report, and return the exit status."""
+    """Evaluate, print the report, and return the exit status."""
     runtime = RuntimeOptions.pop_from(options)
-    written, size = _read(text)
+    content, size = _read(text)
     config, weights, tokenizer = open_model(model, setup.shard_spec)
     record = DispatchStatsBackend()
     runner = runtime.model(weights, config, setup, host=record)
     length = runtime.longest(config) if length is None else length
-    token_T = tokens(tokenizer, written)
+    token_T = tokens(tokenizer, content)
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
         bits = total_bits(
@@ -65,18 +71,20 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if exchanges := dispatch_report(record, setup.group):
-        console().print(exchanges)
+    if dispatch := dispatch_report(record, setup.group):
+        console().print(dispatch)
     return 0
 
 
 def _read(file: Path) -> tuple[str, int]:
-    """Return the text of `file` and its bytes; ValueError if it is empty or not UTF-8."""
+    """Return the text of `file` and its size in bytes; ValueError if it is empty or not UTF-8."""
     content = file.read_bytes()
     if not content:
-        raise ValueError(f"{file} is empty: there is nothing to measure")
+        raise ValueError(f"--text {file} is empty: there is nothing to measure")
     try:
         return content.decode(), len(content)
     except UnicodeDecodeError as error:
-        wrong = content[error.start]
-        raise ValueError(f"{file} is not UTF-8: byte {error.start} is 0x{wrong:02x}") from error
+        byte = content[error.start]
+        raise ValueError(
+            f"--text {file} is not UTF-8: byte {error.start} is 0x{byte:02x}"
+        ) from error

@@ -1,6 +1,6 @@
-"""The model that commands of text run on: a checkpoint with its tokenizer, by default the example.
+"""The checkpoint that text modes run on, with its tokenizer; by default the shipped mimo-tiny.
 
-The example lies beside the package, in a checkout.
+mimo-tiny is part of a source checkout, in `examples/`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
 
 
 class OpenedModel(NamedTuple):
-    """A checkpoint, ready to be run."""
+    """A checkpoint: its config, its memory-mapped weights and its tokenizer."""
 
     config: MiMoConfig
     weights: ModelWeights
@@ -27,23 +27,27 @@ class OpenedModel(NamedTuple):
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the option that names a checkpoint."""
+    """Declare the option of the checkpoint."""
     parser.add_argument(
         "--model",
         type=Path,
         default=EXAMPLE,
         metavar="FOLDER",
-        help="of a checkpoint with its tokenizer (examples/mimo-tiny of the checkout)",
+        help="Folder of a checkpoint with its tokenizer (default: examples/mimo-tiny).",
     )
 
 
-def open_model(folder: Path, share: ShardSpec | None = None) -> OpenedModel:
-    """Return the checkpoint in `folder`, mapped; FileNotFoundError names what is not there.
+def open_model(folder: Path, shard_spec: ShardSpec | None = None) -> OpenedModel:
+    """Return the checkpoint in `folder`, or the shard `shard_spec` of it; weights are mapped.
 
-    Where the folder holds shards, that of `share`.
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file in it is missing; the message names it.
     """
     if not folder.is_dir():
-        where = "; it comes with a checkout, name another one" if folder == EXAMPLE else ""
-        raise FileNotFoundError(f"--model {folder}: no such folder{where}")
+        hint = "; it is part of a source checkout, name another one" if folder == EXAMPLE else ""
+        raise FileNotFoundError(f"--model {folder}: no such folder{hint}")
     config = MiMoConfig.from_pretrained(folder)
-    return OpenedModel(config, load_weights(folder, config, share=share), load_tokenizer(folder))
+    weights = load_weights(folder, config, share=shard_spec)
+    return OpenedModel(config, weights, load_tokenizer(folder))

@@ -1,7 +1,8 @@
-"""Continue a text, or answer a message, and say what it took.
+"""Generate text: continue a prompt, or answer a chat message, and report speed and memory.
 
-The text goes to standard output as it comes, everything else to standard error. Sampling is as the
-checkpoint's generation_config.json asks, or greedy, but for what is given here.
+The text goes to standard output as it is generated, everything else to standard error. Sampling
+parameters are those of the checkpoint's generation_config.json unless options set them; without
+either, decoding is greedy.
 """
 
 import argparse
@@ -30,20 +31,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
-    parser.add_argument("--prompt", required=True, help="the text to continue; may be empty")
-    parser.add_argument("--chat", action="store_true", help="answer the prompt as a message")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="at most (200)")
-    parser.add_argument("--temperature", type=float, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, help="keep the likeliest of this mass; 1 keeps all")
-    parser.add_argument("--top-k", type=int, help="keep so many of the likeliest; 0 keeps all")
-    parser.add_argument("--min-p", type=float, help="keep those this times as likely as the best")
-    parser.add_argument("--repetition-penalty", type=float, help="above 1 discourages; 1 is off")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
     parser.add_argument(
-        "--stream",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="show the text as it comes, or at its end",
+        "--prompt", required=True, help="Text to continue, or message to answer; it may be empty."
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="Answer the prompt as a chat message, with the checkpoint's chat template.",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=200,
+        help="Maximum number of tokens to generate (default: 200).",
+    )
+    _add_sampling_arguments(parser)
+    stream = parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True)
+    # Given as an argument, the help would get a second default from Python 3.10 to 3.12.
+    stream.help = "Write the text as it is generated, or all at its end (default: --stream)."
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    checkpoint = "default: the checkpoint's generation_config.json, or"
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help=f"Sampling temperature; 0 decodes greedily ({checkpoint} 0).",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all "
+        f"({checkpoint} 1).",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        help=f"Keep this many of the most probable tokens; 0 keeps all ({checkpoint} 0).",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        help="Keep the tokens that are at least this times as probable as the most probable one; 0 "
+        f"keeps all ({checkpoint} 0).",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        help="Penalty on tokens that have occurred; above 1 discourages them, 1 is off "
+        f"({checkpoint} 1).",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Seed of the random numbers of sampling (default: 0)."
     )
 
 
@@ -60,14 +99,15 @@ def run(
     """Write the text and the report, and return the exit status."""
     runtime = RuntimeOptions.pop_from(options)
     config, weights, tokenizer = open_model(model, setup.shard_spec)
-    asked = {name: options[name] for name in SAMPLING if options[name] is not None}
-    asked = load_generation_config(model) | asked | {"seed": seed, "cache_dtype": runtime.kv_dtype}
+    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    kwargs = load_generation_config(model) | sampling
+    kwargs |= {"seed": seed, "cache_dtype": runtime.kv_dtype}
     stats = GenerationStats(config, setup)
     runner = runtime.model(weights, config, setup, host=stats)
-    said_to = [{"role": "user", "content": prompt}] if chat else prompt
-    completed = partial(complete, runner, tokenizer, said_to, **asked)
-    # Loads compiled code, or programs, which is no part of what is measured.
-    runner.forward([[0]]) if stats.is_eager else completed(max_new_tokens=min(2, max_new_tokens))
+    content = [{"role": "user", "content": prompt}] if chat else prompt
+    generated = partial(complete, runner, tokenizer, content, **kwargs)
+    # A warm-up loads compiled code or programs, which is not to be measured.
+    runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
     stats.begin()
 
     def show(piece: str) -> None:
@@ -77,36 +117,36 @@ def run(
         if stream:
             _write(sys.stdout, piece)
 
-    said = completed(max_new_tokens=max_new_tokens, on_text=show)
-    _write(sys.stdout, "\n" if stream else f"{said.text}\n")
-    _report(said, stats, runner)
+    completion = generated(max_new_tokens=max_new_tokens, on_text=show)
+    _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
+    _report(completion, stats, runner)
     return 0
 
 
-def _report(said: Completion, stats: GenerationStats, model: MiMoV2FlashModel) -> None:
-    """Print what the text took, on all ranks together."""
-    prompt, new = len(said.prompt_tokens), len(said.new_tokens)
+def _report(completion: Completion, stats: GenerationStats, model: MiMoV2FlashModel) -> None:
+    """Print times, rates and memory of a completion, on all ranks together."""
+    prompt, new = len(completion.prompt_tokens), len(completion.new_tokens)
     start, first, last = stats.times[0], stats.times[1], stats.times[max(new, 1)]
-    seen = prompt + max(new - 1, 0)
-    cache = model.new_cache(1, seen)
+    positions = prompt + max(new - 1, 0)
+    cache = model.new_cache(1, positions)
     touched = "{} of {}".format(*stats.experts_touched())
-    watched = [("experts touched", touched)] if stats.is_eager else []
-    report = table(f"Stopped by {said.stopped}", ("what",), ("amount",))
+    expert_rows = [("experts touched", touched)] if stats.is_eager else []
+    report = table(f"Stopped by {completion.stopped}", ("what",), ("amount",))
     for row in (
         ("prompt, new tokens", f"{prompt}, {new}"),
         ("time to first token", f"{first - start:.3f} s" if new else "none"),
         ("prefill", f"{prompt / (first - start):.1f} tokens/s" if new else "none"),
         ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
         (f"KV cache of {cache.max_length} tokens", amount(stats.total(cache.nbytes))),
-        *watched,
+        *expert_rows,
     ):
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
-    if exchanges := dispatch_report(stats.exchanges, stats.setup.group):
-        out.print(exchanges)
-    if said.stopped == CONTEXT:
-        out.print(f"The context is full: the model knows {seen} positions.")
+    if dispatch := dispatch_report(stats.dispatch, stats.setup.group):
+        out.print(dispatch)
+    if completion.stopped == CONTEXT:
+        out.print(f"The context is full: the model knows {positions} positions.")
 
 
 def _write(stream: TextIO, text: str) -> None:

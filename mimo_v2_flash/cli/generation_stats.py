@@ -1,4 +1,4 @@
-"""What is taken down while a model writes: when, which experts had a say, what ranks exchanged."""
+"""Statistics of a generation run: token times, experts that were used, and expert dispatch."""
 
 import time
 from collections.abc import Callable
@@ -18,59 +18,59 @@ __all__ = ["GenerationStats"]
 
 
 class GenerationStats(NumpyBackend):
-    """A backend: NumPy, of whose run one rank takes notes.
+    """A NumPy backend that records statistics of one rank's run.
 
     Parameters
     ----------
     config
-        The model.
-    shared
-        The ranks that it runs on.
+        Config of the model.
+    setup
+        Process group and parallel sizes.
 
     Attributes
     ----------
     times
-        Seconds: the start, every token, the end.
-    exchanges
-        What went to the experts and back.
-    watching
-        Whether a model runs here, so that its experts are seen.
+        Seconds at the start, at every token and at the end.
+    dispatch
+        Statistics of the expert dispatchers.
+    is_eager
+        Whether a model runs on this backend, so that its experts are counted.
     """
 
     def __init__(self, config: MiMoConfig, setup: RankSetup) -> None:
         self.setup = setup
         self.times: list[float] = []
         self.is_eager = False
-        self.exchanges = DispatchStatsBackend()
-        self._first = setup.shard_spec.expert_range(config.n_routed_experts).start
-        self._counts = [spec.num_experts for spec in config.layers]
-        self._touched_LE = np.zeros((len(self._counts), config.n_routed_experts), np.int64)
-        self._hooked = HookedLayers(len(self._counts), self._listen)
+        self.dispatch = DispatchStatsBackend()
+        self._first_expert = setup.shard_spec.expert_range(config.n_routed_experts).start
+        self._experts_per_layer = [spec.num_experts for spec in config.layers]
+        self._touched_LE = np.zeros((len(config.layers), config.n_routed_experts), np.int64)
+        self._hooked = HookedLayers(len(config.layers), self._count_experts)
 
     def begin(self) -> None:
-        """Forget what was, and start the clock."""
+        """Discard all statistics, and start the clock."""
         self._touched_LE[:] = 0
-        self.exchanges.reset()
+        self.dispatch.reset()
         self.times = [time.perf_counter()]
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, of which notes are taken if it is a layer."""
+        """Return `function`; a decoder layer is wrapped so that its calls are counted."""
         self.is_eager = True
         if not isinstance(function, DecoderLayer):
             return function
-        return self.exchanges.wrap_layer(self._hooked.compile(function))
+        return self.dispatch.wrap_layer(self._hooked.compile(function))
 
     def experts_touched(self) -> tuple[int, int]:
-        """Return how many experts of all layers answered a token on any rank, and of how many."""
+        """Return how many experts of all layers computed a token on any rank, and of how many."""
         touched_LE = self.setup.group.all_reduce(self._touched_LE)
-        return int(np.count_nonzero(touched_LE)), sum(self._counts)
+        return int(np.count_nonzero(touched_LE)), sum(self._experts_per_layer)
 
     def total(self, count: int) -> int:
-        """Return the sum of what the ranks count, each by itself."""
+        """Return the sum of `count` over all ranks; a collective call."""
         return int(self.setup.group.all_reduce(np.array([count]))[0])
 
-    def _listen(self, call: HookCall) -> None:
+    def _count_experts(self, call: HookCall) -> None:
         if call.part == "experts":
             expert_NA, w_gate_eFD = call.args[2:4]
-            here = expert_NA[(expert_NA >= 0) & (expert_NA < len(w_gate_eFD))]
-            self._touched_LE[call.layer, self._first + here] += 1
+            local = expert_NA[(expert_NA >= 0) & (expert_NA < len(w_gate_eFD))]
+            self._touched_LE[call.layer, self._first_expert + local] += 1

@@ -1,6 +1,6 @@
-"""What the self-check runs: each kernel on small random inputs, beside its oracle.
+"""Checks of the self-check: each kernel on small random inputs, beside its float64 oracle.
 
-Head widths and window are MiMo's own (192, 128, 64 channels turned, 129); the rest is small, since
+Head widths, rotary channels and window are MiMo's (192 and 128, 64, 129); all else is small, since
 oracles are plain loops.
 """
 
@@ -52,7 +52,7 @@ def _lm_head(random: Random) -> Pairs:
 
 
 def _attention(random: Random, name: str, prior: int, **static: Any) -> Pairs:
-    """Check two rows: one goes on after `prior` tokens, one began earlier and has padding."""
+    """Check two rows after `prior` cached tokens: one starts a position earlier and is padded."""
     B, T, H, K = 2, 5, 4, 2
     position_BT = prior + np.arange(T, dtype=np.int32) - np.array([[0], [1]], np.int32)
     position_BT[1, -2:] = -1
@@ -82,13 +82,13 @@ def _attention_swa(random: Random) -> Pairs:
 
 
 def _kv_cache(random: Random) -> Pairs:
-    found, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
+    actual, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
     position_BT = np.array([[4, 5], [3, -1]], np.int32)
     row_BT = np.array([[1, 2], [3, 6]], np.int32)
     tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, row_BT
-    write_tokens(found, *tokens)
+    write_tokens(actual, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
-    read = prior_tokens(found, sequences=2, kv_length=3)
+    read = prior_tokens(actual, sequences=2, kv_length=3)
     return list(
         zip(read, cache_oracle.prior_tokens(expected, sequences=2, kv_length=3), strict=True)
     )
@@ -102,8 +102,8 @@ def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
 
 def _decoded_codes(_: Random) -> Pairs:
     code_OI = np.array([[code for code in range(256) if code & 0x7F != 0x7F]], np.uint8)
-    every = BlockScaled(code_OI, np.ones((1, 2), np.float32))
-    return [(dequantize(every), scale_oracle.dequantize(every))]
+    all_codes = BlockScaled(code_OI, np.ones((1, 2), np.float32))
+    return [(dequantize(all_codes), scale_oracle.dequantize(all_codes))]
 
 
 def _scaled_matmul(random: Random) -> Pairs:
@@ -115,9 +115,9 @@ def _scaled_matmul(random: Random) -> Pairs:
 def _quantize(random: Random) -> Pairs:
     w_OI = normal(random, 20, 150)
     code_OI, scale_YX = scale_oracle.quantize(w_OI, block_height=8)
-    found = quantize(w_OI, block_height=8)
+    actual = quantize(w_OI, block_height=8)
     expected = SimpleNamespace(code=code_OI, scale=scale_YX, block_height=8)
-    return [(dequantize(found), scale_oracle.dequantize(expected))]
+    return [(dequantize(actual), scale_oracle.dequantize(expected))]
 
 
 def _sampling(random: Random) -> Pairs:

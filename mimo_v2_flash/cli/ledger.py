@@ -1,4 +1,4 @@
-"""The ledger of a deployment: what every program costs, the least possible, the time projected."""
+"""Cost ledger of a deployment: every program's cost, lower bound and projected time."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,12 +19,16 @@ __all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price"]
 
 
 class LedgerEntry(NamedTuple):
-    """A program's line.
+    """The costs of one program.
 
     Attributes
     ----------
-    cost, least, seconds
-        What it takes, the least possible, and how long it would take once.
+    cost
+        Operations and bytes of one call.
+    lower_bound
+        The least that the call must compute and read.
+    seconds
+        Projected time of one call.
     weights, cache, activations
         Bytes that move: weights read, cache read and written, other inputs and outputs.
     """
@@ -39,17 +43,20 @@ class LedgerEntry(NamedTuple):
     @property
     def sent(self) -> int:
         """Bytes that a rank sends."""
-        return sum(exchange.sent for exchange in self.cost.collectives)
+        return sum(collective.sent for collective in self.cost.collectives)
 
 
 class StepTime(NamedTuple):
-    """A step: its sizes, its programs with how often each is called, and its time.
+    """A step: its sizes, how often it calls each program, and its projected time.
 
     Attributes
     ----------
-    bound, with_operations, least
-        Seconds, projected: of what its programs take, with what each operation takes at least, and
-        of the least possible.
+    bound
+        Seconds of all program calls.
+    with_operations
+        Seconds of all program calls with the least overhead of every operation added.
+    lower_bound
+        Seconds of the lower bounds of all program calls.
     """
 
     tokens: int
@@ -61,21 +68,23 @@ class StepTime(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """Every program by its name, and every step."""
+    """The entries of all programs, by name, and the times of all steps."""
 
     entries: dict[str, LedgerEntry]
     steps: tuple[StepTime, ...]
 
 
 def ledger(deployment: Deployment) -> Ledger:
-    """Return the ledger, and the errors, of `step_programs`."""
+    """Return the ledger of a deployment; it raises what `step_programs` raises."""
     return price(step_programs(deployment))
 
 
-def price(found: StepPrograms) -> Ledger:
-    """Return the ledger of programs that have been found."""
-    entries = {name: _entry(program, found.kinds[name]) for name, program in found.programs.items()}
-    return Ledger(entries, tuple(_timed(step, entries) for step in found.steps))
+def price(recorded: StepPrograms) -> Ledger:
+    """Return the ledger of recorded programs."""
+    entries = {
+        name: _entry(program, recorded.kinds[name]) for name, program in recorded.programs.items()
+    }
+    return Ledger(entries, tuple(_timed(step, entries) for step in recorded.steps))
 
 
 def _timed(step: StepCalls, entries: Mapping[str, LedgerEntry]) -> StepTime:
@@ -89,9 +98,9 @@ def _timed(step: StepCalls, entries: Mapping[str, LedgerEntry]) -> StepTime:
 
 
 def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
-    given = tree_arrays(program.arguments)
+    arrays = tree_arrays(program.arguments)
     inputs = {
-        kind: {path: array for path, array in given.items() if kinds[path] == kind}
+        kind: {path: array for path, array in arrays.items() if kinds[path] == kind}
         for kind in ("weights", "cache", "activations")
     }
     cost = cost_of(program.traced.module, program.traced.inputs, set(inputs["weights"]))
@@ -99,17 +108,18 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
         kind: sum(cost.read[path] + cost.written.get(path, 0) for path in paths)
         for kind, paths in inputs.items()
     }
-    possible = lower_bound(inputs["weights"], inputs["cache"], _sizes(program))
+    least = lower_bound(inputs["weights"], inputs["cache"], _shape(program))
     moved["activations"] += cost.returned
-    return LedgerEntry(cost, possible, roofline_time(cost), **moved)
+    return LedgerEntry(cost, least, roofline_time(cost), **moved)
 
 
-def _sizes(program: RecordedProgram) -> ProgramShape:
-    given, (attention, network) = program.arguments, layer_parts(program.function)
-    rows, tokens = next(iter(tree_arrays(given).values())).shape[:2]
-    if "row_N" in given:  # the head, which sees these alone
-        rows, tokens = len(given["row_N"]), 1
-    kv_length, local_tokens = given.get("kv_length", 0), given.get("local_tokens", rows * tokens)
+def _shape(program: RecordedProgram) -> ProgramShape:
+    arguments, (attention, network) = program.arguments, layer_parts(program.function)
+    rows, tokens = next(iter(tree_arrays(arguments).values())).shape[:2]
+    if "row_N" in arguments:  # the head computes the logits of these tokens only
+        rows, tokens = len(arguments["row_N"]), 1
+    kv_length = arguments.get("kv_length", 0)
+    local_tokens = arguments.get("local_tokens", rows * tokens)
     window = attention.spec.window if attention else NO_WINDOW
     return ProgramShape(
         rows, tokens, local_tokens, kv_length, window, getattr(network, "experts_per_token", 0)

@@ -1,4 +1,4 @@
-"""The self-check's part on the mixture of experts: router, experts, messages, ranks."""
+"""Checks of the mixture of experts: router, experts, token dispatch, and ranks."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ from .check import Check, Pairs, Random, beside_oracle, normal
 
 __all__ = ["MOE_CHECKS"]
 
-D, F, E, A = 24, 12, 8, 3  # width, expert's width, experts, experts per token
-N = 3  # tokens of a rank
+D, F, E, A = 24, 12, 8, 3  # model width, expert width, experts, experts per token
+N = 3  # tokens per rank
 
 
 def _experts(random: Random, experts: int = E) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -35,36 +35,38 @@ def _moe_router(random: Random) -> Pairs:
 
 
 def _moe_expert(random: Random) -> Pairs:
-    one = (weight[0] for weight in _experts(random, 1))
-    return beside_oracle("moe_expert", "moe_expert", normal(random, 4, D), *one)
+    expert = (weight[0] for weight in _experts(random, 1))
+    return beside_oracle("moe_expert", "moe_expert", normal(random, 4, D), *expert)
 
 
 def _dense_ffn(random: Random) -> Pairs:
-    one = (weight[0] for weight in _experts(random, 1))
-    return beside_oracle("dense_ffn", "dense_ffn", normal(random, 5, D), *one, token_block=2)
+    expert = (weight[0] for weight in _experts(random, 1))
+    return beside_oracle("dense_ffn", "dense_ffn", normal(random, 5, D), *expert, token_block=2)
 
 
 def _moe_dispatch(random: Random) -> Pairs:
-    """Experts that hand their token back give each token back, times its weights."""
+    """Check that experts which return their input give every token back, times its weights."""
     x_ND, weight_NA = normal(random, 6, D), np.full((6, A), np.float32(1 / A))
     expert_NA = np.argsort(random.random((6, E)), axis=1)[:, :A].astype(np.int32)
     buffers = dispatch(x_ND, weight_NA, expert_NA, ranks=4, num_experts=E, send_capacity=6)
     rank_P11 = np.arange(4)[:, None, None]
-    own_PM1 = np.sum(buffers.weight_PMA * (buffers.expert_PMA // 2 == rank_P11), -1, keepdims=True)
-    output_PMD = (buffers.x_PMD * own_PM1).astype(np.float32)
+    weight_PM1 = np.sum(
+        buffers.weight_PMA * (buffers.expert_PMA // 2 == rank_P11), -1, keepdims=True
+    )
+    output_PMD = (buffers.x_PMD * weight_PM1).astype(np.float32)
     return [(combine(output_PMD, buffers.slot_NA), x_ND), (buffers.overflow_1, [0])]
 
 
 def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
-    """Check four ranks with tokens of their own beside every token through its experts."""
+    """Check four expert-parallel ranks, each with its own tokens, beside the oracle."""
     ranks, experts_per_rank = 4, E // 4
     x_PND, position_N = normal(random, ranks, N, D), np.array([0, 1, -1], np.int32)
     w_router_ED, bias_E = normal(random, E, D), normal(random, E)
     experts = _experts(random)
     group = ThreadGroup(ranks)
 
-    def one_rank(rank: int) -> Any:
-        own = [
+    def run_rank(rank: int) -> Any:
+        local_experts = [
             weight[rank * experts_per_rank : (rank + 1) * experts_per_rank] for weight in experts
         ]
         y_ND, _ = moe_block(
@@ -73,7 +75,7 @@ def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
             w_router_ED,
             bias_E,
             np.array([rank], np.int32),
-            lambda *tokens, **options: capacity_experts(*tokens, *own, **options),
+            lambda *tokens, **options: capacity_experts(*tokens, *local_experts, **options),
             group=group,
             dispatcher=dispatcher,
             experts_per_token=A,
@@ -87,7 +89,7 @@ def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
         )
         for x_ND in x_PND
     )
-    return list(zip(group.run(one_rank), expected, strict=True))
+    return list(zip(group.run(run_rank), expected, strict=True))
 
 
 MOE_CHECKS = (

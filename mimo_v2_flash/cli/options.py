@@ -1,4 +1,4 @@
-"""Options of the command line that have had another name before."""
+"""Renamed command-line options: the old name still works, hidden from `--help`."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["add_renamed_option"]
 
 
 def add_renamed_option(parser: Any, name: str, old_name: str, **options: Any) -> None:
-    """Declare the option `name`; its old name still works and does not show in `--help`."""
+    """Declare the option `name`, and `old_name` as a hidden alias of it."""
     action = parser.add_argument(name, **options)
     hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     parser.add_argument(old_name, dest=action.dest, **(options | hidden))

@@ -1,4 +1,4 @@
-"""Ranks as several commands have them: the options of a plan, and who may speak."""
+"""Parallelism of a command: the options of the parallel sizes, and output from rank 0 alone."""
 
 import argparse
 import os
@@ -22,14 +22,14 @@ __all__ = [
 
 
 class RankSetup(NamedTuple):
-    """The ranks that share a model, and what they split."""
+    """The process group of this rank, and the parallel sizes of the model."""
 
     group: HostGroup
     plan: ParallelConfig
 
     @property
     def shard_spec(self) -> ShardSpec:
-        """What weights this rank has."""
+        """The weights that this rank holds."""
         return self.plan.shard_spec(self.group.rank)
 
 
@@ -37,29 +37,44 @@ SINGLE_RANK = RankSetup(SoloGroup(), ParallelConfig())
 
 
 def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of a plan."""
-    of = parser.add_argument_group("ranks", "data parallel x tensor parallel, a process on each")
-    of.add_argument(
-        "--expert-parallel", type=int, metavar="P", help="ranks that share the experts (all ranks)"
+    """Declare the options of the parallel sizes."""
+    group = parser.add_argument_group(
+        "parallelism",
+        "The world size is data-parallel size x tensor-parallel size; every rank is a process.",
     )
-    of.add_argument(
-        "--tensor-parallel", type=int, default=1, metavar="T", help="ranks that share the heads (1)"
+    group.add_argument(
+        "--expert-parallel",
+        type=int,
+        metavar="P",
+        help="Expert-parallel size: how many ranks split the experts (default: the world size).",
     )
-    of.add_argument(
-        "--data-parallel", type=int, metavar="D", help="shares of the batch (P / T, or 1)"
+    group.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="T",
+        help="Tensor-parallel size: how many ranks split attention heads, dense layers and "
+        "vocabulary (default: 1).",
+    )
+    group.add_argument(
+        "--data-parallel",
+        type=int,
+        metavar="D",
+        help="Data-parallel size: how many shards the batch has (default: under torchrun, running "
+        "ranks / tensor-parallel size; else expert-parallel size / tensor-parallel size, at least "
+        "1).",
     )
 
 
 def parse_parallel_config(
     expert_parallel: int | None, tensor_parallel: int, data_parallel: int | None
 ) -> ParallelConfig:
-    """Return the plan that options ask for; ValueError names what is impossible.
+    """Return the parallel sizes that the options ask for; ValueError names an impossible one.
 
-    Where nothing is said of the batch, there are as few ranks as share the experts.
+    Without a data-parallel size the world is the smallest that holds the expert-parallel size.
     """
     if data_parallel is None:
-        fewest = (expert_parallel or 1) // max(tensor_parallel, 1)
-        data_parallel = max(fewest, 1)
+        data_parallel = max((expert_parallel or 1) // max(tensor_parallel, 1), 1)
     experts = {} if expert_parallel is None else {"expert_parallel_size": expert_parallel}
     return ParallelConfig(
         tensor_parallel_size=tensor_parallel, data_parallel_size=data_parallel, **experts
@@ -67,7 +82,7 @@ def parse_parallel_config(
 
 
 def parallel_sizes(plan: ParallelConfig) -> dict[str, int]:
-    """Return the sizes of a split, by the keys of `--json`."""
+    """Return the parallel sizes by the keys of `--json`."""
     return {
         "expert_parallel": plan.expert_parallel_size,
         "tensor_parallel": plan.tensor_parallel_size,
@@ -79,26 +94,28 @@ def parallel_sizes(plan: ParallelConfig) -> dict[str, int]:
 def rank_setup(
     group: HostGroup, expert_parallel: int | None, tensor_parallel: int, data_parallel: int | None
 ) -> RankSetup:
-    """Return what the ranks that are running share; ValueError if others were asked for.
+    """Return the setup of a running rank; ValueError if the options need another world size.
 
-    Where nothing is said of the batch, all ranks that do not share heads share it.
+    Without a data-parallel size the batch is split over all ranks that do not split heads.
     """
     if data_parallel is None and group.size > 1:
         data_parallel = max(group.size // max(tensor_parallel, 1), 1)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     if plan.world_size != group.size:
         raise ValueError(
-            f"{plan.world_size} ranks are asked for and {group.size} running: "
-            f"torchrun --nproc-per-node {plan.world_size} starts them"
+            f"--expert-parallel {plan.expert_parallel_size} --tensor-parallel "
+            f"{plan.tensor_parallel_size} --data-parallel {plan.data_parallel_size} needs world "
+            f"size {plan.world_size}, but the world size is {group.size}: start it with torchrun "
+            f"--nproc-per-node {plan.world_size}"
         )
     return RankSetup(group, plan)
 
 
 @contextmanager
 def only_rank_0_prints(group: HostGroup) -> Iterator[None]:
-    """Let rank 0 write, and nobody else."""
+    """Discard standard output and standard error of all ranks but rank 0."""
     if group.rank == 0:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         yield

@@ -1,4 +1,4 @@
-"""What a plan takes, as tables, as one sentence, and as JSON."""
+"""Report of a plan's memory and traffic as tables, as a verdict, and as JSON."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,9 @@ from .parallel_options import parallel_sizes
 __all__ = ["report", "verdict"]
 
 TRAFFIC_KEYS = ("ranks", "least", "all_to_all", "all_gather", "heads")
-CHIP = 96 * 10**9  # bytes of a chip of Trainium2: of four logical cores
+CHIP = 96 * 10**9  # bytes of a Trainium2 chip, which has four logical NeuronCores
+BUFFERS = {"stream": "hidden states", "exchange": "expert dispatch"}
+"""Names of buffers in the table, where they differ from the keys of `--json`."""
 
 
 def report(
@@ -28,35 +30,37 @@ def report(
     memory: int,
     file: Path | None = None,
 ) -> int:
-    """Print what `plan` takes of devices with `memory` bytes, and return the exit status.
+    """Print the memory and the traffic of `plan`, and return the exit status.
 
-    The status is 1 if it does not fit. All numbers are written into `file`, if one is given.
+    The status is 1 if a device needs more than `memory` bytes. All numbers are written to `file`,
+    if one is passed.
     """
-    held = devices(config, plan, workload)
+    all_devices = devices(config, plan, workload)
     steps = {"prefill": workload.step, "decode": 1}
     sent = {name: traffic(config, plan, workload, step=step) for name, step in steps.items()}
-    fullest = max(held, key=lambda device: device.total)
+    fullest = max(all_devices, key=lambda device: device.total)
     out = console()
     out.print(
-        f"{plan.world_size} devices: experts on {plan.expert_parallel_size}, heads on {plan.tensor_parallel_size}, "
-        f"{workload.batch_size} sequences of {workload.context} tokens in {plan.data_parallel_size} shares, "
-        f"{workload.step} tokens of each in a step"
+        f"{plan.world_size} devices: expert parallel {plan.expert_parallel_size}, tensor parallel "
+        f"{plan.tensor_parallel_size}, data parallel {plan.data_parallel_size}; "
+        f"{workload.batch_size} sequences of {workload.context} tokens, prefilled "
+        f"{workload.step} at a time"
     )
-    out.print(_memory(held, fullest, workload))
+    out.print(_memory(all_devices, fullest, workload))
     if plan.world_size > 1:
-        out.print(_exchanges(sent, sum(config.moe_layer_freq)))
-    predictors = sum(place.end for place in mtp_tensors(config).values())
-    out.print(f"Multi-token predictors are not loaded: {amount(predictors)} of the checkpoint.")
+        out.print(_traffic(sent, sum(config.moe_layer_freq)))
+    mtp_bytes = sum(tensor.end for tensor in mtp_tensors(config).values())
+    out.print(f"MTP heads are not loaded: {amount(mtp_bytes)} of the checkpoint.")
     out.print(verdict(fullest, memory))
     if file is not None:
-        said = _numbers(plan, workload, held, sent)
-        said |= {"memory": memory, "fits": fullest.total <= memory}
-        file.write_text(json.dumps(said, indent=1) + "\n")
+        numbers = _numbers(plan, workload, all_devices, sent)
+        numbers |= {"memory": memory, "fits": fullest.total <= memory}
+        file.write_text(json.dumps(numbers, indent=1) + "\n")
     return int(fullest.total > memory)
 
 
 def verdict(device: Device, memory: int) -> str:
-    """Return whether a device's bytes fit, and by how much or why not."""
+    """Return a sentence: whether the device's bytes fit into `memory`, and by how much."""
     total, weights = device.total, sum(device.weights.values())
     if total <= memory:
         return f"It fits: {amount(total)} of {amount(memory)}, {amount(memory - total)} are free."
@@ -67,44 +71,44 @@ def verdict(device: Device, memory: int) -> str:
     )
     listed = ", ".join(f"{name} {amount(size)}" for name, size in parts)
     chip = f" A chip has {amount(CHIP)}." if memory < total <= CHIP else ""
-    alone = " The weights alone are too much." if weights > memory else ""
+    only_weights = " The weights alone are too much." if weights > memory else ""
     return (
         f"It does not fit: {amount(total)}, {amount(total - memory)} more than {amount(memory)} "
-        f"({listed}).{alone}{chip}"
+        f"({listed}).{only_weights}{chip}"
     )
 
 
-def _memory(held: list[Device], fullest: Device, workload: Workload) -> Any:
-    """Return the table of bytes: the fullest device, and all together."""
-    made = table("What a plan takes", ("what",), ("fullest device", "all devices"))
+def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> Any:
+    """Return the table of bytes on the fullest device, and on all together."""
+    memory = table("Memory", ("what",), ("fullest device", "all devices"))
     cache = f"KV cache, {np.dtype(workload.cache_dtype)}"
-    of_every = [_rows(device, cache) for device in held]
+    rows_of_devices = [_rows(device, cache) for device in all_devices]
     for name, size in _rows(fullest, cache).items():
-        made.add_row(name, amount(size), amount(sum(rows[name] for rows in of_every)))
-    return made
+        memory.add_row(name, amount(size), amount(sum(rows[name] for rows in rows_of_devices)))
+    return memory
 
 
 def _rows(device: Device, cache: str) -> dict[str, int]:
-    buffers = {f"buffer: {name}": size for name, size in device.buffers.items()}
+    buffers = {f"buffer: {BUFFERS.get(key, key)}": size for key, size in device.buffers.items()}
     return {**device.weights, cache: device.cache, **buffers, "total": device.total}
 
 
-def _exchanges(sent: dict[str, Traffic], layers: int) -> Any:
-    """Return the table of what all devices send."""
-    made = table(
-        f"Sent by all devices, per token and each of {layers} layers of experts",
+def _traffic(sent: dict[str, Traffic], layers: int) -> Any:
+    """Return the table of bytes that all devices send."""
+    rows = table(
+        f"Sent by all devices, per token and each of {layers} MoE layers",
         ("step",),
-        ("other ranks of a token", "least", "all_to_all", "all_gather", "among heads"),
+        ("remote ranks per token", "lower bound", "all_to_all", "all_gather", "tensor parallel"),
     )
     for name, (ranks, *sizes) in sent.items():
-        made.add_row(name, f"{ranks:.2f}", *(amount(round(size)) for size in sizes))
-    return made
+        rows.add_row(name, f"{ranks:.2f}", *(amount(round(size)) for size in sizes))
+    return rows
 
 
 def _numbers(
-    plan: ParallelConfig, workload: Workload, held: list[Device], sent: dict[str, Traffic]
+    plan: ParallelConfig, workload: Workload, all_devices: list[Device], sent: dict[str, Traffic]
 ) -> dict[str, Any]:
-    """Return all numbers; the keys are those of `--json`, whatever fields are called."""
+    """Return all numbers by the keys of `--json`, which outlive the names of fields."""
     return {
         "plan": parallel_sizes(plan),
         "load": {
@@ -115,7 +119,7 @@ def _numbers(
             "cache": np.dtype(workload.cache_dtype).name,
             "stream": np.dtype(workload.activation_dtype).name,
         },
-        "devices": [device._asdict() | {"total": device.total} for device in held],
+        "devices": [device._asdict() | {"total": device.total} for device in all_devices],
         "sent_per_token_and_layer": {
             name: dict(zip(TRAFFIC_KEYS, traffic, strict=True)) for name, traffic in sent.items()
         },

@@ -1,7 +1,7 @@
-"""Prepare weights: choose experts and layers of a checkpoint, and store them for this project.
+"""Prepare weights: select experts and layers of a checkpoint, convert them, and write shards.
 
-A checkpoint on disk, or ranges of one on the Hugging Face hub. What an interruption leaves is
-continued with --resume.
+The checkpoint is a folder, or a repository on the Hugging Face hub, of which only the needed bytes
+are downloaded. --resume continues an interrupted run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mimo_v2_flash.weights.subset import check_experts, from_ranges
 from .console import amount, console, progress_of_bytes, table
 from .truncate import truncate_layers
 
-__all__ = ["MODEL", "OUTPUT", "add_arguments", "make", "plan", "run"]
+__all__ = ["MODEL", "OUTPUT", "add_arguments", "add_subset_arguments", "make", "plan", "run"]
 
 MODEL = "XiaomiMiMo/MiMo-V2-Flash"
 OUTPUT = Path("tmp_mimo_weights")
@@ -29,24 +29,73 @@ WORKERS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="a folder of safetensors files")
-    source.add_argument("--model", help=f"a repository of the hub, such as {MODEL}")
-    parser.add_argument("--revision", default="main", help="of the repository (main)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"a folder ({OUTPUT})")
-    parser.add_argument(
-        "--expert-subset", nargs="+", metavar="ID", help="ids and ranges to keep, such as 0 1 4-7"
+    source.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="Folder of the checkpoint to read, with safetensors files and a config.json.",
     )
-    parser.add_argument("--num-layers", type=int, help="keep the first layers only")
-    parser.add_argument("--dtype", choices=STORED, default="fp8", help="fp8 is as stored (fp8)")
-    parser.add_argument("--target", choices=TARGETS, default="cpu", help="whose FP8 (cpu)")
+    source.add_argument("--model", help=f"Repository on the Hugging Face hub, such as {MODEL}.")
+    add_subset_arguments(parser)
     parser.add_argument(
-        "--expert-parallel", type=int, metavar="P", help="a shard for each of P ranks' experts (T)"
+        "--target",
+        choices=TARGETS,
+        default="cpu",
+        help="FP8 range of the output: cpu is E4M3FN (to 448), trainium2 is E4M3 (to 240) "
+        "(default: cpu).",
     )
     parser.add_argument(
-        "--tensor-parallel", type=int, default=1, metavar="T", help="and of T ranks' heads (1)"
+        "--expert-parallel",
+        type=int,
+        metavar="P",
+        help="Expert-parallel size to write shards for (default: the tensor-parallel size).",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="T",
+        help="Tensor-parallel size to write shards for (default: 1).",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Print what would be read and written, and write nothing.",
+    )
+    parser.add_argument("--resume", action="store_true", help="Continue an interrupted run.")
+
+
+def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the revision, the output, and the part of the checkpoint that is kept."""
+    parser.add_argument(
+        "--revision",
+        default="main",
+        help="Branch, tag or commit of the repository (default: main).",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=OUTPUT,
+        metavar="FOLDER",
+        help=f"Folder that the prepared weights are written to (default: {OUTPUT}).",
+    )
+    parser.add_argument(
+        "--expert-subset",
+        nargs="+",
+        metavar="ID",
+        help="Ids and ranges of the experts to keep, such as 0 1 4-7 (default: all).",
+    )
+    parser.add_argument(
+        "--num-layers",
+        type=int,
+        help="Number of layers to keep, from the first on (default: all).",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=STORED,
+        default="fp8",
+        help="Dtype of the prepared weights; fp8 keeps them as stored (default: fp8).",
+    )
 
 
 def run(
@@ -63,7 +112,7 @@ def run(
     dry_run: bool,
     resume: bool,
 ) -> int:
-    """Plan the job, say what it takes, do it, and return the exit status."""
+    """Plan the job, print its sizes, run it, and return the exit status."""
     source: Source
     if checkpoint is not None:
         source, config_file = FolderSource(checkpoint), checkpoint
@@ -71,15 +120,15 @@ def run(
         source = HubSource(model or MODEL, revision)
         config_file = source.config
     config = MiMoConfig.from_pretrained(config_file)
-    experts_over = tensor_parallel if expert_parallel is None else expert_parallel
-    split = {"expert_parallel": experts_over, "tensor_parallel": tensor_parallel}
+    expert_parallel = tensor_parallel if expert_parallel is None else expert_parallel
+    split = {"expert_parallel": expert_parallel, "tensor_parallel": tensor_parallel}
     encoding = Encoding(dtype, target)
     job = plan(source, config, output, encoding, expert_subset, num_layers, **split)
-    _say(job)
+    _print_sizes(job)
     if dry_run:
         return 0
     if job.store.is_interrupted and not resume:
-        raise ValueError(f"{output}: an interrupted run is there; --resume continues it")
+        raise ValueError(f"--output {output}: holds an interrupted run; --resume continues it")
     make(job)
     return 0
 
@@ -93,17 +142,18 @@ def plan(
     num_layers: int | None,
     **split: int,
 ) -> ConversionJob:
-    """Return the job; nothing is written yet."""
+    """Return the conversion job; nothing is written yet."""
     if num_layers is not None:
         config = truncate_layers(config, num_layers)
-    there = range(config.n_routed_experts)
-    asked = from_ranges(expert_subset) if expert_subset else there
-    experts = tuple(check_experts(asked, there))
+    all_ids = range(config.n_routed_experts)
+    experts = tuple(
+        check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
+    )
     return plan_conversion_job(source, config, output, encoding, experts, **split)
 
 
 def make(job: ConversionJob) -> None:
-    """Do what is left of the job, with a progress bar, and say what became of it."""
+    """Run what is left of the job, with a progress bar, and print the result."""
     out = console()
     if job.is_complete():
         out.print(f"{job.store.folder} is complete already")
@@ -113,26 +163,30 @@ def make(job: ConversionJob) -> None:
         job.run(workers=workers, advance=advance)
     out.print(f"{job.store.folder}: {amount(job.store.nbytes)}, complete")
     if job.encoding.target == "trainium2":
-        rounded = f"{job.encoding.rounded:,} FP8 values rounded when halved"
-        out.print(f"{rounded} by this run, each by at most 2^-10 of its scale")
+        out.print(
+            f"{job.encoding.rounded:,} FP8 values rounded when halved by this run, each by at most "
+            "2^-10 of its scale"
+        )
 
 
-def _say(job: ConversionJob) -> None:
-    """Print what the job takes, and whether it fits here."""
-    wanted, size = job.store.folder.absolute(), job.store.nbytes
-    folder = next(path for path in (wanted, *wanted.parents) if path.exists())
-    free = shutil.disk_usage(folder).free
+def _print_sizes(job: ConversionJob) -> None:
+    """Print the sizes of the job, and whether they fit into this machine."""
+    folder, size = job.store.folder.absolute(), job.store.nbytes
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    said = table(f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "here"))
-    said.add_row("tensors", f"{len(job.plan.outputs):,}", "")
-    said.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
-    said.add_row("layers", f"{job.config.num_hidden_layers}", "")
-    said.add_row("shards", f"{len(job.store.folders)}", "")
-    said.add_row("bytes to read", amount(job.bytes_to_read), "")
-    said.add_row("bytes on disk", amount(size), _fits(size, free))
-    said.add_row("memory to hold all", amount(size), _fits(size, memory))
-    console().print(said)
+    sizes = table(
+        f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "this machine")
+    )
+    sizes.add_row("tensors", f"{len(job.plan.outputs):,}", "")
+    sizes.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
+    sizes.add_row("layers", f"{job.config.num_hidden_layers}", "")
+    sizes.add_row("shards", f"{len(job.store.folders)}", "")
+    sizes.add_row("bytes to read", amount(job.bytes_to_read), "")
+    sizes.add_row("bytes on disk", amount(size), _fits(size, free))
+    sizes.add_row("memory to hold all", amount(size), _fits(size, memory))
+    console().print(sizes)
 
 
-def _fits(size: int, there: int) -> str:
-    return f"{'fits' if size <= there else 'DOES NOT FIT'} in {amount(there)}"
+def _fits(size: int, available: int) -> str:
+    return f"{'fits' if size <= available else 'DOES NOT FIT'} in {amount(available)}"

@@ -1,4 +1,4 @@
-"""The roofline of a deployment: what each program reaches, beside what memory and matmuls allow.
+"""Roofline plot of a deployment: projected speed of each program under the hardware limits.
 
 Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
 """
@@ -21,7 +21,7 @@ PLAIN = {"svg.hashsalt": "roofline", "svg.fonttype": "none", "font.size": 9}
 
 
 def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
-    """Draw the programs of `steps`, by operations per byte and operations per second.
+    """Plot the programs of `steps`: operations per second over operations per byte.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
 
 
 def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:
-    """Draw a point for each program that multiplies."""
+    """Plot a point for each program that has matmuls."""
     kinds = [name.split(",")[0] for step in steps for name in step.calls]
     marker = dict(zip(dict.fromkeys(kinds), MARKERS, strict=False))
     for colour, step in zip(COLOURS, steps, strict=False):
@@ -57,13 +57,13 @@ def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:
             entry, kind = ledger.entries[name], name.split(",")[0]
             if entry.cost.operations:
                 moved = entry.seconds.memory * trainium2.BYTES_PER_SECOND
-                place = entry.cost.operations / moved, entry.cost.operations / entry.seconds.bound
+                point = entry.cost.operations / moved, entry.cost.operations / entry.seconds.bound
                 label = f"{kind}, {step.tokens} token{'s' * (step.tokens > 1)}"
-                axes.plot(*place, marker[kind], color=colour, markersize=7, label=label)
+                axes.plot(*point, marker[kind], color=colour, markersize=7, label=label)
 
 
 def _roof(axes: Any) -> None:
-    """Draw what memory and matmuls allow, as far as the points reach."""
+    """Plot the limits of memory and matmuls over the range of the points."""
     ridge = trainium2.FLOPS / trainium2.BYTES_PER_SECOND
     drawn = [line.get_xdata()[0] for line in axes.lines]
     at = np.geomspace(min([ridge, *drawn]) / 3, max([ridge, *drawn]) * 3, 200)

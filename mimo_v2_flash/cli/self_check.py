@@ -1,6 +1,7 @@
-"""Check every kernel against its float64 oracle, on this machine, without a Trainium.
+"""Check every kernel against its float64 oracle, on this machine's CPU.
 
-Prints a table of kernel, check, largest error and time; the exit status is 1 if any check fails.
+The mode prints a table of kernels, checks, largest errors and times; the exit status is 1 if any
+check fails.
 """
 
 import argparse
@@ -17,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 
 class Outcome(NamedTuple):
-    """What one check found: the error as a share of the answer's range, and its seconds."""
+    """The result of a check: its error relative to max |expected|, and its seconds."""
 
     error: float
     seconds: float
@@ -25,7 +26,9 @@ class Outcome(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Seed of the random inputs (default: 0)."
+    )
 
 
 def run(seed: int) -> int:
@@ -51,21 +54,23 @@ def run(seed: int) -> int:
     out = console()
     out.print(results)
     out.print(
-        f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed; errors are shares of the range."
+        f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed; errors are relative to max "
+        "|expected|."
     )
     return 1 if failed else 0
 
 
 def _outcome(check: Callable[[np.random.Generator], list[tuple[Any, Any]]], seed: int) -> Outcome:
-    """Return the largest error of the pairs (found, expected) that `check` returns."""
+    """Return the largest error of the pairs (actual, expected) that `check` returns."""
     start = time.perf_counter()
     pairs = check(np.random.default_rng(seed))
-    error = max(_error(np.asarray(f, np.float64), np.asarray(e, np.float64)) for f, e in pairs)
+    error = max(_error(np.asarray(a, np.float64), np.asarray(e, np.float64)) for a, e in pairs)
     return Outcome(error, time.perf_counter() - start)
 
 
-def _error(found: np.ndarray, expected: np.ndarray) -> float:
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def _error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return max |actual - expected| / max |expected|; infinity if shapes differ or at NaN."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
-    spread = float(np.max(np.abs(expected), initial=0.0)) or 1.0
-    return float(np.max(np.abs(found - expected), initial=0.0)) / spread
+    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
+    return float(np.max(np.abs(actual - expected), initial=0.0)) / scale

@@ -1,6 +1,7 @@
-"""All programs of a deployment, and how often each step calls them: the real model, rehearsed.
+"""All programs of a deployment, and how often each step calls them, from a dry run of the model.
 
-Nothing is computed and no weights are needed: a config, a plan and sizes say it all.
+The dry run records and traces programs but computes nothing, so it needs no weights: config,
+parallel sizes and deployment sizes determine every program.
 """
 
 from collections import Counter
@@ -31,16 +32,16 @@ __all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
 
 
 class StepCalls(NamedTuple):
-    """A step, and what it calls.
+    """The program calls of one step.
 
     Attributes
     ----------
     tokens
-        Of each sequence: a chunk, one, or one and the longest draft.
-    filled
-        Slots of full layers that are looked at: a bucket.
+        Tokens of each sequence: a chunk, one, or one and the longest draft.
+    kv_length
+        Cache slots that full-attention layers read, rounded up to a bucket.
     calls
-        How often each program is called where nothing overflows, by its name.
+        How often each program is called if no expert capacity overflows, by name.
     """
 
     tokens: int
@@ -49,14 +50,14 @@ class StepCalls(NamedTuple):
 
 
 class StepPrograms(NamedTuple):
-    """Every program by a name for people, and every step.
+    """All programs of a deployment by readable name, and all its steps.
 
-    Programs that no step calls are those of larger buckets, for what overflows.
+    Programs that no step calls are for larger capacities after an overflow, and for logits.
 
     Attributes
     ----------
     kinds
-        Of each program's inputs, by their paths: "weights", "cache" or "activations".
+        "weights", "cache" or "activations" for each input of each program, by the input's path.
     """
 
     programs: dict[str, RecordedProgram]
@@ -65,12 +66,14 @@ class StepPrograms(NamedTuple):
 
 
 def step_programs(deployment: Deployment) -> StepPrograms:
-    """Return what `deployment` needs: shorter steps last, each with fewer filled slots first.
+    """Return all programs and steps of `deployment`.
+
+    Steps are sorted by decreasing tokens, then by increasing KV length.
 
     Raises
     ------
     ValueError
-        If there cannot be programs for it, or the compiler would refuse one; it is named.
+        If the deployment is impossible, or the compiler would refuse a program; it is named.
     ImportError
         If nkipy is not installed.
     """
@@ -105,7 +108,7 @@ def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashMode
 
 
 def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeights:
-    """Return a rank's weights, without memory; layers of a kind are one."""
+    """Return a rank's weights as meta arrays; layers of the same kind share theirs."""
     few, kind_of_layer = one_of_each_layer(config)
     weights = meta_arrays(
         to_device_layout(shard_weights(meta_weights(few, dtype), few, shard_spec))
@@ -114,14 +117,14 @@ def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeig
 
 
 def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
-    """Yield every step's tokens, its filled slots, and the last position where it may start."""
+    """Yield tokens and KV length of every step, and the last position at which it may start."""
     context, bucket = deployment.context, EXECUTION_MODES["static"].kv_length
     for tokens in dict.fromkeys((deployment.chunk, 1 + MAX_DRAFT_TOKENS, 1)):
         last = context - tokens
         if last >= 0 and tokens <= deployment.chunk:
             starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
-            found = {bucket(start, context): start for start in starts}
-            yield from ((tokens, kv_length, start) for kv_length, start in found.items())
+            start_of_bucket = {bucket(start, context): start for start in starts}
+            yield from ((tokens, kv_length, start) for kv_length, start in start_of_bucket.items())
 
 
 def _run(
@@ -131,27 +134,27 @@ def _run(
     tokens: int,
     start: int,
 ) -> Counter[int]:
-    """Return the programs that a step calls, by number.
+    """Return how often a step calls each program, by the program's number.
 
-    Before, it is run as if all overflowed, and again for logits, which are sampled from.
+    Runs before it record the programs of an overflow, and those that return logits for sampling.
     """
     token_BT = np.zeros((deployment.batch_size, tokens), np.int32)
     position_BT = np.broadcast_to(start + np.arange(tokens, dtype=np.int32), token_BT.shape)
-    wanted = tokens if tokens <= 1 + MAX_DRAFT_TOKENS else 1
-    last_Bn = np.broadcast_to(np.arange(tokens)[-wanted:], (len(token_BT), wanted))
-    for recorder.value, ask in (
+    outputs = tokens if tokens <= 1 + MAX_DRAFT_TOKENS else 1
+    last_Bn = np.broadcast_to(np.arange(tokens)[-outputs:], (len(token_BT), outputs))
+    for recorder.value, run_step in (
         (1, partial(model.step, logits_at=last_Bn[:, -1:])),  # a short prompt, or its end
         (1, partial(model.greedy, at=last_Bn[:, -1:])),
         (1, partial(model.step, logits_at=last_Bn)),
         (0, partial(model.greedy, at=last_Bn)),
     ):
         recorder.calls.clear()
-        ask(token_BT, position_BT, _cache(model, deployment, start))
+        run_step(token_BT, position_BT, _cache(model, deployment, start))
     return recorder.calls.copy()
 
 
 def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
-    """Return what each input of a program is; weights are known by their `id`."""
+    """Return the kind of each input of a program; weights are recognised by their `id`."""
     return {
         path: "weights"
         if id(array) in weights
@@ -161,8 +164,8 @@ def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
 
 
 def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:
-    """Return a cache whose sequences have `start` tokens."""
+    """Return a cache whose sequences hold `start` tokens."""
     cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache_dtype)
     oldest = max(0, start - cache.window + 1)
-    held = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
-    return replace(cache, length_B=held[0], oldest_B=held[1])
+    length_B, oldest_B = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
+    return replace(cache, length_B=length_B, oldest_B=oldest_B)

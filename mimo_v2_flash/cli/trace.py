@@ -1,6 +1,6 @@
-"""Trace a prompt: store every named tensor of its prefill, to be compared with another trace.
+"""Trace a prompt: write every named tensor of its prefill to a file, for `--mode compare`.
 
-Names and meanings are in docs/tracing.md. A prompt is text, or token ids, which need no tokenizer.
+docs/tracing.md lists the tensors. The prompt is a text, or token ids, which need no tokenizer.
 """
 
 import argparse
@@ -29,16 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_model_argument(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", help="a text; needs the model's tokenizer")
-    prompt.add_argument("--tokens", nargs="+", type=int, metavar="ID", help="token ids")
+    prompt.add_argument("--prompt", help="Text to trace; it needs the model's tokenizer.")
+    prompt.add_argument(
+        "--tokens", nargs="+", type=int, metavar="ID", help="Token ids to trace, such as 3 1 4."
+    )
     parser.add_argument(
-        "--output", type=Path, default=Path("trace.safetensors"), help="(trace.safetensors)"
+        "--output",
+        type=Path,
+        default=Path("trace.safetensors"),
+        metavar="FILE",
+        help="Trace file to write (default: trace.safetensors).",
     )
     parser.add_argument(
         "--max-step",
         type=int,
         default=512,
-        help="tokens that pass through the layers at once (512)",
+        help="Number of prompt tokens per prefill step (default: 512).",
     )
 
 
@@ -53,8 +59,8 @@ def run(
         raise FileNotFoundError(f"--output {output}: no such folder")
     tensors = trace_prompt(weights, config, token_T, max_step=max_step)
     size = write_trace(output, tensors, config)
-    said = f"{len(tensors)} tensors of {len(tensors['tokens'])} tokens, {amount(size)}"
-    console().print(f"{output}: {said}", soft_wrap=True)
+    sizes = f"{len(tensors)} tensors of {len(tensors['tokens'])} tokens, {amount(size)}"
+    console().print(f"{output}: {sizes}", soft_wrap=True)
     return 0
 
 
@@ -66,24 +72,24 @@ def trace_prompt(
     Raises
     ------
     ValueError
-        As `MiMoV2FlashModel.forward`.
+        As raised by `MiMoV2FlashModel.forward`.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    chunks: dict[str, list[np.ndarray]] = {}
 
     def keep(name: str, tensor: Any) -> None:
-        parts.setdefault(name, []).append(np.asarray(tensor))
+        chunks.setdefault(name, []).append(np.asarray(tensor))
 
-    def listen(call: HookCall) -> None:
+    def hook(call: HookCall) -> None:
         if (call.layer, call.part) == (0, "layer"):
             keep("embedding", call.args[0][0])
         for tensor in TENSORS:
             if tensor.take and tensor.part == call.part:
                 keep(layer_name(call.layer, tensor), tensor.take(call))
 
-    backend = HookedLayers(config.num_hidden_layers, listen)
+    backend = HookedLayers(config.num_hidden_layers, hook)
     model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
     logits_TV = model.forward([token_T])[0]
-    tensors = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+    tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
     last_BTD = tensors[f"layers.{config.num_hidden_layers - 1}.output"][None]
     final_TD = rmsnorm(last_BTD, weights.final_norm_D, epsilon=config.layernorm_epsilon)[0]
     first = {"tokens": np.asarray(token_T), "positions": np.arange(len(logits_TV))}

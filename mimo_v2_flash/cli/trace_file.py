@@ -1,4 +1,4 @@
-"""Traces as files: safetensors, one sequence, float32 and int32.
+"""Trace files: the tensors of one sequence as float32 and int32 in the safetensors format.
 
 Metadata: `made_by`, and `config`, the model's config.json in the hub's spelling.
 """
@@ -24,18 +24,18 @@ OURS = f"mimo_v2_flash {version('mimo-v2-flash')}"
 def write_trace(
     path: Path, tensors: Mapping[str, Any], config: MiMoConfig, made_by: str = OURS
 ) -> int:
-    """Write `tensors` by the names of `trace_tensors.TENSORS`, and return their bytes.
+    """Write a trace, and return the bytes of its tensors.
 
     Parameters
     ----------
     path
-        The file; one that is there is replaced.
+        The file; an existing one is replaced.
     tensors
-        Arrays; integers become int32, all else float32.
+        Arrays by the names of `trace_tensors.TENSORS`; integers become int32, all else float32.
     config
-        Of the model that was traced.
+        Config of the traced model.
     made_by
-        Who traced.
+        Name and version of the program that made the trace.
 
     Raises
     ------
@@ -57,13 +57,13 @@ def _stored(array: np.ndarray) -> np.ndarray:
 
 
 class TraceFile:
-    """A trace on disk; a tensor is read when it is asked for."""
+    """A trace on disk, whose tensors are read on access."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self._file = path, file
-        said = file.metadata() or {}
-        self.made_by = said.get("made_by", "unknown")
-        self.config: dict[str, Any] = json.loads(said.get("config", "{}"))
+        metadata = file.metadata() or {}
+        self.made_by = metadata.get("made_by", "unknown")
+        self.config: dict[str, Any] = json.loads(metadata.get("config", "{}"))
         names = file.keys()
         self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
@@ -71,7 +71,7 @@ class TraceFile:
         return np.asarray(self._file.get_tensor(name))
 
     def integers(self, name: str) -> np.ndarray:
-        """Return a tensor of integers; ValueError if it is none."""
+        """Return the tensor `name`; ValueError if its dtype is no integer."""
         tensor = self[name]
         if not np.issubdtype(tensor.dtype, np.integer):
             raise ValueError(f"{self.path}: {name} is {tensor.dtype}, expected integers")
@@ -85,9 +85,9 @@ def open_trace(path: Path) -> Iterator[TraceFile]:
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If there is no such file.
     ValueError
-        If it is no whole safetensors file, or its config is no JSON; the message names it.
+        If the file is not in the safetensors format, or its config is not JSON; it is named.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -95,4 +95,4 @@ def open_trace(path: Path) -> Iterator[TraceFile]:
         with safe_open(path, "numpy") as file:
             yield TraceFile(path, file)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no trace: {error}") from error
+        raise ValueError(f"{path}: not a trace: {error}") from error

@@ -1,7 +1,7 @@
-"""The tensors of a trace, in the order of computing: name, axes, meaning, and where a run has them.
+"""Tensors of a trace, in the order of computation: name, axes, meaning, and hook.
 
-The one table that traces, comparisons, docs/tracing.md and the tests go by. Axis letters are those
-of `mimo_v2_flash.kernels`; a trace is of one sequence, so B is left out and N is T.
+Traces, comparisons, docs/tracing.md and the tests use this one table. Axis letters are those of
+`mimo_v2_flash.kernels`; a trace has one sequence, so B is left out and N is T.
 """
 
 import re
@@ -25,17 +25,18 @@ class TraceTensor(NamedTuple):
     Attributes
     ----------
     name
-        Within its layer where `part` is a layer's, to be preceded by `layers.3.`
+        Name within the layer, which `layers.3.` precedes in a trace; or the whole name of a tensor
+        outside the layers.
     axes
-        Its axes; integers are int32, all else is float32.
+        Axis letters; integers are int32, all else is float32.
     meaning
-        What it is.
+        Description of the tensor.
     part
-        The part of a layer whose call has it; "before" or "after" the layers.
+        Part of a layer whose hook gives the tensor, or "before" or "after" the layers.
     take
-        From that call to the tensor.
-    again
-        Of what it is computed once more; empty where it is an array of the run itself.
+        Function from the hook's call to the tensor.
+    recomputed_from
+        Inputs from which the trace computes the tensor again; empty for an array of the run itself.
     """
 
     name: str
@@ -50,8 +51,8 @@ def _log_sum(call: HookCall) -> np.ndarray:
     """Return log(exp(sink) + sum over visible keys of exp(score)), `log_sum_TH`, in float64."""
     tensors = [np.asarray(tensor, np.float64)[0] for tensor in call.args[:-1]]
     q_THQ, k_TKQ, _, position_T, prior_k_SKQ, _, prior_position_S = tensors
-    held_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
-    key_position_S = np.concatenate([held_S, position_T])
+    prior_position_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
+    key_position_S = np.concatenate([prior_position_S, position_T])
     age_TS = position_T[:, None] - key_position_S
     visible_TS = (key_position_S >= 0) & (age_TS >= 0) & (age_TS < call.kwargs["window"])
     k_SKQ = np.concatenate([prior_k_SKQ, k_TKQ])
@@ -67,10 +68,10 @@ def _log_sum(call: HookCall) -> np.ndarray:
 
 
 def _expert_output(call: HookCall) -> np.ndarray:
-    """Return `output_TAD`, every chosen expert's answer before it is weighed.
+    """Return `output_TAD`, every chosen expert's output before it is weighted.
 
-    Every choice is a token of its own with weight 1: experts see the same tokens in the same order
-    as in the run, so the answers are the same bit for bit.
+    Every (token, expert) pair is a token with weight 1: experts see the same tokens in the same
+    order as in the run, so their outputs are the same bit for bit.
     """
     x_ND, _, expert_NA, *weights = call.args
     N, A = expert_NA.shape
@@ -79,15 +80,16 @@ def _expert_output(call: HookCall) -> np.ndarray:
     return np.reshape(output_JD, (N, A, -1))
 
 
-# A call's arguments: turn(q, k, step), look(q, k, v, ...), answer(x, weight, expert, ...).
+# Arguments of the hooked parts: apply_rope(q, k, ...), attend(q, k, v, ...), and experts(x, weight,
+# expert, ...).
 TENSORS = (
     TraceTensor("tokens", "T", "token ids, integers", "before"),
     TraceTensor("positions", "T", "each token's position, integers", "before"),
-    TraceTensor("embedding", "TD", "the stream before layer 0", "before"),
+    TraceTensor("embedding", "TD", "hidden states before layer 0", "before"),
     TraceTensor(
         "attention.norm",
         "TD",
-        "the stream, normalised: attention's input",
+        "input of attention: the layer's hidden states, normalised",
         "attention",
         lambda c: c.args[0][0],
     ),
@@ -111,21 +113,21 @@ TENSORS = (
     TraceTensor(
         "attention.heads",
         "THC",
-        "what each head saw, before o_proj",
+        "output of each head, before o_proj",
         "attend",
         lambda c: c.output[0],
     ),
     TraceTensor(
         "attention.output",
         "TD",
-        "what attention adds to the stream",
+        "output of attention, before the residual sum",
         "attention",
         lambda c: c.output[0],
     ),
     TraceTensor(
         "feed_forward.norm",
         "TD",
-        "the stream with attention added, normalised: the network's input",
+        "input of the feed-forward: hidden states after attention, normalised",
         "feed_forward",
         lambda c: c.args[0],
     ),
@@ -143,54 +145,57 @@ TENSORS = (
     TraceTensor(
         "feed_forward.expert_weight",
         "TA",
-        "what each of them weighs",
+        "weight of each chosen expert",
         "experts",
         lambda c: c.args[1],
     ),
     TraceTensor(
         "feed_forward.expert_output",
         "TAD",
-        "what each of them says, before it is weighed",
+        "output of each chosen expert, before it is weighted",
         "experts",
         _expert_output,
-        recomputed_from="the experts, asked with weight 1: the same bits",
+        recomputed_from="the experts, run again with weight 1: the same bits",
     ),
     TraceTensor(
         "feed_forward.output",
         "TD",
-        "what the network adds to the stream",
+        "output of the feed-forward, before the residual sum",
         "feed_forward",
         lambda c: c.output[0],
     ),
-    TraceTensor("output", "TD", "the stream after the layer", "layer", lambda c: c.output[0]),
+    TraceTensor("output", "TD", "hidden states after the layer", "layer", lambda c: c.output[0]),
     TraceTensor(
         "final_norm",
         "TD",
-        "the stream after the last layer, normalised",
+        "hidden states after the last layer, normalised",
         "after",
         recomputed_from="the last layer's output, by the norm's kernel",
     ),
-    TraceTensor("logits", "TV", "logits of the token after each", "after"),
+    TraceTensor("logits", "TV", "logits of the next token, at every position", "after"),
 )
 ROW = {tensor.name: row for row, tensor in enumerate(TENSORS)}
 PER_EXPERT = tuple(tensor.name for tensor in TENSORS if tensor.axes.startswith("TA"))
 
 
 def layer_name(layer: int, tensor: TraceTensor) -> str:
-    """Return the name in a trace of a layer's `tensor`, such as `layers.3.attention.query`."""
+    """Return the trace name of a layer's `tensor`, such as `layers.3.attention.query`."""
     return f"layers.{layer}.{tensor.name}"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the layer and the rest: `layers.3.` and `attention.query`; outside, no layer."""
+    """Return the layer's prefix and the rest, such as `layers.3.` and `attention.query`.
+
+    The prefix is empty for a tensor outside the layers.
+    """
     inside = IN_LAYER.fullmatch(name)
     return (inside[1], inside[3]) if inside else ("", name)
 
 
 def sort_key(name: str) -> tuple[int, int, int] | None:
-    """Return where in the order of computing `name` stands; None if it names no tensor here.
+    """Return the sort key of `name` in the order of computation; None if no tensor has that name.
 
-    Places compare as numbers do; the last number is the row of `TENSORS`.
+    The last number of the key is the row of `TENSORS`.
     """
     inside = IN_LAYER.fullmatch(name)
     row = ROW.get(inside[3] if inside else name)

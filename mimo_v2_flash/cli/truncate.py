@@ -1,4 +1,4 @@
-"""A model cut to its first layers, as several commands offer it."""
+"""Truncation of a model to its first layers."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ __all__ = ["truncate_layers"]
 
 
 def truncate_layers(config: MiMoConfig, count: int) -> MiMoConfig:
-    """Return `config` with its first `count` layers only; ValueError if it has not so many."""
+    """Return `config` with its first `count` layers; ValueError if it has fewer."""
     if not 1 <= count <= config.num_hidden_layers:
         raise ValueError(f"--num-layers {count} is not in 1..{config.num_hidden_layers}")
     return replace(

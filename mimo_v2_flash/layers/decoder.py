@@ -43,7 +43,8 @@ class DecoderLayer:
         """Return the layer that `spec` describes, for an execution mode.
 
         The ranks of `tensor_group` split the heads and hold the same tokens, the ranks of
-        `expert_group` split the experts, and the ranks of `overflow_group` sum their overflow counts.
+        `expert_group` split the experts, and the ranks of `overflow_group` sum their
+        overflow counts.
         """
         routing = spec.experts_per_token, spec.routed_scaling_factor
         mixture = MixtureOfExperts(*routing, expert_group, tensor_group, mode.expert_fn)

@@ -1,4 +1,4 @@
-"""A check sets a kernel beside its oracle, output by output."""
+"""A check pairs the outputs of a kernel with those of its oracle."""
 
 import numpy as np
 import pytest
@@ -7,24 +7,26 @@ from mimo_v2_flash.cli.check import beside_oracle, normal
 from mimo_v2_flash.kernels import rmsnorm
 
 
-def test_one_answer_is_one_pair():
+def test_one_output_is_one_pair():
     x_BTD, weight_D = normal(np.random.default_rng(0), 1, 2, 8), np.ones(8, np.float32)
-    ((found, expected),) = beside_oracle("rmsnorm", "rmsnorm", x_BTD, weight_D, epsilon=1e-5)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    ((actual, expected),) = beside_oracle("rmsnorm", "rmsnorm", x_BTD, weight_D, epsilon=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert expected.dtype == np.float64
 
 
-def test_several_answers_are_several_pairs():
+def test_several_outputs_are_several_pairs():
     logits_NV = normal(np.random.default_rng(0), 2, 9)
-    (values, best), (tokens, places) = beside_oracle("sampling", "top_k", logits_NV, k=3)
-    np.testing.assert_array_equal(values, best)
-    np.testing.assert_array_equal(tokens, places)
+    (values, expected_values), (tokens, expected_tokens) = beside_oracle(
+        "sampling", "top_k", logits_NV, k=3
+    )
+    np.testing.assert_array_equal(values, expected_values)
+    np.testing.assert_array_equal(tokens, expected_tokens)
 
 
 def test_a_fault_in_the_kernel_shows(monkeypatch):
     monkeypatch.setattr(rmsnorm, "rmsnorm", lambda x_BTD, _, epsilon: x_BTD + 0 * epsilon)
     x_BTD = normal(np.random.default_rng(0), 1, 1, 8) * np.float32(9)
-    ((found, expected),) = beside_oracle(
+    ((actual, expected),) = beside_oracle(
         "rmsnorm", "rmsnorm", x_BTD, np.ones(8, np.float32), epsilon=1e-5
     )
-    assert found.ravel() != pytest.approx(expected.ravel(), abs=0.1)
+    assert actual.ravel() != pytest.approx(expected.ravel(), abs=0.1)

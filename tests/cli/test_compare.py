@@ -1,4 +1,4 @@
-"""The comparison names the first tensor that diverges, and refuses what cannot be compared."""
+"""A comparison of traces names the first tensor that diverges, and refuses other traces."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_a_trace_agrees_with_itself(trace, compared):
     assert "0.0e+00 of the range" in verdict(output)
     assert "DIVERGES" not in output
     rows = [each for each in map(sort_key, output.split()) if each]
-    assert rows[:-1] == sorted(rows[:-1])  # the last word names a tensor once more
+    assert rows[:-1] == sorted(rows[:-1])  # the verdict names a tensor once more
     assert len(rows[:-1]) == len(trace) - 2
 
 
@@ -98,10 +98,10 @@ def test_the_tolerance_is_given(trace, compared):
 
 
 def test_the_order_of_chosen_experts_means_nothing(trace, compared):
-    turned = {name: np.flip(trace[name], 1) for name in trace if name.startswith(EXPERT)}
-    assert len(turned) == 3
-    assert compared(trace | turned)[0] == 0
-    _, output = compared(trace | {EXPERT: turned[EXPERT]})
+    flipped = {name: np.flip(trace[name], 1) for name in trace if name.startswith(EXPERT)}
+    assert len(flipped) == 3
+    assert compared(trace | flipped)[0] == 0
+    _, output = compared(trace | {EXPERT: flipped[EXPERT]})
     assert verdict(output).startswith(f"first divergence: {EXPERT}_weight")
 
 
@@ -157,7 +157,9 @@ def test_nan_diverges_and_is_said(trace, compared):
 
 def test_other_tokens_are_refused(trace, compared):
     other = np.where(np.arange(len(TOKENS)) == 3, 99, TOKENS)
-    with pytest.raises(ValueError, match=rf"tokens differ: at 3, {TOKENS[3]} in .*a\.saf.* 99 in"):
+    with pytest.raises(
+        ValueError, match=rf"tokens differ at index 3: {TOKENS[3]} in .*a\.saf.* 99 in"
+    ):
         compared(trace | {"tokens": other})
 
 
@@ -183,17 +185,17 @@ def test_configs_that_differ_are_said(trace, tmp_path, capsys):
 
 
 def test_tensors_are_in_memory_by_pairs(trace, tmp_path, monkeypatch):
-    path, asked, alive = tmp_path / "a.safetensors", [], []
+    path, reads, alive = tmp_path / "a.safetensors", [], []
     write_trace(path, trace, MODEL.config)
     read = compare.TraceFile.__getitem__
 
-    def watched(file, name: str) -> np.ndarray:
+    def counting_read(file, name: str) -> np.ndarray:
         tensor = read(file, name)
-        asked.append((name, sum(earlier() is not None for earlier in alive)))
+        reads.append((name, sum(earlier() is not None for earlier in alive)))
         alive.append(ref(tensor))
         return tensor
 
-    monkeypatch.setattr(compare.TraceFile, "__getitem__", watched)
+    monkeypatch.setattr(compare.TraceFile, "__getitem__", counting_read)
     compare.run(path, path, 1e-3)
-    assert {name for name, _ in asked} == set(trace)
-    assert max(count for _, count in asked) <= 3  # experts' answers of A and B, and ids
+    assert {name for name, _ in reads} == set(trace)
+    assert max(count for _, count in reads) <= 3  # expert outputs of A and B, and ids

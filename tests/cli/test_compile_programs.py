@@ -6,7 +6,7 @@ import pytest
 
 import run_example
 from tests.support.neuron_stand_ins import stand_in
-from tests.support.reports import said_by
+from tests.support.reports import run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
@@ -24,15 +24,15 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def compiled(capsys, checkpoint, tmp_path, monkeypatch):
-    """Return what runs the mode, and returns what it says."""
+    """Return a function that runs the mode and returns standard output and standard error."""
     stand_in(monkeypatch)
 
     def run(*arguments: object, status: int = 0) -> tuple[str, str]:
-        given = ["--model", checkpoint, "--programs", tmp_path / "programs", *arguments]
-        command = ["--backend", "neuron", "--compile-only", *map(str, (*given, *SIZES))]
+        options = ["--model", checkpoint, "--programs", tmp_path / "programs", *arguments]
+        command = ["--backend", "neuron", "--compile-only", *map(str, (*options, *SIZES))]
         assert run_example.main(command) == status
-        said = capsys.readouterr()
-        return said.out, said.err
+        captured = capsys.readouterr()
+        return captured.out, captured.err
 
     return run
 
@@ -41,9 +41,9 @@ def test_what_is_compiled_is_all_that_a_text_needs(compiled, capsys, checkpoint,
     out, _ = compiled("--jobs", 2)
     assert "Compiled by neuronx-cc 2.27.1" in out
     write = ["--model", checkpoint, "--prompt", "the end", "--max-new-tokens", 30]
-    expected, _ = said_by(capsys, "generate", *write)
-    there = ["--backend", "neuron", "--skip-compile", "--programs", tmp_path / "programs"]
-    assert said_by(capsys, "generate", *write, *there, *SIZES)[0] == expected
+    expected, _ = run_mode(capsys, "generate", *write)
+    cached = ["--backend", "neuron", "--skip-compile", "--programs", tmp_path / "programs"]
+    assert run_mode(capsys, "generate", *write, *cached, *SIZES)[0] == expected
 
 
 def test_a_manifest_says_what_every_program_takes(compiled, tmp_path):
@@ -64,7 +64,7 @@ def test_without_neuronx_cc_the_modules_are_written_and_that_is_said(
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
     out, _ = compiled()
-    assert "Not compiled, for neuronx-cc is not installed" in out
+    assert "Not compiled: neuronx-cc is not installed" in out
     folders = [path for path in (tmp_path / "programs").iterdir() if path.is_dir()]
     assert len(folders) > 4
     for folder in folders:
@@ -75,29 +75,31 @@ def test_without_neuronx_cc_the_modules_are_written_and_that_is_said(
 def test_a_program_that_is_missing_is_named(compiled, capsys, checkpoint, tmp_path):
     compiled()
     write = ["--model", checkpoint, "--prompt", "the end", "--max-new-tokens", 3, "--skip-compile"]
-    place = ["--backend", "neuron", "--programs", tmp_path / "programs", "--chunk", 8]
-    out, err = said_by(capsys, "generate", *write, *place, status=2)
+    runtime = ["--backend", "neuron", "--programs", tmp_path / "programs", "--chunk", 8]
+    out, err = run_mode(capsys, "generate", *write, *runtime, status=2)
     assert out == ""
-    assert "is missing, and nothing may be compiled" in err
+    assert "is missing, and compilation is disabled" in err
 
 
 def test_an_error_of_the_compiler_is_shown_with_its_log(compiled, monkeypatch):
-    monkeypatch.setenv("NEURONX_CC_REFUSES", "embedded")
+    monkeypatch.setenv("NEURONX_CC_REFUSES", "embed")
     _, err = compiled(status=2)
-    assert "program embedded-" in err
+    assert "program embed-" in err
     assert "NCC_EVRF029" in err
     assert "compile.log)" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--jobs", 0), "--jobs 0: allowed is an integer above 0"),
         (("--expert-parallel", 3), "expert_parallel"),
         (("--batch-size", 10**9), "It does not fit"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(compiled, tmp_path, arguments, said):
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    compiled, tmp_path, arguments, message
+):
     _, err = compiled(*arguments, status=2)
-    assert said in err
+    assert message in err
     assert not (tmp_path / "programs").exists()

@@ -1,4 +1,4 @@
-"""What commands print is plain where nobody watches."""
+"""Console output is plain text unless it goes to a terminal."""
 
 import numpy as np
 
@@ -9,19 +9,19 @@ def test_progress_is_one_plain_line_when_it_is_done(capsys):
     with progress("counting", total=3) as advance:
         advance(3)
         assert capsys.readouterr().out == ""
-    said = capsys.readouterr().out
-    assert said.startswith("counting: ")
-    assert said.endswith(" s\n")
-    assert "\x1b" not in said
+    stdout = capsys.readouterr().out
+    assert stdout.startswith("counting: ")
+    assert stdout.endswith(" s\n")
+    assert "\x1b" not in stdout
 
 
 def test_a_table_is_plain_text(capsys):
-    made = table("Title", ("word",), ("number",))
-    made.add_row("a", "1")
-    console().print(made)
-    said = capsys.readouterr().out
-    assert "Title" in said
-    assert "\x1b" not in said
+    report = table("Title", ("word",), ("number",))
+    report.add_row("a", "1")
+    console().print(report)
+    stdout = capsys.readouterr().out
+    assert "Title" in stdout
+    assert "\x1b" not in stdout
 
 
 def test_bytes_are_in_powers_of_a_thousand():

@@ -1,4 +1,4 @@
-"""--mode programs: what it says of a deployment, and what it refuses."""
+"""--mode cost: deployments from options, tables, files, and refusals."""
 
 import argparse
 import json
@@ -11,26 +11,26 @@ from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
 
-def asked(*words: str) -> dict:
+def parsed(*options: str) -> dict:
     parser = argparse.ArgumentParser()
     cost.add_arguments(parser)
-    return vars(parser.parse_args(words))
+    return vars(parser.parse_args(options))
 
 
-def deployment(*words: str):
-    options = asked(*words)
-    del options["file"], options["plot"]
-    return cost.parse_deployment(**options)
+def deployment(*options: str):
+    kwargs = parsed(*options)
+    del kwargs["file"], kwargs["plot"]
+    return cost.parse_deployment(**kwargs)
 
 
 def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
-    found = deployment("--expert-parallel", "32", "--tensor-parallel", "4")
-    assert found.config == MiMoConfig()
-    assert found.plan == ParallelConfig(32, 4, 8)
-    assert (found.batch_size, found.context, found.chunk) == (8, 4096, 128)
+    default = deployment("--expert-parallel", "32", "--tensor-parallel", "4")
+    assert default.config == MiMoConfig()
+    assert default.plan == ParallelConfig(32, 4, 8)
+    assert (default.batch_size, default.context, default.chunk) == (8, 4096, 128)
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
-    words = ["--model", str(tmp_path), "--batch-size", "3", "--dtype", "bfloat16"]
-    other = deployment(*words, "--cache-dtype", "float32")
+    options = ["--model", str(tmp_path), "--batch-size", "3", "--dtype", "bfloat16"]
+    other = deployment(*options, "--cache-dtype", "float32")
     assert other.config == SMALL
     assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
 
@@ -40,11 +40,14 @@ def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
     model, numbers, plot = (tmp_path / name for name in ("config.json", "all.json", "plot.svg"))
     model.write_text(json.dumps(SMALL.to_dict()))
-    words = ["--model", str(model), "--context", "64", "--chunk", "16"]
-    assert cost.run(**asked(*words, "--json", str(numbers), "--plot", str(plot))) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "1 ranks: experts on 1, heads on 1, 1 sequences of 64 tokens" in said
-    assert "projected for Trainium2, not measured" in said
+    options = ["--model", str(model), "--context", "64", "--chunk", "16"]
+    assert cost.run(**parsed(*options, "--json", str(numbers), "--plot", str(plot))) == 0
+    stdout = " ".join(capsys.readouterr().out.split())
+    assert (
+        "1 ranks: expert parallel 1, tensor parallel 1, data parallel 1; 1 sequences of 64 tokens"
+        in stdout
+    )
+    assert "projected for Trainium2, not measured" in stdout
     assert "not measured" in json.loads(numbers.read_text())["note"]
     assert "<svg" in plot.read_text()
 
@@ -53,4 +56,4 @@ def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
 def test_what_cannot_be_is_refused():
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
     with pytest.raises(ValueError, match="expert_parallel_size = 3: 256 experts are no multiple"):
-        cost.run(**asked("--expert-parallel", "3"))
+        cost.run(**parsed("--expert-parallel", "3"))

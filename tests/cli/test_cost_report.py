@@ -1,4 +1,4 @@
-"""A ledger in words: its numbers are where they belong."""
+"""The report of a cost ledger shows every number in its place."""
 
 import json
 from dataclasses import replace
@@ -48,19 +48,19 @@ LEDGER = Ledger({"sliding attention, 2 x 9 tokens": ENTRY}, STEPS)
 
 def test_every_step_has_its_line_and_the_fullest_their_programs(capsys):
     report(DEPLOYMENT, LEDGER)
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.startswith(described(DEPLOYMENT))
+    stdout = " ".join(capsys.readouterr().out.split())
+    assert stdout.startswith(described(DEPLOYMENT))
     row = "sliding attention 39 77 4.00 4.0 2.0 MB 2.0 31.0 kB 3.0 40.0 kB 6.0 MB 50.0 kB 750000"
-    assert said.count(row) == 2
-    assert "300 tokens of each sequence, 1000 filled" in said
-    assert "1 token of each sequence, 1000 filled" in said
-    assert "300 256 500.00 1000.00 4800 2000.00" in said
-    assert "1 1000 5.00 10.00 1600 20.00" in said
-    assert "A prompt of 1000 tokens, in chunks of 300: projected 11000 ms" in said
+    assert stdout.count(row) == 2
+    assert "300 tokens per sequence, KV length 1000" in stdout
+    assert "1 token per sequence, KV length 1000" in stdout
+    assert "300 256 500.00 1000.00 4800 2000.00" in stdout
+    assert "1 1000 5.00 10.00 1600 20.00" in stdout
+    assert "A prompt of 1000 tokens, in chunks of 300: projected 11000 ms" in stdout
 
 
 def test_a_prompt_is_the_sum_of_its_chunks():
-    """They start at 0, 300, 600 and 900: with 256, 512, 1000 and 1000 slots filled."""
+    """Chunks start at 0, 300, 600 and 900: with KV lengths 256, 512, 1000 and 1000."""
     assert prompt_seconds(LEDGER, DEPLOYMENT) == pytest.approx(1 + 2 + 4 + 4)
 
 
@@ -72,21 +72,26 @@ def test_a_chunk_that_starts_where_a_bucket_ends_looks_no_further():
 
 def test_a_deployment_is_one_line():
     assert described(DEPLOYMENT) == (
-        "32 ranks: experts on 32, heads on 4, 16 sequences of 1000 tokens in 8 shares; weights fp8"
+        "32 ranks: expert parallel 32, tensor parallel 4, data parallel 8; "
+        "16 sequences of 1000 tokens; weights fp8"
     )
 
 
 def test_all_numbers_are_written(tmp_path):
     file = tmp_path / "ledger.json"
     report(DEPLOYMENT, LEDGER, file=file)
-    said = json.loads(file.read_text())
-    program = said["programs"]["sliding attention, 2 x 9 tokens"]
+    numbers = json.loads(file.read_text())
+    program = numbers["programs"]["sliding attention, 2 x 9 tokens"]
     assert (program["operations"], program["least"]["operations"]) == (4 * 10**9, 10**9)
     assert program["exchanges"] == [{"kind": "all-gather", "ranks": 32, "sent": 6_000_000}]
     assert program["seconds"]["bound"] == 0.75
-    assert [step["filled"] for step in said["steps"]] == [256, 512, 1000, 1000]
-    assert said["constants"]["bytes_per_second"] == 725e9
-    assert (said["cache"], said["weights"], said["plan"]["devices"]) == ("bfloat16", "fp8", 32)
+    assert [step["filled"] for step in numbers["steps"]] == [256, 512, 1000, 1000]
+    assert numbers["constants"]["bytes_per_second"] == 725e9
+    assert (numbers["cache"], numbers["weights"], numbers["plan"]["devices"]) == (
+        "bfloat16",
+        "fp8",
+        32,
+    )
 
 
 def test_a_plot_is_drawn(tmp_path):

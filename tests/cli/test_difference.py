@@ -1,4 +1,4 @@
-"""Differences are what they say: sizes, shares, angles, tokens, and numbers that are none."""
+"""Differences of tensors: size, size relative to the range, cosine, token, NaN and infinity."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,14 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 @given(seeds, st.integers(1, 6), st.integers(1, 5))
 def test_a_tensor_is_no_way_from_itself(seed, tokens, width):
     x = normal(seed, tokens, width)
-    found = difference_of(x, x.copy(), 0.0)
-    assert (found.largest, found.share, found.token, found.note) == (0.0, 0.0, -1, "")
-    assert found.cosine == pytest.approx(1)
+    difference = difference_of(x, x.copy(), 0.0)
+    assert (difference.largest, difference.share, difference.token, difference.note) == (
+        0.0,
+        0.0,
+        -1,
+        "",
+    )
+    assert difference.cosine == pytest.approx(1)
 
 
 @given(seeds, st.integers(0, 5), st.floats(1e-2, 10))
@@ -34,17 +39,17 @@ def test_one_number_moved_is_found_at_its_token(seed, token, step):
     a = normal(seed, 6, 2, 3)
     b = a.astype(np.float64)
     b[token, 1, 2] += step
-    found = difference_of(a, b, TOLERANCE)
-    assert found.largest == pytest.approx(step)
-    assert found.share == pytest.approx(step / np.ptp(a.astype(np.float64)))
-    assert found.cosine < 1
-    assert (found.token, found.diverges) == (token, True)
+    difference = difference_of(a, b, TOLERANCE)
+    assert difference.largest == pytest.approx(step)
+    assert difference.share == pytest.approx(step / np.ptp(a.astype(np.float64)))
+    assert difference.cosine < 1
+    assert (difference.token, difference.diverges) == (token, True)
 
 
 def test_the_first_token_beyond_the_tolerance_is_named_and_not_the_largest():
     a, b = np.array([[0.0], [1.0], [0.5], [0.5]]), np.array([[1e-4], [1.0], [0.6], [0.9]])
-    found = difference_of(a, b, TOLERANCE)
-    assert (found.token, found.largest) == (2, pytest.approx(0.4))
+    difference = difference_of(a, b, TOLERANCE)
+    assert (difference.token, difference.largest) == (2, pytest.approx(0.4))
 
 
 @pytest.mark.parametrize(("share", "diverges"), [(0.9, False), (1.1, True)])
@@ -74,17 +79,17 @@ def test_what_is_not_finite_in_one_alone_diverges_whatever_is_allowed(value):
     for pair, note in (
         ((a, b), "0 not finite in A, 1 in B"), ((b, a), "1 not finite in A, 0 in B"),
     ):  # fmt: skip
-        found = difference_of(*pair, 1e9)
-        assert (found.share, found.token, found.note) == (np.inf, 1, note)
+        difference = difference_of(*pair, 1e9)
+        assert (difference.share, difference.token, difference.note) == (np.inf, 1, note)
 
 
 @pytest.mark.parametrize("value", INFINITE)
 def test_what_is_not_finite_in_both_alike_agrees_and_is_said(value):
     a = normal(0, 3, 4)
     a[1, 2] = value
-    found = difference_of(a, a.copy(), TOLERANCE)
-    assert (found.largest, found.diverges) == (0.0, False)
-    assert found.note == "1 not finite in A, 1 in B"
+    difference = difference_of(a, a.copy(), TOLERANCE)
+    assert (difference.largest, difference.diverges) == (0.0, False)
+    assert difference.note == "1 not finite in A, 1 in B"
 
 
 def test_nan_is_not_infinity_nor_is_one_infinity_the_other():
@@ -108,25 +113,29 @@ def test_the_order_of_experts_means_nothing(seed):
     assert not difference_of_choices(a_TA, b_TA).diverges
     a = normal(seed, 5, 4, 3)
     b = np.take_along_axis(a, order_TA[..., None], axis=1)
-    found = difference_per_expert(a, b, a_TA, b_TA, 0.0)
-    assert (found.largest, found.diverges, found.note) == (0.0, False, "")
+    difference = difference_per_expert(a, b, a_TA, b_TA, 0.0)
+    assert (difference.largest, difference.diverges, difference.note) == (0.0, False, "")
 
 
 def test_another_expert_is_counted_and_its_token_named():
     a_TA = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
     b_TA = np.array([[2, 1], [3, 9], [6, 5], [8, 0]])
-    found = difference_of_choices(a_TA, b_TA)
-    assert (found.largest, found.share, found.token) == (2.0, 0.5, 1)
-    assert found.note == "2 of 4 tokens chose other experts"
+    difference = difference_of_choices(a_TA, b_TA)
+    assert (difference.largest, difference.share, difference.token) == (2.0, 0.5, 1)
+    assert difference.note == "2 of 4 tokens chose other experts"
 
 
 def test_tokens_that_chose_others_are_left_out_of_per_expert_tensors():
     a_TA, b_TA = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[1, 9], [3, 4], [6, 5]])
     a = np.arange(6.0).reshape(3, 2)
     b = np.array([[50.0, 50.0], [2.0, 3.0], [5.0, 4.0]])
-    found = difference_per_expert(a, b, a_TA, b_TA, TOLERANCE)
-    assert (found.largest, found.token, found.note) == (0.0, -1, "tokens left out: 1")
+    difference = difference_per_expert(a, b, a_TA, b_TA, TOLERANCE)
+    assert (difference.largest, difference.token, difference.note) == (
+        0.0,
+        -1,
+        "tokens left out: 1",
+    )
     b[2, 0] += 1
     assert difference_per_expert(a, b, a_TA, b_TA, TOLERANCE).token == 2
-    found = difference_per_expert(a, b, a_TA, a_TA + 9, TOLERANCE)
-    assert (found.diverges, found.note) == (False, "tokens left out: 3")
+    difference = difference_per_expert(a, b, a_TA, a_TA + 9, TOLERANCE)
+    assert (difference.diverges, difference.note) == (False, "tokens left out: 3")

@@ -1,4 +1,4 @@
-"""The table after a run on several ranks says what was recorded."""
+"""The report of expert dispatch shows what every rank recorded."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 SPARSE = (KINDS[1], KINDS[3])
 
 
-def said(model, plan, program, capsys) -> list[str]:
-    """Return the lines of the table of a run, which is the same on every rank."""
+def report_lines(model, plan, program, capsys) -> list[str]:
+    """Return the lines of a run's report; every rank has the same."""
     group = ThreadGroup(plan.world_size)
 
     def on_rank(rank: int):
@@ -27,12 +27,12 @@ def said(model, plan, program, capsys) -> list[str]:
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_prompt_and_its_answer_went_two_ways(capsys):
-    """40 tokens at once, all to rank 0, then two times one: every expert's, of a batch of one."""
+def test_a_prompt_and_its_continuation_use_two_dispatchers(capsys):
+    """A prompt of 40 tokens goes to rank 0 by all_to_all; two single tokens by all_gather."""
     model = tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4))
     model = favouring(model, slice(0, 4))
     prompt = random_tokens(model, 40)
-    lines = said(
+    lines = report_lines(
         model,
         ParallelConfig(2, 1, 2),
         lambda ours: ours.generate([prompt], max_new_tokens=3, eos_token_id=[]),
@@ -42,29 +42,29 @@ def test_a_prompt_and_its_answer_went_two_ways(capsys):
     for line in (
         "what all_gather all_to_all",
         "steps x layers 4 2",
-        "tokens a step, all ranks 1.0 40.0",
-        # D = 23, A = 4, and the second rank has the only row.
+        "tokens per step, all ranks 1.0 40.0",
+        # D = 23, A = 4; the second rank has the only row of the batch.
         "sent per token and layer 432 bytes 216 bytes",
-        "least possible 184 bytes 184 bytes",
-        "sent / least 2.35 1.17",
-        "pairs chosen, lost 16, 0 320, 0",
-        "tokens of an expert: mean, p99, most 0.5, 1, 1 20.0, 40, 40",
-        "tokens of a rank: mean, p99, most 0.5, 1, 1 20.0, 40, 40",
+        "lower bound 184 bytes 184 bytes",
+        "sent / lower bound 2.35 1.17",
+        "(token, expert) pairs: routed, dropped 16, 0 320, 0",
+        "tokens per expert: mean, p99, max 0.5, 1, 1 20.0, 40, 40",
+        "tokens per rank: mean, p99, max 0.5, 1, 1 20.0, 40, 40",
     ):
         assert line in lines
-    assert sum(line.startswith("in e") and line.endswith(" s") for line in lines) == 2
+    assert sum(line.startswith("time in ") and line.endswith(" s") for line in lines) == 2
 
 
-def test_a_way_that_needs_nothing_says_so(capsys):
-    """All tokens stay: the only row is on the rank that holds the chosen experts."""
+def test_a_dispatcher_that_needs_to_send_nothing_says_so(capsys):
+    """No token is sent: the only row is on the rank that holds the chosen experts."""
     model = tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4))
-    lines = said(
+    lines = report_lines(
         favouring(model, slice(4, 8)),
         ParallelConfig(2, 1, 2),
         lambda ours: ours.forward(random_tokens(model, 1, 50)),
         capsys,
     )
-    assert "sent / least none needed" in lines
+    assert "sent / lower bound none needed" in lines
     assert "sent per token and layer 0 bytes" in lines
 
 
@@ -74,7 +74,7 @@ def test_alone_or_without_experts_there_is_nothing_to_say():
     assert group.run(lambda _: dispatch_report(DispatchStatsBackend(), group)) == [None, None]
 
 
-def test_lost_pairs_are_counted(capsys):
+def test_dropped_pairs_are_counted(capsys):
     record, group = DispatchStatsBackend(), ThreadGroup(2)
     loads = np.array([0.0, 1.0])
     stats = DispatchStats(

@@ -1,4 +1,4 @@
-"""--mode download says what it will fetch, fetches that once, goes on by itself, and runs."""
+"""--mode download prints its sizes, fetches every range once, resumes, and runs the model."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hub(folder, monkeypatch, tmp_path):
-    """Return the hub that this process uses; nobody waits between tries."""
+    """Return the local hub that this process uses, without waits between retries."""
     never_waiting(monkeypatch)
     with visited(LocalHub(folder), monkeypatch, tmp_path / "home") as started:
         yield started
@@ -34,20 +34,20 @@ def hub(folder, monkeypatch, tmp_path):
 
 @pytest.fixture
 def download(capsys, tmp_path, hub):
-    """Return what runs the mode, and returns what it says if its status is as expected."""
+    """Return a function that runs the mode, checks its status and returns its output."""
 
     def run(*arguments: object, status: int = 0) -> str:
-        given = ["--output", tmp_path / "output", "--max-new-tokens", 4, *arguments]
+        options = ["--output", tmp_path / "output", "--max-new-tokens", 4, *arguments]
         prompt = ["--prompt-ids", *PROMPT]
-        assert run_example.main(["--mode", "download", *map(str, given + prompt)]) == status
-        said = capsys.readouterr()
-        return said.err if status else said.out
+        assert run_example.main(["--mode", "download", *map(str, options + prompt)]) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
 
     return run
 
 
 def data_ranges(hub: LocalHub) -> Counter:
-    """Return how often each range was served, but for headers."""
+    """Return how often each byte range was served, headers excluded."""
     served = Counter(hub.served)
     for file in {wanted.file for wanted in served}:
         length = int.from_bytes((hub.folder / file).read_bytes()[:8], "little")
@@ -63,8 +63,8 @@ def tokens_of(folder: Path, experts: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("experts", [[0, 1, 3], [2]])
 def test_the_prompt_runs_on_the_experts_that_were_fetched(folder, download, experts):
-    said = download("--expert-subset", *experts)
-    assert f"prompt {PROMPT}\ntokens {tokens_of(folder, experts)}\n" in said
+    stdout = download("--expert-subset", *experts)
+    assert f"prompt {PROMPT}\ntokens {tokens_of(folder, experts)}\n" in stdout
 
 
 def test_before_it_fetches_it_says_how_much_and_that_a_part_writes_nonsense(
@@ -74,8 +74,10 @@ def test_before_it_fetches_it_says_how_much_and_that_a_part_writes_nonsense(
         raise OSError(capsys.readouterr().out)
 
     monkeypatch.setattr(prepare, "make", stop)
-    said = download("--expert-subset", 0, status=2)
-    assert "2.4 MB of 5.7 MB to fetch: 1 of 5 experts\nA part of the model writes nonsense" in said
+    message = download("--expert-subset", 0, status=2)
+    assert (
+        "2.4 MB of 5.7 MB to fetch: 1 of 5 experts\nA part of the model writes nonsense" in message
+    )
     assert data_ranges(hub).total() == 0
 
 
@@ -117,8 +119,8 @@ def test_interrupted_it_goes_on_by_itself(download, hub, tmp_path):
 def test_another_checkpoint_there_is_refused_before_anything_is_fetched(download, hub, tmp_path):
     download("--expert-subset", "0-2")
     hub.reset()
-    said = r"output holds weights of experts \[0, 1, 2\], asked for is \[3\]"
-    assert re.search(said, download("--expert-subset", 3, status=2))
+    message = r"output holds weights of experts \[0, 1, 2\], requested is \[3\]"
+    assert re.search(message, download("--expert-subset", 3, status=2))
     assert data_ranges(hub).total() == 0
 
 

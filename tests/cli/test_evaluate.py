@@ -1,4 +1,4 @@
-"""--mode evaluate: bits of transformers' windows over the bytes of the file."""
+"""--mode evaluate: bits per byte and perplexity equal those of transformers."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.reports import amounts, said_by
+from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import (
     CONTEXT,
     END_OF_TEXT,
@@ -26,13 +26,13 @@ def hub(tmp_path_factory):
 
 @pytest.fixture
 def evaluated(capsys, hub, tmp_path):
-    """Return what runs the mode on a text, and returns what it says."""
+    """Return a function that runs the mode on a text and returns its output."""
 
     def run(content: str | bytes, *arguments: object, status: int = 0) -> str:
         file = tmp_path / "file.txt"
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-        given = ["--model", hub.folder, "--text", file, *arguments]
-        out, err = said_by(capsys, "evaluate", *given, status=status)
+        options = ["--model", hub.folder, "--text", file, *arguments]
+        out, err = run_mode(capsys, "evaluate", *options, status=status)
         assert "" in (out, err)
         return out + err
 
@@ -40,7 +40,7 @@ def evaluated(capsys, hub, tmp_path):
 
 
 def nats_of_transformers(hub, length: int) -> tuple[float, int]:
-    """Return the text's nats in windows of `length`, and its tokens."""
+    """Return the negative log-likelihood of the text in windows of `length`, and its tokens."""
     token_T = small_tokenizer().encode(TEXT)
     model, nats = text_oracle(hub), 0.0
     for start in range(0, len(token_T), length):
@@ -53,13 +53,13 @@ def nats_of_transformers(hub, length: int) -> tuple[float, int]:
 
 @pytest.mark.parametrize("length", [CONTEXT, 17, 1])
 def test_bits_and_perplexity_are_those_of_transformers(hub, evaluated, length):
-    said = amounts(evaluated(TEXT, *([] if length == CONTEXT else ["--length", length])))
+    report = amounts(evaluated(TEXT, *([] if length == CONTEXT else ["--length", length])))
     nats, count = nats_of_transformers(hub, length)
     size = len(TEXT.encode())
-    assert said["bytes, tokens"] == f"{size:,}, {count:,}"
-    assert said["windows"] == f"{-(-count // length)} of {length} tokens"
-    assert float(said["bits per byte"]) == pytest.approx(nats / np.log(2) / size, rel=1e-5)
-    assert float(said["perplexity"]) == pytest.approx(np.exp(nats / count), rel=1e-4)
+    assert report["bytes, tokens"] == f"{size:,}, {count:,}"
+    assert report["windows"] == f"{-(-count // length)} of {length} tokens"
+    assert float(report["bits per byte"]) == pytest.approx(nats / np.log(2) / size, rel=1e-5)
+    assert float(report["perplexity"]) == pytest.approx(np.exp(nats / count), rel=1e-4)
 
 
 def test_the_report_names_text_model_and_speed(hub, evaluated):
@@ -86,7 +86,7 @@ def test_one_character_is_a_text(evaluated):
     ],
 )
 def test_a_mistake_is_one_line(evaluated, content, arguments, message):
-    said = evaluated(content, *arguments, status=2)
-    assert said.startswith("run_example.py: ")
-    assert said.endswith(f"{message}\n")
-    assert said.count("\n") == 1
+    line = evaluated(content, *arguments, status=2)
+    assert line.startswith("run_example.py: ")
+    assert line.endswith(f"{message}\n")
+    assert line.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The example is the default; what is missing in a folder is named."""
+"""mimo-tiny is the default model; a missing folder or file is named."""
 
 import argparse
 
@@ -35,7 +35,9 @@ def test_an_unknown_folder_is_named(tmp_path):
 
 def test_outside_of_a_checkout_there_is_no_example(monkeypatch, tmp_path):
     monkeypatch.setattr(example_model, "EXAMPLE", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="it comes with a checkout, name another one"):
+    with pytest.raises(
+        FileNotFoundError, match="it is part of a source checkout, name another one"
+    ):
         open_model(tmp_path / "none")
 
 
@@ -44,7 +46,7 @@ def test_outside_of_a_checkout_there_is_no_example(monkeypatch, tmp_path):
     [
         ("config.json", "config.json: no such file"),
         ("model_final.safetensors", "model_final.safetensors"),
-        ("tokenizer.json", "no tokenizer there"),
+        ("tokenizer.json", "no tokenizer found"),
     ],
 )
 def test_a_missing_file_is_named(tmp_path, file, message):

@@ -1,4 +1,4 @@
-"""--mode generate: the text that Python gives, as it comes, and nothing else."""
+"""--mode generate: standard output is the text of the Python API, as it is generated."""
 
 import sys
 
@@ -8,7 +8,7 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.cli import generate
 from mimo_v2_flash.text.completion import complete
 from mimo_v2_flash.text.tokenizer import load_tokenizer
-from tests.support.reports import said_by
+from tests.support.reports import run_mode
 from tests.support.tiny_text import write_json, write_text_checkpoint
 
 DRAWN = ("--temperature", "1.5")
@@ -21,11 +21,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def written(capsys, folder):
-    """Return what runs the mode, and returns standard output and error."""
+    """Return a function that runs the mode and returns standard output and standard error."""
 
     def run(prompt: str, *arguments: object, status: int = 0, model=folder) -> tuple[str, str]:
-        given = ["--model", model, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
-        return said_by(capsys, "generate", *given, status=status)
+        options = ["--model", model, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
+        return run_mode(capsys, "generate", *options, status=status)
 
     return run
 
@@ -67,31 +67,31 @@ def test_a_message_is_answered(written, folder):
 
 
 def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
-    happened: list[str] = []
+    events: list[str] = []
     greedy = MiMoV2FlashModel.greedy
 
     class Stream:
         def write(self, text: str) -> None:
-            happened.append("text")
+            events.append("text")
 
         def flush(self) -> None:
-            happened.append("shown")
+            events.append("shown")
 
-    def step(*given, **options):
-        happened.append("step")
-        return greedy(*given, **options)
+    def step(*args, **kwargs):
+        events.append("step")
+        return greedy(*args, **kwargs)
 
     monkeypatch.setattr(MiMoV2FlashModel, "greedy", step)
     monkeypatch.setattr(sys, "stdout", Stream())
     options = {"model": folder, "prompt": "the", "chat": False, "max_new_tokens": 3, "seed": 0}
     generate.run(**options, stream=True, **dict.fromkeys(generate.SAMPLING))
-    first, one = happened.index("text"), ["text", "shown"]
-    assert happened[first - 1 :] == [*["step", *one] * 3, *one, *one]
+    first, one = events.index("text"), ["text", "shown"]
+    assert events[first - 1 :] == [*["step", *one] * 3, *one, *one]
 
 
 def test_the_checkpoint_says_how_to_sample_unless_the_user_does(tmp_path, written, folder):
-    asked = {"do_sample": True, "temperature": 1.5, "top_k": 9}
-    model = write_text_checkpoint(tmp_path, **asked).folder
+    config = {"do_sample": True, "temperature": 1.5, "top_k": 9}
+    model = write_text_checkpoint(tmp_path, **config).folder
     sampled = from_python(folder, "the", temperature=1.5, top_k=9).text
     cooler = from_python(folder, "the", temperature=0.7, top_k=9).text
     greedy = from_python(folder, "the").text
@@ -113,7 +113,7 @@ def test_an_end_token_of_the_checkpoint_ends_the_text(tmp_path, written, folder)
     ("prompt", "arguments", "message"),
     [
         ("Q" * 65, (), "the prompt has 65 tokens, the model's context 64"),
-        ("a\udcffb", (), "character 1 of the text is half of a surrogate"),
+        ("a\udcffb", (), "character 1 of the text is a lone surrogate"),
         ("a", ("--top-p", 0), "top_p is 0.0, allowed is"),
         ("a", ("--max-new-tokens", -1), "max_new_tokens must be at least 0"),
         ("a", ("--model", "/nowhere"), "--model /nowhere: no such folder"),

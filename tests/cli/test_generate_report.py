@@ -10,7 +10,7 @@ from mimo_v2_flash.cli import generate, generation_stats
 from mimo_v2_flash.cli.console import amount
 from mimo_v2_flash.kernels import moe_router
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
-from tests.support.reports import amounts, said_by
+from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
 
 
@@ -21,11 +21,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def reported(capsys, folder):
-    """Return what runs the mode, and returns what it says beside the text."""
+    """Return a function that runs the mode and returns standard error."""
 
     def run(prompt: str, *arguments: object) -> str:
         args = ["--model", folder, "--max-new-tokens", 12, *arguments, "--prompt", prompt]
-        return said_by(capsys, "generate", *args)[1]
+        return run_mode(capsys, "generate", *args)[1]
 
     return run
 
@@ -37,12 +37,12 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
         MiMoV2FlashModel, "new_cache", lambda *args: held.append(new_cache(*args)) or held[-1]
     )
     err = reported("the end")
-    said, prompt = amounts(err), len(prompt_tokens(load_tokenizer(folder), "the end"))
+    report, prompt = amounts(err), len(prompt_tokens(load_tokenizer(folder), "the end"))
     assert err.startswith("the end\n")
-    assert said["prompt, new tokens"] == f"{prompt}, 12"
-    assert re.fullmatch(r"\d+\.\d{3} s", said["time to first token"])
-    assert all(re.fullmatch(r"\d+\.\d tokens/s", said[what]) for what in ("prefill", "decode"))
-    assert said[f"KV cache of {prompt + 11} tokens"] == amount(held[1].nbytes)
+    assert report["prompt, new tokens"] == f"{prompt}, 12"
+    assert re.fullmatch(r"\d+\.\d{3} s", report["time to first token"])
+    assert all(re.fullmatch(r"\d+\.\d tokens/s", report[what]) for what in ("prefill", "decode"))
+    assert report[f"KV cache of {prompt + 11} tokens"] == amount(held[1].nbytes)
     assert "Stopped by max_new_tokens" in err
 
 
@@ -52,40 +52,40 @@ def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: next(seconds))
     for module in (generate, generation_stats):
         monkeypatch.setattr(module, "time", clock)
-    said = amounts(reported("the end"))
+    report = amounts(reported("the end"))
     prompt = len(prompt_tokens(load_tokenizer(folder), "the end"))
-    assert said["time to first token"] == "4.000 s"
-    assert said["prefill"] == f"{prompt / 4:.1f} tokens/s"
-    assert said["decode"] == "4.0 tokens/s"
+    assert report["time to first token"] == "4.000 s"
+    assert report["prefill"] == f"{prompt / 4:.1f} tokens/s"
+    assert report["decode"] == "4.0 tokens/s"
 
 
 def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monkeypatch):
     chosen: list[set[int]] = []
     route = moe_router.moe_router
 
-    def watched(*args, **kwargs):
-        answer = route(*args, **kwargs)
-        chosen.append(set(answer[1].flat))
-        return answer
+    def recording_route(*args, **kwargs):
+        output = route(*args, **kwargs)
+        chosen.append(set(output[1].flat))
+        return output
 
-    monkeypatch.setattr("mimo_v2_flash.kernels.moe_block.moe_router", watched)
+    monkeypatch.setattr("mimo_v2_flash.kernels.moe_block.moe_router", recording_route)
     for prompt, limit in (*((letter, 1) for letter in "Qxz?"), ("the end", 12)):
         chosen.clear()
-        said = amounts(reported(prompt, "--max-new-tokens", limit))
-        ours = chosen[2:]  # two layers of a mixture; the first step loads compiled code
-        pairs = set.union(*ours[::2]), set.union(*ours[1::2])
-        assert said["experts touched"] == f"{sum(map(len, pairs))} of 10"
+        report = amounts(reported(prompt, "--max-new-tokens", limit))
+        routed = chosen[2:]  # two MoE layers; the first step is a warm-up
+        pairs = set.union(*routed[::2]), set.union(*routed[1::2])
+        assert report["experts touched"] == f"{sum(map(len, pairs))} of 10"
 
 
 def test_no_tokens_are_reported_as_none(reported):
-    said = amounts(reported("the", "--max-new-tokens", 0))
-    assert {said[what] for what in ("time to first token", "prefill", "decode")} == {"none"}
+    report = amounts(reported("the", "--max-new-tokens", 0))
+    assert {report[what] for what in ("time to first token", "prefill", "decode")} == {"none"}
 
 
 def test_of_one_token_there_is_no_decoding(reported):
-    said = amounts(reported("the", "--max-new-tokens", 1))
-    assert said["decode"] == "none"
-    assert said["prefill"] != "none"
+    report = amounts(reported("the", "--max-new-tokens", 1))
+    assert report["decode"] == "none"
+    assert report["prefill"] != "none"
 
 
 def test_a_full_context_is_said(reported):

@@ -1,4 +1,4 @@
-"""A ledger's lines are sums of what is known of their programs, and its faults are seen."""
+"""A cost ledger adds up its programs, and shows a program that does more than the lower bound."""
 
 from dataclasses import replace
 
@@ -26,13 +26,13 @@ from mimo_v2_flash.kernels import ops  # noqa: E402
 
 CONFIG = replace(SMALL, num_key_value_heads=2, swa_num_key_value_heads=4, intermediate_size=256)
 DEPLOYMENT = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 256, 16)
-FOUND = step_programs(DEPLOYMENT)
-LEDGER = price(FOUND)
+RECORDED = step_programs(DEPLOYMENT)
+LEDGER = price(RECORDED)
 
 
 def test_all_programs_of_a_step_read_every_weight_of_the_rank_but_the_embedding():
-    load = Workload(2, 256, 16, "fp8", ml_dtypes.bfloat16)
-    held = devices(CONFIG, DEPLOYMENT.plan, load)[0].weights
+    workload = Workload(2, 256, 16, "fp8", ml_dtypes.bfloat16)
+    held = devices(CONFIG, DEPLOYMENT.plan, workload)[0].weights
     expected = sum(held.values()) - held["embedding"]
     for step in LEDGER.steps:
         read = {name: LEDGER.entries[name].lower_bound.weights for name in step.calls}
@@ -42,31 +42,31 @@ def test_all_programs_of_a_step_read_every_weight_of_the_rank_but_the_embedding(
 
 
 def test_kinds_are_told_apart():
-    for name, program in FOUND.programs.items():
-        for path, kind in FOUND.kinds[name].items():
+    for name, program in RECORDED.programs.items():
+        for path, kind in RECORDED.kinds[name].items():
             expected = "cache" if path.startswith("cache") else "activations"
             if path.startswith(("weight", "embedding", "norm_D", "w_")):
                 expected = "weights"
             assert kind == expected, path
-        assert set(FOUND.kinds[name]) == set(tree_arrays(program.arguments))
+        assert set(RECORDED.kinds[name]) == set(tree_arrays(program.arguments))
 
 
 def test_heads_and_experts_are_for_the_tokens_that_they_see():
-    """A row on each rank; two ranks share its heads, and take half of its tokens to experts."""
-    hidden, words = CONFIG.hidden_size, CONFIG.vocab_size // 2
+    """Each rank has one row; two ranks split its heads, and each dispatches half of its tokens."""
+    hidden, vocabulary = CONFIG.hidden_size, CONFIG.vocab_size // 2
     expert = 3 * hidden * CONFIG.moe_intermediate_size
     chosen = CONFIG.num_experts_per_tok * expert + CONFIG.n_routed_experts * hidden
     heads = [name for name in LEDGER.entries if name.startswith("head")]
     assert len(heads) == 8
     for name in heads:
         seen = int(name.split(", ")[1].split(" of ")[0])
-        assert LEDGER.entries[name].lower_bound.operations == 2 * seen * hidden * words
+        assert LEDGER.entries[name].lower_bound.operations == 2 * seen * hidden * vocabulary
     long = Deployment(CONFIG, ParallelConfig(4, 2, 2), 2, 512, 512)
-    feeds = {
+    moe_entries = {
         name: entry for name, entry in ledger(long).entries.items() if name.startswith("experts")
     }
-    assert len(feeds) > 1
-    for entry in feeds.values():
+    assert len(moe_entries) > 1
+    for entry in moe_entries.values():
         assert entry.lower_bound.operations == 2 * (512 // 2) * chosen
 
 
@@ -82,7 +82,7 @@ def test_bytes_are_those_of_the_cost():
         cost = entry.cost
         moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned
         assert entry.weights + entry.cache + entry.activations == moved
-        assert entry.sent == sum(exchange.sent for exchange in cost.collectives)
+        assert entry.sent == sum(collective.sent for collective in cost.collectives)
         assert entry.weights >= entry.lower_bound.weights
 
 
@@ -107,7 +107,9 @@ def test_faults_are_multiples_of_the_least(function, weights, operations):
     x_BTD, w_DD = np.ones((1, 3, 8), np.float32), np.ones((6, 8), np.float32)
     recorder.compile(function)(x_BTD, w_DD)
     kinds = {"x_BTD": "activations", "w_DD": "weights"}
-    found = StepPrograms({"it": recorder.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds})
-    entry = price(found).entries["it"]
+    recorded = StepPrograms(
+        {"it": recorder.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds}
+    )
+    entry = price(recorded).entries["it"]
     assert entry.weights == weights * entry.lower_bound.weights == weights * w_DD.nbytes
     assert entry.cost.operations == operations * entry.lower_bound.operations

@@ -6,14 +6,14 @@ from mimo_v2_flash.cli import moe_checks
 from mimo_v2_flash.cli.moe_checks import MOE_CHECKS
 
 
-def test_a_lost_answer_shows(monkeypatch):
+def test_a_lost_output_shows(monkeypatch):
     (check,) = (check for check in MOE_CHECKS if check.kernel == "moe_dispatch")
     combine = moe_checks.combine
     monkeypatch.setattr(moe_checks, "combine", lambda a, slot_NA: combine(a, slot_NA[:, 1:]))
-    found, expected = check.run(np.random.default_rng(0))[0]
-    assert np.max(np.abs(found - expected)) > 0.1
+    actual, expected = check.run(np.random.default_rng(0))[0]
+    assert np.max(np.abs(actual - expected)) > 0.1
 
 
-def test_both_exchanges_are_checked():
-    said = {check.what for check in MOE_CHECKS if check.kernel == "moe_block"}
-    assert said == {"4 ranks, all_to_all", "4 ranks, all_gather"}
+def test_both_dispatchers_are_checked():
+    checks = {check.what for check in MOE_CHECKS if check.kernel == "moe_block"}
+    assert checks == {"4 ranks, all_to_all", "4 ranks, all_gather"}

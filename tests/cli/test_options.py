@@ -1,4 +1,4 @@
-"""A renamed option works by either name, and shows one."""
+"""A renamed option works by either name; help shows the new one."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The options of a plan, the ranks that must be there for it, and who of them writes."""
+"""Options of the parallel sizes, the world size that they need, and output from rank 0."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 
 
-def asked(*words: str) -> ParallelConfig:
+def parsed(*words: str) -> ParallelConfig:
     parser = argparse.ArgumentParser()
     add_parallel_arguments(parser)
     return parse_parallel_config(**vars(parser.parse_args(words)))
@@ -35,11 +35,11 @@ def asked(*words: str) -> ParallelConfig:
     ],
 )
 def test_the_batch_is_split_as_the_experts_ask(words, plan):
-    assert asked(*words.split()) == plan
+    assert parsed(*words.split()) == plan
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--tensor-parallel 0", "tensor_parallel_size = 0"),
         ("--expert-parallel -1", "expert_parallel_size = -1"),
@@ -50,9 +50,9 @@ def test_the_batch_is_split_as_the_experts_ask(words, plan):
         ),
     ],
 )
-def test_the_impossible_is_refused(words, said):
-    with pytest.raises(ValueError, match=said):
-        asked(*words.split())
+def test_the_impossible_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(*words.split())
 
 
 @pytest.mark.parametrize(
@@ -69,24 +69,29 @@ def test_ranks_that_run_share_what_was_asked_for(size, options, plan):
     assert rank_setup(ThreadGroup(size), *options).plan == plan
 
 
-def test_a_rank_knows_its_share():
+def test_a_rank_knows_its_shard():
     group = ThreadGroup(4)
-    shares = group.run(lambda _: rank_setup(group, 4, 2, None).shard_spec)
-    assert shares == [ParallelConfig(4, 2, 2).shard_spec(rank) for rank in range(4)]
+    shards = group.run(lambda _: rank_setup(group, 4, 2, None).shard_spec)
+    assert shards == [ParallelConfig(4, 2, 2).shard_spec(rank) for rank in range(4)]
     assert SINGLE_RANK.shard_spec == UNSHARDED
 
 
 @pytest.mark.parametrize(
-    ("size", "options", "said"),
+    ("size", "options", "message"),
     [
-        (1, (8, 1, None), "8 ranks are asked for and 1 running: torchrun --nproc-per-node 8"),
-        (4, (2, 1, 2), "2 ranks are asked for and 4 running"),
+        (
+            1,
+            (8, 1, None),
+            "--expert-parallel 8 --tensor-parallel 1 --data-parallel 8 needs world size 8, but the "
+            "world size is 1: start it with torchrun --nproc-per-node 8",
+        ),
+        (4, (2, 1, 2), "--data-parallel 2 needs world size 2, but the world size is 4"),
         (4, (8, 1, None), "expert_parallel_size = 8: allowed is a divisor of the 4 ranks"),
         (4, (None, 0, None), "tensor_parallel_size = 0: allowed"),
     ],
 )
-def test_other_ranks_than_those_that_run_are_refused(size, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_other_ranks_than_those_that_run_are_refused(size, options, message):
+    with pytest.raises(ValueError, match=message):
         rank_setup(ThreadGroup(size), *options)
 
 

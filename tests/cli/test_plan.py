@@ -1,4 +1,4 @@
-"""--mode plan: any config on any number of devices; what does not fit, and what is refused."""
+"""--mode plan: any config on any number of devices, the verdict, and refusals."""
 
 import argparse
 import json
@@ -17,32 +17,35 @@ def run(*words: str) -> int:
 
 def test_mimo_on_one_device_does_not_fit(capsys):
     assert run() == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert "experts 302.9 GB 302.9 GB" in said
-    assert "more than 24.0 GB (weights 311.9 GB" in said
-    assert "The weights alone are too much." in said
-    assert "are not loaded: 1.2 GB" in said
-    assert "Sent by all devices" not in said
+    stdout = " ".join(capsys.readouterr().out.split())
+    assert "experts 302.9 GB 302.9 GB" in stdout
+    assert "more than 24.0 GB (weights 311.9 GB" in stdout
+    assert "The weights alone are too much." in stdout
+    assert "are not loaded: 1.2 GB" in stdout
+    assert "Sent by all devices" not in stdout
 
 
 def test_mimo_on_32_devices_fits_and_says_what_is_sent(capsys):
     words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 32 --context 32768"
     assert run(*words.split()) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "32 devices: experts on 32, heads on 4, 32 sequences of 32768 tokens in 8 shares" in said
-    assert "experts 9.5 GB 302.9 GB" in said
-    assert "KV cache, bfloat16 786.2 MB 25.2 GB" in said
-    assert "prefill 7.04 230.7 kB 231.1 kB 1.0 MB" in said
-    assert "It fits: 14.3 GB of 24.0 GB, 9.7 GB are free." in said
+    stdout = " ".join(capsys.readouterr().out.split())
+    assert (
+        "32 devices: expert parallel 32, tensor parallel 4, data parallel 8; 32 sequences" in stdout
+    )
+    assert "sequences of 32768 tokens, prefilled 512 at a time" in stdout
+    assert "experts 9.5 GB 302.9 GB" in stdout
+    assert "KV cache, bfloat16 786.2 MB 25.2 GB" in stdout
+    assert "prefill 7.04 230.7 kB 231.1 kB 1.0 MB" in stdout
+    assert "It fits: 14.3 GB of 24.0 GB, 9.7 GB are free." in stdout
 
 
 def test_a_larger_device_is_another_answer(capsys):
     words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 256 --context 32768"
-    asked = [*words.split(), "--dtype", "bfloat16"]
-    assert run(*asked) == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert "(weights 23.0 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in said
-    assert run(*asked, "--memory", "96GB") == 0
+    options = [*words.split(), "--dtype", "bfloat16"]
+    assert run(*options) == 1
+    stdout = " ".join(capsys.readouterr().out.split())
+    assert "(weights 23.0 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in stdout
+    assert run(*options, "--memory", "96GB") == 0
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
@@ -56,21 +59,21 @@ def test_any_config_on_disk(tmp_path, form, capsys):
 def test_all_numbers_are_written_and_the_fullest_device_is_shown(tmp_path, capsys):
     file = tmp_path / "plan.json"
     run("--expert-parallel", "4", "--context", "100", "--json", str(file), "--memory", "80 GiB")
-    said = json.loads(file.read_text())
-    assert said["plan"] == {
+    numbers = json.loads(file.read_text())
+    assert numbers["plan"] == {
         "expert_parallel": 4, "tensor_parallel": 1, "data_parallel": 4, "devices": 4,
     }  # fmt: skip
-    assert said["load"] == {
+    assert numbers["load"] == {
         "batch_size": 1, "context": 100, "step": 100, "weights": "fp8",
         "cache": "bfloat16", "stream": "float32",
     }  # fmt: skip
-    assert (said["memory"], said["fits"]) == (80 * 2**30, True)
-    assert [device["weights"]["experts"] for device in said["devices"]] == [75_717_279_744] * 4
-    caches = [device["cache"] for device in said["devices"]]
+    assert (numbers["memory"], numbers["fits"]) == (80 * 2**30, True)
+    assert [device["weights"]["experts"] for device in numbers["devices"]] == [75_717_279_744] * 4
+    caches = [device["cache"] for device in numbers["devices"]]
     assert caches[0] == caches[1] == caches[2] < caches[3]  # which has the only sequence
     shown = " ".join(capsys.readouterr().out.split())
     assert "KV cache, bfloat16 22.5 MB 23.2 MB" in shown
-    assert set(said["sent_per_token_and_layer"]) == {"prefill", "decode"}
+    assert set(numbers["sent_per_token_and_layer"]) == {"prefill", "decode"}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_what_is_no_size_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--context 300000", "context = 300000: allowed is 1 to 262144"),
         ("--step 5000", "step = 5000: allowed is 1 to the context, 4096"),
@@ -96,6 +99,6 @@ def test_what_is_no_size_is_refused(text):
         ("--expert-parallel 7", "expert_parallel_size = 7: 256 experts are no multiple"),
     ],
 )
-def test_impossible_plans_and_loads_are_named(words, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_plans_and_loads_are_named(words, message):
+    with pytest.raises(ValueError, match=message):
         run(*words.split())

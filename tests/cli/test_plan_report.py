@@ -1,4 +1,4 @@
-"""The verdict on a plan, in one sentence; the tables are tested with their command."""
+"""The verdict on a plan is one sentence; test_plan.py tests the tables."""
 
 import pytest
 
@@ -10,7 +10,7 @@ DEVICE = Device({"experts": 8 * GIGA, "head": 2 * GIGA}, 3 * GIGA, {"exchange": 
 
 
 @pytest.mark.parametrize(
-    ("memory", "said"),
+    ("memory", "sentence"),
     [
         (20, "It fits: 14.0 GB of 20.0 GB, 6.0 GB are free."),
         (14, "It fits: 14.0 GB of 14.0 GB, 0 bytes are free."),
@@ -26,9 +26,9 @@ DEVICE = Device({"experts": 8 * GIGA, "head": 2 * GIGA}, 3 * GIGA, {"exchange": 
         ),
     ],
 )
-def test_what_fits_and_by_how_much(memory, said):
-    assert verdict(DEVICE, memory * GIGA) == said
+def test_what_fits_and_by_how_much(memory, sentence):
+    assert verdict(DEVICE, memory * GIGA) == sentence
 
 
-def test_a_chip_is_not_offered_to_what_does_not_fit_it():
+def test_a_chip_is_not_offered_to_a_plan_that_does_not_fit_it():
     assert verdict(DEVICE._replace(cache=90 * GIGA), 24 * GIGA).endswith("buffers 1.0 GB).")

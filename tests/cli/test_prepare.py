@@ -1,4 +1,4 @@
-"""prepare_weights.py says what it will do, does that once, and never over something else."""
+"""prepare_weights.py prints its sizes, runs once, resumes, and overwrites no other result."""
 
 import re
 import shutil
@@ -42,20 +42,20 @@ def output(tmp_path) -> Path:
 
 @pytest.fixture
 def prepared(folder, output, capsys):
-    """Return what runs the script, and returns what it says if its status is as expected."""
+    """Return a function that runs the script, checks its status and returns its output."""
 
     def prepare(*arguments: object, status: int = 0, source=("--checkpoint", folder)) -> str:
-        given = map(str, (*source, "--output", output, *arguments))
-        assert prepare_weights.main(list(given)) == status
-        said = capsys.readouterr()
-        return said.err if status else said.out
+        args = map(str, (*source, "--output", output, *arguments))
+        assert prepare_weights.main(list(args)) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
 
     return prepare
 
 
 @pytest.fixture
 def unread(monkeypatch):
-    """Let reading any weight be an error."""
+    """Make reading any weight an error."""
     monkeypatch.setattr(FolderSource, "read", None)
 
 
@@ -71,16 +71,16 @@ def test_ids_and_ranges_name_the_experts_to_keep(prepared, output):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["1", "1"], r"names \[1\] more than once"), (["0-2", "1"], r"names \[1\] more than once"),
-        (["5"], r"names \[5\], there are 0-4"), (["2-7"], r"names \[5, 6, 7\], there are 0-4"),
+        (["5"], r"names \[5\], allowed are 0-4"), (["2-7"], r"names \[5, 6, 7\], allowed are 0-4"),
         (["two"], "'two' is neither an id nor a range"), (["-"], "'-' is neither"),
     ],
 )  # fmt: skip
-def test_impossible_experts_are_refused_by_number(prepared, output, words, said):
+def test_impossible_experts_are_refused_by_number(prepared, output, words, message):
     line = prepared("--expert-subset", *words, status=2)
-    assert re.match(f"prepare_weights.py: expert_subset:? {said}", line)
+    assert re.match(f"prepare_weights.py: expert_subset:? {message}", line)
     assert not output.exists()
 
 
@@ -100,17 +100,17 @@ def test_the_first_layers_are_a_model(folder, prepared, output):
 
 @pytest.mark.usefixtures("unread")
 def test_a_dry_run_says_all_and_writes_nothing(prepared, output):
-    said = prepared("--expert-subset", "0-1", "--dry-run")
+    stdout = prepared("--expert-subset", "0-1", "--dry-run")
     for row in (r"tensors +\d+", "experts +2 of 5", "layers +3", "bytes to read", "bytes on disk"):
-        assert re.search(row, said), row
-    assert len(re.findall(r"(bytes on disk|memory) .* MB +fits in \d", said)) == 2
+        assert re.search(row, stdout), row
+    assert len(re.findall(r"(bytes on disk|memory) .* MB +fits in \d", stdout)) == 2
     assert not output.exists()
 
 
 def test_what_a_dry_run_says_is_so(prepared, output):
-    said = re.findall(r"bytes on disk +(\S+) MB", prepared("--dry-run", "--dtype", "float32"))
+    sizes = re.findall(r"bytes on disk +(\S+) MB", prepared("--dry-run", "--dtype", "float32"))
     prepared("--dtype", "float32")
-    assert said == [f"{(output / FILE).stat().st_size / 1e6:.1f}"]
+    assert sizes == [f"{(output / FILE).stat().st_size / 1e6:.1f}"]
 
 
 def test_what_does_not_fit_is_said_and_refused(prepared, output, monkeypatch):
@@ -122,17 +122,17 @@ def test_what_does_not_fit_is_said_and_refused(prepared, output, monkeypatch):
 def test_an_interrupted_run_is_continued_if_asked(prepared, output, monkeypatch):
     real, reads = FolderSource.read, []
 
-    def cut_off(source, *place):
-        reads.append(place)
+    def fail_after_40(source, *args):
+        reads.append(args)
         if len(reads) > 40:
             raise OSError("cut off")
-        return real(source, *place)
+        return real(source, *args)
 
     again = "--dtype", "bfloat16"
-    monkeypatch.setattr(FolderSource, "read", cut_off)
+    monkeypatch.setattr(FolderSource, "read", fail_after_40)
     assert "cut off" in prepared(*again, status=2)
     monkeypatch.undo()
-    assert "an interrupted run is there; --resume continues it" in prepared(*again, status=2)
+    assert "holds an interrupted run; --resume continues it" in prepared(*again, status=2)
     assert "an interrupted run of other weights" in prepared("--resume", status=2)
     prepared(*again, "--resume")
     assert sorted(contents(output)) == sorted(["config.json", FILE, INDEX, *SIDE_FILES])
@@ -153,19 +153,19 @@ def test_repeated_it_does_nothing(prepared, output, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
-        (["--expert-subset", "0-2"], r"experts \[1, 2\], asked for is \[0, 1, 2\]"),
-        ([], r"experts \[1, 2\], asked for is \[0, 1, 2, 3, 4\]"),
-        (["--expert-subset", "1-2", "--num-layers", 1], "num_hidden_layers 3, asked for is 1"),
-        (["--expert-subset", "1-2", "--target", "trainium2"], "target 'cpu', asked for is 'trai"),
+        (["--expert-subset", "0-2"], r"experts \[1, 2\], requested is \[0, 1, 2\]"),
+        ([], r"experts \[1, 2\], requested is \[0, 1, 2, 3, 4\]"),
+        (["--expert-subset", "1-2", "--num-layers", 1], "num_hidden_layers 3, requested is 1"),
+        (["--expert-subset", "1-2", "--target", "trainium2"], "target 'cpu', requested is 'trai"),
     ],
 )  # fmt: skip
-def test_another_result_there_is_left_as_it_is(prepared, output, monkeypatch, other, said):
+def test_another_result_there_is_left_as_it_is(prepared, output, monkeypatch, other, message):
     prepared("--expert-subset", "1-2")
     before = contents(output)
     monkeypatch.setattr(FolderSource, "read", None)
-    assert re.search(f"holds weights of {said}", prepared(*other, status=2))
+    assert re.search(f"holds weights of {message}", prepared(*other, status=2))
     assert contents(output) == before
 
 
@@ -184,18 +184,18 @@ def test_a_damaged_index_is_refused_by_name(prepared, output):
 
 
 def test_trainium2s_rounding_is_reported(prepared):
-    said = prepared("--target", "trainium2")
-    assert re.search(r"[1-9][\d,]* FP8 values rounded when halved by this run", said)
+    stdout = prepared("--target", "trainium2")
+    assert re.search(r"[1-9][\d,]* FP8 values rounded when halved by this run", stdout)
 
 
 def test_from_the_hub_it_is_the_same_checkpoint(folder, prepared, output, monkeypatch, tmp_path):
     prepared("--expert-subset", "0-1")
-    here = Path(shutil.move(output, tmp_path / "here"))
+    from_folder = Path(shutil.move(output, tmp_path / "from_folder"))
     with visited(LocalHub(folder), monkeypatch, tmp_path / "home"):
         prepared("--expert-subset", "0-1", source=("--model", REPOSITORY, "--revision", COMMIT))
-    expected, found = map_tensors(here / FILE), map_tensors(output / FILE)
-    assert found.keys() == expected.keys()
+    expected, actual = map_tensors(from_folder / FILE), map_tensors(output / FILE)
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
-    assert contents(output).keys() == contents(here).keys() > SIDE_FILES.keys()
+        np.testing.assert_array_equal(actual[name], tensor, err_msg=name)
+    assert contents(output).keys() == contents(from_folder).keys() > SIDE_FILES.keys()
     assert "modeling.py" not in contents(output)

@@ -1,4 +1,4 @@
-"""prepare_weights.py writes a shard for every rank, once, and refuses what cannot be split."""
+"""prepare_weights.py writes a shard for every rank, and refuses an impossible split."""
 
 import re
 import shutil
@@ -21,13 +21,13 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def prepared(folder, tmp_path, capsys):
-    """Return what runs the script, and returns what it says if its status is as expected."""
+    """Return a function that runs the script, checks its status and returns its output."""
 
     def prepare(*split: object, status: int = 0) -> str:
-        given = "--checkpoint", folder, "--output", tmp_path / "output", *split
-        assert prepare_weights.main(list(map(str, given))) == status
-        said = capsys.readouterr()
-        return said.err if status else said.out
+        args = "--checkpoint", folder, "--output", tmp_path / "output", *split
+        assert prepare_weights.main(list(map(str, args))) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
 
     return prepare
 
@@ -36,9 +36,9 @@ def test_ranks_have_a_shard_each(prepared, tmp_path):
     output = tmp_path / "output"
     assert re.search(r"shards\W+5\b", prepared("--expert-parallel", 5))
     config = MiMoConfig.from_pretrained(output)
-    for rank, share in enumerate(all_shard_specs(5, 1)):
+    for rank, shard_spec in enumerate(all_shard_specs(5, 1)):
         assert (output / f"rank-{rank:05}-of-00005" / "mimo_weights.safetensors").is_file()
-        weights = load_weights(output, config, share=share)
+        weights = load_weights(output, config, share=shard_spec)
         assert len(weights.layers[1].feed_forward.experts[0]) == 1
     assert "complete already" in prepared("--expert-parallel", 5)
 
@@ -52,17 +52,17 @@ def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "said"),
+    ("split", "message"),
     [
         (("--expert-parallel", 3), "expert_parallel_size = 3: 5 experts are no multiple"),
         (("--expert-parallel", 0), "expert_parallel_size = 0: allowed is an integer above 0"),
         (("--tensor-parallel", 0), "tensor_parallel_size = 0: allowed is an integer above 0"),
         (
             ("--expert-parallel", 1, "--tensor-parallel", 2),
-            "gate_proj.weight: shares of 132 rows cut FP8 blocks of 128 apart",
+            "gate_proj.weight: shards of 132 rows split FP8 blocks of 128",
         ),
     ],
 )
-def test_an_impossible_split_is_refused(prepared, tmp_path, split, said):
-    assert said in prepared(*split, status=2)
+def test_an_impossible_split_is_refused(prepared, tmp_path, split, message):
+    assert message in prepared(*split, status=2)
     assert not (tmp_path / "output").exists()

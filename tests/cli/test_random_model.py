@@ -1,4 +1,4 @@
-"""The random model's report, at small sizes: what is measured, what is refused, what fails."""
+"""--mode random at small sizes: the report, refused sizes, and a cache fault that fails."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ OPTIONS = {
 
 @pytest.fixture
 def small(monkeypatch):
-    """Shrink the real model's widths, and nothing else."""
+    """Shrink the widths of the real model, and nothing else."""
     widths = {
         "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
         "num_attention_heads": 8, "swa_num_attention_heads": 8,
@@ -27,10 +27,10 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("small")
 def test_the_report_has_what_it_promises(capsys):
     assert random_model.run(**OPTIONS) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for what in ("parameters", "weights", "KV cache", "prefill", "decode", "peak memory"):
-        assert what in said
-    assert "of the range, allowed 1e-04" in said
+        assert what in stdout
+    assert "of the range, allowed 1e-04" in stdout
 
 
 @pytest.mark.usefixtures("small")

@@ -1,4 +1,4 @@
-"""The roofline: points where they belong, under a roof, legible, with what they are."""
+"""The roofline plot: labelled points under the limits of memory and matmuls."""
 
 import importlib
 import re
@@ -19,11 +19,11 @@ STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0, 1.0)
 
 def test_it_says_what_it_shows(tmp_path):
     draw(LEDGER, [STEP, STEP._replace(tokens=4)], "32 ranks", tmp_path / "plot.svg")
-    said = re.findall(r">([^<>\n]+)</text>", (tmp_path / "plot.svg").read_text())
-    assert {"32 ranks", "projected for Trainium2, not measured"} <= set(said)
-    assert {"head, 1 token", "head, 4 tokens", "memory, then matmuls"} <= set(said)
-    assert {"matmul operations per byte of memory"} <= set(said)
-    assert not any(text.startswith("embedding") for text in said)
+    texts = re.findall(r">([^<>\n]+)</text>", (tmp_path / "plot.svg").read_text())
+    assert {"32 ranks", "projected for Trainium2, not measured"} <= set(texts)
+    assert {"head, 1 token", "head, 4 tokens", "memory, then matmuls"} <= set(texts)
+    assert {"matmul operations per byte of memory"} <= set(texts)
+    assert not any(text.startswith("embedding") for text in texts)
 
 
 def test_points_lie_under_the_roof(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Where a model runs: options, sizes that are fixed, what is refused before anything is made."""
+"""Runtime options: backends, dtypes, fixed sizes, and the memory check before a backend opens."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ MODEL = tiny()
 
 
 class AnotherBackend(NumpyBackend):
-    """Stands for a backend of programs."""
+    """A stand-in for a backend of compiled programs."""
 
     def __init__(self, **options) -> None:
         self.options = options
@@ -48,7 +48,7 @@ def model_at(runtime: RuntimeOptions, setup: RankSetup = SINGLE_RANK, host=None)
     return runtime.model(MODEL.weights, MODEL.config, setup, host=host or NumpyBackend())
 
 
-def place_of(*arguments: str) -> RuntimeOptions:
+def runtime_of(*arguments: str) -> RuntimeOptions:
     parser = argparse.ArgumentParser()
     add_runtime_arguments(parser)
     options = vars(parser.parse_args(arguments)) | {"prompt": "a"}
@@ -58,7 +58,7 @@ def place_of(*arguments: str) -> RuntimeOptions:
 
 
 def test_nothing_said_is_numpy_as_it_was(opened):
-    assert place_of() == RuntimeOptions()
+    assert runtime_of() == RuntimeOptions()
     host = NumpyBackend()
     model = model_at(RuntimeOptions(), host=host)
     assert (type(model), model.max_step, opened) == (type(running(MODEL)), 512, [])
@@ -67,12 +67,12 @@ def test_nothing_said_is_numpy_as_it_was(opened):
 
 def test_every_option_arrives(opened):
     sizes = "--context", "40", "--chunk", "9", "--lnc", "1", "--cache-dtype", "float32"
-    runtime = place_of("--backend", "neuron", *sizes, "--programs", "/p", "--skip-compile")
+    runtime = runtime_of("--backend", "neuron", *sizes, "--programs", "/p", "--skip-compile")
     model = model_at(runtime)
     assert (model.max_step, model.context) == (9, 40)
     assert (runtime.kv_dtype, runtime.residual_dtype) == (np.float32, ml_dtypes.bfloat16)
-    known = {"folder": Path("/p"), "lnc": 1, "skip_compile": True, "group": SINGLE_RANK.group}
-    assert [backend.options for backend in opened] == [{"name": "neuron"} | known]
+    options = {"folder": Path("/p"), "lnc": 1, "skip_compile": True, "group": SINGLE_RANK.group}
+    assert [backend.options for backend in opened] == [{"name": "neuron"} | options]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_programs_are_for_one_context_whatever_is_asked(opened):
     assert isinstance(model, FixedLengthModel)
     assert {model.new_cache(1, length).max_length for length in (1, 17, 40)} == {40}
     assert model.new_cache(1, 3, ml_dtypes.bfloat16).layers[0][0].dtype == ml_dtypes.bfloat16
-    with pytest.raises(ValueError, match="41 tokens are more than --context 40"):
+    with pytest.raises(ValueError, match="max_length 41 is larger than --context 40"):
         model.generate([[1] * 40], max_new_tokens=2)
-    asked = {"input_ids": random_tokens(MODEL, 1, 20), "max_new_tokens": 20}
-    assert model.generate(**asked) == running(MODEL).generate(**asked)
+    kwargs = {"input_ids": random_tokens(MODEL, 1, 20), "max_new_tokens": 20}
+    assert model.generate(**kwargs) == running(MODEL).generate(**kwargs)
 
 
 def test_the_context_is_the_models_where_that_is_short(opened):
@@ -129,11 +129,11 @@ def test_a_plan_that_does_not_is_refused(plan, lnc):
 
 
 def test_the_fullest_device_counts(monkeypatch):
-    plan, load = ParallelConfig(1, 1, 2), Workload(3, 40, 8)
-    least, most = sorted(device.total for device in devices(MODEL.config, plan, load))
+    plan, workload = ParallelConfig(1, 1, 2), Workload(3, 40, 8)
+    least, most = sorted(device.total for device in devices(MODEL.config, plan, workload))
     monkeypatch.setattr("mimo_v2_flash.cli.runtime_options.MEMORY", {2: (least + most) // 2})
     with pytest.raises(ValueError, match="It does not fit"):
-        check_memory(MODEL.config, plan, load, 2)
+        check_memory(MODEL.config, plan, workload, 2)
 
 
 def test_what_does_not_fit_is_refused_before_a_backend_is_opened(opened, monkeypatch):

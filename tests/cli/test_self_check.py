@@ -1,4 +1,4 @@
-"""The self-check says what it found, and fails when a kernel is wrong."""
+"""The self-check reports every kernel, and fails if one is wrong."""
 
 import argparse
 
@@ -10,27 +10,27 @@ from mimo_v2_flash.cli.check import Check
 
 def test_every_kernel_passes(capsys):
     assert self_check.run(seed=0) == 0
-    said = capsys.readouterr().out
-    assert "18 of 18 checks passed" in said
-    assert "FAILED" not in said
+    stdout = capsys.readouterr().out
+    assert "18 of 18 checks passed; errors are relative to max |expected|." in stdout
+    assert "FAILED" not in stdout
 
 
 def test_other_inputs_pass_too():
     assert self_check.run(seed=1) == 0
 
 
-def wrong(found, monkeypatch, capsys) -> str:
-    """Return what is said of one check that finds `found` where 1.0 is expected."""
-    bad = Check("softmax", "a fault", 1e-6, lambda _: [(np.array([found]), np.array([1.0]))])
+def wrong(actual, monkeypatch, capsys) -> str:
+    """Return the output of a self-check of one kernel that returns `actual`, where 1.0 is right."""
+    bad = Check("softmax", "a fault", 1e-6, lambda _: [(np.array([actual]), np.array([1.0]))])
     monkeypatch.setattr(self_check, "CHECKS", (bad,))
     assert self_check.run(seed=0) == 1
     return capsys.readouterr().out
 
 
 def test_a_wrong_number_fails(monkeypatch, capsys):
-    said = wrong(1.1, monkeypatch, capsys)
-    assert "FAILED" in said
-    assert "1.0e-01" in said
+    stdout = wrong(1.1, monkeypatch, capsys)
+    assert "FAILED" in stdout
+    assert "1.0e-01" in stdout
 
 
 def test_not_a_number_fails(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The list of a deployment's programs holds every one that real runs need, and counts them."""
+"""The recorded programs of a deployment hold every program of a real run, and count calls."""
 
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +31,7 @@ def content(traced) -> bytes:
     "plan", [ParallelConfig(), ParallelConfig(2, 2, 1), ParallelConfig(2, 1, 2)], ids=str
 )
 def test_what_a_run_needs_is_in_the_list(plan):
-    """A prompt in chunks, one token, one and three drafts, each with few and with many filled."""
+    """Run a prompt in chunks, one token, and one with three drafts, at several KV lengths."""
     group = ThreadGroup(plan.world_size)
     backend = XlaBackend(group if plan.world_size > 1 else None)
     weights = random_weights(CONFIG, seed=0)
@@ -49,21 +49,19 @@ def test_what_a_run_needs_is_in_the_list(plan):
 
     group.run(run)
     deployment = Deployment(CONFIG, plan, 2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
-    listed = {
-        content(called.trace_prompt) for called in step_programs(deployment).programs.values()
-    }
+    listed = {content(called.traced) for called in step_programs(deployment).programs.values()}
     needed = {content(traced) for traced in backend.programs}
     assert needed <= listed
     assert len(needed) > 6
 
 
 def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
-    found = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128))
-    assert [(step.tokens, step.kv_length) for step in found.steps] == [
+    recorded = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128))
+    assert [(step.tokens, step.kv_length) for step in recorded.steps] == [
         (tokens, kv_length) for tokens in (128, 4, 1) for kv_length in (256, 512, 1000)
     ]
-    for tokens, kv_length, calls in found.steps:
-        assert set(calls) <= set(found.programs)
+    for tokens, kv_length, calls in recorded.steps:
+        assert set(calls) <= set(recorded.programs)
         counts = Counter[str]()
         for name, count in calls.items():
             counts[name.split(",")[0]] += count
@@ -77,12 +75,12 @@ def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
 
 
 def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
-    found = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 256, 128))
-    called = {name for step in found.steps for name in step.calls}
-    waiting = [name for name in found.programs if name not in called]
+    recorded = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 256, 128))
+    called = {name for step in recorded.steps for name in step.calls}
+    waiting = [name for name in recorded.programs if name not in called]
     logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}
     every = {f"{of} of 2 x {tokens} tokens" for of, tokens in ((2, 128), (2, 4), (8, 4), (2, 1))}
     assert logits == every
-    capacity = {name.split(", ")[-1] for name in found.programs if name.startswith("experts")}
+    capacity = {name.split(", ")[-1] for name in recorded.programs if name.startswith("experts")}
     assert len(capacity) == 3
     assert sum(name.startswith("experts") for name in waiting) == 2

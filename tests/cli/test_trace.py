@@ -1,4 +1,4 @@
-"""A trace holds every tensor of a run, in its shape, and faults of the run are in it."""
+"""A trace holds every tensor of a run, in its shape, and shows faults of the run."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def whole() -> dict[str, np.ndarray]:
 
 
 def of_layer(index: int, spec) -> list:
-    """Return what a layer has; only a mixture has a router and experts."""
+    """Return names and tensors of a layer; only an MoE layer has a router and experts."""
     parts = {"moe", "experts"} if not spec.num_experts else set()
     return [(layer_name(index, t), t) for t in TENSORS if t.take and t.part not in parts]
 
@@ -44,10 +44,13 @@ def test_shapes_are_what_the_table_says(whole):
     for index, spec in enumerate(MODEL.config.layers):
         named = {f"{t.name}_{t.axes}": whole[name] for name, t in of_layer(index, spec)}
         lengths = measure(f"layer {index}", ends | named)
-        look = spec.attention
+        attention_spec = spec.attention
         assert (lengths["T"], lengths["D"]) == (len(TOKENS), MODEL.config.hidden_size)
-        assert (lengths["H"], lengths["K"]) == (look.num_heads, look.num_kv_heads)
-        assert (lengths["Q"], lengths["C"]) == (look.head_dim, look.v_head_dim)
+        assert (lengths["H"], lengths["K"]) == (
+            attention_spec.num_heads,
+            attention_spec.num_kv_heads,
+        )
+        assert (lengths["Q"], lengths["C"]) == (attention_spec.head_dim, attention_spec.v_head_dim)
         assert lengths.get("E", 0) == spec.num_experts
         assert lengths.get("A", 0) == spec.experts_per_token
 
@@ -60,7 +63,7 @@ def test_its_logits_are_the_models(whole):
     np.testing.assert_allclose(y_TV, whole["logits"], atol=1e-5 * np.ptp(y_TV))
 
 
-def test_the_stream_adds_up(whole):
+def test_the_residual_stream_adds_up(whole):
     x_TD = whole["embedding"]
     for index, _ in enumerate(MODEL.config.layers):
         x_TD = x_TD + whole[f"layers.{index}.attention.output"]
@@ -91,12 +94,12 @@ def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
 
 
 def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
-    """Queries are those that attention got, and not what a trace believes that it got."""
+    """The trace holds the queries that attention received, not queries rotated for the trace."""
     monkeypatch.setattr(attention, "rope_partial", lambda x_BTHQ, *_: x_BTHQ)
-    found = traced()
+    unrotated = traced()
     for part in ("query", "key"):
-        rotated = found[f"layers.0.attention.{part}_rotated"]
-        np.testing.assert_array_equal(rotated, found[f"layers.0.attention.{part}"])
+        rotated = unrotated[f"layers.0.attention.{part}_rotated"]
+        np.testing.assert_array_equal(rotated, unrotated[f"layers.0.attention.{part}"])
         assert np.abs(rotated - whole[f"layers.0.attention.{part}_rotated"]).max() > 1e-2
 
 
@@ -120,45 +123,45 @@ def folder(tmp_path_factory):
 
 
 def run(folder, output, *options: str) -> int:
-    said = ["--mode", "trace", "--model", str(folder), "--output", str(output)]
-    return run_example.main([*said, *options])
+    args = ["--mode", "trace", "--model", str(folder), "--output", str(output)]
+    return run_example.main([*args, *options])
 
 
 def test_the_commands_write_and_compare_files(folder, tmp_path, capsys):
     path, chunked, other = (tmp_path / f"{name}.safetensors" for name in "abc")
     assert run(folder, path, "--tokens", "3", "1", "4") == 0
     assert "tensors of 3 tokens" in capsys.readouterr().out
-    with open_trace(path) as found:
-        assert found.integers("tokens").tolist() == [3, 1, 4]
-        assert found["layers.1.attention.query"].dtype == np.float32
+    with open_trace(path) as file:
+        assert file.integers("tokens").tolist() == [3, 1, 4]
+        assert file["layers.1.attention.query"].dtype == np.float32
     assert run(folder, chunked, "--tokens", "3", "1", "4", "--max-step", "2") == 0
     assert run(folder, other, "--tokens", "3", "1", "5") == 0
     compared = ["--mode", "compare", str(path)]
     assert run_example.main([*compared, str(chunked)]) == 0
     assert run_example.main([*compared, str(chunked), "--tolerance", "0"]) == 1
     assert run_example.main([*compared, str(other)]) == 2
-    assert "tokens differ: at 2, 4 in" in capsys.readouterr().err
+    assert "tokens differ at index 2: 4 in" in capsys.readouterr().err
 
 
 def test_a_text_is_traced_as_its_tokens(folder, tmp_path):
     path = tmp_path / "trace.safetensors"
     assert run(folder, path, "--prompt", "the thin thing") == 0
-    with open_trace(path) as found:
+    with open_trace(path) as file:
         expected = prompt_tokens(load_tokenizer(folder), "the thin thing")
-        assert found.integers("tokens").tolist() == expected
+        assert file.integers("tokens").tolist() == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--tokens", "1000000"), "1000000"),
         (("--tokens", "3", "--max-step", "0"), "max_step must be at least 1"),
         (("--tokens", *["3"] * (CONTEXT + 1)), f"the model knows {CONTEXT} positions"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path, capsys, options, said):
+def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path, capsys, options, message):
     assert run(folder, tmp_path / "trace.safetensors", *options) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Traces are read as they were written, and what is no trace is refused by name."""
+"""Trace files are read as they were written; a file that is not a trace is refused by name."""
 
 import json
 
@@ -63,7 +63,7 @@ def damaged(path, how: str) -> None:
 @pytest.mark.parametrize("how", ["truncated", "text", "config"])
 def test_what_is_no_trace_is_refused(path, how):
     damaged(path, how)
-    with pytest.raises(ValueError, match=f"{path}: no trace"), open_trace(path):
+    with pytest.raises(ValueError, match=f"{path}: not a trace"), open_trace(path):
         pass
 
 

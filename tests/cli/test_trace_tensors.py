@@ -1,4 +1,4 @@
-"""What a trace computes once more is what the run has; names have an order, and docs know them."""
+"""Recomputed tensors agree with the run; names have an order; docs/tracing.md lists them all."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def trace(request):
     return trace_prompt(MODEL.weights, MODEL.config, TOKENS, max_step=request.param)
 
 
-def close(found, expected) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.ptp(expected))
+def assert_close(actual, expected) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.ptp(expected))
 
 
 @pytest.mark.parametrize(("index", "spec"), LAYERS)
@@ -44,10 +44,10 @@ def test_the_log_sum_gives_the_weights_that_the_run_averaged_values_with(trace, 
     for head in range(spec.attention.num_heads):
         score_TS = q[:, head] @ k[:, head // group].T / np.sqrt(spec.attention.head_dim)
         weight_TS = np.exp(score_TS - log_sum[:, head, None]) * visible_TS
-        close(weight_TS @ v[:, head // group], heads[:, head])
+        assert_close(weight_TS @ v[:, head // group], heads[:, head])
 
 
-def test_experts_answers_weighed_are_the_mixture(trace):
+def test_weighted_expert_outputs_are_the_mixture(trace):
     for index, spec in LAYERS:
         if not spec.num_experts:
             continue
@@ -55,7 +55,7 @@ def test_experts_answers_weighed_are_the_mixture(trace):
             trace[f"layers.{index}.feed_forward.{name}"]
             for name in ("expert_weight", "expert_output", "output")
         )
-        close(np.sum(weight_TA[..., None] * output_TAD, axis=1), y_TD)
+        assert_close(np.sum(weight_TA[..., None] * output_TAD, axis=1), y_TD)
 
 
 def test_scores_and_bias_give_the_choice_and_the_weights(trace):
@@ -70,7 +70,9 @@ def test_scores_and_bias_give_the_choice_and_the_weights(trace):
         best_TA = np.argsort(-biased_TE, axis=1)[:, : spec.experts_per_token]
         np.testing.assert_array_equal(expert_TA, best_TA)
         chosen_TA = np.take_along_axis(score_TE, expert_TA, axis=1)
-        close(weight_TA / spec.routed_scaling_factor, chosen_TA / chosen_TA.sum(1, keepdims=True))
+        assert_close(
+            weight_TA / spec.routed_scaling_factor, chosen_TA / chosen_TA.sum(1, keepdims=True)
+        )
 
 
 def test_names_are_unique_and_stand_in_the_order_of_computing():
@@ -108,9 +110,9 @@ def test_the_document_has_this_table():
         for line in (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| `")
     ]
-    found = [tuple(cell.strip().strip("`") for cell in row) for row in rows if len(row) == 4]
+    documented = [tuple(cell.strip().strip("`") for cell in row) for row in rows if len(row) == 4]
     expected = [
         (layer_name("N", t) if t.take else t.name, t.axes, t.meaning, t.recomputed_from)
         for t in TENSORS
     ]
-    assert found == expected
+    assert documented == expected
