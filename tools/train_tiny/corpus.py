@@ -46,7 +46,7 @@ def split(folder: Path) -> tuple[list[str], list[str]]:
     parts: tuple[list[str], list[str]] = ([], [])
     for file in files:
         name = file.relative_to(folder).as_posix()
-        held_out = int.from_bytes(sha256(name.encode()).digest()[:4]) % HELD_OUT == 0
+        held_out = int.from_bytes(sha256(name.encode()).digest()[:4], "big") % HELD_OUT == 0
         parts[held_out].append(prose(file.read_text(encoding="utf-8")))
     return parts
 
