@@ -125,12 +125,13 @@ class ParallelConfig:
                 )
             if spec.num_experts and spec.num_experts % P:
                 raise ValueError(
-                    f"expert_parallel_size = {P}: {spec.num_experts} experts are no multiple"
+                    f"expert_parallel_size = {P}: allowed is a divisor of "
+                    f"{spec.num_experts} experts"
                 )
             if not spec.num_experts and spec.intermediate_size % T:
                 raise ValueError(
-                    f"tensor_parallel_size = {T}: the dense width of {spec.intermediate_size} "
-                    "is no multiple"
+                    f"tensor_parallel_size = {T}: allowed is a divisor of the dense width, "
+                    f"{spec.intermediate_size}"
                 )
 
     def shard_spec(self, rank: int) -> ShardSpec:

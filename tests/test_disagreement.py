@@ -33,7 +33,10 @@ def on_ranks(program) -> None:
         ),
         ({"max_step": 7}, "max_step: 512 on ranks 0 to 2; 7 on rank 3"),
         ({"exchange": "all_gather"}, "exchange: None on ranks 0 to 2; 'all_gather' on rank 3"),
-        ({"expert_subset": range(1, 8)}, "expert_parallel_size = 4: 7 experts are no multiple"),
+        (
+            {"expert_subset": range(1, 8)},
+            "expert_parallel_size = 4: allowed is a divisor of 7 experts",
+        ),
         (
             {"plan": ParallelConfig(2, 2, 2)},
             "plan: .*expert_parallel_size=4.* on ranks 0 to 2; .*=2.* on rank 3",

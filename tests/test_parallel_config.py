@@ -152,7 +152,11 @@ def test_an_impossible_plan_is_refused(numbers, message):
 @pytest.mark.parametrize(
     ("plan", "config", "message"),
     [
-        (ParallelConfig(7, 1, 7), MIMO, "expert_parallel_size = 7: 256 experts are no multiple"),
+        (
+            ParallelConfig(7, 1, 7),
+            MIMO,
+            "expert_parallel_size = 7: allowed is a divisor of 256 experts",
+        ),
         (
             ParallelConfig(1, 128, 1),
             MIMO,
@@ -166,7 +170,7 @@ def test_an_impossible_plan_is_refused(numbers, message):
         (
             ParallelConfig(1, 4, 1),
             replace(MIMO, intermediate_size=6),
-            "tensor_parallel_size = 4: the dense width of 6 is no multiple",
+            "tensor_parallel_size = 4: allowed is a divisor of the dense width, 6",
         ),
         (
             ParallelConfig(1, 2, 1),

@@ -55,5 +55,7 @@ def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
 @pytest.mark.nkipy
 def test_what_cannot_be_is_refused():
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
-    with pytest.raises(ValueError, match="expert_parallel_size = 3: 256 experts are no multiple"):
+    with pytest.raises(
+        ValueError, match="expert_parallel_size = 3: allowed is a divisor of 256 experts"
+    ):
         cost.run(**parsed("--expert-parallel", "3"))

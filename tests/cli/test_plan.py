@@ -96,7 +96,7 @@ def test_what_is_no_size_is_refused(text):
         ("--context 300000", "context = 300000: allowed is 1 to 262144"),
         ("--step 5000", "step = 5000: allowed is 1 to the context, 4096"),
         ("--batch-size 0", "batch_size = 0"),
-        ("--expert-parallel 7", "expert_parallel_size = 7: 256 experts are no multiple"),
+        ("--expert-parallel 7", "expert_parallel_size = 7: allowed is a divisor of 256 experts"),
     ],
 )
 def test_impossible_plans_and_loads_are_named(words, message):

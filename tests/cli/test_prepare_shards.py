@@ -54,7 +54,7 @@ def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (("--expert-parallel", 3), "expert_parallel_size = 3: 5 experts are no multiple"),
+        (("--expert-parallel", 3), "expert_parallel_size = 3: allowed is a divisor of 5 experts"),
         (("--expert-parallel", 0), "expert_parallel_size = 0: allowed is an integer above 0"),
         (("--tensor-parallel", 0), "tensor_parallel_size = 0: allowed is an integer above 0"),
         (

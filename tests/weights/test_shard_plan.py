@@ -165,7 +165,7 @@ def test_a_slice_inside_a_block_is_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"expert_parallel": 3}, "expert_parallel_size = 3: 8 experts are no multiple"),
+        ({"expert_parallel": 3}, "expert_parallel_size = 3: allowed is a divisor of 8 experts"),
         ({"tensor_parallel": 3}, "tensor_parallel_size = 3: allowed is a divisor of 8 query heads"),
     ],
 )
