@@ -9,7 +9,7 @@ costs as much as 128.
 
 from typing import NamedTuple
 
-from mimo_v2_flash.execution.program_cost import Product, ProgramCost
+from mimo_v2_flash.execution.program_cost import Matmul, ProgramCost
 
 from . import trainium2
 from .lower_bound import LowerBound
@@ -50,7 +50,7 @@ def roofline_time(cost: ProgramCost) -> RooflineTime:
     moved = sum(cost.read.values()) + sum(cost.written.values()) + cost.returned + sum(spilled)
     return RooflineTime(
         memory=moved / trainium2.BYTES_PER_SECOND,
-        matmuls=sum(map(_padded_operations, cost.products)) / trainium2.FLOPS,
+        matmuls=sum(map(_padded_operations, cost.matmuls)) / trainium2.FLOPS,
         collectives=sum(
             trainium2.EXCHANGE_SECONDS + collective.sent / trainium2.EXCHANGE_BYTES_PER_SECOND
             for collective in cost.collectives
@@ -65,10 +65,10 @@ def lower_bound_seconds(lower_bound: LowerBound) -> float:
     return max(memory, lower_bound.operations / trainium2.FLOPS)
 
 
-def _padded_operations(product: Product) -> int:
+def _padded_operations(matmul: Matmul) -> int:
     """Return the operations of a matmul padded to full tiles of the matrix unit."""
-    small, large = sorted((product.rows, product.columns))
-    return 2 * product.batch * _round_up(small) * large * _round_up(product.depth)
+    small, large = sorted((matmul.rows, matmul.columns))
+    return 2 * matmul.batch * _round_up(small) * large * _round_up(matmul.depth)
 
 
 def _round_up(count: int) -> int:

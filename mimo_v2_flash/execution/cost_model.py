@@ -3,7 +3,7 @@
 The model assumes a compiler that fuses. Views cost nothing. The result of an elementwise operation
 is never stored, and the operation reads its operands once; but an elementwise operation on a single
 array, or on weights alone, is repeated by each reader. The result of every other instruction
-(products, sums, gathers, concatenations, collectives) is a temporary, written once and read by each
+(matmuls, sums, gathers, concatenations, collectives) is a temporary, written once and read by each
 of its readers. A gather reads as many elements as it returns. An update of an input writes the new
 elements, in place.
 
@@ -16,7 +16,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from .hlo import ELEMENTWISE, VIEWS, ArrayShape, array_shapes, entry_computation
-from .program_cost import Collective, Product, ProgramCost, Temporary
+from .program_cost import Collective, Matmul, ProgramCost, Temporary
 
 __all__ = ["cost_of"]
 
@@ -87,7 +87,7 @@ class _CostAnalysis:
         self._sources: dict[int, tuple[_Source, ...]] = {}
         self._stored: dict[str | int, int] = {}  # bytes
         self._read, self._written = Counter[str | int](), Counter[str | int]()
-        self._products: list[Product] = []
+        self._matmuls: list[Matmul] = []
         self._collectives: list[Collective] = []
         self._returned = 0
 
@@ -113,7 +113,7 @@ class _CostAnalysis:
         """Return the cost of the program."""
         return ProgramCost(
             instructions,
-            tuple(self._products),
+            tuple(self._matmuls),
             {path: self._read[path] for path in self._inputs},
             {str(path): size for path, size in self._written.items()},
             self._returned,
@@ -158,7 +158,7 @@ class _CostAnalysis:
             read = tuple(s._replace(elements=self._elements(number)) for s in read if s.elements)
         self._count((*read, *self._sources_of(others)))
         if opcode == "dot":
-            self._products.append(self._product(instruction))
+            self._matmuls.append(self._matmul(instruction))
         if opcode in SEND_FACTORS:
             ranks = len(instruction.replica_groups[0].replica_ids)
             larger = max(self._nbytes(first), self._nbytes(number))
@@ -167,13 +167,13 @@ class _CostAnalysis:
         self._stored[number] = self._nbytes(number)
         return (_Source(number, self._elements(number), self._shapes[number][0].item),)
 
-    def _product(self, instruction: Any) -> Product:
+    def _matmul(self, instruction: Any) -> Matmul:
         numbers = instruction.dot_dimension_numbers
         left, right = (self._shapes[operand][0] for operand in instruction.operand_ids)
         batch = prod(left.lengths[axis] for axis in numbers.lhs_batch_dimensions)
         depth = prod(left.lengths[axis] for axis in numbers.lhs_contracting_dimensions)
         shared = batch * depth
-        return Product(batch, left.elements // shared, depth, right.elements // shared)
+        return Matmul(batch, left.elements // shared, depth, right.elements // shared)
 
     def _is_input(self, number: int) -> bool:
         """Return whether an instruction is a whole input, unchanged."""

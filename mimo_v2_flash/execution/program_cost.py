@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["Collective", "Product", "ProgramCost", "Temporary"]
+__all__ = ["Collective", "Matmul", "ProgramCost", "Temporary"]
 
 
-class Product(NamedTuple):
+class Matmul(NamedTuple):
     """A batched matmul: `batch` times [rows, depth] x [depth, columns]."""
 
     batch: int
@@ -43,7 +43,7 @@ class ProgramCost(NamedTuple):
     ----------
     instructions
         Number of instructions before compilation, those of reducers included.
-    products
+    matmuls
         All matmuls.
     read, written
         Bytes read and written of each input, by its path. An input may be read several times.
@@ -56,7 +56,7 @@ class ProgramCost(NamedTuple):
     """
 
     instructions: int
-    products: tuple[Product, ...]
+    matmuls: tuple[Matmul, ...]
     read: Mapping[str, int]
     written: Mapping[str, int]
     returned: int
@@ -66,7 +66,7 @@ class ProgramCost(NamedTuple):
     @property
     def operations(self) -> int:
         """Multiplications and additions of all matmuls."""
-        return sum(product.operations for product in self.products)
+        return sum(matmul.operations for matmul in self.matmuls)
 
     @property
     def largest_temporary(self) -> int:

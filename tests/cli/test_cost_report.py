@@ -11,13 +11,13 @@ from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
 from mimo_v2_flash.cli.step_programs import Deployment
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import RooflineTime
-from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
+from mimo_v2_flash.execution.program_cost import Collective, Matmul, ProgramCost, Temporary
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 DEPLOYMENT = Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 300)
 COST = ProgramCost(
     77,
-    (Product(1, 2, 10**6, 1000),),
+    (Matmul(1, 2, 10**6, 1000),),
     {"w": 2_000_000, "cache.k": 30_000},
     {"cache.k": 1_000},
     40_000,

@@ -12,7 +12,7 @@ from mimo_v2_flash.costs.projection import roofline_time
 from tests.cli.test_cost_report import COST
 
 ENTRY = LedgerEntry(COST, LowerBound(0, 0, 0), roofline_time(COST), 0, 0, 0)
-NOTHING = ENTRY._replace(cost=COST._replace(products=()))
+NOTHING = ENTRY._replace(cost=COST._replace(matmuls=()))
 LEDGER = Ledger({"head, 1 x 1 tokens": ENTRY, "embedding, 1 x 1 tokens": NOTHING}, ())
 STEP = StepTime(1, 0, dict.fromkeys(LEDGER.entries, 1), 1.0, 1.0, 1.0)
 

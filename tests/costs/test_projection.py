@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import RooflineTime, lower_bound_seconds, roofline_time
 from mimo_v2_flash.costs.trainium2 import SBUF
-from mimo_v2_flash.execution.program_cost import Collective, Product, ProgramCost, Temporary
+from mimo_v2_flash.execution.program_cost import Collective, Matmul, ProgramCost, Temporary
 
 NOTHING = ProgramCost(1, (), {}, {}, 0, (), ())
 EXPERT = 3 * 4096 * 2048
@@ -41,23 +41,23 @@ def test_temporaries_that_fit_on_the_chip_are_no_memory():
 @given(st.integers(1, 128), st.integers(1, 128))
 def test_one_row_takes_as_long_as_128(few, more):
     """The experts of 64 ranks, 4 in each of 47 layers: 7.7 ms of matmuls, for up to 128 rows."""
-    experts = tuple(Product(1, rows, EXPERT // 4096, 4096) for rows in (few, more))
-    one, other = (roofline_time(NOTHING._replace(products=(product,))) for product in experts)
+    experts = tuple(Matmul(1, rows, EXPERT // 4096, 4096) for rows in (few, more))
+    one, other = (roofline_time(NOTHING._replace(matmuls=(matmul,))) for matmul in experts)
     assert one.matmuls == other.matmuls
     assert 1e3 * 47 * 4 * one.matmuls == pytest.approx(7.7, rel=0.01)
 
 
 def test_large_matmuls_take_their_operations_and_batches_their_number():
-    product = Product(2, 256, 512, 4096)
-    seconds = roofline_time(NOTHING._replace(products=(product,))).matmuls
-    assert seconds == pytest.approx(product.operations / 158e12)
-    transposed = product._replace(rows=4096, columns=256)
-    assert roofline_time(NOTHING._replace(products=(transposed,))).matmuls == seconds
+    matmul = Matmul(2, 256, 512, 4096)
+    seconds = roofline_time(NOTHING._replace(matmuls=(matmul,))).matmuls
+    assert seconds == pytest.approx(matmul.operations / 158e12)
+    transposed = matmul._replace(rows=4096, columns=256)
+    assert roofline_time(NOTHING._replace(matmuls=(transposed,))).matmuls == seconds
 
 
 def test_depth_is_rounded_up_as_rows_are():
     shallow, deep = (
-        roofline_time(NOTHING._replace(products=(Product(1, 7, depth, 4096),))).matmuls
+        roofline_time(NOTHING._replace(matmuls=(Matmul(1, 7, depth, 4096),))).matmuls
         for depth in (1, 128)
     )
     assert shallow == deep > 0
