@@ -1,7 +1,6 @@
 """Tests of prepare_weights.py with faulty checkpoints or disks: errors name file and tensor."""
 
 import errno
-import io
 import os
 import re
 import shutil
@@ -143,8 +142,8 @@ def full(*_: object) -> None:
 
 
 def forbidden(*names: str):
-    """Return an `open` that refuses files of these names, also for the superuser."""
-    real = io.open
+    """Return a `Path.open` that refuses files of these names, also for the superuser."""
+    real = Path.open
 
     def opens(file, *arguments, **options):
         if str(file).endswith(names):
@@ -176,7 +175,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_read(
 
 @pytest.mark.parametrize("name", [".safetensors.partial", ".journal", "config.json.partial"])
 def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused, name):
-    monkeypatch.setattr(io, "open", forbidden(name))
+    monkeypatch.setattr(Path, "open", forbidden(name))
     assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
     monkeypatch.undo()
     assert_unfinished(tmp_path / "output")
@@ -184,7 +183,7 @@ def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused
 
 @pytest.mark.parametrize("name", [SHARD, INDEX])
 def test_what_may_not_be_read_is_named(folder, monkeypatch, refused, name):
-    monkeypatch.setattr(io, "open", forbidden(name))
+    monkeypatch.setattr(Path, "open", forbidden(name))
     assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
 
 
