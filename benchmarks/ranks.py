@@ -110,11 +110,18 @@ def medians(rounds: list[dict[int, Results]]) -> dict[str, dict[int, dict[str, f
 
 def show(figures: dict[str, dict[int, dict[str, float]]]) -> None:
     """Print a table for each phase."""
-    columns = ("seconds", "processor", "vs. one", "dispatch", "other collectives", "sent / least")
+    columns = (
+        "seconds",
+        "processor",
+        "vs. one",
+        "dispatch",
+        "other collectives",
+        "sent / lower bound",
+    )
     for phase, of_sizes in figures.items():
         printed = table(f"{phase}, by {DISPATCHERS[phase]}", ("processes",), columns)
         for size, one in of_sizes.items():
-            least = one["least_bytes"]
+            lower_bound = one["least_bytes"]
             printed.add_row(
                 str(size),
                 f"{one['seconds']:.2f} s",
@@ -122,7 +129,7 @@ def show(figures: dict[str, dict[int, dict[str, float]]]) -> None:
                 f"{one['processor_ratio']:.2f}",
                 f"{one['exchange_share']:.0%}",
                 f"{one['beside_share']:.0%}",
-                f"{one['sent_bytes'] / least:.3f}" if least else "none",
+                f"{one['sent_bytes'] / lower_bound:.3f}" if lower_bound else "none",
             )
         console().print(printed)
 

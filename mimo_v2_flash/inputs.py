@@ -9,21 +9,21 @@ import numpy as np
 
 __all__ = [
     "as_count",
+    "as_eos_token_ids",
     "as_float",
     "as_indices",
     "as_positions",
     "as_prompts",
     "as_tokens",
-    "end_tokens",
 ]
 
 
-def as_count(name: str, count: int, *, least: int = 1, most: int | None = None) -> int:
-    """Return `count`, or raise ValueError if it is less than `least` or more than `most`."""
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {count}")
-    if most is not None and count > most:
-        raise ValueError(f"{name} is {count}, the model knows {most} positions")
+def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return `count`, or raise ValueError if it is less than `minimum` or more than `maximum`."""
+    if count < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {count}")
+    if maximum is not None and count > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {count}")
     return count
 
 
@@ -34,7 +34,7 @@ def as_float(name: str, dtype: Any) -> np.dtype:
     return np.dtype(dtype)
 
 
-def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:
+def as_tokens(token_BT: Any, vocab_size: int) -> np.ndarray:
     """Return `token_BT` as int32 [B, T].
 
     Raises
@@ -45,7 +45,7 @@ def as_tokens(token_BT: Any, vocabulary: int) -> np.ndarray:
     token_BT = _integers("token ids", token_BT)
     if token_BT.ndim != 2 or not token_BT.size:
         raise ValueError(f"token ids must be [B, T] and not empty, got shape {token_BT.shape}")
-    return _in_vocabulary(token_BT, vocabulary)
+    return _in_vocabulary(token_BT, vocab_size)
 
 
 def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -58,7 +58,7 @@ def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
     return position_BT.astype(np.int32)
 
 
-def as_indices(index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
+def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return `index_Bn` as indices into the tokens of each row; all of them if it is None.
 
     Raises
@@ -69,15 +69,15 @@ def as_indices(index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
     B, T = shape
     if index_Bn is None:
         return np.broadcast_to(np.arange(T), (B, T))
-    index_Bn = _integers("logits_at", index_Bn)
+    index_Bn = _integers(name, index_Bn)
     if index_Bn.ndim != 2 or len(index_Bn) != B or not index_Bn.size:
-        raise ValueError(f"logits_at must be [{B}, n], got shape {index_Bn.shape}")
+        raise ValueError(f"{name} must be [{B}, n], got shape {index_Bn.shape}")
     if np.min(index_Bn) < 0 or np.max(index_Bn) >= T:
-        raise ValueError(f"logits_at must be in 0..{T - 1}, got {index_Bn.tolist()}")
+        raise ValueError(f"{name} must be in 0..{T - 1}, got {index_Bn.tolist()}")
     return index_Bn
 
 
-def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
+def as_prompts(input_ids: Any, vocab_size: int) -> list[list[int]]:
     """Return prompts as lists of token ids.
 
     Raises
@@ -92,24 +92,24 @@ def as_prompts(input_ids: Any, vocabulary: int) -> list[list[int]]:
         if np.ndim(prompt) != 1 or not len(prompt):
             raise ValueError(f"prompt {row} must be a sequence of token ids, and not empty")
         token_1T = _integers(f"token ids of prompt {row}", [prompt])
-        prompts[row] = _in_vocabulary(token_1T, vocabulary, first_row=row)[0].tolist()
+        prompts[row] = _in_vocabulary(token_1T, vocab_size, first_row=row)[0].tolist()
     return prompts
 
 
-def end_tokens(tokens: Any) -> set[int]:
+def as_eos_token_ids(tokens: Any) -> set[int]:
     """Return the token ids that end a row as a set; raise TypeError if one is no integer."""
     if tokens is None:
         return set()
     return set(map(operator.index, (tokens,) if isinstance(tokens, Integral) else tokens))
 
 
-def _in_vocabulary(token_BT: np.ndarray, vocabulary: int, *, first_row: int = 0) -> np.ndarray:
-    outside = (token_BT < 0) | (token_BT >= vocabulary)
+def _in_vocabulary(token_BT: np.ndarray, vocab_size: int, *, first_row: int = 0) -> np.ndarray:
+    outside = (token_BT < 0) | (token_BT >= vocab_size)
     if np.any(outside):
         row, column = map(int, np.argwhere(outside)[0])
         raise ValueError(
             f"token id {token_BT[row, column]} in row {first_row + row}, column {column} is "
-            f"outside of the vocabulary 0..{vocabulary - 1}"
+            f"outside of the vocabulary 0..{vocab_size - 1}"
         )
     return token_BT.astype(np.int32)
 

@@ -15,7 +15,7 @@ from .config import LayerSpec
 from .inputs import as_float
 from .kernels.kv_cache import KVCache
 
-__all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "ring_slots", "slot_mapping"]
+__all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "slot_mapping", "slots_per_sequence"]
 
 MAX_DRAFT_TOKENS = 3
 """The most draft tokens in a step of speculative decoding; as many can be rolled back after it."""
@@ -69,7 +69,7 @@ class HybridCache:
             for spec in layers
         ]
         actual = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
-        slots = tuple(ring_slots(spec.attention.window, self.max_length) for spec in layers)
+        slots = tuple(slots_per_sequence(spec.attention.window, self.max_length) for spec in layers)
         if actual != expected or slots != self.slots:
             raise ValueError("the cache was made by another model: use this one's new_cache")
 
@@ -121,7 +121,7 @@ class HybridCache:
         """
         start_B, end_B = position_BT[:, 0], np.max(position_BT, axis=1) + 1
         self.length_B[:] = np.where(start_B >= 0, start_B, self.length_B)
-        ring = ring_slots(self.window, self.max_length)
+        ring = slots_per_sequence(self.window, self.max_length)
         oldest_B = np.where(start_B == 0, 0, self.oldest_B)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
 
@@ -131,8 +131,8 @@ class HybridCache:
         self.length_B[:] = np.where(end_B > 0, end_B, self.length_B)
 
 
-def ring_slots(window: int, max_length: int) -> int:
-    """Return the slots per sequence of a layer: all positions, or a window and the draft tokens."""
+def slots_per_sequence(window: int, max_length: int) -> int:
+    """Return a layer's slots per sequence: `max_length`, or a ring if that is shorter."""
     return min(max_length, window + MAX_DRAFT_TOKENS)
 
 
@@ -165,7 +165,7 @@ def new_cache(
             f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"
         )
     dtype = as_float("new_cache: dtype", dtype)
-    slots = tuple(ring_slots(spec.attention.window, max_length) for spec in layers)
+    slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
     caches, sequences = [], len(range(batch_size)[local_rows])
     for spec, slot_count in zip(layers, slots, strict=True):
         attention, flat = spec.attention, sequences * slot_count + 1

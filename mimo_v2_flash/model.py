@@ -80,7 +80,7 @@ class MiMoV2FlashModel:
             plan, group or ALONE, exchange, EXECUTION_MODES[backend.execution_mode]
         )
         weights, config = keep_experts(weights, config, expert_subset)
-        context.config.check(config)
+        context.parallel_config.check(config)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
         context.check_consistent(
             config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
@@ -101,8 +101,8 @@ class MiMoV2FlashModel:
         ValueError
             If a size or the dtype is not allowed.
         """
-        most = self.config.max_position_embeddings
-        length = inputs.as_count("max_length", max_length, least=0, most=most)
+        maximum = self.config.max_position_embeddings
+        length = inputs.as_count("max_length", max_length, minimum=0, maximum=maximum)
         return self._network.new_cache(batch_size, length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
@@ -160,7 +160,7 @@ class MiMoV2FlashModel:
             If tokens, positions and cache do not fit each other, or ranks disagree. Nothing is
             computed or changed then.
         """
-        args = self._step_args(token_BT, position_BT, cache, logits_at)
+        args = self._step_args(token_BT, position_BT, cache, "logits_at", logits_at)
         return self._network.logits(*args)[: len(token_BT)]
 
     def greedy(
@@ -189,20 +189,22 @@ class MiMoV2FlashModel:
         ValueError
             As `step`.
         """
-        args = self._step_args(token_BT, position_BT, cache, at)
+        args = self._step_args(token_BT, position_BT, cache, "at", at)
         token_Bn, logit_Bn = self._network.greedy(*args)
         return token_Bn[: len(token_BT)], logit_Bn[: len(token_BT)]
 
-    def _step_args(self, token_BT: Any, position_BT: Any, cache: HybridCache, at: Any) -> Any:
+    def _step_args(
+        self, token_BT: Any, position_BT: Any, cache: HybridCache, name: str, index_Bn: Any
+    ) -> tuple[Any, ...]:
         """Return the arguments of `Network.logits` for a step, checked, with the batch padded."""
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
-        index_Bn, pad = inputs.as_indices(at, token_BT.shape), self._context.pad_batch
+        index_Bn, pad = inputs.as_indices(name, index_Bn, token_BT.shape), self._context.pad_batch
         token_BT, position_BT = pad(token_BT, 0), pad(position_BT, -1)
         cache.check_layers(self._network.layers)
         cache.check_positions(position_BT)
         self._context.check_consistent(
-            token_BT=token_BT, position_BT=position_BT, logits_at=index_Bn
+            token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}
         )
         return pad(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
 
@@ -250,10 +252,10 @@ class MiMoV2FlashModel:
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         end = self.config.eos_token_id if eos_token_id is None else eos_token_id
         settings = SamplingParams(**sampling)
-        limit = inputs.as_count("max_new_tokens", max_new_tokens, least=0)
+        limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
         longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last token is not fed back
         select = make_token_selector(
             self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed
         )
-        drawn = generate(select, prompts, limit, inputs.end_tokens(end))
+        drawn = generate(select, prompts, limit, inputs.as_eos_token_ids(end))
         return collect_tokens(drawn, len(prompts), on_token)

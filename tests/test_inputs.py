@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.inputs import as_indices, as_positions, as_prompts, as_tokens, end_tokens
+from mimo_v2_flash.inputs import as_eos_token_ids, as_indices, as_positions, as_prompts, as_tokens
 
 INTEGERS = [np.int8, np.uint8, np.int32, np.int64, np.uint64]
 
@@ -56,8 +56,8 @@ def test_positions_that_are_not_the_tokens_are_refused(position_BT, message):
 
 
 def test_indices_are_all_tokens_unless_given():
-    assert as_indices(None, (2, 3)).tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert as_indices([[2, 0, 2], [1, 1, 1]], (2, 3)).tolist() == [[2, 0, 2], [1, 1, 1]]
+    assert as_indices("at", None, (2, 3)).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert as_indices("at", [[2, 0, 2], [1, 1, 1]], (2, 3)).tolist() == [[2, 0, 2], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_indices_are_all_tokens_unless_given():
 )
 def test_indices_that_no_token_has_are_refused(index_Bn, message):
     with pytest.raises(ValueError, match=message):
-        as_indices(index_Bn, (2, 3))
+        as_indices("logits_at", index_Bn, (2, 3))
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_prompts_are_refused_by_their_row(prompts, message):
     [(None, set()), (0, {0}), (7, {7}), (np.int64(7), {7}), ([], set()), ({7, 8}, {7, 8})],
 )
 def test_one_end_token_or_several_or_none(tokens, ids):
-    assert end_tokens(tokens) == ids
+    assert as_eos_token_ids(tokens) == ids
 
 
 @pytest.mark.parametrize("tokens", ["7", [7, None], 7.0, [[7]]])
 def test_an_end_token_is_an_integer(tokens):
     with pytest.raises(TypeError):
-        end_tokens(tokens)
+        as_eos_token_ids(tokens)

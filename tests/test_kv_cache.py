@@ -14,8 +14,8 @@ from mimo_v2_flash.kv_cache import (
     MAX_DRAFT_TOKENS,
     HybridCache,
     new_cache,
-    ring_slots,
     slot_mapping,
+    slots_per_sequence,
 )
 from tests.support.rows import ragged
 from tests.support.steps import positions
@@ -71,7 +71,7 @@ def test_its_bytes_are_counted_with_positions():
     [(129, 262_144, 132), (129, 100, 100), (1, 9, 4), (NO_WINDOW, 262_144, 262_144)],
 )
 def test_a_ring_holds_a_window_and_a_draft_but_no_more_than_a_sequence(window, max_length, slots):
-    assert ring_slots(window, max_length) == slots
+    assert slots_per_sequence(window, max_length) == slots
 
 
 def test_a_new_cache_is_empty():
@@ -176,7 +176,7 @@ def test_a_draft_can_be_taken_back_and_not_much_more():
 )
 def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_length, steps):
     cache = cache_of(window, max_length=max_length)
-    ring, stored = ring_slots(window, max_length), {}  # slot -> position
+    ring, stored = slots_per_sequence(window, max_length), {}  # slot -> position
     for start, count in steps:
         if start > cache.length_B[0] or start + count > max_length:
             continue

@@ -86,7 +86,7 @@ def nan(layer):
         ([], {}, "there is no prompt"),
         ([[1], []], {}, "prompt 1 must be a sequence of token ids, and not empty"),
         ([[1], [2, 61]], {}, "token id 61 in row 1, column 1"),
-        ([[1]], {"max_new_tokens": 8193}, "max_length is 8193, the model knows 8192 positions"),
+        ([[1]], {"max_new_tokens": 8193}, "max_length must be at most 8192, got 8193"),
         ([[1]], {"temperature": -1}, "temperature is -1"),
         ([[1]], {"top_p": 0}, "top_p is 0"),
         ([[1]], {"seed": -1}, "seed is -1"),
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_is_refused(options, message):
     [
         ((0, 9), "batch_size 0"),
         ((1, 0), "max_length 0"),
-        ((1, 8193), "max_length is 8193, the model knows 8192 positions"),
+        ((1, 8193), "max_length must be at most 8192, got 8193"),
     ],
 )
 def test_a_cache_that_cannot_be_is_refused(sizes, message):

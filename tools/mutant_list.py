@@ -115,11 +115,11 @@ MUTANTS = (
     Mutant(
         "attention runs again with the experts",
         "mimo_v2_flash/layers/passage.py",
-        "            args = x_BTD, metadata.position_BT, rank, *feed_forward_weights\n",
+        "            args = x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights\n",
         "            x_BTD = self._attention_block(\n"
         "                x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length\n"
         "            )\n"
-        "            args = x_BTD, metadata.position_BT, rank, *feed_forward_weights\n",
+        "            args = x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights\n",
         ("tests/layers/test_passage.py",),
     ),
     Mutant(

@@ -13,15 +13,15 @@ from .console import amount, table
 __all__ = ["dispatch_report"]
 
 
-def dispatch_report(record: DispatchStatsBackend, group: HostGroup) -> Table | None:
+def dispatch_report(backend: DispatchStatsBackend, group: HostGroup) -> Table | None:
     """Return a table summed over all ranks, with a column for each dispatcher that was used.
 
-    A collective call: every rank passes its own record. The result is None on a single rank, and
+    A collective call: every rank passes its own backend. The result is None on a single rank, and
     if no MoE layer ran.
     """
     if group.size == 1:
         return None
-    by_dispatcher = {name: stats.total(group) for name, stats in record.by_dispatcher.items()}
+    by_dispatcher = {name: stats.total(group) for name, stats in backend.by_dispatcher.items()}
     by_dispatcher = {name: stats for name, stats in by_dispatcher.items() if stats.calls}
     if not by_dispatcher:
         return None

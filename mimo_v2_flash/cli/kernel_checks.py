@@ -1,4 +1,4 @@
-"""Checks of the self-check: each kernel on small random inputs, beside its float64 oracle.
+"""Checks of `--mode test`: each kernel on small random inputs, compared with its float64 oracle.
 
 Head widths, rotary channels and window are MiMo's (192 and 128, 64, 129); all else is small, since
 oracles are plain loops.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.costs.lower_bound import LowerBound, ProgramShape, lower_bound
 from mimo_v2_flash.costs.projection import RooflineTime, lower_bound_seconds, roofline_time
-from mimo_v2_flash.execution.cost_model import cost_of
+from mimo_v2_flash.execution.cost_model import analyze_cost
 from mimo_v2_flash.execution.program_cost import ProgramCost
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.execution.pytree import tree_arrays
@@ -103,14 +103,14 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
         kind: {path: array for path, array in arrays.items() if kinds[path] == kind}
         for kind in ("weights", "cache", "activations")
     }
-    cost = cost_of(program.traced.module, program.traced.inputs, set(inputs["weights"]))
+    cost = analyze_cost(program.traced.module, program.traced.inputs, set(inputs["weights"]))
     moved = {
         kind: sum(cost.read[path] + cost.written.get(path, 0) for path in paths)
         for kind, paths in inputs.items()
     }
-    least = lower_bound(inputs["weights"], inputs["cache"], _shape(program))
+    bound = lower_bound(inputs["weights"], inputs["cache"], _shape(program))
     moved["activations"] += cost.returned
-    return LedgerEntry(cost, least, roofline_time(cost), **moved)
+    return LedgerEntry(cost, bound, roofline_time(cost), **moved)
 
 
 def _shape(program: RecordedProgram) -> ProgramShape:

@@ -54,7 +54,7 @@ def _moe_dispatch(random: Random) -> Pairs:
         buffers.weight_PMA * (buffers.expert_PMA // 2 == rank_P11), -1, keepdims=True
     )
     output_PMD = (buffers.x_PMD * weight_PM1).astype(np.float32)
-    return [(combine(output_PMD, buffers.slot_NA), x_ND), (buffers.overflow_1, [0])]
+    return [(combine(output_PMD, buffers.buffer_row_NA), x_ND), (buffers.overflow_1, [0])]
 
 
 def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:

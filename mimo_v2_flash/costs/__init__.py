@@ -1,4 +1,4 @@
-"""Cost model of a deployment: memory of every device, traffic between ranks, projected time."""
+"""Resources of a deployment: memory of every device, traffic between ranks, projected time."""
 
 from .devices import Device, devices
 from .traffic import Traffic, traffic

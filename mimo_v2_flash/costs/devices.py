@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
-from mimo_v2_flash.kv_cache import new_cache, ring_slots
+from mimo_v2_flash.kv_cache import new_cache, slots_per_sequence
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
@@ -93,7 +93,7 @@ def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: 
     """Return the bytes of a rank's cache of `rows` sequences."""
     layers = tuple(map(shard_spec.local_layer, config.layers))
     small = new_cache(layers, batch_size=1, max_length=1, dtype=workload.cache_dtype)
-    slots = (ring_slots(spec.attention.window, workload.context) for spec in layers)
+    slots = (slots_per_sequence(spec.attention.window, workload.context) for spec in layers)
     return sum(
         (rows * count + 1) * nbytes(layer) // 2  # the small cache has one slot and the trash row
         for count, layer in zip(slots, small.layers, strict=True)

@@ -1,4 +1,4 @@
-"""Lower bound of a program's work: read weights and KV cache once, and multiply every token.
+"""Lower bound of a program's cost: the matmuls of its tokens, one read of weights and KV cache.
 
 A token is multiplied with every weight of its rank once, and with `experts_per_token` experts. A
 rank computes, on average, the experts of as many tokens as it dispatches.

@@ -18,8 +18,8 @@ class Backend(Protocol):
 
     execution_mode: str
 
-    def to_device(self, record: Any) -> Any:
-        """Return the pytree `record` with its arrays moved to the device."""
+    def to_device(self, tree: Any) -> Any:
+        """Return the pytree `tree` with its arrays moved to the device."""
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as a program of this backend, with the same signature.

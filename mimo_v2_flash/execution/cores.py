@@ -12,14 +12,12 @@ ROOT_COMM = "NEURON_RT_ROOT_COMM_ID"
 ROOT_COMM_PORT = 61239  # as in nkipy's examples
 
 
-def claim_core(
-    variables: MutableMapping[str, str], available: Callable[[], int], *, lnc: int
-) -> None:
-    """Write this rank's core, and the address of the root communicator, into `variables`.
+def claim_core(env: MutableMapping[str, str], available: Callable[[], int], *, lnc: int) -> None:
+    """Write this rank's core, and the address of the root communicator, into `env`.
 
     Parameters
     ----------
-    variables
+    env
         The process's environment, with torchrun's variables. Variables of the runtime that are set
         already are kept.
     available
@@ -34,18 +32,18 @@ def claim_core(
     ValueError
         If the machine is configured for other logical cores.
     """
-    if (configured := variables.setdefault(LOGICAL, str(lnc))) != str(lnc):
+    if (configured := env.setdefault(LOGICAL, str(lnc))) != str(lnc):
         raise ValueError(f"{LOGICAL} is {configured}, but the programs are compiled for {lnc}")
-    ranks = int(variables.get("LOCAL_WORLD_SIZE", "1"))
-    cores = _parse_cores(variables[VISIBLE]) if VISIBLE in variables else [*range(available())]
+    ranks = int(env.get("LOCAL_WORLD_SIZE", "1"))
+    cores = _parse_cores(env[VISIBLE]) if VISIBLE in env else [*range(available())]
     if len(cores) != 1:  # a single visible core has been assigned to this rank already
         if len(cores) < ranks:
             raise OSError(
                 f"{ranks} ranks on this machine need a NeuronCore each, {len(cores)} are visible"
             )
-        variables[VISIBLE] = str(cores[int(variables.get("LOCAL_RANK", "0"))])
-    if int(variables.get("WORLD_SIZE", "1")) > 1:
-        variables.setdefault(ROOT_COMM, f"{variables['MASTER_ADDR']}:{ROOT_COMM_PORT}")
+        env[VISIBLE] = str(cores[int(env.get("LOCAL_RANK", "0"))])
+    if int(env.get("WORLD_SIZE", "1")) > 1:
+        env.setdefault(ROOT_COMM, f"{env['MASTER_ADDR']}:{ROOT_COMM_PORT}")
 
 
 def _parse_cores(cores: str) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .hlo import ELEMENTWISE, VIEWS, ArrayShape, array_shapes, entry_computation
 from .program_cost import Collective, Matmul, ProgramCost, Temporary
 
-__all__ = ["cost_of"]
+__all__ = ["analyze_cost"]
 
 FREE = {"constant", "iota", "tuple"}
 OPAQUE = {"call", "conditional", "fusion", "map", "while"}
@@ -40,16 +40,16 @@ class _Source(NamedTuple):
         Path of the input, or id of the instruction.
     elements
         How many distinct elements are read.
-    item
+    itemsize
         Bytes per element.
     """
 
     origin: str | int
     elements: int
-    item: int
+    itemsize: int
 
 
-def cost_of(module: Any, inputs: tuple[str, ...], weights: set[str]) -> ProgramCost:
+def analyze_cost(module: Any, inputs: tuple[str, ...], weights: set[str]) -> ProgramCost:
     """Return the cost of a program.
 
     Parameters
@@ -127,7 +127,7 @@ class _CostAnalysis:
         (shape, *_), sources = self._shapes[instruction.id], self._sources_of(operands)
         if opcode == "parameter":
             path = self._inputs[instruction.parameter_number]
-            return (_Source(path, shape.elements, shape.item),)
+            return (_Source(path, shape.elements, shape.itemsize),)
         if opcode in VIEWS:
             return _narrowed(sources, shape.elements, self._elements(operands[0]))
         if opcode in ELEMENTWISE:
@@ -165,7 +165,7 @@ class _CostAnalysis:
             sent = SEND_FACTORS[opcode] * larger * (ranks - 1) // ranks
             self._collectives.append(Collective(opcode, ranks, sent))
         self._stored[number] = self._nbytes(number)
-        return (_Source(number, self._elements(number), self._shapes[number][0].item),)
+        return (_Source(number, self._elements(number), self._shapes[number][0].itemsize),)
 
     def _matmul(self, instruction: Any) -> Matmul:
         numbers = instruction.dot_dimension_numbers
@@ -177,9 +177,9 @@ class _CostAnalysis:
 
     def _is_input(self, number: int) -> bool:
         """Return whether an instruction is a whole input, unchanged."""
-        ((origin, elements, item), *others) = self._sources.get(number, ()) or [(0, 0, 0)]
+        ((origin, elements, itemsize), *others) = self._sources.get(number, ()) or [(0, 0, 0)]
         shape = self._shapes[number][0]
-        same = (elements, item) == (shape.elements, shape.item)
+        same = (elements, itemsize) == (shape.elements, shape.itemsize)
         return isinstance(origin, str) and same and not others
 
     def _sources_of(self, operands: Any) -> tuple[_Source, ...]:
@@ -187,8 +187,8 @@ class _CostAnalysis:
         return tuple(dict.fromkeys(sources))
 
     def _count(self, sources: Any) -> None:
-        for origin, elements, item in sources:
-            self._read[origin] += elements * item
+        for origin, elements, itemsize in sources:
+            self._read[origin] += elements * itemsize
 
     def _elements(self, number: int) -> int:
         return sum(shape.elements for shape in self._shapes[number])

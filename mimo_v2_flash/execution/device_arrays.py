@@ -9,8 +9,8 @@ from spike import SpikeTensor
 
 __all__ = ["DeviceArray", "DeviceMemory"]
 
-SMALL = 1 << 20
-"""Bytes: positions and rows are smaller, weights and caches larger."""
+MAX_CACHED_BYTES = 1 << 20
+"""Size of arrays that use cached memory: positions are smaller, weights and caches larger."""
 
 
 class DeviceArray:
@@ -57,7 +57,7 @@ class DeviceMemory:
 
     def upload(self, array: Any) -> DeviceArray:
         """Return `array` on the device. Memory of large arrays is not cached but freed."""
-        if isinstance(array, DeviceArray) or array.nbytes <= SMALL:
+        if isinstance(array, DeviceArray) or array.nbytes <= MAX_CACHED_BYTES:
             return self.hold(array)
         return DeviceArray(SpikeTensor.from_numpy(np.ascontiguousarray(array)))
 

@@ -21,7 +21,7 @@ ELEMENTWISE = {
 }  # fmt: skip
 """Opcodes that compute each element from the same element of every operand."""
 
-ITEM = {
+ITEMSIZE = {
     "PRED": 1, "S8": 1, "U8": 1, "F8E4M3": 1, "F8E4M3FN": 1, "F8E5M2": 1, "S16": 2, "U16": 2,
     "F16": 2, "BF16": 2, "S32": 4, "U32": 4, "F32": 4, "S64": 8, "U64": 8, "F64": 8, "C64": 8,
     "C128": 16,
@@ -41,14 +41,14 @@ class ArrayShape(NamedTuple):
         return prod(self.lengths)
 
     @property
-    def item(self) -> int:
+    def itemsize(self) -> int:
         """Bytes per element."""
-        return ITEM[self.type_name]
+        return ITEMSIZE[self.type_name]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return self.elements * self.item
+        return self.elements * self.itemsize
 
 
 def entry_computation(module: Any) -> Any:

@@ -80,10 +80,10 @@ class NeuronBackend:
 
         run_on_rank_0(group, prepare)
 
-    def to_device(self, record: Any) -> Any:
-        """Return `record` with its arrays copied to this rank's device."""
-        arrays = {path: self._memory.upload(array) for path, array in tree_arrays(record).items()}
-        return tree_replace(record, arrays)
+    def to_device(self, tree: Any) -> Any:
+        """Return `tree` with its arrays copied to this rank's device."""
+        arrays = {path: self._memory.upload(array) for path, array in tree_arrays(tree).items()}
+        return tree_replace(tree, arrays)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs, one per signature of the arguments.

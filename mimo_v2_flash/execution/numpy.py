@@ -11,9 +11,9 @@ class NumpyBackend:
 
     execution_mode = "eager"
 
-    def to_device(self, record: Any) -> Any:
-        """Return `record` itself."""
-        return record
+    def to_device(self, tree: Any) -> Any:
+        """Return `tree` itself."""
+        return tree
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` itself."""

@@ -40,14 +40,14 @@ class ProgramCall:
         return self.function, tree_signature(self.arguments)
 
 
-def check_on_device(traced: "TracedProgram", arguments: Mapping[str, Any], kind: type) -> None:
+def check_on_device(traced: "TracedProgram", arrays: Mapping[str, Any], kind: type) -> None:
     """Raise TypeError if a buffer that the program updates in place is not on the device.
 
     The caller would never see the update: the program would write into a copy. Arrays on the
     device are of type `kind`. The first input may be a host array, since it is returned.
     """
     updated = set(traced.in_place.values()) - {traced.inputs[0]}
-    if on_host := [path for path in updated if not isinstance(arguments[path], kind)]:
+    if on_host := [path for path in updated if not isinstance(arrays[path], kind)]:
         raise TypeError(
             f"{', '.join(sorted(on_host))}: updated in place, but not on the device; "
             "call to_device first"

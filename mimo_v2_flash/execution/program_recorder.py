@@ -72,9 +72,9 @@ class ProgramRecorder:
         self._numbers: dict[Any, int] = {}  # index by call key, and by content
         self._outputs: list[tuple[TensorSpec, ...]] = []
 
-    def to_device(self, record: Any) -> Any:
-        """Return `record` with meta arrays in place of its arrays."""
-        return meta_arrays(record)
+    def to_device(self, tree: Any) -> Any:
+        """Return `tree` with meta arrays in place of its arrays."""
+        return meta_arrays(tree)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs that are recorded, one per signature of the arguments."""
@@ -103,19 +103,19 @@ class ProgramRecorder:
         return self._numbers[content]
 
 
-def meta_arrays(record: Any) -> Any:
-    """Return the pytree `record` with meta arrays: zeros of the same shapes and dtypes.
+def meta_arrays(tree: Any) -> Any:
+    """Return the pytree `tree` with meta arrays: zeros of the same shapes and dtypes.
 
-    Meta arrays take no memory, as all their elements are one, and must not be written into. Arrays
-    that are meta arrays already are kept.
+    Meta arrays take no memory, since all their strides are zero, and must not be written into.
+    Arrays that are meta arrays already are kept.
     """
-    arrays = tree_arrays(record)
+    arrays = tree_arrays(tree)
     meta = {
         path: _constant(array.shape, array.dtype, 0)
         for path, array in arrays.items()
         if any(array.strides)
     }
-    return tree_replace(record, arrays | meta)
+    return tree_replace(tree, arrays | meta)
 
 
 def _constant(shape: tuple[int, ...], dtype: Any, value: int) -> np.ndarray:

@@ -19,7 +19,7 @@ INSTALL_HINTS = {
 
 
 def get_backend(name: str, **options: Any) -> Backend:
-    """Return a new backend, a key of `BACKENDS`.
+    """Return a new backend by its name, a key of `BACKENDS`.
 
     Raises
     ------

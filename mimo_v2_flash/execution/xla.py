@@ -75,11 +75,9 @@ class XlaBackend:
         """All traced programs, in the order of their first calls."""
         return [traced for traced, _ in self._loaded.values()]
 
-    def to_device(self, record: Any) -> Any:
-        """Return `record` with its arrays copied to this rank's device."""
-        return tree_replace(
-            record, {path: self._upload(a) for path, a in tree_arrays(record).items()}
-        )
+    def to_device(self, tree: Any) -> Any:
+        """Return `tree` with its arrays copied to this rank's device."""
+        return tree_replace(tree, {path: self._upload(a) for path, a in tree_arrays(tree).items()})
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function` as programs, one per signature of the arguments.

@@ -21,7 +21,7 @@ def generate(
     select: TokenSelector,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    end_tokens: Collection[int],
+    eos_token_ids: Collection[int],
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) as tokens are selected, each row up to an end token or `max_new_tokens`.
 
@@ -43,7 +43,7 @@ def generate(
             histories[row].append(token)
             unseen[row] = [token]
             yield row, token
-        ended = [row for row in active if histories[row][-1] in end_tokens]
+        ended = [row for row in active if histories[row][-1] in eos_token_ids]
         for row in ended:
             unseen[row] = []
         active = [row for row in active if row not in ended]

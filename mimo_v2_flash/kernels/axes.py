@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import ml_dtypes
 import numpy as np
 
-__all__ = ["axes_of", "check_dtypes", "checked", "measure"]
+__all__ = ["axes_of", "check_dtypes", "check_shapes", "checked"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-ENDING = re.compile(r"_([a-z]*[A-Z1][A-Za-z1]*)$")
+SUFFIX = re.compile(r"_([a-z]*[A-Z1][A-Za-z1]*)$")
 FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 INTEGERS = (np.dtype(np.int32),)
 BOOLEANS = (np.dtype(np.bool_),)
@@ -36,11 +36,11 @@ DTYPES = {
 
 def axes_of(name: str) -> str:
     """Return the axis letters that end `name`, or an empty string if it names no tensor."""
-    ending = ENDING.search(name)
+    ending = SUFFIX.search(name)
     return ending[1] if ending else ""
 
 
-def measure(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
+def check_shapes(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
     """Return the length of each axis letter in the names of `tensors`.
 
     Raises
@@ -91,7 +91,7 @@ def checked(kernel: Kernel) -> Kernel:
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
         tensors = dict(zip(names, args, strict=False)) | kwargs
-        measure(kernel.__name__, tensors)
+        check_shapes(kernel.__name__, tensors)
         check_dtypes(kernel.__name__, tensors)
         return kernel(*args, **kwargs)
 

@@ -21,9 +21,11 @@ from .thread_pool import available_threads, parallel_for
 
 __all__ = ["product"]
 
-FEW = 512 if LANES == 16 else 48  # rows up to which decoding in registers is as fast as BLAS
-TILE = 256  # rows of a weight that are decoded at a time
-SMALL = 1 << 15  # elements of a weight below which NumPy is as fast
+MAX_REGISTER_ROWS = (
+    512 if LANES == 16 else 48
+)  # rows up to which decoding in registers is as fast as BLAS
+TILE_ROWS = 256  # rows of a weight that are decoded at a time
+MIN_WEIGHT_ELEMENTS = 1 << 15  # elements of a weight below which NumPy is as fast
 
 
 class _Float8(NamedTuple):
@@ -72,13 +74,13 @@ def product(x: np.ndarray, w: Any) -> np.ndarray | None:
     """
     if x.ndim > 2:
         return _batched(x, w)
-    if x.ndim != 2 or len(w.shape) != 2 or w.shape[0] * w.shape[1] < SMALL:
+    if x.ndim != 2 or len(w.shape) != 2 or w.shape[0] * w.shape[1] < MIN_WEIGHT_ELEMENTS:
         return None
     weight = _compiled_weight(w)
     if weight is None:
         return None
     x_NI, y_NO = np.ascontiguousarray(x), np.empty((len(x), w.shape[0]), np.float32)
-    (_decode_in_registers if len(x) <= FEW else _decode_tiles)(x_NI, weight, y_NO)
+    (_decode_in_registers if len(x) <= MAX_REGISTER_ROWS else _decode_tiles)(x_NI, weight, y_NO)
     return y_NO
 
 
@@ -99,10 +101,10 @@ def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) ->
     outputs = y_NO.shape[1]
 
     def task(index: int) -> None:
-        start, end = index * TILE, min((index + 1) * TILE, outputs)
+        start, end = index * TILE_ROWS, min((index + 1) * TILE_ROWS, outputs)
         times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
 
-    parallel_for(task, -(-outputs // TILE))
+    parallel_for(task, -(-outputs // TILE_ROWS))
 
 
 def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
@@ -110,7 +112,7 @@ def _batched(x: np.ndarray, w: Any) -> np.ndarray | None:
     if x.shape[:-2] != w.shape[:-2] or getattr(w, "dtype", None) != np.float32:
         return None
     y = np.empty((*x.shape[:-1], w.shape[-2]), np.float32)
-    if y.size < SMALL:
+    if y.size < MIN_WEIGHT_ELEMENTS:
         return None
     indices = list(np.ndindex(*x.shape[:-2]))
 

@@ -14,7 +14,7 @@ __all__ = ["dense_ffn"]
 
 @checked
 def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
-    """Return `y_ND` in float32: `moe_expert` of `token_block` tokens at a time.
+    """Return `y_ND`, the SwiGLU network of every token, float32, in blocks of `token_block` tokens.
 
     Hidden activations take token_block x F memory, not N x F.
 

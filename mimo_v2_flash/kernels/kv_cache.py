@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ops
 from .attention import KVSegment
-from .axes import checked, measure
+from .axes import check_shapes, checked
 
 __all__ = ["KVCache", "prior_tokens", "write_tokens"]
 
@@ -57,7 +57,7 @@ def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
     attention: a read after a write of the same tensor waits.
     """
     B, T, K, Q = k_BTKQ.shape
-    measure("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})
+    check_shapes("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})
     trash = cache.position_Z.shape[0] - 1
     row_N = np.reshape(row_BT, (B * T,))
     position_N = np.where(row_N == trash, -1, np.reshape(position_BT, (B * T,)))

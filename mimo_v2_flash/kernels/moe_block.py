@@ -96,7 +96,7 @@ class AllToAllDispatcher:
     capacity: int
 
     def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
-        """Return (y_ND, overflow_1): a `Dispatcher`."""
+        """Return (y_ND, overflow_1): as every `Dispatcher` does."""
         P, M = group.size, self.send_capacity
         buffers = dispatch(
             x_ND, weight_NA, expert_NA, ranks=P, num_experts=num_experts, send_capacity=M
@@ -109,7 +109,7 @@ class AllToAllDispatcher:
         count_E = group.all_reduce(_count_tokens_per_expert(expert_NA, num_experts=num_experts))
         overflow_E = np.maximum(count_E - np.float32(self.capacity), np.float32(0))
         capacity_overflow_1 = np.sum(overflow_E, axis=0, keepdims=True)
-        y_ND = combine(output_PMD, buffers.slot_NA)
+        y_ND = combine(output_PMD, buffers.buffer_row_NA)
         send_overflow_1 = group.all_reduce(buffers.overflow_1)
         return y_ND, capacity_overflow_1 + send_overflow_1
 
@@ -119,7 +119,7 @@ class AllGatherDispatcher:
     """All-gather dispatch, for few tokens: every rank takes every token, and nothing overflows."""
 
     def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
-        """Return (y_ND, overflow_1): a `Dispatcher`."""
+        """Return (y_ND, overflow_1): as every `Dispatcher` does."""
         (N, D), A, P = x_ND.shape, expert_NA.shape[1], group.size
         routing = np.concatenate([weight_NA, expert_NA.astype(np.float32)], axis=1)  # exact to 2^24
         x = np.reshape(group.all_gather(x_ND), (P * N, D))

@@ -3,8 +3,8 @@
 Every rank holds E / P consecutive experts. A token that chose two experts of one rank is sent
 there once, with all of its choices, and its output comes back once, weighted and summed.
 
-Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2, without its capacity factor:
-tokens that do not fit are counted, never dropped silently. MiMo: 8 experts a rank on 32 ranks.
+Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2, which drops tokens beyond the
+capacity; here they are counted, and the caller computes again. MiMo: 8 experts a rank on 32 ranks.
 """
 
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ __all__ = ["DispatchBuffers", "combine", "dispatch"]
 class DispatchBuffers(NamedTuple):
     """The send buffers of a step, and the slot of each (token, choice) pair in them.
 
-    A buffer has M = `send_capacity` slots for each of P ranks. Empty slots have expert E, which no
-    rank holds. `slot_NA` is P x M where an earlier choice of the token goes to the same rank, or
-    where the choice is not sent at all. `overflow_1` counts messages that did not fit, float32.
+    A buffer has M = `send_capacity` rows for each of P ranks. Empty rows have expert E, which no
+    rank holds. `buffer_row_NA` is P x M where an earlier choice of the token goes to the same rank,
+    or where the choice is not sent at all. `overflow_1` counts messages that did not fit, float32.
     """
 
     x_PMD: Any
     weight_PMA: Any
     expert_PMA: Any
-    slot_NA: Any
+    buffer_row_NA: Any
     overflow_1: Any
 
 
@@ -54,14 +54,16 @@ def dispatch(
     sent_NP = np.sum(is_first_NAP, axis=1)
     index_NP = _cumulative_sum(sent_NP) - np.float32(1)
     start_P = np.arange(ranks, dtype=np.float32) * np.float32(send_capacity)
-    slot_NP = np.where(index_NP < send_capacity, index_NP + start_P, np.float32(trash))
-    slot_N1P = np.expand_dims(slot_NP, 1) - np.float32(trash)
-    slot_NA = (np.sum(is_first_NAP * slot_N1P, axis=2) + np.float32(trash)).astype(np.int32)
+    buffer_row_NP = np.where(index_NP < send_capacity, index_NP + start_P, np.float32(trash))
+    buffer_row_N1P = np.expand_dims(buffer_row_NP, 1) - np.float32(trash)
+    buffer_row_NA = (np.sum(is_first_NAP * buffer_row_N1P, axis=2) + np.float32(trash)).astype(
+        np.int32
+    )
 
     # In each slot the index of its token, N where it is empty.
     token = ops.full(x_ND, (trash + 1,), N, np.int32)
     sender = ops.constant(x_ND, np.repeat(np.arange(N, dtype=np.int32), A))
-    ops.put_rows(token, np.reshape(slot_NA, (N * A,)), sender)
+    ops.put_rows(token, np.reshape(buffer_row_NA, (N * A,)), sender)
     token = token[:trash]
     source = np.minimum(token, N - 1)
     expert = np.where(np.expand_dims(token, 1) < N, np.take(expert_NA, source, axis=0), num_experts)
@@ -69,22 +71,22 @@ def dispatch(
         np.reshape(np.take(x_ND, source, axis=0), (ranks, send_capacity, x_ND.shape[1])),
         np.reshape(np.take(weight_NA, source, axis=0), (ranks, send_capacity, A)),
         np.reshape(expert, (ranks, send_capacity, A)),
-        slot_NA,
+        buffer_row_NA,
         np.reshape(np.sum(sent_NP * (index_NP >= send_capacity).astype(np.float32)), (1,)),
     )
 
 
 @checked
-def combine(output_PMD, slot_NA):
+def combine(output_PMD, buffer_row_NA):
     """Return `y_ND`: the sum of the outputs that came back for each token, float32."""
     P, M, D = output_PMD.shape
     outputs = np.reshape(output_PMD, (P * M, D))
     y_ND = None
-    for choice in range(slot_NA.shape[1]):
-        slot_N1 = slot_NA[:, choice : choice + 1]
-        row_N = np.minimum(np.reshape(slot_N1, (-1,)), P * M - 1)
+    for choice in range(buffer_row_NA.shape[1]):
+        buffer_row_N1 = buffer_row_NA[:, choice : choice + 1]
+        row_N = np.minimum(np.reshape(buffer_row_N1, (-1,)), P * M - 1)
         output_ND = np.take(outputs, row_N, axis=0).astype(np.float32)
-        output_ND = np.where(slot_N1 < P * M, output_ND, np.float32(0))
+        output_ND = np.where(buffer_row_N1 < P * M, output_ND, np.float32(0))
         y_ND = output_ND if y_ND is None else y_ND + output_ND
     return y_ND
 

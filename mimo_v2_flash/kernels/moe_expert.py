@@ -63,4 +63,4 @@ def capacity_experts(
         chosen_MA = (buffers.expert_PMA[expert] == expert).astype(np.float32)
         weight_M1 = np.sum(buffers.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
         outputs.append(weight_M1 * moe_expert(buffers.x_PMD[expert], *(w[expert] for w in experts)))
-    return combine(np.stack(outputs), buffers.slot_NA)
+    return combine(np.stack(outputs), buffers.buffer_row_NA)

@@ -1,8 +1,8 @@
 """Operations that NumPy lacks, dispatched on the tensor type: matmul, top-k, constants, writes.
 
 The type of the first argument selects the implementation: NumPy's arrays in this module, nkipy's
-tensors in `traced_ops`, the strict arrays of the tests in the tests. No other kernel depends on
-the type of its tensors.
+tensors in `traced_ops`; tests register a strict array type. No other kernel depends on the type of
+its tensors.
 
 Source: `functools.singledispatch`; float32 accumulation as TensorE's PSUM and BLAS have it.
 """
@@ -19,7 +19,9 @@ from .block_scale import BlockScaled, dequantize_block_row
 
 __all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
 
-TILE = 1 << 19  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
+TILE_ELEMENTS = (
+    1 << 19
+)  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
 
 
 @singledispatch
@@ -111,7 +113,7 @@ def _tiles(w: Any) -> Iterator[np.ndarray]:
         for row in range(-(-w.shape[-2] // w.block_height)):
             yield dequantize_block_row(w, row)
         return
-    height = max(1, TILE * w.shape[-2] // max(1, w.size))
+    height = max(1, TILE_ELEMENTS * w.shape[-2] // max(1, w.size))
     for start in range(0, w.shape[-2], height):
         yield w[..., start : start + height, :].astype(np.float32)
 

@@ -14,13 +14,13 @@ from functools import cache
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["available_threads", "parallel_for", "threads"]
+__all__ = ["available_threads", "parallel_for", "thread_count"]
 
 INSIDE = threading.local()
 
 
 @cache
-def threads() -> int:
+def thread_count() -> int:
     """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -28,7 +28,7 @@ def threads() -> int:
 
 def available_threads() -> int:
     """Return how many threads `parallel_for` uses if the current thread calls it."""
-    return 1 if getattr(INSIDE, "worker", False) else threads()
+    return 1 if getattr(INSIDE, "worker", False) else thread_count()
 
 
 def parallel_for(work: Callable[[int], None], count: int) -> None:
@@ -65,7 +65,7 @@ def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
 @cache
 def _pool() -> ThreadPoolExecutor:
     threadpool_limits(limits=1, user_api="blas")
-    return ThreadPoolExecutor(threads() - 1, thread_name_prefix="mimo")
+    return ThreadPoolExecutor(thread_count() - 1, thread_name_prefix="mimo")
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,7 @@ from .block_scale import BLOCK, BlockScaled
 
 __all__: list[str] = []
 
-PRODUCTS = 1 << 21  # elements of an unscaled result: 8 MiB, a third of a core's SBUF
+MAX_PARTIAL_ELEMENTS = 1 << 21  # elements of an unscaled result: 8 MiB, a third of a core's SBUF
 
 
 @ops.matmul.register
@@ -38,12 +38,12 @@ def _dot(x: NKIPyTensorRef, w: NKIPyTensorRef) -> NKIPyTensorRef:
 def _scaled_dot(x: NKIPyTensorRef, w: BlockScaled) -> NKIPyTensorRef:
     """Emit dots over columns of blocks, and scale their float32 results, never the weight.
 
-    As many columns form one batched dot as keep its result within `PRODUCTS` elements, but
-    at least one.
+    As many columns form one batched dot as keep its result within `MAX_PARTIAL_ELEMENTS`, but at
+    least one.
     """
     (outputs, inputs), (rows, _) = w.shape, x.shape
     columns = -(-inputs // BLOCK)
-    columns_per_dot = max(1, PRODUCTS // (rows * outputs))
+    columns_per_dot = max(1, MAX_PARTIAL_ELEMENTS // (rows * outputs))
     starts = [*range(0, inputs // BLOCK, columns_per_dot), *range(inputs // BLOCK, columns)]
     y = None
     for start, end in pairwise([*starts, columns]):

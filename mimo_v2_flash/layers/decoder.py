@@ -59,7 +59,7 @@ class DecoderLayer:
         self,
         x_BTD: Any,
         metadata: AttentionMetadata,
-        rank: RankIds,
+        rank_ids: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
@@ -78,7 +78,7 @@ class DecoderLayer:
         )
         dispatch_options: dict[str, Any] = {"dispatcher": dispatcher, "local_tokens": local_tokens}
         return self.feed_forward_block.forward_local(
-            x_BTD, metadata.position_BT, rank, *feed_forward_weights, **dispatch_options
+            x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights, **dispatch_options
         )[1]
 
     @property
@@ -126,7 +126,7 @@ class FeedForwardBlock:
         self,
         x_BTD: Any,
         position_BT: Any,
-        rank: RankIds,
+        rank_ids: RankIds,
         norm_D: Any,
         weights: Any,
         *,
@@ -137,7 +137,7 @@ class FeedForwardBlock:
         overflow_1, y_BTD = self.forward_local(
             x_BTD,
             position_BT,
-            rank,
+            rank_ids,
             norm_D,
             weights,
             dispatcher=dispatcher,
@@ -149,14 +149,14 @@ class FeedForwardBlock:
         self,
         x_BTD: Any,
         position_BT: Any,
-        rank: RankIds,
+        rank_ids: RankIds,
         norm_D: Any,
         weights: Any,
         **dispatch_options: Any,
     ) -> tuple[Any, Any]:
-        """Return (overflow_1, y_BTD) with the expert group's overflow, not summed over `world`."""
+        """Return (overflow_1, y_BTD) with the overflow of the expert group alone."""
         B, T, D = x_BTD.shape
         y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
         tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))
-        y_ND, overflow_1 = self.feed_forward(*tokens, rank, weights, **dispatch_options)
+        y_ND, overflow_1 = self.feed_forward(*tokens, rank_ids, weights, **dispatch_options)
         return overflow_1, x_BTD + np.reshape(y_ND, (B, T, D))

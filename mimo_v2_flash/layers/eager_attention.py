@@ -35,14 +35,14 @@ def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
     keys = min(T + prior_k_BSKQ.shape[1], window + query_block)
     if B * T * H * keys < FEW_SCORES:
         return attend(*tensors, window=window, query_block=query_block)
-    group = H // K
-    fitting = BLOCK_SCORES // (B * group * keys)
+    G = H // K
+    fitting = BLOCK_SCORES // (B * G * keys)
     block = min(query_block, max(SHORTEST_BLOCK, fitting))
     y_BTHC = np.empty((B, T, H, C), q_BTHQ.dtype)
 
     def attend_one_head(head: int) -> None:
-        head_tensors = _slice_kv_head(head, group, *tensors)
-        queries = slice(head * group, (head + 1) * group)
+        head_tensors = _slice_kv_head(head, G, *tensors)
+        queries = slice(head * G, (head + 1) * G)
         y_BTHC[:, :, queries] = attend(*head_tensors, window=window, query_block=block)
 
     parallel_for(attend_one_head, K)
@@ -51,7 +51,7 @@ def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
 
 def _slice_kv_head(
     head: int,
-    group: int,
+    G: int,
     q_BTHQ: Any,
     k_BTKQ: Any,
     v_BTKC: Any,
@@ -62,7 +62,7 @@ def _slice_kv_head(
     sink_H: Any,
 ) -> tuple[Any, ...]:
     """Return views of the step's tensors for one KV head and its `group` query heads."""
-    queries, keys = slice(head * group, (head + 1) * group), slice(head, head + 1)
+    queries, keys = slice(head * G, (head + 1) * G), slice(head, head + 1)
     active = q_BTHQ[:, :, queries], k_BTKQ[:, :, keys], v_BTKC[:, :, keys], position_BT
     prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS
     return (*active, *prior, sink_H[queries])

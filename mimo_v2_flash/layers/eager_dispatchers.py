@@ -35,7 +35,7 @@ class RaggedAllToAllDispatcher:
         group: HostGroup,
         num_experts: int,
     ) -> tuple[Any, Any]:
-        """Return (y_ND, overflow_1), float32: a `kernels.moe_block.Dispatcher`."""
+        """Return (y_ND, overflow_1), float32, as every `kernels.moe_block.Dispatcher` does."""
         P = group.size
         rank_NA = expert_NA // (num_experts // P)  # P where padding has no expert
         chosen_PN = np.any(rank_NA == np.arange(P)[:, None, None], axis=2)
@@ -82,7 +82,7 @@ class MoEStepShape(NamedTuple):
 
 
 def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-    """Return the dispatcher `name`, or by the step's size if None: `ExecutionMode.dispatchers`."""
+    """Return the dispatcher called `name`, or the one for the step's size if `name` is None."""
     return (
         DISPATCHERS[
             name or ("all_gather" if shape.tokens <= MAX_ALL_GATHER_TOKENS else "all_to_all")

@@ -30,7 +30,7 @@ def grouped_experts(
     x_ND
         Tokens, float32 or bfloat16.
     weight_NA, expert_NA
-        The router's weights, float32, and ids of local experts; other ids (negative or too large)
+        Routing weights, float32, and ids of local experts; other ids (negative or too large)
         contribute nothing.
     w_gate_eFD, w_up_eFD, w_down_eDF
         Sequences of the local experts' weights: one stacked array, or one array per expert.

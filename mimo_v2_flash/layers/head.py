@@ -15,7 +15,7 @@ from mimo_v2_flash.weights.params import ModelWeights
 
 from .parallel_context import ParallelContext
 
-__all__ = ["GreedyHead", "Head", "LogitsHead"]
+__all__ = ["GreedyHead", "LMHead", "LogitsHead"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GreedyHead:
         return token_1N[0], best_1N[0]
 
 
-class Head:
+class LMHead:
     """LM head: gives every rank the logits, or the greedy tokens, of all rows of the batch.
 
     Parameters
@@ -97,7 +97,9 @@ class Head:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (token_Bn, logit_Bn): the greedy tokens after the tokens at `index_Bn`."""
         context = self._context
-        if self._vocab_size < context.config.tensor_parallel_size:  # some ranks have no token
+        if (
+            self._vocab_size < context.parallel_config.tensor_parallel_size
+        ):  # some ranks have no token
             logits_BnV = self.logits(x_bTD, index_Bn, weights, rows=rows)
             return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
         token_Bn = np.zeros(index_Bn.shape, np.int32)

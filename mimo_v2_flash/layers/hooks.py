@@ -1,4 +1,4 @@
-"""Forward hooks on the parts of decoder layers, as torch's `register_forward_hook`.
+"""Forward hooks on the parts of decoder layers, like torch's `register_forward_hook`.
 
 A layer has its parts as fields. A hooked layer has each part replaced by a function that computes
 the same and then calls the hook with arguments and output: the arrays of the run themselves, in the

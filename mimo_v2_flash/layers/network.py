@@ -11,7 +11,7 @@ from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .head import Head
+from .head import LMHead
 from .parallel_context import ParallelContext
 from .stack import Stack
 
@@ -47,7 +47,7 @@ class Network:
     ) -> None:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self._stack = Stack(self.layers, backend, context, dtype)
-        self._head = Head(config, backend, context)
+        self._head = LMHead(config, backend, context)
         self._vocab_size, self._context = config.vocab_size, context
         self._to_device = backend.to_device
 

@@ -17,25 +17,25 @@ __all__ = ["ParallelContext"]
 
 
 class ParallelContext:
-    """One rank's groups and shard under a `ParallelConfig`, as Megatron's `parallel_state`.
+    """One rank's groups and shard under a `ParallelConfig`, like Megatron's `parallel_state`.
 
     The constructor is a collective: every rank must call it.
 
     Parameters
     ----------
-    plan
-        The parallel config: how weights and batch are split over the ranks.
-    world
+    parallel_config
+        How weights and batch are split over the ranks.
+    world_group
         The group of all ranks.
-    exchange
+    dispatcher
         A key of `eager_dispatchers.DISPATCHERS`, the MoE dispatcher; by the size of a step if None.
     mode
         The execution mode of the layers.
 
     Attributes
     ----------
-    config, world_group, mode
-        The parameters `plan`, `world` and `mode`.
+    parallel_config, world_group, mode
+        The parameters of these names.
     shard_spec
         The weights that this rank holds.
     tensor_group, expert_group
@@ -53,39 +53,41 @@ class ParallelContext:
 
     def __init__(
         self,
-        plan: ParallelConfig,
-        world: HostGroup,
-        exchange: str | None = None,
+        parallel_config: ParallelConfig,
+        world_group: HostGroup,
+        dispatcher: str | None = None,
         mode: ExecutionMode = EXECUTION_MODES["eager"],
     ) -> None:
-        if plan.world_size != world.size:
+        if parallel_config.world_size != world_group.size:
             raise ValueError(
-                f"world size mismatch: the plan is for {plan.world_size} ranks, "
-                f"the group has {world.size}"
+                f"world size mismatch: the parallel config has {parallel_config.world_size} "
+                f"ranks, the process group has {world_group.size}"
             )
-        if exchange not in (None, *DISPATCHERS):
-            raise ValueError(f"exchange {exchange!r}: allowed is {' or '.join(DISPATCHERS)}")
-        self.config, self.world_group, self.mode = plan, world, mode
-        self.check_consistent(plan=plan, exchange=exchange)
-        self.shard_spec = plan.shard_spec(world.rank)
-        self.tensor_group = mode.build_group(world, plan.tensor_group_ranks)
-        self.expert_group = mode.build_group(world, plan.expert_group_ranks)
+        if dispatcher not in (None, *DISPATCHERS):
+            raise ValueError(f"exchange {dispatcher!r}: allowed is {' or '.join(DISPATCHERS)}")
+        self.parallel_config, self.world_group = parallel_config, world_group
+        self.mode, self._dispatcher = mode, dispatcher
+        self.check_consistent(plan=parallel_config, exchange=dispatcher)
+        self.shard_spec = parallel_config.shard_spec(world_group.rank)
+        self.tensor_group = mode.build_group(world_group, parallel_config.tensor_group_ranks)
+        self.expert_group = mode.build_group(world_group, parallel_config.expert_group_ranks)
         ranks = self.shard_spec.tensor_parallel_rank, self.shard_spec.expert_parallel_rank
         self.rank_ids = RankIds(*(np.array([rank], np.int32) for rank in ranks))
         self.overflow_group = (
-            mode.build_overflow_group(world) if plan.expert_parallel_size < world.size else ALONE
+            mode.build_overflow_group(world_group)
+            if parallel_config.expert_parallel_size < world_group.size
+            else ALONE
         )
-        self._dispatcher = exchange
 
-    def check_consistent(self, **facts: Any) -> None:
-        """Raise ValueError, naming the fact and the ranks, if ranks pass different facts."""
+    def check_consistent(self, **values: Any) -> None:
+        """Raise ValueError, naming the value and the ranks, if ranks pass different values."""
         if self.world_group.size > 1:
-            comparable = {name: _comparable(fact) for name, fact in facts.items()}
+            comparable = {name: _comparable(value) for name, value in values.items()}
             check_consistent(self.world_group, **comparable)
 
     def padded_batch_size(self, rows: int) -> int:
         """Return the batch size with padding rows: `ExecutionMode.pad_batch_size`."""
-        return self.mode.pad_batch_size(rows, self.config.data_parallel_size)
+        return self.mode.pad_batch_size(rows, self.parallel_config.data_parallel_size)
 
     def pad_batch(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
         """Return the rows of `x_BT`, then padding rows."""
@@ -94,7 +96,7 @@ class ParallelContext:
 
     def batch_slice(self, batch_size: int) -> slice:
         """Return this rank's rows of the batch."""
-        rows = self.config.batch_range(self.world_group.rank, batch_size)
+        rows = self.parallel_config.batch_range(self.world_group.rank, batch_size)
         return slice(rows.start, rows.stop)
 
     def local_tokens(self, position_BT: np.ndarray, max_step: int) -> int:
@@ -103,9 +105,9 @@ class ParallelContext:
         The number is the same on every rank; a rank with fewer tokens dispatches padding.
         """
         count_B = np.sum(position_BT >= 0, axis=1)
-        T, tokens = self.config.tensor_parallel_size, []
-        for rank in range(0, self.config.world_size, T):
-            rows = self.config.batch_range(rank, len(count_B))
+        T, tokens = self.parallel_config.tensor_parallel_size, []
+        for rank in range(0, self.parallel_config.world_size, T):
+            rows = self.parallel_config.batch_range(rank, len(count_B))
             longest = max(count_B[rows.start : rows.stop], default=0)
             tokens.append(len(rows) * self.mode.step_length(int(longest), max_step))
         return -(-max(tokens) // T)
@@ -115,10 +117,12 @@ class ParallelContext:
     ) -> tuple[Dispatcher, ...]:
         """Return the dispatchers of a step in a layer: `ExecutionMode.dispatchers`."""
         experts = spec.num_experts, spec.experts_per_token
-        shape = MoEStepShape(tokens, local_tokens, self.config.expert_parallel_size, *experts)
+        shape = MoEStepShape(
+            tokens, local_tokens, self.parallel_config.expert_parallel_size, *experts
+        )
         return self.mode.dispatchers(self._dispatcher, shape)
 
 
-def _comparable(fact: Any) -> Any:
-    """Return `fact`, or the shape and values of an array, whose `repr` may be abbreviated."""
-    return (fact.shape, fact.tolist()) if isinstance(fact, np.ndarray) else fact
+def _comparable(value: Any) -> Any:
+    """Return `value`, or the shape and values of an array, whose `repr` may be abbreviated."""
+    return (value.shape, value.tolist()) if isinstance(value, np.ndarray) else value

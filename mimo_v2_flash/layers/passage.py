@@ -36,7 +36,7 @@ class Passage:
         self,
         x_BTD: Any,
         metadata: AttentionMetadata,
-        rank: RankIds,
+        rank_ids: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
@@ -53,7 +53,7 @@ class Passage:
             return self._layer(
                 x_BTD,
                 metadata,
-                rank,
+                rank_ids,
                 cache,
                 weights,
                 kv_length=kv_length,
@@ -65,7 +65,7 @@ class Passage:
             x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length
         )
         for dispatcher in dispatchers:
-            args = x_BTD, metadata.position_BT, rank, *feed_forward_weights
+            args = x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights
             overflow_1, y_BTD = self._feed_forward_block(
                 *args, dispatcher=dispatcher, local_tokens=local_tokens
             )

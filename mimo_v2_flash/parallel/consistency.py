@@ -18,7 +18,7 @@ __all__ = [
 ]
 __all__ += ["check_same_collective", "format_by_rank"]
 
-_DIGEST, _PREFIX = 16, 112  # bytes sent for each fact: its digest, and the beginning of its text
+_DIGEST, _PREFIX = 16, 112  # bytes sent for each value: its digest, and the beginning of its text
 
 
 class RankError(RuntimeError):
@@ -85,33 +85,33 @@ def check_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
     return tuple(ranks)
 
 
-def check_consistent(group: HostGroup, **facts: Any) -> None:
-    """Make sure that every rank has the same facts, compared by their `repr`.
+def check_consistent(group: HostGroup, **values: Any) -> None:
+    """Make sure that every rank has the same values, compared by their `repr`.
 
     Raises
     ------
     ValueError
-        On every rank; the message has the facts that differ, and their values by rank.
+        On every rank; the message has the values that differ, and their values by rank.
     """
-    local_FD = np.stack([_encode(repr(fact)) for fact in facts.values()])
-    fact_PFD = group.all_gather(local_FD)
+    local_FD = np.stack([_encode(repr(value)) for value in values.values()])
+    value_PFD = group.all_gather(local_FD)
     differing = [
-        f"{name}: {format_by_rank([_decode(fact_D) for fact_D in fact_PD], range(group.size))}"
-        for name, fact_PD in zip(facts, np.swapaxes(fact_PFD, 0, 1), strict=True)
-        if (fact_PD != fact_PD[0]).any()
+        f"{name}: {format_by_rank([_decode(value_D) for value_D in value_PD], range(group.size))}"
+        for name, value_PD in zip(values, np.swapaxes(value_PFD, 0, 1), strict=True)
+        if (value_PD != value_PD[0]).any()
     ]
     if differing:
         raise ValueError(f"ranks do not agree on {' | '.join(differing)}")
 
 
-def _encode(fact: str) -> np.ndarray:
-    """Return a fact in a fixed number of bytes: its digest, then the beginning of its text."""
-    digest = hashlib.blake2b(fact.encode(), digest_size=_DIGEST).digest()
-    return np.frombuffer(digest + fact.encode()[:_PREFIX].ljust(_PREFIX, b"\0"), np.uint8)
+def _encode(value: str) -> np.ndarray:
+    """Return a value in a fixed number of bytes: its digest, then the beginning of its text."""
+    digest = hashlib.blake2b(value.encode(), digest_size=_DIGEST).digest()
+    return np.frombuffer(digest + value.encode()[:_PREFIX].ljust(_PREFIX, b"\0"), np.uint8)
 
 
-def _decode(fact_D: np.ndarray) -> str:
-    """Return the text of an encoded fact; a long one as its beginning and a part of its digest."""
-    text = fact_D[_DIGEST:].tobytes().rstrip(b"\0")
+def _decode(value_D: np.ndarray) -> str:
+    """Return the text of an encoded value; a long one as its beginning and a part of its digest."""
+    text = value_D[_DIGEST:].tobytes().rstrip(b"\0")
     prefix = text.decode(errors="ignore")
-    return f"{prefix}... ({fact_D[:4].tobytes().hex()})" if len(text) == _PREFIX else prefix
+    return f"{prefix}... ({value_D[:4].tobytes().hex()})" if len(text) == _PREFIX else prefix

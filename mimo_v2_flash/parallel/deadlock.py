@@ -52,4 +52,4 @@ def describe_deadlock(
     if left:
         ranks_by_state["returned"] = [*left]
     states = "; ".join(f"{format_ranks(ranks)}: {state}" for state, ranks in ranks_by_state.items())
-    return f"deadlock: no rank can go on: {states}"
+    return f"deadlock: {states}"

@@ -32,7 +32,7 @@ class HeartbeatMonitor:
         torch's store, a connection that nothing else uses.
     rank, size
         Number of this rank, and number of ranks.
-    silence
+    heartbeat_timeout
         After how many heartbeats of this rank, without one of another rank, that rank is lost.
 
     Attributes
@@ -41,11 +41,11 @@ class HeartbeatMonitor:
         The collective in which this rank waits, if it does.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, *, silence: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int, *, heartbeat_timeout: int) -> None:
         self.rank, self.size = rank, size
         self.pending: PendingCollective | None = None
         self._left = False
-        self._store, self._silence = store, silence
+        self._store, self._heartbeat_timeout = store, heartbeat_timeout
         self._beats, self._still = 0, 0
         self._heartbeats: list[dict[str, Any]] = [{"at": None}] * size
         self._missed = [0] * size
@@ -53,22 +53,22 @@ class HeartbeatMonitor:
         self._stopped, self._failed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def begin(self, patience: float) -> None:
+    def begin(self, start_timeout: float) -> None:
         """Wait until all ranks have started, and start the heartbeat thread.
 
         Raises
         ------
         RankError
-            If ranks do not start within `patience` seconds of the last one that did.
+            If ranks do not start within `start_timeout` seconds of the last one that did.
         """
         self._store.compare_set("cause", "", "null")
         self._write()
         present, last = self._store.add("present", 1), time.monotonic()
         while present < self.size:
-            if time.monotonic() - last > patience:
+            if time.monotonic() - last > start_timeout:
                 absent = [r for r in range(self.size) if not self._store.check([f"beat {r}"])]
                 raise RankError(
-                    f"{format_ranks(absent)} did not start within {patience:g} s of the others"
+                    f"{format_ranks(absent)} did not start within {start_timeout:g} s of the others"
                 )
             time.sleep(0.05)
             if (now := self._store.add("present", 0)) > present:
@@ -106,7 +106,7 @@ class HeartbeatMonitor:
 
     def explain(self, collective: str, broken: Exception) -> RankError:
         """Return why the network broke in `collective`: the lost rank, once it is known."""
-        self._failed.wait((self._silence + 2) * _BEAT)
+        self._failed.wait((self._heartbeat_timeout + 2) * _BEAT)
         return RankError(self._cause or f"rank {self.rank}: {collective} failed: {broken}")
 
     def beat(self) -> None:
@@ -139,11 +139,13 @@ class HeartbeatMonitor:
         ]
         moved = [old["at"] for old in before] != [new["at"] for new in heartbeats]
         self._still = 0 if moved else self._still + 1
-        lost = [rank for rank, missed in enumerate(self._missed) if missed >= self._silence]
+        lost = [
+            rank for rank, missed in enumerate(self._missed) if missed >= self._heartbeat_timeout
+        ]
         if cause:
             self._fail(**cause)
         elif lost:
-            seconds = round(self._silence * _BEAT)
+            seconds = round(self._heartbeat_timeout * _BEAT)
             self._publish(
                 lost, f"{format_ranks(lost)} sent no heartbeat for {seconds} s: killed, or cut off"
             )

@@ -50,7 +50,7 @@ class InstrumentedGroup:
         self._group = group
 
     def all_to_all(self, x_PMD: Any) -> Any:
-        """Send row p to rank p; all rows but one count."""
+        """Send row p to rank p; the rows for other ranks count."""
         return self._measure(self._group.all_to_all, x_PMD.nbytes / self.size, x_PMD)
 
     def all_gather(self, x_ND: Any) -> Any:
@@ -58,13 +58,13 @@ class InstrumentedGroup:
         return self._measure(self._group.all_gather, x_ND.nbytes, x_ND)
 
     def reduce_scatter(self, x_PND: Any) -> Any:
-        """Send row p to rank p, and sum; all rows but one count."""
+        """Send row p to rank p, and sum; the rows for other ranks count."""
         return self._measure(self._group.reduce_scatter, x_PND.nbytes / self.size, x_PND)
 
     def all_reduce(self, x: Any) -> Any:
-        """Return the sum of every rank's `x`; a P-th of `x` counts twice for each other rank.
+        """Return the sum of every rank's `x`; 2 (P - 1) / P of its bytes count.
 
-        That is what a reduce-scatter and an all-gather send.
+        This is what a reduce-scatter and an all-gather send.
         """
         return self._measure(self._group.all_reduce, 2 * x.nbytes / self.size, x)
 

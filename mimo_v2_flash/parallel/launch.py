@@ -11,18 +11,18 @@ __all__ = ["init_process_group"]
 
 @contextmanager
 def init_process_group(
-    variables: Mapping[str, str], *, patience: float = 25, silence: int = 15
+    env: Mapping[str, str], *, start_timeout: float = 25, heartbeat_timeout: int = 15
 ) -> Iterator[HostGroup]:
     """Yield the process group of all ranks, and shut it down when all of them are done.
 
     Parameters
     ----------
-    variables
+    env
         Environment variables that torchrun sets: WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT. The
         group is a `SoloGroup` without WORLD_SIZE, or if it is 1.
-    patience
+    start_timeout
         Seconds to wait for ranks that have not started, since the last one did.
-    silence
+    heartbeat_timeout
         Seconds without a heartbeat after which a rank counts as lost.
 
     Raises
@@ -33,7 +33,7 @@ def init_process_group(
         If ranks have not started; later, from any collective, if a rank is lost. The message names
         the ranks and the cause.
     """
-    if int(variables.get("WORLD_SIZE", "1")) == 1:
+    if int(env.get("WORLD_SIZE", "1")) == 1:
         yield SoloGroup()
         return
     try:
@@ -43,5 +43,7 @@ def init_process_group(
             f"several ranks need {missing.name}: pip install 'mimo-v2-flash[distributed]'",
             name=missing.name,
         ) from missing
-    with join_process_group(variables, patience=patience, silence=silence) as group:
+    with join_process_group(
+        env, start_timeout=start_timeout, heartbeat_timeout=heartbeat_timeout
+    ) as group:
         yield group

@@ -78,8 +78,8 @@ class ProcessGroup:
 
     def split(self, ranks: Sequence[int]) -> Any:
         """Return the subgroup whose rank i is rank `ranks[i]` of this group."""
-        run_ranks = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
-        return self._split(run_ranks)
+        world_ranks = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
+        return self._split(world_ranks)
 
     def _exchange_rows(self, name: str, x_PMD: Any) -> list[Any]:
         received = self._exchange(describe_collective(name, x_PMD), list(x_PMD))
@@ -97,16 +97,16 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group(
-    variables: Mapping[str, str], *, patience: float, silence: int
+    env: Mapping[str, str], *, start_timeout: float, heartbeat_timeout: int
 ) -> Iterator[ProcessGroup]:
-    """Join the run that `variables` describe, and shut its group down when all ranks are done.
+    """Join the run that `env` describes, and shut its group down when all ranks are done.
 
     The parameters and errors are those of `init_process_group`.
     """
-    rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
-    store = _store(variables, patience)
-    monitor = HeartbeatMonitor(store.clone(), rank, size, silence=silence)
-    monitor.begin(patience)
+    rank, size = int(env["RANK"]), int(env["WORLD_SIZE"])
+    store = _store(env, start_timeout)
+    monitor = HeartbeatMonitor(store.clone(), rank, size, heartbeat_timeout=heartbeat_timeout)
+    monitor.begin(start_timeout)
     transports: dict[tuple[int, ...], Transport] = {}
     atexit.register(_exit_at_once_if_waiting, monitor)
 
@@ -130,20 +130,20 @@ def join_process_group(
         monitor.end()
 
 
-def _store(variables: Mapping[str, str], patience: float) -> Any:
+def _store(env: Mapping[str, str], start_timeout: float) -> Any:
     """Return the store of the run, which torchrun or rank 0 hosts."""
-    opened = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    address = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    opened = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address = env["MASTER_ADDR"], int(env["MASTER_PORT"])
     try:
         store = TCPStore(
             *address,
-            is_master=not opened and variables["RANK"] == "0",
+            is_master=not opened and env["RANK"] == "0",
             wait_for_workers=False,
-            timeout=timedelta(seconds=patience),
+            timeout=timedelta(seconds=start_timeout),
         )
     except DistError as unreachable:
         raise RankError(f"rank 0 has not started: {str(unreachable).splitlines()[0]}") from None
-    return PrefixStore(f"run {variables.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"run {env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _rendezvous(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> None:

@@ -42,11 +42,11 @@ def dispatch(
     return [queue[:send_capacity] for queue in messages], overflow
 
 
-def combine(output_PMD, slot_NA):
+def combine(output_PMD, buffer_row_NA):
     """Return `y_ND`: the sum of each token's outputs; slot P x M stands for none."""
     P, M, D = output_PMD.shape
-    y_ND = np.zeros((len(slot_NA), D))
-    for (n, _), slot in np.ndenumerate(slot_NA):
+    y_ND = np.zeros((len(buffer_row_NA), D))
+    for (n, _), slot in np.ndenumerate(buffer_row_NA):
         if slot < P * M:
             y_ND[n] += output_PMD[slot // M, slot % M].astype(np.float64)
     return y_ND

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimo_v2_flash.inputs import end_tokens
+from mimo_v2_flash.inputs import as_eos_token_ids
 
 from .tokenizer import Detokenizer, prompt_tokens
 
@@ -101,6 +101,6 @@ def complete(
     )
     emit(detokenizer.end())
     stopped = LIMIT if len(new_ids) == max_new_tokens else CONTEXT
-    if new_ids and new_ids[-1] in end_tokens(ends):
+    if new_ids and new_ids[-1] in as_eos_token_ids(ends):
         stopped = END
     return Completion("".join(pieces), prompt_ids, new_ids, stopped)

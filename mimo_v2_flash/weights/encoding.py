@@ -1,8 +1,8 @@
 """The encoding of prepared weights: FP8, bfloat16 or float32, for a CPU or for Trainium2.
 
 Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved and scales
-doubled. Doubling is exact. Halving is exact but for 16 of 256 codes, the odd ones of the smallest
-numbers, which round to even by at most 2^-10 of the doubled scale and are counted.
+doubled. Doubling is exact. Halving is exact but for 16 of 254 finite codes, the odd ones of the
+smallest numbers, which round to even by at most 2^-10 of the doubled scale and are counted.
 """
 
 from dataclasses import dataclass, field

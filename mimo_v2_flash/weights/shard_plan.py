@@ -136,7 +136,7 @@ def _slice(shard: int, name: str, axis_slice: AxisSlice, shapes: Shapes) -> _Sli
     if new not in (BLOCK, fp8.HALF_BLOCK) or indices.start % new:
         raise ValueError(
             f"{weight}: shards of {len(indices)} {('rows', 'columns')[axis_slice.axis]} split FP8 "
-            f"blocks of {BLOCK}: allowed is another tensor_parallel"
+            f"blocks of {BLOCK}: choose another tensor_parallel"
         )
     blocks = AxisSlice(axis_slice.axis, range(indices.start // new, -(-indices.stop // new)))
     return _Slice(shard, height // new if axis_slice.axis == 0 else 1, blocks)

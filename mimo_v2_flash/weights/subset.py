@@ -63,7 +63,7 @@ def keep_experts(
     if len(ids) < len(weights.expert_ids):
         if weights.shard_spec != UNSHARDED:
             raise ValueError(
-                f"no experts can be chosen of {weights.shard_spec}: prepare them again"
+                f"expert_subset of a shard, {weights.shard_spec}: prepare shards of these experts"
             )
         rows = [weights.expert_ids.index(expert) for expert in ids]
         layers = tuple(_select_experts(layer, rows) for layer in weights.layers)

@@ -9,7 +9,9 @@ from mimo_v2_flash.cli.moe_checks import MOE_CHECKS
 def test_a_lost_output_shows(monkeypatch):
     (check,) = (check for check in MOE_CHECKS if check.kernel == "moe_dispatch")
     combine = moe_checks.combine
-    monkeypatch.setattr(moe_checks, "combine", lambda a, slot_NA: combine(a, slot_NA[:, 1:]))
+    monkeypatch.setattr(
+        moe_checks, "combine", lambda a, buffer_row_NA: combine(a, buffer_row_NA[:, 1:])
+    )
     actual, expected = check.run(np.random.default_rng(0))[0]
     assert np.max(np.abs(actual - expected)) > 0.1
 

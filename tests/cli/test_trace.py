@@ -7,7 +7,7 @@ import run_example
 from mimo_v2_flash.cli import trace
 from mimo_v2_flash.cli.trace_file import open_trace
 from mimo_v2_flash.cli.trace_tensors import TENSORS, layer_name
-from mimo_v2_flash.kernels.axes import measure
+from mimo_v2_flash.kernels.axes import check_shapes
 from mimo_v2_flash.layers import attention, decoder, grouped_experts
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from tests.support.tiny import random_tokens, running, tiny
@@ -43,7 +43,7 @@ def test_shapes_are_what_the_table_says(whole):
     ends = {f"{t.name}_{t.axes}": whole[t.name] for t in TENSORS if not t.take}
     for index, spec in enumerate(MODEL.config.layers):
         named = {f"{t.name}_{t.axes}": whole[name] for name, t in of_layer(index, spec)}
-        lengths = measure(f"layer {index}", ends | named)
+        lengths = check_shapes(f"layer {index}", ends | named)
         attention_spec = spec.attention
         assert (lengths["T"], lengths["D"]) == (len(TOKENS), MODEL.config.hidden_size)
         assert (lengths["H"], lengths["K"]) == (
@@ -156,7 +156,7 @@ def test_a_text_is_traced_as_its_tokens(folder, tmp_path):
     [
         (("--tokens", "1000000"), "1000000"),
         (("--tokens", "3", "--max-step", "0"), "max_step must be at least 1"),
-        (("--tokens", *["3"] * (CONTEXT + 1)), f"the model knows {CONTEXT} positions"),
+        (("--tokens", *["3"] * (CONTEXT + 1)), f"must be at most {CONTEXT}, got {CONTEXT + 1}"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path, capsys, options, message):

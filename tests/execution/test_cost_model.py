@@ -16,7 +16,7 @@ from tests.support.traced_costs import costed, traced, xla_cost
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.execution.cost_model import cost_of  # noqa: E402
+from mimo_v2_flash.execution.cost_model import analyze_cost  # noqa: E402
 
 few = settings(deadline=None, max_examples=25)
 sizes = st.integers(1, 40)
@@ -180,7 +180,7 @@ def test_a_program_with_a_loop_is_refused():
     program = traced(times, x=X, w=W)
     program.module.computations[-1].instructions[-2].opcode = "while"
     with pytest.raises(ValueError, match=re.escape("no cost model for while")):
-        cost_of(program.module, program.inputs, set())
+        analyze_cost(program.module, program.inputs, set())
 
 
 def test_all_instructions_are_counted():

@@ -28,7 +28,7 @@ def test_an_entry_and_its_shapes_are_read():
     assert list(array_shapes(parameter.shape)) == [ArrayShape("F32", (3, 5))]
     outputs = list(array_shapes(entry.program_shape.result))
     assert outputs == [ArrayShape("F16", (5,)), ArrayShape("PRED", (3, 5))]
-    sizes = [(shape.elements, shape.item, shape.nbytes) for shape in outputs]
+    sizes = [(shape.elements, shape.itemsize, shape.nbytes) for shape in outputs]
     assert sizes == [(5, 2, 10), (15, 1, 15)]
 
 

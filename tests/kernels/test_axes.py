@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.kernels.axes import axes_of, check_dtypes, checked, measure
+from mimo_v2_flash.kernels.axes import axes_of, check_dtypes, check_shapes, checked
 
 
 @checked
@@ -36,7 +36,7 @@ def test_the_ending_of_a_name_says_its_axes(name, axes):
 
 def test_lengths_are_measured():
     tensors = {"x_BT": X_BT, "window": 3, "mask_B1": np.ones((2, 1)), "w_eT": np.ones((5, 3))}
-    assert measure("kernel", tensors) == {"1": 1, "B": 2, "T": 3, "e": 5}
+    assert check_shapes("kernel", tensors) == {"1": 1, "B": 2, "T": 3, "e": 5}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_lengths_are_measured():
 )
 def test_a_shape_that_contradicts_a_name_is_told(tensors, message):
     with pytest.raises(ValueError, match=message):
-        measure("kernel", tensors)
+        check_shapes("kernel", tensors)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import compiled_matmul, ops, thread_pool
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.kernels.compiled_matmul import FEW, product
+from mimo_v2_flash.kernels.compiled_matmul import MAX_REGISTER_ROWS, product
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.counting import counted
 from tests.support.drawn import seeds
@@ -24,14 +24,14 @@ from tests.support.stored_weights import (
 )
 
 every_stored = pytest.mark.parametrize("kind", KINDS)
-few_and_many = pytest.mark.parametrize("N", [1, 2, FEW, FEW + 1, 300])
+few_and_many = pytest.mark.parametrize("N", [1, 2, MAX_REGISTER_ROWS, MAX_REGISTER_ROWS + 1, 300])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_weights_too():
     """Use the compiled loops for small weights too, so that tests can take any shape."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_matmul, "SMALL", 1)
+        patch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", 1)
         yield
 
 
@@ -42,19 +42,19 @@ def random_case(seed: int, kind: str, N: int = 3, outputs: int = 300, inputs: in
 
 
 @settings(max_examples=150)
-@given(stored_weights(), st.integers(1, 300), st.sampled_from([0, 24, FEW]), seeds)
-@example(random_case(0, "float8")[1], FEW + 1, FEW, 0)
+@given(stored_weights(), st.integers(1, 300), st.sampled_from([0, 24, MAX_REGISTER_ROWS]), seeds)
+@example(random_case(0, "float8")[1], MAX_REGISTER_ROWS + 1, MAX_REGISTER_ROWS, 0)
 def test_a_product_is_its_oracle(w, N, few, seed):
     x_NI = random_rows(np.random.default_rng(seed), N, w.shape[1])
     with pytest.MonkeyPatch.context() as patch:  # both paths take every shape
-        patch.setattr(compiled_matmul, "FEW", few)
+        patch.setattr(compiled_matmul, "MAX_REGISTER_ROWS", few)
         y_NO = product(x_NI, w)
     assert_is_product(y_NO, x_NI, w)
     allowed = 1e-6 * np.max(np.abs(y_NO)) * w.shape[1]
     np.testing.assert_allclose(y_NO, ops.plain_matmul(x_NI, w), rtol=0, atol=allowed)
 
 
-@pytest.mark.parametrize("N", [1, FEW, 127])
+@pytest.mark.parametrize("N", [1, MAX_REGISTER_ROWS, 127])
 @pytest.mark.parametrize("height", [64, 77, 128])
 def test_every_code_is_exact(N, height):
     generator = np.random.default_rng(height)
@@ -136,9 +136,9 @@ def test_codes_that_lie_apart_are_left_to_numpy():
 @every_stored
 def test_a_small_weight_is_left_to_numpy(monkeypatch, kind):
     x_NI, w = random_case(0, kind)
-    monkeypatch.setattr(compiled_matmul, "SMALL", w.shape[0] * w.shape[1] + 1)
+    monkeypatch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", w.shape[0] * w.shape[1] + 1)
     assert product(x_NI, w) is None
-    monkeypatch.setattr(compiled_matmul, "SMALL", w.shape[0] * w.shape[1])
+    monkeypatch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", w.shape[0] * w.shape[1])
     assert product(x_NI, w) is not None
 
 
@@ -168,7 +168,7 @@ def test_threads_change_nothing(monkeypatch, kind, N):
     products = []
     for count in (1, 2, 5):
         thread_pool._pool.cache_clear()
-        monkeypatch.setattr(thread_pool, "threads", lambda count=count: count)
+        monkeypatch.setattr(thread_pool, "thread_count", lambda count=count: count)
         products.append(product(x_NI, w))
     thread_pool._pool.cache_clear()
     for y_NO in products:
@@ -194,6 +194,6 @@ def test_a_weight_is_never_held_in_float32(kind, N):
     x_NI, w = random_case(0, kind, N, outputs=6000, inputs=640)
     with counted() as cost:
         y_NO = ops.matmul(x_NI, w)
-    tiles = (thread_pool.threads() + 1) * compiled_matmul.TILE * 640 * 4
+    tiles = (thread_pool.thread_count() + 1) * compiled_matmul.TILE_ROWS * 640 * 4
     assert cost.peak_bytes < y_NO.nbytes + 2 * x_NI.nbytes + tiles + 100_000
     assert tiles < 6000 * 640 * 4 / 2

@@ -23,7 +23,7 @@ TOKENS = {
 SIZES = {"ranks": 2, "num_experts": 4, "send_capacity": 3}
 OUTPUTS = {
     "output_PMD": np.ones((2, 3, 4), np.float32),
-    "slot_NA": np.zeros((5, 2), np.int32),
+    "buffer_row_NA": np.zeros((5, 2), np.int32),
 }
 
 
@@ -102,18 +102,18 @@ def test_what_arrives_is_what_the_oracle_sends(on, step, send_capacity):
 def test_what_comes_back_is_what_the_oracle_adds_up(on, drawn, A, seed):
     (output_PMD,) = drawn
     P, M, _ = output_PMD.shape
-    slot_NA = np.random.default_rng(seed).integers(0, P * M + 1, (5, A), np.int32)
-    y_ND = on(combine)(output_PMD, slot_NA)
+    buffer_row_NA = np.random.default_rng(seed).integers(0, P * M + 1, (5, A), np.int32)
+    y_ND = on(combine)(output_PMD, buffer_row_NA)
     assert y_ND.dtype == np.float32
     scale = A * float(np.max(np.abs(output_PMD)))
-    assert_agrees(y_ND, oracle.combine(output_PMD, slot_NA), scale=scale)
+    assert_agrees(y_ND, oracle.combine(output_PMD, buffer_row_NA), scale=scale)
 
 
 @every_kind
 @given(steps())
 def test_experts_that_give_tokens_back_give_the_step_back(on, step):
     buffers = DispatchBuffers(*step.dispatched(len(step.x_ND), by=on(dispatch)))
-    y_ND = on(combine)(identity_outputs(buffers, step), buffers.slot_NA)
+    y_ND = on(combine)(identity_outputs(buffers, step), buffers.buffer_row_NA)
     padding_N1 = np.min(step.expert_NA, axis=1, keepdims=True) == step.experts
     assert_agrees(y_ND, np.where(padding_N1, 0, step.x_ND.astype(np.float32)), scale=4)
 
@@ -127,7 +127,7 @@ def test_a_token_that_chose_two_experts_of_a_rank_travels_there_once(on):
     )
     none = [8, 8, 8]
     assert buffers.expert_PMA.tolist() == [[[0, 1, 5], none, none], [[0, 1, 5], [6, 4, 7], none]]
-    assert buffers.slot_NA.tolist() == [[0, 6, 3], [4, 6, 6], [6, 6, 6]]
+    assert buffers.buffer_row_NA.tolist() == [[0, 6, 3], [4, 6, 6], [6, 6, 6]]
     assert buffers.overflow_1.tolist() == [0]
 
 
@@ -137,7 +137,7 @@ def test_there_are_as_many_messages_as_tokens_times_ranks(step):
     rank_NA = step.expert_NA // (step.experts // step.ranks)
     destinations = sum(len({*chosen} - {step.ranks}) for chosen in rank_NA.tolist())
     assert np.sum(occupied(buffers, step)) == destinations
-    assert np.sum(buffers.slot_NA < step.ranks * len(step.x_ND)) == destinations
+    assert np.sum(buffers.buffer_row_NA < step.ranks * len(step.x_ND)) == destinations
 
 
 @every_kind
@@ -152,7 +152,7 @@ def test_what_fits_is_right_though_more_was_sent(on, step, send_capacity):
             choices = zip(weights, experts, strict=True)
             weight = sum(w for w, e in choices if e // experts_per_rank == rank)
             expected_ND[token] += weight * x_D
-    y_ND = on(combine)(identity_outputs(buffers, step), buffers.slot_NA)
+    y_ND = on(combine)(identity_outputs(buffers, step), buffers.buffer_row_NA)
     assert_agrees(y_ND, expected_ND, scale=4)
 
 
@@ -169,7 +169,7 @@ def test_a_rank_that_everyone_chose_hears_everyone_in_order(on, N):
 
 def test_a_negative_expert_is_nobodys():
     buffers = dispatch(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SIZES)
-    assert (buffers.slot_NA == 6).all()
+    assert (buffers.buffer_row_NA == 6).all()
     assert (buffers.expert_PMA == 4).all()
 
 
@@ -195,8 +195,8 @@ def test_a_mistaken_argument_of_dispatch_is_named(name, wrong):
     [
         ("output_PMD", OUTPUTS["output_PMD"][0]),
         ("output_PMD", OUTPUTS["output_PMD"].astype(np.float64)),
-        ("slot_NA", OUTPUTS["slot_NA"].astype(np.int64)),
-        ("slot_NA", [[0, 0]]),
+        ("buffer_row_NA", OUTPUTS["buffer_row_NA"].astype(np.int64)),
+        ("buffer_row_NA", [[0, 0]]),
     ],
 )
 def test_a_mistaken_argument_of_combine_is_named(name, wrong):

@@ -9,14 +9,14 @@ from collections import Counter
 import pytest
 
 from mimo_v2_flash.kernels import thread_pool
-from mimo_v2_flash.kernels.thread_pool import available_threads, parallel_for, threads
+from mimo_v2_flash.kernels.thread_pool import available_threads, parallel_for
 from mimo_v2_flash.parallel import ThreadGroup
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 5])
 def thread_count(request, monkeypatch):
     """Set the number of cores, and so of threads, to 1, 2 and 5."""
-    monkeypatch.setattr(thread_pool, "threads", lambda: request.param)
+    monkeypatch.setattr(thread_pool, "thread_count", lambda: request.param)
     thread_pool._pool.cache_clear()
     yield request.param
     thread_pool._pool.cache_clear()
@@ -61,7 +61,7 @@ def test_from_inside_a_worker_everything_is_done_one_by_one():
 
     parallel_for(run_inner, 20)
     expected = {(outer, index): 1 for outer in range(20) for index in range(7)}
-    if thread_pool.threads() > 1:  # with one thread, no call is inside a worker
+    if thread_pool.thread_count() > 1:  # with one thread, no call is inside a worker
         assert seen == expected
 
 
@@ -120,7 +120,7 @@ def test_many_callers_do_not_wait_for_each_other():
 AFTER_FORK = """
 import os, sys
 from mimo_v2_flash.kernels import thread_pool
-thread_pool.threads = lambda: 3
+thread_pool.thread_count = lambda: 3
 
 def works():
     seen = []
@@ -144,4 +144,4 @@ def test_a_forked_child_has_threads_of_its_own(thread_count):
 
 
 def test_the_number_of_threads_is_the_number_of_cores_that_may_be_used():
-    assert threads() >= 1
+    assert thread_pool.thread_count() >= 1

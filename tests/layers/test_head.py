@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
-from mimo_v2_flash.layers.head import Head
+from mimo_v2_flash.layers.head import LMHead
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -16,7 +16,7 @@ from tests.support.tiny import Recipe, tiny
 MODEL = tiny(Recipe(dense_width=32, experts=8))
 V = MODEL.config.vocab_size  # 61: vocabulary shards differ in size
 X_BND = np.random.default_rng(0).standard_normal((3, 2, 23)).astype(np.float32)
-ALONE = Head(MODEL.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
+ALONE = LMHead(MODEL.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
 INDEX_Bn = np.array([[0, 1], [1, 1], [0, 5]])  # the hidden states have two columns
 ROWS = slice(0, 3)
 EXPECTED = ALONE.logits(X_BND, INDEX_Bn, MODEL.weights, rows=ROWS)
@@ -29,7 +29,7 @@ def on_ranks(plan: ParallelConfig, program, model=MODEL) -> list:
     def on_rank(rank: int):
         context = ParallelContext(plan, group)
         weights = shard_weights(model.weights, model.config, context.shard_spec)
-        head, rows = Head(model.config, NumpyBackend(), context), context.batch_slice(3)
+        head, rows = LMHead(model.config, NumpyBackend(), context), context.batch_slice(3)
         return program(head, X_BND[rows], weights, rows)
 
     return group.run(on_rank)
@@ -77,7 +77,7 @@ def test_every_rank_gets_the_likeliest_words_and_their_logits(plan):
 
 def test_a_rank_may_have_no_word():
     few = tiny(Recipe(dense_width=32, experts=8, vocabulary=3))
-    alone = Head(few.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
+    alone = LMHead(few.config, NumpyBackend(), ParallelContext(ParallelConfig(), SoloGroup()))
     expected = alone.logits(X_BND, INDEX_Bn, few.weights, rows=ROWS)
 
     def both(head, x, weights, rows):
@@ -105,7 +105,7 @@ def test_of_equal_logits_the_lowest_word_is_chosen_whoever_has_it():
     def on_rank(rank: int) -> np.ndarray:
         context = ParallelContext(plan, group)
         shard = shard_weights(weights, MODEL.config, context.shard_spec)
-        head = Head(MODEL.config, NumpyBackend(), context)
+        head = LMHead(MODEL.config, NumpyBackend(), context)
         return head.greedy(X_BND, INDEX_Bn, shard, rows=ROWS)[0]
 
     logits_BnV = ALONE.logits(X_BND, INDEX_Bn, weights, rows=ROWS)

@@ -67,7 +67,7 @@ def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
 
 
 def test_a_plan_for_another_world_and_an_unknown_exchange_are_refused():
-    message = "world size mismatch: the plan is for 32 ranks, the group has 1"
+    message = "world size mismatch: the parallel config has 32 ranks, the process group has 1"
     with pytest.raises(ValueError, match=message):
         ParallelContext(ParallelConfig(data_parallel_size=32), SoloGroup())
     with pytest.raises(ValueError, match="exchange 'letter': allowed is all_gather or all_to_all"):

@@ -15,7 +15,7 @@ def monitors(monkeypatch):
     """Return the monitors of three ranks after one heartbeat each, without their threads."""
     monkeypatch.setattr(heartbeat, "_BEAT", 0.0)
     store = HashStore()
-    monitors = [HeartbeatMonitor(store, rank, 3, silence=SILENCE) for rank in range(3)]
+    monitors = [HeartbeatMonitor(store, rank, 3, heartbeat_timeout=SILENCE) for rank in range(3)]
     store.set("cause", "null")
     for monitor in monitors:
         monitor.leave()
@@ -101,7 +101,7 @@ def test_a_deadlock_is_reported_when_no_rank_makes_progress(monitors):
     monitors[0].check()
     beat(*monitors, times=4)
     assert failure(monitors[0]) == (
-        "deadlock: no rank can go on: rank 0: all_reduce waits for rank 1; "
+        "deadlock: rank 0: all_reduce waits for rank 1; "
         "rank 1: all_gather waits for ranks 0, 2; rank 2: returned"
     )
 
@@ -132,6 +132,6 @@ def test_a_lost_store_is_reported(monitors, monkeypatch):
 
 
 def test_a_rank_that_does_not_start_is_named():
-    monitor = HeartbeatMonitor(HashStore(), 1, 4, silence=SILENCE)
+    monitor = HeartbeatMonitor(HashStore(), 1, 4, heartbeat_timeout=SILENCE)
     with pytest.raises(RankError, match=r"ranks 0, 2, 3 did not start within 0.1 s of the others"):
-        monitor.begin(patience=0.1)
+        monitor.begin(start_timeout=0.1)

@@ -70,7 +70,7 @@ def test_a_run_names_the_rank_and_the_cause(fault, nodes):
 
 @pytest.mark.parametrize("absent", [0, 2])
 def test_a_rank_that_never_starts_is_named(absent):
-    runs = by_hand("nothing_wrong", 4, absent=absent, patience=8)
+    runs = by_hand("nothing_wrong", 4, absent=absent, start_timeout=8)
     if absent:
         assert f"rank {absent} did not start within 8 s of the others" in runs[0].output
     for rank, run in runs.items():
@@ -82,11 +82,11 @@ def test_a_rank_that_never_starts_is_named(absent):
 
 def test_a_node_that_never_starts_is_reported():
     """The message is that of torchrun, which starts no rank before all nodes have joined."""
-    run = by_torchrun("nothing_wrong", 4, nodes=2, absent_nodes=1, patience=8)
+    run = by_torchrun("nothing_wrong", 4, nodes=2, absent_nodes=1, start_timeout=8)
     assert run.codes == [1]
     assert "1/2 clients joined" in run.output
 
 
 def test_a_slow_rank_is_waited_for():
-    run = by_hand("is_slow", 3, odd=1, silence=4)
+    run = by_hand("is_slow", 3, odd=1, heartbeat_timeout=4)
     assert [run[rank].codes for rank in range(3)] == [[0]] * 3

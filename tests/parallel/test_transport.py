@@ -21,7 +21,7 @@ def transports():
     """Return the transports of three ranks: gloo connects threads as it does processes."""
     store = HashStore()
     with ThreadPoolExecutor(P) as pool:
-        monitors = [HeartbeatMonitor(store, rank, P, silence=9) for rank in range(P)]
+        monitors = [HeartbeatMonitor(store, rank, P, heartbeat_timeout=9) for rank in range(P)]
         return list(pool.map(lambda monitor: Transport(store, (0, 1, 2), monitor), monitors))
 
 
@@ -75,7 +75,9 @@ def test_a_waiting_rank_publishes_its_collective(transports):
 
 
 def test_a_closed_transport_raises():
-    transport = Transport(HashStore(), (0,), HeartbeatMonitor(HashStore(), 0, 1, silence=9))
+    transport = Transport(
+        HashStore(), (0,), HeartbeatMonitor(HashStore(), 0, 1, heartbeat_timeout=9)
+    )
     transport.close()
     with pytest.raises(RankError, match="exchange: the process group has been shut down"):
         transport.exchange_bytes("exchange", [message(3, 0)])

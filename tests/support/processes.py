@@ -56,8 +56,8 @@ def reap(process: subprocess.Popen) -> None:
         process.kill()
 
 
-def program(name: str, odd: int, patience: float, silence: int) -> tuple[str, ...]:
-    return (*PROGRAM, name, str(odd), str(patience), str(silence))
+def program(name: str, odd: int, start_timeout: float, heartbeat_timeout: int) -> tuple[str, ...]:
+    return (*PROGRAM, name, str(odd), str(start_timeout), str(heartbeat_timeout))
 
 
 def by_torchrun(
@@ -67,26 +67,32 @@ def by_torchrun(
     odd: int = -1,
     nodes: int = 1,
     absent_nodes: int = 0,
-    patience: float = 60,
-    silence: int = 15,
+    start_timeout: float = 60,
+    heartbeat_timeout: int = 15,
 ) -> Ended:
     """Run a rank program under torchrun, with one torchrun process per node."""
     each = ["-m", "torch.distributed.run", f"--nproc-per-node={size // nodes}"]
     each += [f"--nnodes={nodes}", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-    each += [f"--rdzv-conf=timeout={patience:.0f}"]
-    arguments = program(name, odd, patience, silence)
+    each += [f"--rdzv-conf=timeout={start_timeout:.0f}"]
+    arguments = program(name, odd, start_timeout, heartbeat_timeout)
     present = range(nodes - absent_nodes)
     return ended([start([*each, f"--node-rank={node}", *arguments]) for node in present])
 
 
 def by_hand(
-    name: str, size: int, *, odd: int = -1, absent: int = -1, patience: float = 60, silence: int = 6
+    name: str,
+    size: int,
+    *,
+    odd: int = -1,
+    absent: int = -1,
+    start_timeout: float = 60,
+    heartbeat_timeout: int = 6,
 ) -> dict[int, Ended]:
     """Start every rank but `absent`, without a launcher that stops the others when one fails."""
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = {
         rank: start(
-            program(name, odd, patience, silence),
+            program(name, odd, start_timeout, heartbeat_timeout),
             **variables,
             RANK=str(rank),
             WORLD_SIZE=str(size),

@@ -80,7 +80,9 @@ def is_slow(group: HostGroup, odd: bool) -> None:
 
 
 if __name__ == "__main__":
-    name, odd_rank, patience, silence = sys.argv[1:]
-    with init_process_group(os.environ, patience=float(patience), silence=int(silence)) as ranks:
+    name, odd_rank, start_timeout, heartbeat_timeout = sys.argv[1:]
+    with init_process_group(
+        os.environ, start_timeout=float(start_timeout), heartbeat_timeout=int(heartbeat_timeout)
+    ) as ranks:
         globals()[name](ranks, ranks.rank == int(odd_rank))
         sys.stdout.write(f"rank {ranks.rank} of {ranks.size} is well\n")

@@ -36,4 +36,4 @@ def _on_return(frame: FrameType, event: str, output: Any) -> None:
     if not frame.f_globals.get("__name__", "").startswith(KERNELS):
         return
     tensors = {n: value for n, value in frame.f_locals.items() if hasattr(value, "shape")}
-    axes.measure(frame.f_code.co_name, tensors)
+    axes.check_shapes(frame.f_code.co_name, tensors)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mimo_v2_flash.execution.cost_model import cost_of
+from mimo_v2_flash.execution.cost_model import analyze_cost
 from mimo_v2_flash.execution.program_cost import ProgramCost
 
 
@@ -17,7 +17,7 @@ def costed(function, **kwargs: Any) -> ProgramCost:
     """Return the cost of a function; arguments whose names begin with w are weights."""
     program = traced(function, **kwargs)
     weights = {path for path in program.inputs if path.startswith("w")}
-    return cost_of(program.module, program.inputs, weights)
+    return analyze_cost(program.module, program.inputs, weights)
 
 
 def xla_cost(module: Any) -> dict[str, float]:

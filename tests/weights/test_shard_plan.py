@@ -155,7 +155,7 @@ def every_file(folder: Path) -> list[Path]:
 def test_a_slice_inside_a_block_is_refused_before_anything_is_written(tmp_path):
     model = tiny(dataclasses.replace(RECIPE, dense_width=264)).oracle
     hub = write_hub_checkpoint(model, tmp_path / "hub").folder
-    message = r"mlp.gate_proj.weight: shards of 132 rows split FP8 blocks of 128: allowed"
+    message = r"mlp.gate_proj.weight: shards of 132 rows split FP8 blocks of 128: choose"
     source = FolderSource(hub)
     with pytest.raises(ValueError, match=message):
         prepared(source, tmp_path / "out", experts=range(5), tensor_parallel=2)
