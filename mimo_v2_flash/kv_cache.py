@@ -188,7 +188,7 @@ def new_cache(
 
 
 def slot_mapping(position_BT: np.ndarray, slots: int) -> np.ndarray:
-    """Return the slot mapping `row_BT`, int32: each token's row of a flat cache.
+    """Return `slot_mapping_BT`, int32: each token's row of a flat cache.
 
     A sequence's rows are its slots: position mod `slots`. Padding, and tokens that later ones of
     the same step would overwrite, go to the trash row, which is the last one.

@@ -116,13 +116,13 @@ def expected_row(position: int, last: int, sequence: int, sequences: int, slots:
 def test_every_token_has_its_row(starts_and_counts, slots):
     starts, counts = zip(*starts_and_counts, strict=True)
     position_BT = positions(starts, counts, 9)
-    row_BT = slot_mapping(position_BT, slots)
-    assert row_BT.dtype == np.int32
-    assert row_BT.tolist() == [
+    slot_mapping_BT = slot_mapping(position_BT, slots)
+    assert slot_mapping_BT.dtype == np.int32
+    assert slot_mapping_BT.tolist() == [
         [expected_row(position, max(row), index, len(starts), slots) for position in row]
         for index, row in enumerate(position_BT.tolist())
     ]
-    written = row_BT[row_BT < len(starts) * slots]
+    written = slot_mapping_BT[slot_mapping_BT < len(starts) * slots]
     assert len(written) == len(set(written.tolist()))
 
 

@@ -84,8 +84,8 @@ def _attention_swa(random: Random) -> Pairs:
 def _kv_cache(random: Random) -> Pairs:
     actual, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
     position_BT = np.array([[4, 5], [3, -1]], np.int32)
-    row_BT = np.array([[1, 2], [3, 6]], np.int32)
-    tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, row_BT
+    slot_mapping_BT = np.array([[1, 2], [3, 6]], np.int32)
+    tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, slot_mapping_BT
     write_tokens(actual, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
     read = prior_tokens(actual, sequences=2, kv_length=3)

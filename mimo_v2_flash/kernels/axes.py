@@ -25,10 +25,10 @@ INTEGERS = (np.dtype(np.int32),)
 BOOLEANS = (np.dtype(np.bool_),)
 DTYPES = {
     "expert": INTEGERS,
+    "mapping": INTEGERS,
     "position": INTEGERS,
     "rank": INTEGERS,
     "row": INTEGERS,
-    "slot": INTEGERS,
     "token": INTEGERS,
     "visible": BOOLEANS,
 }

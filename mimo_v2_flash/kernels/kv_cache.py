@@ -49,8 +49,8 @@ def prior_tokens(cache: KVCache, *, sequences: int, kv_length: int) -> KVSegment
 
 
 @checked
-def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
-    """Write a step's tokens into rows `row_BT` of `cache`, in place.
+def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, slot_mapping_BT) -> None:
+    """Write a step's tokens into rows `slot_mapping_BT` of `cache`, in place.
 
     The host computes the rows: `mimo_v2_flash.kv_cache.slot_mapping`. Padding has the trash row,
     and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
@@ -59,7 +59,7 @@ def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
     B, T, K, Q = k_BTKQ.shape
     check_shapes("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})
     trash = cache.position_Z.shape[0] - 1
-    row_N = np.reshape(row_BT, (B * T,))
+    row_N = np.reshape(slot_mapping_BT, (B * T,))
     position_N = np.where(row_N == trash, -1, np.reshape(position_BT, (B * T,)))
     k_NKQ = np.reshape(k_BTKQ, (B * T, K, Q)).astype(cache.k_ZKQ.dtype)
     v_NKC = np.reshape(v_BTKC, (B * T, K, -1)).astype(cache.v_ZKC.dtype)

@@ -22,7 +22,7 @@ class AttentionMetadata(NamedTuple):
     """A step's token positions, their flat rows in the layer's KV cache, and its RoPE table."""
 
     position_BT: Any
-    row_BT: Any
+    slot_mapping_BT: Any
     cos_LR: Any
     sin_LR: Any
 
@@ -90,7 +90,7 @@ class Attention:
             window=self.spec.window,
             query_block=self.query_block,
         )
-        write_tokens(cache, k_BTKQ, v_BTKC, metadata.position_BT, metadata.row_BT)
+        write_tokens(cache, k_BTKQ, v_BTKC, metadata.position_BT, metadata.slot_mapping_BT)
         y_NI = np.reshape(y_BTHC, (B * T, -1))
         y_ND = self.tensor_group.all_reduce(ops.matmul(y_NI, weights.w_o_DI))
         return np.reshape(y_ND, (B, T, D)).astype(x_BTD.dtype)

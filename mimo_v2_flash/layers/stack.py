@@ -110,7 +110,7 @@ class Stack:
         local_tokens: int,
     ) -> Any:
         context = self._context
-        rows = {
+        slot_mappings = {
             slots: self._to_device(slot_mapping(position_BT, slots)) for slots in set(cache.slots)
         }
         position_BT = self._to_device(position_BT)
@@ -118,7 +118,9 @@ class Stack:
         state = zip(cache.slots, cache.layers, weights.layers, strict=True)
         for (spec, run), (slots, kv_cache, layer_weights) in zip(self._layers, state, strict=True):
             metadata = AttentionMetadata(
-                position_BT, rows[slots], *self._rope_table(cache.max_length, spec.attention)
+                position_BT,
+                slot_mappings[slots],
+                *self._rope_table(cache.max_length, spec.attention),
             )
             x_BTD = run(
                 x_BTD,

@@ -22,11 +22,11 @@ def prior_tokens(cache, *, sequences: int, kv_length: int):
     return first_slots(cache.k_ZKQ), first_slots(cache.v_ZKC), first_slots(cache.position_Z)
 
 
-def write_tokens(cache, k_BTKQ, v_BTKC, position_BT, row_BT) -> None:
+def write_tokens(cache, k_BTKQ, v_BTKC, position_BT, slot_mapping_BT) -> None:
     """Write every token into its row, in place."""
     trash = len(cache.position_Z) - 1
-    for b, t in np.ndindex(*row_BT.shape):
-        row = int(row_BT[b, t])
+    for b, t in np.ndindex(*slot_mapping_BT.shape):
+        row = int(slot_mapping_BT[b, t])
         cache.k_ZKQ[row] = k_BTKQ[b, t]
         cache.v_ZKC[row] = v_BTKC[b, t]
         cache.position_Z[row] = -1 if row == trash else position_BT[b, t]

@@ -29,13 +29,13 @@ def tokens(position_BT, *, seed=0, dtype=np.float32) -> dict:
     position_BT = np.array(position_BT, np.int32)
     sequence_B1, T = np.arange(B)[:, None], position_BT.shape[1]
     oldest_B1 = np.maximum(np.max(position_BT, axis=1, keepdims=True) - S + 1, 0)
-    row_BT = np.where(position_BT < oldest_B1, TRASH, sequence_B1 * S + position_BT % S)
+    slot_mapping_BT = np.where(position_BT < oldest_B1, TRASH, sequence_B1 * S + position_BT % S)
     normal = np.random.default_rng(seed).standard_normal
     return {
         "k_BTKQ": normal((B, T, K, Q)).astype(dtype),
         "v_BTKC": normal((B, T, K, C)).astype(dtype),
         "position_BT": position_BT,
-        "row_BT": row_BT.astype(np.int32),
+        "slot_mapping_BT": slot_mapping_BT.astype(np.int32),
     }
 
 
@@ -91,7 +91,7 @@ def test_what_is_written_is_read_at_its_slot():
 
 def test_the_trash_row_stays_empty_whatever_is_written_there():
     cache, step = empty_cache(), tokens([[3], [4]])
-    step["row_BT"][:] = TRASH
+    step["slot_mapping_BT"][:] = TRASH
     write_tokens(cache, **step)
     assert (cache.position_Z == -1).all()
     assert not cache.k_ZKQ[:TRASH].any()
