@@ -37,10 +37,18 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smoke test only")
-    parser.add_argument("--repeats", type=int, help="rounds (3, or 1 if quick)")
-    parser.add_argument("--folder", type=Path, help="folder for the weights, 7 GB")
-    parser.add_argument("--results", type=Path, help="output folder (benchmarks/results)")
+    parser.add_argument(
+        "--quick", action="store_true", help="Run a smoke test; without --results, it writes none."
+    )
+    parser.add_argument(
+        "--repeats", type=int, help="Number of rounds (default: 3, or 1 with --quick)."
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="Folder of the weights, 7 GB (default: a temporary one)."
+    )
+    parser.add_argument(
+        "--results", type=Path, help="Folder of the results (default: benchmarks/results)."
+    )
     options = parser.parse_args()
     rounds = run(options.quick, options.repeats or (1 if options.quick else 3), options.folder)
     report(rounds, quick=options.quick, results=options.results)

@@ -55,9 +55,14 @@ def main() -> int:
     """Measure every layout and setting, print and save the results, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--experts", type=int, default=64, help="experts of each of two layers (64)"
+        "--experts",
+        type=int,
+        default=64,
+        help="Number of experts in each of two layers (default: 64).",
     )
-    parser.add_argument("--folder", type=Path, help="folder for the checkpoints, 20 GB")
+    parser.add_argument(
+        "--folder", type=Path, help="Folder of the checkpoints, 20 GB (default: a temporary one)."
+    )
     options = parser.parse_args()
     config = model_config(options.experts)
     runs = [run for fused in (False, True) for run in measure(config, fused, options.folder)]

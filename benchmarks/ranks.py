@@ -34,8 +34,12 @@ SIZES = (1, 2, 4, 8)
 def main() -> int:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smoke test only")
-    parser.add_argument("--rounds", type=int, help="number of rounds (3, or 1 if quick)")
+    parser.add_argument(
+        "--quick", action="store_true", help="Run a smoke test that writes no results."
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="Number of rounds (default: 3, or 1 with --quick)."
+    )
     options = parser.parse_args()
     load = os.getloadavg()[0]  # where it is not near 0, only processor time is reliable
     rounds = run(options.rounds or (1 if options.quick else 3), quick=options.quick)

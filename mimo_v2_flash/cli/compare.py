@@ -19,11 +19,11 @@ from .difference import (
     NOTHING,
     Difference,
     difference_of,
-    difference_of_choices,
+    difference_of_expert_ids,
     difference_per_expert,
 )
 from .trace_file import TraceFile, open_trace
-from .trace_tensors import CHOICE, PER_EXPERT, sort_key, split_name
+from .trace_tensors import EXPERT_IDS, PER_EXPERT, sort_key, split_name
 
 __all__ = ["add_arguments", "run"]
 
@@ -87,7 +87,7 @@ def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
 def _ids(name: str) -> str:
     """Return the tensor of expert ids that a per-expert tensor depends on, else `name`."""
     layer, inside = split_name(name)
-    return f"{layer}{CHOICE}" if inside in PER_EXPERT else name
+    return f"{layer}{EXPERT_IDS}" if inside in PER_EXPERT else name
 
 
 def _sort_key(name: str) -> tuple[int, int, int]:
@@ -99,8 +99,8 @@ def _difference(name: str, a: TraceFile, b: TraceFile, tolerance: float) -> Diff
     if inside not in PER_EXPERT:
         return difference_of(a[name], b[name], tolerance)
     expert_ids = a.integers(_ids(name)), b.integers(_ids(name))
-    if inside == CHOICE:
-        return difference_of_choices(*expert_ids)
+    if inside == EXPERT_IDS:
+        return difference_of_expert_ids(*expert_ids)
     return difference_per_expert(a[name], b[name], *expert_ids, tolerance)
 
 
@@ -132,7 +132,7 @@ def _print_table(out: Console, differences: NamedDifferences) -> None:
     report.add_column("")
     report.columns[0].no_wrap = True
     for name, each in differences:
-        numbers = map(_number, (each.largest, each.share, 1 - each.cosine))
+        numbers = map(_number, (each.largest, each.relative, 1 - each.cosine))
         notes = filter(None, ("DIVERGES" if each.diverges else "", each.note))
         report.add_row(name, *numbers, str(each.token) if each.diverges else "", ", ".join(notes))
     out.print(report)
@@ -146,14 +146,14 @@ def _verdict(differences: NamedDifferences) -> str:
     """Return one sentence: the first divergence, or the largest difference if there is none."""
     diverged = [index for index, (_, difference) in enumerate(differences) if difference.diverges]
     before = differences[: diverged[0]] if diverged else differences
-    name, largest = max(before, key=lambda item: item[1].share, default=("", NOTHING))
+    name, largest = max(before, key=lambda item: item[1].relative, default=("", NOTHING))
     if not diverged:
-        size = f"{largest.share:.1e} of the range, in {name}"
+        size = f"{largest.relative:.1e} of the range, in {name}"
         return f"A and B agree in {len(differences)} tensors; the largest difference is {size}"
     name, difference = differences[diverged[0]]
-    of_range = "" if name.endswith(CHOICE) else f"{difference.share:.1e} of its range"
+    of_range = "" if name.endswith(EXPERT_IDS) else f"{difference.relative:.1e} of its range"
     size = ", ".join(filter(None, (of_range, difference.note)))
     agrees = (
-        f"everything before agrees within {largest.share:.1e}" if before else "nothing is before"
+        f"everything before agrees within {largest.relative:.1e}" if before else "nothing is before"
     )
     return f"first divergence: {name}, {size}, first at token {difference.token}; {agrees}"

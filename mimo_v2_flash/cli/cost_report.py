@@ -128,7 +128,7 @@ def _steps(ledger: Ledger, deployment: Deployment) -> Any:
 
 
 def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
-    """Return all numbers by the keys of `--json`, which outlive the names of fields."""
+    """Return all numbers by the keys of `--json`, which stay when a field is renamed."""
     return {
         "note": "times in seconds are projected for Trainium2, not measured",
         "constants": {name.lower(): getattr(trainium2, name) for name in trainium2.__all__},

@@ -8,7 +8,7 @@ __all__ = [
     "NOTHING",
     "Difference",
     "difference_of",
-    "difference_of_choices",
+    "difference_of_expert_ids",
     "difference_per_expert",
 ]
 
@@ -20,7 +20,7 @@ class Difference(NamedTuple):
     ----------
     largest
         The largest absolute difference. For expert ids: how many tokens have other experts.
-    share
+    relative
         `largest` relative to A's range, its largest finite number less its smallest. For expert
         ids: relative to the number of tokens. Infinity if a number is NaN or infinite in A or B
         alone.
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
     """
 
     largest: float
-    share: float
+    relative: float
     cosine: float
     token: int
     note: str = ""
@@ -63,10 +63,10 @@ def difference_of(a: np.ndarray, b: np.ndarray, tolerance: float) -> Difference:
         cosine = float(np.vdot(a, b)) / norms if norms else float(not a.any() and not b.any())
     distance[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     distance[np.isnan(distance)] = np.inf
-    share_T = np.max(distance.reshape(len(a), -1), axis=1) / _range(a)
-    over_T = share_T > tolerance
+    relative_T = np.max(distance.reshape(len(a), -1), axis=1) / _range(a)
+    over_T = relative_T > tolerance
     token = int(np.argmax(over_T)) if over_T.any() else -1
-    return Difference(float(np.max(distance)), float(np.max(share_T)), cosine, token, note)
+    return Difference(float(np.max(distance)), float(np.max(relative_T)), cosine, token, note)
 
 
 def _range(a: np.ndarray) -> float:
@@ -77,7 +77,7 @@ def _range(a: np.ndarray) -> float:
     return float(np.ptp(finite)) or float(np.max(np.abs(finite))) or 1.0
 
 
-def difference_of_choices(a_TA: np.ndarray, b_TA: np.ndarray) -> Difference:
+def difference_of_expert_ids(a_TA: np.ndarray, b_TA: np.ndarray) -> Difference:
     """Return how many tokens have other expert ids, in any order; the tolerance is zero."""
     other_T = np.any(np.sort(a_TA, axis=1) != np.sort(b_TA, axis=1), axis=1)
     count = int(np.count_nonzero(other_T))

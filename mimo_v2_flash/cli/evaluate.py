@@ -46,8 +46,8 @@ def run(
     runtime = RuntimeOptions.pop_from(options)
     content, size = _read(text)
     config, weights, tokenizer = open_model(model, setup.shard_spec)
-    record = DispatchStatsBackend()
-    runner = runtime.model(weights, config, setup, host=record)
+    stats_backend = DispatchStatsBackend()
+    runner = runtime.model(weights, config, setup, host=stats_backend)
     length = runtime.longest(config) if length is None else length
     token_T = tokens(tokenizer, content)
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if dispatch := dispatch_report(record, setup.group):
+    if dispatch := dispatch_report(stats_backend, setup.group):
         console().print(dispatch)
     return 0
 

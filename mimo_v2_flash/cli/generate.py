@@ -72,8 +72,8 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-p",
         type=float,
-        help="Keep the tokens that are at least this times as probable as the most probable one; 0 "
-        f"keeps all ({checkpoint} 0).",
+        help="Keep the tokens whose probability is at least this fraction of the most probable "
+        f"token's; 0 keeps all ({checkpoint} 0).",
     )
     parser.add_argument(
         "--repetition-penalty",

@@ -108,7 +108,7 @@ def _traffic(sent: dict[str, Traffic], layers: int) -> Any:
 def _numbers(
     plan: ParallelConfig, workload: Workload, all_devices: list[Device], sent: dict[str, Traffic]
 ) -> dict[str, Any]:
-    """Return all numbers by the keys of `--json`, which outlive the names of fields."""
+    """Return all numbers by the keys of `--json`, which stay when a field is renamed."""
     return {
         "plan": parallel_sizes(plan),
         "load": {

@@ -85,8 +85,8 @@ def run(
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as advance:
         weights = random_weights(config, seed=seed, made=advance, shard_spec=setup.shard_spec)
-    record = DispatchStatsBackend()
-    model = MiMoV2FlashModel(weights, config, backend=record, **setup._asdict())
+    stats_backend = DispatchStatsBackend()
+    model = MiMoV2FlashModel(weights, config, backend=stats_backend, **setup._asdict())
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     trial = _decode(model, prompt, new_tokens)
     with progress("one prefill of all tokens", total=None) as _:
@@ -106,7 +106,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if dispatch := dispatch_report(record, setup.group):
+    if dispatch := dispatch_report(stats_backend, setup.group):
         console().print(dispatch)
     return 0 if difference <= ALLOWED else 1
 

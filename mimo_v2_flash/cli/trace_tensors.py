@@ -13,9 +13,17 @@ import numpy as np
 from mimo_v2_flash.kernels.moe_router import router_scores
 from mimo_v2_flash.layers.hooks import HookCall
 
-__all__ = ["CHOICE", "PER_EXPERT", "TENSORS", "TraceTensor", "layer_name", "sort_key", "split_name"]
+__all__ = [
+    "EXPERT_IDS",
+    "PER_EXPERT",
+    "TENSORS",
+    "TraceTensor",
+    "layer_name",
+    "sort_key",
+    "split_name",
+]
 
-CHOICE = "feed_forward.expert"
+EXPERT_IDS = "feed_forward.expert"
 IN_LAYER = re.compile(r"(layers\.(\d+)\.)(.+)")
 
 
@@ -140,7 +148,7 @@ TENSORS = (
         recomputed_from="feed_forward.norm, by the router's kernel",
     ),
     TraceTensor(
-        CHOICE, "TA", "ids of the chosen experts, integers", "experts", lambda c: c.args[2]
+        EXPERT_IDS, "TA", "ids of the chosen experts, integers", "experts", lambda c: c.args[2]
     ),
     TraceTensor(
         "feed_forward.expert_weight",

@@ -57,7 +57,7 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
     Raises
     ------
     ValueError
-        If the model does not admit the plan or the workload; number and limit are named.
+        If the parallel config or the workload does not fit the model; number and limit are named.
     """
     plan.check(config)
     workload.check(config)
@@ -114,13 +114,13 @@ def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:
 
 
 def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
-    network = layer.feed_forward
+    feed_forward = layer.feed_forward
     norms = nbytes((layer.attention_norm_D, layer.feed_forward_norm_D))
     sizes = {"attention": nbytes(layer.attention), "norms": norms}
-    if not isinstance(network, MoEWeights):
-        return sizes | {"dense": nbytes(network)}
-    router = nbytes((network.w_router_ED, network.bias_E))
-    return sizes | {"experts": nbytes(network.experts), "router": router}
+    if not isinstance(feed_forward, MoEWeights):
+        return sizes | {"dense": nbytes(feed_forward)}
+    router = nbytes((feed_forward.w_router_ED, feed_forward.bias_E))
+    return sizes | {"experts": nbytes(feed_forward.experts), "router": router}
 
 
 def _buffers(

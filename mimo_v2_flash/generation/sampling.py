@@ -43,7 +43,7 @@ class SamplingParams:
     top_p
         Keep the fewest tokens whose probabilities sum to at least this; 1 keeps all.
     min_p
-        Keep the tokens at least this times as probable as the likeliest one; 0 keeps all.
+        Keep the tokens of at least this fraction of the largest probability; 0 keeps all.
     repetition_penalty
         Divide positive and multiply negative logits of the tokens in the row's history, each once
         however often it occurs; above 1 discourages them, 1 is off.

@@ -15,7 +15,7 @@ __all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "promp
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has at least one of them
-HALF = "\ufffd"  # decoders replace incomplete UTF-8 with it
+REPLACEMENT_CHARACTER = "\ufffd"  # decoders replace incomplete UTF-8 with it
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Any:
@@ -96,7 +96,7 @@ class Detokenizer:
         """Add a token and return the new text that no further token can change; it may be empty."""
         self._pending.append(token)
         text = self._text()
-        complete = text[:-1] if text.endswith(HALF) else text
+        complete = text[:-1] if text.endswith(REPLACEMENT_CHARACTER) else text
         piece = complete[self._emitted :]
         self._emitted += len(piece)
         if complete == text:

@@ -13,7 +13,7 @@ from .safetensors_file import map_tensors, read_header
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
-INDEX = ".safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -75,7 +75,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
     if path.is_dir():
-        indexes = sorted(path.glob(f"*{INDEX}"))
+        indexes = sorted(path.glob(f"*{INDEX_SUFFIX}"))
         if len(indexes) > 1:
             raise ValueError(f"{path}: holds {len(indexes)} indexes: {indexes[0].name}, ...")
         return Checkpoint(_files_by_index(indexes[0]) if indexes else _files_by_header(path))

@@ -21,7 +21,7 @@ from .source import SIDE_FILES, TensorInfo, tensor_infos_of_header
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
-INDEX = "model.safetensors.index.json"
+HUB_INDEX = "model.safetensors.index.json"
 IN_FLIGHT = 8  # concurrent requests
 WAITS = (1, 2, 4, 8, 8)  # seconds between retries
 TIMEOUT = 30.0  # seconds without a byte
@@ -65,10 +65,10 @@ class HubSource:
             info = _retry(request, _is_busy)
             self.revision: str = info.sha or revision
             self._files = {file.rfilename for file in info.siblings or ()}
-            self.config, index = map(self._download, ("config.json", INDEX))
+            self.config, index = map(self._download, ("config.json", HUB_INDEX))
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             raise OSError(_error_message(repository, error)) from error
-        self._file_of, self.total_size = _read_index(f"{repository}: {INDEX}", index)
+        self._file_of, self.total_size = _read_index(f"{repository}: {HUB_INDEX}", index)
 
     def names(self) -> list[str]:
         """Return the names of all tensors."""

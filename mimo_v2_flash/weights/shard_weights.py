@@ -54,7 +54,7 @@ def attention_slices(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWei
 
 
 def dense_slices(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
-    """Return the AxisSlice of each weight of a dense feed-forward network."""
+    """Return the AxisSlice of each weight of a dense feed-forward feed_forward."""
     width = shard_spec.tensor_range(spec.intermediate_size)
     return DenseWeights(AxisSlice(0, width), AxisSlice(0, width), AxisSlice(1, width))
 
@@ -92,17 +92,19 @@ def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSp
 
 
 def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> DecoderWeights:
-    attention, network = layer.attention, layer.feed_forward
-    if isinstance(network, MoEWeights):
+    attention, feed_forward = layer.attention, layer.feed_forward
+    if isinstance(feed_forward, MoEWeights):
         local_experts = shard_spec.expert_range(spec.num_experts)
-        stacks = (stack[local_experts.start : local_experts.stop] for stack in network.experts)
-        network = network._replace(experts=ExpertWeights(*stacks))
+        stacks = (stack[local_experts.start : local_experts.stop] for stack in feed_forward.experts)
+        feed_forward = feed_forward._replace(experts=ExpertWeights(*stacks))
     elif shard_spec.tensor_parallel_size > 1:
-        network = DenseWeights(*map(slice_weight, network, dense_slices(spec, shard_spec)))
+        feed_forward = DenseWeights(
+            *map(slice_weight, feed_forward, dense_slices(spec, shard_spec))
+        )
     if shard_spec.tensor_parallel_size > 1:
         axis_slices = attention_slices(spec.attention, shard_spec)
         attention = AttentionWeights(*map(slice_weight, attention, axis_slices))
-    return layer._replace(attention=attention, feed_forward=network)
+    return layer._replace(attention=attention, feed_forward=feed_forward)
 
 
 def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:

@@ -16,9 +16,9 @@ from .conversion_tasks import OutputTensor, TensorChunk
 from .disk import sha256_of, write_all
 from .layout import STEM, lay_out, shard_folder
 
-__all__ = ["INDEX", "MANIFEST", "Store"]
+__all__ = ["MANIFEST", "PREPARED_INDEX", "Store"]
 
-INDEX = f"{STEM}.safetensors.index.json"
+PREPARED_INDEX = f"{STEM}.safetensors.index.json"
 MANIFEST = f"{STEM}.shards.json"
 JOURNAL = f"{STEM}.journal"
 PARTIAL = ".partial"
@@ -68,7 +68,7 @@ class Store:
     @property
     def index(self) -> Path:
         """The path of the file that is written last: the index, or the manifest of all shards."""
-        return self.folder / (INDEX if self.folders == [""] else MANIFEST)
+        return self.folder / (PREPARED_INDEX if self.folders == [""] else MANIFEST)
 
     @property
     def is_interrupted(self) -> bool:
@@ -144,7 +144,7 @@ class Store:
             "sha256": {file: sha256_of(self.folder / folder / file) for file in files},
         }
         index = {"metadata": self._metadata | facts, "weight_map": weight_map}
-        self.write_file(str(folder / INDEX), f"{json.dumps(index, indent=1)}\n".encode())
+        self.write_file(str(folder / PREPARED_INDEX), f"{json.dumps(index, indent=1)}\n".encode())
 
     def write_file(self, file: str, data: bytes) -> None:
         """Write a small file under a temporary name, then give it its final name."""

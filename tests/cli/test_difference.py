@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.cli.difference import (
     NOTHING,
     difference_of,
-    difference_of_choices,
+    difference_of_expert_ids,
     difference_per_expert,
 )
 from tests.support.drawn import seeds
@@ -25,7 +25,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 def test_a_tensor_is_no_way_from_itself(seed, tokens, width):
     x = normal(seed, tokens, width)
     difference = difference_of(x, x.copy(), 0.0)
-    assert (difference.largest, difference.share, difference.token, difference.note) == (
+    assert (difference.largest, difference.relative, difference.token, difference.note) == (
         0.0,
         0.0,
         -1,
@@ -41,7 +41,7 @@ def test_one_number_moved_is_found_at_its_token(seed, token, step):
     b[token, 1, 2] += step
     difference = difference_of(a, b, TOLERANCE)
     assert difference.largest == pytest.approx(step)
-    assert difference.share == pytest.approx(step / np.ptp(a.astype(np.float64)))
+    assert difference.relative == pytest.approx(step / np.ptp(a.astype(np.float64)))
     assert difference.cosine < 1
     assert (difference.token, difference.diverges) == (token, True)
 
@@ -62,7 +62,7 @@ def test_the_tolerance_is_a_share_of_the_range_of_a(share, diverges):
 @pytest.mark.parametrize(("value", "size"), [(2.5, 2.5), (-2.5, 2.5), (0.0, 1.0)])
 def test_where_all_is_equal_their_size_stands_for_the_range(value, size):
     a = np.full((3, 1), value)
-    assert difference_of(a, a + 0.1, TOLERANCE).share == pytest.approx(0.1 / size)
+    assert difference_of(a, a + 0.1, TOLERANCE).relative == pytest.approx(0.1 / size)
 
 
 def test_opposite_and_zero_tensors_have_their_cosines():
@@ -80,7 +80,7 @@ def test_what_is_not_finite_in_one_alone_diverges_whatever_is_allowed(value):
         ((a, b), "0 not finite in A, 1 in B"), ((b, a), "1 not finite in A, 0 in B"),
     ):  # fmt: skip
         difference = difference_of(*pair, 1e9)
-        assert (difference.share, difference.token, difference.note) == (np.inf, 1, note)
+        assert (difference.relative, difference.token, difference.note) == (np.inf, 1, note)
 
 
 @pytest.mark.parametrize("value", INFINITE)
@@ -110,7 +110,7 @@ def test_the_order_of_experts_means_nothing(seed):
     a_TA = np.stack([random.permutation(9)[:4] for _ in range(5)])
     order_TA = np.stack([random.permutation(4) for _ in range(5)])
     b_TA = np.take_along_axis(a_TA, order_TA, axis=1)
-    assert not difference_of_choices(a_TA, b_TA).diverges
+    assert not difference_of_expert_ids(a_TA, b_TA).diverges
     a = normal(seed, 5, 4, 3)
     b = np.take_along_axis(a, order_TA[..., None], axis=1)
     difference = difference_per_expert(a, b, a_TA, b_TA, 0.0)
@@ -120,8 +120,8 @@ def test_the_order_of_experts_means_nothing(seed):
 def test_another_expert_is_counted_and_its_token_named():
     a_TA = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
     b_TA = np.array([[2, 1], [3, 9], [6, 5], [8, 0]])
-    difference = difference_of_choices(a_TA, b_TA)
-    assert (difference.largest, difference.share, difference.token) == (2.0, 0.5, 1)
+    difference = difference_of_expert_ids(a_TA, b_TA)
+    assert (difference.largest, difference.relative, difference.token) == (2.0, 0.5, 1)
     assert difference.note == "2 of 4 tokens chose other experts"
 
 

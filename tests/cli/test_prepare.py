@@ -12,7 +12,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.safetensors_file import map_tensors
 from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.store import INDEX, JOURNAL
+from mimo_v2_flash.weights.store import JOURNAL, PREPARED_INDEX
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny
@@ -135,7 +135,7 @@ def test_an_interrupted_run_is_continued_if_asked(prepared, output, monkeypatch)
     assert "holds an interrupted run; --resume continues it" in prepared(*again, status=2)
     assert "an interrupted run of other weights" in prepared("--resume", status=2)
     prepared(*again, "--resume")
-    assert sorted(contents(output)) == sorted(["config.json", FILE, INDEX, *SIDE_FILES])
+    assert sorted(contents(output)) == sorted(["config.json", FILE, PREPARED_INDEX, *SIDE_FILES])
 
 
 def test_a_run_that_ended_at_its_last_step_is_complete(prepared, output):
@@ -179,8 +179,8 @@ def test_another_model_there_is_left_as_it_is(folder, prepared, output):
 @pytest.mark.usefixtures("unread")
 def test_a_damaged_index_is_refused_by_name(prepared, output):
     output.mkdir()
-    (output / INDEX).write_text("<html>")
-    assert f"output/{INDEX}: damaged, or of another release" in prepared(status=2)
+    (output / PREPARED_INDEX).write_text("<html>")
+    assert f"output/{PREPARED_INDEX}: damaged, or of another release" in prepared(status=2)
 
 
 def test_trainium2s_rounding_is_reported(prepared):

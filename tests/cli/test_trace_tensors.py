@@ -7,7 +7,7 @@ import pytest
 
 from mimo_v2_flash.cli.trace import trace_prompt
 from mimo_v2_flash.cli.trace_tensors import (
-    CHOICE,
+    EXPERT_IDS,
     PER_EXPERT,
     TENSORS,
     layer_name,
@@ -100,7 +100,7 @@ def test_a_name_is_a_layer_and_the_rest():
 
 
 def test_per_expert_tensors_are_those_with_the_axis():
-    assert CHOICE in PER_EXPERT
+    assert EXPERT_IDS in PER_EXPERT
     assert {name for name, axes, *_ in TENSORS if "A" in axes} == set(PER_EXPERT)
 
 

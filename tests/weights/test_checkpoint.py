@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mimo_v2_flash.weights import checkpoint
-from mimo_v2_flash.weights.checkpoint import INDEX, open_checkpoint
+from mimo_v2_flash.weights.checkpoint import INDEX_SUFFIX, open_checkpoint
 
 ONE, TWO, THREE = (np.full((2, 3), number, np.float32) for number in (1, 2, 3))
 SHARDS = {"a.safetensors": {"one": ONE, "two": TWO}, "b.safetensors": {"three": THREE}}
@@ -29,7 +29,7 @@ def saved(folder: Path, shards=SHARDS, weight_map=None) -> Path:
 
 def indexed(folder: Path, content) -> Path:
     text = content if isinstance(content, str) else json.dumps(content)
-    (folder / INDEX).write_text(text, encoding="utf-8")
+    (folder / INDEX_SUFFIX).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -140,7 +140,7 @@ def test_an_index_may_name_safetensors_files_of_its_folder_only(tmp_path, file_n
         (folder / file).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     file_name = file_name.format(outside=tmp_path / "outside.safetensors")
     indexed(folder, {"weight_map": WEIGHT_MAP | {"four": file_name}})
-    with pytest.raises(ValueError, match=rf"{INDEX}: four is mapped to '") as refusal:
+    with pytest.raises(ValueError, match=rf"{INDEX_SUFFIX}: four is mapped to '") as refusal:
         open_checkpoint(folder)
     assert repr(file_name) in str(refusal.value)
     assert not (tmp_path / "sprung").exists()
@@ -174,7 +174,7 @@ def test_a_link_of_the_folder_may_lead_elsewhere_as_in_the_hubs_cache(tmp_path):
 )
 def test_a_damaged_index_is_refused_by_name(tmp_path, content):
     indexed(saved(tmp_path), content)
-    with pytest.raises(ValueError, match=rf"{INDEX}: no weight_map"):
+    with pytest.raises(ValueError, match=rf"{INDEX_SUFFIX}: no weight_map"):
         open_checkpoint(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mimo_v2_flash.weights.conversion_tasks import OutputTensor, TensorChunk
-from mimo_v2_flash.weights.store import INDEX, JOURNAL, Store
+from mimo_v2_flash.weights.store import JOURNAL, PREPARED_INDEX, Store
 
 METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}
 TENSORS = {name: np.arange(8, dtype=np.float32) + n for n, name in enumerate("abcd")}
@@ -50,7 +50,7 @@ def finished(folder: Path) -> Store:
 
 def test_chunks_become_files_that_the_library_reads(tmp_path):
     finished(tmp_path)
-    assert names_in(tmp_path) == [ONE, TWO, INDEX]
+    assert names_in(tmp_path) == [ONE, TWO, PREPARED_INDEX]
     tensors = load_file(tmp_path / ONE) | load_file(tmp_path / TWO)
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -59,7 +59,7 @@ def test_chunks_become_files_that_the_library_reads(tmp_path):
 
 def test_the_index_says_where_tensors_are_and_has_each_files_own_checksum(tmp_path):
     store = finished(tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
+    index = json.loads((tmp_path / PREPARED_INDEX).read_text())
     assert index["weight_map"] == {"a": ONE, "b": ONE, "c": TWO, "d": TWO}
     assert index["metadata"]["experts"] == "[0, 1]"
     assert index["metadata"]["total_size"] == store.nbytes
@@ -86,7 +86,7 @@ def test_an_interrupted_run_knows_what_is_done(tmp_path, number):
         again.write(key, CHUNKS[key])
     again.finish()
     finished(tmp_path / "at once")
-    for file in (ONE, TWO, INDEX):
+    for file in (ONE, TWO, PREPARED_INDEX):
         assert (tmp_path / file).read_bytes() == (tmp_path / "at once" / file).read_bytes()
 
 
@@ -143,7 +143,7 @@ def test_an_interruption_while_files_get_their_names_is_continued(tmp_path, rena
     again = two_files(tmp_path)
     assert again.begin() == CHUNKS.keys()
     again.finish()
-    assert names_in(tmp_path) == [ONE, TWO, INDEX]
+    assert names_in(tmp_path) == [ONE, TWO, PREPARED_INDEX]
     again.check_files()
 
 
@@ -162,7 +162,7 @@ def test_another_jobs_interrupted_run_is_not_continued(tmp_path, other):
     assert two_files(tmp_path).begin() == {"a"}
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", ONE, INDEX])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", ONE, PREPARED_INDEX])
 def test_a_folder_of_another_checkpoint_is_left_alone(tmp_path, name):
     (tmp_path / name).write_text("another's")
     with pytest.raises(ValueError, match=rf"{tmp_path} holds {name} of another checkpoint"):

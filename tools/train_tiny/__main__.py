@@ -20,12 +20,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--text", type=Path, required=True, help="folder with *.rst.txt in it")
     parser.add_argument(
-        "--work", type=Path, required=True, help="folder for the results of every stage"
+        "--text", type=Path, required=True, help="Folder of the documents, *.rst.txt."
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (all cores)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="Folder of the results of every stage."
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Folder that the checkpoint is written to."
+    )
+    parser.add_argument(
+        "--threads", type=int, help="Number of PyTorch threads (default: all cores)."
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
