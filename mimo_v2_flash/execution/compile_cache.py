@@ -83,7 +83,8 @@ class CompileCache:
     def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
         self.folder, self.arguments = folder, arguments
         manifest = folder / MANIFEST
-        if _read_json(manifest).get("format") != FORMAT and (manifest.exists() or _others(folder)):
+        # The manifest is read last: another process may create the cache at this moment.
+        if (manifest.exists() or _others(folder)) and _read_json(manifest).get("format") != FORMAT:
             raise ValueError(
                 f"{folder} is not a compile cache: {MANIFEST} is missing, or its format is not "
                 f"{FORMAT!r}"

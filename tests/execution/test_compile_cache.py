@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
+from mimo_v2_flash.execution import compile_cache  # noqa: E402
 from mimo_v2_flash.execution.compile_cache import CompileCache  # noqa: E402
 from mimo_v2_flash.execution.tracing import trace  # noqa: E402
 
@@ -114,6 +115,20 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, file):
     with pytest.raises(ValueError, match="is not a compile cache"):
         CompileCache(tmp_path, ARGUMENTS)
     assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+def test_a_cache_that_another_process_creates_at_this_moment_is_used(tmp_path, monkeypatch):
+    def created_meanwhile(folder):
+        monkeypatch.undo()
+        cache = CompileCache(folder, ARGUMENTS)
+        entry = cache.entry(module_of(1))
+        with cache.writing(entry):
+            cache.finish(entry, b"neff", "1")
+        return [entry.folder]
+
+    monkeypatch.setattr(compile_cache, "_others", created_meanwhile)
+    cache = CompileCache(tmp_path, ARGUMENTS)
+    assert cache.why_stale(cache.entry(module_of(1)), "1") is None
 
 
 def test_processes_that_write_together_lose_nothing(tmp_path):
