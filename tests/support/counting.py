@@ -66,7 +66,7 @@ def counted() -> Iterator[Cost]:
 @cache
 def _load_compiled_loops() -> None:
     """Run every compiled loop once, with few and many rows: its first call loads its code."""
-    w_OI = np.ones((256, 256), np.float32)
+    w_OI, x_NI = np.ones((256, 256), np.float32), np.ones((1000, 256), np.float32)
     for w in (w_OI, w_OI.astype(ml_dtypes.bfloat16), quantize(w_OI)):
-        for rows in (1, 30):
-            ops.matmul(w_OI[:rows], w)
+        for rows in (1, 30, len(x_NI)):  # 1,000: too many to decode in registers, on any CPU
+            ops.matmul(x_NI[:rows], w)
