@@ -1,7 +1,7 @@
 """Old import paths: where each public name of the last release is now.
 
 They work for one release and warn. A module at an old path has no code of its own but
-`__getattr__`, which asks here.
+`__getattr__`, which calls `moved_attribute`.
 """
 
 import importlib

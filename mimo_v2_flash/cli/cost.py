@@ -8,11 +8,10 @@ never measured.
 import argparse
 from pathlib import Path
 
-from mimo_v2_flash.config import MiMoConfig
-
 from .cost_report import report
 from .deployment import Deployment
 from .ledger import ledger
+from .options import add_config_argument, add_json_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .runtime_options import FLOATS, add_dtype_arguments
 
@@ -24,13 +23,7 @@ CHUNK = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
     add_deployment_arguments(parser)
-    parser.add_argument(
-        "--json",
-        dest="file",
-        type=Path,
-        metavar="FILE",
-        help="JSON file that all numbers are written to (default: none).",
-    )
+    add_json_argument(parser)
     parser.add_argument(
         "--plot",
         type=Path,
@@ -41,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a deployment."""
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="PATH",
-        help="Config of the model: a config.json or its folder (default: MiMo-V2-Flash's).",
-    )
+    add_config_argument(parser)
     add_parallel_arguments(parser)
     parser.add_argument(
         "--batch-size",
@@ -81,7 +69,7 @@ def parse_deployment(
     activation_dtype: str,
 ) -> Deployment:
     """Return the deployment that the options ask for; ValueError names an impossible size."""
-    config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
+    config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
     floats = FLOATS[cache_dtype], FLOATS[activation_dtype]

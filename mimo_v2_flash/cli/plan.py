@@ -9,9 +9,9 @@ import argparse
 import re
 from pathlib import Path
 
-from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Workload
 
+from .options import add_config_argument, add_json_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
 from .runtime_options import FLOATS, add_dtype_arguments
@@ -24,12 +24,7 @@ STEP = 512  # the default max_step of MiMoV2FlashModel
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this mode."""
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="PATH",
-        help="Config of the model: a config.json or its folder (default: MiMo-V2-Flash's).",
-    )
+    add_config_argument(parser)
     add_parallel_arguments(parser)
     parser.add_argument(
         "--batch-size",
@@ -56,13 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="Memory of one device, such as 96GB or 80GiB (default: 24GB).",
     )
-    parser.add_argument(
-        "--json",
-        dest="file",
-        type=Path,
-        metavar="FILE",
-        help="JSON file that all numbers are written to (default: none).",
-    )
+    add_json_argument(parser)
 
 
 def run(
@@ -80,7 +69,7 @@ def run(
     file: Path | None,
 ) -> int:
     """Count, print the tables and the verdict, and return the exit status."""
-    config = MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
+    config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     step = min(STEP, context) if step is None else step
     floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
