@@ -20,6 +20,18 @@ PROMISED = {
 }
 
 
+NEW_NAMES = {
+    "CountedGroup": "InstrumentedGroup",
+    "Plan": "ParallelConfig",
+    "Share": "ShardSpec",
+    "WHOLE": "UNSHARDED",
+    "agree": "check_consistent",
+    "backend_named": "get_backend",
+    "shares_of": "all_shard_specs",
+    "started": "init_process_group",
+}
+
+
 def old(module: str, name: str):
     return getattr(importlib.import_module(f"mimo_v2_flash.{module}"), name)
 
@@ -36,6 +48,11 @@ def test_a_moved_name_is_the_new_one_and_warns(module, name, path):
 
 def test_what_was_promised_is_among_them():
     assert {(module, name) for module, name, _ in NAMES} >= PROMISED
+
+
+def test_other_names_than_these_are_unchanged():
+    new_names = {name: path.rpartition(".")[2] for _, name, path in NAMES}
+    assert {old: new for old, new in new_names.items() if old != new} == NEW_NAMES
 
 
 @pytest.mark.parametrize("module", MOVED)

@@ -38,5 +38,4 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 def add_renamed_option(parser: Any, name: str, old_name: str, **options: Any) -> None:
     """Declare the option `name`, and `old_name` as a hidden alias of it."""
     action = parser.add_argument(name, **options)
-    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-    parser.add_argument(old_name, dest=action.dest, **(options | hidden))
+    parser.add_argument(old_name, dest=action.dest, **(options | {"help": argparse.SUPPRESS}))
