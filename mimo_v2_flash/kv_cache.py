@@ -6,7 +6,7 @@ nothing. All integer arithmetic of slots and rows is in this module and runs on 
 MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class HybridCache:
     Attributes
     ----------
     layers
-        One flat cache per decoder layer.
+        One flat cache per decoder layer, with the keys and values of this rank's sequences.
     slots
         Slots per sequence in each layer.
     max_length
@@ -39,9 +39,12 @@ class HybridCache:
         Tokens that each sequence has; the next step starts at this position or before it.
     oldest_B
         The oldest position of each sequence that the ring buffers still hold.
-    local_rows
-        The sequences whose keys and values are in `layers`. Other ranks hold the others; every
-        rank has the length of every sequence.
+    rank_rows
+        The sequences of each data-parallel rank. Every rank has the length of every sequence.
+    rank
+        This rank's index in `rank_rows`.
+    first_row
+        Where this rank's first sequence lies in `layers`: not 0 in a `view`.
     """
 
     layers: tuple[KVCache, ...]
@@ -50,7 +53,9 @@ class HybridCache:
     window: int
     length_B: np.ndarray = field(repr=False)
     oldest_B: np.ndarray = field(repr=False)
-    local_rows: slice
+    rank_rows: tuple[slice, ...]
+    rank: int = 0
+    first_row: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -58,9 +63,44 @@ class HybridCache:
         return len(self.length_B)
 
     @property
+    def local_rows(self) -> slice:
+        """The sequences whose keys and values are in `layers`; other ranks hold the others."""
+        return self.rank_rows[self.rank]
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that `layers` has room for."""
+        return (self.layers[0].position_Z.shape[0] - 1) // self.slots[0]
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated; the system gives memory only to pages that were written."""
         return sum(part.nbytes for layer in self.layers for part in layer)
+
+    def view(self, start: int, stop: int) -> "HybridCache":
+        """Return the sequences from `start` to `stop` - 1 as a cache, which shares all arrays.
+
+        A step on the view writes this cache's keys, values and lengths.
+
+        Raises
+        ------
+        ValueError
+            If there are no such sequences.
+        """
+        if not 0 <= start < stop <= self.batch_size:
+            raise ValueError(f"view({start}, {stop}): the cache has {self.batch_size} sequences")
+
+        def within(row: int) -> int:
+            return min(max(row, start), stop) - start
+
+        rank_rows = tuple(slice(within(rows.start), within(rows.stop)) for rows in self.rank_rows)
+        return replace(
+            self,
+            length_B=self.length_B[start:stop],
+            oldest_B=self.oldest_B[start:stop],
+            rank_rows=rank_rows,
+            first_row=self.first_row + max(0, start - self.local_rows.start),
+        )
 
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
         """Raise ValueError if this cache does not fit a model with `layers`."""
@@ -73,62 +113,77 @@ class HybridCache:
         if actual != expected or slots != self.slots:
             raise ValueError("the cache was made by another model: use this one's new_cache")
 
-    def check_positions(self, position_BT: np.ndarray) -> None:
-        """Raise ValueError, naming the row, if a step at `position_BT` cannot be computed.
+    def check_positions(self, position_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (start_B, count_B): the first position and the number of tokens of each row.
 
         In a row, real tokens come first, at consecutive positions from at most `length_B` on, then
         padding at -1. A row may start before its end, which discards the tokens from there on: at
         0, or as far back as the ring buffers still hold the whole window before the start.
+
+        Raises
+        ------
+        ValueError
+            If a step at `position_BT` cannot be computed; the row is named.
         """
         if position_BT.ndim != 2 or len(position_BT) != self.batch_size:
             raise ValueError(
                 f"position_BT is {position_BT.shape}, the cache holds {self.batch_size} sequences"
             )
         count_B = np.sum(position_BT >= 0, axis=1)
-        for row, (position_T, count) in enumerate(zip(position_BT, count_B, strict=True)):
-            self._check_row(row, position_T, int(count))
-
-    def _check_row(self, row: int, position_T: np.ndarray, count: int) -> None:
-        start = int(position_T[0]) if count else 0
-        expected_T = np.full(position_T.shape, -1)
-        expected_T[:count] = np.arange(start, start + count)
-        if not np.array_equal(position_T, expected_T):
+        start_B = np.where(count_B > 0, position_BT[:, 0], self.length_B)
+        index_T = np.arange(position_BT.shape[1])
+        expected_BT = np.where(index_T < count_B[:, None], start_B[:, None] + index_T, -1)
+        needed_B = np.maximum(start_B - self.window + 1, 0)  # the oldest position in the window
+        is_wrong_B = (
+            np.any(position_BT != expected_BT, axis=1)
+            | (start_B + count_B > self.max_length)
+            | (start_B > self.length_B)
+            | ((count_B > 0) & (start_B > 0) & (needed_B < self.oldest_B))
+        )
+        if np.any(is_wrong_B):
+            row = int(np.argmax(is_wrong_B))
+            start, count, needed = int(start_B[row]), int(count_B[row]), int(needed_B[row])
+            ordered = np.array_equal(position_BT[row], expected_BT[row])
             raise ValueError(
-                f"position_BT row {row} is {position_T.tolist()}, expected consecutive positions "
-                "from 0 or more, then -1 for padding"
+                self._refusal(row, start, count, needed)
+                if ordered
+                else f"position_BT row {row} is {position_BT[row].tolist()}, expected consecutive "
+                "positions from 0 or more, then -1 for padding"
             )
+        return start_B, count_B
+
+    def _refusal(self, row: int, start: int, count: int, needed: int) -> str:
+        """Return why `count` tokens from `start` on cannot follow what a row holds."""
         if start + count > self.max_length:
-            raise ValueError(
+            return (
                 f"row {row} reaches position {start + count - 1}, the cache has room for "
                 f"{self.max_length} tokens (max_length)"
             )
         if start > self.length_B[row]:
-            raise ValueError(
+            return (
                 f"row {row} starts at position {start}, but the cache holds "
                 f"{self.length_B[row]} tokens of it: positions between would be missing"
             )
-        if count and start and max(0, start - self.window + 1) < self.oldest_B[row]:
-            raise ValueError(
-                f"row {row} starts at position {start}, but sliding layers hold positions from "
-                f"{self.oldest_B[row]} on and need {max(0, start - self.window + 1)}: at most "
-                f"{MAX_DRAFT_TOKENS} tokens can be taken back"
-            )
+        return (
+            f"row {row} starts at position {start}, but sliding layers hold positions from "
+            f"{self.oldest_B[row]} on and need {needed}: at most {MAX_DRAFT_TOKENS} tokens can be "
+            "taken back"
+        )
 
-    def begin_step(self, position_BT: np.ndarray) -> None:
-        """Record what a step at `position_BT` will overwrite, before it does.
+    def begin_step(self, start_B: np.ndarray, count_B: np.ndarray) -> None:
+        """Record what `count_B` tokens at `start_B` will overwrite, before they do.
 
         A step that fails afterwards leaves the tokens before it, and no others.
         """
-        start_B, end_B = position_BT[:, 0], np.max(position_BT, axis=1) + 1
-        self.length_B[:] = np.where(start_B >= 0, start_B, self.length_B)
         ring = slots_per_sequence(self.window, self.max_length)
-        oldest_B = np.where(start_B == 0, 0, self.oldest_B)
+        self.length_B[:] = np.where(count_B > 0, start_B, self.length_B)
+        oldest_B = np.where((count_B > 0) & (start_B == 0), 0, self.oldest_B)
+        end_B = np.where(count_B > 0, start_B + count_B, 0)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
 
-    def finish_step(self, position_BT: np.ndarray) -> None:
-        """Record that the tokens of a step at `position_BT` have been written."""
-        end_B = np.max(position_BT, axis=1) + 1
-        self.length_B[:] = np.where(end_B > 0, end_B, self.length_B)
+    def finish_step(self, count_B: np.ndarray) -> None:
+        """Record that the `count_B` tokens after `length_B` have been written."""
+        self.length_B[:] += count_B
 
 
 def slots_per_sequence(window: int, max_length: int) -> int:
@@ -142,7 +197,9 @@ def new_cache(
     batch_size: int,
     max_length: int,
     dtype: Any = np.float32,
-    local_rows: slice = slice(None),
+    rank_rows: tuple[slice, ...] = (),
+    rank: int = 0,
+    sequences: int | None = None,
 ) -> HybridCache:
     """Return an empty cache for `batch_size` sequences of up to `max_length` tokens.
 
@@ -152,8 +209,12 @@ def new_cache(
         The model's layers, with the heads of this rank.
     dtype
         Dtype of keys and values: float32 or bfloat16.
-    local_rows
-        The sequences of this rank.
+    rank_rows
+        The sequences of each data-parallel rank; by default one rank has them all.
+    rank
+        This rank's index in `rank_rows`.
+    sequences
+        Number of sequences to make room for; those of this rank if not given.
 
     Raises
     ------
@@ -165,8 +226,11 @@ def new_cache(
             f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"
         )
     dtype = as_float("new_cache: dtype", dtype)
+    rank_rows = rank_rows or (slice(0, batch_size),)
+    if sequences is None:
+        sequences = rank_rows[rank].stop - rank_rows[rank].start
     slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
-    caches, sequences = [], len(range(batch_size)[local_rows])
+    caches = []
     for spec, slot_count in zip(layers, slots, strict=True):
         attention, flat = spec.attention, sequences * slot_count + 1
         caches.append(
@@ -183,18 +247,25 @@ def new_cache(
         min(spec.attention.window for spec in layers),
         np.zeros(batch_size, np.int64),
         np.zeros(batch_size, np.int64),
-        local_rows,
+        rank_rows,
+        rank,
     )
 
 
-def slot_mapping(position_BT: np.ndarray, slots: int) -> np.ndarray:
-    """Return `slot_mapping_BT`, int32: each token's row of a flat cache.
+def slot_mapping(
+    position_N: np.ndarray, row_N: np.ndarray, end_N: np.ndarray, *, slots: int, trash: int
+) -> np.ndarray:
+    """Return `slot_mapping_N`, int32: each token's row of a flat cache.
 
     A sequence's rows are its slots: position mod `slots`. Padding, and tokens that later ones of
-    the same step would overwrite, go to the trash row, which is the last one.
+    the same step would overwrite, go to the row `trash`, which is the last one.
+
+    Parameters
+    ----------
+    position_N, row_N
+        Each token's position, -1 for padding, and its sequence in the flat cache.
+    end_N
+        The position after the last of the step's tokens in the same sequence.
     """
-    B = len(position_BT)
-    first_B1 = np.arange(B)[:, None] * slots
-    last_B1 = np.max(position_BT, axis=1, keepdims=True, initial=-1)
-    kept_BT = (position_BT >= 0) & (position_BT > last_B1 - slots)
-    return np.where(kept_BT, first_B1 + position_BT % slots, B * slots).astype(np.int32)
+    is_kept_N = (position_N >= 0) & (position_N >= end_N - slots)
+    return np.where(is_kept_N, row_N * slots + position_N % slots, trash).astype(np.int32)

@@ -13,8 +13,8 @@ from .generation.sampling import SamplingParams
 from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
-from .layers.network import Network
 from .layers.parallel_context import ParallelContext
+from .model_runner import ModelRunner, Step
 from .parallel import ALONE, HostGroup
 from .parallel_config import ParallelConfig
 from .weights.params import ModelWeights, fingerprint
@@ -41,7 +41,8 @@ class MiMoV2FlashModel:
         Ids of the experts to keep, as in the checkpoint; all of them if not given. Routers choose
         among these experts only.
     max_step : int
-        Chunk size: a step with more tokens per row runs in chunks of as many.
+        The most tokens that pass through the layers together, of all rows of a rank: a longer step
+        runs in several passes.
     backend : Backend, optional
         Backend that runs the layers; NumPy if not given.
     group : HostGroup, optional
@@ -89,7 +90,9 @@ class MiMoV2FlashModel:
             context.mode.process_weights(shard_weights(weights, config, context.shard_spec))
         )
         self.config, self.max_step, self._context = config, max_step, context
-        self._network = Network(config, backend, context, dtype)
+        self._runner = ModelRunner(
+            config, self.weights, backend, context, max_step=max_step, dtype=dtype
+        )
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
@@ -103,7 +106,7 @@ class MiMoV2FlashModel:
         """
         maximum = self.config.max_position_embeddings
         length = inputs.as_count("max_length", max_length, minimum=0, maximum=maximum)
-        return self._network.new_cache(batch_size, length, dtype)
+        return self._runner.new_cache(batch_size, length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.
@@ -160,8 +163,8 @@ class MiMoV2FlashModel:
             If tokens, positions and cache do not fit each other, or ranks disagree. Nothing is
             computed or changed then.
         """
-        args = self._step_args(token_BT, position_BT, cache, "logits_at", logits_at)
-        return self._network.logits(*args)[: len(token_BT)]
+        step = self._check_step(token_BT, position_BT, cache, "logits_at", logits_at)
+        return self._runner.forward(self._runner.logits, step, cache)[0]
 
     def greedy(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, *, at: Any = None
@@ -189,24 +192,26 @@ class MiMoV2FlashModel:
         ValueError
             As `step`.
         """
-        args = self._step_args(token_BT, position_BT, cache, "at", at)
-        token_Bn, logit_Bn = self._network.greedy(*args)
-        return token_Bn[: len(token_BT)], logit_Bn[: len(token_BT)]
+        step = self._check_step(token_BT, position_BT, cache, "at", at)
+        if self.config.vocab_size < self._context.parallel_config.tensor_parallel_size:
+            (logits_BnV,) = self._runner.forward(self._runner.logits, step, cache)
+            return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
+        token_Bn, logit_Bn = self._runner.forward(self._runner.greedy_tokens, step, cache)
+        return token_Bn, logit_Bn
 
-    def _step_args(
+    def _check_step(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, name: str, index_Bn: Any
-    ) -> tuple[Any, ...]:
-        """Return the arguments of `Network.logits` for a step, checked, with the batch padded."""
+    ) -> Step:
+        """Return a step, checked on all ranks; `name` is what the caller calls `index_Bn`."""
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
-        index_Bn, pad = inputs.as_indices(name, index_Bn, token_BT.shape), self._context.pad_batch
-        token_BT, position_BT = pad(token_BT, 0), pad(position_BT, -1)
-        cache.check_layers(self._network.layers)
-        cache.check_positions(position_BT)
+        index_Bn = inputs.as_indices(name, index_Bn, token_BT.shape)
+        cache.check_layers(self._runner.layers)
+        start_B, count_B = cache.check_positions(position_BT)
         self._context.check_consistent(
             token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}
         )
-        return pad(index_Bn, 0), token_BT, position_BT, cache, self.weights, self.max_step
+        return Step(token_BT, start_B, count_B, index_Bn)
 
     def generate(
         self,

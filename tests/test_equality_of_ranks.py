@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.layers.hooks import HookedLayers
+from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, decided_tokens
-from tests.support.rows import chunkings, prefill
+from tests.support.rows import chunkings, prefill, ragged
 from tests.support.spread import DISPATCHERS, admitting, dispatchers, favouring, on_ranks, plans
 from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
 
@@ -103,3 +105,52 @@ def test_drawn_tokens_are_those_of_one_rank():
     options = {"temperature": 1.2, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
     expected = running(model).generate(prompts, **options)
     assert on_ranks(model, plan, lambda m: m.generate(prompts, **options)) == expected
+
+
+@pytest.mark.parametrize("exchange", DISPATCHERS)
+@pytest.mark.parametrize(
+    "plan", [ParallelConfig(4, 1, 4), ParallelConfig(8, 4, 2), ParallelConfig(2, 2, 2)], ids=str
+)
+def test_a_view_may_lie_across_ranks_or_on_one_alone(plan, exchange):
+    model = tiny(admitting(Recipe(), plan))
+    token_BT = random_tokens(model, 6, 5)
+    position_BT = np.broadcast_to(np.arange(5), (6, 5))
+    expected_BTV = running(model).forward(token_BT)
+
+    def program(ours):
+        cache, logits = ours.new_cache(6, 9), np.zeros_like(expected_BTV)
+        for rows in (slice(1, 5), slice(0, 1), slice(5, 6)):
+            view = cache.view(rows.start, rows.stop)
+            logits[rows] = ours.step(token_BT[rows], position_BT[rows], view)
+        return logits, cache.length_B
+
+    logits_BTV, length_B = on_ranks(model, plan, program, exchange=exchange)
+    assert_agrees(logits_BTV, expected_BTV, scale=float(np.ptp(expected_BTV)))
+    assert length_B.tolist() == [5] * 6
+
+
+@pytest.mark.parametrize("plan", [ParallelConfig(4, 1, 4), ParallelConfig(4, 2, 2)], ids=str)
+def test_ranks_compute_their_tokens_and_no_padding(plan):
+    """With the ragged exchange every rank brings as many tokens as its rows have."""
+    model, group = tiny(admitting(Recipe(), plan)), ThreadGroup(4)
+    lengths = [9, 2, 5, 0, 1]
+    step = ragged([random_tokens(model, length) for length in lengths], [0] * 5)
+
+    def routed(rank: int) -> int:
+        tokens = []
+
+        def hook(call):
+            if call.part == "moe":
+                position_N, ids = call.args[1:3]
+                part = call.function.split_tokens(position_N, ids.tensor_rank_1, T, padding=-1)
+                assert np.all(part >= 0)
+                tokens.append(len(part))
+
+        T = plan.tensor_parallel_size
+        options = {"group": group, "plan": plan, "exchange": "all_to_all"}
+        ours = running(model, backend=HookedLayers(hook), **options)
+        ours.step(*step, ours.new_cache(5, 9))
+        assert len(set(tokens)) == 1
+        return tokens[0]
+
+    assert sum(group.run(routed)) == sum(lengths)

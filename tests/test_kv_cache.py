@@ -33,9 +33,9 @@ def cache_of(window=4, *, batch_size=1, max_length=20, **options) -> HybridCache
 def stepped(cache: HybridCache, *position_BT) -> HybridCache:
     """Return `cache` after steps at these positions; keys and values are not written."""
     for step_BT in map(np.array, position_BT):
-        cache.check_positions(step_BT)
-        cache.begin_step(step_BT)
-        cache.finish_step(step_BT)
+        start_B, count_B = cache.check_positions(step_BT)
+        cache.begin_step(start_B, count_B)
+        cache.finish_step(count_B)
     return cache
 
 
@@ -84,11 +84,15 @@ def test_a_new_cache_is_empty():
 
 
 def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
-    cache = cache_of(batch_size=5, local_rows=slice(2, 4))
+    rank_rows = slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 5)
+    cache = cache_of(batch_size=5, rank_rows=rank_rows, rank=1)
     for layer, slots in zip(cache.layers, cache.slots, strict=True):
         assert [len(part) for part in layer] == [2 * slots + 1] * 3
     assert len(cache.length_B) == cache.batch_size == 5
-    assert [len(part) for part in cache_of(local_rows=slice(0, 0)).layers[0]] == [1] * 3
+    assert (cache.local_rows, cache.sequences) == (slice(2, 4), 2)
+    empty = cache_of(batch_size=5, rank_rows=rank_rows, rank=3)
+    assert [len(part) for part in empty.layers[0]] == [1] * 3
+    assert cache_of(batch_size=5, rank_rows=rank_rows, rank=3, sequences=2).sequences == 2
 
 
 @pytest.mark.parametrize(
@@ -115,15 +119,48 @@ def expected_row(position: int, last: int, sequence: int, sequences: int, slots:
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1), st.integers(1, 12))
 def test_every_token_has_its_row(starts_and_counts, slots):
     starts, counts = zip(*starts_and_counts, strict=True)
-    position_BT = positions(starts, counts, 9)
-    slot_mapping_BT = slot_mapping(position_BT, slots)
-    assert slot_mapping_BT.dtype == np.int32
-    assert slot_mapping_BT.tolist() == [
-        [expected_row(position, max(row), index, len(starts), slots) for position in row]
+    position_BT, trash = positions(starts, counts, 9), len(starts) * slots
+    slot_mapping_N = slot_mapping(
+        position_BT.ravel(),
+        np.repeat(np.arange(len(starts)), 9),
+        np.repeat(np.add(starts, counts), 9),
+        slots=slots,
+        trash=trash,
+    )
+    assert slot_mapping_N.dtype == np.int32
+    assert slot_mapping_N.tolist() == [
+        expected_row(position, max(row), index, len(starts), slots)
         for index, row in enumerate(position_BT.tolist())
+        for position in row
     ]
-    written = slot_mapping_BT[slot_mapping_BT < len(starts) * slots]
+    written = slot_mapping_N[slot_mapping_N < trash]
     assert len(written) == len(set(written.tolist()))
+
+
+def test_a_view_shares_everything_and_sees_its_sequences_alone():
+    cache = stepped(cache_of(batch_size=4), [[0, -1], [0, 1], [0, 1], [-1, -1]])
+    view = cache.view(1, 3)
+    assert (view.batch_size, view.length_B.tolist(), view.first_row) == (2, [2, 2], 1)
+    assert view.layers is cache.layers
+    stepped(view, [[2, 3], [-1, -1]])
+    assert cache.length_B.tolist() == [1, 4, 2, 0]
+    assert view.view(1, 2).first_row == 2
+    stepped(view.view(0, 1), [range(4, 16)])
+    assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([1, 16, 2, 0], [0, 9, 0, 0])
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_a_view_has_what_is_left_of_each_ranks_rows(rank):
+    rank_rows = slice(0, 3), slice(3, 5), slice(5, 6)
+    view = cache_of(batch_size=6, rank_rows=rank_rows, rank=rank).view(1, 4)
+    assert view.rank_rows == (slice(0, 2), slice(2, 3), slice(3, 3))
+    assert view.first_row == (1 if rank == 0 else 0)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 1), (2, 1), (0, 3)])
+def test_a_view_of_sequences_that_are_not_there_is_refused(start, stop):
+    with pytest.raises(ValueError, match=rf"view\({start}, {stop}\): the cache has 2 sequences"):
+        cache_of(batch_size=2).view(start, stop)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
+from mimo_v2_flash.layers.hooks import HookedLayers
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import assert_same_logits
 from tests.support.rows import prefill, ragged
@@ -43,7 +44,7 @@ def test_a_longer_step_runs_as_consecutive_chunks(expected_TV, max_step):
     backend = WatchingBackend()
     model = running(tiny(), max_step=max_step, backend=backend)
     assert_same_logits(model.forward([LONG])[0], expected_TV)
-    assert max(position_BT.shape[1] for _, position_BT in backend.calls) == min(max_step, 40)
+    assert max(len(step.position_N) for _, step in backend.calls) == min(max_step, 40)
 
 
 @given(st.lists(st.tuples(st.integers(0, 39), st.integers(0, 6)), min_size=1, max_size=4))
@@ -108,6 +109,64 @@ def test_two_caches_take_turns_without_seeing_each_other(expected_TV):
     assert_same_logits(np.concatenate(parts), expected_TV)
 
 
+@settings(max_examples=20)
+@given(st.data())
+def test_a_step_on_a_view_is_that_of_its_sequences_alone(expected_TV, data):
+    """Runs of rows go on in turn; whatever their neighbours hold, each row's logits are its own."""
+    cache, rows = MODEL.new_cache(4, len(LONG)), [LONG, SHORT, LONG[:20], LONG]
+    ends, done = [len(row) for row in rows], [0] * 4
+    others = [MODEL.forward([row])[0] for row in rows]
+    while done != ends:
+        first = data.draw(st.sampled_from([row for row in range(4) if done[row] < ends[row]]))
+        last = data.draw(st.integers(first, 3))
+        counts = [
+            data.draw(st.integers(row == first, max(1, min(9, ends[row] - done[row]))))
+            if done[row] < ends[row]
+            else 0
+            for row in range(first, last + 1)
+        ]
+        parts = [
+            rows[first + index][done[first + index] :][:count] for index, count in enumerate(counts)
+        ]
+        step = ragged(parts, done[first : last + 1])
+        logits_BTV = MODEL.step(*step, cache.view(first, last + 1))
+        for index, part in enumerate(parts):
+            row, count = first + index, len(part)
+            expected = others[row][done[row] : done[row] + count]
+            if count:
+                assert_same_logits(logits_BTV[index, :count], expected)
+            done[row] += count
+        assert cache.length_B.tolist() == done
+
+
+def test_32_sequences_decode_in_one_attention_call_whoever_is_idle():
+    calls = []
+
+    def hook(call):
+        if call.part == "attend":
+            calls.append(call.args[3])
+
+    model = running(tiny(), backend=HookedLayers(hook))
+    cache = model.new_cache(40, 9)
+    is_idle_B = np.arange(40) % 5 == 0
+    model.step(np.zeros((40, 1), int), np.where(is_idle_B, -1, 0)[:, None], cache)
+    assert [position_BT.shape for position_BT in calls] == [(39, 1)] * len(tiny().config.layers)
+    for position_BT in calls:
+        np.testing.assert_array_equal(position_BT[:, 0] >= 0, ~is_idle_B[1:])
+
+
+def test_padding_is_not_computed():
+    sizes = set()
+
+    def hook(call):
+        if call.part in {"attention", "feed_forward", "layer"}:
+            sizes.add(len(call.args[0]))
+
+    model = running(tiny(), backend=HookedLayers(hook), max_step=11)
+    model.step(*ragged([SHORT, SHORT[:0], SHORT[:1], LONG[:9]], [0] * 4), model.new_cache(4, 40))
+    assert sizes == {11, 6}
+
+
 def test_a_bfloat16_cache_stays_close():
     # Every expert is chosen: rounding would send some tokens to another one.
     model = running(tiny(Recipe(experts=3, experts_per_token=3)))
@@ -163,12 +222,12 @@ def test_nothing_that_the_cache_holds_is_computed_again():
     backend, streamed = WatchingBackend(), []
 
     def on_token(row: int, token: int) -> None:
-        streamed.append((row, token, sum(backend.tokens())))
+        streamed.append((row, token, sum(backend.tokens(3))))
 
     model = running(tiny(), backend=backend)
     completions = model.generate(PROMPTS, max_new_tokens=9, on_token=on_token)
     layers = len(tiny().config.layers)
-    assert backend.tokens() == [layers * (len(prompt) + 9 - 1) for prompt in PROMPTS]
+    assert backend.tokens(3) == [layers * (len(prompt) + 9 - 1) for prompt in PROMPTS]
     prompts = sum(map(len, PROMPTS))
     assert streamed == [
         (row, completions[row][index], layers * (prompts + 3 * index))

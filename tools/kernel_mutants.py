@@ -45,23 +45,23 @@ KERNEL_MUTANTS = (
     _kernel(
         "mean of magnitudes instead of squares",
         "rmsnorm",
-        "np.mean(np.square(wide_BTD)",
-        "np.mean(np.abs(wide_BTD)",
+        "np.mean(np.square(wide_ND)",
+        "np.mean(np.abs(wide_ND)",
     ),
     _kernel(
         "full rotation",
         "rope_partial",
-        "R, Q = cos_LR.shape[-1], x_BTHQ.shape[-1]",
-        "R = Q = x_BTHQ.shape[-1]; R = R // 2; cos_LR = np.resize(cos_LR, (len(cos_LR), R));"
+        "R, Q = cos_LR.shape[-1], x_NHQ.shape[-1]",
+        "R = Q = x_NHQ.shape[-1]; R = R // 2; cos_LR = np.resize(cos_LR, (len(cos_LR), R));"
         " sin_LR = np.resize(sin_LR, (len(sin_LR), R))",
     ),
     _kernel(
         "neighbours rotated instead of halves",
         "rope_partial",
-        "    low_BTHR = x_BTHQ[..., :R].astype(np.float32)\n"
-        "    high_BTHR = x_BTHQ[..., R : 2 * R].astype(np.float32)",
-        "    low_BTHR = x_BTHQ[..., : 2 * R : 2].astype(np.float32)\n"
-        "    high_BTHR = x_BTHQ[..., 1 : 2 * R : 2].astype(np.float32)",
+        "    low_NHR = x_NHQ[..., :R].astype(np.float32)\n"
+        "    high_NHR = x_NHQ[..., R : 2 * R].astype(np.float32)",
+        "    low_NHR = x_NHQ[..., : 2 * R : 2].astype(np.float32)\n"
+        "    high_NHR = x_NHQ[..., 1 : 2 * R : 2].astype(np.float32)",
     ),
     _kernel(
         "wrong theta",
@@ -72,8 +72,8 @@ KERNEL_MUTANTS = (
     _kernel(
         "angles turn the other way",
         "rope_partial",
-        "low_BTHR * cos_BT1R - high_BTHR",
-        "low_BTHR * cos_BT1R + high_BTHR",
+        "low_NHR * cos_N1R - high_NHR",
+        "low_NHR * cos_N1R + high_NHR",
     ),
     _kernel(
         "window one short",
@@ -130,8 +130,8 @@ KERNEL_MUTANTS = (
     _kernel(
         "padding is remembered",
         "kv_cache",
-        "np.where(row_N == trash, -1, ",
-        "np.where(row_N > trash, -1, ",
+        "np.where(slot_mapping_N == position_Z.shape[0] - 1, ",
+        "np.where(slot_mapping_N >= position_Z.shape[0], ",
     ),
     _kernel(
         "bias in the weights",

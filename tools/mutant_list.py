@@ -9,15 +9,15 @@ MUTANTS = (
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
-        "v_BTKC * np.float32(self.spec.value_scale).astype(x_BTD.dtype)",
-        "v_BTKC",
+        "v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)",
+        "v_NKC",
         ("tests/layers/test_attention.py",),
     ),
     Mutant(
         "one theta for both kinds",
-        "mimo_v2_flash/layers/stack.py",
-        "key = (spec.rotary_dim, spec.rope_theta)",
-        "key = (spec.rotary_dim, 0.0)",
+        "mimo_v2_flash/model_runner.py",
+        "key = (kind.rotary_dim, kind.rope_theta)",
+        "key = (kind.rotary_dim, 0.0)",
         ("tests/test_features.py",),
     ),
     Mutant(
@@ -30,8 +30,8 @@ MUTANTS = (
     Mutant(
         "the ring keeps a long step's first tokens",
         "mimo_v2_flash/kv_cache.py",
-        "(position_BT > last_B1 - slots)",
-        "(position_BT < slots)",
+        "(position_N >= end_N - slots)",
+        "(position_N < slots)",
         ("tests/test_kv_cache.py",),
     ),
     Mutant(
@@ -85,9 +85,9 @@ MUTANTS = (
     ),
     Mutant(
         "every rank that shares heads routes the same tokens",
-        "mimo_v2_flash/layers/feed_forward.py",
-        "index_n = rank_1 * np.int32(local_tokens)",
-        "index_n = rank_1 * np.int32(0)",
+        "mimo_v2_flash/layers/eager_mode.py",
+        "return x_N[rank * part : (rank + 1) * part]",
+        "return x_N[:part]",
         ("tests/test_equality_of_ranks.py",),
     ),
     Mutant(
@@ -101,26 +101,26 @@ MUTANTS = (
         "a rank without tokens leaves the exchange",
         "mimo_v2_flash/layers/decoder.py",
         "        y_ND, overflow_1 = self.feed_forward(",
-        "        if not B * T:\n            return np.zeros(1), x_BTD\n"
+        "        if not len(x_ND):\n            return x_ND, None\n"
         "        y_ND, overflow_1 = self.feed_forward(",
         ("tests/test_equality_of_ranks.py",),
     ),
     Mutant(
         "what overflowed is not answered again",
-        "mimo_v2_flash/layers/passage.py",
+        "mimo_v2_flash/model_runner.py",
         "if not np.any(np.asarray(overflow_1)):",
         "if True:",
-        ("tests/layers/test_passage.py",),
+        ("tests/test_model_runner.py",),
     ),
     Mutant(
         "attention runs again with the experts",
-        "mimo_v2_flash/layers/passage.py",
-        "            args = x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights\n",
-        "            x_BTD = self._attention_block(\n"
-        "                x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length\n"
+        "mimo_v2_flash/model_runner.py",
+        "            y_ND, overflow_1 = self.feed_forward_block(\n",
+        "            x_ND = self.attention_block(\n"
+        "                x_ND, metadata, cache, weights.attention_norm_D, weights.attention\n"
         "            )\n"
-        "            args = x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights\n",
-        ("tests/layers/test_passage.py",),
+        "            y_ND, overflow_1 = self.feed_forward_block(\n",
+        ("tests/test_model_runner.py",),
     ),
     Mutant(
         "every rank counts its words from 0",
@@ -131,9 +131,53 @@ MUTANTS = (
     ),
     Mutant(
         "chunks after the last answer are not computed",
-        "mimo_v2_flash/layers/network.py",
-        "                logits_BnV = chunk_BnV\n                continue",
-        "                return chunk_BnV",
-        ("tests/layers/test_network.py",),
+        "mimo_v2_flash/model_runner.py",
+        "            if len(row_N):\n",
+        "            if len(row_N) and not np.all(is_in_pass_Bn):\n"
+        "                break\n"
+        "            if len(row_N):\n",
+        ("tests/test_model_runner.py",),
+    ),
+    Mutant(
+        "an idle sequence attends",
+        "mimo_v2_flash/layers/forward_batch.py",
+        "return np.where(self.token_BT < 0, np.int32(-1), position_BT)",
+        "return position_BT",
+        ("tests/layers/test_forward_batch.py",),
+    ),
+    Mutant(
+        "a view writes its neighbour's slots",
+        "mimo_v2_flash/layers/eager_mode.py",
+        "cache.first_row + row_N,",
+        "row_N,",
+        ("tests/test_model.py",),
+    ),
+    Mutant(
+        "a view reads its neighbour's slots",
+        "mimo_v2_flash/layers/eager_mode.py",
+        "first_row + first,",
+        "first,",
+        ("tests/test_model.py",),
+    ),
+    Mutant(
+        "a pass begins its rows anew",
+        "mimo_v2_flash/model_runner.py",
+        "start_B = step.start_B + first_B",
+        "start_B = step.start_B",
+        ("tests/test_model_runner.py",),
+    ),
+    Mutant(
+        "rows of one rank are cut into passes as if they followed those of another",
+        "mimo_v2_flash/layers/eager_mode.py",
+        "before_B[rows] -= before_B[rows][:1]",
+        "before_B[rows] -= 0",
+        ("tests/layers/test_eager_mode.py",),
+    ),
+    Mutant(
+        "padding of a few tokens chooses experts",
+        "mimo_v2_flash/layers/eager_dispatchers.py",
+        "np.pad(expert_NA, missing, constant_values=num_experts)",
+        "np.pad(expert_NA, missing)",
+        ("tests/layers/test_eager_dispatchers.py", "tests/layers/test_dispatch_stats.py"),
     ),
 )

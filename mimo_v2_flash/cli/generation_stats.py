@@ -45,7 +45,7 @@ class GenerationStats(NumpyBackend):
         self._first_expert = setup.shard_spec.expert_range(config.n_routed_experts).start
         self._experts_per_layer = [spec.num_experts for spec in config.layers]
         self._touched_LE = np.zeros((len(config.layers), config.n_routed_experts), np.int64)
-        self._hooked = HookedLayers(len(config.layers), self._count_experts)
+        self._hooked = HookedLayers(self._count_experts)
 
     def begin(self) -> None:
         """Discard all statistics, and start the clock."""
@@ -53,12 +53,13 @@ class GenerationStats(NumpyBackend):
         self.dispatch.reset()
         self.times = [time.perf_counter()]
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function`; a decoder layer is wrapped so that its calls are counted."""
         self.is_eager = True
-        if not isinstance(function, DecoderLayer):
-            return function
-        return self.dispatch.wrap_layer(self._hooked.compile(function))
+        hooked = self._hooked.compile(function)
+        return self.dispatch.wrap_layer(hooked) if isinstance(function, DecoderLayer) else hooked
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers computed a token on any rank, and of how many."""

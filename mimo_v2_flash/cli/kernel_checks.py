@@ -26,8 +26,8 @@ Q, C, ROTARY_DIM, WINDOW, D = 192, 128, 64, 129, 24
 
 
 def _rmsnorm(random: Random) -> Pairs:
-    x_BTD, weight_D = normal(random, 2, 3, 64), normal(random, 64)
-    return beside_oracle("rmsnorm", "rmsnorm", x_BTD, weight_D, epsilon=1e-5)
+    x_ND, weight_D = normal(random, 6, 64), normal(random, 64)
+    return beside_oracle("rmsnorm", "rmsnorm", x_ND, weight_D, epsilon=1e-5)
 
 
 def _softmax(random: Random) -> Pairs:
@@ -36,15 +36,15 @@ def _softmax(random: Random) -> Pairs:
 
 
 def _rope_partial(random: Random) -> Pairs:
-    x_BTHQ = normal(random, 2, 3, 2, Q)
-    position_BT = random.integers(0, 4000, (2, 3), dtype=np.int32)
+    x_NHQ = normal(random, 6, 2, Q)
+    position_N = random.integers(0, 4000, 6, dtype=np.int32)
     cos_LR, sin_LR = rope_table(length=4000, rotary_dim=ROTARY_DIM, theta=5e6)
-    return beside_oracle("rope_partial", "rope_partial", x_BTHQ, position_BT, cos_LR, sin_LR)
+    return beside_oracle("rope_partial", "rope_partial", x_NHQ, position_N, cos_LR, sin_LR)
 
 
 def _token_embedding(random: Random) -> Pairs:
-    token_BT = random.integers(0, 50, (2, 3), dtype=np.int32)
-    return beside_oracle("token_embedding", "token_embedding", token_BT, normal(random, 50, D))
+    token_N = random.integers(0, 50, 6, dtype=np.int32)
+    return beside_oracle("token_embedding", "token_embedding", token_N, normal(random, 50, D))
 
 
 def _lm_head(random: Random) -> Pairs:
@@ -83,15 +83,17 @@ def _attention_swa(random: Random) -> Pairs:
 
 def _kv_cache(random: Random) -> Pairs:
     actual, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
-    position_BT = np.array([[4, 5], [3, -1]], np.int32)
-    slot_mapping_BT = np.array([[1, 2], [3, 6]], np.int32)
-    tokens = normal(random, 2, 2, 2, Q), normal(random, 2, 2, 2, C), position_BT, slot_mapping_BT
+    position_N = np.array([4, 5, 3, -1], np.int32)
+    slot_mapping_N = np.array([1, 2, 3, 6], np.int32)
+    tokens = normal(random, 4, 2, Q), normal(random, 4, 2, C), position_N, slot_mapping_N
     write_tokens(actual, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
-    read = prior_tokens(actual, sequences=2, kv_length=3)
-    return list(
-        zip(read, cache_oracle.prior_tokens(expected, sequences=2, kv_length=3), strict=True)
+    reads: dict[str, Any] = {"slots": 3, "rows": range(2), "kv_length": 3}
+    read, expected_read = (
+        prior_tokens(actual, **reads),
+        cache_oracle.prior_tokens(expected, **reads),
     )
+    return list(zip(read, expected_read, strict=True))
 
 
 def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:

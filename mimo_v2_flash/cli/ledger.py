@@ -12,7 +12,7 @@ from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.execution.pytree import tree_arrays
 
 from .deployment import Deployment
-from .program_names import layer_parts
+from .program_names import layer_parts, sequence_run
 from .step_programs import StepCalls, StepPrograms, step_programs
 
 __all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price"]
@@ -115,12 +115,18 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
 
 def _shape(program: RecordedProgram) -> ProgramShape:
     arguments, (attention, network) = program.arguments, layer_parts(program.function)
-    rows, tokens = next(iter(tree_arrays(arguments).values())).shape[:2]
+    rows, tokens = next(iter(tree_arrays(arguments).values())).shape[0], 1
     if "row_N" in arguments:  # the head computes the logits of these tokens only
-        rows, tokens = len(arguments["row_N"]), 1
-    kv_length = arguments.get("kv_length", 0)
-    local_tokens = arguments.get("local_tokens", rows * tokens)
-    window = attention.spec.window if attention else NO_WINDOW
+        rows = len(arguments["row_N"])
+    run = sequence_run(program)
+    if run:
+        rows, tokens = run.rows, run.tokens
+    ranks = network.tensor_group.size if network else 1  # each dispatches a part of the tokens
     return ProgramShape(
-        rows, tokens, local_tokens, kv_length, window, getattr(network, "experts_per_token", 0)
+        rows,
+        tokens,
+        local_tokens=-(-rows * tokens // ranks),
+        kv_length=run.kv_length if run else 0,
+        window=attention.spec.window if attention else NO_WINDOW,
+        experts_per_token=getattr(network, "experts_per_token", 0),
     )

@@ -10,8 +10,9 @@ from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.layers.attention import Attention
 from mimo_v2_flash.layers.decoder import AttentionBlock, DecoderLayer, FeedForwardBlock
 from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
+from mimo_v2_flash.layers.forward_batch import SequenceRun
 
-__all__ = ["layer_parts", "program_name", "unique_names"]
+__all__ = ["layer_parts", "program_name", "sequence_run", "unique_names"]
 
 LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 """Labels in names, by the program's argument; manifests and `--json` hold them, so they stay."""
@@ -32,26 +33,34 @@ def unique_names(programs: Sequence[RecordedProgram]) -> list[str]:
 def program_name(program: RecordedProgram) -> str:
     """Return a name such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
-    "4 x 1 tokens" are this rank's sequences x tokens of each; a head may see only some of them.
+    "4 x 1 tokens" are this rank's sequences x tokens of each; a program without attention knows
+    tokens alone, and a head may see only some of them.
     "filled" is the KV length, "slots" the send capacity to each rank and "seats" the capacity of
     each expert, in tokens.
     """
     arguments = program.arguments
-    x_BT = next(value for value in arguments.values() if hasattr(value, "shape"))
-    dispatcher = arguments.get("dispatcher")
-    sizes = arguments | (vars(dispatcher) if is_dataclass(dispatcher) else {})
+    run, dispatcher = sequence_run(program), arguments.get("dispatcher")
+    sizes = {"kv_length": run.kv_length} if run else {}
+    sizes |= vars(dispatcher) if is_dataclass(dispatcher) else {}
     labels = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]
-    rows, tokens = x_BT.shape[:2]
+    x_N = next(value for value in arguments.values() if hasattr(value, "shape"))
     seen = f"{len(arguments['row_N'])} of " if "row_N" in arguments else ""
-    return ", ".join([_function_name(program.function), f"{seen}{rows} x {tokens} tokens", *labels])
+    tokens = f"{run.rows} x {run.tokens}" if run else f"{seen}{x_N.shape[0]}"
+    return ", ".join([_function_name(program.function), f"{tokens} tokens", *labels])
+
+
+def sequence_run(program: RecordedProgram) -> SequenceRun | None:
+    """Return the rectangle in which a program's tokens attend; None if it has no attention."""
+    metadata = program.arguments.get("metadata")
+    return metadata.runs[0] if metadata else None
 
 
 def layer_parts(function: Any) -> tuple[Attention | None, FeedForward | None]:
     """Return the attention and the feed-forward part of a program; None for a part it lacks."""
-    return (
-        function.attention if isinstance(function, (DecoderLayer, AttentionBlock)) else None,
-        function.feed_forward if isinstance(function, (DecoderLayer, FeedForwardBlock)) else None,
-    )
+    blocks = vars(function).values() if isinstance(function, DecoderLayer) else (function,)
+    parts = {type(block): block for block in blocks}
+    attention, feed_forward = parts.get(AttentionBlock), parts.get(FeedForwardBlock)
+    return attention and attention.attention, feed_forward and feed_forward.feed_forward
 
 
 def _function_name(function: Any) -> str:

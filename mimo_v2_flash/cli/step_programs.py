@@ -99,7 +99,7 @@ def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashMode
     return MiMoV2FlashModel(
         _weights(config, deployment.weight_dtype, plan.shard_spec(0)),
         config,
-        max_step=deployment.chunk,
+        max_step=deployment.chunk * deployment.batch_size // plan.data_parallel_size,
         backend=recorder,
         group=FakeGroup(plan.world_size),
         plan=plan,

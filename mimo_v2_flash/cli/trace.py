@@ -81,16 +81,16 @@ def trace_prompt(
 
     def hook(call: HookCall) -> None:
         if (call.layer, call.part) == (0, "layer"):
-            keep("embedding", call.args[0][0])
+            keep("embedding", call.args[0])
         for tensor in TENSORS:
             if tensor.take and tensor.part == call.part:
                 keep(layer_name(call.layer, tensor), tensor.take(call))
 
-    backend = HookedLayers(config.num_hidden_layers, hook)
+    backend = HookedLayers(hook)
     model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
     logits_TV = model.forward([token_T])[0]
     tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
-    last_BTD = tensors[f"layers.{config.num_hidden_layers - 1}.output"][None]
-    final_TD = rmsnorm(last_BTD, weights.final_norm_D, epsilon=config.layernorm_epsilon)[0]
+    last_TD = tensors[f"layers.{config.num_hidden_layers - 1}.output"]
+    final_TD = rmsnorm(last_TD, weights.final_norm_D, epsilon=config.layernorm_epsilon)
     first = {"tokens": np.asarray(token_T), "positions": np.arange(len(logits_TV))}
     return first | tensors | {"final_norm": final_TD, "logits": logits_TV}

@@ -99,10 +99,10 @@ TENSORS = (
         "TD",
         "input of attention: the layer's hidden states, normalised",
         "attention",
-        lambda c: c.args[0][0],
+        lambda c: c.args[0],
     ),
-    TraceTensor("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0][0]),
-    TraceTensor("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1][0]),
+    TraceTensor("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0]),
+    TraceTensor("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1]),
     TraceTensor(
         "attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[2][0]
     ),
@@ -130,7 +130,7 @@ TENSORS = (
         "TD",
         "output of attention, before the residual sum",
         "attention",
-        lambda c: c.output[0],
+        lambda c: c.output,
     ),
     TraceTensor(
         "feed_forward.norm",
@@ -172,7 +172,7 @@ TENSORS = (
         "feed_forward",
         lambda c: c.output[0],
     ),
-    TraceTensor("output", "TD", "hidden states after the layer", "layer", lambda c: c.output[0]),
+    TraceTensor("output", "TD", "hidden states after the layer", "layer", lambda c: c.output),
     TraceTensor(
         "final_norm",
         "TD",

@@ -21,9 +21,12 @@ class Backend(Protocol):
     def to_device(self, tree: Any) -> Any:
         """Return the pytree `tree` with its arrays moved to the device."""
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function` as a program of this backend, with the same signature.
 
         A program also takes host arrays, except for buffers that it updates in place: those must
-        be on the device. Its first input may be donated, that is overwritten by the output.
+        be on the device. `donate` names an array parameter whose buffer the program may overwrite
+        with the function's first output, of the same shape and dtype, as jax's `donate_argnames`.
         """

@@ -85,16 +85,18 @@ class NeuronBackend:
         arrays = {path: self._memory.upload(array) for path, array in tree_arrays(tree).items()}
         return tree_replace(tree, arrays)
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function` as programs, one per signature of the arguments.
 
         Inputs may be host arrays, except for buffers that are updated in place, which must be on
-        the device. The first input is donated if the first output has its shape and dtype. Memory
-        of the other outputs is reused once they are garbage-collected.
+        the device. The array parameter `donate` gives its buffer to the first output. Memory of
+        the other outputs is reused once they are garbage-collected.
         """
 
         def program(*args: Any, **kwargs: Any) -> Any:
-            call = ProgramCall.of(function, *args, **kwargs)
+            call = ProgramCall.of(function, donate, *args, **kwargs)
             if call.key not in self._loaded:
                 self._loaded[call.key] = self._load(call)
             return self._loaded[call.key](call.arrays)
@@ -102,7 +104,7 @@ class NeuronBackend:
         return program
 
     def _load(self, call: ProgramCall) -> _Program:
-        traced = trace(call.function, call.arguments)
+        traced = trace(call.function, call.arguments, donate=call.donate)
         check_on_device(traced, call.arrays, DeviceArray)
         check_same_program(self._group, canonical(traced.module))
         neff = Path(run_on_rank_0(self._group, lambda: self._neff(traced.module)))

@@ -15,6 +15,8 @@ class NumpyBackend:
         """Return `tree` itself."""
         return tree
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function` itself."""
         return function

@@ -19,15 +19,18 @@ __all__ = ["ProgramCall", "check_on_device", "fill_outputs"]
 
 @dataclass(frozen=True)
 class ProgramCall:
-    """A function call, with the arguments by parameter name."""
+    """A function call, with the arguments by parameter name, one of which may be donated."""
 
     function: Callable[..., Any]
+    donate: str | None
     arguments: dict[str, Any]
 
     @classmethod
-    def of(cls, function: Callable[..., Any], *args: Any, **kwargs: Any) -> "ProgramCall":
+    def of(
+        cls, function: Callable[..., Any], donate: str | None, *args: Any, **kwargs: Any
+    ) -> "ProgramCall":
         """Return the call `function(*args, **kwargs)`."""
-        return cls(function, signature_of(function).bind(*args, **kwargs).arguments)
+        return cls(function, donate, signature_of(function).bind(*args, **kwargs).arguments)
 
     @cached_property
     def arrays(self) -> dict[str, Any]:
@@ -37,16 +40,16 @@ class ProgramCall:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Key of the call's program: the function and the signature of the arguments."""
-        return self.function, tree_signature(self.arguments)
+        return self.function, self.donate, tree_signature(self.arguments)
 
 
 def check_on_device(traced: "TracedProgram", arrays: Mapping[str, Any], kind: type) -> None:
     """Raise TypeError if a buffer that the program updates in place is not on the device.
 
     The caller would never see the update: the program would write into a copy. Arrays on the
-    device are of type `kind`. The first input may be a host array, since it is returned.
+    device are of type `kind`. A donated input may be a host array: what overwrites it is returned.
     """
-    updated = set(traced.in_place.values()) - {traced.inputs[0]}
+    updated = set(traced.in_place.values()) - {traced.donated}
     if on_host := [path for path in updated if not isinstance(arrays[path], kind)]:
         raise TypeError(
             f"{', '.join(sorted(on_host))}: updated in place, but not on the device; "

@@ -76,13 +76,15 @@ class ProgramRecorder:
         """Return `tree` with meta arrays in place of its arrays."""
         return meta_arrays(tree)
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function` as programs that are recorded, one per signature of the arguments."""
 
         def program(*args: Any, **kwargs: Any) -> Any:
-            call = ProgramCall.of(function, *args, **kwargs)
+            call = ProgramCall.of(function, donate, *args, **kwargs)
             if call.key not in self._numbers:
-                self._numbers[call.key] = self._record(function, meta_arrays(call.arguments))
+                self._numbers[call.key] = self._record(call)
             number = self._numbers[call.key]
             self.calls[number] += 1
             outputs = [
@@ -92,13 +94,14 @@ class ProgramRecorder:
 
         return program
 
-    def _record(self, function: Callable[..., Any], arguments: dict[str, Any]) -> int:
+    def _record(self, call: ProgramCall) -> int:
         """Trace a program, record it if it is new, and return its index."""
-        traced = self._trace(function, arguments)
+        arguments = meta_arrays(call.arguments)
+        traced = self._trace(call.function, arguments, donate=call.donate)
         content = traced.module.SerializeToString(deterministic=True), traced.inputs
         if content not in self._numbers:
             self._numbers[content] = len(self.programs)
-            self.programs.append(RecordedProgram(function, arguments, traced))
+            self.programs.append(RecordedProgram(call.function, arguments, traced))
             self._outputs.append(program_io(traced.module).outputs)
         return self._numbers[content]
 

@@ -30,24 +30,30 @@ class TracedProgram:
         Path of the aliased input, by the number of the output that is written into it.
     output_tree
         Pytree that the function returns, with the numbers of outputs in place of arrays.
+    donated
+        Path of the input whose buffer the first output takes, if any.
     """
 
     module: Any
     inputs: tuple[str, ...]
     in_place: dict[int, str]
     output_tree: Any
+    donated: str | None = None
 
 
-def trace(function: Callable[..., Any], arguments: dict[str, Any]) -> TracedProgram:
+def trace(
+    function: Callable[..., Any], arguments: dict[str, Any], *, donate: str | None = None
+) -> TracedProgram:
     """Return `function(**arguments)` as a program. Only the shapes and dtypes of arrays are read.
 
-    Buffers that the function writes into are updated in place. The first input is donated to the
-    first output if their shapes and dtypes are equal, so that hidden states stay in one buffer.
+    Buffers that the function writes into are updated in place. The argument `donate` gives its
+    buffer to the first output, so that hidden states stay in one.
 
     Raises
     ------
     ValueError
-        If the HLO lint finds faults; the message names the instructions.
+        If the donated array is none, or the first output has another shape or dtype, or the HLO
+        lint finds faults; the message names the instructions.
     """
     output_trees = []
 
@@ -55,17 +61,25 @@ def trace(function: Callable[..., Any], arguments: dict[str, Any]) -> TracedProg
         output_tree = function(**tree_replace(arguments, tensors))
         outputs = tree_arrays(output_tree)
         output_trees.append(_numbered(output_tree, outputs))
-        (donated, *_), (first, *others) = tensors.values(), outputs.values()
-        if (donated.shape, donated.dtype) == (first.shape, first.dtype):
+        first, *others = outputs.values()
+        if donate is not None:
+            donated = tensors[donate]
+            if (donated.shape, donated.dtype) != (first.shape, first.dtype):
+                raise ValueError(
+                    f"program {_name(function)}: {donate} is {donated.dtype} {donated.shape}, "
+                    f"but the output that would take its buffer {first.dtype} {first.shape}"
+                )
             donated[...] = first
             first = donated
         return [first, *others]
 
     program.__name__ = _name(function)
     specs = {path: _meta_array(array) for path, array in tree_arrays(arguments).items()}
+    if donate is not None and donate not in specs:
+        raise ValueError(f"program {_name(function)}: {donate} is no array, to be donated")
     module = NKIPyKernel.trace(program).specialize(**specs)
     in_place = {alias.output_index: alias.param_name for alias in module.aliases}
-    traced = TracedProgram(module.to_proto(), tuple(specs), in_place, output_trees[0])
+    traced = TracedProgram(module.to_proto(), tuple(specs), in_place, output_trees[0], donate)
     if faults := lint_program(traced.module):
         raise ValueError(f"program {_name(function)}: {'; '.join(faults[:5])}")
     return traced

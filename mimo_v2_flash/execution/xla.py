@@ -79,15 +79,17 @@ class XlaBackend:
         """Return `tree` with its arrays copied to this rank's device."""
         return tree_replace(tree, {path: self._upload(a) for path, a in tree_arrays(tree).items()})
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function` as programs, one per signature of the arguments.
 
         Inputs may be host arrays, except for buffers that are updated in place, which must be on
-        the device. The first input is donated if the first output has its shape and dtype.
+        the device. The array parameter `donate` gives its buffer to the first output.
         """
 
         def program(*args: Any, **kwargs: Any) -> Any:
-            call = ProgramCall.of(function, *args, **kwargs)
+            call = ProgramCall.of(function, donate, *args, **kwargs)
             inputs = {path: self._upload(array) for path, array in call.arrays.items()}
             self._values[self._rank] = [array.value for array in inputs.values()]
             self._barrier(hash(call.key))
@@ -111,7 +113,7 @@ class XlaBackend:
 
     def _load(self, call: ProgramCall) -> Executable:
         if call.key not in self._loaded:
-            traced = trace(call.function, call.arguments)
+            traced = trace(call.function, call.arguments, donate=call.donate)
             self._loaded[call.key] = traced, Executable(traced.module, self._devices)
         traced, executable = self._loaded[call.key]
         check_on_device(traced, call.arrays, XlaArray)

@@ -23,6 +23,7 @@ SUFFIX = re.compile(r"_([a-z]*[A-Z1][A-Za-z1]*)$")
 FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 INTEGERS = (np.dtype(np.int32),)
 BOOLEANS = (np.dtype(np.bool_),)
+MAX_SIGNATURES = 1024  # of a kernel, that are remembered
 DTYPES = {
     "expert": INTEGERS,
     "mapping": INTEGERS,
@@ -85,14 +86,29 @@ def check_dtypes(owner: str, tensors: dict[str, Any]) -> None:
 
 
 def checked(kernel: Kernel) -> Kernel:
-    """Return `kernel` with a check of its arguments against the names of its parameters."""
+    """Return `kernel` with a check of its arguments against the names of its parameters.
+
+    Shapes and dtypes that were accepted once are not checked again: a check takes as long as a
+    small kernel.
+    """
     names = tuple(inspect.signature(kernel).parameters)
+    accepted: set[Any] = set()
 
     @functools.wraps(kernel)
     def call(*args: Any, **kwargs: Any) -> Any:
-        tensors = dict(zip(names, args, strict=False)) | kwargs
-        check_shapes(kernel.__name__, tensors)
-        check_dtypes(kernel.__name__, tensors)
+        signature = (*map(_signature, args), *kwargs, *map(_signature, kwargs.values()))
+        if signature not in accepted:
+            tensors = dict(zip(names, args, strict=False)) | kwargs
+            check_shapes(kernel.__name__, tensors)
+            check_dtypes(kernel.__name__, tensors)
+            if len(accepted) >= MAX_SIGNATURES:
+                accepted.clear()
+            accepted.add(signature)
         return kernel(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _signature(value: Any) -> tuple[Any, Any]:
+    """Return all that the checks read of an argument."""
+    return getattr(value, "shape", None), getattr(value, "dtype", None)

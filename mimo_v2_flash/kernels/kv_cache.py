@@ -13,9 +13,9 @@ import numpy as np
 
 from . import ops
 from .attention import KVSegment
-from .axes import check_shapes, checked
+from .axes import checked
 
-__all__ = ["KVCache", "prior_tokens", "write_tokens"]
+__all__ = ["KVCache", "prior_tokens", "take_prior_tokens", "write_tokens"]
 
 
 class KVCache(NamedTuple):
@@ -26,43 +26,63 @@ class KVCache(NamedTuple):
     position_Z: Any
 
 
-def prior_tokens(cache: KVCache, *, sequences: int, kv_length: int) -> KVSegment:
-    """Return the first `kv_length` slots of every sequence as a `KVSegment` of views.
+def prior_tokens(cache: KVCache, *, slots: int, rows: range, kv_length: int) -> KVSegment:
+    """Return the first `kv_length` slots of the sequences `rows` as a `KVSegment` of views.
 
     Raises
     ------
     ValueError
-        If the rows do not divide into `sequences`, or a sequence has fewer slots than `kv_length`.
+        If the flat cache is not made of sequences of `slots`, lacks one of `rows`, or a sequence
+        has fewer slots than `kv_length`.
     """
-    rows = cache.position_Z.shape[0] - 1
-    slots = rows // max(1, sequences)
-    if sequences < 1 or rows % sequences or not 0 <= kv_length <= slots:
-        raise ValueError(
-            f"prior_tokens: kv_length {kv_length} and {sequences} sequences do not fit {rows} rows"
-        )
+    _check_slots("prior_tokens", cache, slots, kv_length)
+    if not 0 <= rows.start <= rows.stop <= (cache.position_Z.shape[0] - 1) // slots:
+        raise ValueError(f"prior_tokens: the cache lacks some of the sequences {rows}")
 
     def view(part):
-        rows = part[: sequences * slots]
-        return np.reshape(rows, (sequences, slots, *rows.shape[1:]))[:, :kv_length]
+        part = part[rows.start * slots : rows.stop * slots]
+        return np.reshape(part, (len(rows), slots, *part.shape[1:]))[:, :kv_length]
 
     return KVSegment(*(view(part) for part in cache))
 
 
 @checked
-def write_tokens(cache: KVCache, k_BTKQ, v_BTKC, position_BT, slot_mapping_BT) -> None:
-    """Write a step's tokens into rows `slot_mapping_BT` of `cache`, in place.
+def take_prior_tokens(cache: KVCache, row_B, *, slots: int, kv_length: int) -> KVSegment:
+    """Return `prior_tokens` of the sequences `row_B`, copied: a device array has no views.
+
+    The sequences are data, so that one program serves any sequences of a cache.
+
+    Raises
+    ------
+    ValueError
+        If the flat cache is not made of sequences of `slots`, or they are fewer than `kv_length`.
+    """
+    _check_slots("take_prior_tokens", cache, slots, kv_length)
+    sequences = range((cache.position_Z.shape[0] - 1) // slots)
+    every = prior_tokens(cache, slots=slots, rows=sequences, kv_length=kv_length)
+    return KVSegment(*(np.take(part, row_B, axis=0) for part in every))
+
+
+def _check_slots(kernel: str, cache: KVCache, slots: int, kv_length: int) -> None:
+    flat = cache.position_Z.shape[0] - 1
+    if slots < 1 or flat % slots or not 0 <= kv_length <= slots:
+        raise ValueError(f"{kernel}: kv_length {kv_length} of {slots} slots, {flat} rows in all")
+
+
+def write_tokens(cache: KVCache, k_NKQ, v_NKC, position_N, slot_mapping_N) -> None:
+    """Write a step's tokens into rows `slot_mapping_N` of `cache`, in place.
 
     The host computes the rows: `mimo_v2_flash.kv_cache.slot_mapping`. Padding has the trash row,
     and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
     attention: a read after a write of the same tensor waits.
     """
-    B, T, K, Q = k_BTKQ.shape
-    check_shapes("write_tokens", {**cache._asdict(), "k_BTKQ": k_BTKQ, "v_BTKC": v_BTKC})
-    trash = cache.position_Z.shape[0] - 1
-    row_N = np.reshape(slot_mapping_BT, (B * T,))
-    position_N = np.where(row_N == trash, -1, np.reshape(position_BT, (B * T,)))
-    k_NKQ = np.reshape(k_BTKQ, (B * T, K, Q)).astype(cache.k_ZKQ.dtype)
-    v_NKC = np.reshape(v_BTKC, (B * T, K, -1)).astype(cache.v_ZKC.dtype)
-    ops.put_rows(cache.k_ZKQ, row_N, k_NKQ)
-    ops.put_rows(cache.v_ZKC, row_N, v_NKC)
-    ops.put_rows(cache.position_Z, row_N, position_N)
+    _write_tokens(*cache, k_NKQ, v_NKC, position_N, slot_mapping_N)
+
+
+@checked
+def _write_tokens(k_ZKQ, v_ZKC, position_Z, k_NKQ, v_NKC, position_N, slot_mapping_N) -> None:
+    """Write the tokens as `write_tokens` does, once all names are known to fit."""
+    position_N = np.where(slot_mapping_N == position_Z.shape[0] - 1, -1, position_N)
+    ops.put_rows(k_ZKQ, slot_mapping_N, k_NKQ.astype(k_ZKQ.dtype))
+    ops.put_rows(v_ZKC, slot_mapping_N, v_NKC.astype(v_ZKC.dtype))
+    ops.put_rows(position_Z, slot_mapping_N, position_N)

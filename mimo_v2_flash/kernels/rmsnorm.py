@@ -13,15 +13,15 @@ __all__ = ["rmsnorm"]
 
 
 @checked
-def rmsnorm(x_BTD, weight_D, *, epsilon: float):
-    """Return `x_BTD` at unit root mean square, times `weight_D`, in the dtype of `x_BTD`.
+def rmsnorm(x_ND, weight_D, *, epsilon: float):
+    """Return `x_ND` at unit root mean square, times `weight_D`, in the dtype of `x_ND`.
 
         y = x / sqrt(mean(x^2) + epsilon) * weight
 
     Statistics are float32; the unit vector is rounded to the dtype before it is multiplied by the
     weight, as the checkpoint was trained.
     """
-    wide_BTD = x_BTD.astype(np.float32)
-    power_BT1 = np.mean(np.square(wide_BTD), axis=-1, keepdims=True)
-    unit_BTD = wide_BTD / np.sqrt(power_BT1 + np.float32(epsilon))
-    return unit_BTD.astype(x_BTD.dtype) * weight_D.astype(x_BTD.dtype)
+    wide_ND = x_ND.astype(np.float32)
+    power_N1 = np.mean(np.square(wide_ND), axis=-1, keepdims=True)
+    unit_ND = wide_ND / np.sqrt(power_N1 + np.float32(epsilon))
+    return unit_ND.astype(x_ND.dtype) * weight_D.astype(x_ND.dtype)

@@ -35,8 +35,8 @@ def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarra
 
 
 @checked
-def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
-    """Return `x_BTHQ` with channel pairs (r, r + R) rotated by the angle of the token's position.
+def rope_partial(x_NHQ, position_N, cos_LR, sin_LR):
+    """Return `x_NHQ` with channel pairs (r, r + R) rotated by the angle of the token's position.
 
         y[r] = x[r] cos - x[r + R] sin        y[r + R] = x[r + R] cos + x[r] sin
 
@@ -47,14 +47,14 @@ def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
     ValueError
         If a head is narrower than the 2R rotated channels.
     """
-    R, Q = cos_LR.shape[-1], x_BTHQ.shape[-1]
+    R, Q = cos_LR.shape[-1], x_NHQ.shape[-1]
     if Q < 2 * R:
-        raise ValueError(f"rope_partial: x_BTHQ has width {Q}, expected at least 2R = {2 * R}")
-    row_BT = np.maximum(position_BT, 0)
-    cos_BT1R = np.expand_dims(np.take(cos_LR, row_BT, axis=0), 2)
-    sin_BT1R = np.expand_dims(np.take(sin_LR, row_BT, axis=0), 2)
-    low_BTHR = x_BTHQ[..., :R].astype(np.float32)
-    high_BTHR = x_BTHQ[..., R : 2 * R].astype(np.float32)
-    rotated_low = (low_BTHR * cos_BT1R - high_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
-    rotated_high = (high_BTHR * cos_BT1R + low_BTHR * sin_BT1R).astype(x_BTHQ.dtype)
-    return np.concatenate([rotated_low, rotated_high, x_BTHQ[..., 2 * R :]], axis=-1)
+        raise ValueError(f"rope_partial: x_NHQ has width {Q}, expected at least 2R = {2 * R}")
+    row_N = np.maximum(position_N, 0)
+    cos_N1R = np.expand_dims(np.take(cos_LR, row_N, axis=0), 1)
+    sin_N1R = np.expand_dims(np.take(sin_LR, row_N, axis=0), 1)
+    low_NHR = x_NHQ[..., :R].astype(np.float32)
+    high_NHR = x_NHQ[..., R : 2 * R].astype(np.float32)
+    rotated_low = (low_NHR * cos_N1R - high_NHR * sin_N1R).astype(x_NHQ.dtype)
+    rotated_high = (high_NHR * cos_N1R + low_NHR * sin_N1R).astype(x_NHQ.dtype)
+    return np.concatenate([rotated_low, rotated_high, x_NHQ[..., 2 * R :]], axis=-1)

@@ -12,6 +12,6 @@ __all__ = ["token_embedding"]
 
 
 @checked
-def token_embedding(token_BT, embedding_VD):
-    """Return `x_BTD`, in the table's dtype. The host checks token ids."""
-    return np.take(embedding_VD, token_BT, axis=0)
+def token_embedding(token_N, embedding_VD):
+    """Return `x_ND`, in the table's dtype. The host checks token ids."""
+    return np.take(embedding_VD, token_N, axis=0)

@@ -2,35 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
+from mimo_v2_flash.kernels.kv_cache import KVCache, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_partial
 from mimo_v2_flash.parallel import Group
 from mimo_v2_flash.weights.params import AttentionWeights
 
 from .eager_attention import attend
+from .forward_batch import AttentionMetadata
 
-__all__ = ["Attention", "AttentionMetadata", "apply_rope"]
-
-
-class AttentionMetadata(NamedTuple):
-    """A step's token positions, their flat rows in the layer's KV cache, and its RoPE table."""
-
-    position_BT: Any
-    slot_mapping_BT: Any
-    cos_LR: Any
-    sin_LR: Any
+__all__ = ["Attention", "apply_rope"]
 
 
-def apply_rope(q_BTHQ: Any, k_BTKQ: Any, metadata: AttentionMetadata) -> tuple[Any, Any]:
+def apply_rope(q_NHQ: Any, k_NKQ: Any, metadata: AttentionMetadata) -> tuple[Any, Any]:
     """Return queries and keys rotated by their tokens' positions (partial RoPE)."""
-    rope_args = metadata.position_BT, metadata.cos_LR, metadata.sin_LR
-    return rope_partial(q_BTHQ, *rope_args), rope_partial(k_BTKQ, *rope_args)
+    position_N, cos_LR, sin_LR = metadata.position_N, metadata.cos_LR, metadata.sin_LR
+    return tuple(rope_partial(x_NHQ, position_N, cos_LR, sin_LR) for x_NHQ in (q_NHQ, k_NKQ))
 
 
 @dataclass(frozen=True)
@@ -59,44 +51,52 @@ class Attention:
     apply_rope: Callable[..., Any] = apply_rope
 
     def __call__(
+        self, x_ND: Any, metadata: AttentionMetadata, cache: KVCache, weights: AttentionWeights
+    ) -> Any:
+        """Return the attention output, `y_ND`, and write keys and values into `cache`."""
+        if not x_ND.shape[0]:  # no rank of the tensor group has tokens: none enters the all_reduce
+            return x_ND
+        q_NHQ = self._heads(x_ND, weights.w_q_OD, self.spec.head_dim)
+        k_NKQ = self._heads(x_ND, weights.w_k_OD, self.spec.head_dim)
+        v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)
+        v_NKC = v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)
+        q_NHQ, k_NKQ = self.apply_rope(q_NHQ, k_NKQ, metadata)
+        y_NHC = self._attend_runs(q_NHQ, k_NKQ, v_NKC, metadata, cache, weights.sink_H)
+        write_tokens(cache, k_NKQ, v_NKC, metadata.position_N, metadata.slot_mapping_N)
+        y_ND = ops.matmul(np.reshape(y_NHC, (x_ND.shape[0], -1)), weights.w_o_DI)
+        return self.tensor_group.all_reduce(y_ND).astype(x_ND.dtype)
+
+    def _heads(self, x_ND: Any, w_OD: Any, width: int) -> Any:
+        """Return the projection of `x_ND` to heads of `width`, in the dtype of `x_ND`."""
+        y_NO = ops.matmul(x_ND, w_OD).astype(x_ND.dtype)
+        return np.reshape(y_NO, (x_ND.shape[0], -1, width))
+
+    def _attend_runs(
         self,
-        x_BTD: Any,
+        q_NHQ: Any,
+        k_NKQ: Any,
+        v_NKC: Any,
         metadata: AttentionMetadata,
         cache: KVCache,
-        weights: AttentionWeights,
-        *,
-        kv_length: int,
+        sink_H: Any,
     ) -> Any:
-        """Return the attention output, `y_BTD`, and write keys and values into `cache`.
-
-        The tokens attend to `kv_length` slots of every sequence; slots beyond must be empty.
-        """
-        B, T, D = x_BTD.shape
-        if not B * T:  # no rank of the tensor group has tokens: none enters the all_reduce
-            return x_BTD
-        q_BTHQ = self._heads(x_BTD, weights.w_q_OD, self.spec.head_dim)
-        k_BTKQ = self._heads(x_BTD, weights.w_k_OD, self.spec.head_dim)
-        v_BTKC = self._heads(x_BTD, weights.w_v_OD, self.spec.v_head_dim)
-        v_BTKC = v_BTKC * np.float32(self.spec.value_scale).astype(x_BTD.dtype)
-        q_BTHQ, k_BTKQ = self.apply_rope(q_BTHQ, k_BTKQ, metadata)
-        prior = prior_tokens(cache, sequences=B, kv_length=kv_length)
-        y_BTHC = self.attend(
-            q_BTHQ,
-            k_BTKQ,
-            v_BTKC,
-            metadata.position_BT,
-            *prior,
-            weights.sink_H,
-            window=self.spec.window,
-            query_block=self.query_block,
-        )
-        write_tokens(cache, k_BTKQ, v_BTKC, metadata.position_BT, metadata.slot_mapping_BT)
-        y_NI = np.reshape(y_BTHC, (B * T, -1))
-        y_ND = self.tensor_group.all_reduce(ops.matmul(y_NI, weights.w_o_DI))
-        return np.reshape(y_ND, (B, T, D)).astype(x_BTD.dtype)
-
-    def _heads(self, x_BTD: Any, w_OD: Any, width: int) -> Any:
-        """Return the projection of `x_BTD` to heads of `width`, in the dtype of `x_BTD`."""
-        B, T, D = x_BTD.shape
-        y_NO = ops.matmul(np.reshape(x_BTD, (B * T, D)), w_OD)
-        return np.reshape(y_NO, (B, T, -1, width)).astype(x_BTD.dtype)
+        """Return `y_NHC`: the attention of every run of sequences, one call each."""
+        outputs = [
+            self.attend(
+                run.gather(q_NHQ),
+                run.gather(k_NKQ),
+                run.gather(v_NKC),
+                run.positions(metadata.position_N),
+                *run.prior(cache, metadata.slots),
+                sink_H,
+                window=self.spec.window,
+                query_block=self.query_block,
+            )
+            for run in metadata.runs
+        ]
+        if len(outputs) == 1 and metadata.runs[0].token_BT is None:
+            return outputs[0]
+        y_NHC = np.empty((*q_NHQ.shape[:2], v_NKC.shape[2]), q_NHQ.dtype)
+        for run, y_BTHC in zip(metadata.runs, outputs, strict=True):
+            run.scatter(y_BTHC, y_NHC)
+        return y_NHC

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Dispatcher
@@ -12,9 +10,10 @@ from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.parallel import ALONE, Group
 from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
 
-from .attention import Attention, AttentionMetadata
+from .attention import Attention
 from .execution_mode import EXECUTION_MODES, ExecutionMode
 from .feed_forward import Dense, FeedForward, MixtureOfExperts, RankIds
+from .forward_batch import AttentionMetadata
 
 __all__ = ["AttentionBlock", "DecoderLayer", "FeedForwardBlock"]
 
@@ -23,13 +22,80 @@ TOKEN_BLOCK = 512
 
 
 @dataclass(frozen=True)
-class DecoderLayer:
-    """Decoder layer; `build` alone selects the dense or the mixture-of-experts feed-forward."""
+class AttentionBlock:
+    """Attention block of a decoder layer: pre-norm, attention, residual; it writes the KV cache."""
 
     attention: Attention
+    norm_epsilon: float
+
+    def __call__(
+        self,
+        x_ND: Any,
+        metadata: AttentionMetadata,
+        cache: KVCache,
+        norm_D: Any,
+        weights: AttentionWeights,
+    ) -> Any:
+        """Return the hidden states with the attention output added, `x_ND`."""
+        y_ND = rmsnorm(x_ND, norm_D, epsilon=self.norm_epsilon)
+        return x_ND + self.attention(y_ND, metadata, cache, weights)
+
+
+@dataclass(frozen=True)
+class FeedForwardBlock:
+    """Feed-forward block of a decoder layer: pre-norm, feed-forward, residual.
+
+    It has no side effects: after an overflow it can run again.
+    """
+
     feed_forward: FeedForward
     norm_epsilon: float
     overflow_group: Group = ALONE
+
+    def __call__(
+        self,
+        x_ND: Any,
+        position_N: Any,
+        rank_ids: RankIds,
+        norm_D: Any,
+        weights: Any,
+        *,
+        dispatcher: Dispatcher,
+    ) -> tuple[Any, Any]:
+        """Return (y_ND, overflow_1): the hidden states, and the overflow count of all ranks."""
+        y_ND, overflow_1 = self.forward_local(
+            x_ND, position_N, rank_ids, norm_D, weights, dispatcher=dispatcher
+        )
+        return y_ND, self.overflow_group.all_reduce(overflow_1)
+
+    def forward_local(
+        self,
+        x_ND: Any,
+        position_N: Any,
+        rank_ids: RankIds,
+        norm_D: Any,
+        weights: Any,
+        *,
+        dispatcher: Dispatcher,
+    ) -> tuple[Any, Any]:
+        """Return (y_ND, overflow_1) with the overflow of the expert group alone."""
+        y_ND = rmsnorm(x_ND, norm_D, epsilon=self.norm_epsilon)
+        y_ND, overflow_1 = self.feed_forward(
+            y_ND, position_N, rank_ids, weights, dispatcher=dispatcher
+        )
+        return x_ND + y_ND, overflow_1
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """Decoder layer; `build` alone selects the dense or the mixture-of-experts feed-forward.
+
+    The layer is one program. Where an expert's capacity may overflow, its two blocks are programs,
+    since the feed-forward block alone may run again.
+    """
+
+    attention_block: AttentionBlock
+    feed_forward_block: FeedForwardBlock
 
     @classmethod
     def build(
@@ -46,117 +112,44 @@ class DecoderLayer:
         `expert_group` split the experts, and the ranks of `overflow_group` sum their
         overflow counts.
         """
-        routing = spec.experts_per_token, spec.routed_scaling_factor
-        mixture = MixtureOfExperts(*routing, expert_group, tensor_group, mode.expert_fn)
+        attention = Attention(spec.attention, tensor_group, QUERY_BLOCK, mode.attend)
+        feed_forward: FeedForward = Dense(TOKEN_BLOCK, tensor_group)
+        if spec.num_experts:
+            feed_forward = MixtureOfExperts(
+                experts_per_token=spec.experts_per_token,
+                scaling=spec.routed_scaling_factor,
+                expert_group=expert_group,
+                tensor_group=tensor_group,
+                expert_fn=mode.expert_fn,
+                split_tokens=mode.split_tokens,
+            )
         return cls(
-            Attention(spec.attention, tensor_group, QUERY_BLOCK, mode.attend),
-            mixture if spec.num_experts else Dense(TOKEN_BLOCK, tensor_group),
-            spec.norm_epsilon,
-            overflow_group,
+            AttentionBlock(attention, spec.norm_epsilon),
+            FeedForwardBlock(feed_forward, spec.norm_epsilon, overflow_group),
         )
 
     def __call__(
         self,
-        x_BTD: Any,
+        x_ND: Any,
         metadata: AttentionMetadata,
         rank_ids: RankIds,
         cache: KVCache,
         weights: DecoderWeights,
         *,
-        kv_length: int,
         dispatcher: Dispatcher,
-        local_tokens: int,
     ) -> Any:
-        """Return the hidden states after this layer, `x_BTD`, and write the tokens into `cache`.
+        """Return the hidden states after this layer, `x_ND`, and write the tokens into `cache`.
 
-        `kv_length` goes to the attention, `dispatcher` and `local_tokens` to the feed-forward. The
-        dispatcher must have capacity for all tokens: overflow is not computed again.
+        The dispatcher must have capacity for all tokens: overflow is not computed again.
         """
-        norm_D, attention_weights, *feed_forward_weights = weights
-        x_BTD = self.attention_block(
-            x_BTD, metadata, cache, norm_D, attention_weights, kv_length=kv_length
+        x_ND = self.attention_block(
+            x_ND, metadata, cache, weights.attention_norm_D, weights.attention
         )
-        dispatch_options: dict[str, Any] = {"dispatcher": dispatcher, "local_tokens": local_tokens}
         return self.feed_forward_block.forward_local(
-            x_BTD, metadata.position_BT, rank_ids, *feed_forward_weights, **dispatch_options
-        )[1]
-
-    @property
-    def attention_block(self) -> "AttentionBlock":
-        """The layer's attention block."""
-        return AttentionBlock(self.attention, self.norm_epsilon)
-
-    @property
-    def feed_forward_block(self) -> "FeedForwardBlock":
-        """The layer's feed-forward block; it may run again after an overflow."""
-        return FeedForwardBlock(self.feed_forward, self.norm_epsilon, self.overflow_group)
-
-
-@dataclass(frozen=True)
-class AttentionBlock:
-    """Attention block of a decoder layer: pre-norm, attention, residual; it writes the KV cache."""
-
-    attention: Attention
-    norm_epsilon: float
-
-    def __call__(
-        self,
-        x_BTD: Any,
-        metadata: AttentionMetadata,
-        cache: KVCache,
-        norm_D: Any,
-        weights: AttentionWeights,
-        *,
-        kv_length: int,
-    ) -> Any:
-        """Return the hidden states with the attention output added, `x_BTD`."""
-        y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
-        return x_BTD + self.attention(y_BTD, metadata, cache, weights, kv_length=kv_length)
-
-
-@dataclass(frozen=True)
-class FeedForwardBlock:
-    """Feed-forward block of a decoder layer: pre-norm, feed-forward, residual; no side effects."""
-
-    feed_forward: FeedForward
-    norm_epsilon: float
-    overflow_group: Group
-
-    def __call__(
-        self,
-        x_BTD: Any,
-        position_BT: Any,
-        rank_ids: RankIds,
-        norm_D: Any,
-        weights: Any,
-        *,
-        dispatcher: Dispatcher,
-        local_tokens: int,
-    ) -> tuple[Any, Any]:
-        """Return (overflow_1, y_BTD): the overflow count of all ranks, and the hidden states."""
-        overflow_1, y_BTD = self.forward_local(
-            x_BTD,
-            position_BT,
+            x_ND,
+            metadata.position_N,
             rank_ids,
-            norm_D,
-            weights,
+            weights.feed_forward_norm_D,
+            weights.feed_forward,
             dispatcher=dispatcher,
-            local_tokens=local_tokens,
-        )
-        return self.overflow_group.all_reduce(overflow_1), y_BTD
-
-    def forward_local(
-        self,
-        x_BTD: Any,
-        position_BT: Any,
-        rank_ids: RankIds,
-        norm_D: Any,
-        weights: Any,
-        **dispatch_options: Any,
-    ) -> tuple[Any, Any]:
-        """Return (overflow_1, y_BTD) with the overflow of the expert group alone."""
-        B, T, D = x_BTD.shape
-        y_BTD = rmsnorm(x_BTD, norm_D, epsilon=self.norm_epsilon)
-        tokens = np.reshape(y_BTD, (B * T, D)), np.reshape(position_BT, (B * T,))
-        y_ND, overflow_1 = self.feed_forward(*tokens, rank_ids, weights, **dispatch_options)
-        return overflow_1, x_BTD + np.reshape(y_ND, (B, T, D))
+        )[0]

@@ -81,12 +81,11 @@ class DispatchStatsBackend(NumpyBackend):
     def reset(self) -> None:
         """Set all statistics to zero."""
         self.by_dispatcher = {name: DispatchStats() for name in DISPATCHERS}
-        self._instrumented = {
-            dispatcher: _instrument(dispatcher, self.by_dispatcher[name])
-            for name, dispatcher in DISPATCHERS.items()
-        }
+        self._stats = {kind: self.by_dispatcher[name] for name, kind in DISPATCHERS.items()}
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
         """Return `function`, with its dispatcher recorded if it is a decoder layer."""
         return self.wrap_layer(function) if isinstance(function, DecoderLayer) else function
 
@@ -94,7 +93,8 @@ class DispatchStatsBackend(NumpyBackend):
         """Return a layer's program with its dispatcher recorded."""
 
         def program(*args: Any, dispatcher: Dispatcher, **kwargs: Any) -> Any:
-            return layer(*args, dispatcher=self._instrumented[dispatcher], **kwargs)
+            instrumented = _instrument(dispatcher, self._stats[type(dispatcher)])
+            return layer(*args, dispatcher=instrumented, **kwargs)
 
         return program
 

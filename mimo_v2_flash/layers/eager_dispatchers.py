@@ -22,6 +22,41 @@ MAX_ALL_GATHER_TOKENS = 32  # tokens of a step on all ranks, up to which every r
 
 
 @dataclass(frozen=True)
+class PaddedAllGatherDispatcher:
+    """Eager-mode dispatcher for few tokens: every rank takes all of them, padded to one length.
+
+    Parameters
+    ----------
+    local_tokens
+        The most tokens of any rank.
+    """
+
+    local_tokens: int
+
+    def __call__(
+        self,
+        x_ND: Any,
+        weight_NA: Any,
+        expert_NA: Any,
+        expert_fn: ExpertFn,
+        *,
+        group: HostGroup,
+        num_experts: int,
+    ) -> tuple[Any, Any]:
+        """Return (y_ND, overflow_1), float32, as every `kernels.moe_block.Dispatcher` does."""
+        N, missing = len(x_ND), ((0, self.local_tokens - len(x_ND)), (0, 0))
+        y_ND, overflow_1 = AllGatherDispatcher()(
+            np.pad(x_ND, missing),
+            np.pad(weight_NA, missing),
+            np.pad(expert_NA, missing, constant_values=num_experts),
+            expert_fn,
+            group=group,
+            num_experts=num_experts,
+        )
+        return y_ND[:N], overflow_1
+
+
+@dataclass(frozen=True)
 class RaggedAllToAllDispatcher:
     """Eager-mode dispatcher for prompts: any number of tokens per rank, without overflow."""
 
@@ -53,9 +88,9 @@ class RaggedAllToAllDispatcher:
         return y_ND, np.zeros(1, np.float32)
 
 
-DISPATCHERS: dict[str, Dispatcher] = {
-    "all_gather": AllGatherDispatcher(),
-    "all_to_all": RaggedAllToAllDispatcher(),
+DISPATCHERS: dict[str, type] = {
+    "all_gather": PaddedAllGatherDispatcher,
+    "all_to_all": RaggedAllToAllDispatcher,
 }
 
 
@@ -67,7 +102,8 @@ class MoEStepShape(NamedTuple):
     tokens
         Number of tokens on all ranks together.
     local_tokens
-        Number of tokens that each rank dispatches, padding included.
+        The most tokens that any rank dispatches; in static mode all dispatch as many, padding
+        included.
     ranks
         Number of ranks that the experts are split over.
     num_experts, experts_per_token
@@ -83,11 +119,9 @@ class MoEStepShape(NamedTuple):
 
 def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
     """Return the dispatcher called `name`, or the one for the step's size if `name` is None."""
-    return (
-        DISPATCHERS[
-            name or ("all_gather" if shape.tokens <= MAX_ALL_GATHER_TOKENS else "all_to_all")
-        ],
-    )
+    if (name or "") == "all_gather" or (not name and shape.tokens <= MAX_ALL_GATHER_TOKENS):
+        return (PaddedAllGatherDispatcher(shape.local_tokens),)
+    return (RaggedAllToAllDispatcher(),)
 
 
 def _pack_rows(*arrays: np.ndarray) -> np.ndarray:

@@ -1,123 +1,89 @@
-"""Execution modes: eager (shapes follow the data) and static (fixed shapes, for programs).
+"""Execution modes: eager (shapes follow the data) and static (fixed shapes, for programs)."""
 
-All functions and sizes that differ between the modes are in this module; a backend names its mode
-(`Backend.execution_mode`).
-"""
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
-from mimo_v2_flash.kernels.moe_block import Dispatcher
-from mimo_v2_flash.kernels.moe_expert import capacity_experts
-from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
-from mimo_v2_flash.parallel import ALONE, Group, HostGroup
-from mimo_v2_flash.parallel.device_group import DeviceGroup
-from mimo_v2_flash.weights.device_layout import to_device_layout
+from mimo_v2_flash.kernels.moe_block import Dispatcher, ExpertFn
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.parallel import Group, HostGroup
 from mimo_v2_flash.weights.params import ModelWeights
 
-from .eager_attention import attend, attend_per_kv_head
-from .eager_dispatchers import eager_dispatchers
-from .grouped_experts import grouped_experts
-from .static_dispatchers import static_dispatchers
+from .eager_dispatchers import MoEStepShape
+from .eager_mode import EagerMode
+from .forward_batch import ForwardBatch
+from .static_mode import StaticMode
 
 __all__ = ["EXECUTION_MODES", "ExecutionMode"]
 
-MIN_KV_LENGTH = 256  # slots; a program for fewer would save nothing
 
-
-class ExecutionMode(NamedTuple):
-    """The functions that make up one execution mode.
+class ExecutionMode(Protocol):
+    """All that differs between eager and static execution; a backend names its mode.
 
     Attributes
     ----------
     attend
-        The attention function, as `eager_attention.attend`.
+        The attention of a rectangle of tokens, as `eager_attention.attend`.
     expert_fn
         Computes a rank's experts on their tokens, as `grouped_experts`.
-    build_group
-        (world, function from a rank to the ranks of its group) -> this rank's group.
-    build_overflow_group
-        world -> the group over which the overflow counts of MoE layers are summed.
-    dispatchers
-        (key of `eager_dispatchers.DISPATCHERS` or None, `MoEStepShape`) -> dispatchers of growing
-        capacity; each computes the tokens again if the one before overflowed.
-    pad_batch_size
-        (rows, data_parallel_size) -> the batch size with padding rows.
-    sizing_positions
-        (positions of a step, this rank's rows) -> the positions that the step's sizes follow.
-    step_length
-        (tokens of a step's longest row, max_step) -> the tokens per row with padding.
-    kv_length
-        (slots that hold a token, slots of the layer) -> the slots that are attended to.
-    process_weights
-        Converts loaded weights to the layout that the layers take.
     """
 
     attend: Callable[..., Any]
-    expert_fn: Callable[..., Any]
-    build_group: Callable[[HostGroup, Callable[[int], range]], Group]
-    build_overflow_group: Callable[[HostGroup], Group]
-    dispatchers: Callable[..., tuple[Dispatcher, ...]]
-    pad_batch_size: Callable[[int, int], int]
-    sizing_positions: Callable[[np.ndarray, slice], np.ndarray]
-    step_length: Callable[[int, int], int]
-    kv_length: Callable[[int, int], int]
-    process_weights: Callable[[ModelWeights], ModelWeights]
+    expert_fn: ExpertFn
+
+    def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+        """Return this rank's group, from the function that gives the ranks of a rank's group."""
+
+    def build_overflow_group(self, world: HostGroup) -> Group:
+        """Return the group over which the overflow counts of MoE layers are summed."""
+
+    def dispatchers(self, name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
+        """Return the dispatchers to try, one after the other until none overflows.
+
+        `name` is a key of `eager_dispatchers.DISPATCHERS`, or None for that of the step's size.
+        """
+
+    def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
+        """Return the part that this rank dispatches of the tokens [N, ...] of a tensor group."""
+
+    def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:
+        """Return how many sequences a rank's cache has room for, from the rows of all ranks."""
+
+    def passes(
+        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the passes of a step of `count_B` tokens: (first_B, count_B) of each pass.
+
+        A pass has `count_B` tokens of each row, from the token `first_B` of the row's step on, and
+        up to `max_step` tokens on each rank.
+        """
+
+    def make_batch(
+        self,
+        token_BT: np.ndarray,
+        start_B: np.ndarray,
+        first_B: np.ndarray,
+        count_B: np.ndarray,
+        cache: HybridCache,
+        max_step: int,
+    ) -> ForwardBatch:
+        """Return this rank's tokens of a pass, whose rows start at position `start_B`."""
+
+    def select_rows(
+        self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
+    ) -> tuple[np.ndarray, Any]:
+        """Return (row_N, kept): the tokens for the head, and which of its outputs are wanted.
+
+        `index_Bn` are indices into each row's part of the pass, `is_in_pass_Bn` says which of them
+        lie in it. Outputs that are kept are in the order of this rank's wanted tokens.
+        """
+
+    def kv_length(self, kv_length: int, slots: int) -> int:
+        """Return the slots to attend to, where `kv_length` tokens came before."""
+
+    def process_weights(self, weights: ModelWeights) -> ModelWeights:
+        """Return loaded weights in the layout that the layers take."""
 
 
-def eager_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
-    """Return this rank's group; `ALONE` if the rank is its only member."""
-    ranks = ranks_of(world.rank)
-    return world.split(ranks) if len(ranks) > 1 else ALONE
-
-
-def static_group(world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
-    """Return the groups of all ranks as one `DeviceGroup`: every rank runs the same program."""
-    groups = sorted({tuple(ranks_of(rank)) for rank in range(world.size)})
-    return DeviceGroup(tuple(groups)) if len(groups[0]) > 1 else ALONE
-
-
-def step_length(tokens: int, max_step: int) -> int:
-    """Return the static length of a step: one token, one with its drafts, or whole chunks."""
-    lengths = [length for length in (1, 1 + MAX_DRAFT_TOKENS) if tokens <= length <= max_step]
-    return lengths[0] if lengths else -(-tokens // max_step) * max_step
-
-
-def kv_length_bucket(kv_length: int, slots: int) -> int:
-    """Return `kv_length` rounded up to a power of two from 256 on, at most `slots`.
-
-    Every length is a program, so there are few of them.
-    """
-    return min(slots, max(MIN_KV_LENGTH, 1 << (kv_length - 1).bit_length()))
-
-
-EXECUTION_MODES = {
-    "eager": ExecutionMode(
-        attend=attend_per_kv_head,
-        expert_fn=grouped_experts,
-        build_group=eager_group,
-        build_overflow_group=lambda _: ALONE,
-        dispatchers=eager_dispatchers,
-        pad_batch_size=lambda rows, _: rows,
-        sizing_positions=lambda position_BT, rows: position_BT[rows],
-        step_length=lambda tokens, _: tokens,
-        kv_length=min,
-        process_weights=lambda weights: weights,
-    ),
-    "static": ExecutionMode(
-        attend=attend,
-        expert_fn=capacity_experts,
-        build_group=static_group,
-        build_overflow_group=lambda world: static_group(world, lambda _: range(world.size)),
-        dispatchers=static_dispatchers,
-        pad_batch_size=lambda rows, data_parallel_size: (
-            -(-rows // data_parallel_size) * data_parallel_size
-        ),
-        sizing_positions=lambda position_BT, _: position_BT,
-        step_length=step_length,
-        kv_length=kv_length_bucket,
-        process_weights=to_device_layout,
-    ),
-}
+EXECUTION_MODES: dict[str, ExecutionMode] = {"eager": EagerMode(), "static": StaticMode()}

@@ -26,9 +26,13 @@ class FeedForward(Protocol):
     """Feed-forward layer: protocol of `Dense` and `MixtureOfExperts`.
 
     Every rank of the tensor group passes the same tokens, x_ND. `dispatcher` moves tokens to their
-    experts and back; `local_tokens` is how many of the tokens each rank dispatches. `overflow_1`
-    counts what exceeds the dispatcher's capacity, on all ranks of the expert group.
+    experts and back. `overflow_1` counts what exceeds the dispatcher's capacity, on all ranks of
+    the expert group.
     """
+
+    @property
+    def tensor_group(self) -> Group:
+        """The ranks that hold the same tokens."""
 
     def __call__(
         self,
@@ -38,7 +42,6 @@ class FeedForward(Protocol):
         weights: Any,
         *,
         dispatcher: Dispatcher,
-        local_tokens: int,
     ) -> Any:
         """Return (y_ND, overflow_1)."""
 
@@ -66,7 +69,6 @@ class Dense:
         weights: DenseWeights,
         *,
         dispatcher: Dispatcher,
-        local_tokens: int,
     ) -> Any:
         """Return (y_ND, overflow_1): the output of every token, and 0."""
         overflow_1 = ops.full(x_ND, (1,), 0.0, np.float32)
@@ -88,9 +90,9 @@ class MixtureOfExperts:
         The ranks that the experts are split over.
     tensor_group
         The ranks that hold the same tokens; each dispatches a different part of them.
-    expert_fn
-        Computes this rank's experts on their tokens: `grouped_experts.grouped_experts` in eager
-        mode, `kernels.moe_expert.capacity_experts` in static mode.
+    expert_fn, split_tokens
+        How the execution mode computes this rank's experts, and selects the tokens that this rank
+        dispatches.
     """
 
     experts_per_token: int
@@ -98,6 +100,7 @@ class MixtureOfExperts:
     expert_group: Group
     tensor_group: Group
     expert_fn: Callable[..., Any]
+    split_tokens: Callable[..., Any]
 
     def __call__(
         self,
@@ -107,15 +110,16 @@ class MixtureOfExperts:
         weights: MoEWeights,
         *,
         dispatcher: Dispatcher,
-        local_tokens: int,
     ) -> Any:
         """Return (y_ND, overflow_1): every token's weighted sum over its experts; overflow."""
 
         def expert_fn(x_ND: Any, weight_NA: Any, expert_NA: Any, **options: int) -> Any:
             return self.expert_fn(x_ND, weight_NA, expert_NA, *weights.experts, **options)
 
+        ranks, rank_1 = self.tensor_group.size, rank_ids.tensor_rank_1
         y_nD, overflow_1 = moe_block(
-            *self._local_tokens(x_ND, position_N, rank_ids.tensor_rank_1, local_tokens),
+            self.split_tokens(x_ND, rank_1, ranks, padding=0),
+            self.split_tokens(position_N, rank_1, ranks, padding=-1),
             weights.w_router_ED,
             weights.bias_E,
             rank_ids.expert_rank_1,
@@ -125,22 +129,13 @@ class MixtureOfExperts:
             experts_per_token=self.experts_per_token,
             scaling=self.scaling,
         )
-        y_PnD = self.tensor_group.all_gather(y_nD.astype(x_ND.dtype))
-        return np.reshape(y_PnD, (-1, x_ND.shape[1]))[: x_ND.shape[0]], overflow_1
+        return self._join_tokens(y_nD.astype(x_ND.dtype), x_ND.shape[0]), overflow_1
 
-    def _local_tokens(
-        self, x_ND: Any, position_N: Any, rank_1: Any, local_tokens: int
-    ) -> tuple[Any, Any]:
-        """Return the tokens and positions that this rank dispatches, padded to `local_tokens`."""
-        (N, D), P = x_ND.shape, self.tensor_group.size
-        if local_tokens * P > N:
-            padding = (local_tokens * P - N, D)
-            x_ND = np.concatenate([x_ND, ops.full(x_ND, padding, 0.0, x_ND.dtype)], axis=0)
-            padding_position_N = ops.full(x_ND, padding[:1], -1, np.int32)
-            position_N = np.concatenate([position_N, padding_position_N], axis=0)
-        if P == 1:
-            return x_ND, position_N
-        index_n = rank_1 * np.int32(local_tokens) + ops.constant(
-            x_ND, np.arange(local_tokens, dtype=np.int32)
-        )
-        return np.take(x_ND, index_n, axis=0), np.take(position_N, index_n, axis=0)
+    def _join_tokens(self, y_nD: Any, tokens: int) -> Any:
+        """Return the outputs of all `tokens` of the tensor group, from each rank's part of them."""
+        if self.tensor_group.size == 1 or not tokens:
+            return y_nD
+        D, missing = y_nD.shape[1], -(-tokens // self.tensor_group.size) - y_nD.shape[0]
+        if missing:
+            y_nD = np.concatenate([y_nD, ops.full(y_nD, (missing, D), 0.0, y_nD.dtype)], axis=0)
+        return np.reshape(self.tensor_group.all_gather(y_nD), (-1, D))[:tokens]

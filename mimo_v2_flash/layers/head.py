@@ -1,7 +1,7 @@
 """LM head: final norm, then vocab-parallel logits or greedy tokens."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from mimo_v2_flash.weights.params import ModelWeights
 
 from .parallel_context import ParallelContext
 
-__all__ = ["GreedyHead", "LMHead", "LogitsHead"]
+__all__ = ["GreedyHead", "GreedyTokens", "HeadOutput", "Logits", "LogitsHead"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,10 @@ class LogitsHead:
 
     norm_epsilon: float
 
-    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any) -> Any:
-        """Return the next-token logits of rows `row_N` of the flat B x T hidden states, float32."""
-        x_ND = np.take(np.reshape(x_BTD, (-1, x_BTD.shape[2])), row_N, axis=0)
-        y_1ND = rmsnorm(np.expand_dims(x_ND, 0), norm_D, epsilon=self.norm_epsilon)
-        return lm_head(y_1ND[0], w_VD)
+    def __call__(self, x_ND: Any, row_N: Any, norm_D: Any, w_VD: Any) -> Any:
+        """Return the next-token logits of the tokens `row_N` of the batch, float32."""
+        y_ND = rmsnorm(np.take(x_ND, row_N, axis=0), norm_D, epsilon=self.norm_epsilon)
+        return lm_head(y_ND, w_VD)
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class GreedyHead:
     logits_head: LogitsHead
     tensor_group: Group
 
-    def __call__(self, x_BTD: Any, row_N: Any, norm_D: Any, w_VD: Any, vocab_start_1: Any) -> Any:
+    def __call__(self, x_ND: Any, row_N: Any, norm_D: Any, w_VD: Any, vocab_start_1: Any) -> Any:
         """Return (token_N, logit_N): the lowest id of the largest logit, and that logit."""
-        logits_NV = self.logits_head(x_BTD, row_N, norm_D, w_VD)
+        logits_NV = self.logits_head(x_ND, row_N, norm_D, w_VD)
         best_PN = self.tensor_group.all_gather(np.max(logits_NV, axis=1))
         token_PN = self.tensor_group.all_gather(greedy(logits_NV) + vocab_start_1)
         rank_1N = np.expand_dims(np.argmax(best_PN, axis=0).astype(np.int32), 0)
@@ -53,70 +52,80 @@ class GreedyHead:
         return token_1N[0], best_1N[0]
 
 
-class LMHead:
-    """LM head: gives every rank the logits, or the greedy tokens, of all rows of the batch.
+class HeadOutput(Protocol):
+    """An output of the head for the tokens of all rows: protocol of `Logits`, `GreedyTokens`."""
 
-    Parameters
-    ----------
-    config
-        The model's config.
-    backend
-        The backend that compiles the head programs.
-    context
-        The ranks that rows and vocabulary are split over.
-    """
+    def allocate(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Return zeros for outputs at tokens [B, n]."""
+
+    def fill(
+        self,
+        outputs: tuple[np.ndarray, ...],
+        is_wanted_bn: np.ndarray,
+        x_ND: Any,
+        row_N: np.ndarray,
+        kept: Any,
+        weights: ModelWeights,
+    ) -> None:
+        """Write this rank's part of the outputs of its own rows; all ranks' parts add up.
+
+        The head computes the tokens `row_N` of `x_ND`, of which those in `kept` are the wanted.
+        """
+
+
+class Logits:
+    """Logits of all rows, of which each rank computes its part of the vocabulary."""
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
-        self._context, self._vocab_size = context, config.vocab_size
+        self._vocab_size = config.vocab_size
         self._vocab_range = context.shard_spec.tensor_range(config.vocab_size)
-        self._vocab_start_1 = np.array([self._vocab_range.start], np.int32)
+        self._head = backend.compile(LogitsHead(config.layernorm_epsilon))
+
+    def allocate(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Return (logits_BnV,), zeros."""
+        return (np.zeros((*shape, self._vocab_size), np.float32),)
+
+    def fill(
+        self,
+        outputs: tuple[np.ndarray, ...],
+        is_wanted_bn: np.ndarray,
+        x_ND: Any,
+        row_N: np.ndarray,
+        kept: Any,
+        weights: ModelWeights,
+    ) -> None:
+        """Write the logits of this rank's tokens of the vocabulary."""
+        logits_Nv = self._head(x_ND, row_N, weights.final_norm_D, weights.w_logits_VD)
+        v = self._vocab_range
+        outputs[0][is_wanted_bn, v.start : v.stop] = np.asarray(logits_Nv)[kept]
+
+
+class GreedyTokens:
+    """Greedy tokens of all rows and their logits; the argmax is part of the head program."""
+
+    def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
+        self._shard = context.shard_spec
+        vocab_range = self._shard.tensor_range(config.vocab_size)
+        self._vocab_start_1 = np.array([vocab_range.start], np.int32)
         logits_head = LogitsHead(config.layernorm_epsilon)
-        self._logits_head = backend.compile(logits_head)
-        self._greedy_head = backend.compile(GreedyHead(logits_head, context.tensor_group))
+        self._head = backend.compile(GreedyHead(logits_head, context.tensor_group))
 
-    def logits(
-        self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
-    ) -> np.ndarray:
-        """Return the logits after the tokens at `index_Bn` of every row, float32 [B, n, vocab].
+    def allocate(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Return (token_Bn, logit_Bn), zeros."""
+        return np.zeros(shape, np.int32), np.zeros(shape, np.float32)
 
-        The hidden states `x_bTD` are those of this rank's `rows` only.
-        """
-        (B, n), vocab_range = index_Bn.shape, self._vocab_range
-        if self._context.world_group.size == 1 and x_bTD.shape[1]:
-            logits_NV = self._logits_head(*_head_args(x_bTD, index_Bn, weights))
-            return np.reshape(np.asarray(logits_NV), (B, n, self._vocab_size))
-        logits_BnV = np.zeros((B, n, self._vocab_size), np.float32)
-        if x_bTD.shape[0] * x_bTD.shape[1]:
-            logits_Nv = self._logits_head(*_head_args(x_bTD, index_Bn[rows], weights))
-            logits_bnv = np.reshape(np.asarray(logits_Nv), (x_bTD.shape[0], n, len(vocab_range)))
-            logits_BnV[rows, :, vocab_range.start : vocab_range.stop] = logits_bnv
-        return self._context.world_group.all_reduce(logits_BnV)  # all but one rank add zero
-
-    def greedy(
-        self, x_bTD: Any, index_Bn: np.ndarray, weights: ModelWeights, *, rows: slice
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (token_Bn, logit_Bn): the greedy tokens after the tokens at `index_Bn`."""
-        context = self._context
-        if (
-            self._vocab_size < context.parallel_config.tensor_parallel_size
-        ):  # some ranks have no token
-            logits_BnV = self.logits(x_bTD, index_Bn, weights, rows=rows)
-            return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
-        token_Bn = np.zeros(index_Bn.shape, np.int32)
-        logit_Bn = np.zeros(index_Bn.shape, np.float32)
-        if x_bTD.shape[0] * x_bTD.shape[1]:
-            args = *_head_args(x_bTD, index_Bn[rows], weights), self._vocab_start_1
-            token_N, logit_N = map(np.asarray, self._greedy_head(*args))
-            if context.shard_spec.tensor_parallel_rank == 0:  # the others have the same
-                token_Bn[rows] = np.reshape(token_N, (-1, index_Bn.shape[1]))
-                logit_Bn[rows] = np.reshape(logit_N, (-1, index_Bn.shape[1]))
-        world_group = context.world_group
-        return world_group.all_reduce(token_Bn), world_group.all_reduce(logit_Bn)
-
-
-def _head_args(x_bTD: Any, index_bn: np.ndarray, weights: ModelWeights) -> tuple[Any, ...]:
-    """Return a head program's arguments, with `index_bn` as flat rows, at most the last column."""
-    b, T, _ = x_bTD.shape
-    row_bn = np.arange(b)[:, None] * T + np.minimum(index_bn, T - 1)
-    row_N = np.reshape(row_bn, -1).astype(np.int32)
-    return x_bTD, row_N, weights.final_norm_D, weights.w_logits_VD
+    def fill(
+        self,
+        outputs: tuple[np.ndarray, ...],
+        is_wanted_bn: np.ndarray,
+        x_ND: Any,
+        row_N: np.ndarray,
+        kept: Any,
+        weights: ModelWeights,
+    ) -> None:
+        """Write tokens and logits on the first rank of a tensor group: the others have the same."""
+        args = x_ND, row_N, weights.final_norm_D, weights.w_logits_VD, self._vocab_start_1
+        results_N = self._head(*args)
+        if self._shard.tensor_parallel_rank == 0:
+            for output, result_N in zip(outputs, results_N, strict=True):
+                output[is_wanted_bn] = np.asarray(result_N)[kept]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mimo_v2_flash.execution import NumpyBackend
 
 from .decoder import DecoderLayer
+from .embedding import embed
 from .feed_forward import MixtureOfExperts
 
 __all__ = ["Hook", "HookCall", "HookedLayers", "hook_layer"]
@@ -50,28 +51,32 @@ class HookedLayers(NumpyBackend):
 
     Parameters
     ----------
-    layers
-        How many layers the model has; a layer's index is its call's number modulo `layers`.
     hook
         The function called with a `HookCall` after every call of a part.
     """
 
-    def __init__(self, layers: int, hook: Hook) -> None:
-        self._layers, self._hook, self._calls = layers, hook, count()
+    def __init__(self, hook: Hook) -> None:
+        self._hook, self._index = hook, count()
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, with hooks if it is a decoder layer."""
-        return self._hooked(function) if isinstance(function, DecoderLayer) else function
+    def compile(
+        self, function: Callable[..., Any], *, donate: str | None = None
+    ) -> Callable[..., Any]:
+        """Return `function`, with hooks if it is a decoder layer.
 
-    def _hooked(self, layer: DecoderLayer) -> Callable[..., Any]:
+        Layers are counted from the embedding on, with which every pass begins.
+        """
+
         def program(*args: Any, **kwargs: Any) -> Any:
-            index = next(self._calls) % self._layers
-            return hook_layer(layer, index, self._hook)(*args, **kwargs)
+            if isinstance(function, DecoderLayer):
+                return hook_layer(function, next(self._index), self._hook)(*args, **kwargs)
+            if function is embed:
+                self._index = count()
+            return function(*args, **kwargs)
 
         return program
 
 
-def hook_layer(layer: Any, index: int, hook: Hook) -> Callable[..., Any]:
+def hook_layer(layer: DecoderLayer, index: int, hook: Hook) -> Callable[..., Any]:
     """Return the decoder layer, number `index`, with `hook` called after every part."""
 
     def with_hook(part: str, function: Any) -> Any:
@@ -82,7 +87,8 @@ def hook_layer(layer: Any, index: int, hook: Hook) -> Callable[..., Any]:
 
         return call
 
-    attention, feed_forward = layer.attention, layer.feed_forward
+    attention_block, feed_forward_block = layer.attention_block, layer.feed_forward_block
+    attention, feed_forward = attention_block.attention, feed_forward_block.feed_forward
     attention = replace(
         attention,
         apply_rope=with_hook("apply_rope", attention.apply_rope),
@@ -91,8 +97,8 @@ def hook_layer(layer: Any, index: int, hook: Hook) -> Callable[..., Any]:
     if isinstance(feed_forward, MixtureOfExperts):
         mixture = replace(feed_forward, expert_fn=with_hook("experts", feed_forward.expert_fn))
         feed_forward = with_hook("moe", mixture)
-    parts = {
-        "attention": with_hook("attention", attention),
-        "feed_forward": with_hook("feed_forward", feed_forward),
-    }
-    return with_hook("layer", replace(layer, **parts))
+    blocks = DecoderLayer(
+        replace(attention_block, attention=with_hook("attention", attention)),
+        replace(feed_forward_block, feed_forward=with_hook("feed_forward", feed_forward)),
+    )
+    return with_hook("layer", blocks)

@@ -85,40 +85,28 @@ class ParallelContext:
             comparable = {name: _comparable(value) for name, value in values.items()}
             check_consistent(self.world_group, **comparable)
 
-    def padded_batch_size(self, rows: int) -> int:
-        """Return the batch size with padding rows: `ExecutionMode.pad_batch_size`."""
-        return self.mode.pad_batch_size(rows, self.parallel_config.data_parallel_size)
+    @property
+    def data_parallel_rank(self) -> int:
+        """Number of the part of the batch that this rank has."""
+        return self.world_group.rank // self.parallel_config.tensor_parallel_size
 
-    def pad_batch(self, x_BT: np.ndarray, padding: int) -> np.ndarray:
-        """Return the rows of `x_BT`, then padding rows."""
-        count = self.padded_batch_size(len(x_BT)) - len(x_BT)
-        return np.pad(x_BT, ((0, count), (0, 0)), constant_values=padding)
+    def rank_rows(self, batch_size: int) -> tuple[slice, ...]:
+        """Return the rows of the batch of each data-parallel rank."""
+        T, ranks = self.parallel_config.tensor_parallel_size, range(self.parallel_config.world_size)
+        rows = (self.parallel_config.batch_range(rank, batch_size) for rank in ranks[::T])
+        return tuple(slice(part.start, part.stop) for part in rows)
 
-    def batch_slice(self, batch_size: int) -> slice:
-        """Return this rank's rows of the batch."""
-        rows = self.parallel_config.batch_range(self.world_group.rank, batch_size)
-        return slice(rows.start, rows.stop)
+    def dispatchers(self, spec: LayerSpec, tokens: int, longest: int) -> tuple[Dispatcher, ...]:
+        """Return the dispatchers of a pass in a layer: `ExecutionMode.dispatchers`.
 
-    def local_tokens(self, position_BT: np.ndarray, max_step: int) -> int:
-        """Return how many tokens of a step each rank dispatches to the experts.
-
-        The number is the same on every rank; a rank with fewer tokens dispatches padding.
+        `tokens` are those of all ranks, `longest` the most tokens of any data-parallel rank.
         """
-        count_B = np.sum(position_BT >= 0, axis=1)
-        T, tokens = self.parallel_config.tensor_parallel_size, []
-        for rank in range(0, self.parallel_config.world_size, T):
-            rows = self.parallel_config.batch_range(rank, len(count_B))
-            longest = max(count_B[rows.start : rows.stop], default=0)
-            tokens.append(len(rows) * self.mode.step_length(int(longest), max_step))
-        return -(-max(tokens) // T)
-
-    def dispatchers(
-        self, spec: LayerSpec, tokens: int, local_tokens: int
-    ) -> tuple[Dispatcher, ...]:
-        """Return the dispatchers of a step in a layer: `ExecutionMode.dispatchers`."""
-        experts = spec.num_experts, spec.experts_per_token
         shape = MoEStepShape(
-            tokens, local_tokens, self.parallel_config.expert_parallel_size, *experts
+            tokens,
+            -(-longest // self.parallel_config.tensor_parallel_size),
+            self.parallel_config.expert_parallel_size,
+            spec.num_experts,
+            spec.experts_per_token,
         )
         return self.mode.dispatchers(self._dispatcher, shape)
 

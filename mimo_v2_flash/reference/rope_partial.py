@@ -23,8 +23,8 @@ def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarra
     return rotation_LR.real, rotation_LR.imag
 
 
-def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
-    """Return `y_BTHQ`, from the table.
+def rope_partial(x_NHQ, position_N, cos_LR, sin_LR):
+    """Return `y_NHQ`, from the table.
 
     y_r + i y_{r+R} = (x_r + i x_{r+R}) (cos + i sin)        padding is rotated as position 0
     """
@@ -32,16 +32,16 @@ def rope_partial(x_BTHQ, position_BT, cos_LR, sin_LR):
     def rotation(position: int, r: int) -> complex:
         return complex(float(cos_LR[position, r]), float(sin_LR[position, r]))
 
-    return _rotate(x_BTHQ, position_BT, cos_LR.shape[1], rotation)
+    return _rotate(x_NHQ, position_N, cos_LR.shape[1], rotation)
 
 
-def rope_at(x_BTHQ, position_BT, *, rotary_dim: int, theta: float):
-    """Return `y_BTHQ`, from the positions, without a table."""
+def rope_at(x_NHQ, position_N, *, rotary_dim: int, theta: float):
+    """Return `y_NHQ`, from the positions, without a table."""
 
     def rotation(position: int, r: int) -> complex:
         return _rotation(position, r, rotary_dim, theta)
 
-    return _rotate(x_BTHQ, position_BT, rotary_dim // 2, rotation)
+    return _rotate(x_NHQ, position_N, rotary_dim // 2, rotation)
 
 
 def _rotation(position: int, r: int, rotary_dim: int, theta: float) -> complex:
@@ -49,11 +49,11 @@ def _rotation(position: int, r: int, rotary_dim: int, theta: float) -> complex:
     return cmath.exp(1j * position / theta ** (2 * r / rotary_dim))
 
 
-def _rotate(x_BTHQ, position_BT, R: int, rotation):
-    y_BTHQ = x_BTHQ.astype(np.float64)
-    B, T, H, _ = x_BTHQ.shape
-    for b, t, h, r in np.ndindex(B, T, H, R):
-        x = complex(float(x_BTHQ[b, t, h, r]), float(x_BTHQ[b, t, h, r + R]))
-        y = x * rotation(max(int(position_BT[b, t]), 0), r)
-        y_BTHQ[b, t, h, r], y_BTHQ[b, t, h, r + R] = y.real, y.imag
-    return y_BTHQ
+def _rotate(x_NHQ, position_N, R: int, rotation):
+    y_NHQ = x_NHQ.astype(np.float64)
+    N, H, _ = x_NHQ.shape
+    for n, h, r in np.ndindex(N, H, R):
+        x = complex(float(x_NHQ[n, h, r]), float(x_NHQ[n, h, r + R]))
+        y = x * rotation(max(int(position_N[n]), 0), r)
+        y_NHQ[n, h, r], y_NHQ[n, h, r + R] = y.real, y.imag
+    return y_NHQ

@@ -8,10 +8,9 @@ import numpy as np
 __all__ = ["token_embedding"]
 
 
-def token_embedding(token_BT, embedding_VD):
-    """Return `x_BTD`: row `token` of the table."""
-    B, T = token_BT.shape
-    x_BTD = np.empty((B, T, embedding_VD.shape[1]))
-    for b, t in np.ndindex(B, T):
-        x_BTD[b, t] = embedding_VD[int(token_BT[b, t])]
-    return x_BTD
+def token_embedding(token_N, embedding_VD):
+    """Return `x_ND`: row `token` of the table."""
+    x_ND = np.empty((len(token_N), embedding_VD.shape[1]))
+    for n, token in enumerate(token_N):
+        x_ND[n] = embedding_VD[int(token)]
+    return x_ND

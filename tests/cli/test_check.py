@@ -8,8 +8,8 @@ from mimo_v2_flash.kernels import rmsnorm
 
 
 def test_one_output_is_one_pair():
-    x_BTD, weight_D = normal(np.random.default_rng(0), 1, 2, 8), np.ones(8, np.float32)
-    ((actual, expected),) = beside_oracle("rmsnorm", "rmsnorm", x_BTD, weight_D, epsilon=1e-5)
+    x_ND, weight_D = normal(np.random.default_rng(0), 2, 8), np.ones(8, np.float32)
+    ((actual, expected),) = beside_oracle("rmsnorm", "rmsnorm", x_ND, weight_D, epsilon=1e-5)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert expected.dtype == np.float64
 
@@ -24,9 +24,9 @@ def test_several_outputs_are_several_pairs():
 
 
 def test_a_fault_in_the_kernel_shows(monkeypatch):
-    monkeypatch.setattr(rmsnorm, "rmsnorm", lambda x_BTD, _, epsilon: x_BTD + 0 * epsilon)
-    x_BTD = normal(np.random.default_rng(0), 1, 1, 8) * np.float32(9)
+    monkeypatch.setattr(rmsnorm, "rmsnorm", lambda x_ND, _, epsilon: x_ND + 0 * epsilon)
+    x_ND = normal(np.random.default_rng(0), 1, 8) * np.float32(9)
     ((actual, expected),) = beside_oracle(
-        "rmsnorm", "rmsnorm", x_BTD, np.ones(8, np.float32), epsilon=1e-5
+        "rmsnorm", "rmsnorm", x_ND, np.ones(8, np.float32), epsilon=1e-5
     )
     assert actual.ravel() != pytest.approx(expected.ravel(), abs=0.1)

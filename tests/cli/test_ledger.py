@@ -90,12 +90,12 @@ def test_a_ledger_is_that_of_its_deployment():
     assert ledger(DEPLOYMENT) == LEDGER
 
 
-def reads_twice(x_BTD, w_DD):
-    return ops.matmul(x_BTD, w_DD) + ops.matmul(x_BTD + np.float32(1), w_DD)
+def reads_twice(x_ND, w_DD):
+    return ops.matmul(x_ND, w_DD) + ops.matmul(x_ND + np.float32(1), w_DD)
 
 
-def computes_for_all(x_BTD, w_DD):
-    many = np.concatenate([x_BTD] * 32, axis=1)
+def computes_for_all(x_ND, w_DD):
+    many = np.concatenate([x_ND] * 32, axis=0)
     return ops.matmul(many, w_DD)
 
 
@@ -104,9 +104,9 @@ def computes_for_all(x_BTD, w_DD):
 )
 def test_faults_are_multiples_of_the_least(function, weights, operations):
     recorder = ProgramRecorder()
-    x_BTD, w_DD = np.ones((1, 3, 8), np.float32), np.ones((6, 8), np.float32)
-    recorder.compile(function)(x_BTD, w_DD)
-    kinds = {"x_BTD": "activations", "w_DD": "weights"}
+    x_ND, w_DD = np.ones((3, 8), np.float32), np.ones((6, 8), np.float32)
+    recorder.compile(function)(x_ND, w_DD)
+    kinds = {"x_ND": "activations", "w_DD": "weights"}
     recorded = StepPrograms(
         {"it": recorder.programs[0]}, (StepCalls(3, 0, {"it": 2}),), {"it": kinds}
     )

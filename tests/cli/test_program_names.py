@@ -8,6 +8,7 @@ from mimo_v2_flash.cli.program_names import program_name, unique_names
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
 from mimo_v2_flash.layers.decoder import DecoderLayer
+from mimo_v2_flash.layers.forward_batch import AttentionMetadata, SequenceRun
 from mimo_v2_flash.layers.head import GreedyHead, LogitsHead
 from mimo_v2_flash.parallel import SoloGroup
 
@@ -15,39 +16,50 @@ FULL, SLIDING = (
     DecoderLayer.build(MiMoConfig().layers[number], SoloGroup(), SoloGroup()) for number in (0, 1)
 )
 HEAD = GreedyHead(LogitsHead(1e-5), SoloGroup())
-X_BTD = np.zeros((4, 1, 8))
+X_ND = np.zeros((4, 8))
 
 
 def other_function(x):
     return x
 
 
+def metadata(kv_length: int) -> AttentionMetadata:
+    run = SequenceRun(first_row=0, rows=4, tokens=1, kv_length=kv_length)
+    return AttentionMetadata(None, None, None, None, slots=300, runs=(run,))
+
+
 def recorded(function, **arguments) -> RecordedProgram:
-    return RecordedProgram(function, {"x_BTD": X_BTD} | arguments, None)
+    return RecordedProgram(function, {"x_ND": X_ND} | arguments, None)
 
 
 @pytest.mark.parametrize(
     ("program", "name"),
     [
-        (recorded(FULL, kv_length=256), "full attention + dense network, 4 x 1 tokens, 256 filled"),
-        (recorded(SLIDING, kv_length=132), "sliding attention + experts, 4 x 1 tokens, 132 filled"),
         (
-            recorded(SLIDING, dispatcher=AllToAllDispatcher(send_capacity=8, capacity=24)),
-            "sliding attention + experts, 4 x 1 tokens, 8 slots, 24 seats",
+            recorded(FULL, metadata=metadata(256)),
+            "full attention + dense network, 4 x 1 tokens, 256 filled",
         ),
         (
-            recorded(SLIDING.attention_block, kv_length=132),
+            recorded(SLIDING, metadata=metadata(132)),
+            "sliding attention + experts, 4 x 1 tokens, 132 filled",
+        ),
+        (
+            recorded(SLIDING, metadata=metadata(132), dispatcher=AllToAllDispatcher(8, 24)),
+            "sliding attention + experts, 4 x 1 tokens, 132 filled, 8 slots, 24 seats",
+        ),
+        (
+            recorded(SLIDING.attention_block, metadata=metadata(132)),
             "sliding attention, 4 x 1 tokens, 132 filled",
         ),
         (
             recorded(SLIDING.feed_forward_block, dispatcher=AllToAllDispatcher(8, 24)),
-            "experts, 4 x 1 tokens, 8 slots, 24 seats",
+            "experts, 4 tokens, 8 slots, 24 seats",
         ),
-        (recorded(FULL.feed_forward_block), "dense network, 4 x 1 tokens"),
-        (recorded(HEAD), "head, 4 x 1 tokens"),
-        (recorded(HEAD, row_N=np.zeros(3)), "head, 3 of 4 x 1 tokens"),
-        (recorded(HEAD.logits_head), "head of logits, 4 x 1 tokens"),
-        (recorded(other_function), "other function, 4 x 1 tokens"),
+        (recorded(FULL.feed_forward_block), "dense network, 4 tokens"),
+        (recorded(HEAD), "head, 4 tokens"),
+        (recorded(HEAD, row_N=np.zeros(3)), "head, 3 of 4 tokens"),
+        (recorded(HEAD.logits_head), "head of logits, 4 tokens"),
+        (recorded(other_function), "other function, 4 tokens"),
     ],
 )
 def test_a_program_has_its_name(program, name):
@@ -56,5 +68,5 @@ def test_a_program_has_its_name(program, name):
 
 def test_equal_names_are_numbered():
     programs = [recorded(HEAD), recorded(other_function), recorded(HEAD)]
-    assert unique_names(programs)[2] == "head, 4 x 1 tokens (2)"
+    assert unique_names(programs)[2] == "head, 4 tokens (2)"
     assert len(set(unique_names(programs))) == 3

@@ -8,7 +8,7 @@ from mimo_v2_flash.cli import trace
 from mimo_v2_flash.cli.trace_file import open_trace
 from mimo_v2_flash.cli.trace_tensors import TENSORS, layer_name
 from mimo_v2_flash.kernels.axes import check_shapes
-from mimo_v2_flash.layers import attention, decoder, grouped_experts
+from mimo_v2_flash.layers import attention, decoder, forward_batch, grouped_experts
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from tests.support.tiny import random_tokens, running, tiny
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
@@ -79,12 +79,12 @@ def test_chunks_are_joined(whole):
 
 
 def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
-    right = attention.prior_tokens
+    right = forward_batch.prior_tokens
 
-    def forgetful(cache, *, sequences: int, kv_length: int):
-        return right(cache, sequences=sequences, kv_length=0)
+    def forgetful(cache, *, kv_length: int, **options):
+        return right(cache, kv_length=0, **options)
 
-    monkeypatch.setattr(attention, "prior_tokens", forgetful)
+    monkeypatch.setattr(forward_batch, "prior_tokens", forgetful)
     for name in ("log_sum", "heads"):
         tensor = whole[f"layers.0.attention.{name}"]
         np.testing.assert_array_equal(traced()[f"layers.0.attention.{name}"], tensor)
@@ -95,7 +95,7 @@ def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
 
 def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
     """The trace holds the queries that attention received, not queries rotated for the trace."""
-    monkeypatch.setattr(attention, "rope_partial", lambda x_BTHQ, *_: x_BTHQ)
+    monkeypatch.setattr(attention, "rope_partial", lambda x_NHQ, *_: x_NHQ)
     unrotated = traced()
     for part in ("query", "key"):
         rotated = unrotated[f"layers.0.attention.{part}_rotated"]

@@ -80,7 +80,7 @@ def test_what_a_model_holds_on_every_rank_is_counted(data, world, recipe, batch_
 @given(st.integers(0, 5), st.integers(1, 300), floats, st.sampled_from([1, 4, 8]))
 def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
     shard = ParallelConfig(1, tensor_parallel).shard_spec(tensor_parallel - 1)
-    sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "local_rows": slice(0, rows)}
+    sizes = {"batch_size": 5, "max_length": context, "dtype": dtype, "sequences": rows}
     real = new_cache(tuple(map(shard.local_layer, MIMO.layers)), **sizes)
     assert (
         cache_bytes(MIMO, shard, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
@@ -114,7 +114,7 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
             if call.part == "experts":
                 sizes["experts"] = sum(x.nbytes for x in (*call.args[:3], call.output))
 
-        backend = HookedLayers(len(model.config.layers), hook)
+        backend = HookedLayers(hook)
         rank_model = running(model, group=group, plan=plan, backend=backend, exchange=exchange)
         position_BT = np.tile(np.arange(step), (batch_size, 1))
         cache = rank_model.new_cache(batch_size, step)

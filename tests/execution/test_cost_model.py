@@ -5,7 +5,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import ops
@@ -78,7 +78,6 @@ def all_collectives(x):
 @few
 @given(sizes, sizes, sizes)
 def test_a_matmul_costs_what_xla_says(batch, N, depth, columns):
-    assume(columns != depth)  # else x would be donated to the output
     x, w = np.ones((*batch, N, depth), np.float32), np.ones((*batch, columns, depth), np.float32)
     program, cost = traced(times, x=x, w=w), costed(times, x=x, w=w)
     y, xla = x.size // depth * columns, xla_cost(program.module)

@@ -11,6 +11,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.deployment import Deployment
 from mimo_v2_flash.cli.ledger import price
+from mimo_v2_flash.cli.program_names import sequence_run
 from mimo_v2_flash.cli.step_programs import step_programs
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.execution.pytree import tree_arrays
@@ -53,10 +54,10 @@ def traced(name: str):
 
 
 def parts(program: str) -> tuple[str, int, int]:
-    """Return a program's kind, its rows and its tokens."""
+    """Return a program's kind, its rows, and its tokens; without attention all are one row."""
     what, sizes, *_ = program.split(", ")
-    rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
-    return what.removesuffix(" of logits"), int(rows), int(tokens)
+    *rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
+    return what.removesuffix(" of logits"), int(*rows or [1]), int(tokens)
 
 
 def last_bucket(programs) -> set[str]:
@@ -80,7 +81,7 @@ def test_hidden_states_and_caches_are_updated_in_place(name):
     for program, called in traced(name)[0].programs.items():
         expected = set()
         if "attention" in program:
-            expected = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+            expected = {"x_ND", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
         assert expected <= set(called.traced.in_place.values()), program
 
 
@@ -106,13 +107,13 @@ def test_a_rank_reads_its_weights_once(name):
 def test_filled_slots_are_read_once_at_most_by_each_block_of_queries(name):
     steps, costs = traced(name)
     for program, entry in costs.entries.items():
-        arguments = steps.programs[program].arguments
-        if "kv_length" not in arguments:
+        arguments, run = steps.programs[program].arguments, sequence_run(steps.programs[program])
+        if run is None:
             continue
         _, rows, tokens = parts(program)
         for path in ("cache.k_ZKQ", "cache.v_ZKC"):
             token = tree_arrays(arguments)[path][0].nbytes
-            once, blocks = rows * arguments["kv_length"] * token, -(-tokens // QUERY_BLOCK)
+            once, blocks = rows * run.kv_length * token, -(-tokens // QUERY_BLOCK)
             assert once <= entry.cost.read[path] <= blocks * once, program
             assert entry.cost.written[path] == rows * tokens * token, program
 

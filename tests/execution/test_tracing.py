@@ -41,11 +41,11 @@ def test_inputs_have_the_paths_of_the_pytree():
     assert trace(layer, ARGUMENTS).inputs == ("x", "row", "buffers.k_ZD", "buffers.v_ZD")
 
 
-def test_updated_buffers_and_the_first_input_are_aliased():
+def test_updated_buffers_and_the_donated_input_are_aliased():
     from mimo_v2_flash.execution.tracing import trace
 
-    traced = trace(layer, ARGUMENTS)
-    assert traced.in_place == {0: "x", 1: "buffers.k_ZD"}
+    traced = trace(layer, ARGUMENTS, donate="x")
+    assert (traced.in_place, traced.donated) == ({0: "x", 1: "buffers.k_ZD"}, "x")
     assert traced.output_tree == 0
     aliases = traced.module.input_output_alias.entries
     assert [(list(a.output_shape_index), a.parameter_number) for a in aliases] == [
@@ -54,12 +54,22 @@ def test_updated_buffers_and_the_first_input_are_aliased():
     ]
 
 
-def test_an_output_of_another_shape_is_not_aliased_and_the_output_tree_is_kept():
+def test_nothing_is_donated_unasked_and_the_output_tree_is_kept():
     from mimo_v2_flash.execution.tracing import trace
 
+    assert trace(layer, ARGUMENTS).in_place == {1: "buffers.k_ZD"}
     traced = trace(summed, {"x": X})
-    assert traced.in_place == {}
+    assert (traced.in_place, traced.donated) == ({}, None)
     assert traced.output_tree == (0, (1,))
+
+
+def test_a_donation_that_no_output_can_take_is_refused():
+    from mimo_v2_flash.execution.tracing import trace
+
+    with pytest.raises(ValueError, match=r"x is float32 .*the output that would take its buffer"):
+        trace(summed, {"x": X}, donate="x")
+    with pytest.raises(ValueError, match="program layer: factor is no array, to be donated"):
+        trace(layer, ARGUMENTS, donate="factor")
 
 
 def test_no_value_is_read_and_no_memory_taken():

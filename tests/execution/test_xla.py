@@ -12,9 +12,7 @@ from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
-from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import HybridCache, new_cache, slot_mapping
-from mimo_v2_flash.layers.attention import AttentionMetadata
+from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
@@ -23,6 +21,7 @@ from mimo_v2_flash.weights.device_layout import to_device_layout
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.agreement import assert_agrees
+from tests.support.batches import metadata_of
 from tests.support.rows import ragged
 from tests.support.tiny import KINDS, Tiny, random_tokens, running, tiny
 
@@ -55,26 +54,24 @@ class Layer:
         self.spec = spec = model.config.layers[index]
         self.weights = to_device_layout(model.weights).layers[index]
         self.call = DecoderLayer.build(spec, SoloGroup(), SoloGroup(), EXECUTION_MODES["static"])
-        cache = new_cache((spec,), batch_size=2, max_length=LENGTH, dtype=dtype)
-        self.cache, self.slots = cache.layers[0], cache.slots[0]
+        self.hybrid = new_cache((spec,), batch_size=2, max_length=LENGTH, dtype=dtype)
+        self.cache = self.hybrid.layers[0]
         if backend:
-            self.call = backend.compile(self.call)
+            self.call = backend.compile(self.call, donate="x_ND")
             self.weights, self.cache = backend.to_device((self.weights, self.cache))
 
-    def __call__(self, x_BTD, position_BT):
-        """Return the hidden states after the layer."""
-        attention = self.spec.attention
-        table = rope_table(
-            length=LENGTH, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
+    def __call__(self, x_ND, starts, counts, length):
+        """Return the hidden states after the layer, of rows padded to `length`."""
+        metadata = metadata_of(
+            self.spec.attention, starts, counts, self.hybrid, mode="static", max_step=2 * length
         )
-        metadata = AttentionMetadata(position_BT, slot_mapping(position_BT, self.slots), *table)
+        kv_length = min(KV_LENGTH, metadata.slots)
+        runs = tuple(run._replace(kv_length=kv_length) for run in metadata.runs)
+        assert metadata.runs[0].tokens == length
         rank_ids = RankIds(np.zeros(1, np.int32), np.zeros(1, np.int32))
-        static = {
-            "kv_length": min(KV_LENGTH, self.slots),
-            "dispatcher": AllGatherDispatcher(),
-            "local_tokens": position_BT.size,
-        }
-        return self.call(x_BTD, metadata, rank_ids, self.cache, self.weights, **static)
+        metadata = metadata._replace(runs=runs)
+        args = x_ND, metadata, rank_ids, self.cache, self.weights
+        return self.call(*args, dispatcher=AllGatherDispatcher())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
@@ -84,18 +81,17 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
     backend, generator = XlaBackend(), np.random.default_rng(index)
     layer, program = Layer(model, index, dtype), Layer(model, index, dtype, backend)
     for starts, counts, length in STEPS:
-        position_BT = positions(starts, counts, length)
-        x_BTD = generator.standard_normal((2, length, MODEL.config.hidden_size)).astype(dtype)
-        expected_BTD, y_BTD = layer(x_BTD, position_BT), program(x_BTD, position_BT)
-        real = position_BT >= 0
-        assert_agrees(np.asarray(y_BTD)[real], expected_BTD[real])
+        x_ND = generator.standard_normal((2 * length, MODEL.config.hidden_size)).astype(dtype)
+        expected_ND, y_ND = (run(x_ND, starts, counts, length) for run in (layer, program))
+        real_N = positions(starts, counts, length).ravel() >= 0
+        assert_agrees(np.asarray(y_ND)[real_N], expected_ND[real_N])
         for part, expected in zip(program.cache[:2], layer.cache[:2], strict=True):
             assert_agrees(np.asarray(part)[:-1], expected[:-1])  # the last row is trash
         np.testing.assert_array_equal(np.asarray(program.cache[2]), layer.cache[2])
     assert len(backend.programs) == 2
     for traced in backend.programs:
         assert lint_program(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
-        written = {"x_BTD", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+        written = {"x_ND", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
         assert set(traced.in_place.values()) == written
 
 
@@ -123,9 +119,9 @@ def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
     expected = running(MODEL).generate(prompts, **options)
     backend = XlaBackend()
     assert running(MODEL, backend=backend, max_step=16).generate(prompts, **options) == expected
-    lengths = Counter(shape_of(traced, "token_BT") for traced in backend.programs)
+    lengths = Counter(shape_of(traced, "token_N") for traced in backend.programs)
     kinds = len(set(MODEL.config.layers))
-    assert {shape for shape in lengths if shape} == {(2, 16), (2, 1)}
+    assert {shape for shape in lengths if shape} == {(16,), (2,)}
     layers = [shape_of(traced, "cache.k_ZKQ") for traced in backend.programs]
     assert len([shape for shape in layers if shape]) == 2 * kinds
     for traced in backend.programs:
@@ -169,11 +165,11 @@ def test_any_chunking_of_a_ragged_batch_gives_numpys_logits():
 def test_updated_buffers_must_be_on_the_device():
     layer = Layer(MODEL, 0, np.float32)
     layer.call = XlaBackend().compile(layer.call)
-    x_BTD = np.zeros((2, 1, MODEL.config.hidden_size), np.float32)
+    x_ND = np.zeros((2, MODEL.config.hidden_size), np.float32)
     with pytest.raises(
         TypeError, match=r"cache\.k_ZKQ, .*: updated in place, but not on the device"
     ):
-        layer(x_BTD, positions((0, 0), (1, 1), 1))
+        layer(x_ND, (0, 0), (1, 1), 1)
 
 
 def test_arrays_are_copied_to_the_device_once():

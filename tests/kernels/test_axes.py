@@ -4,13 +4,45 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.kernels.axes import axes_of, check_dtypes, check_shapes, checked
+from mimo_v2_flash.kernels.axes import (
+    MAX_SIGNATURES,
+    axes_of,
+    check_dtypes,
+    check_shapes,
+    checked,
+)
 
 
 @checked
 def twice(x_BT, position_BT, w_eFD=None, *, times: int = 2):
     """Return `x_BT` times `times`."""
     return x_BT * times
+
+
+@checked
+def forgetful(x_BT, y_T):
+    """Return the first row."""
+    return x_BT[0]
+
+
+def test_an_accepted_call_is_no_licence_for_another():
+    x_BT, y_T = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    for _ in range(2):
+        forgetful(x_BT, y_T)
+        forgetful(x_BT, y_T=y_T)
+    for wrong in ({"y_T": y_T[:2]}, {"y_T": y_T.astype(np.float64)}, {"y_T": [1.0, 1.0, 1.0]}):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="forgetful: y_T"):
+                forgetful(x_BT, **wrong)
+
+
+def test_a_kernel_remembers_a_bounded_number_of_signatures():
+    for length in range(MAX_SIGNATURES + 3):
+        forgetful(np.ones((1, length), np.float32), np.ones(length, np.float32))
+    (accepted,) = (
+        cell.cell_contents for cell in forgetful.__closure__ if type(cell.cell_contents) is set
+    )
+    assert 0 < len(accepted) <= MAX_SIGNATURES
 
 
 X_BT, POSITION_BT = np.ones((2, 3), np.float32), np.zeros((2, 3), np.int32)

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
+from mimo_v2_flash.kernels.kv_cache import (
+    KVCache,
+    prior_tokens,
+    take_prior_tokens,
+    write_tokens,
+)
 from mimo_v2_flash.reference import kv_cache as oracle
 from tests.support.drawn import FLOATS, floats, seeds
 from tests.support.kinds import every_kind, host_kinds
@@ -32,10 +37,10 @@ def tokens(position_BT, *, seed=0, dtype=np.float32) -> dict:
     slot_mapping_BT = np.where(position_BT < oldest_B1, TRASH, sequence_B1 * S + position_BT % S)
     normal = np.random.default_rng(seed).standard_normal
     return {
-        "k_BTKQ": normal((B, T, K, Q)).astype(dtype),
-        "v_BTKC": normal((B, T, K, C)).astype(dtype),
-        "position_BT": position_BT,
-        "slot_mapping_BT": slot_mapping_BT.astype(np.int32),
+        "k_NKQ": normal((B * T, K, Q)).astype(dtype),
+        "v_NKC": normal((B * T, K, C)).astype(dtype),
+        "position_N": position_BT.ravel(),
+        "slot_mapping_N": slot_mapping_BT.ravel().astype(np.int32),
     }
 
 
@@ -71,9 +76,11 @@ def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
     actual, expected = empty_cache(cache_dtype), empty_cache(cache_dtype)
     on(write_tokens)(actual, **step)
     oracle.write_tokens(expected, **step)
+    rows = data.draw(st.sampled_from([range(B), range(1), range(1, B)]))
     for kv_length in (0, 3, S):
-        read = on(prior_tokens)(actual, sequences=B, kv_length=kv_length)
-        written = oracle.prior_tokens(expected, sequences=B, kv_length=kv_length)
+        reads = {"slots": S, "rows": rows, "kv_length": kv_length}
+        read = on(prior_tokens)(actual, **reads)
+        written = oracle.prior_tokens(expected, **reads)
         for part, expected_part in zip(read, written, strict=True):
             np.testing.assert_array_equal(part.astype(np.float64), expected_part)
     assert actual.position_Z[TRASH] == -1
@@ -82,16 +89,16 @@ def test_it_is_its_oracle(on, starts, T, dtype, cache_dtype, data, seed):
 def test_what_is_written_is_read_at_its_slot():
     cache, step = empty_cache(), GOOD
     write_tokens(cache, **step)
-    prior = prior_tokens(cache, sequences=B, kv_length=S)
+    prior = prior_tokens(cache, slots=S, rows=range(B), kv_length=S)
     np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2, -1, -1], [-1, -1, 7, 8, -1]])
-    np.testing.assert_array_equal(prior.k_BSKQ[0, :3], step["k_BTKQ"][0])
-    np.testing.assert_array_equal(prior.v_BSKC[1, 2:4], step["v_BTKC"][1, :2])
+    np.testing.assert_array_equal(prior.k_BSKQ[0, :3], step["k_NKQ"][:3])
+    np.testing.assert_array_equal(prior.v_BSKC[1, 2:4], step["v_NKC"][3:5])
     assert not prior.k_BSKQ[0, 3:].any()
 
 
 def test_the_trash_row_stays_empty_whatever_is_written_there():
     cache, step = empty_cache(), tokens([[3], [4]])
-    step["slot_mapping_BT"][:] = TRASH
+    step["slot_mapping_N"][:] = TRASH
     write_tokens(cache, **step)
     assert (cache.position_Z == -1).all()
     assert not cache.k_ZKQ[:TRASH].any()
@@ -111,9 +118,9 @@ def test_a_ring_holds_the_last_tokens():
     cache = empty_cache()
     for position in range(12):
         write_tokens(cache, **tokens([[position], [position + 1]], seed=position))
-    prior = prior_tokens(cache, sequences=B, kv_length=S)
+    prior = prior_tokens(cache, slots=S, rows=range(B), kv_length=S)
     np.testing.assert_array_equal(prior.position_BS, [[10, 11, 7, 8, 9], [10, 11, 12, 8, 9]])
-    np.testing.assert_array_equal(prior.k_BSKQ[0, 1], tokens([[11], [12]], seed=11)["k_BTKQ"][0, 0])
+    np.testing.assert_array_equal(prior.k_BSKQ[0, 1], tokens([[11], [12]], seed=11)["k_NKQ"][0])
 
 
 def test_a_draft_is_overwritten_by_the_token_that_took_its_place():
@@ -121,15 +128,15 @@ def test_a_draft_is_overwritten_by_the_token_that_took_its_place():
     write_tokens(cache, **tokens([[0, 1, 2], [0, 1, 2]], seed=1))
     kept = tokens([[1], [1]], seed=2)
     write_tokens(cache, **kept)
-    prior = prior_tokens(cache, sequences=B, kv_length=3)
-    np.testing.assert_array_equal(prior.v_BSKC[:, 1:2], kept["v_BTKC"])
+    prior = prior_tokens(cache, slots=S, rows=range(B), kv_length=3)
+    np.testing.assert_array_equal(prior.v_BSKC[:, 1], kept["v_NKC"])
     np.testing.assert_array_equal(prior.position_BS, [[0, 1, 2]] * B)
 
 
 @pytest.mark.parametrize("kv_length", [0, 1, S])
 def test_prior_tokens_are_views(kv_length):
     cache = empty_cache()
-    prior = prior_tokens(cache, sequences=B, kv_length=kv_length)
+    prior = prior_tokens(cache, slots=S, rows=range(B), kv_length=kv_length)
     for view, part in zip(prior, cache, strict=True):
         assert view.shape[:2] == (B, kv_length)
         assert view.base is not None
@@ -140,7 +147,7 @@ def test_prior_tokens_are_views(kv_length):
 def test_tokens_are_cast_to_the_dtype_of_the_cache(dtype):
     cache, step = empty_cache(ml_dtypes.bfloat16), tokens([[0], [0]], dtype=dtype)
     write_tokens(cache, **step)
-    np.testing.assert_array_equal(cache.k_ZKQ[0], step["k_BTKQ"][0, 0].astype(ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(cache.k_ZKQ[0], step["k_NKQ"][0].astype(ml_dtypes.bfloat16))
     assert cache.k_ZKQ.dtype == cache.v_ZKC.dtype == ml_dtypes.bfloat16
     assert cache.position_Z.dtype == np.int32
 
@@ -152,20 +159,41 @@ def test_a_mistaken_argument_is_named(name, wrong):
 
 
 def test_tokens_of_another_width_than_the_cache_are_refused():
-    wide = np.zeros((B, 3, K, Q + 1), np.float32)
+    wide = np.zeros((B * 3, K, Q + 1), np.float32)
     with pytest.raises(ValueError, match="axis Q is 4 in k_ZKQ"):
-        write_tokens(empty_cache(), **(GOOD | {"k_BTKQ": wide}))
+        write_tokens(empty_cache(), **(GOOD | {"k_NKQ": wide}))
 
 
-@pytest.mark.parametrize(("sequences", "kv_length"), [(0, 1), (3, 1), (B, S + 1), (B, -1)])
-def test_slots_that_are_not_there_are_refused(sequences, kv_length):
+@pytest.mark.parametrize(
+    ("slots", "rows", "kv_length"),
+    [
+        (0, range(B), 0),
+        (3, range(B), 1),
+        (S, range(B + 1), 1),
+        (S, range(-1, B), 1),
+        (S, range(B), S + 1),
+        (S, range(B), -1),
+    ],
+)
+def test_slots_that_are_not_there_are_refused(slots, rows, kv_length):
     with pytest.raises(ValueError, match="prior_tokens"):
-        prior_tokens(empty_cache(), sequences=sequences, kv_length=kv_length)
+        prior_tokens(empty_cache(), slots=slots, rows=rows, kv_length=kv_length)
+
+
+@every_kind
+def test_sequences_may_be_data(on):
+    cache = empty_cache()
+    write_tokens(cache, **GOOD)
+    expected = prior_tokens(cache, slots=S, rows=range(B), kv_length=3)
+    for rows in ([1], [1, 0], [0, 0]):
+        taken = on(take_prior_tokens)(cache, np.array(rows, np.int32), slots=S, kv_length=3)
+        for part, expected_part in zip(taken, expected, strict=True):
+            np.testing.assert_array_equal(part, expected_part[rows])
 
 
 def test_nothing_is_written_if_values_do_not_fit():
     cache, step = empty_cache(), tokens([[0], [0]])
-    step["v_BTKC"] = step["v_BTKC"][..., :-1].copy()
-    with pytest.raises(ValueError, match="v_BTKC"):
+    step["v_NKC"] = step["v_NKC"][..., :-1].copy()
+    with pytest.raises(ValueError, match="v_NKC"):
         write_tokens(cache, **step)
     assert not cache.k_ZKQ.any()

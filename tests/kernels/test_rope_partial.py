@@ -17,39 +17,39 @@ R = ROTARY_DIM // 2
 FULL, SLIDING = 5_000_000.0, 10_000.0
 TABLE = rope_table(length=LENGTH, rotary_dim=ROTARY_DIM, theta=SLIDING)
 GOOD = {
-    "x_BTHQ": np.ones((2, 3, 2, Q), np.float32),
-    "position_BT": np.zeros((2, 3), np.int32),
+    "x_NHQ": np.ones((6, 2, Q), np.float32),
+    "position_N": np.zeros(6, np.int32),
     "cos_LR": TABLE[0],
     "sin_LR": TABLE[1],
 }
-heads = tensors("x_BTHQ", B=st.just(1), T=st.just(1), Q=st.just(Q), dtypes=st.just(FLOATS[0])).map(
+heads = tensors("x_NHQ", N=st.just(1), Q=st.just(Q), dtypes=st.just(FLOATS[0])).map(
     lambda drawn: drawn[0]
 )
 position = st.integers(0, LENGTH - 1)
 thetas = pytest.mark.parametrize("theta", [FULL, SLIDING])
 
 
-def rotate(x_BTHQ, position: int, table=TABLE):
-    return rope_partial(x_BTHQ, np.full(x_BTHQ.shape[:2], position, np.int32), *table)
+def rotate(x_NHQ, position: int, table=TABLE):
+    return rope_partial(x_NHQ, np.full(len(x_NHQ), position, np.int32), *table)
 
 
 @every_kind
 @given(
-    tensors("x_BTHQ", Q=st.sampled_from([8, 9, 24])),
+    tensors("x_NHQ", Q=st.sampled_from([8, 9, 24])),
     st.sampled_from([2, 4, 8]),
     st.sampled_from([FULL, SLIDING]),
     st.data(),
 )
 def test_it_is_its_oracle(on, drawn, rotary_dim, theta, data):
-    (x_BTHQ,) = drawn
-    B, T = x_BTHQ.shape[:2]
-    row = st.lists(st.integers(-1, 40), min_size=T, max_size=T)
-    position_BT = np.array(data.draw(st.lists(row, min_size=B, max_size=B)), np.int32)
+    (x_NHQ,) = drawn
+    N = len(x_NHQ)
+    positions = st.lists(st.integers(-1, 40), min_size=N, max_size=N)
+    position_N = np.array(data.draw(positions), np.int32)
     table = rope_table(length=41, rotary_dim=rotary_dim, theta=theta)
-    actual = on(rope_partial)(x_BTHQ, position_BT, *table)
-    assert actual.dtype == x_BTHQ.dtype
-    assert_agrees(actual, oracle.rope_partial(x_BTHQ, position_BT, *table))
-    assert_agrees(actual, oracle.rope_at(x_BTHQ, position_BT, rotary_dim=rotary_dim, theta=theta))
+    actual = on(rope_partial)(x_NHQ, position_N, *table)
+    assert actual.dtype == x_NHQ.dtype
+    assert_agrees(actual, oracle.rope_partial(x_NHQ, position_N, *table))
+    assert_agrees(actual, oracle.rope_at(x_NHQ, position_N, rotary_dim=rotary_dim, theta=theta))
 
 
 @thetas
@@ -65,11 +65,11 @@ def test_the_table_is_its_oracle(theta, rotary_dim):
 def test_angles_are_exact_at_the_end_of_the_context(theta):
     last = 262_143
     cos_LR, sin_LR = rope_table(length=last + 1, rotary_dim=ROTARY_DIM, theta=theta)
-    x_BTHQ = np.zeros((1, 1, 1, ROTARY_DIM), np.float32)
-    x_BTHQ[..., :R] = 1
-    rotated = oracle.rope_at(x_BTHQ, np.array([[last]]), rotary_dim=ROTARY_DIM, theta=theta)
+    x_NHQ = np.zeros((1, 1, ROTARY_DIM), np.float32)
+    x_NHQ[..., :R] = 1
+    rotated = oracle.rope_at(x_NHQ, np.array([last]), rotary_dim=ROTARY_DIM, theta=theta)
     np.testing.assert_allclose(
-        np.concatenate([cos_LR[last], sin_LR[last]]), rotated[0, 0, 0], rtol=0, atol=1e-7
+        np.concatenate([cos_LR[last], sin_LR[last]]), rotated[0, 0], rtol=0, atol=1e-7
     )
 
 
@@ -91,30 +91,31 @@ def test_it_is_transformers(layer_type):
     theta = config.rope_parameters[layer_type]["rope_theta"]
     table = rope_table(length=130, rotary_dim=64, theta=theta)
     for x_BTHQ, rotated in zip((q_BTHQ, k_BTKQ), expected, strict=True):
-        assert_agrees(rope_partial(x_BTHQ, position_BT, *table), rotated.transpose(1, 2).numpy())
+        actual_NHQ = rope_partial(x_BTHQ.reshape(8, -1, 192), position_BT.reshape(8), *table)
+        assert_agrees(actual_NHQ.reshape(x_BTHQ.shape), rotated.transpose(1, 2).numpy())
 
 
 @given(heads, position)
-def test_every_pair_keeps_its_length(x_BTHQ, position):
+def test_every_pair_keeps_its_length(x_NHQ, position):
     def length(x):
         return np.hypot(x[..., :R], x[..., R:ROTARY_DIM])
 
-    np.testing.assert_allclose(length(rotate(x_BTHQ, position)), length(x_BTHQ), rtol=1e-5)
+    np.testing.assert_allclose(length(rotate(x_NHQ, position)), length(x_NHQ), rtol=1e-5)
 
 
 @given(heads, position)
-def test_the_other_channels_pass_untouched(x_BTHQ, position):
+def test_the_other_channels_pass_untouched(x_NHQ, position):
     np.testing.assert_array_equal(
-        rotate(x_BTHQ, position)[..., ROTARY_DIM:], x_BTHQ[..., ROTARY_DIM:]
+        rotate(x_NHQ, position)[..., ROTARY_DIM:], x_NHQ[..., ROTARY_DIM:]
     )
 
 
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 def test_a_score_depends_on_the_distance_only(position, gap, shift):
-    q_BTHQ, k_BTHQ = np.random.default_rng(position).standard_normal((2, 1, 1, 1, Q)).astype("f4")
+    q_NHQ, k_NHQ = np.random.default_rng(position).standard_normal((2, 1, 1, Q)).astype("f4")
 
     def score(query, key):
-        return float(np.sum(rotate(q_BTHQ, query) * rotate(k_BTHQ, key)))
+        return float(np.sum(rotate(q_NHQ, query) * rotate(k_NHQ, key)))
 
     shifted = score(position + gap + shift, position + shift)
     assert score(position + gap, position) == pytest.approx(shifted, abs=1e-4)
@@ -122,20 +123,20 @@ def test_a_score_depends_on_the_distance_only(position, gap, shift):
 
 @pytest.mark.parametrize("r", range(R))
 def test_a_channel_is_paired_with_the_one_half_a_rotation_further(r):
-    x_BTHQ = np.zeros((1, 1, 1, Q), np.float32)
-    x_BTHQ[..., r] = 1
-    (rotated,) = np.nonzero(rotate(x_BTHQ, 7)[0, 0, 0])
+    x_NHQ = np.zeros((1, 1, Q), np.float32)
+    x_NHQ[..., r] = 1
+    (rotated,) = np.nonzero(rotate(x_NHQ, 7)[0, 0])
     assert set(rotated) == {r, r + R}
 
 
 def test_theta_matters():
-    x_BTHQ = GOOD["x_BTHQ"]
+    x_NHQ = GOOD["x_NHQ"]
     other = rope_table(length=LENGTH, rotary_dim=ROTARY_DIM, theta=FULL)
-    assert np.max(np.abs(rotate(x_BTHQ, 100) - rotate(x_BTHQ, 100, other))) > 0.5
+    assert np.max(np.abs(rotate(x_NHQ, 100) - rotate(x_NHQ, 100, other))) > 0.5
 
 
 def test_padding_turns_as_position_0_which_does_not_turn():
-    np.testing.assert_array_equal(rotate(GOOD["x_BTHQ"], -1), GOOD["x_BTHQ"])
+    np.testing.assert_array_equal(rotate(GOOD["x_NHQ"], -1), GOOD["x_NHQ"])
 
 
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**GOOD))
@@ -145,8 +146,8 @@ def test_a_mistaken_argument_is_named(name, wrong):
 
 
 def test_a_head_narrower_than_what_turns_is_refused():
-    with pytest.raises(ValueError, match=r"x_BTHQ has width 7, expected at least 2R = 8"):
-        rope_partial(**(GOOD | {"x_BTHQ": np.ones((2, 3, 2, 7), np.float32)}))
+    with pytest.raises(ValueError, match=r"x_NHQ has width 7, expected at least 2R = 8"):
+        rope_partial(**(GOOD | {"x_NHQ": np.ones((6, 2, 7), np.float32)}))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.layers import dispatch_stats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
-from mimo_v2_flash.layers.eager_dispatchers import DISPATCHERS, RaggedAllToAllDispatcher
+from mimo_v2_flash.layers.eager_dispatchers import RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -94,7 +94,7 @@ def test_one_token_on_eight_ranks():
         if call.part == "experts":
             chosen.append({int(expert) // 2 for expert in call.args[2][0]})
 
-    running(model, backend=HookedLayers(len(SPARSE), hook)).forward(token_BT)
+    running(model, backend=HookedLayers(hook)).forward(token_BT)
     messages = sum(len(ranks - {7}) for ranks in chosen)
     stats = recorded(model, plan, token_BT, "all_to_all")[0]["all_to_all"]
     assert (stats.tokens, stats.pairs) == (LAYERS, LAYERS * A)
@@ -132,13 +132,14 @@ def test_512_tokens_on_8_ranks_send_little_more_than_the_least():
 
 
 def test_a_pair_that_is_lost_on_its_way_is_seen(monkeypatch):
-    def lossy(x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
-        expert_NA = np.where(np.arange(len(expert_NA))[:, None] == 0, num_experts, expert_NA)
-        return RaggedAllToAllDispatcher()(
-            x_ND, weight_NA, expert_NA, expert_fn, group=group, num_experts=num_experts
-        )
+    right = RaggedAllToAllDispatcher.__call__
 
-    monkeypatch.setitem(DISPATCHERS, "all_to_all", lossy)
+    def lossy(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
+        expert_NA = np.where(np.arange(len(expert_NA))[:, None] == 0, num_experts, expert_NA)
+        tokens = x_ND, weight_NA, expert_NA
+        return right(self, *tokens, expert_fn, group=group, num_experts=num_experts)
+
+    monkeypatch.setattr(RaggedAllToAllDispatcher, "__call__", lossy)
     model = tiny(RECIPE)
     stats = recorded(model, ParallelConfig(2, 1, 2), random_tokens(model, 2, 4), "all_to_all")[0][
         "all_to_all"

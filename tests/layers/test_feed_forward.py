@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.layers.eager_dispatchers import RaggedAllToAllDispatcher
+from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import SoloGroup
@@ -25,7 +26,7 @@ DENSE, SPARSE = 0, 1  # indices of layers
 SPEC = MODEL.config.layers[SPARSE]
 SOLO = SoloGroup()
 ROUTING = SPEC.experts_per_token, SPEC.routed_scaling_factor
-MIXTURE = MixtureOfExperts(*ROUTING, SOLO, SOLO, grouped_experts)
+MIXTURE = MixtureOfExperts(*ROUTING, SOLO, SOLO, grouped_experts, EagerMode().split_tokens)
 ALL_GATHER = AllGatherDispatcher()
 X_ND = np.random.default_rng(0).standard_normal((9, SPEC.hidden_size)).astype(np.float32)
 
@@ -36,8 +37,9 @@ def forward(
     """Return the output of `layer` with the weights of layer `index`."""
     position_N = np.arange(len(x_ND)) if position_N is None else np.array(position_N)
     weights = weights or MODEL.weights.layers[index].feed_forward
-    dispatch_options = {"dispatcher": dispatcher, "local_tokens": len(x_ND)}
-    y_ND, overflow_1 = layer(x_ND, position_N.astype(np.int32), FIRST, weights, **dispatch_options)
+    y_ND, overflow_1 = layer(
+        x_ND, position_N.astype(np.int32), FIRST, weights, dispatcher=dispatcher
+    )
     assert not overflow_1.any()
     return y_ND
 

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from mimo_v2_flash.layers.hooks import HookedLayers
 from tests.support.tiny import random_tokens, running, tiny
@@ -14,7 +15,7 @@ SPARSE = ["apply_rope", "attend", "attention", "experts", "moe", "feed_forward",
 def run_hooked(token_BT, **options):
     """Return the logits, and every `HookCall` in order."""
     calls = []
-    backend = HookedLayers(len(tiny().config.layers), calls.append)
+    backend = HookedLayers(calls.append)
     return running(tiny(), backend=backend, **options).forward(token_BT), calls
 
 
@@ -42,8 +43,25 @@ def test_what_is_heard_is_what_flows():
         assert after.args[0] is before.output
     for apply_rope, attend in pairwise(calls):
         if attend.part == "attend":
-            assert attend.args[0] is apply_rope.output[0]
-            assert attend.args[1] is apply_rope.output[1]
+            assert np.shares_memory(attend.args[0], apply_rope.output[0])
+            assert np.shares_memory(attend.args[1], apply_rope.output[1])
+
+
+def test_layers_are_counted_from_the_first_after_a_step_that_failed():
+    calls = []
+
+    def hook(call):
+        calls.append(call.layer)
+        if len(calls) == 9:
+            raise RuntimeError("in the middle of a step")
+
+    model = running(tiny(), backend=HookedLayers(hook))
+    with pytest.raises(RuntimeError, match="in the middle"):
+        model.forward(random_tokens(tiny(), 1, 3))
+    assert calls[-1] == 1
+    model.forward(random_tokens(tiny(), 1, 3))
+    assert calls[9] == 0
+    assert calls[-1] == len(tiny().config.layers) - 1
 
 
 def test_a_part_can_be_asked_again_and_says_the_same():

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
-from mimo_v2_flash.layers.eager_dispatchers import MAX_ALL_GATHER_TOKENS, RaggedAllToAllDispatcher
+from mimo_v2_flash.layers.eager_dispatchers import (
+    MAX_ALL_GATHER_TOKENS,
+    PaddedAllGatherDispatcher,
+    RaggedAllToAllDispatcher,
+)
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from tests.support.rows import ragged
 from tests.support.spread import plans
 
 
@@ -19,10 +21,6 @@ def on_ranks(plan: ParallelConfig, program, **options) -> list:
     """Return the output of `program(context)` on every rank."""
     group = ThreadGroup(plan.world_size)
     return group.run(lambda _: program(ParallelContext(plan, group, **options)))
-
-
-def positions_of(lengths: list[int]) -> np.ndarray:
-    return ragged([[0] * length for length in lengths], [0] * len(lengths))[1]
 
 
 @given(plans(8))
@@ -39,31 +37,39 @@ def test_groups_are_those_of_the_plan(plan):
         assert experts == list(plan.expert_group_ranks(rank))
 
 
-@given(plans(8), st.lists(st.integers(0, 9), min_size=1, max_size=12))
-def test_every_rank_says_the_same_and_takes_enough(plan, lengths):
-    position_BT = positions_of(lengths)
-    local_tokens, *others = on_ranks(plan, lambda context: context.local_tokens(position_BT, 99))
-    assert others == [local_tokens] * (plan.world_size - 1)
-    tokens = [
-        len(rows) * max((lengths[row] for row in rows), default=0)
-        for rows in (plan.batch_range(rank, len(lengths)) for rank in range(plan.world_size))
-    ]
-    size = plan.tensor_parallel_size
-    assert local_tokens * size - max(tokens) in range(size)
+@given(plans(8), st.integers(1, 12))
+def test_every_row_is_on_one_data_parallel_rank(plan, batch_size):
+    def rows(context: ParallelContext):
+        return context.rank_rows(batch_size), context.data_parallel_rank
+
+    outputs = on_ranks(plan, rows)
+    rank_rows = outputs[0][0]
+    assert [row for part in rank_rows for row in range(batch_size)[part]] == [*range(batch_size)]
+    assert [others for others, _ in outputs] == [rank_rows] * plan.world_size
+    for rank, (_, index) in enumerate(outputs):
+        assert range(batch_size)[rank_rows[index]] == plan.batch_range(rank, batch_size)
 
 
 def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
     spec, few = MiMoConfig().layers[1], MAX_ALL_GATHER_TOKENS
-    for name, dispatcher in (
-        ("all_gather", AllGatherDispatcher()),
-        ("all_to_all", RaggedAllToAllDispatcher()),
-    ):
-        for tokens in (1, 100):
+    for tokens in (1, 100):
+        for name, dispatcher in (
+            ("all_gather", PaddedAllGatherDispatcher(tokens)),
+            ("all_to_all", RaggedAllToAllDispatcher()),
+        ):
             context = ParallelContext(ParallelConfig(), SoloGroup(), name)
             assert context.dispatchers(spec, tokens, tokens) == (dispatcher,)
     free = ParallelContext(ParallelConfig(), SoloGroup())
-    assert free.dispatchers(spec, few, few) == (AllGatherDispatcher(),)
+    assert free.dispatchers(spec, few, few) == (PaddedAllGatherDispatcher(few),)
     assert free.dispatchers(spec, few + 1, few + 1) == (RaggedAllToAllDispatcher(),)
+
+
+def test_ranks_that_share_heads_dispatch_a_part_of_the_tokens_each():
+    def dispatchers(context: ParallelContext):
+        return context.dispatchers(MiMoConfig().layers[1], tokens=9, longest=5)
+
+    plan = ParallelConfig(4, 2, 2)
+    assert on_ranks(plan, dispatchers) == [(PaddedAllGatherDispatcher(3),)] * 4
 
 
 def test_a_plan_for_another_world_and_an_unknown_exchange_are_refused():

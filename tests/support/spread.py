@@ -66,7 +66,7 @@ def on_ranks(
     group, pairs = ThreadGroup(plan.world_size), [Counter() for _ in range(plan.world_size)]
 
     def on_rank(rank: int) -> Any:
-        backend = HookedLayers(len(model.config.layers), lambda call: _count(pairs[rank], call))
+        backend = HookedLayers(lambda call: _count(pairs[rank], call))
         return program(running(model, group=group, plan=plan, backend=backend, **options))
 
     first, *others = group.run(on_rank)

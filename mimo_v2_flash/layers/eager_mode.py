@@ -1,0 +1,133 @@
+"""Eager execution mode, of a host: shapes follow the data, and padding is never computed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.kernels.moe_block import Dispatcher
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.parallel import ALONE, Group, HostGroup
+from mimo_v2_flash.weights.params import ModelWeights
+
+from .eager_attention import attend_per_kv_head
+from .eager_dispatchers import MoEStepShape, eager_dispatchers
+from .forward_batch import ForwardBatch, SequenceRun
+from .grouped_experts import grouped_experts
+
+__all__ = ["EagerMode"]
+
+
+class EagerMode:
+    """Eager execution: flat passes of real tokens, ragged dispatch, only chosen experts.
+
+    `execution_mode.ExecutionMode` says what each method is for.
+    """
+
+    attend = staticmethod(attend_per_kv_head)
+    expert_fn = staticmethod(grouped_experts)
+
+    def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+        """Return this rank's group; `ALONE` if the rank is its only member."""
+        ranks = ranks_of(world.rank)
+        return world.split(ranks) if len(ranks) > 1 else ALONE
+
+    def build_overflow_group(self, world: HostGroup) -> Group:
+        """Return `ALONE`: nothing overflows."""
+        return ALONE
+
+    def dispatchers(self, name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
+        """Return the dispatcher called `name`, or that of the step's size."""
+        return eager_dispatchers(name, shape)
+
+    def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
+        """Return this rank's part of the tokens, which is empty if there are few."""
+        part, rank = -(-len(x_N) // ranks), int(rank_1[0])
+        return x_N[rank * part : (rank + 1) * part]
+
+    def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:
+        """Return the number of this rank's sequences."""
+        return rank_rows[rank].stop - rank_rows[rank].start
+
+    def passes(
+        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield passes of up to `max_step` tokens of a rank, row after row."""
+        before_B = np.cumsum(count_B) - count_B
+        for rows in rank_rows:
+            before_B[rows] -= before_B[rows][:1]
+        for start in range(0, int(np.max(before_B + count_B)), max_step):
+            first_B = np.clip(start - before_B, 0, count_B)
+            yield first_B, np.clip(start + max_step - before_B, 0, count_B) - first_B
+
+    def make_batch(
+        self,
+        token_BT: np.ndarray,
+        start_B: np.ndarray,
+        first_B: np.ndarray,
+        count_B: np.ndarray,
+        cache: HybridCache,
+        max_step: int,
+    ) -> ForwardBatch:
+        """Return the real tokens of this rank's rows, row after row."""
+        rows = cache.local_rows
+        start_b, first_b, count_b = start_B[rows], first_B[rows], count_B[rows]
+        first_token_b = np.cumsum(count_b) - count_b
+        row_N = np.repeat(np.arange(len(count_b)), count_b)
+        index_N = np.arange(len(row_N)) - first_token_b[row_N]  # in the row's part of the pass
+        return ForwardBatch(
+            token_BT[rows][row_N, first_b[row_N] + index_N],
+            (start_b[row_N] + index_N).astype(np.int32),
+            cache.first_row + row_N,
+            (start_b + count_b)[row_N],
+            first_token_b,
+            _sequence_runs(start_b, count_b, first_token_b, cache.first_row),
+            max(int(np.sum(count_B[rank_rows])) for rank_rows in cache.rank_rows),
+        )
+
+    def select_rows(
+        self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
+    ) -> tuple[np.ndarray, Any]:
+        """Return the tokens of the pass whose outputs are wanted, and no others."""
+        row_bn = batch.first_token_b[:, None] + index_Bn[rows]
+        return row_bn[is_in_pass_Bn[rows]].astype(np.int32), slice(None)
+
+    def kv_length(self, kv_length: int, slots: int) -> int:
+        """Return the slots that hold a token."""
+        return min(kv_length, slots)
+
+    def process_weights(self, weights: ModelWeights) -> ModelWeights:
+        """Return the weights as loaded."""
+        return weights
+
+
+def _sequence_runs(
+    start_b: np.ndarray, count_b: np.ndarray, first_token_b: np.ndarray, first_row: int
+) -> tuple[SequenceRun, ...]:
+    """Return the rectangles of a pass.
+
+    All one-token sequences are one run over the rows that they span, idle ones masked. Of the
+    others, neighbours with equally many tokens are one run.
+    """
+    runs, (single_J,) = [], np.nonzero(count_b == 1)
+    (several_J,) = np.nonzero(count_b > 1)
+    is_cut_J = (np.diff(several_J) > 1) | (np.diff(count_b[several_J]) != 0)
+    for rows_J in [single_J, *np.split(several_J, np.nonzero(is_cut_J)[0] + 1)]:
+        if not len(rows_J):
+            continue
+        first, rows = int(rows_J[0]), int(rows_J[-1] - rows_J[0]) + 1
+        token_BT = None
+        if rows > len(rows_J):
+            token_BT = np.full((rows, 1), -1)
+            token_BT[rows_J - first, 0] = first_token_b[rows_J]
+        runs.append(
+            SequenceRun(
+                first_row + first,
+                rows,
+                int(count_b[first]),
+                int(first_token_b[first]),
+                token_BT,
+                kv_length=int(np.max(start_b[rows_J])),
+            )
+        )
+    return tuple(runs)

@@ -1,0 +1,143 @@
+"""Static execution mode, of compiled programs: a few fixed shapes that hold any data."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.moe_block import Dispatcher
+from mimo_v2_flash.kernels.moe_expert import capacity_experts
+from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
+from mimo_v2_flash.parallel import ALONE, Group, HostGroup
+from mimo_v2_flash.parallel.device_group import DeviceGroup
+from mimo_v2_flash.weights.device_layout import to_device_layout
+from mimo_v2_flash.weights.params import ModelWeights
+
+from .eager_attention import attend
+from .eager_dispatchers import MoEStepShape
+from .forward_batch import ForwardBatch, SequenceRun
+from .static_dispatchers import static_dispatchers
+
+__all__ = ["StaticMode", "kv_length_bucket", "step_length"]
+
+MIN_KV_LENGTH = 256  # slots; a program for fewer would save nothing
+
+
+class StaticMode:
+    """Static-shape execution: rectangles of tokens, buckets of KV length and of capacity.
+
+    All ranks run one program, so sizes follow from the sequences of all of them.
+    `execution_mode.ExecutionMode` says what each method is for.
+    """
+
+    attend = staticmethod(attend)
+    expert_fn = staticmethod(capacity_experts)
+
+    def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
+        """Return the groups of all ranks as one `DeviceGroup`: every rank runs the same program."""
+        groups = sorted({tuple(ranks_of(rank)) for rank in range(world.size)})
+        return DeviceGroup(tuple(groups)) if len(groups[0]) > 1 else ALONE
+
+    def build_overflow_group(self, world: HostGroup) -> Group:
+        """Return the group of all ranks: all of them compute an overflow again."""
+        return self.build_group(world, lambda _: range(world.size))
+
+    def dispatchers(self, name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
+        """Return dispatchers of growing capacity."""
+        return static_dispatchers(name, shape)
+
+    def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
+        """Return this rank's part of the tokens; the last parts are padded to the same length."""
+        if ranks == 1:
+            return x_N
+        N, part = x_N.shape[0], -(-x_N.shape[0] // ranks)
+        if part * ranks > N:
+            filler = ops.full(x_N, (part * ranks - N, *x_N.shape[1:]), padding, x_N.dtype)
+            x_N = np.concatenate([x_N, filler], axis=0)
+        index_n = ops.constant(x_N, np.arange(part, dtype=np.int32))
+        return np.take(x_N, rank_1 * np.int32(part) + index_n, axis=0)
+
+    def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:
+        """Return the most sequences of any rank: all ranks' arrays have one shape."""
+        return max(1, *(rows.stop - rows.start for rows in rank_rows))
+
+    def passes(
+        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield passes of equally many tokens of every row, `max_step` in a rank's rectangle."""
+        chunk = self._chunk(rank_rows, max_step)
+        for start in range(0, int(np.max(count_B)), chunk):
+            first_B = np.minimum(start, count_B)
+            yield first_B, np.clip(count_B - start, 0, chunk)
+
+    def make_batch(
+        self,
+        token_BT: np.ndarray,
+        start_B: np.ndarray,
+        first_B: np.ndarray,
+        count_B: np.ndarray,
+        cache: HybridCache,
+        max_step: int,
+    ) -> ForwardBatch:
+        """Return a rectangle of one of the lengths of `step_length`, padded."""
+        local = cache.local_rows
+        rows = self.sequences(cache.rank_rows, cache.rank)
+        T = step_length(int(np.max(count_B)), self._chunk(cache.rank_rows, max_step))
+        token_bT = np.zeros((rows, T), token_BT.dtype)
+        start_b, count_b = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        start_b[: local.stop - local.start] = start_B[local]
+        count_b[: local.stop - local.start] = count_B[local]
+        for row, (first, count) in enumerate(zip(first_B[local], count_B[local], strict=True)):
+            token_bT[row, :count] = token_BT[local.start + row, first : first + count]
+        index_T = np.arange(T)
+        position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
+        row_b = cache.first_row + np.arange(rows)
+        run = SequenceRun(
+            cache.first_row,
+            rows,
+            T,
+            row_B=None if rows == cache.sequences else row_b.astype(np.int32),
+            kv_length=int(np.max(np.where(count_B > 0, start_B, 0))),
+        )
+        return ForwardBatch(
+            token_bT.reshape(-1),
+            position_bT.reshape(-1).astype(np.int32),
+            np.repeat(row_b, T),
+            np.repeat(start_b + count_b, T),
+            np.arange(rows) * T,
+            (run,),
+            rows * T,
+        )
+
+    def select_rows(
+        self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
+    ) -> tuple[np.ndarray, Any]:
+        """Return a token of every row for each column that any rank wants."""
+        column_n = np.any(is_in_pass_Bn, axis=0)
+        is_wanted_bn = is_in_pass_Bn[rows][:, column_n]
+        row_bn = np.repeat(batch.first_token_b[:, None], np.count_nonzero(column_n), axis=1)
+        row_bn[: len(is_wanted_bn)] += np.where(is_wanted_bn, index_Bn[rows][:, column_n], 0)
+        return row_bn.reshape(-1).astype(np.int32), np.nonzero(is_wanted_bn.reshape(-1))[0]
+
+    def kv_length(self, kv_length: int, slots: int) -> int:
+        """Return `kv_length` in a bucket: every length is a program, so there are few of them."""
+        return kv_length_bucket(min(kv_length, slots), slots)
+
+    def process_weights(self, weights: ModelWeights) -> ModelWeights:
+        """Return the weights in a device's layout."""
+        return to_device_layout(weights)
+
+    def _chunk(self, rank_rows: tuple[slice, ...], max_step: int) -> int:
+        return max(1, max_step // self.sequences(rank_rows, 0))
+
+
+def step_length(tokens: int, max_step: int) -> int:
+    """Return the static length of a step: one token, one with its drafts, or whole chunks."""
+    lengths = [length for length in (1, 1 + MAX_DRAFT_TOKENS) if tokens <= length <= max_step]
+    return lengths[0] if lengths else -(-tokens // max_step) * max_step
+
+
+def kv_length_bucket(kv_length: int, slots: int) -> int:
+    """Return `kv_length` rounded up to a power of two from 256 on, at most `slots`."""
+    return min(slots, max(MIN_KV_LENGTH, 1 << (kv_length - 1).bit_length()))

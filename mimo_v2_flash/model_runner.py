@@ -1,0 +1,230 @@
+"""Model runner: embedding, decoder layers and head, on one rank's part of the model."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .config import AttentionSpec, LayerSpec, MiMoConfig
+from .execution import Backend
+from .kernels.kv_cache import KVCache
+from .kernels.moe_block import Dispatcher
+from .kernels.rope_partial import rope_table
+from .kv_cache import HybridCache, new_cache, slot_mapping
+from .layers.decoder import DecoderLayer
+from .layers.embedding import embed
+from .layers.feed_forward import RankIds
+from .layers.forward_batch import AttentionMetadata, ForwardBatch
+from .layers.head import GreedyTokens, HeadOutput, Logits
+from .layers.parallel_context import ParallelContext
+from .weights.params import DecoderWeights, ModelWeights
+
+__all__ = ["ModelRunner", "Step"]
+
+
+class Step(NamedTuple):
+    """A step that was checked: `count_B` tokens of each row, from position `start_B` on.
+
+    `index_Bn` are the tokens, among a row's `token_BT`, whose outputs are wanted.
+    """
+
+    token_BT: np.ndarray
+    start_B: np.ndarray
+    count_B: np.ndarray
+    index_Bn: np.ndarray
+
+
+class ModelRunner:
+    """Runs embedding, decoder layers and head on one rank's part of the model.
+
+    Parameters
+    ----------
+    config
+        The model's config.
+    weights
+        This rank's weights, on the backend's device.
+    backend
+        The backend that compiles and runs the layers; equal layers share their programs.
+    context
+        The ranks that heads, experts, rows and vocabulary are split over.
+    max_step
+        The most tokens of a rank that pass through the layers together, all rows counted.
+    dtype
+        Dtype of the hidden states: float32 or bfloat16.
+
+    Attributes
+    ----------
+    layers
+        The layer specs, with this rank's heads.
+    logits, greedy_tokens
+        The outputs that `forward` can compute.
+    """
+
+    def __init__(
+        self,
+        config: MiMoConfig,
+        weights: ModelWeights,
+        backend: Backend,
+        context: ParallelContext,
+        *,
+        max_step: int,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
+        self.logits = Logits(config, backend, context)
+        self.greedy_tokens = GreedyTokens(config, backend, context)
+        self._weights, self._max_step, self._context = weights, max_step, context
+        self._to_device, self._dtype = backend.to_device, np.dtype(dtype).name
+        self._embed = backend.compile(embed)
+        programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
+        self._programs = [programs[spec] for spec in self.layers]
+        self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
+
+    def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
+        """Return an empty cache of this rank's rows and heads."""
+        rank_rows, rank = self._context.rank_rows(batch_size), self._context.data_parallel_rank
+        cache = new_cache(
+            self.layers,
+            batch_size=batch_size,
+            max_length=max_length,
+            dtype=dtype,
+            rank_rows=rank_rows,
+            rank=rank,
+            sequences=self._context.mode.sequences(rank_rows, rank),
+        )
+        return replace(cache, layers=self._to_device(cache.layers))
+
+    def forward(self, output: HeadOutput, step: Step, cache: HybridCache) -> tuple[np.ndarray, ...]:
+        """Return what `output` computes at the wanted tokens; write all tokens into `cache`.
+
+        A step of more than `max_step` tokens runs in several passes. The head sees the wanted
+        tokens alone.
+        """
+        mode, rows = self._context.mode, cache.local_rows
+        outputs = output.allocate(step.index_Bn.shape)
+        for first_B, count_B in mode.passes(step.count_B, cache.rank_rows, self._max_step):
+            start_B = step.start_B + first_B
+            batch = mode.make_batch(step.token_BT, start_B, first_B, count_B, cache, self._max_step)
+            cache.begin_step(start_B, count_B)
+            x_ND = self._run_pass(batch, cache, int(np.sum(count_B)))
+            cache.finish_step(count_B)
+            index_Bn = step.index_Bn - first_B[:, None]
+            is_in_pass_Bn = (index_Bn >= 0) & (index_Bn < count_B[:, None])
+            row_N, kept = mode.select_rows(batch, index_Bn, is_in_pass_Bn, rows)
+            if len(row_N):
+                local = tuple(array[rows] for array in outputs)
+                output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
+        if self._context.world_group.size == 1:
+            return outputs
+        return tuple(map(self._context.world_group.all_reduce, outputs))
+
+    def _run_pass(self, batch: ForwardBatch, cache: HybridCache, tokens: int) -> Any:
+        """Return the hidden states after the last layer, of a pass with `tokens` on all ranks."""
+        position_N = self._to_device(batch.position_N)
+        metadata: dict[AttentionSpec, AttentionMetadata] = {}
+        x_ND = self._embed(batch.token_N, self._weights.embedding_VD, dtype=self._dtype)
+        for index, (spec, programs) in enumerate(zip(self.layers, self._programs, strict=True)):
+            kind = spec.attention
+            if kind not in metadata:
+                metadata[kind] = self._metadata(kind, batch, position_N, cache, index)
+            dispatchers = self._context.dispatchers(spec, tokens, batch.longest)
+            if len(dispatchers) == 1:
+                options: dict[str, Any] = {"dispatcher": dispatchers[0]}
+                run = programs.layer
+            else:
+                options, run = {"dispatchers": dispatchers}, programs.run_blocks
+            x_ND = run(
+                x_ND,
+                metadata[kind],
+                self._context.rank_ids,
+                cache.layers[index],
+                self._weights.layers[index],
+                **options,
+            )
+        return x_ND
+
+    def _metadata(
+        self,
+        kind: AttentionSpec,
+        batch: ForwardBatch,
+        position_N: Any,
+        cache: HybridCache,
+        layer: int,
+    ) -> AttentionMetadata:
+        """Return the attention metadata of the layers of one kind, `layer` among them."""
+        slots, trash = cache.slots[layer], cache.layers[layer].position_Z.shape[0] - 1
+        kv_length = self._context.mode.kv_length
+        runs = (
+            run._replace(
+                kv_length=kv_length(run.kv_length, slots), row_B=self._to_device(run.row_B)
+            )
+            for run in batch.runs
+        )
+        slot_mapping_N = slot_mapping(
+            batch.position_N, batch.row_N, batch.end_N, slots=slots, trash=trash
+        )
+        cos_LR, sin_LR = self._rope_table(cache.max_length, kind)
+        return AttentionMetadata(
+            position_N, self._to_device(slot_mapping_N), cos_LR, sin_LR, slots, tuple(runs)
+        )
+
+    def _rope_table(self, length: int, kind: AttentionSpec) -> tuple[Any, Any]:
+        """Return (cos_LR, sin_LR) of at least `length` positions; the longest table is cached."""
+        key = (kind.rotary_dim, kind.rope_theta)
+        if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
+            self._rope_tables[key] = self._to_device(
+                rope_table(length=length, rotary_dim=kind.rotary_dim, theta=kind.rope_theta)
+            )
+        return self._rope_tables[key]
+
+    def _compile(self, spec: LayerSpec, backend: Backend) -> "_LayerPrograms":
+        """Return the programs of the layers that `spec` describes."""
+        context = self._context
+        layer = DecoderLayer.build(
+            spec, context.tensor_group, context.expert_group, context.mode, context.overflow_group
+        )
+        return _LayerPrograms(
+            backend.compile(layer, donate="x_ND"),
+            backend.compile(layer.attention_block, donate="x_ND"),
+            backend.compile(layer.feed_forward_block),
+        )
+
+
+class _LayerPrograms(NamedTuple):
+    """The programs of a decoder layer: the whole, and its two blocks."""
+
+    layer: Callable[..., Any]
+    attention_block: Callable[..., Any]
+    feed_forward_block: Callable[..., Any]
+
+    def run_blocks(
+        self,
+        x_ND: Any,
+        metadata: AttentionMetadata,
+        rank_ids: RankIds,
+        cache: KVCache,
+        weights: DecoderWeights,
+        *,
+        dispatchers: tuple[Dispatcher, ...],
+    ) -> Any:
+        """Return the hidden states after the layer, `x_ND`; try the dispatchers in turn.
+
+        Until none overflows the feed-forward block runs again; the last dispatcher has capacity
+        for any tokens. The attention block, which writes the cache, runs once.
+        """
+        x_ND = self.attention_block(
+            x_ND, metadata, cache, weights.attention_norm_D, weights.attention
+        )
+        for dispatcher in dispatchers:
+            y_ND, overflow_1 = self.feed_forward_block(
+                x_ND,
+                metadata.position_N,
+                rank_ids,
+                weights.feed_forward_norm_D,
+                weights.feed_forward,
+                dispatcher=dispatcher,
+            )
+            if not np.any(np.asarray(overflow_1)):
+                break
+        return y_ND

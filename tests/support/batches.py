@@ -1,0 +1,41 @@
+"""Attention metadata of a flat batch, for tests that call a layer by itself."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mimo_v2_flash.config import AttentionSpec
+from mimo_v2_flash.kernels.rope_partial import rope_table
+from mimo_v2_flash.kv_cache import HybridCache, slot_mapping
+from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
+from mimo_v2_flash.layers.forward_batch import AttentionMetadata, ForwardBatch
+
+
+def batch_of(
+    starts: Sequence[int], counts: Sequence[int], cache: HybridCache, *, mode="eager", max_step=512
+) -> ForwardBatch:
+    """Return the batch of one pass: row b has counts[b] tokens from position starts[b] on."""
+    start_B, count_B = np.array(starts), np.array(counts)
+    token_BT = np.zeros((len(counts), max(1, *counts)), np.int32)
+    first_B = np.zeros_like(count_B)
+    return EXECUTION_MODES[mode].make_batch(token_BT, start_B, first_B, count_B, cache, max_step)
+
+
+def metadata_of(
+    spec: AttentionSpec,
+    starts: Sequence[int],
+    counts: Sequence[int],
+    cache: HybridCache,
+    *,
+    layer: int = 0,
+    **options,
+) -> AttentionMetadata:
+    """Return the metadata for `layer` of `cache`; options are those of `batch_of`."""
+    batch = batch_of(starts, counts, cache, **options)
+    mode, slots = EXECUTION_MODES[options.get("mode", "eager")], cache.slots[layer]
+    slot_mapping_N = slot_mapping(
+        batch.position_N, batch.row_N, batch.end_N, slots=slots, trash=cache.sequences * slots
+    )
+    table = rope_table(length=cache.max_length, rotary_dim=spec.rotary_dim, theta=spec.rope_theta)
+    runs = (run._replace(kv_length=mode.kv_length(run.kv_length, slots)) for run in batch.runs)
+    return AttentionMetadata(batch.position_N, slot_mapping_N, *table, slots, tuple(runs))
