@@ -26,7 +26,7 @@ from mimo_v2_flash.weights.safetensors_file import DTYPES
 from .implementations import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder
 
-__all__ = ["model_config", "write_both"]
+__all__ = ["model_config", "write_both", "write_float8"]
 
 BFLOAT16 = ml_dtypes.bfloat16
 PORTION = 1 << 24  # random numbers at a time
@@ -56,10 +56,15 @@ def model_config(*, quick: bool) -> MiMoConfig:
 def write_both(folder: Path, config: MiMoConfig, *, seed: int = 0) -> None:
     """Write both checkpoints into `folder`: `FLOAT8` and `NATIVE`."""
     ours, theirs = folder / FLOAT8, folder / NATIVE
-    write_folder(ours, list(_hub_tensors(config, np.random.Generator(np.random.SFC64(seed)))))
-    (ours / "config.json").write_text(json.dumps(config.to_dict()))
+    write_float8(ours, config, seed=seed)
     write_folder(theirs, list(_native_tensors(ours, config)))
     (theirs / "config.json").write_text(json.dumps(_native_config(config)))
+
+
+def write_float8(folder: Path, config: MiMoConfig, *, seed: int = 0) -> None:
+    """Write the FP8 checkpoint alone."""
+    write_folder(folder, list(_hub_tensors(config, np.random.Generator(np.random.SFC64(seed)))))
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
 
 
 def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Tensor]:

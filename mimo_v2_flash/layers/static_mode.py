@@ -94,7 +94,7 @@ class StaticMode:
         position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
         row_b = cache.first_row + np.arange(rows)
         run = SequenceRun(
-            cache.first_row,
+            0,  # were it the view's, each view would be a program
             rows,
             T,
             row_B=None if rows == cache.sequences else row_b.astype(np.int32),

@@ -45,7 +45,9 @@ def run_step(model, plan: ParallelConfig, **options):
     backend = XlaBackend(group)
 
     def rank_step(_: int) -> np.ndarray:
-        runner = running(model, backend=backend, group=group, plan=plan, max_step=CHUNK, **options)
+        max_step = CHUNK * 4 // plan.data_parallel_size  # the chunk is one pass of a rank
+        sizes = {"group": group, "plan": plan, "max_step": max_step}
+        runner = running(model, backend=backend, **sizes, **options)
         return runner.step(*STEP, runner.new_cache(4, CHUNK))
 
     return group.run(rank_step), backend

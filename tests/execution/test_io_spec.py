@@ -26,10 +26,10 @@ def twice(x):
     return y, y
 
 
-def traced(function, **arguments):
+def traced(function, donate=None, **arguments):
     from mimo_v2_flash.execution.tracing import trace
 
-    return trace(function, arguments).module
+    return trace(function, arguments, donate=donate).module
 
 
 X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones((5, 3), np.float32)
@@ -38,7 +38,7 @@ X, ROW, CACHE = np.ones((2, 3), np.float32), np.array([4, 1], np.int32), np.ones
 def test_names_are_those_of_nkipy():
     from mimo_v2_flash.execution.io_spec import program_io
 
-    io = program_io(traced(written, x=X, row=ROW, cache=CACHE))
+    io = program_io(traced(written, "x", x=X, row=ROW, cache=CACHE))
     names = ["x.must_alias_input", "row", "cache.must_alias_input"]
     assert [spec.name for spec in io.inputs] == names
     assert [spec.name for spec in io.outputs] == ["x", "output1", "cache"]
@@ -62,7 +62,7 @@ def test_a_lone_output_is_no_tuple():
     alone = program_io(traced(lambda x: np.sum(x, axis=0), x=X))
     assert [spec[:2] for spec in alone.outputs] == [("output0", (3,))]
     assert alone.in_place == {}
-    in_place = program_io(traced(lambda x: x + x, x=X))
+    in_place = program_io(traced(lambda x: x + x, "x", x=X))
     assert [spec.name for spec in in_place.outputs] == ["x"]
     assert in_place.in_place == {0: 0}
 

@@ -162,6 +162,27 @@ def test_any_chunking_of_a_ragged_batch_gives_numpys_logits():
         assert_agrees(logits, expected, scale=10 * np.ptp(expected))
 
 
+def test_a_view_takes_its_rows_as_data_in_one_program_for_any_rows():
+    backend = XlaBackend()
+    ours, theirs = running(MODEL, backend=backend, max_step=8), running(MODEL)
+    caches = [model.new_cache(4, 300) for model in (ours, theirs)]
+    token_BT = random_tokens(MODEL, 4, 6)
+    for start, stop in ((1, 3), (0, 2), (2, 4), (1, 3)):
+        rows = slice(start, stop)
+        starts = [int(length) for length in caches[0].length_B[rows]]
+        step = ragged([token_BT[row, :3] for row in range(start, stop)], starts)
+        logits, expected = (
+            model.step(*step, cache.view(start, stop))
+            for model, cache in zip((ours, theirs), caches, strict=True)
+        )
+        assert_agrees(logits, expected, scale=10 * np.ptp(expected))
+        if caches[0].length_B.sum() == 6:  # after the first step
+            programs = len(backend.programs)
+    assert len(backend.programs) == programs  # other rows are other data
+    for mine, its in zip(caches[0].layers, caches[1].layers, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine.position_Z), its.position_Z)
+
+
 def test_updated_buffers_must_be_on_the_device():
     layer = Layer(MODEL, 0, np.float32)
     layer.call = XlaBackend().compile(layer.call)
