@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.costs import Workload
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.step_programs import step_programs
 from mimo_v2_flash.execution.compiler import INSTALL
 from mimo_v2_flash.execution.program_builder import JOBS, ProgramBuilder
 
 from .console import console, progress, table
 from .cost import add_deployment_arguments, parse_deployment
-from .deployment import Deployment
 from .runtime_options import add_compiler_arguments, check_memory
-from .step_programs import step_programs
 
 __all__ = ["add_arguments", "run"]
 

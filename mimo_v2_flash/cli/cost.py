@@ -8,9 +8,10 @@ never measured.
 import argparse
 from pathlib import Path
 
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.ledger import ledger
+
 from .cost_report import report
-from .deployment import Deployment
-from .ledger import ledger
 from .options import add_config_argument, add_json_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .runtime_options import FLOATS, add_dtype_arguments

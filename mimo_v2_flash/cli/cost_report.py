@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.costs import trainium2
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime
+from mimo_v2_flash.costs.roofline import draw
 
 from .console import amount, console, table
-from .deployment import Deployment
-from .ledger import Ledger, LedgerEntry, StepTime
 from .parallel_options import parallel_sizes
-from .roofline import draw
 
 __all__ = ["described", "prompt_seconds", "report"]
 

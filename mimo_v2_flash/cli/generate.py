@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mimo_v2_flash.generation.generation_config import SAMPLING, load_generation_config
+from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.text.completion import CONTEXT, Completion, complete
 
 from .console import amount, console, table
 from .dispatch_report import dispatch_report
 from .example_model import add_model_argument, open_model
-from .generation_stats import GenerationStats
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -102,7 +102,7 @@ def run(
     sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
     kwargs = load_generation_config(model) | sampling
     kwargs |= {"seed": seed, "cache_dtype": runtime.kv_dtype}
-    stats = GenerationStats(config, setup)
+    stats = GenerationStats(config, *setup)
     runner = runtime.model(weights, config, setup, host=stats)
     content = [{"role": "user", "content": prompt}] if chat else prompt
     generated = partial(complete, runner, tokenizer, content, **kwargs)
@@ -143,7 +143,7 @@ def _report(completion: Completion, stats: GenerationStats, model: MiMoV2FlashMo
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
-    if dispatch := dispatch_report(stats.dispatch, stats.setup.group):
+    if dispatch := dispatch_report(stats.dispatch, stats.group):
         out.print(dispatch)
     if completion.stopped == CONTEXT:
         out.print(f"The context is full: the model knows {positions} positions.")

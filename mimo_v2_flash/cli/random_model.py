@@ -22,7 +22,6 @@ from mimo_v2_flash.weights.random_weights import random_weights
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_report
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
-from .truncate import truncate_layers
 
 __all__ = ["add_arguments", "run"]
 
@@ -116,7 +115,7 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     if not 1 <= num_experts <= whole.n_routed_experts:
         raise ValueError(f"--num-experts {num_experts} is not in 1..{whole.n_routed_experts}")
     return replace(
-        truncate_layers(whole, num_layers),
+        whole.truncated(num_layers),
         n_routed_experts=num_experts,
         num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
     )

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.checks.kernel_checks import CHECKS
+
 from .console import console, table
-from .kernel_checks import CHECKS
 
 __all__ = ["add_arguments", "run"]
 

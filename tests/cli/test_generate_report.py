@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.cli import generate, generation_stats
+from mimo_v2_flash.cli import generate
 from mimo_v2_flash.cli.console import amount
 from mimo_v2_flash.kernels import moe_router
+from mimo_v2_flash.layers import generation_stats
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint

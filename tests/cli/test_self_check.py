@@ -4,8 +4,8 @@ import argparse
 
 import numpy as np
 
+from mimo_v2_flash.checks.check import Check
 from mimo_v2_flash.cli import self_check
-from mimo_v2_flash.cli.check import Check
 
 
 def test_every_kernel_passes(capsys):

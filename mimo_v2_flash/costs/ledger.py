@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.costs.lower_bound import LowerBound, ProgramShape, lower_bound
-from mimo_v2_flash.costs.projection import RooflineTime, lower_bound_seconds, roofline_time
 from mimo_v2_flash.execution.cost_model import analyze_cost
 from mimo_v2_flash.execution.program_cost import ProgramCost
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.execution.pytree import tree_arrays
 
 from .deployment import Deployment
+from .lower_bound import LowerBound, ProgramShape, lower_bound
 from .program_names import layer_parts
+from .projection import RooflineTime, lower_bound_seconds, roofline_time
 from .step_programs import StepCalls, StepPrograms, step_programs
 
 __all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price"]

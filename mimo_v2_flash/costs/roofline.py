@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.costs import trainium2
-
+from . import trainium2
 from .ledger import Ledger, StepTime
 
 __all__ = ["draw"]

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
-from mimo_v2_flash.cli.roofline import draw
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import roofline_time
+from mimo_v2_flash.costs.roofline import draw
 from tests.cli.test_cost_report import COST
 
 ENTRY = LedgerEntry(COST, LowerBound(0, 0, 0), roofline_time(COST), 0, 0, 0)

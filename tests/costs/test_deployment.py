@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.deployment import Deployment
+from mimo_v2_flash.costs.deployment import Deployment
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.cli.check import beside_oracle, normal
+from mimo_v2_flash.checks.check import beside_oracle, normal
 from mimo_v2_flash.kernels import rmsnorm
 
 
