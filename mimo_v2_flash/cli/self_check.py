@@ -5,24 +5,12 @@ check fails.
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from mimo_v2_flash.checks.kernel_checks import CHECKS
 
 from .console import console, table
 
 __all__ = ["add_arguments", "run"]
-
-
-class Outcome(NamedTuple):
-    """The result of a check: its error relative to max |expected|, and its seconds."""
-
-    error: float
-    seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +29,7 @@ def run(seed: int) -> int:
     )
     failed = 0
     for check in CHECKS:
-        outcome = _outcome(check.run, seed)
+        outcome = check.measure(seed)
         passed = outcome.error <= check.allowed
         failed += not passed
         results.add_row(
@@ -59,19 +47,3 @@ def run(seed: int) -> int:
         "|expected|."
     )
     return 1 if failed else 0
-
-
-def _outcome(check: Callable[[np.random.Generator], list[tuple[Any, Any]]], seed: int) -> Outcome:
-    """Return the largest error of the pairs (actual, expected) that `check` returns."""
-    start = time.perf_counter()
-    pairs = check(np.random.default_rng(seed))
-    error = max(_error(np.asarray(a, np.float64), np.asarray(e, np.float64)) for a, e in pairs)
-    return Outcome(error, time.perf_counter() - start)
-
-
-def _error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Return max |actual - expected| / max |expected|; infinity if shapes differ or at NaN."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
-    return float(np.max(np.abs(actual - expected), initial=0.0)) / scale

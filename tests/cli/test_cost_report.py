@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.cost_report import described, prompt_seconds, report
-from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime
+from mimo_v2_flash.cli.cost_report import described, report
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime, prompt_seconds
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import RooflineTime
 from mimo_v2_flash.costs.step_programs import Deployment

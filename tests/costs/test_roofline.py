@@ -50,5 +50,5 @@ def test_matplotlib_is_named_if_it_is_missing(monkeypatch, tmp_path):
         raise ModuleNotFoundError("No module named 'matplotlib'")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(ImportError, match=r"--plot needs matplotlib: pip install 'mimo-v2-flash"):
+    with pytest.raises(ImportError, match=r"the plot needs matplotlib: pip install 'mimo-v2-flash"):
         draw(LEDGER, [STEP], "", tmp_path / "plot.png")
