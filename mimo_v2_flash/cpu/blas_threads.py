@@ -64,12 +64,16 @@ class _SingleThreadedBLAS(ContextDecorator):
     def __enter__(self) -> None:
         with self._lock:
             self._process.enter(_libraries(per_thread=False))
-        self._thread.enter(_libraries(per_thread=True))
+        self.enter_thread()
 
     def __exit__(self, *_: object) -> None:
         self._thread.leave()
         with self._lock:
             self._process.leave()
+
+    def enter_thread(self) -> None:
+        """Begin the limit of the calling thread alone; a thread of a pool never leaves it."""
+        self._thread.enter(_libraries(per_thread=True))
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread of the parent may have held."""

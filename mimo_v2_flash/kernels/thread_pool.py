@@ -42,16 +42,16 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
         return
     indices = iter(range(count))
     pool = _pool(thread_count() - 1)
-    futures = [pool.submit(_drain, work, indices) for _ in range(helpers)]
-    try:
-        _drain(work, indices)
-    finally:
-        failures = [failure for future in futures if (failure := future.exception())]
+    with single_threaded_blas:
+        futures = [pool.submit(_drain, work, indices) for _ in range(helpers)]
+        try:
+            _drain(work, indices)
+        finally:
+            failures = [failure for future in futures if (failure := future.exception())]
     if failures:
         raise failures[0]
 
 
-@single_threaded_blas
 def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
     """Process indices until none is left; `next` on a range's iterator is atomic under the GIL."""
     INSIDE.worker = True
@@ -65,7 +65,8 @@ def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
 @cache
 def _pool(helpers: int) -> ThreadPoolExecutor:
     """Return the threads beside the caller's; those of another number stay idle, or finish."""
-    return ThreadPoolExecutor(helpers, thread_name_prefix="mimo")
+    begin = single_threaded_blas.enter_thread
+    return ThreadPoolExecutor(helpers, thread_name_prefix="mimo", initializer=begin)
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from mimo_v2_flash import kernels
 from mimo_v2_flash.cpu import blas_threads
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.kernels import thread_pool
 from mimo_v2_flash.kernels.thread_pool import parallel_for
 from tests.support.tiny import random_tokens, running, tiny
 
@@ -97,7 +98,7 @@ def test_two_threads_that_step_at_once_share_it(in_layers):
 
 def test_kernels_outside_of_a_step_have_it_too(monkeypatch):
     seen = []
-    monkeypatch.setattr("mimo_v2_flash.kernels.thread_pool.thread_count", lambda: 2)
+    monkeypatch.setattr(thread_pool, "thread_count", lambda: 2)
     parallel_for(lambda _: seen.append(blas()), 4)
     assert seen == [{1}] * 4
 
@@ -141,6 +142,22 @@ def test_a_library_with_a_number_for_each_thread_has_one_in_every_thread(monkeyp
     for thread in threads:
         thread.join()
     assert sorted(seen) == [1, 1, HOST, HOST]
+
+
+def test_a_pools_threads_have_it_in_such_a_library(monkeypatch):
+    library, seen, both = OpenMP(), [], threading.Barrier(2, timeout=30)
+    monkeypatch.setattr(blas_threads, "_libraries", lambda *, per_thread: [library] * per_thread)
+    monkeypatch.setattr(thread_pool, "thread_count", lambda: 2)
+    thread_pool._pool.cache_clear()
+
+    def work(_: int) -> None:
+        both.wait()  # the caller and a thread of the pool
+        seen.append(library.get_num_threads())
+
+    parallel_for(work, 2)
+    assert seen == [1, 1]
+    assert library.get_num_threads() == HOST
+    thread_pool._pool.cache_clear()
 
 
 def test_what_the_host_sets_between_steps_is_what_it_finds():
