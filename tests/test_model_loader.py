@@ -12,11 +12,15 @@ from mimo_v2_flash.costs import device_memory
 from mimo_v2_flash.cpu.thread_count import ThreadCount
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import GenerationConfig
+from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.model_loader import build_model
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.text.completion import CONTEXT as CONTEXT_FULL
+from mimo_v2_flash.text.completion import complete
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from tests.support.tiny import random_tokens, running, tiny
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
@@ -291,3 +295,16 @@ def test_a_model_without_a_loader_is_as_it_was():
     model = running(MODEL)
     assert (model.max_length, model.max_step) == (MODEL.config.max_position_embeddings, 512)
     assert model.new_cache(2, 9).layers[0].k_ZKQ.dtype == np.float32
+
+
+@pytest.mark.parametrize("backend", ["numpy", "xla"])
+def test_a_text_ends_where_max_length_does(folder, opened, backend):
+    model, tokenizer = load_model(folder, backend=backend, max_length=12), load_tokenizer(folder)
+    completion = complete(model, tokenizer, "the thin", temperature=0, eos_token_id=())
+    assert completion.stopped == CONTEXT_FULL
+    assert len(completion.prompt_tokens) + len(completion.new_tokens) - 1 == 12
+    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, the model's context 12"):
+        complete(model, tokenizer, "Q" * 13)
+    assert np.isfinite(total_bits(model, [3] * 30, length=12, begin=0))
+    with pytest.raises(ValueError, match=r"the length of a window is 13, allowed is 1..12"):
+        total_bits(model, [3] * 30, length=13, begin=0)

@@ -14,10 +14,14 @@ Random = np.random.Generator
 
 
 class Outcome(NamedTuple):
-    """The result of a check: its error relative to max |expected|, and its seconds."""
+    """The outcome of a check; errors are relative to max |expected|."""
 
+    kernel: str
+    check: str
     error: float
+    allowed: float
     seconds: float
+    passed: bool
 
 
 class Check(NamedTuple):
@@ -41,11 +45,12 @@ class Check(NamedTuple):
     run: Callable[[Random], Pairs]
 
     def measure(self, seed: int) -> Outcome:
-        """Return the largest error of the pairs on the random inputs of `seed`, and the seconds."""
+        """Return the outcome on the random inputs of `seed`: the largest error of the pairs."""
         start = time.perf_counter()
         pairs = self.run(np.random.default_rng(seed))
         error = max(_error(np.asarray(a, np.float64), np.asarray(e, np.float64)) for a, e in pairs)
-        return Outcome(error, time.perf_counter() - start)
+        seconds, passed = time.perf_counter() - start, error <= self.allowed
+        return Outcome(self.kernel, self.what, error, self.allowed, seconds, passed)
 
 
 def beside_oracle(module: str, name: str, *tensors: Any, **static: Any) -> Pairs:

@@ -141,7 +141,7 @@ def _report(completion: Completion, stats: GenerationStats, model: MiMoV2FlashMo
         ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
         (f"KV cache of {cache.max_length} tokens", amount(stats.total(cache.nbytes))),
         *expert_rows,
-        ("threads", str(thread_count())),
+        ("threads", "{} ({})".format(*thread_count())),
     ):
         report.add_row(*row)
     out = console(sys.stderr)
