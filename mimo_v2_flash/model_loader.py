@@ -17,7 +17,7 @@ from .config import MiMoConfig
 from .cpu.thread_count import set_thread_count
 from .execution import Backend
 from .execution.pytree import tree_arrays
-from .execution.registry import get_backend, name_of
+from .execution.registry import backend_name, get_backend
 from .generation.generation_config import GenerationConfig, load_generation_config
 from .inputs import as_float
 from .model import MiMoV2FlashModel
@@ -157,17 +157,18 @@ def build_model(
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
     """Return the model of loaded weights; parameters and errors are those of `load_model`."""
-    name, parallel = name_of(backend), parallel or ParallelConfig(data_parallel_size=group.size)
+    defaults, context = DEFAULTS[backend_name(backend)], config.max_position_embeddings
+    parallel = parallel or ParallelConfig(data_parallel_size=group.size)
     weights, config = keep_experts(weights, config, expert_subset)
-    defaults, context = DEFAULTS[name], config.max_position_embeddings
     if max_length is None:
         max_length = min(defaults.max_length or context, context)
     max_step = min(defaults.max_step if max_step is None else max_step, max_length)
     activation_dtype = as_float("activation_dtype", activation_dtype or defaults.dtype)
     cache_dtype = as_float("cache_dtype", cache_dtype or defaults.dtype)
     if backend == "neuron":
-        sizes = 1, max_length, max_step, _weight_dtype(weights), cache_dtype, activation_dtype
-        _check_memory(config, parallel, sizes, backend_options.get("lnc", 2))
+        lnc, sizes = backend_options.get("lnc", 2), {"context": max_length, "step": max_step}
+        dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
+        _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
     return MiMoV2FlashModel(
         weights,
         config,
@@ -183,12 +184,14 @@ def build_model(
 
 
 def _check_memory(
-    config: MiMoConfig, parallel: ParallelConfig, sizes: tuple[Any, ...], lnc: int
+    weights: ModelWeights, config: MiMoConfig, parallel: ParallelConfig, *, lnc: int, **sizes: Any
 ) -> None:
+    """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore."""
     from .costs import Workload  # noqa: PLC0415
     from .costs.device_memory import check_memory  # noqa: PLC0415
 
-    check_memory(config, parallel, Workload(*sizes), lnc)
+    workload = Workload(batch_size=1, weight_dtype=_weight_dtype(weights), **sizes)
+    check_memory(config, parallel, workload, lnc)
 
 
 def _open_backend(backend: str | Backend, group: HostGroup, options: dict[str, Any]) -> Backend:

@@ -5,7 +5,7 @@ from typing import Any
 
 from .backend import Backend
 
-__all__ = ["BACKENDS", "INSTALL", "get_backend", "load_module", "name_of"]
+__all__ = ["BACKENDS", "INSTALL", "backend_name", "get_backend", "load_module"]
 
 BACKENDS = {"numpy": "NumpyBackend", "xla": "XlaBackend", "neuron": "NeuronBackend"}
 INSTALL = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/setup says how to install it"
@@ -27,12 +27,12 @@ def get_backend(name: str, **options: Any) -> Backend:
     ImportError
         If a package that it needs is not installed; the message says how to install it.
     """
-    name = name_of(name)
+    name = backend_name(name)
     backend: Backend = getattr(load_module(name, f"backend {name}"), BACKENDS[name])(**options)
     return backend
 
 
-def name_of(backend: str | Backend) -> str:
+def backend_name(backend: str | Backend) -> str:
     """Return the name of a backend, or that of the host's with the same execution mode.
 
     Raises
