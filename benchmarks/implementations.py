@@ -2,7 +2,7 @@
 
 The tokens to decode are arguments, not sampled, so that every implementation computes the same.
 transformers runs its own model with eager attention, the only one that it has for MiMo on a CPU, as
-many threads as there are cores, and the experts implementation that is fastest for each phase.
+many threads as this project, and the experts implementation that is fastest for each phase.
 """
 
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from mimo_v2_flash.cpu.thread_count import thread_count
 
 from .clock import seconds
 
@@ -110,7 +112,7 @@ class Transformers:
         from transformers.utils import logging  # noqa: PLC0415
 
         logging.disable_progress_bar()
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(thread_count().number)
         torch.set_grad_enabled(False)
         self.tensor, self.cache = torch.from_numpy, None
         self.model = AutoModelForCausalLM.from_pretrained(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.cpu.thread_count import thread_count
+
 from .clock import median_seconds
 
 __all__ = ["bytes_per_second", "describe_machine", "limits"]
@@ -31,6 +33,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": models[0] if models else platform.machine(),
         "units": [unit for unit in UNITS if unit in flags],
         "cores": len(os.sched_getaffinity(0)),
+        "threads": str(thread_count()),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         **{package: version(package) for package in VERSIONS},

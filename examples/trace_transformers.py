@@ -17,7 +17,7 @@ from transformers import masking_utils
 from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as modeling
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.trace_file import open_trace, write_trace
+from mimo_v2_flash.tracing.trace_file import open_trace, write_trace
 
 from .transformers_model import load
 

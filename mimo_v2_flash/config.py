@@ -5,7 +5,7 @@ MiMo-V2.5-Pro differ in these numbers only.
 """
 
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -133,6 +133,20 @@ class MiMoConfig:
         values = asdict(self)
         del values["num_devices"]
         return config_file.to_hub(values)
+
+    def truncated(self, num_layers: int) -> "MiMoConfig":
+        """Return the config of the model's first `num_layers` layers; ValueError if it has fewer.
+
+        All else is the whole model's: embedding, final norm and LM head follow the last layer kept.
+        """
+        if not 1 <= num_layers <= self.num_hidden_layers:
+            raise ValueError(f"num_layers {num_layers} is not in 1..{self.num_hidden_layers}")
+        return replace(
+            self,
+            num_hidden_layers=num_layers,
+            hybrid_layer_pattern=self.hybrid_layer_pattern[:num_layers],
+            moe_layer_freq=self.moe_layer_freq[:num_layers],
+        )
 
     @property
     def experts_per_device(self) -> int:

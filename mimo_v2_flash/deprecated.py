@@ -22,6 +22,12 @@ MOVED: dict[str, dict[str, str]] = {
         "BACKENDS": "execution.registry.BACKENDS",
         "backend_named": "execution.registry.get_backend",
     },
+    "cli.trace_file": {
+        "OURS": "tracing.trace_file.OURS",
+        "TraceFile": "tracing.trace_file.TraceFile",
+        "open_trace": "tracing.trace_file.open_trace",
+        "write_trace": "tracing.trace_file.write_trace",
+    },
     "generation.text": {
         "Completion": "text.completion.Completion",
         "complete": "text.completion.complete",

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 __all__ = [
+    "FLOATS",
     "as_count",
     "as_eos_token_ids",
     "as_float",
@@ -16,6 +17,9 @@ __all__ = [
     "as_prompts",
     "as_tokens",
 ]
+
+FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+"""The dtypes of KV cache and hidden states, by name."""
 
 
 def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = None) -> int:
@@ -28,10 +32,11 @@ def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = N
 
 
 def as_float(name: str, dtype: Any) -> np.dtype:
-    """Return `dtype`, or raise ValueError if it is neither float32 nor bfloat16."""
-    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
-        raise ValueError(f"{name} must be float32 or bfloat16, got {np.dtype(dtype)}")
-    return np.dtype(dtype)
+    """Return `dtype`, a dtype or its name; ValueError if it is neither float32 nor bfloat16."""
+    known = FLOATS.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    if known is None or known not in FLOATS.values():
+        raise ValueError(f"{name} must be float32 or bfloat16, got {known or dtype}")
+    return known
 
 
 def as_tokens(token_BT: Any, vocab_size: int) -> np.ndarray:

@@ -1,15 +1,17 @@
 """MiMo-V2-Flash as one model object: `step` is prefill, chunked prefill and decode."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import inputs
 from .config import MiMoConfig
+from .cpu.blas_threads import single_threaded_blas
 from .execution import Backend, NumpyBackend
+from .generation.generation_config import GenerationConfig
 from .generation.loop import collect_tokens, generate
-from .generation.sampling import SamplingParams
 from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
@@ -55,6 +57,20 @@ class MiMoV2FlashModel:
         step if not given.
     dtype : dtype
         Dtype of hidden states, in memory and between ranks: float32 or bfloat16. Sums are float32.
+    max_length : int, optional
+        The most tokens of a sequence; the config's `max_position_embeddings` if not given. Where a
+        backend compiles programs, every cache then has this length, so that all share programs.
+    cache_dtype : dtype
+        Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
+    generation_config : GenerationConfig, optional
+        What `generate` does by default; greedy, with the config's end tokens, if not given.
+
+    Attributes
+    ----------
+    config : MiMoConfig
+        The architecture, with the number of experts that are kept.
+    max_length, max_step, generation_config
+        The parameters of these names.
 
     Raises
     ------
@@ -74,6 +90,9 @@ class MiMoV2FlashModel:
         plan: ParallelConfig | None = None,
         exchange: str | None = None,
         dtype: Any = np.float32,
+        max_length: int | None = None,
+        cache_dtype: Any = np.float32,
+        generation_config: GenerationConfig | None = None,
     ) -> None:
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or ParallelConfig.from_num_devices(config)
@@ -82,31 +101,40 @@ class MiMoV2FlashModel:
         )
         weights, config = keep_experts(weights, config, expert_subset)
         context.parallel_config.check(config)
+        limit = config.max_position_embeddings
+        length = limit if max_length is None else max_length
+        self.max_length = inputs.as_count("max_length", length, maximum=limit)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
+        self._cache_length = None if backend.execution_mode == "eager" else max_length
+        self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
+        self.generation_config = generation_config or GenerationConfig.of_config(config)
         context.check_consistent(
             config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
         )
-        self.weights = backend.to_device(
-            context.mode.process_weights(shard_weights(weights, config, context.shard_spec))
-        )
+        shard = shard_weights(weights, config, context.shard_spec)
+        self.weights = backend.to_device(context.mode.process_weights(shard))
         self.config, self.max_step, self._context = config, max_step, context
         self._runner = ModelRunner(
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
         )
 
-    def new_cache(self, batch_size: int, max_length: int, dtype: Any = np.float32) -> HybridCache:
+    def new_cache(
+        self, batch_size: int, max_length: int | None = None, dtype: Any = None
+    ) -> HybridCache:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
-        A rank's cache has the rows and KV heads of this rank alone.
+        By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
+        the rows and KV heads of this rank alone.
 
         Raises
         ------
         ValueError
             If a size or the dtype is not allowed.
         """
-        maximum = self.config.max_position_embeddings
-        length = inputs.as_count("max_length", max_length, minimum=0, maximum=maximum)
-        return self._runner.new_cache(batch_size, length, dtype)
+        limit, dtype = self.max_length, self._cache_dtype if dtype is None else dtype
+        length = limit if max_length is None else max_length
+        length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
+        return self._runner.new_cache(batch_size, self._cache_length or length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.
@@ -134,6 +162,7 @@ class MiMoV2FlashModel:
         position_BT = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
         return self.step(token_BT, position_BT, self.new_cache(B, T))
 
+    @single_threaded_blas
     def step(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, *, logits_at: Any = None
     ) -> np.ndarray:
@@ -166,6 +195,7 @@ class MiMoV2FlashModel:
         step = self._check_step(token_BT, position_BT, cache, "logits_at", logits_at)
         return self._runner.forward(self._runner.logits, step, cache)[0]
 
+    @single_threaded_blas
     def greedy(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, *, at: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +251,7 @@ class MiMoV2FlashModel:
         eos_token_id: int | Sequence[int] | None = None,
         seed: int = 0,
         on_token: Callable[[int, int], None] | None = None,
-        cache_dtype: Any = np.float32,
+        cache_dtype: Any = None,
         **sampling: Any,
     ) -> list[list[int]]:
         """Return the generated tokens of each prompt.
@@ -233,16 +263,17 @@ class MiMoV2FlashModel:
         max_new_tokens : int
             The most tokens to generate, per prompt.
         eos_token_id : int or sequence of int, optional
-            Token ids that end a row; the config's if not given, an empty sequence for none.
+            Token ids that end a row; those of `generation_config` if not given, an empty sequence
+            for none.
         seed : int
             Seed of the random streams, one per row: a row's tokens do not depend on other rows.
         on_token : callable, optional
             Callback for each token as it is sampled: `on_token(row, token)`.
-        cache_dtype : dtype
-            Dtype of the KV cache, float32 or bfloat16.
+        cache_dtype : dtype, optional
+            Dtype of the KV cache, float32 or bfloat16; the model's if not given.
         **sampling
-            `temperature` (0, the default, is greedy), `top_k`, `top_p`, `min_p` and
-            `repetition_penalty`: see `SamplingParams`.
+            `temperature` (0 is greedy), `top_k`, `top_p`, `min_p` and `repetition_penalty`: see
+            `SamplingParams`. Those of `generation_config` if not given.
 
         Returns
         -------
@@ -255,8 +286,8 @@ class MiMoV2FlashModel:
             If a prompt is empty or too long, or a token id or a setting is not allowed.
         """
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
-        end = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        settings = SamplingParams(**sampling)
+        settings = replace(self.generation_config, **sampling)
+        end = settings.eos_token_ids if eos_token_id is None else eos_token_id
         limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
         longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last token is not fed back
         select = make_token_selector(

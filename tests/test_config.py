@@ -181,3 +181,23 @@ def configs(draw):
 @given(configs())
 def test_any_model_survives_its_own_file(tmp_path_factory, config):
     assert load(tmp_path_factory.mktemp("model"), config.to_dict()) == config
+
+
+def test_a_truncated_model_has_the_first_layers_of_the_whole():
+    whole = MiMoConfig()
+    assert whole.truncated(7).layers == whole.layers[:7]
+
+
+def test_nothing_else_is_truncated():
+    whole = MiMoConfig()
+    restored = {
+        name: getattr(whole, name)
+        for name in ("num_hidden_layers", "hybrid_layer_pattern", "moe_layer_freq")
+    }
+    assert dataclasses.replace(whole.truncated(3), **restored) == whole
+
+
+@pytest.mark.parametrize("count", [-1, 0, 49])
+def test_more_layers_than_there_are_is_refused(count):
+    with pytest.raises(ValueError, match=rf"num_layers {count} is not in 1\.\.48"):
+        MiMoConfig().truncated(count)

@@ -13,6 +13,7 @@ from tests.support.tiny import running, tiny
 NAMES = [(module, name, path) for module, names in MOVED.items() for name, path in names.items()]
 PROMISED = {
     ("backends", "backend_named"),
+    ("cli.trace_file", "write_trace"),
     ("generation.text", "complete"),
     ("generation.tokenizer", "load_tokenizer"),
     ("groups", "ThreadGroup"),

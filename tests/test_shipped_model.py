@@ -65,7 +65,7 @@ def test_its_logits_are_transformers_on_the_dequantised_weights(shipped):
 
 
 def test_greedy_text_is_the_same_from_transformers_python_and_the_command(shipped, tmp_path):
-    ends = load_generation_config(FOLDER)["eos_token_id"]
+    ends = [*load_generation_config(FOLDER, shipped[0].config).eos_token_ids]
     completion = complete(*shipped, PROMPT, max_new_tokens=NEW, eos_token_id=ends)
     assert len(completion.new_tokens) == NEW
     prompt = torch.tensor([completion.prompt_tokens])

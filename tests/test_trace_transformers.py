@@ -14,8 +14,8 @@ import transformers
 from examples import trace_transformers, transformers_model
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.cli import compare
-from mimo_v2_flash.cli.trace import trace_prompt
-from mimo_v2_flash.cli.trace_file import open_trace, write_trace
+from mimo_v2_flash.tracing.trace_file import open_trace, write_trace
+from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from tests.support.hub_checkpoint import RECIPE, oracle_of, write_hub_checkpoint
 from tests.support.tiny import random_tokens, tiny
 

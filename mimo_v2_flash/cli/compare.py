@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from .console import console, table
-from .difference import (
+from mimo_v2_flash.tracing.difference import (
     NOTHING,
     Difference,
     difference_of,
     difference_of_expert_ids,
     difference_per_expert,
 )
-from .trace_file import TraceFile, open_trace
-from .trace_tensors import EXPERT_IDS, PER_EXPERT, sort_key, split_name
+from mimo_v2_flash.tracing.trace_file import TraceFile, open_trace
+from mimo_v2_flash.tracing.trace_tensors import EXPERT_IDS, PER_EXPERT, sort_key, split_name
+
+from .console import console, table
 
 __all__ = ["add_arguments", "run"]
 

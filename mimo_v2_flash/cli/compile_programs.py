@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.costs import Workload
-from mimo_v2_flash.execution.compiler import INSTALL
+from mimo_v2_flash.costs.device_memory import check_memory
+from mimo_v2_flash.costs.step_programs import step_programs
 from mimo_v2_flash.execution.program_builder import JOBS, ProgramBuilder
+from mimo_v2_flash.execution.registry import INSTALL
 
 from .console import console, progress, table
 from .cost import add_deployment_arguments, parse_deployment
-from .deployment import Deployment
-from .runtime_options import add_compiler_arguments, check_memory
-from .step_programs import step_programs
+from .runtime_options import add_compiler_arguments
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,7 +44,7 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
     deployment = parse_deployment(**options)
-    check_memory(deployment.config, deployment.plan, _workload(deployment), lnc)
+    check_memory(deployment.config, deployment.plan, deployment.workload, lnc)
     programs = step_programs(deployment).programs
     builder = ProgramBuilder(compile_cache, lnc=lnc)
     modules = {name: program.traced.module for name, program in programs.items()}
@@ -53,13 +52,6 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
         folders = builder.compile_all(modules, jobs=jobs, advance=advance)
     _report(f"{backend}: {builder.folder}", list(modules), folders, builder)
     return 0
-
-
-def _workload(deployment: Deployment) -> Workload:
-    sizes = deployment.batch_size, deployment.context, deployment.chunk
-    return Workload(
-        *sizes, deployment.weight_dtype, deployment.cache_dtype, deployment.activation_dtype
-    )
 
 
 def _report(

@@ -8,16 +8,19 @@ never measured.
 import argparse
 from pathlib import Path
 
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.ledger import ledger
+from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.model_loader import DEFAULTS
+
 from .cost_report import report
-from .deployment import Deployment
-from .ledger import ledger
 from .options import add_config_argument, add_json_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
-from .runtime_options import FLOATS, add_dtype_arguments
+from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
 
-CHUNK = 128
+CONTEXT, CHUNK, _ = DEFAULTS["neuron"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +47,9 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=int,
-        default=4096,
-        help="Maximum sequence length that programs are compiled for, in tokens (default: 4096).",
+        default=CONTEXT,
+        help="Maximum sequence length that programs are compiled for, in tokens (default: "
+        f"{CONTEXT}).",
     )
     parser.add_argument(
         "--chunk",
@@ -72,8 +76,9 @@ def parse_deployment(
     config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
-    floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
-    return Deployment(config, plan, rows, context, chunk, dtype, *floats)
+    return Deployment(
+        config, plan, rows, context, chunk, dtype, FLOATS[cache_dtype], FLOATS[activation_dtype]
+    )
 
 
 def run(*, file: Path | None, plot: Path | None, **options: object) -> int:

@@ -1,21 +1,20 @@
 """Report of a cost ledger as tables, as JSON, and as a roofline plot."""
 
 import json
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.costs import trainium2
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime, prompt_seconds
+from mimo_v2_flash.costs.roofline import draw
 
 from .console import amount, console, table
-from .deployment import Deployment
-from .ledger import Ledger, LedgerEntry, StepTime
 from .parallel_options import parallel_sizes
-from .roofline import draw
 
-__all__ = ["described", "prompt_seconds", "report"]
+__all__ = ["described", "report"]
 
 WIDTH = 140  # columns of the table, unless a terminal has more
 NUMBERS = (
@@ -61,17 +60,6 @@ def described(deployment: Deployment) -> str:
         f"{plan.tensor_parallel_size}, data parallel {plan.data_parallel_size}; "
         f"{deployment.batch_size} sequences of {deployment.context} tokens; weights "
         f"{deployment.weight_dtype}"
-    )
-
-
-def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
-    """Return the projected time of a prefill of the whole context, chunk after chunk."""
-    steps = [step for step in ledger.steps if step.tokens == deployment.chunk]
-    starts = range(0, deployment.context, deployment.chunk)
-    length = attrgetter("kv_length")
-    return sum(
-        min((step for step in steps if step.kv_length >= start), key=length).bound
-        for start in starts
     )
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.text.tokenizer import end_of_text, tokens
+from mimo_v2_flash.model_loader import load_model
+from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
 from .dispatch_report import dispatch_report
-from .example_model import add_model_argument, open_model
+from .example_model import add_model_argument, check_folder
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -43,12 +44,13 @@ def run(
     model: Path, text: Path, length: int | None, setup: RankSetup = SINGLE_RANK, **options: Any
 ) -> int:
     """Evaluate, print the report, and return the exit status."""
-    runtime = RuntimeOptions.pop_from(options)
-    content, size = _read(text)
-    config, weights, tokenizer = open_model(model, setup.shard_spec)
     stats_backend = DispatchStatsBackend()
-    runner = runtime.model(weights, config, setup, host=stats_backend)
-    length = runtime.longest(config) if length is None else length
+    runtime = RuntimeOptions.pop_from(options).keywords(host=stats_backend)
+    content, size = _read(text)
+    check_folder(model)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **runtime)
+    tokenizer = load_tokenizer(model)
+    length = runner.max_length if length is None else length
     token_T = tokens(tokenizer, content)
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:

@@ -5,25 +5,10 @@ mimo-tiny is part of a source checkout, in `examples/`.
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import ShardSpec
-from mimo_v2_flash.text.tokenizer import load_tokenizer
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.params import ModelWeights
-
-__all__ = ["EXAMPLE", "OpenedModel", "add_model_argument", "open_model"]
+__all__ = ["EXAMPLE", "add_model_argument", "check_folder"]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
-
-
-class OpenedModel(NamedTuple):
-    """A checkpoint: its config, its memory-mapped weights and its tokenizer."""
-
-    config: MiMoConfig
-    weights: ModelWeights
-    tokenizer: Any
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
@@ -37,17 +22,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_model(folder: Path, shard_spec: ShardSpec | None = None) -> OpenedModel:
-    """Return the checkpoint in `folder`, or the shard `shard_spec` of it; weights are mapped.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a file in it is missing; the message names it.
-    """
-    if not folder.is_dir():
-        hint = "; it is part of a source checkout, name another one" if folder == EXAMPLE else ""
-        raise FileNotFoundError(f"--model {folder}: no such folder{hint}")
-    config = MiMoConfig.from_pretrained(folder)
-    weights = load_weights(folder, config, share=shard_spec)
-    return OpenedModel(config, weights, load_tokenizer(folder))
+def check_folder(model: Path) -> None:
+    """Raise FileNotFoundError, naming the option, if the folder of a checkpoint is missing."""
+    if not model.is_dir():
+        hint = "; it is part of a source checkout, name another one" if model == EXAMPLE else ""
+        raise FileNotFoundError(f"--model {model}: no such folder{hint}")

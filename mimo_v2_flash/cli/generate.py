@@ -12,14 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from mimo_v2_flash.generation.generation_config import SAMPLING, load_generation_config
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.cpu.thread_count import thread_count
+from mimo_v2_flash.generation.generation_config import SAMPLING
+from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.text.completion import CONTEXT, Completion, complete
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .console import amount, console, table
 from .dispatch_report import dispatch_report
-from .example_model import add_model_argument, open_model
-from .generation_stats import GenerationStats
+from .example_model import add_model_argument, check_folder
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -97,15 +101,13 @@ def run(
     **options: Any,
 ) -> int:
     """Write the text and the report, and return the exit status."""
-    runtime = RuntimeOptions.pop_from(options)
-    config, weights, tokenizer = open_model(model, setup.shard_spec)
-    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
-    kwargs = load_generation_config(model) | sampling
-    kwargs |= {"seed": seed, "cache_dtype": runtime.kv_dtype}
-    stats = GenerationStats(config, setup)
-    runner = runtime.model(weights, config, setup, host=stats)
+    check_folder(model)
+    stats = GenerationStats(MiMoConfig.from_pretrained(model), *setup)
+    runtime = RuntimeOptions.pop_from(options).keywords(host=stats)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **runtime)
     content = [{"role": "user", "content": prompt}] if chat else prompt
-    generated = partial(complete, runner, tokenizer, content, **kwargs)
+    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
     # A warm-up loads compiled code or programs, which is not to be measured.
     runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
     stats.begin()
@@ -139,11 +141,12 @@ def _report(completion: Completion, stats: GenerationStats, model: MiMoV2FlashMo
         ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
         (f"KV cache of {cache.max_length} tokens", amount(stats.total(cache.nbytes))),
         *expert_rows,
+        ("threads", "{} ({})".format(*thread_count())),
     ):
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
-    if dispatch := dispatch_report(stats.dispatch, stats.setup.group):
+    if dispatch := dispatch_report(stats.dispatch, stats.group):
         out.print(dispatch)
     if completion.stopped == CONTEXT:
         out.print(f"The context is full: the model knows {positions} positions.")

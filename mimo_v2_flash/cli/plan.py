@@ -10,16 +10,18 @@ import re
 from pathlib import Path
 
 from mimo_v2_flash.costs import Workload
+from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.model_loader import DEFAULTS
 
 from .options import add_config_argument, add_json_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
-from .runtime_options import FLOATS, add_dtype_arguments
+from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "memory_size", "run"]
 
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30}
-STEP = 512  # the default max_step of MiMoV2FlashModel
+STEP = DEFAULTS["numpy"].max_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

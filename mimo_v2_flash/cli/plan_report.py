@@ -8,16 +8,16 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
+from mimo_v2_flash.costs.device_memory import verdict
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.hub_tensors import mtp_tensors
 
 from .console import amount, console, table
 from .parallel_options import parallel_sizes
 
-__all__ = ["report", "verdict"]
+__all__ = ["report"]
 
 TRAFFIC_KEYS = ("ranks", "least", "all_to_all", "all_gather", "heads")
-CHIP = 96 * 10**9  # bytes of a Trainium2 chip, which has four logical NeuronCores
 BUFFERS = {"stream": "hidden states", "exchange": "expert dispatch"}
 """Names of buffers in the table, where they differ from the keys of `--json`."""
 
@@ -57,25 +57,6 @@ def report(
         numbers |= {"memory": memory, "fits": fullest.total <= memory}
         file.write_text(json.dumps(numbers, indent=1) + "\n")
     return int(fullest.total > memory)
-
-
-def verdict(device: Device, memory: int) -> str:
-    """Return a sentence: whether the device's bytes fit into `memory`, and by how much."""
-    total, weights = device.total, sum(device.weights.values())
-    if total <= memory:
-        return f"It fits: {amount(total)} of {amount(memory)}, {amount(memory - total)} are free."
-    parts = (
-        ("weights", weights),
-        ("cache", device.cache),
-        ("buffers", sum(device.buffers.values())),
-    )
-    listed = ", ".join(f"{name} {amount(size)}" for name, size in parts)
-    chip = f" A chip has {amount(CHIP)}." if memory < total <= CHIP else ""
-    only_weights = " The weights alone are too much." if weights > memory else ""
-    return (
-        f"It does not fit: {amount(total)}, {amount(total - memory)} more than {amount(memory)} "
-        f"({listed}).{only_weights}{chip}"
-    )
 
 
 def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> Any:

@@ -17,7 +17,6 @@ from mimo_v2_flash.weights.source import FolderSource, Source
 from mimo_v2_flash.weights.subset import check_experts, from_ranges
 
 from .console import amount, console, progress_of_bytes, table
-from .truncate import truncate_layers
 
 __all__ = ["MODEL", "OUTPUT", "add_arguments", "add_subset_arguments", "make", "plan", "run"]
 
@@ -144,7 +143,7 @@ def plan(
 ) -> ConversionJob:
     """Return the conversion job; nothing is written yet."""
     if num_layers is not None:
-        config = truncate_layers(config, num_layers)
+        config = config.truncated(num_layers)
     all_ids = range(config.n_routed_experts)
     experts = tuple(
         check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)

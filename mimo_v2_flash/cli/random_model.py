@@ -15,6 +15,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.model_loader import build_model
 from mimo_v2_flash.weights.param_specs import all_params
 from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
@@ -22,7 +23,6 @@ from mimo_v2_flash.weights.random_weights import random_weights
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_report
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
-from .truncate import truncate_layers
 
 __all__ = ["add_arguments", "run"]
 
@@ -85,8 +85,8 @@ def run(
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as advance:
         weights = random_weights(config, seed=seed, made=advance, shard_spec=setup.shard_spec)
-    stats_backend = DispatchStatsBackend()
-    model = MiMoV2FlashModel(weights, config, backend=stats_backend, **setup._asdict())
+    stats = DispatchStatsBackend()
+    model = build_model(weights, config, backend=stats, group=setup.group, parallel=setup.plan)
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     trial = _decode(model, prompt, new_tokens)
     with progress("one prefill of all tokens", total=None) as _:
@@ -106,7 +106,7 @@ def run(
     ):
         report.add_row(*row)
     console().print(report)
-    if dispatch := dispatch_report(stats_backend, setup.group):
+    if dispatch := dispatch_report(stats, setup.group):
         console().print(dispatch)
     return 0 if difference <= ALLOWED else 1
 
@@ -116,7 +116,7 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     if not 1 <= num_experts <= whole.n_routed_experts:
         raise ValueError(f"--num-experts {num_experts} is not in 1..{whole.n_routed_experts}")
     return replace(
-        truncate_layers(whole, num_layers),
+        whole.truncated(num_layers),
         n_routed_experts=num_experts,
         num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
     )

@@ -5,23 +5,13 @@ check fails.
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import numpy as np
+from mimo_v2_flash.checks.kernel_checks import CHECKS
+from mimo_v2_flash.cpu.thread_count import thread_count
 
 from .console import console, table
-from .kernel_checks import CHECKS
 
 __all__ = ["add_arguments", "run"]
-
-
-class Outcome(NamedTuple):
-    """The result of a check: its error relative to max |expected|, and its seconds."""
-
-    error: float
-    seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,44 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(seed: int) -> int:
     """Run all checks, print their table, and return the exit status."""
+    outcomes = [check.measure(seed) for check in CHECKS]
     results = table(
         "Kernels against their float64 oracles",
         ("kernel", "check"),
         ("largest error", "allowed", "time", ""),
     )
-    failed = 0
-    for check in CHECKS:
-        outcome = _outcome(check.run, seed)
-        passed = outcome.error <= check.allowed
-        failed += not passed
+    for outcome in outcomes:
         results.add_row(
-            check.kernel,
-            check.what,
+            outcome.kernel,
+            outcome.check,
             f"{outcome.error:.1e}",
-            f"{check.allowed:.0e}",
+            f"{outcome.allowed:.0e}",
             f"{outcome.seconds * 1e3:.0f} ms",
-            "ok" if passed else "FAILED",
+            "ok" if outcome.passed else "FAILED",
         )
+    passed, total = sum(outcome.passed for outcome in outcomes), len(outcomes)
     out = console()
     out.print(results)
-    out.print(
-        f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed; errors are relative to max "
-        "|expected|."
-    )
-    return 1 if failed else 0
-
-
-def _outcome(check: Callable[[np.random.Generator], list[tuple[Any, Any]]], seed: int) -> Outcome:
-    """Return the largest error of the pairs (actual, expected) that `check` returns."""
-    start = time.perf_counter()
-    pairs = check(np.random.default_rng(seed))
-    error = max(_error(np.asarray(a, np.float64), np.asarray(e, np.float64)) for a, e in pairs)
-    return Outcome(error, time.perf_counter() - start)
-
-
-def _error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Return max |actual - expected| / max |expected|; infinity if shapes differ or at NaN."""
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
-    return float(np.max(np.abs(actual - expected), initial=0.0)) / scale
+    out.print(f"{passed} of {total} checks passed; errors are relative to max |expected|.")
+    out.print(f"The kernels had {thread_count()}.")
+    return 0 if passed == total else 1

@@ -5,24 +5,17 @@ docs/tracing.md lists the tensors. The prompt is a text, or token ids, which nee
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.rmsnorm import rmsnorm
-from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
-from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from mimo_v2_flash.tracing.trace_file import write_trace
+from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from mimo_v2_flash.weights.load import load_weights
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .console import amount, console
 from .example_model import add_model_argument
-from .trace_file import write_trace
-from .trace_tensors import TENSORS, layer_name
 
-__all__ = ["add_arguments", "run", "trace_prompt"]
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,35 +55,3 @@ def run(
     sizes = f"{len(tensors)} tensors of {len(tensors['tokens'])} tokens, {amount(size)}"
     console().print(f"{output}: {sizes}", soft_wrap=True)
     return 0
-
-
-def trace_prompt(
-    weights: ModelWeights, config: MiMoConfig, token_T: Any, *, max_step: int = 512
-) -> dict[str, np.ndarray]:
-    """Return the tensors of one prefill, by the names of `trace_tensors.TENSORS`.
-
-    Raises
-    ------
-    ValueError
-        As raised by `MiMoV2FlashModel.forward`.
-    """
-    chunks: dict[str, list[np.ndarray]] = {}
-
-    def keep(name: str, tensor: Any) -> None:
-        chunks.setdefault(name, []).append(np.asarray(tensor))
-
-    def hook(call: HookCall) -> None:
-        if (call.layer, call.part) == (0, "layer"):
-            keep("embedding", call.args[0])
-        for tensor in TENSORS:
-            if tensor.take and tensor.part == call.part:
-                keep(layer_name(call.layer, tensor), tensor.take(call))
-
-    backend = HookedLayers(hook)
-    model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
-    logits_TV = model.forward([token_T])[0]
-    tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
-    last_TD = tensors[f"layers.{config.num_hidden_layers - 1}.output"]
-    final_TD = rmsnorm(last_TD, weights.final_norm_D, epsilon=config.layernorm_epsilon)
-    first = {"tokens": np.asarray(token_T), "positions": np.arange(len(logits_TV))}
-    return first | tensors | {"final_norm": final_TD, "logits": logits_TV}

@@ -70,15 +70,18 @@ def traffic(config: MiMoConfig, plan: ParallelConfig, workload: Workload, *, ste
         return Traffic(0.0, 0.0, 0.0, 0.0, 0.0)
     P, row = plan.expert_parallel_size, TokenBytes.of(sparse, workload.activation_dtype)
     others = ranks_of_token(sparse, P) * (P - 1) / P
-    sent_tokens = workload.local_tokens(plan, step) * plan.world_size
-    padding = sent_tokens / (workload.batch_size * step)  # a factor; 1 is no padding
+    tokens, T = workload.batch_size * step, plan.tensor_parallel_size
+    # Factors; 1 is no padding: all_gather pads to the most tokens of any rank, ranks that share
+    # heads to equal parts of their tokens.
+    padding = workload.local_tokens(plan, step) * plan.world_size / tokens
+    rows = (plan.batch_range(rank, workload.batch_size) for rank in range(0, plan.world_size, T))
+    parts = sum(-(-len(part) * step // T) * T for part in rows) / tokens
     return Traffic(
         ranks=others,
         lower_bound=others * 2 * row.activation,
         all_to_all=others * (2 * row.activation + row.routing),
         all_gather=(P - 1) * (row.activation + row.routing + row.expert_output) * padding,
-        tensor_parallel=(plan.tensor_parallel_size - 1)
-        * (2 * row.expert_output + row.activation * padding),
+        tensor_parallel=(T - 1) * (2 * row.expert_output + row.activation * parts),
     )
 
 

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 from .program_record import canonical, program_record
 
-__all__ = ["CacheEntry", "CompileCache"]
+__all__ = ["COMPILE_CACHE", "CacheEntry", "CompileCache"]
 
+COMPILE_CACHE = Path.home() / ".cache" / "mimo-v2-flash" / "programs"
 FORMAT = "mimo-v2-flash programs, 1"
 MODULE, NEFF, RECORD, LOG = "program.hlo.pb", "program.neff", "record.json", "compile.log"
 MANIFEST = "manifest.json"

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["INSTALL", "NeuronCompiler", "compiler_arguments"]
+__all__ = ["NeuronCompiler", "compiler_arguments"]
 
 COMMAND = "neuronx-cc"
-INSTALL = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/setup says how to install it"
 ERROR_LINES = 3
 """How many of the last lines of the compiler's output an error message shows."""
 

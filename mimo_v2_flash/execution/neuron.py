@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spike import SpikeModel, get_spike_singleton
 from spike._spike import Spike, SpikeRuntimeError
 
+from .compile_cache import COMPILE_CACHE
 from .cores import claim_core
 from .device_arrays import DeviceArray, DeviceMemory
 from .io_spec import ProgramIO, program_io
@@ -62,7 +63,7 @@ class NeuronBackend:
         self,
         group: HostGroup | None = None,
         *,
-        folder: Path,
+        folder: Path = COMPILE_CACHE,
         lnc: int = 2,
         skip_compile: bool = False,
     ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .compile_cache import CacheEntry, CompileCache
-from .compiler import INSTALL, NeuronCompiler, compiler_arguments
+from .compiler import NeuronCompiler, compiler_arguments
+from .registry import INSTALL
 
 __all__ = ["JOBS", "ProgramBuilder"]
 

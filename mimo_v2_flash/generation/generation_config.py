@@ -1,35 +1,67 @@
-"""The sampling defaults of a checkpoint, from its generation_config.json."""
+"""The generation defaults of a model: end tokens of its config, generation_config.json."""
 
 import json
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load_generation_config"]
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.inputs import as_eos_token_ids
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+from .sampling import SamplingParams
+
+__all__ = ["SAMPLING", "GenerationConfig", "load_generation_config"]
+
+SAMPLING = tuple(field.name for field in fields(SamplingParams))
 
 
-def load_generation_config(folder: str | PathLike[str]) -> dict[str, Any]:
-    """Return the sampling parameters and end tokens of a checkpoint, as `generate` takes them.
+@dataclass(frozen=True, slots=True)
+class GenerationConfig(SamplingParams):
+    """What `generate` does unless it is called with other values; the default is greedy decoding.
 
-    The result is empty if there is no such file; a field that is absent or null is left out. As in
-    transformers, `do_sample` false is greedy, and true without a temperature is temperature 1.
+    Attributes
+    ----------
+    eos_token_ids
+        Token ids that end a sequence, in ascending order.
+    """
+
+    eos_token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of_config(cls, config: MiMoConfig, eos_token_id: Any = None, **sampling: Any) -> Any:
+        """Return the defaults `sampling`, with `eos_token_id` or, if it is None, the config's."""
+        ends = config.eos_token_id if eos_token_id is None else eos_token_id
+        return cls(**sampling, eos_token_ids=tuple(sorted(as_eos_token_ids(ends))))
+
+
+def load_generation_config(folder: str | PathLike[str], config: MiMoConfig) -> GenerationConfig:
+    """Return the generation defaults of the checkpoint in `folder`, whose config is `config`.
+
+    Without a generation_config.json, or where a field of it is absent or null, decoding is greedy
+    and end tokens are the config's. As in transformers, `do_sample` false is greedy, and true
+    without a temperature is temperature 1.
 
     Raises
     ------
     ValueError
-        If the file is not a JSON object.
+        If the file is not a JSON object, or a value is not allowed; the message names the file.
     """
     file = Path(folder) / "generation_config.json"
-    if not file.is_file():
-        return {}
+    try:
+        return GenerationConfig.of_config(config, **_read(file) if file.is_file() else {})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the fields of a file as `GenerationConfig.of_config` takes them."""
     try:
         config = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file}: a JSON object is needed, not {config!r:.40}")
+        raise ValueError(f"a JSON object is needed, not {config!r:.40}")
     names = (*SAMPLING, "eos_token_id")
     kwargs = {name: config[name] for name in names if config.get(name) is not None}
     if config.get("do_sample"):

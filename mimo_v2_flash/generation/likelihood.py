@@ -60,10 +60,10 @@ def total_bits(
     Raises
     ------
     ValueError
-        If there are no tokens, `length` is not in 1..max_position_embeddings, or an id is outside
+        If there are no tokens, `length` is not in 1..max_length, or an id is outside
         the vocabulary.
     """
-    context = model.config.max_position_embeddings
+    context = model.max_length
     if not 1 <= length <= context:
         raise ValueError(f"the length of a window is {length}, allowed is 1..{context}")
     (token_T,) = as_tokens([token_T], model.config.vocab_size)

@@ -1,9 +1,8 @@
 """Thread pool of the process, shared by all matmuls and layers, with single-threaded BLAS.
 
-Matmuls are split over these threads, and BLAS runs on one thread in each. Two pools that take turns
-on the same cores, BLAS's and another, wait for each other: measured 5 to 40 times slower.
+Matmuls are split over these threads, and BLAS runs on one thread in each.
 
-Source: threadpoolctl; OpenBLAS's threads spin for milliseconds after each matmul.
+Source: `cpu/blas_threads.py`.
 """
 
 import os
@@ -12,18 +11,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from threadpoolctl import threadpool_limits
+from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.cpu.thread_count import thread_count as resolved_thread_count
 
 __all__ = ["available_threads", "parallel_for", "thread_count"]
 
 INSIDE = threading.local()
 
 
-@cache
 def thread_count() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    """Return how many threads this process uses."""
+    return resolved_thread_count().number
 
 
 def available_threads() -> int:
@@ -43,11 +41,13 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
             work(index)
         return
     indices = iter(range(count))
-    futures = [_pool().submit(_drain, work, indices) for _ in range(helpers)]
-    try:
-        _drain(work, indices)
-    finally:
-        failures = [failure for future in futures if (failure := future.exception())]
+    pool = _pool(thread_count() - 1)
+    with single_threaded_blas:
+        futures = [pool.submit(_drain, work, indices) for _ in range(helpers)]
+        try:
+            _drain(work, indices)
+        finally:
+            failures = [failure for future in futures if (failure := future.exception())]
     if failures:
         raise failures[0]
 
@@ -63,9 +63,10 @@ def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    threadpool_limits(limits=1, user_api="blas")
-    return ThreadPoolExecutor(thread_count() - 1, thread_name_prefix="mimo")
+def _pool(helpers: int) -> ThreadPoolExecutor:
+    """Return the threads beside the caller's; those of another number stay idle, or finish."""
+    begin = single_threaded_blas.enter_thread
+    return ThreadPoolExecutor(helpers, thread_name_prefix="mimo", initializer=begin)
 
 
 if hasattr(os, "register_at_fork"):

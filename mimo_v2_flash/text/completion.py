@@ -1,7 +1,6 @@
 """Text completion and chat: tokenize a prompt, generate, and detokenize as tokens come.
 
-config = MiMoConfig.from_pretrained(folder)
-model = MiMoV2FlashModel(load_weights(folder, config), config)
+model = load_model(folder)
 complete(model, load_tokenizer(folder), "A list is", max_new_tokens=20).text
 """
 
@@ -65,7 +64,8 @@ def complete(
     max_new_tokens : int
         Tokens to generate at most; fewer if the model's context is full.
     eos_token_id : int or sequence of int, optional
-        Ids of the end tokens; by default the config's, an empty sequence for none.
+        Ids of the end tokens; by default those of the model's `generation_config`,
+        an empty sequence for none.
     on_text : callable, optional
         Called after each token with the text that is now complete, "" if the token ends within a
         character; and once at the end, with the remaining text.
@@ -80,10 +80,10 @@ def complete(
         allowed.
     """
     prompt_ids = prompt_tokens(tokenizer, prompt)
-    context = model.config.max_position_embeddings
+    context = model.max_length
     if len(prompt_ids) > context:
         raise ValueError(f"the prompt has {len(prompt_ids)} tokens, the model's context {context}")
-    ends = model.config.eos_token_id if eos_token_id is None else eos_token_id
+    ends = model.generation_config.eos_token_ids if eos_token_id is None else eos_token_id
     detokenizer, pieces = Detokenizer(tokenizer), list[str]()
 
     def emit(piece: str) -> None:
@@ -95,7 +95,7 @@ def complete(
     (new_ids,) = model.generate(
         [prompt_ids],
         max_new_tokens=min(max_new_tokens, context - len(prompt_ids) + 1),
-        eos_token_id=() if ends is None else ends,
+        eos_token_id=ends,
         on_token=lambda _, token: emit(detokenizer.push(token)),
         **options,
     )

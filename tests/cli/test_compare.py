@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli import compare
-from mimo_v2_flash.cli.trace import trace_prompt
-from mimo_v2_flash.cli.trace_file import write_trace
-from mimo_v2_flash.cli.trace_tensors import sort_key
+from mimo_v2_flash.tracing.trace_file import write_trace
+from mimo_v2_flash.tracing.trace_prompt import trace_prompt
+from mimo_v2_flash.tracing.trace_tensors import sort_key
 from tests.support.tiny import random_tokens, tiny
 
 MODEL = tiny()

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.cost_report import described, prompt_seconds, report
-from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
-from mimo_v2_flash.cli.step_programs import Deployment
+from mimo_v2_flash.cli.cost_report import described, report
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime, prompt_seconds
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import RooflineTime
+from mimo_v2_flash.costs.step_programs import Deployment
 from mimo_v2_flash.execution.program_cost import Collective, Matmul, ProgramCost, Temporary
 from mimo_v2_flash.parallel_config import ParallelConfig
 

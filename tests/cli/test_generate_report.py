@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.cli import generate, generation_stats
+from mimo_v2_flash.cli import generate
 from mimo_v2_flash.cli.console import amount
+from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.kernels import moe_router
+from mimo_v2_flash.layers import generation_stats
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
@@ -43,6 +45,7 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
     assert re.fullmatch(r"\d+\.\d{3} s", report["time to first token"])
     assert all(re.fullmatch(r"\d+\.\d tokens/s", report[what]) for what in ("prefill", "decode"))
     assert report[f"KV cache of {prompt + 11} tokens"] == amount(held[1].nbytes)
+    assert report["threads"] == "{} ({})".format(*thread_count())
     assert "Stopped by max_new_tokens" in err
 
 

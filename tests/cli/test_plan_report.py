@@ -1,34 +1,23 @@
-"""The verdict on a plan is one sentence; test_plan.py tests the tables."""
+"""The report of a plan says whether its fullest device fits; test_plan.py tests the tables."""
+
+import json
 
 import pytest
 
-from mimo_v2_flash.cli.plan_report import verdict
-from mimo_v2_flash.costs import Device
+from mimo_v2_flash.cli.plan_report import report
+from mimo_v2_flash.costs import Workload, devices
+from mimo_v2_flash.parallel_config import ParallelConfig
+from tests.support.tiny import tiny
 
-GIGA = 10**9
-DEVICE = Device({"experts": 8 * GIGA, "head": 2 * GIGA}, 3 * GIGA, {"exchange": GIGA})
-
-
-@pytest.mark.parametrize(
-    ("memory", "sentence"),
-    [
-        (20, "It fits: 14.0 GB of 20.0 GB, 6.0 GB are free."),
-        (14, "It fits: 14.0 GB of 14.0 GB, 0 bytes are free."),
-        (
-            12,
-            "It does not fit: 14.0 GB, 2.0 GB more than 12.0 GB (weights 10.0 GB, cache 3.0 GB, "
-            "buffers 1.0 GB). A chip has 96.0 GB.",
-        ),
-        (
-            9,
-            "It does not fit: 14.0 GB, 5.0 GB more than 9.0 GB (weights 10.0 GB, cache 3.0 GB, "
-            "buffers 1.0 GB). The weights alone are too much. A chip has 96.0 GB.",
-        ),
-    ],
-)
-def test_what_fits_and_by_how_much(memory, sentence):
-    assert verdict(DEVICE, memory * GIGA) == sentence
+PLAN, WORKLOAD = ParallelConfig(1, 1, 2), Workload(3, 40, 8)  # two sequences, and one
 
 
-def test_a_chip_is_not_offered_to_a_plan_that_does_not_fit_it():
-    assert verdict(DEVICE._replace(cache=90 * GIGA), 24 * GIGA).endswith("buffers 1.0 GB).")
+@pytest.mark.parametrize(("share", "status"), [(1.0, 0), (0.999, 1), (0.0, 1)])
+def test_the_fullest_device_decides(tmp_path, capsys, share, status):
+    config, file = tiny().config, tmp_path / "plan.json"
+    least, most = sorted(device.total for device in devices(config, PLAN, WORKLOAD))
+    memory = round(least + share * (most - least))
+    assert report(config, PLAN, WORKLOAD, memory=memory, file=file) == status
+    assert ("It fits" in capsys.readouterr().out) == (status == 0)
+    numbers = json.loads(file.read_text())
+    assert (numbers["memory"], numbers["fits"]) == (memory, status == 0)

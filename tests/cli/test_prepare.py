@@ -86,7 +86,7 @@ def test_impossible_experts_are_refused_by_number(prepared, output, words, messa
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_impossible_layers_are_refused(prepared, output, count):
-    line = f"prepare_weights.py: --num-layers {count} is not in 1..3\n"
+    line = f"prepare_weights.py: num_layers {count} is not in 1..3\n"
     assert prepared("--num-layers", count, status=2) == line
     assert not output.exists()
 

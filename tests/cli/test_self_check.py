@@ -4,8 +4,9 @@ import argparse
 
 import numpy as np
 
+from mimo_v2_flash.checks.check import Check
 from mimo_v2_flash.cli import self_check
-from mimo_v2_flash.cli.check import Check
+from mimo_v2_flash.cpu.thread_count import thread_count
 
 
 def test_every_kernel_passes(capsys):
@@ -13,6 +14,7 @@ def test_every_kernel_passes(capsys):
     stdout = capsys.readouterr().out
     assert "18 of 18 checks passed; errors are relative to max |expected|." in stdout
     assert "FAILED" not in stdout
+    assert f"The kernels had {thread_count()}." in stdout
 
 
 def test_other_inputs_pass_too():

@@ -1,120 +1,12 @@
-"""A trace holds every tensor of a run, in its shape, and shows faults of the run."""
+"""--mode trace writes the trace of tokens or of a text, and --mode compare reads it."""
 
 import numpy as np
 import pytest
 
 import run_example
-from mimo_v2_flash.cli import trace
-from mimo_v2_flash.cli.trace_file import open_trace
-from mimo_v2_flash.cli.trace_tensors import TENSORS, layer_name
-from mimo_v2_flash.kernels.axes import check_shapes
-from mimo_v2_flash.layers import attention, decoder, forward_batch, grouped_experts
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
-from tests.support.tiny import random_tokens, running, tiny
+from mimo_v2_flash.tracing.trace_file import open_trace
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
-
-MODEL = tiny()
-TOKENS = random_tokens(MODEL, 14)
-
-
-def traced(**options) -> dict[str, np.ndarray]:
-    return trace.trace_prompt(MODEL.weights, MODEL.config, TOKENS, **options)
-
-
-@pytest.fixture(scope="module")
-def whole() -> dict[str, np.ndarray]:
-    return traced()
-
-
-def of_layer(index: int, spec) -> list:
-    """Return names and tensors of a layer; only an MoE layer has a router and experts."""
-    parts = {"moe", "experts"} if not spec.num_experts else set()
-    return [(layer_name(index, t), t) for t in TENSORS if t.take and t.part not in parts]
-
-
-def test_every_tensor_of_the_table_is_there_and_no_other(whole):
-    expected = {t.name for t in TENSORS if not t.take}
-    for index, spec in enumerate(MODEL.config.layers):
-        expected |= {name for name, _ in of_layer(index, spec)}
-    assert whole.keys() == expected
-
-
-def test_shapes_are_what_the_table_says(whole):
-    ends = {f"{t.name}_{t.axes}": whole[t.name] for t in TENSORS if not t.take}
-    for index, spec in enumerate(MODEL.config.layers):
-        named = {f"{t.name}_{t.axes}": whole[name] for name, t in of_layer(index, spec)}
-        lengths = check_shapes(f"layer {index}", ends | named)
-        attention_spec = spec.attention
-        assert (lengths["T"], lengths["D"]) == (len(TOKENS), MODEL.config.hidden_size)
-        assert (lengths["H"], lengths["K"]) == (
-            attention_spec.num_heads,
-            attention_spec.num_kv_heads,
-        )
-        assert (lengths["Q"], lengths["C"]) == (attention_spec.head_dim, attention_spec.v_head_dim)
-        assert lengths.get("E", 0) == spec.num_experts
-        assert lengths.get("A", 0) == spec.experts_per_token
-
-
-def test_its_logits_are_the_models(whole):
-    np.testing.assert_array_equal(whole["logits"], running(MODEL).forward([TOKENS])[0])
-    np.testing.assert_array_equal(whole["tokens"], TOKENS)
-    np.testing.assert_array_equal(whole["positions"], np.arange(len(TOKENS)))
-    y_TV = whole["final_norm"] @ np.asarray(MODEL.weights.w_logits_VD, np.float32).T
-    np.testing.assert_allclose(y_TV, whole["logits"], atol=1e-5 * np.ptp(y_TV))
-
-
-def test_the_residual_stream_adds_up(whole):
-    x_TD = whole["embedding"]
-    for index, _ in enumerate(MODEL.config.layers):
-        x_TD = x_TD + whole[f"layers.{index}.attention.output"]
-        x_TD = x_TD + whole[f"layers.{index}.feed_forward.output"]
-        np.testing.assert_array_equal(x_TD, whole[f"layers.{index}.output"])
-
-
-def test_chunks_are_joined(whole):
-    chunked = traced(max_step=5)
-    assert chunked.keys() == whole.keys()
-    for name, tensor in whole.items():
-        np.testing.assert_allclose(chunked[name], tensor, atol=1e-4 * max(1, np.ptp(tensor)))
-
-
-def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
-    right = forward_batch.prior_tokens
-
-    def forgetful(cache, *, kv_length: int, **options):
-        return right(cache, kv_length=0, **options)
-
-    monkeypatch.setattr(forward_batch, "prior_tokens", forgetful)
-    for name in ("log_sum", "heads"):
-        tensor = whole[f"layers.0.attention.{name}"]
-        np.testing.assert_array_equal(traced()[f"layers.0.attention.{name}"], tensor)
-        chunked = traced(max_step=5)[f"layers.0.attention.{name}"]
-        np.testing.assert_allclose(chunked[:5], tensor[:5], atol=1e-5 * np.ptp(tensor))
-        assert np.abs(chunked[5:] - tensor[5:]).max() > 1e-2
-
-
-def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
-    """The trace holds the queries that attention received, not queries rotated for the trace."""
-    monkeypatch.setattr(attention, "rope_partial", lambda x_NHQ, *_: x_NHQ)
-    unrotated = traced()
-    for part in ("query", "key"):
-        rotated = unrotated[f"layers.0.attention.{part}_rotated"]
-        np.testing.assert_array_equal(rotated, unrotated[f"layers.0.attention.{part}"])
-        assert np.abs(rotated - whole[f"layers.0.attention.{part}_rotated"]).max() > 1e-2
-
-
-def test_a_wrong_expert_is_in_the_trace(monkeypatch, whole):
-    right = grouped_experts.moe_expert
-    monkeypatch.setattr(grouped_experts, "moe_expert", lambda *args: 2 * right(*args))
-    name = "layers.1.feed_forward.expert_output"
-    np.testing.assert_allclose(traced()[name], 2 * whole[name], rtol=1e-6)
-
-
-def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
-    right = decoder.rmsnorm
-    monkeypatch.setattr(decoder, "rmsnorm", lambda *args, **kwargs: 2 * right(*args, **kwargs))
-    name = "layers.0.attention.norm"
-    np.testing.assert_array_equal(traced()[name], 2 * whole[name])
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from functools import cache
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.deployment import Deployment
-from mimo_v2_flash.cli.ledger import price
-from mimo_v2_flash.cli.program_names import sequence_run
-from mimo_v2_flash.cli.step_programs import step_programs
+from mimo_v2_flash.costs.deployment import Deployment
+from mimo_v2_flash.costs.ledger import price
+from mimo_v2_flash.costs.program_names import sequence_run
+from mimo_v2_flash.costs.step_programs import step_programs
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.layers.decoder import QUERY_BLOCK

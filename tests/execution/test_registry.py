@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.execution.registry import BACKENDS, get_backend
+from mimo_v2_flash.execution.registry import BACKENDS, backend_name, get_backend
 
 
 def without(package: str, monkeypatch) -> None:
@@ -40,3 +40,13 @@ def test_another_import_error_is_passed_on(monkeypatch):
     without("numpy", monkeypatch)
     with pytest.raises(ModuleNotFoundError, match="No module named 'numpy'"):
         get_backend("xla")
+
+
+def test_an_open_backend_has_the_name_of_its_class_or_of_its_execution_mode():
+    def opened(name: str, execution_mode: str) -> object:
+        return type(name, (), {"execution_mode": execution_mode})()
+
+    for name, class_name in BACKENDS.items():
+        assert backend_name(name) == backend_name(opened(class_name, "static")) == name
+    assert backend_name(opened("Another", "eager")) == "numpy"
+    assert backend_name(opened("Another", "static")) == "xla"

@@ -56,7 +56,7 @@ def test_every_token_is_predicted_once_after_those_before_it_in_its_window(token
 class Certain:
     """A model that is certain that token t + 1 follows token t."""
 
-    config = tiny().config
+    config, max_length = tiny().config, 8192
 
     def new_cache(self, *_):
         """Return None: this model needs no cache."""

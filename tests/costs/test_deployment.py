@@ -1,21 +1,21 @@
-"""An impossible deployment is refused, and the message names the option."""
+"""An impossible deployment is refused, and the message names the size."""
 
 import re
 
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.deployment import Deployment
+from mimo_v2_flash.costs.deployment import Deployment
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "--batch-size 0: allowed is an integer above 0"),
-        ({"context": 300_000}, "--context 300000: allowed is 1 to 262144 tokens"),
-        ({"chunk": 5000}, "--chunk 5000: allowed is 1 to the context, 4096"),
-        ({"chunk": 0}, "--chunk 0: allowed is 1 to the context, 4096"),
+        ({"batch_size": 0}, "batch_size = 0: allowed is an integer above 0"),
+        ({"context": 300_000}, "context = 300000: allowed is 1 to 262144 tokens"),
+        ({"chunk": 5000}, "chunk = 5000: allowed is 1 to the context, 4096"),
+        ({"chunk": 0}, "chunk = 0: allowed is 1 to the context, 4096"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):

@@ -8,11 +8,12 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.layers.decoder import DecoderLayer
-from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
+from mimo_v2_flash.parallel import HostGroup
+from mimo_v2_flash.parallel_config import ParallelConfig
 
-from .parallel_options import RankSetup
+from .decoder import DecoderLayer
+from .dispatch_stats import DispatchStatsBackend
+from .hooks import HookCall, HookedLayers
 
 __all__ = ["GenerationStats"]
 
@@ -24,8 +25,10 @@ class GenerationStats(NumpyBackend):
     ----------
     config
         Config of the model.
-    setup
-        Process group and parallel sizes.
+    group
+        Process group of the ranks that share the model.
+    plan
+        How the model is split over the group.
 
     Attributes
     ----------
@@ -37,12 +40,13 @@ class GenerationStats(NumpyBackend):
         Whether a model runs on this backend, so that its experts are counted.
     """
 
-    def __init__(self, config: MiMoConfig, setup: RankSetup) -> None:
-        self.setup = setup
+    def __init__(self, config: MiMoConfig, group: HostGroup, plan: ParallelConfig) -> None:
+        self.group = group
         self.times: list[float] = []
         self.is_eager = False
         self.dispatch = DispatchStatsBackend()
-        self._first_expert = setup.shard_spec.expert_range(config.n_routed_experts).start
+        shard_spec = plan.shard_spec(group.rank)
+        self._first_expert = shard_spec.expert_range(config.n_routed_experts).start
         self._experts_per_layer = [spec.num_experts for spec in config.layers]
         self._touched_LE = np.zeros((len(config.layers), config.n_routed_experts), np.int64)
         self._hooked = HookedLayers(self._count_experts)
@@ -63,12 +67,12 @@ class GenerationStats(NumpyBackend):
 
     def experts_touched(self) -> tuple[int, int]:
         """Return how many experts of all layers computed a token on any rank, and of how many."""
-        touched_LE = self.setup.group.all_reduce(self._touched_LE)
+        touched_LE = self.group.all_reduce(self._touched_LE)
         return int(np.count_nonzero(touched_LE)), sum(self._experts_per_layer)
 
     def total(self, count: int) -> int:
         """Return the sum of `count` over all ranks; a collective call."""
-        return int(self.setup.group.all_reduce(np.array([count]))[0])
+        return int(self.group.all_reduce(np.array([count]))[0])
 
     def _count_experts(self, call: HookCall) -> None:
         if call.part == "experts":

@@ -16,7 +16,7 @@ pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.cli.step_programs import Deployment, step_programs  # noqa: E402
+from mimo_v2_flash.costs.step_programs import Deployment, step_programs  # noqa: E402
 from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
 
 CONTEXT, CHUNK = 300, 160

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cli.difference import (
+from mimo_v2_flash.tracing.difference import (
     NOTHING,
     difference_of,
     difference_of_expert_ids,

@@ -1,21 +1,22 @@
 """Cost ledger of a deployment: every program's cost, lower bound and projected time."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.costs.lower_bound import LowerBound, ProgramShape, lower_bound
-from mimo_v2_flash.costs.projection import RooflineTime, lower_bound_seconds, roofline_time
 from mimo_v2_flash.execution.cost_model import analyze_cost
 from mimo_v2_flash.execution.program_cost import ProgramCost
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.execution.pytree import tree_arrays
 
 from .deployment import Deployment
+from .lower_bound import LowerBound, ProgramShape, lower_bound
 from .program_names import layer_parts, sequence_run
+from .projection import RooflineTime, lower_bound_seconds, roofline_time
 from .step_programs import StepCalls, StepPrograms, step_programs
 
-__all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price"]
+__all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price", "prompt_seconds"]
 
 
 class LedgerEntry(NamedTuple):
@@ -85,6 +86,17 @@ def price(recorded: StepPrograms) -> Ledger:
         name: _entry(program, recorded.kinds[name]) for name, program in recorded.programs.items()
     }
     return Ledger(entries, tuple(_timed(step, entries) for step in recorded.steps))
+
+
+def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
+    """Return the projected time of a prefill of the whole context, chunk after chunk."""
+    steps = [step for step in ledger.steps if step.tokens == deployment.chunk]
+    starts = range(0, deployment.context, deployment.chunk)
+    length = attrgetter("kv_length")
+    return sum(
+        min((step for step in steps if step.kv_length >= start), key=length).bound
+        for start in starts
+    )
 
 
 def _timed(step: StepCalls, entries: Mapping[str, LedgerEntry]) -> StepTime:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.cli.generation_stats import GenerationStats
 from mimo_v2_flash.cli.parallel_options import SINGLE_RANK, RankSetup
+from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.tiny import Recipe, random_tokens, running, tiny
@@ -14,7 +14,7 @@ MODEL = tiny(Recipe(dense_width=32, experts=16))
 
 def run_model(setup: RankSetup, token_BT: np.ndarray) -> tuple[tuple[int, int], int, np.ndarray]:
     """Return experts touched, bytes of the caches, and logits."""
-    stats = GenerationStats(MODEL.config, setup)
+    stats = GenerationStats(MODEL.config, *setup)
     model = running(MODEL, backend=stats, **setup._asdict())
     model.forward(random_tokens(MODEL, 1, 40, seed=1))  # discarded by begin()
     stats.begin()
@@ -42,7 +42,7 @@ def test_dispatch_of_all_ranks_is_recorded_since_the_start():
     setup = RankSetup(group, ParallelConfig(2, 1, 2))
 
     def on_rank(_: int) -> tuple[float, float]:
-        stats = GenerationStats(MODEL.config, setup)
+        stats = GenerationStats(MODEL.config, *setup)
         model = running(MODEL, backend=stats, **setup._asdict())
         model.forward(random_tokens(MODEL, 1, 40, seed=1))
         stats.begin()
@@ -55,4 +55,4 @@ def test_dispatch_of_all_ranks_is_recorded_since_the_start():
 
 
 def test_alone_as_many_bytes_as_were_counted():
-    assert GenerationStats(MODEL.config, SINGLE_RANK).total(7) == 7
+    assert GenerationStats(MODEL.config, *SINGLE_RANK).total(7) == 7

@@ -14,8 +14,8 @@ from tests.support.config_files import SMALL
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.cli.ledger import ledger, price  # noqa: E402
-from mimo_v2_flash.cli.step_programs import (  # noqa: E402
+from mimo_v2_flash.costs.ledger import ledger, price  # noqa: E402
+from mimo_v2_flash.costs.step_programs import (  # noqa: E402
     Deployment,
     StepCalls,
     StepPrograms,

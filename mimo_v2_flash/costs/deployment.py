@@ -1,12 +1,14 @@
 """A deployment: the model, parallel sizes, batch, context and dtypes that programs are made for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
+
+from .workload import Workload
 
 __all__ = ["Deployment"]
 
@@ -44,13 +46,15 @@ class Deployment:
     cache_dtype: Any = ml_dtypes.bfloat16
     activation_dtype: Any = ml_dtypes.bfloat16
 
+    @property
+    def workload(self) -> Workload:
+        """The sizes and dtypes on which a device's bytes depend."""
+        sizes = self.batch_size, self.context, self.chunk
+        return Workload(*sizes, self.weight_dtype, self.cache_dtype, self.activation_dtype)
+
     def check(self) -> None:
-        """Raise ValueError, naming the option, if no programs can be made for this deployment."""
+        """Raise ValueError, naming the size, if no programs can be made for this deployment."""
         self.plan.check(self.config)
-        longest = self.config.max_position_embeddings
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size {self.batch_size}: allowed is an integer above 0")
-        if not 1 <= self.context <= longest:
-            raise ValueError(f"--context {self.context}: allowed is 1 to {longest} tokens")
+        replace(self.workload, step=1).check(self.config)
         if not 1 <= self.chunk <= self.context:
-            raise ValueError(f"--chunk {self.chunk}: allowed is 1 to the context, {self.context}")
+            raise ValueError(f"chunk = {self.chunk}: allowed is 1 to the context, {self.context}")

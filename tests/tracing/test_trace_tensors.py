@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimo_v2_flash.cli.trace import trace_prompt
-from mimo_v2_flash.cli.trace_tensors import (
+from mimo_v2_flash.tracing.trace_prompt import trace_prompt
+from mimo_v2_flash.tracing.trace_tensors import (
     EXPERT_IDS,
     PER_EXPERT,
     TENSORS,

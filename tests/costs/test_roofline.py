@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from mimo_v2_flash.cli.ledger import Ledger, LedgerEntry, StepTime
-from mimo_v2_flash.cli.roofline import draw
+from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import roofline_time
+from mimo_v2_flash.costs.roofline import draw
 from tests.cli.test_cost_report import COST
 
 ENTRY = LedgerEntry(COST, LowerBound(0, 0, 0), roofline_time(COST), 0, 0, 0)
@@ -50,5 +50,5 @@ def test_matplotlib_is_named_if_it_is_missing(monkeypatch, tmp_path):
         raise ModuleNotFoundError("No module named 'matplotlib'")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(ImportError, match=r"--plot needs matplotlib: pip install 'mimo-v2-flash"):
+    with pytest.raises(ImportError, match=r"the plot needs matplotlib: pip install 'mimo-v2-flash"):
         draw(LEDGER, [STEP], "", tmp_path / "plot.png")

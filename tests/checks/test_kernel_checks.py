@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import kernels
-from mimo_v2_flash.cli.kernel_checks import CHECKS
+from mimo_v2_flash.checks.kernel_checks import CHECKS
 
 SHARED = {  # modules that kernels share
     "attention", "axes", "blas", "compiled_loops", "compiled_matmul", "compiled_tile",

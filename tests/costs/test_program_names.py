@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.cli.program_names import program_name, unique_names
+from mimo_v2_flash.costs.program_names import program_name, unique_names
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
 from mimo_v2_flash.kernels.moe_block import AllToAllDispatcher
 from mimo_v2_flash.layers.decoder import DecoderLayer

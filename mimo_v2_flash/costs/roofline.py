@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.costs import trainium2
-
+from . import trainium2
 from .ledger import Ledger, StepTime
 
 __all__ = ["draw"]
@@ -31,12 +30,12 @@ def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
         If `path` is neither PNG nor SVG.
     """
     if path.suffix not in {".png", ".svg"}:
-        raise ValueError(f"--plot {path}: allowed is a name that ends in .png or .svg")
+        raise ValueError(f"plot {path}: allowed is a name that ends in .png or .svg")
     try:
         matplotlib = importlib.import_module("matplotlib")
         figures = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'mimo-v2-flash[plot]'") from error
+        raise ImportError("the plot needs matplotlib: pip install 'mimo-v2-flash[plot]'") from error
     with matplotlib.rc_context(PLAIN):
         figure = figures.Figure(figsize=(9, 4.5), layout="constrained")
         axes = figure.subplots()

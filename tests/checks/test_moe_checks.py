@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mimo_v2_flash.cli import moe_checks
-from mimo_v2_flash.cli.moe_checks import MOE_CHECKS
+from mimo_v2_flash.checks import moe_checks
+from mimo_v2_flash.checks.moe_checks import MOE_CHECKS
 
 
 def test_a_lost_output_shows(monkeypatch):

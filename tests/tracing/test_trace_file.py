@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mimo_v2_flash.cli.trace_file import OURS, open_trace, write_trace
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.tracing.trace_file import OURS, open_trace, write_trace
 
 CONFIG = MiMoConfig()
 TENSORS = {"tokens": np.array([3, 1]), "logits": np.arange(6.0).reshape(2, 3)}

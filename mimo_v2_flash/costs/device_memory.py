@@ -1,0 +1,46 @@
+"""A device's memory beside the bytes that a deployment puts on it: a verdict, and a refusal."""
+
+from rich.filesize import decimal
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.parallel_config import ParallelConfig
+
+from .devices import Device, devices
+from .workload import Workload
+
+__all__ = ["NEURON_CORE", "check_memory", "verdict"]
+
+CHIP = 96 * 10**9  # bytes of a Trainium2 chip, which has four logical NeuronCores
+NEURON_CORE = {1: 12 * 10**9, 2: 24 * 10**9}
+"""Bytes of a logical NeuronCore, by the number of its physical cores."""
+
+
+def verdict(device: Device, memory: int) -> str:
+    """Return a sentence: whether the device's bytes fit into `memory`, and by how much."""
+    total, weights = device.total, sum(device.weights.values())
+    if total <= memory:
+        return (
+            f"It fits: {decimal(total)} of {decimal(memory)}, {decimal(memory - total)} are free."
+        )
+    parts = (
+        ("weights", weights),
+        ("cache", device.cache),
+        ("buffers", sum(device.buffers.values())),
+    )
+    listed = ", ".join(f"{name} {decimal(size)}" for name, size in parts)
+    chip = f" A chip has {decimal(CHIP)}." if memory < total <= CHIP else ""
+    only_weights = " The weights alone are too much." if weights > memory else ""
+    return (
+        f"It does not fit: {decimal(total)}, {decimal(total - memory)} more than {decimal(memory)} "
+        f"({listed}).{only_weights}{chip}"
+    )
+
+
+def check_memory(config: MiMoConfig, plan: ParallelConfig, workload: Workload, lnc: int) -> None:
+    """Raise ValueError unless every rank fits into a logical NeuronCore; it names the bytes.
+
+    `lnc` is how many physical cores a logical one has.
+    """
+    fullest = max(devices(config, plan, workload), key=lambda device: device.total)
+    if fullest.total > NEURON_CORE[lnc]:
+        raise ValueError(f"a NeuronCore of lnc {lnc}: {verdict(fullest, NEURON_CORE[lnc])}")

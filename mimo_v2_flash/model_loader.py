@@ -1,0 +1,228 @@
+"""Loading of a model onto a backend: what a caller leaves open is decided here.
+
+Python and the command line load models by these functions, so that they compile the same programs.
+"""
+
+import atexit
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from os import PathLike
+from typing import Any, NamedTuple
+
+from .config import MiMoConfig
+from .cpu.thread_count import set_thread_count
+from .execution import Backend
+from .execution.pytree import tree_arrays
+from .execution.registry import backend_name, get_backend
+from .generation.generation_config import GenerationConfig, load_generation_config
+from .inputs import as_float
+from .model import MiMoV2FlashModel
+from .parallel import ALONE, HostGroup, init_process_group
+from .parallel_config import ParallelConfig
+from .weights import load_weights
+from .weights.params import ModelWeights
+from .weights.subset import keep_experts
+
+__all__ = ["DEFAULTS", "BackendDefaults", "build_model", "load_model"]
+
+
+class BackendDefaults(NamedTuple):
+    """What `load_model` uses on a backend where its caller does not say."""
+
+    max_length: int | None  # None: the model's context
+    max_step: int
+    dtype: str  # of KV caches and hidden states
+
+
+DEFAULTS = {
+    "numpy": BackendDefaults(None, 512, "float32"),
+    "xla": BackendDefaults(4096, 128, "float32"),
+    "neuron": BackendDefaults(4096, 128, "bfloat16"),
+}
+
+
+def load_model(
+    path: str | PathLike[str],
+    *,
+    backend: str | Backend = "numpy",
+    parallel: ParallelConfig | None = None,
+    group: HostGroup | None = None,
+    max_length: int | None = None,
+    max_step: int | None = None,
+    activation_dtype: Any = None,
+    cache_dtype: Any = None,
+    expert_subset: Sequence[int] | None = None,
+    num_layers: int | None = None,
+    threads: int | None = None,
+    **backend_options: Any,
+) -> MiMoV2FlashModel:
+    """Return the model of a checkpoint, ready to generate; weights are mapped, not read.
+
+    Under torchrun every rank calls it with the same arguments. The first call of a process joins
+    the process group, which all models of the process share; it ends when the process does. To end
+    it earlier, pass the `group` of a `with init_process_group(os.environ) as group` block.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        Folder of a checkpoint: config.json, safetensors files and, if there is one,
+        generation_config.json.
+    backend : str or Backend
+        "numpy", "xla" (the compiled programs on a CPU), "neuron" (Trainium), or an open backend.
+    parallel : ParallelConfig, optional
+        How the model is split over the ranks; the experts and the batch over all of them if not
+        given.
+    group : HostGroup, optional
+        Process group of the ranks: a `ThreadGroup`, for instance. If not given, the ranks that
+        torchrun started, or a single rank.
+    max_length : int, optional
+        The most tokens of a sequence. The config's `max_position_embeddings` if not given; with a
+        backend that compiles, 4096 if that is less. All caches of such a backend have this length,
+        so that prompts of any length use the same programs.
+    max_step : int, optional
+        Tokens of a prompt per step: 512 if not given; with a backend that compiles 128.
+    activation_dtype, cache_dtype : dtype or str, optional
+        Dtype of hidden states and of KV caches, float32 or bfloat16. If not given float32, with
+        "neuron" bfloat16.
+    expert_subset : sequence of int, optional
+        Ids of the experts to keep, as in the checkpoint; all of them if not given.
+    num_layers : int, optional
+        How many layers to keep, from the first on; all of them if not given.
+    threads : int, optional
+        Threads of this process for kernels, of every model in it; `resolve_thread_count` says which
+        number if not given.
+    **backend_options
+        What the backend's constructor takes: `folder`, `lnc` and `skip_compile` of "neuron".
+
+    Returns
+    -------
+    MiMoV2FlashModel
+        The model; its `generation_config` has the end tokens and the sampling parameters that the
+        checkpoint's generation_config.json asks for.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or a file in it is missing; it is named.
+    ValueError
+        If an argument is not allowed, the checkpoint does not fit its config, or the model does not
+        fit into a NeuronCore's memory.
+    ImportError, OSError
+        If the backend or one of its requirements is not installed.
+    RankError
+        If other ranks have not started.
+    """
+    set_thread_count(threads)
+    group = group or _process_group()
+    parallel = parallel or ParallelConfig(data_parallel_size=group.size)
+    config = MiMoConfig.from_pretrained(path)
+    weights = load_weights(path, config, share=parallel.shard_spec(group.rank))
+    generation_config = load_generation_config(path, config)
+    if num_layers is not None:
+        config = config.truncated(num_layers)
+        weights = weights._replace(layers=weights.layers[:num_layers])
+    return build_model(
+        weights,
+        config,
+        generation_config,
+        backend=backend,
+        parallel=parallel,
+        group=group,
+        max_length=max_length,
+        max_step=max_step,
+        activation_dtype=activation_dtype,
+        cache_dtype=cache_dtype,
+        expert_subset=expert_subset,
+        **backend_options,
+    )
+
+
+def build_model(
+    weights: ModelWeights,
+    config: MiMoConfig,
+    generation_config: GenerationConfig | None = None,
+    *,
+    backend: str | Backend = "numpy",
+    parallel: ParallelConfig | None = None,
+    group: HostGroup = ALONE,
+    max_length: int | None = None,
+    max_step: int | None = None,
+    activation_dtype: Any = None,
+    cache_dtype: Any = None,
+    expert_subset: Sequence[int] | None = None,
+    **backend_options: Any,
+) -> MiMoV2FlashModel:
+    """Return the model of loaded weights; parameters and errors are those of `load_model`."""
+    defaults, context = DEFAULTS[backend_name(backend)], config.max_position_embeddings
+    parallel = parallel or ParallelConfig(data_parallel_size=group.size)
+    weights, config = keep_experts(weights, config, expert_subset)
+    if max_length is None:
+        max_length = min(defaults.max_length or context, context)
+    max_step = min(defaults.max_step if max_step is None else max_step, max_length)
+    activation_dtype = as_float("activation_dtype", activation_dtype or defaults.dtype)
+    cache_dtype = as_float("cache_dtype", cache_dtype or defaults.dtype)
+    if backend == "neuron":
+        lnc, sizes = backend_options.get("lnc", 2), {"context": max_length, "step": max_step}
+        dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
+        _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
+    return MiMoV2FlashModel(
+        weights,
+        config,
+        max_step=max_step,
+        backend=_open_backend(backend, group, backend_options),
+        group=group,
+        plan=parallel,
+        dtype=activation_dtype,
+        max_length=max_length,
+        cache_dtype=cache_dtype,
+        generation_config=generation_config,
+    )
+
+
+def _check_memory(
+    weights: ModelWeights, config: MiMoConfig, parallel: ParallelConfig, *, lnc: int, **sizes: Any
+) -> None:
+    """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore."""
+    from .costs import Workload  # noqa: PLC0415
+    from .costs.device_memory import check_memory  # noqa: PLC0415
+
+    workload = Workload(batch_size=1, weight_dtype=_weight_dtype(weights), **sizes)
+    check_memory(config, parallel, workload, lnc)
+
+
+def _open_backend(backend: str | Backend, group: HostGroup, options: dict[str, Any]) -> Backend:
+    if backend == "neuron":
+        return get_backend("neuron", group=group, **options)
+    if options:
+        raise TypeError(f"{', '.join(options)}: no option of load_model, nor of backend {backend}")
+    if backend == "xla" and group.size > 1:
+        raise ValueError("backend xla runs on one rank; threads may share an open XlaBackend")
+    return get_backend(backend) if isinstance(backend, str) else backend
+
+
+def _weight_dtype(weights: ModelWeights) -> str:
+    """Return the `weight_dtype` of a `Workload`: the dtype that most bytes of the weights have."""
+    sizes = Counter[str]()
+    for array in tree_arrays(weights).values():
+        sizes[str(array.dtype)] += array.nbytes
+    ((name, _),) = sizes.most_common(1)
+    return "fp8" if name in ("uint8", "float8_e4m3") else name
+
+
+@cache
+def _process_group() -> HostGroup:
+    """Return the group of the ranks that torchrun started; the process joins it once."""
+    joined = init_process_group(os.environ)
+    group = joined.__enter__()
+    atexit.register(_leave, joined)
+    return group
+
+
+def _leave(joined: AbstractContextManager[HostGroup]) -> None:
+    """Wait for the other ranks, or tell them which uncaught exception ends this one."""
+    failure = getattr(sys, "last_value", None)
+    joined.__exit__(type(failure) if failure else None, failure, None)

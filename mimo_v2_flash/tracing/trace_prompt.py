@@ -1,0 +1,47 @@
+"""Tracing of a prompt: one prefill on NumPy, with a forward hook that keeps every named tensor."""
+
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.rmsnorm import rmsnorm
+from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
+from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.weights.params import ModelWeights
+
+from .trace_tensors import TENSORS, layer_name
+
+__all__ = ["trace_prompt"]
+
+
+def trace_prompt(
+    weights: ModelWeights, config: MiMoConfig, token_T: Any, *, max_step: int = 512
+) -> dict[str, np.ndarray]:
+    """Return the tensors of one prefill, by the names of `trace_tensors.TENSORS`.
+
+    Raises
+    ------
+    ValueError
+        As raised by `MiMoV2FlashModel.forward`.
+    """
+    chunks: dict[str, list[np.ndarray]] = {}
+
+    def keep(name: str, tensor: Any) -> None:
+        chunks.setdefault(name, []).append(np.asarray(tensor))
+
+    def hook(call: HookCall) -> None:
+        if (call.layer, call.part) == (0, "layer"):
+            keep("embedding", call.args[0])
+        for tensor in TENSORS:
+            if tensor.take and tensor.part == call.part:
+                keep(layer_name(call.layer, tensor), tensor.take(call))
+
+    backend = HookedLayers(hook)
+    model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
+    logits_TV = model.forward([token_T])[0]
+    tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
+    last_TD = tensors[f"layers.{config.num_hidden_layers - 1}.output"]
+    final_TD = rmsnorm(last_TD, weights.final_norm_D, epsilon=config.layernorm_epsilon)
+    first = {"tokens": np.asarray(token_T), "positions": np.arange(len(logits_TV))}
+    return first | tensors | {"final_norm": final_TD, "logits": logits_TV}

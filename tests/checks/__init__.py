@@ -1,0 +1,1 @@
+"""Checks of kernels, which the self-check runs."""
