@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_deployment_arguments(parser)
     parser.add_argument(
         "--plot",
-        type=output_file,
+        type=_plot_file,
         metavar="FILE",
         help="Roofline plot to draw, .png or .svg; it needs matplotlib (default: none).",
     )
@@ -80,6 +80,12 @@ def parse_deployment(
     return Deployment(
         config, plan, rows, context, chunk, dtype, FLOATS[cache_dtype], FLOATS[activation_dtype]
     )
+
+
+def _plot_file(text: str) -> Path:
+    if not text.endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError(f"{text}: allowed is a name that ends in .png or .svg")
+    return output_file(text)
 
 
 def run(*, plot: Path | None, **options: object) -> Result:

@@ -74,7 +74,7 @@ class _Version(argparse.Action):
 
 
 class _Completion(argparse.Action):
-    """A completion script, for which all commands are imported."""
+    """A completion script, for which all commands are imported: nothing is when Tab is pressed."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, _: Any, shell: Any, __: str | None = None

@@ -36,6 +36,18 @@ def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
 
 
+@pytest.mark.parametrize(
+    ("plot", "message"),
+    [
+        ("a.pdf", "a.pdf: allowed is a name that ends in .png or .svg"),
+        ("/absent/a.svg", "/absent/a.svg: no such folder"),
+    ],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_traced(plot, message, capsys):
+    assert main(["cost", "--plot", plot]) == 2
+    assert capsys.readouterr() == ("", f"mimo cost: argument --plot: {message}\n")
+
+
 @pytest.mark.nkipy
 def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
