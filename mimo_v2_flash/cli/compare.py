@@ -36,7 +36,7 @@ NamedDifferences = list[tuple[str, Difference]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument("a", type=Path, metavar="A", help="Reference trace.")
     parser.add_argument("b", type=Path, metavar="B", help="Trace to compare with the reference.")
     parser.add_argument(

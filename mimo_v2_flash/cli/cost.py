@@ -26,7 +26,7 @@ CONTEXT, CHUNK, _ = DEFAULTS["neuron"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_deployment_arguments(parser)
     parser.add_argument(
         "--plot",

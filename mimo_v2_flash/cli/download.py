@@ -2,7 +2,7 @@
 
 Only the bytes of the tensors that are needed are fetched, and an interrupted download is resumed.
 With a few of 256 experts the model writes nonsense, which is expected: its routers were trained
-with all of them. The mode shows that every weight is read and that the model runs.
+with all of them. The command shows that every weight is read and that the model runs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument(
         "--model",
         default=prepare.MODEL,

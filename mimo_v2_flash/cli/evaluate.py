@@ -17,7 +17,7 @@ from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
 from .option_types import positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
@@ -28,7 +28,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
@@ -77,6 +77,7 @@ def run(
         "perplexity": 2 ** (bits / len(token_T)),
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
+        "dispatch": dispatch_numbers(stats_backend, setup.group),
     }
     _report(numbers)
     if dispatch := dispatch_report(stats_backend, setup.group):

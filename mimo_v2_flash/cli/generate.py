@@ -22,7 +22,7 @@ from mimo_v2_flash.text.completion import CONTEXT, END, Completion, complete
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .console import amount, console, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
 from .option_types import natural
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
@@ -33,7 +33,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
@@ -155,6 +155,7 @@ def _numbers(
         "kv_cache_bytes": stats.total(cache.nbytes),
         "experts_touched": touched if stats.is_eager else None,
         "experts": experts,
+        "dispatch": dispatch_numbers(stats.dispatch, stats.group),
     }
 
 

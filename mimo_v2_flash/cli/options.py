@@ -10,7 +10,7 @@ __all__ = ["add_config_argument", "add_renamed_option", "read_config"]
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the option of the config, for modes that need no weights."""
+    """Declare the option of the config, for commands that need no weights."""
     parser.add_argument(
         "--model",
         type=Path,

@@ -1,8 +1,8 @@
 """Compute the memory and the traffic of every device of a deployment, without running it.
 
-The mode works for any config and any number of devices. It prints bytes of weights, of the KV cache
-and of activation buffers, and bytes that ranks send each other; the exit status is 1 if a device
-has too little memory.
+The command works for any config and any number of devices. It prints bytes of weights, of the KV
+cache and of activation buffers, and bytes that ranks send each other; the exit status is 1 if a
+device has too little memory.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEP = DEFAULTS["numpy"].max_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_config_argument(parser)
     add_parallel_arguments(parser)
     parser.add_argument(

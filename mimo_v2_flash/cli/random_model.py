@@ -1,7 +1,7 @@
 """Run the model at its true widths with random weights, and report its speed and memory.
 
-Tokens are random too. The mode measures, and checks that decoding with the KV cache gives the same
-logits as one prefill of all tokens.
+Tokens are random too. The command measures, and checks that decoding with the KV cache gives the
+same logits as one prefill of all tokens.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_parallel_arguments(parser)
     parser.add_argument(
         "--num-experts",
@@ -107,6 +107,7 @@ def run(
         "peak_memory_bytes": peak_memory(),
         "relative_difference": difference,
         "allowed_difference": ALLOWED,
+        "dispatch": dispatch_numbers(stats, setup.group),
     }
     _report(numbers, " of rank 0" if setup.group.size > 1 else "")
     if dispatch := dispatch_report(stats, setup.group):

@@ -1,6 +1,6 @@
 """Check every kernel against its float64 oracle, on this machine's CPU.
 
-The mode prints a table of kernels, checks, largest errors and times; the exit status is 1 if any
+The command prints a table of kernels, checks, largest errors and times; the exit status is 1 if any
 check fails.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument(
         "--seed", type=natural, default=0, help="Seed of the random inputs (default: 0)."
     )

@@ -7,7 +7,7 @@ import pytest
 
 from mimo_v2_flash.cli.commands import COMMANDS, Command
 from mimo_v2_flash.cli.entry import CommandError
-from mimo_v2_flash.cli.option_types import STDOUT
+from mimo_v2_flash.cli.option_types import STDOUT, natural, positive
 from mimo_v2_flash.cli.parser import CommandParser, HelpFormatter, close_matches
 
 
@@ -79,6 +79,16 @@ def test_json_before_another_option_has_no_file():
 )
 def test_a_mistake_names_what_was_typed(words, message):
     assert refused("test", *words) == message
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_number_has_a_range_and_names_its_option(command):
+    parser = parser_of(command).load()
+    options = [action for action in parser._actions if action.type in (positive, natural)]
+    for name in (name for option in options for name in option.option_strings):
+        assert refused(command, name, "-1").startswith(f"argument {name}: '-1' is not an integer")
+    unlimited = {option.dest for option in parser._actions if option.type is int}
+    assert unlimited <= {"top_k", "lnc"}  # with `choices`, and as the checkpoint allows
 
 
 @pytest.mark.parametrize("name", ["--activation-dtype", "--stream-dtype"])
