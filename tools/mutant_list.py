@@ -37,8 +37,8 @@ MUTANTS = (
     Mutant(
         "an option is named by its new name, whatever was typed",
         "mimo_v2_flash/cli/spelling.py",
-        "return spelled.get(name, default) + ",
-        "return default + ",
+        "name = spelled.get(option, f\"--{option.replace('_', '-')}\")",
+        "name = f\"--{option.replace('_', '-')}\"",
         ("tests/cli/test_spelling.py",),
     ),
     Mutant(
