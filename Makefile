@@ -20,8 +20,8 @@ help:  ## list the targets
 	touch $@
 
 demo: .venv/installed-text  ## a tiny trained model writes, then every kernel against its oracle
-	$(BIN)/python run_example.py --mode generate --prompt "The list type" --max-new-tokens 120
-	$(BIN)/python run_example.py --mode test
+	$(BIN)/mimo generate --prompt "The list type" --max-new-tokens 120
+	$(BIN)/mimo test
 
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest

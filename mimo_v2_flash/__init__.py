@@ -1,8 +1,30 @@
 """MiMo-V2-Flash inference in pure NumPy kernels that nkipy traces to AWS Trainium2."""
 
-from .config import MiMoConfig
-from .model import MiMoV2FlashModel
-from .model_loader import load_model
-from .weights import load_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import MiMoConfig
+    from .model import MiMoV2FlashModel
+    from .model_loader import load_model
+    from .weights import load_weights
 
 __all__ = ["MiMoConfig", "MiMoV2FlashModel", "load_model", "load_weights"]
+
+_MODULES = {
+    "MiMoConfig": "config",
+    "MiMoV2FlashModel": "model",
+    "load_model": "model_loader",
+    "load_weights": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, imported when it is first used: `mimo --help` needs no NumPy."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -4,7 +4,6 @@
 changed: a checkpoint of two layers, four of its five experts, and what the commands said of it.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 
 import run_example
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.cli import prepare
+from mimo_v2_flash.cli.commands import COMMANDS
+from mimo_v2_flash.cli.parser import CommandParser
 from mimo_v2_flash.execution.compile_cache import CompileCache
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -107,9 +107,8 @@ def test_a_program_of_the_folder_is_the_one_that_is_looked_for():
 
 @pytest.mark.parametrize(("mode", "options"), OPTIONS.items(), ids=OPTIONS)
 def test_every_option_keeps_its_spelling(mode, options):
-    parser = argparse.ArgumentParser()
-    module = prepare if mode == "prepare_weights" else run_example.MODES[RENAMED.get(mode, mode)]
-    module.add_arguments(parser)
+    name = {"prepare_weights": "prepare", **RENAMED}.get(mode, mode)
+    parser = CommandParser(command=COMMANDS[name], label=name).load()
     assert set(options) <= {name for action in parser._actions for name in action.option_strings}
 
 

@@ -20,7 +20,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 VAGUE_WORDS = {
     *("said", "told", "given", "found", "here", "there", "asked", "own", "way", "ways", "answers"),
 }
-READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py"}
+READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py"}
 DEPRECATED = {PACKAGE / f"{module.replace('.', '/')}.py" for module in MOVED}
 
 

@@ -1,5 +1,6 @@
 """The scripts on ranks that torchrun started: only rank 0 writes, and as a single rank would."""
 
+import json
 import os
 import re
 import subprocess
@@ -55,6 +56,14 @@ def test_the_text_is_that_of_one_rank(alone, ranks):
     )
 
 
+def test_json_is_one_object_of_rank_0_with_what_was_sent():
+    out, err = ran(*GENERATE, *SPLITS[4], "--json", ranks=4)
+    dispatch = json.loads(out)["dispatch"]["all_gather"]
+    assert dispatch["routed_pairs"] == dispatch["computed_pairs"] > 0
+    assert dispatch["sent_bytes"] >= dispatch["lower_bound_bytes"] > 0
+    assert err.count("Stopped by") == 1
+
+
 def test_bits_per_byte_are_those_of_one_rank(tmp_path):
     (tmp_path / "text").write_text((ROOT / "LICENSE").read_text()[:1500])
     evaluate = "--mode", "evaluate", "--text", tmp_path / "text"
@@ -85,7 +94,7 @@ def test_shards_write_the_same_text_and_another_plan_is_refused(alone, tmp_path)
     [
         (
             (*GENERATE, "--expert-parallel", 3),
-            "rank 0: expert_parallel_size = 3: allowed is a divisor",
+            "rank 0: --expert-parallel 3: allowed is a divisor",
         ),
         (
             (*GENERATE, "--expert-parallel", 1, "--data-parallel", 1),

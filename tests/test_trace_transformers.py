@@ -46,7 +46,7 @@ def compared(model: Any, ours: Path, capsys, tolerance: float) -> tuple[int, lis
     """Return exit status and lines of `compare` with a trace of transformers' `model`."""
     theirs = ours.with_name("theirs.safetensors")
     write_trace(theirs, trace_transformers.trace(model, TOKENS.tolist()), CONFIG)
-    status = compare.run(ours, theirs, tolerance)
+    status = compare.run(ours, theirs, tolerance).status
     return status, capsys.readouterr().out.splitlines()
 
 
@@ -150,7 +150,7 @@ def test_it_runs_as_a_script(hub, ours, tmp_path):
     command = [sys.executable, "-m", "examples.trace_transformers", "--model", str(hub.folder)]
     command += ["--output", str(theirs), "--like", str(ours)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    assert compare.run(ours, theirs, float(ALLOWED)) == 0
+    assert compare.run(ours, theirs, float(ALLOWED)).status == 0
     with open_trace(theirs) as trace:
         assert trace.made_by == f"transformers {transformers.__version__}"
         np.testing.assert_array_equal(trace["tokens"], TOKENS)

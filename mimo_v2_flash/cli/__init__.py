@@ -1,1 +1,1 @@
-"""Command-line modes of `run_example.py`, one module each, and what they share."""
+"""Commands of the console script `mimo`, one module each, and what they share."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,7 @@ from mimo_v2_flash.tracing.trace_file import TraceFile, open_trace
 from mimo_v2_flash.tracing.trace_tensors import EXPERT_IDS, PER_EXPERT, sort_key, split_name
 
 from .console import console, table
+from .result import Result
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +36,7 @@ NamedDifferences = list[tuple[str, Difference]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument("a", type=Path, metavar="A", help="Reference trace.")
     parser.add_argument("b", type=Path, metavar="B", help="Trace to compare with the reference.")
     parser.add_argument(
@@ -46,19 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(a: Path, b: Path, tolerance: float) -> int:
-    """Compare, print the table and the verdict, and return the exit status."""
+def run(a: Path, b: Path, tolerance: float) -> Result:
+    """Compare, print the table and the verdict, and return all differences."""
     if not tolerance >= 0:
         raise ValueError(f"--tolerance {tolerance} must be 0 or more")
     with ExitStack() as stack:
         first, second = (stack.enter_context(open_trace(path)) for path in (a, b))
         names = _common_names(first, second)
         differences = [(name, _difference(name, first, second, tolerance)) for name in names]
-        out = console()
-        _print_header(out, first, second, names)
+        out, header = console(), _header(first, second, names)
+    _print_header(out, header)
     _print_table(out, differences)
     out.print(_verdict(differences), soft_wrap=True)
-    return 1 if any(difference.diverges for _, difference in differences) else 0
+    diverged = [name for name, difference in differences if difference.diverges]
+    numbers = header | {"tolerance": tolerance, "first_divergence": next(iter(diverged), None)}
+    numbers["tensors"] = [
+        {"name": name, **difference._asdict(), "diverges": difference.diverges}
+        for name, difference in differences
+    ]
+    return Result(numbers, 1 if diverged else 0)
 
 
 def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
@@ -105,26 +113,40 @@ def _difference(name: str, a: TraceFile, b: TraceFile, tolerance: float) -> Diff
     return difference_per_expert(a[name], b[name], *expert_ids, tolerance)
 
 
-def _print_header(out: Console, a: TraceFile, b: TraceFile, names: list[str]) -> None:
-    """Print the two traces, the tensors that are not compared, and differing config fields."""
-    for letter, trace, other in (("A", a, b), ("B", b, a)):
-        out.print(f"{letter}: {trace.path}, by {trace.made_by}", soft_wrap=True)
-        for name, count in _counted(trace.shapes.keys() - other.shapes.keys()):
+def _header(a: TraceFile, b: TraceFile, names: list[str]) -> dict[str, Any]:
+    """Return the two traces, the tensors that are not compared, and differing config fields."""
+    not_compared = (a.shapes.keys() & b.shapes.keys()).difference(names, SAME_IN_BOTH)
+    return {
+        "a": {"file": a.path, "made_by": a.made_by},
+        "b": {"file": b.path, "made_by": b.made_by},
+        "only_in_a": _counted(a.shapes.keys() - b.shapes.keys()),
+        "only_in_b": _counted(b.shapes.keys() - a.shapes.keys()),
+        "not_compared": _counted(not_compared),
+        "config_differences": {
+            field: [a.config[field], b.config[field]]
+            for field in sorted(a.config.keys() & b.config.keys())
+            if a.config[field] != b.config[field]
+        },
+    }
+
+
+def _print_header(out: Console, header: dict[str, Any]) -> None:
+    for letter in "AB":
+        out.print(
+            "{0}: {file}, by {made_by}".format(letter, **header[letter.lower()]), soft_wrap=True
+        )
+        for name, count in header[f"only_in_{letter.lower()}"].items():
             out.print(f"only in {letter}: {name} ({count})", soft_wrap=True)
-    for name, count in _counted(
-        (a.shapes.keys() & b.shapes.keys()).difference(names, SAME_IN_BOTH)
-    ):
+    for name, count in header["not_compared"].items():
         out.print(f"not compared: {name} ({count})", soft_wrap=True)
-    for field in sorted(a.config.keys() & b.config.keys()):
-        if a.config[field] != b.config[field]:
-            out.print(f"configs differ: {field} is {a.config[field]} in A, {b.config[field]} in B")
+    for field, (in_a, in_b) in header["config_differences"].items():
+        out.print(f"configs differ: {field} is {in_a} in A, {in_b} in B")
 
 
-def _counted(names: Iterable[str]) -> list[tuple[str, int]]:
+def _counted(names: Iterable[str]) -> dict[str, int]:
     """Return names with `*` for the layer index, and in how many layers each occurs."""
     split = map(split_name, sorted(names))
-    counts = Counter(f"layers.*.{inside}" if layer else inside for layer, inside in split)
-    return list(counts.items())
+    return Counter(f"layers.*.{inside}" if layer else inside for layer, inside in split)
 
 
 def _print_table(out: Console, differences: NamedDifferences) -> None:

@@ -1,10 +1,11 @@
 """Compile every program of a deployment for Trainium2, without weights and without a device.
 
 nkipy traces the programs, and neuronx-cc compiles them, several at a time, into a compile cache
-that `--mode generate` reads. Without neuronx-cc only the HLO modules and a manifest are written.
+that `mimo generate` reads. Without neuronx-cc only the HLO modules and a manifest are written.
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from mimo_v2_flash.execution.registry import INSTALL
 
 from .console import console, progress, table
 from .cost import add_deployment_arguments, parse_deployment
+from .option_types import positive
+from .result import Result
 from .runtime_options import add_compiler_arguments
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument(
         "--backend",
         choices=("neuron",),
@@ -33,16 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compiler_arguments(parser)
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=positive,
         default=JOBS,
         help=f"Number of compilers that run at the same time (default: {JOBS}).",
     )
 
 
-def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: Any) -> int:
-    """Trace, compile, print the programs and their folders, and return the exit status."""
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: allowed is an integer above 0")
+def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: Any) -> Result:
+    """Trace, compile, print the programs and their folders, and return them."""
+    start = time.perf_counter()
     deployment = parse_deployment(**options)
     check_memory(deployment.config, deployment.plan, deployment.workload, lnc)
     programs = step_programs(deployment).programs
@@ -51,7 +53,14 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builder.compile_all(modules, jobs=jobs, advance=advance)
     _report(f"{backend}: {builder.folder}", list(modules), folders, builder)
-    return 0
+    numbers = {
+        "backend": backend,
+        "compile_cache": builder.folder,
+        "compiler": builder.compiler and builder.compiler.version,
+        "programs": {name: folder.name for name, folder in zip(modules, folders, strict=True)},
+        "seconds": time.perf_counter() - start,
+    }
+    return Result(numbers)
 
 
 def _report(

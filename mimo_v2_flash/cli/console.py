@@ -1,4 +1,10 @@
-"""Console output: tables and progress bars on a terminal, plain lines elsewhere."""
+"""Console output: tables and progress bars on a terminal, plain lines elsewhere.
+
+What a command is run for goes to standard output: the text that a model writes, and nothing beside
+it; else the tables of the report. All else goes to standard error: progress, settings, the report
+that accompanies a text, errors. With `--json` alone standard output has the object and nothing
+else (`session.py`).
+"""
 
 import resource
 import sys
@@ -30,7 +36,14 @@ PLAIN_WIDTH = 100
 def console(stream: TextIO | None = None) -> Console:
     """Return a console for `stream`, by default standard output."""
     out = stream or sys.stdout
-    return Console(file=out, width=None if out.isatty() else PLAIN_WIDTH, highlight=False)
+    return _Console(file=out, width=None if out.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `entry.py`."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  rich calls this where it has caught BrokenPipeError
 
 
 def table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
@@ -70,7 +83,7 @@ def progress_of_bytes(what: str, *, total: int) -> Iterator[Callable[[int], None
 
 @contextmanager
 def _bar(what: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[[int], None]]:
-    out, start = console(), time.perf_counter()
+    out, start = console(sys.stderr), time.perf_counter()
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)

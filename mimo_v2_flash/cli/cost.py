@@ -14,8 +14,10 @@ from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 
 from .cost_report import report
-from .options import add_config_argument, add_json_argument, read_config
+from .option_types import output_file, positive
+from .options import add_config_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
+from .result import Result
 from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
@@ -24,12 +26,11 @@ CONTEXT, CHUNK, _ = DEFAULTS["neuron"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_deployment_arguments(parser)
-    add_json_argument(parser)
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=_plot_file,
         metavar="FILE",
         help="Roofline plot to draw, .png or .svg; it needs matplotlib (default: none).",
     )
@@ -41,19 +42,19 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     add_parallel_arguments(parser)
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=positive,
         help="Number of sequences on all ranks together (default: the data-parallel size).",
     )
     parser.add_argument(
         "--context",
-        type=int,
+        type=positive,
         default=CONTEXT,
         help="Maximum sequence length that programs are compiled for, in tokens (default: "
         f"{CONTEXT}).",
     )
     parser.add_argument(
         "--chunk",
-        type=int,
+        type=positive,
         default=CHUNK,
         help=f"Number of prompt tokens per prefill step (default: {CHUNK}).",
     )
@@ -81,8 +82,13 @@ def parse_deployment(
     )
 
 
-def run(*, file: Path | None, plot: Path | None, **options: object) -> int:
-    """Trace, count, print the tables, write the files, and return the exit status."""
+def _plot_file(text: str) -> Path:
+    if not text.endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError(f"{text}: allowed is a name that ends in .png or .svg")
+    return output_file(text)
+
+
+def run(*, plot: Path | None, **options: object) -> Result:
+    """Trace, count, print the tables, draw the plot, and return all numbers."""
     deployment = parse_deployment(**options)  # type: ignore[arg-type]
-    report(deployment, ledger(deployment), file=file, plot=plot)
-    return 0
+    return report(deployment, ledger(deployment), plot=plot)

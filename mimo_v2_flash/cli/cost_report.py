@@ -1,6 +1,5 @@
 """Report of a cost ledger as tables, as JSON, and as a roofline plot."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mimo_v2_flash.costs.roofline import draw
 
 from .console import amount, console, table
 from .parallel_options import parallel_sizes
+from .result import Result
 
 __all__ = ["described", "report"]
 
@@ -27,12 +27,10 @@ us: projected for Trainium2, not measured: the longer of memory and matmuls, plu
 """
 
 
-def report(
-    deployment: Deployment, ledger: Ledger, *, file: Path | None = None, plot: Path | None = None
-) -> None:
+def report(deployment: Deployment, ledger: Ledger, *, plot: Path | None = None) -> Result:
     """Print the programs of each kind of step at its longest, and the time of every step.
 
-    All numbers are written to `file`, and the roofline is drawn into `plot`, where these are set.
+    The roofline is drawn into `plot`, if it is set; all numbers are returned.
     """
     out = console()
     out.width = max(out.width, WIDTH)
@@ -46,10 +44,9 @@ def report(
         f"A prompt of {deployment.context} tokens, in chunks of {deployment.chunk}: projected "
         f"{1e3 * prompt_seconds(ledger, deployment):.0f} ms"
     )
-    if file is not None:
-        file.write_text(json.dumps(_numbers(deployment, ledger), indent=1) + "\n")
     if plot is not None:
         draw(ledger, list(longest.values()), described(deployment), plot)
+    return Result(_numbers(deployment, ledger))
 
 
 def described(deployment: Deployment) -> str:

@@ -10,7 +10,7 @@ from mimo_v2_flash.parallel import HostGroup
 
 from .console import amount, table
 
-__all__ = ["dispatch_report"]
+__all__ = ["dispatch_numbers", "dispatch_report"]
 
 
 def dispatch_report(backend: DispatchStatsBackend, group: HostGroup) -> Table | None:
@@ -19,10 +19,7 @@ def dispatch_report(backend: DispatchStatsBackend, group: HostGroup) -> Table | 
     A collective call: every rank passes its own backend. The result is None on a single rank, and
     if no MoE layer ran.
     """
-    if group.size == 1:
-        return None
-    by_dispatcher = {name: stats.total(group) for name, stats in backend.by_dispatcher.items()}
-    by_dispatcher = {name: stats for name, stats in by_dispatcher.items() if stats.calls}
+    by_dispatcher = _totals(backend, group)
     if not by_dispatcher:
         return None
     report = table(f"Experts on {group.size} ranks", ("what",), tuple(by_dispatcher))
@@ -30,6 +27,31 @@ def dispatch_report(backend: DispatchStatsBackend, group: HostGroup) -> Table | 
     for what in columns[0]:
         report.add_row(what, *(column[what] for column in columns))
     return report
+
+
+def dispatch_numbers(backend: DispatchStatsBackend, group: HostGroup) -> dict[str, Any]:
+    """Return the numbers of `--json` for each dispatcher, summed over all ranks; collective too."""
+    return {
+        name: {
+            "calls": round(stats.calls),
+            "dispatched_tokens": round(stats.tokens),
+            "routed_pairs": round(stats.pairs),
+            "computed_pairs": round(stats.computed),
+            "sent_bytes": round(stats.sent),
+            "lower_bound_bytes": round(stats.lower_bound),
+            "collective_seconds": stats.dispatch_seconds,
+            "expert_seconds": stats.expert_seconds,
+        }
+        for name, stats in _totals(backend, group).items()
+    }
+
+
+def _totals(backend: DispatchStatsBackend, group: HostGroup) -> dict[str, DispatchStats]:
+    """Return the sums of the dispatchers that were used; empty on a single rank."""
+    if group.size == 1:
+        return {}
+    totals = {name: stats.total(group) for name, stats in backend.by_dispatcher.items()}
+    return {name: stats for name, stats in totals.items() if stats.calls}
 
 
 def _rows(stats: DispatchStats, ranks: int) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 Only the bytes of the tensors that are needed are fetched, and an interrupted download is resumed.
 With a few of 256 experts the model writes nonsense, which is expected: its routers were trained
-with all of them. The mode shows that every weight is read and that the model runs.
+with all of them. The command shows that every weight is read and that the model runs.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from mimo_v2_flash.weights.load import load_weights
 
 from . import prepare
 from .console import amount, console
+from .option_types import natural
+from .result import Result
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument(
         "--model",
         default=prepare.MODEL,
@@ -31,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-ids",
         nargs="+",
-        type=int,
+        type=natural,
         default=[1, 2, 3, 4, 5],
         metavar="ID",
         help="Token ids of the prompt (default: 1 2 3 4 5).",
     )
     parser.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=natural,
         default=8,
         help="Maximum number of tokens to generate (default: 8).",
     )
@@ -53,8 +55,8 @@ def run(
     dtype: str,
     prompt_ids: list[int],
     max_new_tokens: int,
-) -> int:
-    """Fetch, convert, run the prompt, and return the exit status."""
+) -> Result:
+    """Fetch, convert, run the prompt, and return sizes and tokens."""
     source, out = HubSource(model, revision), console()
     config = MiMoConfig.from_pretrained(source.config)
     job = prepare.plan(source, config, output, Encoding(dtype, "cpu"), expert_subset, num_layers)
@@ -63,9 +65,10 @@ def run(
     out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {kept} of {total} experts")
     if kept < total or job.config.num_hidden_layers < config.num_hidden_layers:
         out.print("A part of the model writes nonsense; that is expected.")
-    prepare.make(job)
+    made = prepare.make(job)
     runner = MiMoV2FlashModel(load_weights(output, job.config), job.config)
     tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]
     out.print(f"prompt {prompt_ids}")
     out.print(f"tokens {tokens}")
-    return 0
+    numbers = prepare.sizes(job) | made
+    return Result(numbers | {"prompt_tokens": prompt_ids, "new_tokens": tokens})

@@ -6,6 +6,7 @@ tokens over the bytes of the file.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
+from .option_types import positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--length",
-        type=int,
+        type=positive,
         help="Window length, in tokens (default: --context with xla and neuron, else the model's "
         "maximum).",
     )
@@ -42,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(
     model: Path, text: Path, length: int | None, setup: RankSetup = SINGLE_RANK, **options: Any
-) -> int:
-    """Evaluate, print the report, and return the exit status."""
+) -> Result:
+    """Evaluate, print the report, and return its numbers."""
     stats_backend = DispatchStatsBackend()
     runtime = RuntimeOptions.pop_from(options).keywords(host=stats_backend)
     content, size = _read(text)
@@ -62,20 +65,38 @@ def run(
             advance=advance,
         )
     seconds = time.perf_counter() - start
-    report = table(f"{text}", ("what",), ("amount",))
+    numbers = {
+        "model": model.resolve().name,
+        "text": text,
+        "bytes": size,
+        "tokens": len(token_T),
+        "windows": -(-len(token_T) // length),
+        "window_tokens": length,
+        "bits_per_byte": bits / size,
+        "nats_per_token": bits * math.log(2) / len(token_T),
+        "perplexity": 2 ** (bits / len(token_T)),
+        "seconds": seconds,
+        "tokens_per_second": len(token_T) / seconds,
+        "dispatch": dispatch_numbers(stats_backend, setup.group),
+    }
+    _report(numbers)
+    if dispatch := dispatch_report(stats_backend, setup.group):
+        console().print(dispatch)
+    return Result(numbers)
+
+
+def _report(numbers: dict[str, Any]) -> None:
+    report = table(f"{numbers['text']}", ("what",), ("amount",))
     for row in (
-        ("model", model.resolve().name),
-        ("bytes, tokens", f"{size:,}, {len(token_T):,}"),
-        ("windows", f"{-(-len(token_T) // length):,} of {length:,} tokens"),
-        ("bits per byte", f"{bits / size:.6f}"),
-        ("perplexity", f"{2 ** (bits / len(token_T)):.4f}"),
-        ("speed", f"{len(token_T) / seconds:.1f} tokens/s"),
+        ("model", numbers["model"]),
+        ("bytes, tokens", f"{numbers['bytes']:,}, {numbers['tokens']:,}"),
+        ("windows", f"{numbers['windows']:,} of {numbers['window_tokens']:,} tokens"),
+        ("bits per byte", f"{numbers['bits_per_byte']:.6f}"),
+        ("perplexity", f"{numbers['perplexity']:.4f}"),
+        ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
     ):
         report.add_row(*row)
     console().print(report)
-    if dispatch := dispatch_report(stats_backend, setup.group):
-        console().print(dispatch)
-    return 0
 
 
 def _read(file: Path) -> tuple[str, int]:

@@ -18,20 +18,22 @@ from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
-from mimo_v2_flash.text.completion import CONTEXT, Completion, complete
+from mimo_v2_flash.text.completion import CONTEXT, END, Completion, complete
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .console import amount, console, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
+from .option_types import natural
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=natural,
         default=200,
         help="Maximum number of tokens to generate (default: 200).",
     )
@@ -86,7 +88,10 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         f"({checkpoint} 1).",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="Seed of the random numbers of sampling (default: 0)."
+        "--seed",
+        type=natural,
+        default=0,
+        help="Seed of the random numbers of sampling (default: 0).",
     )
 
 
@@ -99,12 +104,13 @@ def run(
     stream: bool,
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
-) -> int:
-    """Write the text and the report, and return the exit status."""
+) -> Result:
+    """Write the text and the report, and return text, tokens, settings, times and rates."""
     check_folder(model)
     stats = GenerationStats(MiMoConfig.from_pretrained(model), *setup)
-    runtime = RuntimeOptions.pop_from(options).keywords(host=stats)
-    runner = load_model(model, group=setup.group, parallel=setup.plan, **runtime)
+    runtime = RuntimeOptions.pop_from(options)
+    keywords = runtime.keywords(host=stats)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     content = [{"role": "user", "content": prompt}] if chat else prompt
     sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
     generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
@@ -121,35 +127,65 @@ def run(
 
     completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
-    _report(completion, stats, runner)
-    return 0
+    numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat, "seed": seed}
+    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
+    defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
+    numbers["sampling"] = defaults | sampling
+    numbers |= _numbers(completion, stats, runner)
+    _report(numbers, stats)
+    return Result(numbers)
 
 
-def _report(completion: Completion, stats: GenerationStats, model: MiMoV2FlashModel) -> None:
-    """Print times, rates and memory of a completion, on all ranks together."""
+def _numbers(
+    completion: Completion, stats: GenerationStats, model: MiMoV2FlashModel
+) -> dict[str, Any]:
+    """Return tokens, times, rates and memory of a completion, on all ranks together."""
     prompt, new = len(completion.prompt_tokens), len(completion.new_tokens)
     start, first, last = stats.times[0], stats.times[1], stats.times[max(new, 1)]
-    positions = prompt + max(new - 1, 0)
-    cache = model.new_cache(1, positions)
-    touched = "{} of {}".format(*stats.experts_touched())
-    expert_rows = [("experts touched", touched)] if stats.is_eager else []
-    report = table(f"Stopped by {completion.stopped}", ("what",), ("amount",))
+    cache = model.new_cache(1, prompt + max(new - 1, 0))
+    touched, experts = stats.experts_touched()
+    return completion._asdict() | {
+        "threads": thread_count().number,
+        "finish_reason": "stop" if completion.stopped == END else "length",
+        "first_token_seconds": first - start if new else None,
+        "seconds": stats.times[-1] - start,
+        "prefill_tokens_per_second": prompt / (first - start) if new else None,
+        "decode_tokens_per_second": (new - 1) / (last - first) if new > 1 else None,
+        "kv_cache_tokens": cache.max_length,
+        "kv_cache_bytes": stats.total(cache.nbytes),
+        "experts_touched": touched if stats.is_eager else None,
+        "experts": experts,
+        "dispatch": dispatch_numbers(stats.dispatch, stats.group),
+    }
+
+
+def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
+    """Print the numbers of a completion and its settings."""
+    prompt, new = len(numbers["prompt_tokens"]), len(numbers["new_tokens"])
+    expert_rows = [("experts touched", f"{numbers['experts_touched']} of {numbers['experts']}")]
+    report = table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",))
     for row in (
         ("prompt, new tokens", f"{prompt}, {new}"),
-        ("time to first token", f"{first - start:.3f} s" if new else "none"),
-        ("prefill", f"{prompt / (first - start):.1f} tokens/s" if new else "none"),
-        ("decode", f"{(new - 1) / (last - first):.1f} tokens/s" if new > 1 else "none"),
-        (f"KV cache of {cache.max_length} tokens", amount(stats.total(cache.nbytes))),
-        *expert_rows,
+        ("time to first token", _amount(numbers["first_token_seconds"], ".3f", "s")),
+        ("prefill", _amount(numbers["prefill_tokens_per_second"], ".1f", "tokens/s")),
+        ("decode", _amount(numbers["decode_tokens_per_second"], ".1f", "tokens/s")),
+        (f"KV cache of {numbers['kv_cache_tokens']} tokens", amount(numbers["kv_cache_bytes"])),
+        *(expert_rows if stats.is_eager else ()),
         ("threads", "{} ({})".format(*thread_count())),
     ):
         report.add_row(*row)
     out = console(sys.stderr)
     out.print("\n", report)
+    settings = numbers["sampling"] | {"seed": numbers["seed"]}
+    out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings.items()))
     if dispatch := dispatch_report(stats.dispatch, stats.group):
         out.print(dispatch)
-    if completion.stopped == CONTEXT:
-        out.print(f"The context is full: the model knows {positions} positions.")
+    if numbers["stopped"] == CONTEXT:
+        out.print(f"The context is full: the model knows {prompt + max(new - 1, 0)} positions.")
+
+
+def _amount(value: float | None, digits: str, unit: str) -> str:
+    return "none" if value is None else f"{value:{digits}} {unit}"
 
 
 def _write(stream: TextIO, text: str) -> None:

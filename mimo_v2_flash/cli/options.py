@@ -1,4 +1,4 @@
-"""Options that several modes share, and options that still have their old name, hidden."""
+"""Options that several commands share, and options that still have their old name, hidden."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 
-__all__ = ["add_config_argument", "add_json_argument", "add_renamed_option", "read_config"]
+__all__ = ["add_config_argument", "add_renamed_option", "read_config"]
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the option of the config, for modes that need no weights."""
+    """Declare the option of the config, for commands that need no weights."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -22,17 +22,6 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 def read_config(model: Path | None) -> MiMoConfig:
     """Return the config at `model`; MiMo-V2-Flash's if it is None."""
     return MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
-
-
-def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the option of the report as JSON."""
-    parser.add_argument(
-        "--json",
-        dest="file",
-        type=Path,
-        metavar="FILE",
-        help="JSON file that all numbers are written to (default: none).",
-    )
 
 
 def add_renamed_option(parser: Any, name: str, old_name: str, **options: Any) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from mimo_v2_flash.parallel import HostGroup, SoloGroup
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
+from .option_types import positive
+
 __all__ = [
     "SINGLE_RANK",
     "RankSetup",
@@ -44,13 +46,13 @@ def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--expert-parallel",
-        type=int,
+        type=positive,
         metavar="P",
         help="Expert-parallel size: how many ranks split the experts (default: the world size).",
     )
     group.add_argument(
         "--tensor-parallel",
-        type=int,
+        type=positive,
         default=1,
         metavar="T",
         help="Tensor-parallel size: how many ranks split attention heads, dense layers and "
@@ -58,7 +60,7 @@ def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--data-parallel",
-        type=int,
+        type=positive,
         metavar="D",
         help="Data-parallel size: how many shards the batch has (default: under torchrun, running "
         "ranks / tensor-parallel size; else expert-parallel size / tensor-parallel size, at least "

@@ -1,8 +1,8 @@
 """Compute the memory and the traffic of every device of a deployment, without running it.
 
-The mode works for any config and any number of devices. It prints bytes of weights, of the KV cache
-and of activation buffers, and bytes that ranks send each other; the exit status is 1 if a device
-has too little memory.
+The command works for any config and any number of devices. It prints bytes of weights, of the KV
+cache and of activation buffers, and bytes that ranks send each other; the exit status is 1 if a
+device has too little memory.
 """
 
 import argparse
@@ -13,9 +13,11 @@ from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 
-from .options import add_config_argument, add_json_argument, read_config
+from .option_types import positive
+from .options import add_config_argument, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
+from .result import Result
 from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "memory_size", "run"]
@@ -25,24 +27,24 @@ STEP = DEFAULTS["numpy"].max_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_config_argument(parser)
     add_parallel_arguments(parser)
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=positive,
         default=1,
         help="Number of sequences on all devices together (default: 1).",
     )
     parser.add_argument(
         "--context",
-        type=int,
+        type=positive,
         default=4096,
         help="Maximum sequence length, in tokens (default: 4096).",
     )
     parser.add_argument(
         "--step",
-        type=int,
+        type=positive,
         help="Number of tokens of each sequence per prefill step (default: "
         f"{STEP}, or the context if that is less).",
     )
@@ -53,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="Memory of one device, such as 96GB or 80GiB (default: 24GB).",
     )
-    add_json_argument(parser)
 
 
 def run(
@@ -68,15 +69,14 @@ def run(
     cache_dtype: str,
     activation_dtype: str,
     memory: str,
-    file: Path | None,
-) -> int:
-    """Count, print the tables and the verdict, and return the exit status."""
+) -> Result:
+    """Count, print the tables and the verdict, and return all numbers."""
     config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     step = min(STEP, context) if step is None else step
     floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
     workload = Workload(batch_size, context, step, dtype, *floats)
-    return report(config, plan, workload, memory=memory_size(memory), file=file)
+    return report(config, plan, workload, memory=memory_size(memory))
 
 
 def memory_size(text: str) -> int:

@@ -1,7 +1,5 @@
 """Report of a plan's memory and traffic as tables, as a verdict, and as JSON."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from mimo_v2_flash.weights.hub_tensors import mtp_tensors
 
 from .console import amount, console, table
 from .parallel_options import parallel_sizes
+from .result import Result
 
 __all__ = ["report"]
 
@@ -28,12 +27,10 @@ def report(
     workload: Workload,
     *,
     memory: int,
-    file: Path | None = None,
-) -> int:
-    """Print the memory and the traffic of `plan`, and return the exit status.
+) -> Result:
+    """Print the memory and the traffic of `plan`, and return all numbers.
 
-    The status is 1 if a device needs more than `memory` bytes. All numbers are written to `file`,
-    if one is passed.
+    The status is 1 if a device needs more than `memory` bytes.
     """
     all_devices = devices(config, plan, workload)
     steps = {"prefill": workload.step, "decode": 1}
@@ -52,11 +49,9 @@ def report(
     mtp_bytes = sum(tensor.end for tensor in mtp_tensors(config).values())
     out.print(f"MTP heads are not loaded: {amount(mtp_bytes)} of the checkpoint.")
     out.print(verdict(fullest, memory))
-    if file is not None:
-        numbers = _numbers(plan, workload, all_devices, sent)
-        numbers |= {"memory": memory, "fits": fullest.total <= memory}
-        file.write_text(json.dumps(numbers, indent=1) + "\n")
-    return int(fullest.total > memory)
+    fits = fullest.total <= memory
+    numbers = _numbers(plan, workload, all_devices, sent)
+    return Result(numbers | {"memory": memory, "fits": fits}, 0 if fits else 1)
 
 
 def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> Any:

@@ -7,7 +7,9 @@ are downloaded. --resume continues an interrupted run.
 import argparse
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
@@ -17,8 +19,19 @@ from mimo_v2_flash.weights.source import FolderSource, Source
 from mimo_v2_flash.weights.subset import check_experts, from_ranges
 
 from .console import amount, console, progress_of_bytes, table
+from .option_types import positive
+from .result import Result
 
-__all__ = ["MODEL", "OUTPUT", "add_arguments", "add_subset_arguments", "make", "plan", "run"]
+__all__ = [
+    "MODEL",
+    "OUTPUT",
+    "add_arguments",
+    "add_subset_arguments",
+    "make",
+    "plan",
+    "run",
+    "sizes",
+]
 
 MODEL = "XiaomiMiMo/MiMo-V2-Flash"
 OUTPUT = Path("tmp_mimo_weights")
@@ -45,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--expert-parallel",
-        type=int,
+        type=positive,
         metavar="P",
         help="Expert-parallel size to write shards for (default: the tensor-parallel size).",
     )
     parser.add_argument(
         "--tensor-parallel",
-        type=int,
+        type=positive,
         default=1,
         metavar="T",
         help="Tensor-parallel size to write shards for (default: 1).",
@@ -86,7 +99,7 @@ def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-layers",
-        type=int,
+        type=positive,
         help="Number of layers to keep, from the first on (default: all).",
     )
     parser.add_argument(
@@ -110,8 +123,8 @@ def run(
     tensor_parallel: int,
     dry_run: bool,
     resume: bool,
-) -> int:
-    """Plan the job, print its sizes, run it, and return the exit status."""
+) -> Result:
+    """Plan the job, print its sizes, run it, and return sizes and times."""
     source: Source
     if checkpoint is not None:
         source, config_file = FolderSource(checkpoint), checkpoint
@@ -125,11 +138,10 @@ def run(
     job = plan(source, config, output, encoding, expert_subset, num_layers, **split)
     _print_sizes(job)
     if dry_run:
-        return 0
+        return Result(sizes(job))
     if job.store.is_interrupted and not resume:
         raise ValueError(f"--output {output}: holds an interrupted run; --resume continues it")
-    make(job)
-    return 0
+    return Result(sizes(job) | make(job))
 
 
 def plan(
@@ -151,12 +163,12 @@ def plan(
     return plan_conversion_job(source, config, output, encoding, experts, **split)
 
 
-def make(job: ConversionJob) -> None:
-    """Run what is left of the job, with a progress bar, and print the result."""
-    out = console()
+def make(job: ConversionJob) -> dict[str, Any]:
+    """Run what is left of the job, with a progress bar, print the result and return its numbers."""
+    out, start = console(), time.perf_counter()
     if job.is_complete():
         out.print(f"{job.store.folder} is complete already")
-        return
+        return {"was_complete": True, "rounded_values": 0, "seconds": 0.0}
     workers = IN_FLIGHT if isinstance(job.source, HubSource) else WORKERS
     with progress_of_bytes(f"{job.source.name}", total=job.bytes_to_read) as advance:
         job.run(workers=workers, advance=advance)
@@ -166,6 +178,23 @@ def make(job: ConversionJob) -> None:
             f"{job.encoding.rounded:,} FP8 values rounded when halved by this run, each by at most "
             "2^-10 of its scale"
         )
+    seconds, rounded = time.perf_counter() - start, job.encoding.rounded
+    return {"was_complete": False, "rounded_values": rounded, "seconds": seconds}
+
+
+def sizes(job: ConversionJob) -> dict[str, Any]:
+    """Return what a job reads and writes, as numbers of `--json`."""
+    return {
+        "source": job.source.name,
+        "revision": job.source.revision,
+        "folder": job.store.folder,
+        "tensors": len(job.plan.outputs),
+        "experts": list(job.prepared.experts),
+        "layers": job.config.num_hidden_layers,
+        "shards": len(job.store.folders),
+        "read_bytes": job.bytes_to_read,
+        "bytes": job.store.nbytes,
+    }
 
 
 def _print_sizes(job: ConversionJob) -> None:
@@ -174,17 +203,17 @@ def _print_sizes(job: ConversionJob) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    sizes = table(
+    rows = table(
         f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "this machine")
     )
-    sizes.add_row("tensors", f"{len(job.plan.outputs):,}", "")
-    sizes.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
-    sizes.add_row("layers", f"{job.config.num_hidden_layers}", "")
-    sizes.add_row("shards", f"{len(job.store.folders)}", "")
-    sizes.add_row("bytes to read", amount(job.bytes_to_read), "")
-    sizes.add_row("bytes on disk", amount(size), _fits(size, free))
-    sizes.add_row("memory to hold all", amount(size), _fits(size, memory))
-    console().print(sizes)
+    rows.add_row("tensors", f"{len(job.plan.outputs):,}", "")
+    rows.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
+    rows.add_row("layers", f"{job.config.num_hidden_layers}", "")
+    rows.add_row("shards", f"{len(job.store.folders)}", "")
+    rows.add_row("bytes to read", amount(job.bytes_to_read), "")
+    rows.add_row("bytes on disk", amount(size), _fits(size, free))
+    rows.add_row("memory to hold all", amount(size), _fits(size, memory))
+    console().print(rows)
 
 
 def _fits(size: int, available: int) -> str:

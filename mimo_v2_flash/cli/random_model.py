@@ -1,13 +1,13 @@
 """Run the model at its true widths with random weights, and report its speed and memory.
 
-Tokens are random too. The mode measures, and checks that decoding with the KV cache gives the same
-logits as one prefill of all tokens.
+Tokens are random too. The command measures, and checks that decoding with the KV cache gives the
+same logits as one prefill of all tokens.
 """
 
 import argparse
 import time
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from mimo_v2_flash.weights.params import nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
-from .dispatch_report import dispatch_report
+from .dispatch_report import dispatch_numbers, dispatch_report
+from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .result import Result
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,31 +42,34 @@ class Trial(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_parallel_arguments(parser)
     parser.add_argument(
-        "--num-experts", type=int, default=8, help="Number of experts per MoE layer (default: 8)."
+        "--num-experts",
+        type=positive,
+        default=8,
+        help="Number of experts per MoE layer (default: 8).",
     )
     parser.add_argument(
         "--num-layers",
-        type=int,
+        type=positive,
         default=2,
         help="Number of layers, the first of the model's 48 (default: 2).",
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=natural,
         default=0,
         help="Seed of the random weights and the random prompt (default: 0).",
     )
     parser.add_argument(
         "--prompt-tokens",
-        type=int,
+        type=positive,
         default=32,
         help="Length of the prompt, in tokens (default: 32).",
     )
     parser.add_argument(
-        "--new-tokens", type=int, default=16, help="Number of tokens to decode (default: 16)."
+        "--new-tokens", type=positive, default=16, help="Number of tokens to decode (default: 16)."
     )
 
 
@@ -75,12 +80,8 @@ def run(
     prompt_tokens: int,
     new_tokens: int,
     setup: RankSetup = SINGLE_RANK,
-) -> int:
-    """Build the model, run it, print the report, and return the exit status."""
-    if prompt_tokens < 1 or new_tokens < 1:
-        raise ValueError(
-            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} must be at least 1"
-        )
+) -> Result:
+    """Build the model, run it, print the report, and return its numbers."""
     config = _config(num_experts, num_layers)
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as advance:
@@ -92,23 +93,43 @@ def run(
     with progress("one prefill of all tokens", total=None) as _:
         whole = model.forward([trial.tokens[:-1]])[0]
     difference = np.max(np.abs(whole[prompt_tokens - 1 :] - trial.logits)) / np.ptp(whole)
-    rank = " of rank 0" if setup.group.size > 1 else ""
+    numbers = {
+        "layers": num_layers,
+        "experts": num_experts,
+        "seed": seed,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "parameters": parameters,
+        "weights_bytes": nbytes(weights),
+        "kv_cache_bytes": trial.cache.nbytes,
+        "prefill_tokens_per_second": prompt_tokens / trial.prefill_seconds,
+        "decode_tokens_per_second": (new_tokens - 1) / trial.decode_seconds,
+        "peak_memory_bytes": peak_memory(),
+        "relative_difference": difference,
+        "allowed_difference": ALLOWED,
+        "dispatch": dispatch_numbers(stats, setup.group),
+    }
+    _report(numbers, " of rank 0" if setup.group.size > 1 else "")
+    if dispatch := dispatch_report(stats, setup.group):
+        console().print(dispatch)
+    return Result(numbers, 0 if difference <= ALLOWED else 1)
+
+
+def _report(numbers: dict[str, Any], rank: str) -> None:
+    difference = "{relative_difference:.1e} of the range, allowed {allowed_difference:.0e}"
     report = table("MiMo-V2-Flash with random weights", ("what",), ("amount",))
     for row in (
-        ("layers, experts", f"{num_layers}, {num_experts}"),
-        ("parameters", f"{parameters / 1e9:.2f} billion"),
-        (f"weights{rank}", amount(nbytes(weights))),
-        (f"KV cache{rank}", amount(trial.cache.nbytes)),
-        ("prefill", f"{prompt_tokens / trial.prefill_seconds:.1f} tokens/s"),
-        ("decode", f"{(new_tokens - 1) / trial.decode_seconds:.2f} tokens/s"),
-        (f"peak memory{rank}", amount(peak_memory())),
-        ("decode against one prefill", f"{difference:.1e} of the range, allowed {ALLOWED:.0e}"),
+        ("layers, experts", f"{numbers['layers']}, {numbers['experts']}"),
+        ("parameters", f"{numbers['parameters'] / 1e9:.2f} billion"),
+        (f"weights{rank}", amount(numbers["weights_bytes"])),
+        (f"KV cache{rank}", amount(numbers["kv_cache_bytes"])),
+        ("prefill", f"{numbers['prefill_tokens_per_second']:.1f} tokens/s"),
+        ("decode", f"{numbers['decode_tokens_per_second']:.2f} tokens/s"),
+        (f"peak memory{rank}", amount(numbers["peak_memory_bytes"])),
+        ("decode against one prefill", difference.format(**numbers)),
     ):
         report.add_row(*row)
     console().print(report)
-    if dispatch := dispatch_report(stats, setup.group):
-        console().print(dispatch)
-    return 0 if difference <= ALLOWED else 1
 
 
 def _config(num_experts: int, num_layers: int) -> MiMoConfig:

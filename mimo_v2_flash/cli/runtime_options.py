@@ -12,6 +12,7 @@ from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.weights.encoding import STORED
 
+from .option_types import positive
 from .options import add_renamed_option
 
 __all__ = [
@@ -73,13 +74,13 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--context",
-        type=int,
+        type=positive,
         help="Maximum sequence length that programs are compiled for; xla and neuron only "
         f"(default: {DEFAULTS['xla'].max_length}, or the model's maximum if that is less).",
     )
     group.add_argument(
         "--chunk",
-        type=int,
+        type=positive,
         help="Number of prompt tokens per prefill step (default: "
         f"{DEFAULTS['xla'].max_step}, with numpy {DEFAULTS['numpy'].max_step}).",
     )

@@ -1,6 +1,6 @@
 """Check every kernel against its float64 oracle, on this machine's CPU.
 
-The mode prints a table of kernels, checks, largest errors and times; the exit status is 1 if any
+The command prints a table of kernels, checks, largest errors and times; the exit status is 1 if any
 check fails.
 """
 
@@ -10,19 +10,21 @@ from mimo_v2_flash.checks.kernel_checks import CHECKS
 from mimo_v2_flash.cpu.thread_count import thread_count
 
 from .console import console, table
+from .option_types import natural
+from .result import Result
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     parser.add_argument(
-        "--seed", type=int, default=0, help="Seed of the random inputs (default: 0)."
+        "--seed", type=natural, default=0, help="Seed of the random inputs (default: 0)."
     )
 
 
-def run(seed: int) -> int:
-    """Run all checks, print their table, and return the exit status."""
+def run(seed: int) -> Result:
+    """Run all checks, print their table, and return their outcomes."""
     outcomes = [check.measure(seed) for check in CHECKS]
     results = table(
         "Kernels against their float64 oracles",
@@ -43,4 +45,6 @@ def run(seed: int) -> int:
     out.print(results)
     out.print(f"{passed} of {total} checks passed; errors are relative to max |expected|.")
     out.print(f"The kernels had {thread_count()}.")
-    return 0 if passed == total else 1
+    numbers = {"seed": seed, "checks": total, "passed": passed, "threads": thread_count().number}
+    listed = [outcome._asdict() for outcome in outcomes]
+    return Result({**numbers, "outcomes": listed}, 0 if passed == total else 1)

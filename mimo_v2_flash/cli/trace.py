@@ -1,9 +1,10 @@
-"""Trace a prompt: write every named tensor of its prefill to a file, for `--mode compare`.
+"""Trace a prompt: write every named tensor of its prefill to a file, for `mimo compare`.
 
 docs/tracing.md lists the tensors. The prompt is a text, or token ids, which need no tokenizer.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 from mimo_v2_flash.config import MiMoConfig
@@ -14,28 +15,30 @@ from mimo_v2_flash.weights.load import load_weights
 
 from .console import amount, console
 from .example_model import add_model_argument
+from .option_types import natural, output_file, positive
+from .result import Result
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this mode."""
+    """Declare the options of this command."""
     add_model_argument(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", help="Text to trace; it needs the model's tokenizer.")
     prompt.add_argument(
-        "--tokens", nargs="+", type=int, metavar="ID", help="Token ids to trace, such as 3 1 4."
+        "--tokens", nargs="+", type=natural, metavar="ID", help="Token ids to trace, such as 3 1 4."
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_file,
         default=Path("trace.safetensors"),
         metavar="FILE",
         help="Trace file to write (default: trace.safetensors).",
     )
     parser.add_argument(
         "--max-step",
-        type=int,
+        type=positive,
         default=512,
         help="Number of prompt tokens per prefill step (default: 512).",
     )
@@ -43,15 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(
     model: Path, prompt: str | None, tokens: list[int] | None, output: Path, max_step: int
-) -> int:
-    """Trace, write the file, and return the exit status."""
+) -> Result:
+    """Trace, write the file, and return its sizes."""
+    start = time.perf_counter()
     config = MiMoConfig.from_pretrained(model)
     weights = load_weights(model, config)
-    token_T = prompt_tokens(load_tokenizer(model), prompt) if prompt is not None else tokens
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: no such folder")
+    token_T = tokens or prompt_tokens(load_tokenizer(model), str(prompt))
+    context, option = config.max_position_embeddings, "--tokens" if tokens else "--prompt"
+    if len(token_T) > context:
+        raise ValueError(f"{option} has {len(token_T)} tokens, the model's context {context}")
     tensors = trace_prompt(weights, config, token_T, max_step=max_step)
     size = write_trace(output, tensors, config)
-    sizes = f"{len(tensors)} tensors of {len(tensors['tokens'])} tokens, {amount(size)}"
+    sizes = f"{len(tensors)} tensors of {len(token_T)} tokens, {amount(size)}"
     console().print(f"{output}: {sizes}", soft_wrap=True)
-    return 0
+    numbers = {"file": output, "tensors": len(tensors), "tokens": len(token_T), "bytes": size}
+    return Result(numbers | {"seconds": time.perf_counter() - start})

@@ -65,7 +65,7 @@ def total_bits(
     """
     context = model.max_length
     if not 1 <= length <= context:
-        raise ValueError(f"the length of a window is {length}, allowed is 1..{context}")
+        raise ValueError(f"length is {length}, allowed is 1..{context}")
     (token_T,) = as_tokens([token_T], model.config.vocab_size)
     cache, bits = model.new_cache(1, min(length, len(token_T))), 0.0
     for input_T, target_T in windows(token_T, length=length, begin=begin):

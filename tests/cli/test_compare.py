@@ -33,7 +33,7 @@ def compared(trace, tmp_path, capsys) -> Callable[..., tuple[int, str]]:
         paths = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
         for path, tensors in zip(paths, (a, b), strict=True):
             write_trace(path, tensors, MODEL.config)
-        status = compare.run(*paths, tolerance)
+        status = compare.run(*paths, tolerance).status
         return status, capsys.readouterr().out
 
     return run
@@ -180,7 +180,7 @@ def test_configs_that_differ_are_said(trace, tmp_path, capsys):
     paths = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path, theta in zip(paths, (10.0, 20.0), strict=True):
         write_trace(path, trace, replace(MODEL.config, rope_theta=theta))
-    assert compare.run(*paths, 1e-3) == 0
+    assert compare.run(*paths, 1e-3).status == 0
     assert "configs differ: rope_theta is 10.0 in A, 20.0 in B" in capsys.readouterr().out
 
 

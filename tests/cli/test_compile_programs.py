@@ -92,8 +92,8 @@ def test_an_error_of_the_compiler_is_shown_with_its_log(compiled, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--jobs", 0), "--jobs 0: allowed is an integer above 0"),
-        (("--expert-parallel", 3), "expert_parallel"),
+        (("--jobs", 0), "argument --jobs: '0' is not an integer above 0"),
+        (("--expert-parallel", 3), "--expert-parallel 3: allowed is"),
         (("--batch-size", 10**9), "It does not fit"),
     ],
 )

@@ -8,11 +8,12 @@ from mimo_v2_flash.cli.console import amount, console, peak_memory, progress, ta
 def test_progress_is_one_plain_line_when_it_is_done(capsys):
     with progress("counting", total=3) as advance:
         advance(3)
-        assert capsys.readouterr().out == ""
-    stdout = capsys.readouterr().out
-    assert stdout.startswith("counting: ")
-    assert stdout.endswith(" s\n")
-    assert "\x1b" not in stdout
+        assert capsys.readouterr() == ("", "")
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("counting: ")
+    assert stderr.endswith(" s\n")
+    assert "\x1b" not in stderr
 
 
 def test_a_table_is_plain_text(capsys):

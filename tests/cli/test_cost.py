@@ -7,6 +7,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli import cost
+from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
@@ -19,7 +20,7 @@ def parsed(*options: str) -> dict:
 
 def deployment(*options: str):
     kwargs = parsed(*options)
-    del kwargs["file"], kwargs["plot"]
+    del kwargs["plot"]
     return cost.parse_deployment(**kwargs)
 
 
@@ -35,13 +36,25 @@ def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
 
 
+@pytest.mark.parametrize(
+    ("plot", "message"),
+    [
+        ("a.pdf", "a.pdf: allowed is a name that ends in .png or .svg"),
+        ("/absent/a.svg", "/absent/a.svg: no such folder"),
+    ],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_traced(plot, message, capsys):
+    assert main(["cost", "--plot", plot]) == 2
+    assert capsys.readouterr() == ("", f"mimo cost: argument --plot: {message}\n")
+
+
 @pytest.mark.nkipy
 def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
     model, numbers, plot = (tmp_path / name for name in ("config.json", "all.json", "plot.svg"))
     model.write_text(json.dumps(SMALL.to_dict()))
     options = ["--model", str(model), "--context", "64", "--chunk", "16"]
-    assert cost.run(**parsed(*options, "--json", str(numbers), "--plot", str(plot))) == 0
+    assert main(["cost", *options, "--json", str(numbers), "--plot", str(plot)]) == 0
     stdout = " ".join(capsys.readouterr().out.split())
     assert (
         "1 ranks: expert parallel 1, tensor parallel 1, data parallel 1; 1 sequences of 64 tokens"

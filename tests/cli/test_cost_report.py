@@ -7,6 +7,7 @@ import pytest
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli.cost_report import described, report
+from mimo_v2_flash.cli.result import write_json
 from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime, prompt_seconds
 from mimo_v2_flash.costs.lower_bound import LowerBound
 from mimo_v2_flash.costs.projection import RooflineTime
@@ -77,9 +78,9 @@ def test_a_deployment_is_one_line():
     )
 
 
-def test_all_numbers_are_written(tmp_path):
+def test_all_numbers_are_returned(tmp_path):
     file = tmp_path / "ledger.json"
-    report(DEPLOYMENT, LEDGER, file=file)
+    write_json(report(DEPLOYMENT, LEDGER).numbers, file)
     numbers = json.loads(file.read_text())
     program = numbers["programs"]["sliding attention, 2 x 9 tokens"]
     assert (program["operations"], program["least"]["operations"]) == (4 * 10**9, 10**9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli.console import console
-from mimo_v2_flash.cli.dispatch_report import _spread, dispatch_report
+from mimo_v2_flash.cli.dispatch_report import _spread, dispatch_numbers, dispatch_report
 from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -53,6 +53,27 @@ def test_a_prompt_and_its_continuation_use_two_dispatchers(capsys):
     ):
         assert line in lines
     assert sum(line.startswith("time in ") and line.endswith(" s") for line in lines) == 2
+
+
+def test_the_numbers_are_those_of_the_table():
+    model = favouring(tiny(Recipe(layers=SPARSE, experts=8, experts_per_token=4)), slice(0, 4))
+    group, plan = ThreadGroup(2), ParallelConfig(2, 1, 2)
+
+    def on_rank(rank: int) -> dict:
+        record = DispatchStatsBackend()
+        ours = running(model, group=group, plan=plan, backend=record)
+        ours.generate([random_tokens(model, 40)], max_new_tokens=3, eos_token_id=[])
+        return dispatch_numbers(record, group)
+
+    first, second = group.run(on_rank)
+    assert first == second
+    assert {name: numbers["routed_pairs"] for name, numbers in first.items()} == {
+        "all_gather": 16, "all_to_all": 320,
+    }  # fmt: skip
+    sent = first["all_to_all"]
+    assert (sent["dispatched_tokens"], sent["computed_pairs"]) == (80, 320)
+    assert (sent["sent_bytes"], sent["lower_bound_bytes"]) == (80 * 216, 80 * 184)
+    assert dispatch_numbers(DispatchStatsBackend(), SoloGroup()) == {}
 
 
 def test_a_dispatcher_that_needs_to_send_nothing_says_so(capsys):

@@ -114,8 +114,13 @@ def test_an_end_token_of_the_checkpoint_ends_the_text(tmp_path, written, folder)
     [
         ("Q" * 65, (), "the prompt has 65 tokens, the model's context 64"),
         ("a\udcffb", (), "character 1 of the text is a lone surrogate"),
-        ("a", ("--top-p", 0), "top_p is 0.0, allowed is"),
-        ("a", ("--max-new-tokens", -1), "max_new_tokens must be at least 0"),
+        ("a", ("--temperature", -1), "--temperature is -1.0, allowed is"),
+        ("a", ("--temperature", "nan"), "--temperature is nan, allowed is"),
+        ("a", ("--top-k", -1), "--top-k is -1, allowed is"),
+        ("a", ("--min-p", 2), "--min-p is 2.0, allowed is"),
+        ("a", ("--repetition-penalty", 0), "--repetition-penalty is 0.0, allowed is"),
+        ("a", ("--top-p", 0), "--top-p is 0.0, allowed is"),
+        ("a", ("--max-new-tokens", -1), "argument --max-new-tokens: '-1' is not an integer"),
         ("a", ("--model", "/nowhere"), "--model /nowhere: no such folder"),
     ],
 )

@@ -38,21 +38,17 @@ def test_the_batch_is_split_as_the_experts_ask(words, plan):
     assert parsed(*words.split()) == plan
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--tensor-parallel 0", "tensor_parallel_size = 0"),
-        ("--expert-parallel -1", "expert_parallel_size = -1"),
-        ("--data-parallel 0", "data_parallel_size = 0"),
-        (
-            "--expert-parallel 3 --tensor-parallel 2",
-            "expert_parallel_size = 3: allowed is a divisor",
-        ),
-    ],
-)
-def test_the_impossible_is_refused(words, message):
-    with pytest.raises(ValueError, match=message):
-        parsed(*words.split())
+@pytest.mark.parametrize("option", ["--tensor-parallel", "--expert-parallel", "--data-parallel"])
+@pytest.mark.parametrize("size", ["0", "-1", "two"])
+def test_what_is_no_size_is_refused(option, size, capsys):
+    with pytest.raises(SystemExit):
+        parsed(option, size)
+    assert f"argument {option}: {size!r} is not an integer above 0" in capsys.readouterr().err
+
+
+def test_the_impossible_is_refused():
+    with pytest.raises(ValueError, match="expert_parallel_size = 3: allowed is a divisor"):
+        parsed("--expert-parallel", "3", "--tensor-parallel", "2")
 
 
 @pytest.mark.parametrize(

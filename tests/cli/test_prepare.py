@@ -80,14 +80,19 @@ def test_ids_and_ranges_name_the_experts_to_keep(prepared, output):
 )  # fmt: skip
 def test_impossible_experts_are_refused_by_number(prepared, output, words, message):
     line = prepared("--expert-subset", *words, status=2)
-    assert re.match(f"prepare_weights.py: expert_subset:? {message}", line)
+    assert re.match(f"prepare_weights.py: --expert-subset:? {message}", line)
     assert not output.exists()
 
 
-@pytest.mark.parametrize("count", [0, 4])
-def test_impossible_layers_are_refused(prepared, output, count):
-    line = f"prepare_weights.py: num_layers {count} is not in 1..3\n"
-    assert prepared("--num-layers", count, status=2) == line
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "argument --num-layers: '0' is not an integer above 0"),
+        (4, "--num-layers 4 is not in 1..3"),
+    ],
+)
+def test_impossible_layers_are_refused(prepared, output, count, message):
+    assert prepared("--num-layers", count, status=2) == f"prepare_weights.py: {message}\n"
     assert not output.exists()
 
 

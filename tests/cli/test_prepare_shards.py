@@ -54,9 +54,9 @@ def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (("--expert-parallel", 3), "expert_parallel_size = 3: allowed is a divisor of 5 experts"),
-        (("--expert-parallel", 0), "expert_parallel_size = 0: allowed is an integer above 0"),
-        (("--tensor-parallel", 0), "tensor_parallel_size = 0: allowed is an integer above 0"),
+        (("--expert-parallel", 3), "--expert-parallel 3: allowed is a divisor of 5 experts"),
+        (("--expert-parallel", 0), "argument --expert-parallel: '0' is not an integer above 0"),
+        (("--tensor-parallel", 0), "argument --tensor-parallel: '0' is not an integer above 0"),
         (
             ("--expert-parallel", 1, "--tensor-parallel", 2),
             "gate_proj.weight: shards of 132 rows split FP8 blocks of 128",

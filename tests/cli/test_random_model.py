@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.cli import random_model
+from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
 
@@ -26,7 +27,7 @@ def small(monkeypatch):
 
 @pytest.mark.usefixtures("small")
 def test_the_report_has_what_it_promises(capsys):
-    assert random_model.run(**OPTIONS) == 0
+    assert random_model.run(**OPTIONS).status == 0
     stdout = capsys.readouterr().out
     for what in ("parameters", "weights", "KV cache", "prefill", "decode", "peak memory"):
         assert what in stdout
@@ -39,19 +40,25 @@ def test_a_cache_that_forgets_fails(monkeypatch, capsys):
     monkeypatch.setattr(
         MiMoV2FlashModel, "forward", lambda model, tokens: np.roll(whole(model, tokens), 1, axis=1)
     )
-    assert random_model.run(**OPTIONS) == 1
+    assert random_model.run(**OPTIONS).status == 1
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
         ("num_experts", 0), ("num_experts", 257), ("num_layers", 0), ("num_layers", 49),
-        ("prompt_tokens", 0), ("new_tokens", 0),
     ],
 )  # fmt: skip
 def test_impossible_sizes_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=rf"{option.replace('_', '[-_]')} {value}"):
         random_model.run(**(OPTIONS | {option: value}))
+
+
+@pytest.mark.parametrize("option", ["--prompt-tokens", "--new-tokens", "--num-layers"])
+def test_no_tokens_and_no_layers_are_refused_by_name(option, capsys):
+    assert main(["random", option, "0"]) == 2
+    line = f"mimo random: argument {option}: '0' is not an integer above 0\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_layers_are_the_first_of_the_real_model():

@@ -46,9 +46,9 @@ def test_a_text_is_traced_as_its_tokens(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tokens", "1000000"), "1000000"),
-        (("--tokens", "3", "--max-step", "0"), "max_step must be at least 1"),
-        (("--tokens", *["3"] * (CONTEXT + 1)), f"must be at most {CONTEXT}, got {CONTEXT + 1}"),
+        (("--tokens", "3", "1000000"), "--tokens: token id 1000000 in row 0, column 1"),
+        (("--tokens", "3", "--max-step", "0"), "--max-step: '0' is not an integer above 0"),
+        (("--tokens", *["3"] * (CONTEXT + 1)), f"--tokens has {CONTEXT + 1} tokens, the"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_traced_is_refused_by_name(folder, tmp_path, capsys, options, message):

@@ -73,7 +73,7 @@ def test_logits_far_apart_do_not_overflow():
 
 @pytest.mark.parametrize("length", [0, -1, 8193])
 def test_a_window_that_is_no_window_is_refused(length):
-    with pytest.raises(ValueError, match=rf"window is {length}, allowed is 1\.\.8192"):
+    with pytest.raises(ValueError, match=rf"length is {length}, allowed is 1\.\.8192"):
         total_bits(running(tiny()), [1], length=length, begin=BEGIN)
 
 

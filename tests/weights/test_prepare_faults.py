@@ -176,7 +176,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_read(
 @pytest.mark.parametrize("name", [".safetensors.partial", ".journal", "config.json.partial"])
 def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused, name):
     monkeypatch.setattr(Path, "open", forbidden(name))
-    assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
+    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", folder))
     monkeypatch.undo()
     assert_unfinished(tmp_path / "output")
 
@@ -184,12 +184,12 @@ def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused
 @pytest.mark.parametrize("name", [SHARD, INDEX])
 def test_what_may_not_be_read_is_named(folder, monkeypatch, refused, name):
     monkeypatch.setattr(Path, "open", forbidden(name))
-    assert re.search(rf"Permission denied: '\S+{name}'", refused("--checkpoint", folder))
+    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", folder))
 
 
 def test_an_output_that_is_a_file_is_named(folder, tmp_path, refused):
     (tmp_path / "output").write_text("a file")
-    assert "output'" in refused("--checkpoint", folder)
+    assert "output: file exists" in refused("--checkpoint", folder)
 
 
 def test_a_pickle_is_not_loaded(tmp_path, refused):

@@ -1,0 +1,90 @@
+"""The console script `mimo`: MiMo-V2-Flash on the command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .commands import COMMANDS
+from .entry import Invocation, launch
+from .option_types import output_file
+from .parser import CommandParser, OneLineParser, close_matches
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+MiMo-V2-Flash: generate text, evaluate, check, trace, prepare weights, plan and cost deployments.
+
+`mimo COMMAND --help` shows the options of a command. Every command has --json.
+Text that a model writes and the tables that a command is run for go to standard output, all else
+to standard error."""
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `mimo` with these arguments, by default the process's, and return the exit status."""
+    return launch("mimo", _parse, arguments)
+
+
+def _parse(words: list[str]) -> Invocation:
+    parser = _parser()
+    if not words:
+        parser.error(f"a command is required: {', '.join(COMMANDS)}; mimo --help describes them")
+    if not words[0].startswith("-") and words[0] not in COMMANDS:
+        hint = close_matches(words[0], COMMANDS) or f": the commands are {', '.join(COMMANDS)}"
+        parser.error(f"no command {words[0]!r}{hint}")
+    options = vars(parser.parse_args(words))
+    return Invocation(options.pop("parser"), options)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="mimo", description=DESCRIPTION)
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="Show the version and exit.",
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=SHELLS,
+        default=argparse.SUPPRESS,
+        help="Print a script that completes commands and options in a shell, and exit.",
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary, command=command, label=name)
+    return parser
+
+
+class _Version(argparse.Action):
+    """The version of the installed package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and exit."""
+        version = import_module("importlib.metadata").version("mimo-v2-flash")
+        sys.stdout.write(f"mimo-v2-flash {version}\n")
+        parser.exit()
+
+
+class _Completion(argparse.Action):
+    """A completion script, for which all commands are imported: nothing is when Tab is pressed."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: Any, shell: Any, __: str | None = None
+    ) -> None:
+        """Print the script and exit."""
+        shtab = import_module("shtab")
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        for command in commands.choices.values():
+            for action in command.load()._actions:
+                if action.type in (Path, output_file):
+                    action.complete = shtab.FILE
+        sys.stdout.write(shtab.complete(parser, shell) + "\n")
+        parser.exit()

@@ -1,0 +1,45 @@
+"""Types of options: integers in a range, and files that can be written.
+
+They raise ArgumentTypeError, so that the error is of the option and comes before any work.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+__all__ = ["STDOUT", "natural", "output_file", "positive"]
+
+STDOUT = Path("-")
+"""The value of `--json` without a file."""
+
+
+def positive(text: str) -> int:
+    """Return an integer above 0; ArgumentTypeError if `text` is none."""
+    return _integer(text, 1, "an integer above 0")
+
+
+def natural(text: str) -> int:
+    """Return an integer that is 0 or more; ArgumentTypeError if `text` is none."""
+    return _integer(text, 0, "an integer of 0 or more")
+
+
+def _integer(text: str, minimum: int, allowed: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = minimum - 1
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    return value
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file that can be written; ArgumentTypeError if it cannot."""
+    path = Path(text)
+    if not text or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such folder")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: permission denied")
+    return path

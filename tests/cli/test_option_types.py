@@ -1,0 +1,50 @@
+"""Types of options refuse what is out of range, and files that cannot be written."""
+
+import argparse
+
+import pytest
+
+from mimo_v2_flash.cli.option_types import natural, output_file, positive
+
+
+@pytest.mark.parametrize("text", ["1", "7", " 12", "262144"])
+def test_a_number_is_an_int(text):
+    assert positive(text) == natural(text) == int(text)
+
+
+def test_nothing_is_a_natural_number():
+    assert natural("0") == 0
+    with pytest.raises(argparse.ArgumentTypeError, match="'0' is not an integer above 0"):
+        positive("0")
+
+
+@pytest.mark.parametrize("text", ["-1", "", "two", "1.5", "1e3", "nan", "0x10"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'.*' is not an integer above 0"):
+        positive(text)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'.*' is not an integer of 0 or more"):
+        natural(text)
+
+
+def test_a_file_need_not_exist_but_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert output_file(f"{tmp_path}/new.json") == tmp_path / "new.json"
+    assert str(output_file("new.json")) == "new.json"
+    assert str(output_file("/dev/null")) == "/dev/null"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("absent/x.json", "absent/x.json: no such folder"), (".", "'.' is no file"), ("", "'' is no")],
+)
+def test_where_no_file_can_be_is_refused(file, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        output_file(file)
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"x\.json: permission denied"):
+        output_file(str(tmp_path / "x.json"))
