@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model_loader import load_model
@@ -70,6 +71,7 @@ def run(
         ("bits per byte", f"{bits / size:.6f}"),
         ("perplexity", f"{2 ** (bits / len(token_T)):.4f}"),
         ("speed", f"{len(token_T) / seconds:.1f} tokens/s"),
+        ("threads", "{} ({})".format(*thread_count())),
     ):
         report.add_row(*row)
     console().print(report)
