@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model_loader import load_model
@@ -77,6 +78,8 @@ def run(
         "perplexity": 2 ** (bits / len(token_T)),
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
+        "threads": thread_count().number,
+        "threads_rule": thread_count().rule,
         "dispatch": dispatch_numbers(stats_backend, setup.group),
     }
     _report(numbers)
@@ -94,6 +97,7 @@ def _report(numbers: dict[str, Any]) -> None:
         ("bits per byte", f"{numbers['bits_per_byte']:.6f}"),
         ("perplexity", f"{numbers['perplexity']:.4f}"),
         ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
+        ("threads", f"{numbers['threads']} ({numbers['threads_rule']})"),
     ):
         report.add_row(*row)
     console().print(report)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimo_v2_flash.cpu.thread_count import thread_count
 from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import (
     CONTEXT,
@@ -67,6 +68,7 @@ def test_the_report_names_text_model_and_speed(hub, evaluated):
     assert "file.txt" in "".join(report.split())
     assert amounts(report)["model"] == hub.folder.name
     assert re.fullmatch(r"[\d.]+ tokens/s", amounts(report)["speed"])
+    assert amounts(report)["threads"] == "{} ({})".format(*thread_count())
 
 
 def test_one_character_is_a_text(evaluated):
