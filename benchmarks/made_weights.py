@@ -15,13 +15,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.load import load_weights
+from mimo_v2_flash.checkpoint.params import DecoderWeights, MoEWeights
+from mimo_v2_flash.checkpoint.random_weights import CODES
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
-from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.load import load_weights
-from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
-from mimo_v2_flash.weights.random_weights import CODES
-from mimo_v2_flash.weights.safetensors_file import DTYPES
 
 from .implementations import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder

@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.params import (
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.params import (
     DecoderWeights,
     ExpertWeights,
     ModelWeights,
     MoEWeights,
     nbytes,
 )
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 
 from .implementations import Ours
 

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from . import inputs
+from .checkpoint.params import ModelWeights, fingerprint
+from .checkpoint.shard_weights import shard_weights
+from .checkpoint.subset import check_model, keep_experts
 from .config import MiMoConfig
 from .execution import Backend, NumpyBackend
 from .generation.loop import collect_tokens, generate
@@ -17,9 +20,6 @@ from .layers.network import Network
 from .layers.parallel_context import ParallelContext
 from .parallel import ALONE, HostGroup
 from .parallel_config import ParallelConfig
-from .weights.params import ModelWeights, fingerprint
-from .weights.shard_weights import shard_weights
-from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]
 

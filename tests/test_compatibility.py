@@ -15,13 +15,13 @@ import pytest
 
 import run_example
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.checkpoint.folder import open_checkpoint
+from mimo_v2_flash.checkpoint.metadata import PreparedMetadata
 from mimo_v2_flash.cli import prepare
 from mimo_v2_flash.cli.trace_file import open_trace
 from mimo_v2_flash.execution.compile_cache import CompileCache
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.checkpoint import open_checkpoint
-from mimo_v2_flash.weights.metadata import PreparedMetadata
 from tests.support.agreement import assert_agrees
 
 DATA = Path(__file__).parent / "data" / "format_2"

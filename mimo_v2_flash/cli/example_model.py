@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.text.tokenizer import load_tokenizer
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.params import ModelWeights
 
 __all__ = ["EXAMPLE", "OpenedModel", "add_model_argument", "open_model"]
 

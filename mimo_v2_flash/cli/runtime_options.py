@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import STORED
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.execution.registry import BACKENDS, get_backend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.encoding import STORED
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .options import add_renamed_option
 from .parallel_options import RankSetup

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.load import load_weights
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
-from mimo_v2_flash.weights.load import load_weights
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .console import amount, console
 from .example_model import add_model_argument

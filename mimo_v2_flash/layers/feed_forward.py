@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import DenseWeights, MoEWeights
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.dense_ffn import dense_ffn
 from mimo_v2_flash.kernels.moe_block import Dispatcher, moe_block
 from mimo_v2_flash.parallel import Group
-from mimo_v2_flash.weights.params import DenseWeights, MoEWeights
 
 __all__ = ["Dense", "FeedForward", "MixtureOfExperts", "RankIds"]
 

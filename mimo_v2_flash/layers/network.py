@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .head import LMHead
 from .parallel_context import ParallelContext

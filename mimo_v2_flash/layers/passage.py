@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import DecoderWeights
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Dispatcher
-from mimo_v2_flash.weights.params import DecoderWeights
 
 from .attention import AttentionMetadata
 from .decoder import DecoderLayer

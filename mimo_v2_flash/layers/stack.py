@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import AttentionSpec, LayerSpec
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.token_embedding import token_embedding
 from mimo_v2_flash.kv_cache import HybridCache, slot_mapping
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .attention import AttentionMetadata
 from .decoder import DecoderLayer

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import prepare_weights
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.safetensors_file import map_tensors
+from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.safetensors_file import map_tensors
-from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.store import JOURNAL, PREPARED_INDEX
+from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
+from mimo_v2_flash.convert.device_layout import to_device_layout
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
@@ -19,9 +22,6 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.device_layout import to_device_layout
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.agreement import assert_agrees
 from tests.support.rows import ragged
 from tests.support.tiny import KINDS, Tiny, random_tokens, running, tiny

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from mimo_v2_flash.checkpoint.params import ExpertWeights
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.layers.eager_dispatchers import RaggedAllToAllDispatcher
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.params import ExpertWeights
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, layer_io

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
@@ -14,7 +15,6 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.passage import Passage
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.device_layout import to_device_layout
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.ranks import FIRST

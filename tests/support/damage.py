@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.weights.safetensors_file import read_header
+from mimo_v2_flash.checkpoint.safetensors_file import read_header
 
 INDEX = "model.safetensors.index.json"
 

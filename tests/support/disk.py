@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.weights import fp8, param_specs
-from mimo_v2_flash.weights.conversion_tasks import (
+from mimo_v2_flash.checkpoint import fp8, param_specs
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from mimo_v2_flash.checkpoint.source import TensorInfo
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.tasks import (
     ConversionPlan,
     ConversionTask,
     QuantizedTensorInfo,
 )
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.safetensors_file import DTYPES
-from mimo_v2_flash.weights.source import TensorInfo
+from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 
 GAP = 3  # bytes between tensors, so that their ranges never touch
 

@@ -14,10 +14,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoV2FlashModel
+from mimo_v2_flash.checkpoint.params import MoEWeights
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
 DISPATCHERS = [None, "all_gather", "all_to_all"]
