@@ -13,8 +13,7 @@ import torch
 import transformers
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.checkpoint.folder import open_checkpoint
-from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 

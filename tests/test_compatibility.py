@@ -15,8 +15,8 @@ import pytest
 
 import run_example
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.checkpoint.folder import open_checkpoint
-from mimo_v2_flash.checkpoint.metadata import PreparedMetadata
+from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
+from mimo_v2_flash.checkpoint.source import open_checkpoint
 from mimo_v2_flash.cli import prepare
 from mimo_v2_flash.cli.trace_file import open_trace
 from mimo_v2_flash.execution.compile_cache import CompileCache

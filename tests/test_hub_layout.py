@@ -14,9 +14,8 @@ import pytest
 
 import prepare_weights
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.checkpoint.folder import open_checkpoint
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 from mimo_v2_flash.convert.store import Store

@@ -4,20 +4,19 @@ huggingface_hub resolves endpoint, token and revision (`HF_ENDPOINT`, `HF_TOKEN`
 connections open and waits as long as a busy hub asks; this module adds the range requests.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
 from .io_threads import parallel_map
-from .safetensors_file import LARGEST_HEADER
-from .source import SIDE_FILES, TensorInfo, tensor_infos_of_header
+from .safetensors_file import Header, TensorInfo, parse_index, read_header
+from .source import SIDE_FILES
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
@@ -68,7 +67,9 @@ class HubSource:
             self.config, index = map(self._download, ("config.json", HUB_INDEX))
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             raise OSError(_error_message(repository, error)) from error
-        self._file_of, self.total_size = _read_index(f"{repository}: {HUB_INDEX}", index)
+        parsed = parse_index(f"{repository}: {HUB_INDEX}", index.read_bytes())
+        self._file_of, size = parsed.weight_map, parsed.metadata.get("total_size")
+        self.total_size = size if isinstance(size, int) else 0
 
     def names(self) -> list[str]:
         """Return the names of all tensors."""
@@ -77,12 +78,8 @@ class HubSource:
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return the TensorInfo of the tensors `names`; only headers of their files are fetched."""
         files = sorted({self._file_of[name] for name in names})
-        infos = dict(zip(files, parallel_map(self._infos_in, files, IN_FLIGHT), strict=True))
-        for name in names:
-            if name not in infos[self._file_of[name]]:
-                where = f"{self.name}: {self._file_of[name]}"
-                raise ValueError(f"{where}: {name} is missing, though the index names it here")
-        return {name: infos[self._file_of[name]][name] for name in names}
+        headers = dict(zip(files, parallel_map(self._header, files, IN_FLIGHT), strict=True))
+        return {name: headers[self._file_of[name]].info(name) for name in names}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`; a broken connection is retried."""
@@ -101,18 +98,8 @@ class HubSource:
         request = partial(hf_hub_download, self.name, file, revision=self.revision)
         return Path(_retry(request, _is_busy))
 
-    def _infos_in(self, file: str) -> dict[str, TensorInfo]:
-        prefix, size = self._range(file, 0, 8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"{self.name}: {file}: header of {length} bytes in a file of {size}")
-        try:
-            header = json.loads(self.read(file, 8, 8 + length))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.name}: {file}: header is not JSON") from error
-        if not isinstance(header, dict):
-            raise ValueError(f"{self.name}: {file}: header is not a JSON object")
-        return tensor_infos_of_header(file, header, 8 + length, size)
+    def _header(self, file: str) -> Header:
+        return read_header(f"{self.name}: {file}", file, partial(self._range, file))
 
     def _range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
         """Return the bytes of a range, as far as the file goes, and the size of the file."""
@@ -164,23 +151,6 @@ def _is_busy(error: Exception) -> bool:
 def _is_broken_connection(error: Exception) -> bool:
     """Return whether a connection broke; an OSError of `_try_range` is a refusal by the hub."""
     return not isinstance(error, OSError)
-
-
-def _read_index(where: str, path: Path) -> tuple[dict[str, str], int]:
-    """Return the file of every tensor, and the bytes of all tensors."""
-    try:
-        index: dict[str, Any] = json.loads(path.read_bytes())
-        file_of = dict(index["weight_map"])
-        total_size = int(index.get("metadata", {}).get("total_size", 0))
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: no weight_map of tensor names to file names") from error
-    for name, file in file_of.items():
-        if not isinstance(file, str) or "/" in file or not file.endswith(".safetensors"):
-            raise ValueError(
-                f"{where}: {name} is mapped to {file!r}, "
-                "expected a .safetensors file of the same folder"
-            )
-    return file_of, total_size
 
 
 def _error_message(subject: str, error: Exception) -> str:

@@ -2,26 +2,38 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
-from . import param_specs
-from .folder import Checkpoint, open_checkpoint
-from .metadata import PreparedMetadata
-from .params import ModelWeights
-from .reader import Reader
-from .shard_index import check_shard, find_shard_folder
+from . import check, fp8, param_specs
+from .param_specs import SCALE, ParamSpec
+from .params import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+from .prepared import PreparedMetadata, check_shard, find_shard_folder
+from .qkv import FusedQKV, joined_projections
+from .source import Checkpoint, open_checkpoint
 
-__all__ = ["load_weights"]
+__all__ = ["Reader", "load_weights"]
 
 
 def load_weights(
     path: str | PathLike[str], config: MiMoConfig, *, share: ShardSpec | None = None
 ) -> ModelWeights:
     """Return the weights of the checkpoint at `path`, memory-mapped: matrices are read when used.
+
+    Names, shapes and dtypes are checked here, and no byte of an expert is read. Whether scales are
+    positive numbers is checked when a weight is first used: a ValueError then names it.
 
     Parameters
     ----------
@@ -48,26 +60,129 @@ def load_weights(
         If there is no checkpoint at `path`, or a shard is missing.
     ValueError
         If a weight is missing, unexpected, misshapen, of another dtype, or has scales that do not
-        fit or are not positive numbers; the message names it and its file. If the shard is that of
-        another rank, ParallelConfig or checkpoint.
+        fit; the message names it and its file. If the shard is that of another rank, ParallelConfig
+        or checkpoint.
     """
     source = find_shard_folder(Path(path), share)
     tensors = open_checkpoint(source)
     experts, shard_spec = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    expected = dict(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
-    _check_names(source, tensors, expected)
-    for name, shape in expected.items():
-        _check(tensors, name, shape)
+    params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
+    names = check.required_tensors(str(source), params, tensors)
+    check.check_others(str(source), params, tensors)
+    check.check_tensors(params, {name: tensors.info(name) for name in names})
     return Reader(tensors, config, experts, shard_spec).model()
+
+
+class Reader:
+    """A reader of a model's weights from a checkpoint.
+
+    Parameters
+    ----------
+    tensors
+        The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
+    config
+        The whole model.
+    experts
+        Ids of the experts to read; routers keep only their rows.
+    shard_spec
+        The part of the model that the checkpoint holds.
+    """
+
+    def __init__(
+        self,
+        tensors: Checkpoint,
+        config: MiMoConfig,
+        experts: tuple[int, ...],
+        shard_spec: ShardSpec = UNSHARDED,
+    ) -> None:
+        self._tensors, self._config, self._experts = tensors, config, experts
+        self._shard_spec = shard_spec
+
+    def model(self) -> ModelWeights:
+        """Return all weights."""
+        embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
+        specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
+        return ModelWeights(
+            embedding_VD=self._tensors[embedding.name],
+            layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
+            final_norm_D=self._float32(final_norm),
+            w_logits_VD=self._matrix(logits),
+            expert_ids=self._experts,
+            shard_spec=self._shard_spec,
+        )
+
+    def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
+        attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)
+        feed_forward = self._mixture if spec.num_experts else self._dense
+        return DecoderWeights(
+            attention_norm_D=self._float32(attention_norm),
+            attention=self._attention(prefix, spec),
+            feed_forward_norm_D=self._float32(feed_forward_norm),
+            feed_forward=feed_forward(prefix, spec),
+        )
+
+    def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
+        _, _, _, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        no_sink = np.full(spec.attention.num_heads, NO_SINK, np.float32)
+        q, k, v = self._projections(prefix, spec)
+        sink_H = self._float32(sink[0]) if sink else no_sink
+        return AttentionWeights(q, k, v, self._matrix(o), sink_H)
+
+    def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
+        """Return w_q, w_k and w_v, with scales on plain grids."""
+        joined = joined_projections(
+            prefix, spec, self._config, self._tensors, self._where, self._shard_spec
+        )
+        if isinstance(joined, FusedQKV):
+            where, weight = self._where(joined.qkv), self._checked(joined.qkv)
+            return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
+        q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        if joined:
+            both = self._checked(k.name), self._checked(v.name)
+            return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, joined.heads)
+        return self._matrix(q), self._matrix(k), self._matrix(v)
+
+    def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
+        gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
+        return DenseWeights(gate, up, down)
+
+    def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
+        router, bias = (self._float32(param) for param in param_specs.router(prefix, spec))
+        ids, local_experts = list(self._experts), self._shard_spec.expert_range(len(self._experts))
+        experts = (
+            map(self._matrix, param_specs.expert(prefix, spec, expert_id))
+            for expert_id in ids[local_experts.start : local_experts.stop]
+        )
+        return MoEWeights(router[ids], bias[ids], ExpertWeights(*zip(*experts, strict=True)))
+
+    def _matrix(self, param: ParamSpec) -> Any:
+        """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
+        name, code_OI = param.name, self._tensors[param.name]
+        if name + SCALE not in self._tensors:
+            return code_OI
+        return check.MappedBlockScaled.map(self._where(name), code_OI, self._tensors[name + SCALE])
+
+    def _checked(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the codes and scales of a weight whose scales loading reads, and so checks."""
+        scale_YX = self._tensors[name + SCALE]
+        check.check_scales(self._where(name) + SCALE, scale_YX)
+        return self._tensors[name], scale_YX
+
+    def _where(self, name: str) -> str:
+        return f"{self._tensors.file_of(name)}: {name}"
+
+    def _float32(self, param: ParamSpec) -> np.ndarray:
+        return self._tensors[param.name].astype(np.float32)
 
 
 def _contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec]:
     """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
+    metadata = tensors.metadata
     try:
-        prepared = PreparedMetadata.of_metadata(tensors.metadata)
+        prepared = PreparedMetadata.of_metadata(metadata)
         if prepared:
             prepared.check(config)
     except ValueError as error:
@@ -77,35 +192,3 @@ def _contents(
     if prepared.shards > 1:
         check_shard(source, prepared, requested)
     return prepared.experts, prepared.shard_spec
-
-
-def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
-    if missing := [name for name in expected if name not in tensors]:
-        raise ValueError(f"{source}: {_summary(missing)} missing, which the config asks for")
-    unexpected = [
-        name
-        for name in tensors
-        if name.removesuffix(param_specs.SCALE) not in expected
-        and not name.startswith(param_specs.MTP_PREFIX)
-    ]
-    if unexpected:
-        raise ValueError(f"{source}: {_summary(unexpected)} unexpected under this config")
-
-
-def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
-    weight, scale = tensors[name], tensors.get(name + param_specs.SCALE)
-    where = f"{tensors.file_of(name)}: {name}"
-    if weight.shape != shape:
-        raise ValueError(f"{where} is {weight.shape}, the config asks for {shape}")
-    param_specs.check_dtypes(where, weight.dtype, None if scale is None else scale.dtype)
-    if scale is None:
-        return
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError(
-            f"{where}{param_specs.SCALE} holds NaN, infinity, zero or a negative number"
-        )
-
-
-def _summary(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}: {len(names)} tensor{'s' * (len(names) > 1)}"

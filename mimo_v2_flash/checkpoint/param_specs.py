@@ -5,9 +5,7 @@ same names.
 """
 
 from collections.abc import Container, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
@@ -21,7 +19,6 @@ __all__ = [
     "ParamSpec",
     "all_params",
     "attention",
-    "check_dtypes",
     "dense",
     "embedding_norm_head",
     "expert",
@@ -133,32 +130,6 @@ def stored_dtype(name: str) -> str:
     if ROUTER in name:
         return "F32"
     return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
-
-
-def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
-    """Raise ValueError unless a weight is FP8 with float32 scales, or not FP8 and without scales.
-
-    Only matmul weights may be FP8, and a fused one must be.
-
-    Parameters
-    ----------
-    where
-        The beginning of the message; ends with the weight's name.
-    dtype, scale_dtype
-        NumPy dtypes, uint8 for FP8; None where there are no scales.
-    """
-    has_scales, is_fp8 = scale_dtype is not None, dtype == np.uint8
-    if has_scales != is_fp8:
-        has = "has scales" if has_scales else "has no scales"
-        raise ValueError(
-            f"{where} is {dtype} and {has}: FP8 (uint8) needs scales, other dtypes none"
-        )
-    if has_scales and scale_dtype != np.float32:
-        raise ValueError(f"{where}{SCALE} is {scale_dtype}, expected float32")
-    if is_fp8 and not where.endswith(MULTIPLIED):
-        raise ValueError(f"{where} is FP8, which only matmul weights may be")
-    if where.endswith(FUSED) and not is_fp8:
-        raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
 
 
 def is_fused(names: Container[str]) -> bool:

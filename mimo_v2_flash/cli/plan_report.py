@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.hub_tensors import mtp_tensors
+from mimo_v2_flash.convert.meta import mtp_tensors
 from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
 from mimo_v2_flash.parallel_config import ParallelConfig
 

@@ -12,6 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.checkpoint.check import check_scales
+from mimo_v2_flash.checkpoint.param_specs import SCALE
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize_block_row
 
@@ -72,8 +74,7 @@ class Encoding:
         scale_YX = weight.scale
         if NOT_A_NUMBER[weight.code].any():
             raise ValueError(f"{name}: holds NaN")
-        if not (np.isfinite(scale_YX).all() and (scale_YX > 0).all()):
-            raise ValueError(f"{name}: a scale is NaN, infinite, zero or negative")
+        check_scales(name + SCALE, scale_YX)
         if stored := STORED[self.dtype]:
             return [_dequantized(weight, DTYPES[stored])]
         if self.target == "cpu":

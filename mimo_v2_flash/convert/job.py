@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.check import required_tensors
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
-from mimo_v2_flash.checkpoint.metadata import PreparedMetadata
+from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
+from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
 from .encoding import Encoding
-from .plan import expected_params, plan_conversion, required_tensors
+from .plan import ConversionPlan, ConversionTask, plan_conversion
 from .shard_plan import shard_conversion_plan
 from .store import Store
-from .tasks import ConversionPlan, ConversionTask
 
 __all__ = ["ConversionJob", "plan_conversion_job"]
 
@@ -127,12 +128,9 @@ def plan_conversion_job(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
     shards = all_shard_specs(expert_parallel, tensor_parallel)
-    params = expected_params(config, experts, source.names())
-    try:
-        names = required_tensors(params, source.names())
-    except ValueError as error:
-        raise ValueError(f"{source.name}: {error}") from error
-    infos = source.tensor_infos(names)
+    available = frozenset(source.names())
+    params = list(all_params(config, experts, fused=is_fused(available)))
+    infos = source.tensor_infos(required_tensors(source.name, params, available))
     plan = plan_conversion(config, params, infos, encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)

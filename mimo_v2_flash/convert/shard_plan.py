@@ -20,7 +20,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.block_scale import BLOCK
 from mimo_v2_flash.parallel_config import ShardSpec
 
-from .tasks import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
+from .plan import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
 
 __all__ = ["shard_conversion_plan"]
 

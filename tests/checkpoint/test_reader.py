@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights
-from mimo_v2_flash.checkpoint.reader import Reader
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from tests.support.fp8_blocks import quantise_blocks

@@ -1,5 +1,6 @@
-"""Tests of resident memory: a rank that used all its memory-mapped weights holds its shard."""
+"""Tests of memory: loading touches no expert; a rank that used its weights holds its shard."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,3 +98,40 @@ def test_of_a_whole_checkpoint_a_rank_leaves_the_experts_of_others_unread(folder
     shard, whole = shard_bytes(hub, 1)
     resident, _ = used(hub, 1)
     assert resident < (shard + whole) / 2
+
+
+# Every map of a file of experts is made unreadable: a process that touches a byte of it is killed.
+GUARDED = """
+import ctypes, mmap, sys
+import numpy as np
+from mimo_v2_flash import MiMoConfig, load_weights
+
+libc, real = ctypes.CDLL(None, use_errno=True), np.memmap
+guarded = []
+
+def memmap(path, *arguments, **options):
+    array = real(path, *arguments, **options)
+    if "linear_fc" in str(path):
+        pages = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        assert libc.mprotect(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(pages), 0) == 0
+        guarded.append(path)
+    return array
+
+np.memmap = memmap
+folder, use = sys.argv[1:]
+weights = load_weights(folder, MiMoConfig.from_pretrained(folder))
+experts = weights.layers[1].feed_forward.experts
+print("loaded", len(guarded), len(experts.w_up_eFD), flush=True)
+if use == "scale":
+    experts.w_up_eFD[3].scale
+if use == "code":
+    experts.w_up_eFD[3].code.sum()
+"""
+
+
+@pytest.mark.parametrize("use", ["nothing", "scale", "code"])
+def test_loading_touches_no_byte_of_an_expert_and_use_does(folders, use):
+    command = [sys.executable, "-c", GUARDED, str(folders[0]), use]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "loaded 4 8\n", done.stderr
+    assert done.returncode == (0 if use == "nothing" else -signal.SIGSEGV), done.stderr

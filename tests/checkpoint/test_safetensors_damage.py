@@ -1,6 +1,7 @@
 """Tests of damaged safetensors files: a ValueError that names the file, or the library's result."""
 
 import json
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, map_tensors, read_header
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, read_header
+from mimo_v2_flash.checkpoint.source import file_header, open_checkpoint
 
 DATA = np.arange(4, dtype=np.float32).tobytes()
 SOUND = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).bfloat16()}, {"made": "by"})
@@ -30,6 +32,18 @@ def packed(header, data: bytes = DATA) -> bytes:
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def mapped(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of every tensor of a file."""
+    return dict(open_checkpoint(path))
+
+
+def refusal(read) -> str:
+    """Return the message of the ValueError that `read` raises."""
+    with pytest.raises(ValueError, match=": ") as error:
+        read()
+    return str(error.value)
 
 
 FAULTY = {
@@ -53,7 +67,7 @@ FAULTY = {
 @pytest.mark.parametrize("content", FAULTY.values(), ids=FAULTY)
 def test_what_is_no_safetensors_file_is_refused_by_name(tmp_path, content):
     with pytest.raises(ValueError, match=r"damaged\.safetensors: header"):
-        map_tensors(written(tmp_path / "damaged.safetensors", content))
+        mapped(written(tmp_path / "damaged.safetensors", content))
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):
@@ -61,7 +75,7 @@ def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):
     with path.open("r+b") as file:
         file.truncate(200_000_000)  # sparse
     with pytest.raises(ValueError, match=r"long\.safetensors: header of 100000001 bytes"):
-        read_header(path)
+        file_header(path)
 
 
 WRONG = {
@@ -81,6 +95,10 @@ WRONG = {
     "too many axes": entry(shape=[1] * 70 + [4]),
     "nothing of too many": entry(shape=[0, 10**30], data_offsets=[0, 0]),
     "one offset": entry(data_offsets=[16]),
+    "three offsets": entry(data_offsets=[0, 12, 16]),
+    "fractions": entry(data_offsets=[0.5, 16.5]),
+    "another dtype's bytes": entry(dtype="BF16"),
+    "no shape": {"dtype": "F32", "data_offsets": [0, 16]},
     "text for offsets": entry(data_offsets=["0", "16"]),
     "unknown dtype": entry(dtype="F16", shape=[2, 4]),
     "unsigned integers": entry(dtype="U8", shape=[16]),
@@ -94,13 +112,30 @@ WRONG = {
 @pytest.mark.parametrize("fault", WRONG.values(), ids=WRONG)
 def test_a_wrong_entry_is_refused_by_file_and_tensor(tmp_path, fault):
     with pytest.raises(ValueError, match=r"damaged\.safetensors: layers\.7\.weight: "):
-        map_tensors(written(tmp_path / "damaged.safetensors", packed({"layers.7.weight": fault})))
+        mapped(written(tmp_path / "damaged.safetensors", packed({"layers.7.weight": fault})))
+
+
+NO_HEADER = {**FAULTY, **{name: packed({"w": fault}) for name, fault in WRONG.items()}}
+
+
+@pytest.mark.parametrize("content", NO_HEADER.values(), ids=NO_HEADER)
+def test_bytes_of_any_source_are_refused_in_the_words_of_a_file(tmp_path, content):
+    """A hub's ranges and a file's: one parser, or the dtypes, which are refused when mapped."""
+    path = written(tmp_path / "damaged.safetensors", content)
+    of_bytes = partial(read_header, "hub: x", "x", lambda b, e: (content[b:e], len(content)))
+    try:
+        tensors = of_bytes().tensors
+    except ValueError:
+        assert refusal(of_bytes) == refusal(partial(file_header, path)).replace(str(path), "hub: x")
+    else:
+        assert tensors.keys() == file_header(path).tensors.keys() == {"w"}
+        assert str(path) in refusal(partial(mapped, path))
 
 
 @pytest.mark.parametrize("removed", [1, 6, 29])
 def test_truncated_data_is_refused_by_file_and_tensor(tmp_path, removed):
     with pytest.raises(ValueError, match=r"damaged\.safetensors: [ab]: .* truncated"):
-        map_tensors(written(tmp_path / "damaged.safetensors", SOUND[:-removed]))
+        mapped(written(tmp_path / "damaged.safetensors", SOUND[:-removed]))
 
 
 @pytest.mark.parametrize(
@@ -119,14 +154,14 @@ def test_tensors_that_overlap_or_leave_bytes_over_are_refused(tmp_path, ranges, 
         for key, (begin, end) in ranges.items()
     }
     with pytest.raises(ValueError, match=rf"damaged\.safetensors: {name}: ends at byte"):
-        map_tensors(written(tmp_path / "damaged.safetensors", packed(header)))
+        mapped(written(tmp_path / "damaged.safetensors", packed(header)))
 
 
 def check_is_refused_or_right(content: bytes) -> None:
     with TemporaryDirectory() as folder:
         path = written(Path(folder) / "drawn.safetensors", content)
         try:
-            tensors = map_tensors(path)
+            tensors = mapped(path)
         except ValueError as error:
             if not str(error).startswith(f"{path}: "):
                 raise

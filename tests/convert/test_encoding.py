@@ -177,7 +177,7 @@ def test_nan_is_refused_by_name(dtype, target, code):
 def test_a_scale_that_is_no_positive_number_is_refused_by_name(dtype, target, scale):
     weight = one_row([0x38] * 130)
     weight.scale[0, 1] = scale
-    with pytest.raises(ValueError, match=r"^layers\.3: a scale is NaN, infinite, zero or neg"):
+    with pytest.raises(ValueError, match=r"^layers\.3_scale_inv holds NaN, infinity, zero or"):
         Encoding(dtype, target).scaled("layers.3", weight)
 
 

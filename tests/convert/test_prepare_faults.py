@@ -15,6 +15,7 @@ from tests.support.damage import (
     INDEX,
     both,
     change_entry,
+    change_header,
     change_index,
     cut,
     drop,
@@ -35,7 +36,7 @@ def scale_of(value: float):
     return overwrite(SHARD, np.float32(value).tobytes(), SCALE)
 
 
-BAD_SCALE = rf"{SHARD}: {EXPERT}: a scale is NaN, infinite, zero or negative"
+BAD_SCALE = rf"{SHARD}: {SCALE} holds NaN, infinity, zero or a negative number"
 FAULTS = {
     "truncated shard": (cut(SHARD, -9), rf"{SHARD}: model\S+: bytes \d+ to \d+ of \d+: truncated"),
     "truncated header": (cut(SHARD, 100), rf"{SHARD}: header of \d+ bytes in a file of 100"),
@@ -54,9 +55,13 @@ FAULTS = {
         drop(SHARD, EXPERT),
         rf"{SHARD}: {EXPERT} is missing, though the index names it here",
     ),
+    "bytes of no tensor": (
+        change_header(SHARD, lambda header: header.pop(EXPERT)),
+        rf"{SHARD}: \S+: ends at byte \d+, the next begins at \d+",
+    ),
     "not in the index": (
         change_index(lambda file_of: file_of.pop(EXPERT)),
-        rf"(damaged|{REPOSITORY}): {EXPERT} is missing",
+        rf"(damaged|{REPOSITORY}): {EXPERT}: 1 tensor missing, which the config asks for",
     ),
     "wrong shape": (
         change_entry(SHARD, EXPERT, shape=[136, 72]),
@@ -68,7 +73,7 @@ FAULTS = {
     ),
     "wrong dtype": (
         change_entry(SHARD, EXPERT, dtype="I8"),
-        rf"{SHARD}: {EXPERT} is I8, expected one of F32, BF16",
+        rf"{SHARD}: {EXPERT}: dtype is I8, expected one of F32, BF16",
     ),
     "no scales": (
         both(drop(SHARD, SCALE), change_index(lambda file_of: file_of.pop(SCALE))),

@@ -12,7 +12,7 @@ from mimo_v2_flash.checkpoint.params import ModelWeights, nbytes
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert import tasks as conversion_tasks
+from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize

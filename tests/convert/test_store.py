@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mimo_v2_flash.convert.plan import OutputTensor, TensorChunk
 from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX, Store
-from mimo_v2_flash.convert.tasks import OutputTensor, TensorChunk
 
 METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}
 TENSORS = {name: np.arange(8, dtype=np.float32) + n for n, name in enumerate("abcd")}

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint import fp8, param_specs
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
-from mimo_v2_flash.checkpoint.source import TensorInfo
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.convert.encoding import Encoding
-from mimo_v2_flash.convert.tasks import (
+from mimo_v2_flash.convert.plan import (
     ConversionPlan,
     ConversionTask,
     QuantizedTensorInfo,

@@ -3,14 +3,15 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mimo_v2_flash.checkpoint import folder as checkpoint
-from mimo_v2_flash.checkpoint.folder import INDEX_SUFFIX, open_checkpoint
+from mimo_v2_flash.checkpoint import source as checkpoint
+from mimo_v2_flash.checkpoint.source import INDEX_SUFFIX, open_checkpoint
 
 ONE, TWO, THREE = (np.full((2, 3), number, np.float32) for number in (1, 2, 3))
 SHARDS = {"a.safetensors": {"one": ONE, "two": TWO}, "b.safetensors": {"three": THREE}}
@@ -35,16 +36,19 @@ def indexed(folder: Path, content) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
-    """Names of the files in the order in which they are mapped."""
-    files: list[str] = []
+    """Return the events so far: headers of files read, and files mapped."""
+    events: list[str] = []
 
-    def recorded(path: Path):
-        files.append(path.name)
-        return map_tensors(path)
+    def recorded(event: str, function):
+        def call(path: Path, *arguments, **options):
+            events.append(f"{event} {path.name}")
+            return function(path, *arguments, **options)
 
-    map_tensors = checkpoint.map_tensors
-    monkeypatch.setattr(checkpoint, "map_tensors", recorded)
-    return files
+        return call
+
+    monkeypatch.setattr(checkpoint, "file_header", recorded("header", checkpoint.file_header))
+    monkeypatch.setattr(np, "memmap", recorded("map", np.memmap))
+    return events
 
 
 class Trap:
@@ -89,10 +93,12 @@ def test_indexed_files_are_opened_when_needed_and_once(tmp_path, opened):
     assert tensors.file_of("three").name == "b.safetensors"
     assert (list(tensors), "one" in tensors, "four" in tensors) == (list(WEIGHT_MAP), True, False)
     assert opened == []
+    assert tensors.info("two").shape == (2, 3)
+    assert opened == ["header a.safetensors"]
     _ = tensors["one"], tensors["two"], tensors["one"]
-    assert opened == ["a.safetensors"]
+    assert opened == ["header a.safetensors", "map a.safetensors"]
     _ = tensors["three"]
-    assert opened == ["a.safetensors", "b.safetensors"]
+    assert opened[2:] == ["header b.safetensors", "map b.safetensors"]
 
 
 def test_a_damaged_shard_does_not_keep_the_others_from_being_read(tmp_path):
@@ -167,14 +173,20 @@ def test_a_link_of_the_folder_may_lead_elsewhere_as_in_the_hubs_cache(tmp_path):
         {},
         {"weight_map": None},
         {"weight_map": ["one"]},
-        {"weight_map": {"one": 1}},
-        {"weight_map": {"one": None}},
     ],
     ids=lambda content: json.dumps(content)[:30],
 )
 def test_a_damaged_index_is_refused_by_name(tmp_path, content):
     indexed(saved(tmp_path), content)
     with pytest.raises(ValueError, match=rf"{INDEX_SUFFIX}: no weight_map"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file_name", [1, None, ["a.safetensors"]])
+def test_an_index_names_files_by_text(tmp_path, file_name):
+    indexed(saved(tmp_path), {"weight_map": {"one": file_name}})
+    message = rf"{INDEX_SUFFIX}: one is mapped to {re.escape(repr(file_name))}, expected"
+    with pytest.raises(ValueError, match=message):
         open_checkpoint(tmp_path)
 
 

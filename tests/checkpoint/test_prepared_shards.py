@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.checkpoint.metadata import MANIFEST
+from mimo_v2_flash.checkpoint.prepared import MANIFEST
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
@@ -129,7 +129,7 @@ def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut(f"{SECOND}/{FILE}", -9), rf"{SECOND}/{FILE}: model\S+: bytes .*: the file is truncat"),
+        (cut(f"{SECOND}/{FILE}", -9), rf"{SECOND}/{FILE}: model\S+: bytes .*: truncat"),
         (cut(f"{SECOND}/{FILE}", 50), rf"{SECOND}/{FILE}: header of \d+ bytes in a file of 50"),
         (lambda shards: (shards / SECOND / FILE).unlink(), rf"{SECOND}/{FILE}: missing, though"),
         (lambda shards: shutil.rmtree(shards / SECOND), rf"{SECOND}: no such file or folder"),

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from mimo_v2_flash.checkpoint import load_weights
-from mimo_v2_flash.checkpoint.metadata import FREE, PreparedMetadata
-from mimo_v2_flash.checkpoint.safetensors_file import read_header
+from mimo_v2_flash.checkpoint.prepared import FREE, PreparedMetadata
+from mimo_v2_flash.checkpoint.source import file_header
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
 from tests.support.quantised import SMALL
@@ -55,8 +55,7 @@ OTHERS = {  # a valid value that is not SMALL's
 def test_metadata_comes_back_from_a_file(tmp_path, experts):
     written = replace(PREPARED, experts=experts)
     save_file({"x": np.zeros(1)}, tmp_path / "x.safetensors", written.to_metadata())
-    header, _ = read_header(tmp_path / "x.safetensors")
-    read = PreparedMetadata.of_metadata(header["__metadata__"])
+    read = PreparedMetadata.of_metadata(file_header(tmp_path / "x.safetensors").metadata)
     assert asdict(read) == json.loads(json.dumps(asdict(written))) | {"experts": experts}
     read.check(SMALL)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
-from mimo_v2_flash.convert import tasks as conversion_tasks
+from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.kernels.block_scale import BlockScaled
 from tests.support.disk import Disk, Made, made
@@ -70,6 +70,10 @@ def test_a_router_is_never_rounded(dtype, stored_as):
     np.testing.assert_array_equal(array, router)
 
 
+def shapes_of(weight: conversion_tasks.QuantizedTensorInfo) -> fp8.Shapes:
+    return weight.code.shape, weight.scale.shape
+
+
 @given(shapes, heights, encodings, sizes, seeds)
 def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, size, seed):
     generator, disk = np.random.default_rng(seed), Disk()
@@ -78,7 +82,7 @@ def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, 
     weight = disk.coded("w", (code, scale))
     with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.scaled(weight, encoding)
-    height = fp8.block_height(weight.shapes)  # 128 where both fit
+    height = fp8.block_height(shapes_of(weight))  # 128 where both fit
     expected = BlockScaled(code, scale, height)
     assert_means(made(disk, plan, encoding), encoding, {"w": expected})
 
@@ -88,7 +92,7 @@ def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding,
     heads, disk = fp8.Heads(2 * keys, keys, 64 * Q, 64 * C), Disk()
     (_, k, v), _ = attention(heads, ranks=keys, hidden=130, seed=seed)
     w_k, w_v = disk.coded("k", stored(k)), disk.coded("v", stored(v))
-    assume(fp8.crosses("layer", w_k.shapes, w_v.shapes, heads))
+    assume(fp8.crosses("layer", shapes_of(w_k), shapes_of(w_v), heads))
     with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.crossing(w_k, w_v, heads, encoding)
     result = made(disk, plan, encoding)
@@ -141,9 +145,7 @@ def test_another_grid_is_refused_by_file_and_name():
     disk, encoding, heads = Disk(), Encoding("fp8", "cpu"), fp8.Heads(8, 4, 192, 128)
     code, scale = np.zeros((200, 3), np.uint8), np.ones((3, 1), np.float32)
     weight = disk.coded("w", (code, scale))
-    with pytest.raises(
-        ValueError, match=r"^x\.safetensors: w is \(200, 3\) and has scales \(3, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) has scales \(3, 1\)"):
         conversion_tasks.scaled(weight, encoding)
     with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) with scales \(3, 1\)"):
         conversion_tasks.fused(weight, QKV, heads, 4, encoding)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mimo_v2_flash.convert.disk import sha256_of, write_all
+from mimo_v2_flash.convert.store import sha256_of, write_all
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])

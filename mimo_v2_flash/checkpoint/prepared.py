@@ -1,15 +1,16 @@
-"""Metadata of prepared files, checked so that they are never taken for another model's."""
+"""Prepared checkpoints: metadata of files and shards, so that none is taken for another model's."""
 
 import json
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
-__all__ = ["FORMAT", "MANIFEST", "STEM", "PreparedMetadata"]
+__all__ = ["FORMAT", "MANIFEST", "STEM", "PreparedMetadata", "check_shard", "find_shard_folder"]
 
 FORMAT = "mimo-v2-flash"
 VERSION = "2"
@@ -103,3 +104,59 @@ class PreparedMetadata:
                     f"prepared for {name} = {self.config.get(name)!r}, the config has "
                     f"{expected.get(name)!r}; use MiMoConfig.from_pretrained of the prepared folder"
                 )
+
+
+def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
+    """Return the folder in `path` of the shard `shard_spec`; `path` itself if it holds no shards.
+
+    Raises
+    ------
+    ValueError
+        If the shards are those of another ParallelConfig, or the manifest is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        return path
+    manifest, folders = _manifest(path)
+    shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
+    if shard_spec not in shards:
+        requested = "no shard" if shard_spec is None else _parallel_sizes(shard_spec)
+        raise ValueError(
+            f"{path}: holds shards of {_parallel_sizes(shards[0])}, requested is {requested}; "
+            "prepare_weights.py makes others"
+        )
+    return path / folders[shards.index(shard_spec)]
+
+
+def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
+    """Raise ValueError unless the shard in `folder` fits `shard_spec` and its manifest."""
+    if shard_spec is not None and prepared.shard_spec != shard_spec:
+        raise ValueError(
+            f"{folder}: is the shard of {prepared.shard_spec}, this rank's is {shard_spec}"
+        )
+    if not (folder.parent / MANIFEST).is_file():
+        return
+    manifest, _ = _manifest(folder.parent)
+    for name, value in vars(prepared).items():
+        if name != "shard" and value != vars(manifest)[name]:
+            raise ValueError(
+                f"{folder}: is a shard of {name} {value!r:.80}, its manifest has "
+                f"{vars(manifest)[name]!r:.80}"
+            )
+
+
+def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
+    file = path / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        prepared = PreparedMetadata.of_metadata(content["metadata"])
+        folders = list(map(str, content["shards"]))
+        if prepared is None or len(folders) != prepared.shards:
+            raise ValueError(f"{len(folders)} shards")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, or of another release: {error}") from error
+    return prepared, folders
+
+
+def _parallel_sizes(spec: ShardSpec) -> str:
+    experts, tensors = spec.expert_parallel_size, spec.tensor_parallel_size
+    return f"expert_parallel {experts} and tensor_parallel {tensors}"
