@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.load import load_weights
 from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights

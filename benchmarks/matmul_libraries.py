@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize, quantize
 
 WIDTH, ROUNDS, BYTES = 4096, 3, 160_000_000
 ROWS = (1, 8, 512)

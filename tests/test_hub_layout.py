@@ -14,7 +14,7 @@ import pytest
 
 import prepare_weights
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.weights.checkpoint import open_checkpoint
 from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 __all__ = ["KERNEL_MUTANTS", "Mutant"]
 
-KERNELS, TESTS = "mimo_v2_flash/kernels", "tests/kernels"
-
 
 class Mutant(NamedTuple):
     """A mutant: `new` replaces the only `old` in `file`, and one of `tests` must fail."""
@@ -19,8 +17,14 @@ class Mutant(NamedTuple):
 
 def _kernel(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
     """Return a mutant of a kernel; its own tests must fail unless others are named."""
-    paths = tuple(f"{TESTS}/test_{test}.py" for test in tests or (module,))
-    return Mutant(name, f"{KERNELS}/{module}.py", old, new, paths)
+    return _module(name, f"kernels/{module}", old, new, *(f"kernels/{test}" for test in tests))
+
+
+def _module(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
+    """Return a mutant of `folder/module`; its own tests must fail unless others are named."""
+    pairs = (test.rsplit("/", 1) for test in tests or (module,))
+    paths = tuple(f"tests/{folder}/test_{stem}.py" for folder, stem in pairs)
+    return Mutant(name, f"mimo_v2_flash/{module}.py", old, new, paths)
 
 
 KERNEL_MUTANTS = (
@@ -206,16 +210,16 @@ KERNEL_MUTANTS = (
         "min(start + token_block, N)",
         "min(start + token_block, N - 1)",
     ),
-    _kernel(
+    _module(
         "FP8 scale grid transposed",
-        "block_scale",
+        "quantization/fp8",
         "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
         "    scale_YX = np.resize(np.swapaxes(scale_YX, -1, -2), scale_YX.shape)\n"
         "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
     ),
-    _kernel(
+    _module(
         "FP8 scales of the next block row",
-        "block_scale",
+        "quantization/fp8",
         "w.scale[..., row : row + 1, :]",
         "np.roll(w.scale, -1, axis=-2)[..., row : row + 1, :]",
     ),
@@ -227,44 +231,44 @@ KERNEL_MUTANTS = (
         "    if getattr(w, 'dtype', None) == 'bfloat16': return np.matmul(x.astype(w.dtype),"
         " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n",
     ),
-    _kernel(
+    _module(
         "FP8 subnormals lost",
-        "compiled_loops",
+        "cpu/loops",
         "KEEP = np.int32(-0x78100000)",
         "KEEP = np.int32(-0x78800000)",
-        "compiled_loops",
-        "compiled_matmul",
+        "cpu/loops",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "FP8 subnormals lost in vectors",
-        "compiled_tile",
+        "cpu/tile",
         "0x87F00000",
         "0x87800000",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "codes of a word in another order",
-        "compiled_tile",
+        "cpu/tile",
         "(even[0], odd[0], even[1], odd[1])",
         "(even[0], even[1], odd[0], odd[1])",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "NaN codes seen in three of four rows",
-        "compiled_tile",
+        "cpu/tile",
         "for address in self.w:\n            code",
         "for address in self.w[1:]:\n            code",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "the last rows of a task left out",
-        "compiled_matmul",
+        "cpu/matmul",
         "min((index + 1) * step, outputs))",
         "min((index + 1) * step, outputs) - 1)",
-        "compiled_matmul",
+        "cpu/matmul",
     ),
     _kernel(
         "tokens without a seat are not counted",

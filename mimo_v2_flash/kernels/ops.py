@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .blas import times_transposed
-from .block_scale import BlockScaled, dequantize_block_row
+from mimo_v2_flash.cpu.blas import times_transposed
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize_block_row
 
 __all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
 
@@ -122,7 +122,7 @@ def _tiles(w: Any) -> Iterator[np.ndarray]:
 def _compiled_product() -> Any:
     """Return the compiled matmul if numba is installed, else None."""
     try:
-        return importlib.import_module(".compiled_matmul", __package__).product
+        return importlib.import_module("mimo_v2_flash.cpu.matmul").product
     except ImportError:
         return None
 

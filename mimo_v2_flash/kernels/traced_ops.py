@@ -11,8 +11,9 @@ from nkipy.core import tensor_apis
 from nkipy.core.backend.hlo import broadcast_to_shape_hlo, get_hlo_context
 from nkipy.core.tensor import NKIPyTensorRef
 
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
+
 from . import ops
-from .block_scale import BLOCK, BlockScaled
 
 __all__: list[str] = []
 

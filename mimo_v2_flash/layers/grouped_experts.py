@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.moe_expert import moe_expert
-from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["grouped_experts"]
 

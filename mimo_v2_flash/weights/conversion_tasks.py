@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
 
 from . import fp8, param_specs
 from .encoding import Encoding

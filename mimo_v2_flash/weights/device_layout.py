@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 from .encoding import Encoding
 from .params import (

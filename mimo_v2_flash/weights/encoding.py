@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize_block_row
+from mimo_v2_flash.quantization.fp8 import E4M3_VALUES, BlockScaled, dequantize_block_row
 
 from .safetensors_file import DTYPES
 

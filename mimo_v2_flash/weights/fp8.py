@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
 
 __all__ = [
     "HALF_BLOCK",

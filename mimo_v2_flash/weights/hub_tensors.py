@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from math import prod
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
+from mimo_v2_flash.quantization.fp8 import BLOCK
 
 from . import param_specs
 from .fp8 import HALF_BLOCK

@@ -7,8 +7,8 @@ experts are a sequence of one matrix per expert: a stack, or a tuple.
 import hashlib
 from typing import Any, NamedTuple
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 __all__ = [
     "AttentionWeights",

@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, FP8_MAX, BlockScaled
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BLOCK, FP8_MAX, BlockScaled
 
 from . import param_specs
 from .param_specs import ParamSpec

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
 from mimo_v2_flash.parallel_config import ShardSpec
+from mimo_v2_flash.quantization.fp8 import BLOCK
 
 from . import fp8, param_specs
 from .conversion_tasks import ConversionPlan, ConversionTask, OutputTensor, TensorChunk

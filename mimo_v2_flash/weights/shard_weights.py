@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
 
 from .params import (
     AttentionWeights,

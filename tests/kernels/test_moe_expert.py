@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import dequantize, quantize
 from mimo_v2_flash.kernels.moe_expert import capacity_experts, masked_experts, moe_expert
+from mimo_v2_flash.quantization.fp8 import dequantize, quantize
 from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees

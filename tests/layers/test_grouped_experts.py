@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_expert import masked_experts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
 from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees

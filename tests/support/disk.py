@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from mimo_v2_flash.weights import fp8, param_specs
 from mimo_v2_flash.weights.conversion_tasks import (
     ConversionPlan,

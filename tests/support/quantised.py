@@ -7,7 +7,7 @@ tensors, truth = model_tensors(SMALL, fused=True)
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import dequantize
+from mimo_v2_flash.quantization.fp8 import dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.fp8 import Heads
 from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantize_weights

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, dequantize
 from tests.support.drawn import seeds
 
 NAN_CODES = np.array([0x7F, 0xFF], np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.weights import conversion_tasks, fp8, param_specs
 from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.weights.safetensors_file import DTYPES

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from mimo_v2_flash.weights.device_layout import to_device_layout
 from mimo_v2_flash.weights.encoding import Encoding
 from mimo_v2_flash.weights.params import ExpertWeights, MoEWeights

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.reference import block_scale as oracle
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
+from mimo_v2_flash.reference import fp8 as oracle
 from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
 from tests.support.drawn import seeds
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_dtypes import float8_e4m3fn
 
-from mimo_v2_flash.kernels.block_scale import dequantize
+from mimo_v2_flash.quantization.fp8 import dequantize
 from mimo_v2_flash.weights import fp8
 from mimo_v2_flash.weights.fp8 import Heads
 from tests.support.drawn import seeds

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import dequantize
+from mimo_v2_flash.quantization.fp8 import dequantize
 from mimo_v2_flash.weights.fp8 import Heads, rank_rows, split_fused, split_rank
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.weights import load_weights
 from mimo_v2_flash.weights.convert import plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding

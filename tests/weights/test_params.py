@@ -8,8 +8,8 @@ import pytest
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
-from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.weights import param_specs, params
 from mimo_v2_flash.weights.params import AttentionWeights, DenseWeights, ExpertWeights, MoEWeights
 from mimo_v2_flash.weights.shard_weights import shard_weights

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.parallel_config import ShardSpec
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.shard_weights import shard_weights

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights
 from mimo_v2_flash.weights.reader import Reader

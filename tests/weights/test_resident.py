@@ -27,7 +27,7 @@ PROGRAM = """
 import sys
 import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.weights.shard_weights import shard_weights
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from mimo_v2_flash.weights import conversion_tasks, load_weights
 from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
 from mimo_v2_flash.weights.encoding import Encoding

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize, quantize
 from mimo_v2_flash.weights.params import ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.weights.random_weights import random_weights
 from mimo_v2_flash.weights.shard_weights import (

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from . import compiled_loops as loops
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
+
+from . import loops
 from .blas import times_transposed
-from .block_scale import BLOCK, BlockScaled
-from .compiled_tile import LANES, interleave_words
 from .thread_pool import available_threads, parallel_for
+from .tile import LANES, interleave_words
 
 __all__ = ["product"]
 

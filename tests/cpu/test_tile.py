@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from mimo_v2_flash.kernels import compiled_tile
-from mimo_v2_flash.kernels.block_scale import E4M3_VALUES
-from mimo_v2_flash.kernels.compiled_tile import COLUMNS, LANES, LINE, WORD, interleave_words
+from mimo_v2_flash.cpu import tile as compiled_tile
+from mimo_v2_flash.cpu.tile import COLUMNS, LANES, LINE, WORD, interleave_words
+from mimo_v2_flash.quantization.fp8 import E4M3_VALUES
 from tests.support.drawn import seeds
 from tests.support.stored_weights import FINITE_CODES, NAN_CODES
 

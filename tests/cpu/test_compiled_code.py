@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from mimo_v2_flash.kernels import compiled_loops
+from mimo_v2_flash.cpu import loops as compiled_loops
 
 PRODUCTS = """
 import json, sys
 import numpy as np
-from mimo_v2_flash.kernels import compiled_matmul, ops
+from mimo_v2_flash.cpu import matmul as compiled_matmul
+from mimo_v2_flash.kernels import ops
 from tests.support.stored_weights import KINDS, assert_is_product, random_rows, random_weight
 
 generator = np.random.default_rng(0)
@@ -47,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_code_on_disk_is_as_new_as_its_inner_parts():
-    inner = ROOT / "mimo_v2_flash" / "kernels" / "compiled_tile.py"
+    inner = ROOT / "mimo_v2_flash" / "cpu" / "tile.py"
     digest = hashlib.sha256(inner.read_bytes()).hexdigest()[:16]
     assert digest == compiled_loops.INNER, f"set INNER to {digest}: old cached code must not load"
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import (
+from mimo_v2_flash.quantization.fp8 import (
     BLOCK,
     FP8_MAX,
     BlockScaled,
@@ -15,7 +15,7 @@ from mimo_v2_flash.kernels.block_scale import (
     dequantize_block_row,
     quantize,
 )
-from mimo_v2_flash.reference import block_scale as oracle
+from mimo_v2_flash.reference import fp8 as oracle
 from tests.support.counting import counted
 from tests.support.drawn import floats, seeds, tensors
 from tests.support.kinds import host_kinds

@@ -9,8 +9,9 @@ Source: numba's nopython mode; register blocking of four rows of x by four of w.
 import numpy as np
 from numba import njit
 
-from .block_scale import BLOCK
-from .compiled_tile import BFLOAT16, COLUMNS, FLOAT8, FLOAT32, LANES, LINE, tile
+from mimo_v2_flash.quantization.fp8 import BLOCK
+
+from .tile import BFLOAT16, COLUMNS, FLOAT8, FLOAT32, LANES, LINE, tile
 
 __all__ = ["bfloat16_rows", "bfloat16_tile", "float8_rows", "float8_tile", "float32_rows"]
 

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels import compiled_matmul, ops, thread_pool
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.kernels.compiled_matmul import MAX_REGISTER_ROWS, product
+from mimo_v2_flash.cpu import matmul as compiled_matmul
+from mimo_v2_flash.cpu import thread_pool
+from mimo_v2_flash.cpu.matmul import MAX_REGISTER_ROWS, product
+from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
 from tests.support.counting import counted
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels import compiled_loops as loops
-from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize
-from mimo_v2_flash.kernels.compiled_tile import interleave_words
+from mimo_v2_flash.cpu import loops
+from mimo_v2_flash.cpu.tile import interleave_words
+from mimo_v2_flash.quantization.fp8 import E4M3_VALUES, BlockScaled, dequantize
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
     HEIGHTS,

@@ -1,0 +1,1 @@
+"""Storage formats of weights: how a matrix is stored, one file per format."""
