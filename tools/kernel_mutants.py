@@ -213,35 +213,36 @@ KERNEL_MUTANTS = (
     _module(
         "FP8 scale grid transposed",
         "quantization/fp8",
-        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
-        "    scale_YX = np.resize(np.swapaxes(scale_YX, -1, -2), scale_YX.shape)\n"
-        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=0)[:outputs]",
+        "    scale_YX = np.resize(scale_YX.T, scale_YX.shape)\n"
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=0)[:outputs]",
     ),
     _module(
         "FP8 scales of the next block row",
         "quantization/fp8",
-        "w.scale[..., row : row + 1, :]",
-        "np.roll(w.scale, -1, axis=-2)[..., row : row + 1, :]",
+        "np.repeat(self.scale[..., first:last, :]",
+        "np.repeat(np.roll(self.scale, -1, axis=-2)[..., first:last, :]",
     ),
     _kernel(
         "matmul accumulates in bfloat16",
         "ops",
-        "    x = x.astype(np.float32, copy=False)\n",
+        "    return stored_matmul(x.astype(np.float32, copy=False), w)\n",
         "    x = x.astype(np.float32, copy=False)\n"
         "    if getattr(w, 'dtype', None) == 'bfloat16': return np.matmul(x.astype(w.dtype),"
-        " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n",
+        " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n"
+        "    return stored_matmul(x, w)\n",
     ),
     _module(
         "FP8 subnormals lost",
-        "cpu/loops",
+        "cpu/fp8",
         "KEEP = np.int32(-0x78100000)",
         "KEEP = np.int32(-0x78800000)",
-        "cpu/loops",
+        "cpu/fp8",
         "cpu/matmul",
     ),
     _module(
         "FP8 subnormals lost in vectors",
-        "cpu/tile",
+        "cpu/fp8",
         "0x87F00000",
         "0x87800000",
         "cpu/tile",
@@ -249,7 +250,7 @@ KERNEL_MUTANTS = (
     ),
     _module(
         "codes of a word in another order",
-        "cpu/tile",
+        "cpu/fp8",
         "(even[0], odd[0], even[1], odd[1])",
         "(even[0], even[1], odd[0], odd[1])",
         "cpu/tile",
@@ -269,6 +270,24 @@ KERNEL_MUTANTS = (
         "min((index + 1) * step, outputs))",
         "min((index + 1) * step, outputs) - 1)",
         "cpu/matmul",
+    ),
+    _module(
+        "compiled code as old as its loops, not its decoders",
+        "cpu/code_cache",
+        ".encode() + file.read_bytes())",
+        ".encode())",
+    ),
+    _module(
+        "the scales of a stack's first weight for all",
+        "quantization/quantized_tensor",
+        "lambda _, array: array[index]",
+        "lambda field, array: array[0 if field == 'scale' else index]",
+    ),
+    _module(
+        "a format found by its tensors' names alone",
+        "quantization/registry",
+        "iter(fitting or stored)",
+        "iter(stored)",
     ),
     _kernel(
         "tokens without a seat are not counted",

@@ -50,9 +50,9 @@ MUTANTS = (
     ),
     Mutant(
         "halved codes with their old scales",
-        "mimo_v2_flash/weights/encoding.py",
-        "scale_YX * np.float32(2)",
-        "scale_YX",
+        "mimo_v2_flash/quantization/fp8.py",
+        "w.scale * np.float32(2)",
+        "w.scale",
         ("tests/weights/test_encoding.py",),
     ),
     Mutant(
@@ -78,7 +78,7 @@ MUTANTS = (
     ),
     Mutant(
         "blocks of a share as high as the whole's",
-        "mimo_v2_flash/weights/shard_weights.py",
+        "mimo_v2_flash/quantization/fp8.py",
         "gcd(height, rows.start, len(rows))",
         "height",
         ("tests/weights/test_shard_weights.py",),

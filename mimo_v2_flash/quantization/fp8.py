@@ -1,26 +1,60 @@
 """Block-scaled FP8 weights: one float32 scale per block of rows and 128 columns.
 
+Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved for it and
+scales doubled. Doubling is exact. Halving is exact but for 16 of 254 finite codes, the odd ones of
+the smallest numbers, which round to even by at most 2^-10 of the doubled scale.
+
 Source: DeepSeek-V3, arXiv:2412.19437, section 3.3.2 (128 x 128 weight blocks); the format of
 the hub's `weight_scale_inv`; E4M3 of arXiv:2209.05433, table 1. MiMo: blocks of 128 x 128, but
 64 x 128 for the keys and values of full-attention layers, whose scales cross from K into V.
 """
 
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["BLOCK", "FP8_MAX", "BlockScaled", "dequantize", "dequantize_block_row", "quantize"]
+from mimo_v2_flash.cpu.loading import compiled_module
 
-BLOCK = 128
+from .quantized_tensor import QuantizedTensor, StoredTensor
+from .registry import register_format
+
+__all__ = [
+    "BLOCK",
+    "FP8_MAX",
+    "HALF_BLOCK",
+    "BlockScaled",
+    "Shapes",
+    "block_height",
+    "check_values",
+    "grid",
+    "halved",
+    "plain_grid",
+    "quantize",
+    "sliced_block_height",
+]
+
+BLOCK, HALF_BLOCK = 128, 64
 FP8_MAX = 448.0
 MIN_SCALE = np.finfo(np.float32).tiny  # below, float32 rounds scales coarsely, or to zero
+MAX_DOUBLED_SCALE = np.finfo(np.float32).max / 2
 E4M3_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
+HALVED_CODE = HALF.view(np.uint8)
+ROUNDS = HALF.astype(np.float32) * 2 != E4M3_VALUES
+LARGEST_DEVICE_CODE = 0x77  # of 240
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 
 
+@register_format
 @dataclass(frozen=True)
-class BlockScaled:
+class BlockScaled(QuantizedTensor):
     """A weight [..., O, I] as E4M3 codes and float32 scales.
 
     Attributes
@@ -37,12 +71,17 @@ class BlockScaled:
     scale: Any
     block_height: int = BLOCK
 
+    format = "fp8"
+    tensors = (
+        StoredTensor("code", "weight", np.uint8),
+        StoredTensor("scale", "weight_scale_inv", np.float32),
+    )
+
     def __post_init__(self) -> None:
-        *_, outputs, inputs = self.code.shape
-        grid = (-(-outputs // self.block_height), -(-inputs // BLOCK))
-        if tuple(self.scale.shape[-2:]) != grid:
+        expected = grid(self.code.shape[-2:], self.block_height)
+        if tuple(self.scale.shape[-2:]) != expected:
             raise ValueError(
-                f"BlockScaled: scale is {tuple(self.scale.shape)}, expected {grid} at its end: "
+                f"BlockScaled: scale is {tuple(self.scale.shape)}, expected {expected} at its end: "
                 f"code is {tuple(self.code.shape)} in blocks of {self.block_height} x {BLOCK}"
             )
 
@@ -51,13 +90,79 @@ class BlockScaled:
         """Shape of the decoded weight."""
         return tuple(self.code.shape)
 
-    def __len__(self) -> int:
-        """Return the number of weights of a stack."""
-        return self.shape[0]
+    def dequantize(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return `rows` of the weight in float32."""
+        start, stop, _ = rows.indices(self.shape[-2])
+        value = np.take(E4M3_VALUES, self.code[..., start:stop, :].view(np.uint8), mode="clip")
+        first, last = start // self.block_height, -(-stop // self.block_height)
+        # "clip" alone skips a check; a scale row is repeated within its rows, not for each of them.
+        scale = np.repeat(self.scale[..., first:last, :], BLOCK, axis=-1)[..., : self.shape[-1]]
+        for row in range(first, last):
+            begin = row * self.block_height - start
+            value[..., max(begin, 0) : begin + self.block_height, :] *= scale[
+                ..., row - first, None, :
+            ]
+        return value
 
-    def __getitem__(self, index: int) -> "BlockScaled":
-        """Return one weight of a stack, as views."""
-        return BlockScaled(self.code[index], self.scale[index], self.block_height)
+    def shard(self, axis: int, indices: range) -> "BlockScaled":
+        """Return a slice; rows that part blocks get a scale grid of lower blocks."""
+        start, stop = indices.start, indices.stop
+        if axis == 0:
+            height = sliced_block_height(self.block_height, indices)
+            blocks = np.arange(start // height, -(-stop // height)) * height // self.block_height
+            return BlockScaled(self.code[start:stop], self.scale[blocks], height)
+        if start % BLOCK:
+            raise ValueError(
+                f"a shard begins at column {start} of an FP8 weight {self.shape}, inside a block "
+                f"of {BLOCK}: allowed is a tensor_parallel that splits between blocks"
+            )
+        code, scale = self.code[:, start:stop], self.scale[:, start // BLOCK : -(-stop // BLOCK)]
+        code, scale = np.ascontiguousarray(code), np.ascontiguousarray(scale)
+        return BlockScaled(code, scale, self.block_height)
+
+    @classmethod
+    def from_checkpoint(
+        cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]
+    ) -> "BlockScaled":
+        """Return the weight; its scales are on a plain grid of blocks of 128 rows, or of 64."""
+        return plain_grid(where, arrays["code"], arrays["scale"])
+
+    @classmethod
+    def check(cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError unless codes have `shape`, and scales are positive numbers."""
+        super().check(where, shape, arrays)
+        code, scale = arrays["code"], arrays["scale"]
+        if code.shape != shape:
+            raise ValueError(f"{where} is {code.shape}, the config asks for {shape}")
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError(f"{where}_scale_inv holds NaN, infinity, zero or a negative number")
+
+    @classmethod
+    def random(
+        cls, shape: tuple[int, ...], values: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]
+    ) -> "BlockScaled":
+        """Return codes of `values` under one scale."""
+        unit = np.float32(np.max(np.abs(values)) / FP8_MAX)
+        codes = (values / unit).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+        return cls(draw(codes), np.full(grid(shape, BLOCK), unit))
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The codes and scales as `cpu.fp8` reads them."""
+        loops = compiled_module("fp8")
+        return loops and loops.compiled_blocks(self.code, self.scale, self.block_height)
+
+    def to_device_layout(self) -> "BlockScaled":
+        """Return codes as `ml_dtypes.float8_e4m3`, of the same value or of half the value."""
+        if self.code.dtype != np.uint8:
+            return self
+        fits = np.all(self.code & np.uint8(0x7F) <= LARGEST_DEVICE_CODE)
+        w = self if fits else halved("an FP8 weight", self)
+        return BlockScaled(w.code.view(ml_dtypes.float8_e4m3), w.scale, w.block_height)
+
+    def traced_product(self, x: Any) -> Any:
+        """Return the sum of dots over columns of blocks, scaled; it is the weight that is not."""
+        return importlib.import_module(".traced_fp8", __package__).scaled_dot(x, self)
 
 
 def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
@@ -78,28 +183,68 @@ def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     amax_YX = np.maximum.reduceat(amax_YI, np.arange(0, inputs, BLOCK), axis=1)
     scale_YX = np.maximum(amax_YX / np.float32(FP8_MAX), MIN_SCALE)
     scale_YX = np.where(amax_YX > 0, scale_YX, np.float32(1))
-    unit_OI = w_OI / _expand_scale(scale_YX, outputs, inputs, block_height)
+    scale_OX = np.repeat(scale_YX, block_height, axis=0)[:outputs]
+    unit_OI = w_OI / np.repeat(scale_OX, BLOCK, axis=1)[:, :inputs]
     # E4M3 has no infinity: values well above 448 would become NaN.
     code_OI = np.clip(unit_OI, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
     return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
 
 
-def dequantize(w: BlockScaled) -> np.ndarray:
-    """Return the whole weight in float32, for conversion and tests; kernels use `ops.matmul`."""
-    outputs, inputs = w.shape[-2:]
-    return E4M3_VALUES[w.code.view(np.uint8)] * _expand_scale(
-        w.scale, outputs, inputs, w.block_height
-    )
+def halved(where: str, w: BlockScaled) -> BlockScaled:
+    """Return half the values with doubled scales, for Trainium2; `ROUNDS` says which round.
+
+    Raises
+    ------
+    ValueError
+        As for `check_values`, or if a scale is too large to be doubled.
+    """
+    check_values(where, w)
+    if w.scale.max() > MAX_DOUBLED_SCALE:
+        raise ValueError(f"{where}: a scale of {w.scale.max()} is too large to be doubled")
+    return BlockScaled(HALVED_CODE[w.code], w.scale * np.float32(2), w.block_height)
 
 
-def dequantize_block_row(w: BlockScaled, row: int) -> np.ndarray:
-    """Return the rows of block row `row`, the last axes [block_height or fewer, I], in float32."""
-    start = row * w.block_height
-    code = w.code[..., start : start + w.block_height, :].view(np.uint8)
-    scale = np.repeat(w.scale[..., row : row + 1, :], BLOCK, axis=-1)[..., : w.shape[-1]]
-    return np.take(E4M3_VALUES, code, mode="clip") * scale  # "clip" alone skips a check
+def check_values(where: str, w: BlockScaled) -> None:
+    """Raise ValueError, beginning with `where`, if a code is NaN or a scale not positive."""
+    if np.isnan(E4M3_VALUES)[w.code].any():
+        raise ValueError(f"{where}: holds NaN")
+    if not (np.isfinite(w.scale).all() and (w.scale > 0).all()):
+        raise ValueError(f"{where}: a scale is NaN, infinite, zero or negative")
 
 
-def _expand_scale(scale_YX, outputs: int, inputs: int, block_height: int) -> np.ndarray:
-    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]
-    return np.repeat(scale_OX, BLOCK, axis=-1)[..., :inputs]
+def plain_grid(where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
+    """Return a weight whose scales are on a plain grid: blocks of 128 rows, or of 64 when prepared.
+
+    Raises
+    ------
+    ValueError
+        If the number of scale rows or columns is another; the message begins with `where`.
+    """
+    height = block_height((code_OI.shape, scale_YX.shape))
+    if height is None:
+        grids = " or ".join(str(grid(code_OI.shape, h)) for h in (BLOCK, HALF_BLOCK))
+        raise ValueError(
+            f"{where}: {code_OI.shape} has scales {scale_YX.shape}, expected {grids}: blocks of "
+            f"{BLOCK} or {HALF_BLOCK} rows"
+        )
+    return BlockScaled(code_OI, scale_YX, height)
+
+
+def block_height(*weights: Shapes) -> int | None:
+    """Return the block height that puts the scales of all `weights` on a plain grid, or None."""
+    heights = (BLOCK, HALF_BLOCK)
+    return next((h for h in heights if all(grid(code, h) == s for code, s in weights)), None)
+
+
+def sliced_block_height(height: int, rows: range) -> int:
+    """Return the height of blocks in a slice of `rows`, from blocks of `height`.
+
+    It is the same in all equal shards: heads of 192 rows in blocks of 128 have blocks of 64.
+    """
+    return gcd(height, rows.start, len(rows))
+
+
+def grid(shape: tuple[int, ...], height: int) -> tuple[int, int]:
+    """Return the shape of the scales of a weight of `shape` in blocks of `height` rows."""
+    outputs, inputs = shape
+    return -(-outputs // height), -(-inputs // BLOCK)

@@ -1,18 +1,18 @@
 """Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import QuantizedTensor, find_format
 
 from . import param_specs
 from .checkpoint import Checkpoint, open_checkpoint
 from .metadata import PreparedMetadata
 from .params import ModelWeights
-from .reader import Reader
+from .reader import Reader, weight_location
 from .shard_index import check_shard, find_shard_folder
 
 __all__ = ["load_weights"]
@@ -39,7 +39,7 @@ def load_weights(
     Returns
     -------
     ModelWeights
-        Matrices [out, in] as stored: float32, bfloat16, or FP8 with its scales (`BlockScaled`).
+        Matrices [out, in] as stored: float32 or bfloat16 arrays, or a `QuantizedTensor`.
         Norms, routers, biases and sinks are float32.
 
     Raises
@@ -56,9 +56,10 @@ def load_weights(
     experts, shard_spec = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
     expected = dict(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
-    _check_names(source, tensors, expected)
+    formats = {name: form for name in expected if (form := find_format(tensors, name))}
+    _check_names(source, tensors, expected, formats)
     for name, shape in expected.items():
-        _check(tensors, name, shape)
+        _check(tensors, name, shape, formats.get(name))
     return Reader(tensors, config, experts, shard_spec).model()
 
 
@@ -79,31 +80,36 @@ def _contents(
     return prepared.experts, prepared.shard_spec
 
 
-def _check_names(source: Path, tensors: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
-    if missing := [name for name in expected if name not in tensors]:
+def _check_names(
+    source: Path,
+    tensors: Checkpoint,
+    expected: dict[str, tuple[int, ...]],
+    formats: Mapping[str, type[QuantizedTensor]],
+) -> None:
+    if missing := [name for name in expected if name not in formats and name not in tensors]:
         raise ValueError(f"{source}: {_summary(missing)} missing, which the config asks for")
+    known = set(expected).union(*(form.tensor_names(n).values() for n, form in formats.items()))
     unexpected = [
         name
         for name in tensors
-        if name.removesuffix(param_specs.SCALE) not in expected
-        and not name.startswith(param_specs.MTP_PREFIX)
+        if name not in known and not name.startswith(param_specs.MTP_PREFIX)
     ]
     if unexpected:
         raise ValueError(f"{source}: {_summary(unexpected)} unexpected under this config")
 
 
-def _check(tensors: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
-    weight, scale = tensors[name], tensors.get(name + param_specs.SCALE)
-    where = f"{tensors.file_of(name)}: {name}"
-    if weight.shape != shape:
-        raise ValueError(f"{where} is {weight.shape}, the config asks for {shape}")
-    param_specs.check_dtypes(where, weight.dtype, None if scale is None else scale.dtype)
-    if scale is None:
+def _check(
+    tensors: Checkpoint, name: str, shape: tuple[int, ...], form: type[QuantizedTensor] | None
+) -> None:
+    where = weight_location(tensors, name)
+    if form:
+        if not name.endswith(param_specs.MULTIPLIED):
+            raise ValueError(f"{where} is {form.format}, which only matmul weights may be")
+        form.check(where, shape, form.read(tensors, name))
         return
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError(
-            f"{where}{param_specs.SCALE} holds NaN, infinity, zero or a negative number"
-        )
+    if tensors[name].shape != shape:
+        raise ValueError(f"{where} is {tensors[name].shape}, the config asks for {shape}")
+    param_specs.check_plain(where, tensors[name].dtype)
 
 
 def _summary(names: list[str]) -> str:

@@ -7,6 +7,7 @@ same names.
 from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
@@ -14,6 +15,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
     "FUSED",
+    "HUB_FORMAT",
     "MTP_PREFIX",
     "MULTIPLIED",
     "ROUTER",
@@ -22,6 +24,7 @@ __all__ = [
     "all_params",
     "attention",
     "check_dtypes",
+    "check_plain",
     "dense",
     "embedding_norm_head",
     "expert",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 MTP_PREFIX = "model.mtp."
+HUB_FORMAT = "fp8"  # how the hub's checkpoint stores most matmul weights
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
@@ -159,6 +163,15 @@ def check_dtypes(where: str, dtype: Any, scale_dtype: Any) -> None:
         raise ValueError(f"{where} is FP8, which only matmul weights may be")
     if where.endswith(FUSED) and not is_fp8:
         raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
+
+
+def check_plain(where: str, dtype: Any) -> None:
+    """Raise ValueError, which begins with `where`, unless a plain array is float32 or bfloat16."""
+    if dtype not in (np.float32, ml_dtypes.bfloat16):
+        raise ValueError(
+            f"{where} is {dtype} and has no scales or other tensors of a storage format: expected "
+            f"float32 or bfloat16"
+        )
 
 
 def is_fused(names: Container[str]) -> bool:

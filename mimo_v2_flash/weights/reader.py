@@ -7,6 +7,7 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import find_format
 
 from . import fp8, param_specs
 from .checkpoint import Checkpoint
@@ -20,7 +21,14 @@ from .params import (
     MoEWeights,
 )
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "weight_location"]
+
+
+def weight_location(tensors: Checkpoint, name: str) -> str:
+    """Return a weight's file and name, for messages; its tensors may have names of their own."""
+    form = find_format(tensors, name)
+    stored = next(iter(form.tensor_names(name).values())) if form else name
+    return f"{tensors.file_of(stored)}: {name}"
 
 
 class Reader:
@@ -86,13 +94,17 @@ class Reader:
         fused = f"{prefix}.{param_specs.FUSED}"
         if fused in self._tensors:
             ranks = self._config.num_key_value_heads
-            return fp8.split_fused(self._where(fused), *self._quantized(fused), heads, ranks)
-        have_scales = all(param.name + param_specs.SCALE in self._tensors for param in (k, v))
+            return fp8.split_fused(
+                weight_location(self._tensors, fused), *self._quantized(fused), heads, ranks
+            )
+        formats = {find_format(self._tensors, param.name) for param in (k, v)}
         is_sharded = self._shard_spec.tensor_parallel_size > 1  # then scales are on plain grids
-        if is_sharded or not have_scales:
+        if is_sharded or formats != {fp8.BlockScaled}:
             return self._matrix(q), self._matrix(k), self._matrix(v)
         both = self._quantized(k.name), self._quantized(v.name)
-        return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, heads)
+        return self._matrix(q), *fp8.keys_and_values(
+            weight_location(self._tensors, k.name), *both, heads
+        )
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
         gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
@@ -105,19 +117,19 @@ class Reader:
             map(self._matrix, param_specs.expert(prefix, spec, expert_id))
             for expert_id in ids[local_experts.start : local_experts.stop]
         )
-        return MoEWeights(router[ids], bias[ids], ExpertWeights(*zip(*experts, strict=True)))
+        return MoEWeights(router[ids], bias[ids], ExpertWeights.of(experts))
 
     def _matrix(self, param: ParamSpec) -> Any:
-        """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
-        if param.name + param_specs.SCALE in self._tensors:
-            return fp8.plain_grid(self._where(param.name), *self._quantized(param.name))
-        return self._tensors[param.name]
+        """Return a weight as stored: its format is that of its tensors, whatever a config says."""
+        name, shape = param
+        if form := find_format(self._tensors, name):
+            return form.from_checkpoint(
+                weight_location(self._tensors, name), shape, form.read(self._tensors, name)
+            )
+        return self._tensors[name]
 
     def _quantized(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self._tensors[name], self._tensors[name + param_specs.SCALE]
-
-    def _where(self, name: str) -> str:
-        return f"{self._tensors.file_of(name)}: {name}"
 
     def _float32(self, param: ParamSpec) -> np.ndarray:
         return self._tensors[param.name].astype(np.float32)

@@ -21,6 +21,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy has no 8-bit float
 }
+READABLE = DTYPES | {
+    name: np.dtype(dtype) for name, dtype in (("I8", np.int8), ("U8", np.uint8), ("I32", np.int32))
+}  # storage formats have integers too
 LARGEST_HEADER = 100_000_000  # the format's limit, bytes
 
 
@@ -54,7 +57,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     ------
     ValueError
         If a tensor lies outside the file or overlaps another, its size is not its shape's, its
-        dtype is not one of `DTYPES`, or a byte belongs to no tensor; the message names file and
+        dtype is not one of `READABLE`, or a byte belongs to no tensor; the message names file and
         tensor.
     """
     header, start = read_header(path)
@@ -75,12 +78,12 @@ def _check_cover(path: Path, header: dict[str, Any], size: int) -> None:
 
 def _view(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
     try:
-        dtype, shape = DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
+        dtype, shape = READABLE[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
         begin, end = map(operator.index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: {name}: header says {entry!r:.100}, expected a shape, data_offsets and a "
-            f"dtype of {', '.join(DTYPES)}"
+            f"dtype of {', '.join(READABLE)}"
         ) from error
     if not 0 <= begin <= end <= len(data):
         raise ValueError(

@@ -11,11 +11,11 @@ import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
-from mimo_v2_flash.quantization.fp8 import BLOCK
+from mimo_v2_flash.quantization.fp8 import BLOCK, sliced_block_height
 
 from . import fp8, param_specs
 from .conversion_tasks import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
-from .shard_weights import AxisSlice, attention_slices, dense_slices, sliced_block_height
+from .shard_weights import AxisSlice, attention_slices, dense_slices
 
 __all__ = ["shard_conversion_plan"]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.quantization.fp8 import BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.weights import fp8, param_specs
 from mimo_v2_flash.weights.conversion_tasks import (
     ConversionPlan,
@@ -63,7 +63,7 @@ class Made(NamedTuple):
             return array.astype(np.float32)
         scale = self.arrays[name + param_specs.SCALE]
         height = fp8.block_height((array.shape, scale.shape))
-        return dequantize(BlockScaled(array, scale, height))
+        return BlockScaled(array, scale, height).dequantize()
 
 
 def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:
