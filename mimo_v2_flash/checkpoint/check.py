@@ -1,83 +1,52 @@
-"""Checks of a checkpoint's tensors against a config: names, shapes, dtypes, and values of scales.
+"""Checks of a checkpoint's tensors against a config: names, shapes and dtypes.
 
-Loading and preparing call the same ones. Headers are enough for all but the values of scales, which
-are checked when they are read: when a loaded weight is first used, or when it is prepared.
+Loading and preparing call the same ones. Headers are enough: the values of scales are checked when
+they are read, when a loaded weight is first used or when it is prepared.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from functools import cached_property
+from typing import Any, NamedTuple
 
-import numpy as np
+from mimo_v2_flash.quantization import find_format, registry
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from .param_specs import FUSED, HUB_FORMAT, MTP_PREFIX, MULTIPLIED, ParamSpec
+from .safetensors_file import READABLE, TensorInfo
 
-from . import fp8
-from .param_specs import FUSED, MTP_PREFIX, MULTIPLIED, SCALE, ParamSpec
-from .safetensors_file import TensorInfo
+__all__ = ["check_others", "check_tensors", "required_tensors"]
 
-__all__ = [
-    "MappedBlockScaled",
-    "block_height",
-    "check_others",
-    "check_scales",
-    "check_tensors",
-    "required_tensors",
-]
-
-FLOAT8, FLOAT32 = "F8_E4M3", "F32"
+HUB_DTYPE = "F8_E4M3"  # of the hub's format
+PLAIN = ("F32", "BF16")  # dtypes of weights in no storage format
 
 
-class MappedBlockScaled(BlockScaled):
-    """An FP8 weight of a mapped file; its scales are checked once, when they are first used.
+class _ArrayMeta(NamedTuple):
+    """The shape and dtype of the array that a tensor is read as."""
 
-    Until then no byte of it is read, and from then on `scale` is an ordinary attribute.
-    """
-
-    @classmethod
-    def map(cls, where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> "MappedBlockScaled":
-        """Return the weight of these codes and scales.
-
-        Raises
-        ------
-        ValueError
-            If the scales are on no plain grid; the message begins with `where`.
-        """
-        weight = cls(code_OI, scale_YX, block_height(where, code_OI.shape, scale_YX.shape))
-        vars(weight)["unchecked"] = where + SCALE, vars(weight).pop("scale")
-        return weight
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        """The scales; ValueError names the tensor and its file if one is no positive number."""
-        where, scale_YX = vars(self)["unchecked"]
-        check_scales(where, scale_YX)
-        return scale_YX
+    shape: tuple[int, ...]
+    dtype: Any
 
 
 def required_tensors(
     where: str, params: Sequence[ParamSpec], available: Container[str]
 ) -> list[str]:
-    """Return the names of the tensors to read: `params`, and their scales where available.
+    """Return the names of the tensors to read: those of `params` in any storage format.
 
     Raises
     ------
     ValueError
         If parameters are missing; the message begins with `where`.
     """
-    names = [param.name for param in params]
-    if missing := [name for name in names if name not in available]:
+    stored = {param.name: _stored_names(param.name, available) for param in params}
+    if missing := [name for name, names in stored.items() if not names]:
         raise ValueError(f"{where}: {_summary(missing)} missing, which the config asks for")
-    return names + [scale for name in names if (scale := name + SCALE) in available]
+    return [stored_name for names in stored.values() for stored_name in names]
 
 
 def check_others(where: str, params: Sequence[ParamSpec], available: Iterable[str]) -> None:
-    """Raise ValueError if there are more tensors than `params`, their scales and MTP weights."""
-    names = {param.name for param in params}
-    unexpected = [
-        name
-        for name in available
-        if name.removesuffix(SCALE) not in names and not name.startswith(MTP_PREFIX)
-    ]
+    """Raise ValueError if there are other tensors than those of `params` and MTP weights."""
+    names = set(available)
+    known = {name for param in params for name in _stored_names(param.name, names)}
+    others = names - known
+    unexpected = [name for name in available if name in others and not name.startswith(MTP_PREFIX)]
     if unexpected:
         raise ValueError(f"{where}: {_summary(unexpected)} unexpected under this config")
 
@@ -85,54 +54,47 @@ def check_others(where: str, params: Sequence[ParamSpec], available: Iterable[st
 def check_tensors(params: Sequence[ParamSpec], infos: Mapping[str, TensorInfo]) -> None:
     """Raise ValueError, naming file and tensor, unless shapes and dtypes fit the parameters.
 
-    A weight is FP8 with float32 scales, or not FP8 and without scales. Only matmul weights may be
-    FP8, and a fused one must be.
+    Only matmul weights may be in a storage format, and a fused one must be in the hub's.
     """
+    arrays: dict[str, Any] = {
+        name: _ArrayMeta(info.shape, READABLE.get(info.dtype, info.dtype))
+        for name, info in infos.items()
+    }
     for name, shape in params:
-        info = infos[name]
-        where = f"{info.file}: {name}"
-        if info.shape != shape:
-            raise ValueError(f"{where} is {info.shape}, the config asks for {shape}")
-        info.check_dtype(name)
-        _check_scaled(where, info.dtype, infos.get(name + SCALE))
+        form = find_format(arrays, name)
+        file = infos[next(iter(form.tensor_names(name).values())) if form else name].file
+        where = f"{file}: {name}"
+        if form and not name.endswith(MULTIPLIED):
+            raise ValueError(f"{where} is {form.format}, which only matmul weights may be")
+        if form is None:
+            _check_plain(where, shape, infos[name])
+            continue
+        form.check(where, shape, form.read(arrays, name))
+        if form.format == HUB_FORMAT and infos[name].dtype != HUB_DTYPE:  # U8 is read alike
+            raise ValueError(f"{where}: dtype is {infos[name].dtype}, expected {HUB_DTYPE}")
 
 
-def _check_scaled(where: str, dtype: str, scale: TensorInfo | None) -> None:
-    is_float8 = dtype == FLOAT8
-    if is_float8 != (scale is not None):
-        has = "has no scales" if is_float8 else "has scales"
+def _check_plain(where: str, shape: tuple[int, ...], info: TensorInfo) -> None:
+    if where.endswith(FUSED):
+        raise ValueError(f"{where} is {info.dtype}, expected {HUB_DTYPE} with scales")
+    if info.shape != shape:
+        raise ValueError(f"{where} is {info.shape}, the config asks for {shape}")
+    info.check_dtype(where.rpartition(" ")[2])
+    if info.dtype not in PLAIN:
         raise ValueError(
-            f"{where} is {dtype} and {has}: FP8 ({FLOAT8}) needs scales, other dtypes none"
+            f"{where} is {info.dtype} and has no scales or other tensors of a storage format: "
+            f"expected {' or '.join(PLAIN)}"
         )
-    if scale and scale.dtype != FLOAT32:
-        raise ValueError(f"{where}{SCALE} is {scale.dtype}, expected {FLOAT32}")
-    if is_float8 and not where.endswith(MULTIPLIED):
-        raise ValueError(f"{where} is FP8, which only matmul weights may be")
-    if where.endswith(FUSED) and not is_float8:
-        raise ValueError(f"{where} is {dtype}, expected FP8 with scales")
 
 
-def block_height(where: str, code: tuple[int, ...], scale: tuple[int, ...]) -> int:
-    """Return the height of the blocks of an FP8 weight from its shape and that of its scales.
+def _stored_names(name: str, available: Container[str]) -> list[str]:
+    """Return the names of a weight's tensors, of those that are available; none if it is missing.
 
-    Raises
-    ------
-    ValueError
-        If the scales are on no plain grid; the message begins with `where`.
+    A plain array has the weight's own name, a storage format all of its tensors' names.
     """
-    height = fp8.block_height((code, scale))
-    if height is None:
-        raise ValueError(
-            f"{where}: {code} has scales {scale}, expected a scale for each block of {BLOCK} or "
-            f"{fp8.HALF_BLOCK} rows and {BLOCK} columns"
-        )
-    return height
-
-
-def check_scales(where: str, scale: np.ndarray) -> None:
-    """Raise ValueError, beginning with `where`, unless all scales are positive, finite numbers."""
-    if not ((scale > 0) & (scale < np.inf)).all():
-        raise ValueError(f"{where} holds NaN, infinity, zero or a negative number")
+    formats = (form.tensor_names(name).values() for form in registry.FORMATS.values())
+    whole = [names for names in ([name], *formats) if all(n in available for n in names)]
+    return list(dict.fromkeys(stored for names in whole for stored in names))
 
 
 def _summary(names: list[str]) -> str:

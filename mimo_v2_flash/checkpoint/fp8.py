@@ -20,11 +20,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import (
+    BLOCK,
+    HALF_BLOCK,
+    BlockScaled,
+    Shapes,
+    block_height,
+    grid,
+    plain_grid,
+)
 
 __all__ = [
     "HALF_BLOCK",
+    "BlockScaled",
     "Heads",
+    "Shapes",
     "block_height",
     "crosses",
     "keys_and_values",
@@ -34,10 +44,6 @@ __all__ = [
     "split_rank",
 ]
 
-HALF_BLOCK = 64
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
-
 
 class Heads(NamedTuple):
     """Numbers and widths of a layer's query and KV heads."""
@@ -46,24 +52,6 @@ class Heads(NamedTuple):
     keys: int
     head_dim: int
     v_head_dim: int
-
-
-def plain_grid(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
-    """Return a weight whose scales are on a plain grid: blocks of 128 rows, or of 64 when prepared.
-
-    Raises
-    ------
-    ValueError
-        If the number of scale rows or columns is another; the message names the weight.
-    """
-    height = block_height((code_OI.shape, scale_YX.shape))
-    if height is None:
-        grids = " or ".join(str(_grid(code_OI.shape, h)) for h in (BLOCK, HALF_BLOCK))
-        raise ValueError(
-            f"{name}: {code_OI.shape} has scales {scale_YX.shape}, expected {grids}: blocks of "
-            f"{BLOCK} or {HALF_BLOCK} rows"
-        )
-    return BlockScaled(code_OI, scale_YX, height)
 
 
 def keys_and_values(
@@ -106,10 +94,10 @@ def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
     (k_code, k_scale), (v_code, v_scale) = k, v
     K, Q, C = heads.keys, heads.head_dim, heads.v_head_dim
     k_rows, run_rows = -(-Q // BLOCK), -(-(Q + C) // BLOCK)
-    columns = _grid(k_code, BLOCK)[1]
+    columns = grid(k_code, BLOCK)[1]
     crossing = (K * k_rows, columns), (K * (run_rows - k_rows), columns)
     if (k_scale, v_scale) != crossing or Q % HALF_BLOCK or C % HALF_BLOCK:
-        plain = _grid(k_code, BLOCK), _grid(v_code, BLOCK)
+        plain = grid(k_code, BLOCK), grid(v_code, BLOCK)
         raise ValueError(
             f"{name}: k and v have scales {k_scale} and {v_scale}, expected {plain} "
             f"(plain grids) or {crossing} (each head's K and V one run of blocks)"
@@ -157,11 +145,11 @@ def split_rank(
     rows
         How many rows of q, k and v the rank has.
     """
-    grid = np.repeat(scale_YX, BLOCK // HALF_BLOCK, axis=0)
+    halves = np.repeat(scale_YX, BLOCK // HALF_BLOCK, axis=0)
     for part, (begin, end) in enumerate(pairwise(accumulate(rows, initial=0))):
         first, last = max(begin - start, 0), min(end - start, len(code_OI))
         if first < last:
-            scale = grid[first // HALF_BLOCK : last // HALF_BLOCK]
+            scale = halves[first // HALF_BLOCK : last // HALF_BLOCK]
             yield part, start + first - begin, BlockScaled(code_OI[first:last], scale, HALF_BLOCK)
 
 
@@ -175,7 +163,7 @@ def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int,
     """
     (H, K, Q, C), (code, scale) = heads, shapes
     q, k, v = (count // ranks for count in (H * Q, K * Q, K * C))
-    expected = (ranks * -(-(q + k + v) // BLOCK), _grid(code, BLOCK)[1])
+    expected = (ranks * -(-(q + k + v) // BLOCK), grid(code, BLOCK)[1])
     fits = code[0] == ranks * (q + k + v) and scale == expected
     if not fits or H % ranks or K % ranks or any(count % HALF_BLOCK for count in (q, k, v)):
         raise ValueError(
@@ -183,14 +171,3 @@ def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int,
             f"{expected}: {ranks} ranks of [q | k | v]"
         )
     return q, k, v
-
-
-def block_height(*weights: Shapes) -> int | None:
-    """Return the block height that puts the scales of all `weights` on a plain grid, or None."""
-    heights = (BLOCK, HALF_BLOCK)
-    return next((h for h in heights if all(_grid(code, h) == s for code, s in weights)), None)
-
-
-def _grid(code: tuple[int, ...], height: int) -> tuple[int, int]:
-    outputs, inputs = code
-    return -(-outputs // height), -(-inputs // BLOCK)

@@ -9,6 +9,8 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import find_format
+from mimo_v2_flash.quantization.fp8 import check_scales
 
 from . import check, fp8, param_specs
 from .param_specs import SCALE, ParamSpec
@@ -51,7 +53,7 @@ def load_weights(
     Returns
     -------
     ModelWeights
-        Matrices [out, in] as stored: float32, bfloat16, or FP8 with its scales (`BlockScaled`).
+        Matrices [out, in] as stored: float32 or bfloat16 arrays, or a `QuantizedTensor`.
         Norms, routers, biases and sinks are float32.
 
     Raises
@@ -154,19 +156,22 @@ class Reader:
             map(self._matrix, param_specs.expert(prefix, spec, expert_id))
             for expert_id in ids[local_experts.start : local_experts.stop]
         )
-        return MoEWeights(router[ids], bias[ids], ExpertWeights(*zip(*experts, strict=True)))
+        return MoEWeights(router[ids], bias[ids], ExpertWeights.of(experts))
 
     def _matrix(self, param: ParamSpec) -> Any:
-        """Return a weight as stored; it is FP8 if it has scales, whatever a config says."""
-        name, code_OI = param.name, self._tensors[param.name]
-        if name + SCALE not in self._tensors:
-            return code_OI
-        return check.MappedBlockScaled.map(self._where(name), code_OI, self._tensors[name + SCALE])
+        """Return a weight as stored: its format is that of its tensors, whatever a config says."""
+        name, shape = param
+        form = find_format(self._tensors, name)
+        if form is None:
+            return self._tensors[name]
+        first = next(iter(form.tensor_names(name).values()))
+        where = f"{self._tensors.file_of(first)}: {name}"
+        return form.from_checkpoint(where, shape, form.read(self._tensors, name))
 
     def _checked(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the codes and scales of a weight whose scales loading reads, and so checks."""
         scale_YX = self._tensors[name + SCALE]
-        check.check_scales(self._where(name) + SCALE, scale_YX)
+        check_scales(self._where(name) + SCALE, scale_YX)
         return self._tensors[name], scale_YX
 
     def _where(self, name: str) -> str:

@@ -12,6 +12,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
     "FUSED",
+    "HUB_FORMAT",
     "MTP_PREFIX",
     "MULTIPLIED",
     "ROUTER",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 MTP_PREFIX = "model.mtp."
+HUB_FORMAT = "fp8"  # how the hub's checkpoint stores most matmul weights
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v

@@ -1,13 +1,15 @@
 """The model's weights as pytrees: the names, axes and order of every layer's arrays.
 
-A matrix is `[out, in]`, float32, bfloat16 or `BlockScaled`; everything else is float32. A layer's
-experts are a sequence of one matrix per expert: a stack, or a tuple.
+A matrix is `[out, in]`: a float32 or bfloat16 array, or a `QuantizedTensor`; everything else is
+float32.
 """
 
 import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 
 __all__ = [
@@ -33,19 +35,47 @@ class AttentionWeights(NamedTuple):
 
 
 class DenseWeights(NamedTuple):
-    """Weights of one dense, gated feed-forward network."""
+    """Weights of one gated feed-forward network: a dense layer's, or one expert's."""
 
     w_gate_FD: Any
     w_up_FD: Any
     w_down_DF: Any
 
 
-class ExpertWeights(NamedTuple):
-    """Weights of this shard's experts."""
+@dataclass(frozen=True, eq=False)
+class ExpertWeights(Sequence[DenseWeights]):
+    """The experts of a shard: a sequence of records of three matrices, each with its scales.
+
+    A field holds one matrix of all experts: a stack, or a tuple of one matrix for each. Whoever
+    holds experts otherwise implements the same sequence.
+    """
 
     w_gate_eFD: Any
     w_up_eFD: Any
     w_down_eDF: Any
+
+    def __post_init__(self) -> None:
+        counts = list(map(len, self.columns))
+        if len(set(counts)) > 1:
+            raise ValueError(f"ExpertWeights: {counts} matrices gate, up and down, expected equals")
+
+    @classmethod
+    def of(cls, experts: Iterable[Iterable[Any]]) -> "ExpertWeights":
+        """Return experts from a record of each, as tuples."""
+        return cls(*zip(*experts, strict=True))
+
+    @property
+    def columns(self) -> tuple[Any, Any, Any]:
+        """Each matrix of all experts."""
+        return self.w_gate_eFD, self.w_up_eFD, self.w_down_eDF
+
+    def __len__(self) -> int:
+        return len(self.w_gate_eFD)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the record of one expert, or the experts of a slice, as views."""
+        part = (column[index] for column in self.columns)
+        return ExpertWeights(*part) if isinstance(index, slice) else DenseWeights(*part)
 
 
 class MoEWeights(NamedTuple):
@@ -82,11 +112,7 @@ class ModelWeights(NamedTuple):
 
 def nbytes(weights: Any) -> int:
     """Return the bytes of all arrays of a pytree, as stored."""
-    if isinstance(weights, BlockScaled):
-        return int(weights.code.nbytes + weights.scale.nbytes)
-    if isinstance(weights, tuple):
-        return sum(map(nbytes, weights))
-    return int(getattr(weights, "nbytes", 0))
+    return sum(int(array.nbytes) for array in tree_arrays(weights).values())
 
 
 def fingerprint(weights: ModelWeights) -> str:

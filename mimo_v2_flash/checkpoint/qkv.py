@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BLOCK
 
 from . import fp8, param_specs
 from .fp8 import HALF_BLOCK

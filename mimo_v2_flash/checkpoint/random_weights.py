@@ -1,11 +1,12 @@
 """Random weights of a model, made fast: normal numbers in 256 steps, from one random byte each.
 
-Their dtypes are the hub's: FP8 blocks where it has FP8, bfloat16 and float32 elsewhere. Every
-weight has a random generator of its own, so that a rank makes its experts and no others.
+They are stored as the hub's: in its format, bfloat16 and float32. Every weight has a random
+generator of its own, so that a rank makes its experts and no others.
 """
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -13,9 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, FP8_MAX, BlockScaled
+from mimo_v2_flash.execution.pytree import tree_map
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import QuantizedTensor, get_format
 
 from . import param_specs
 from .param_specs import ParamSpec
@@ -32,8 +34,6 @@ from .shard_weights import shard_weights
 __all__ = ["random_weights"]
 
 QUANTILES = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)], np.float32)
-WIDEST = float(QUANTILES[-1])
-CODES = (QUANTILES / WIDEST * FP8_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
 PORTION = 1 << 26  # random bytes at a time
 
 
@@ -67,7 +67,8 @@ class _Initializer:
         layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
         ids = tuple(range(self._config.n_routed_experts))
         ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
-        return _copy_views(shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec))
+        weights = shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec)
+        return tree_map(_copy_view, weights)
 
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
@@ -75,16 +76,16 @@ class _Initializer:
         attention = self._attention(prefix, spec)
         if spec.num_experts:
             return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
-        gate, up, down = (self._float8(param) for param in param_specs.dense(prefix, spec))
+        gate, up, down = (self._quantized(param) for param in param_specs.dense(prefix, spec))
         return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
         q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         heads = spec.attention.num_heads
         return AttentionWeights(
-            w_q_OD=self._float8(q),
-            w_k_OD=self._float8(k),
-            w_v_OD=self._float8(v),
+            w_q_OD=self._quantized(q),
+            w_k_OD=self._quantized(k),
+            w_v_OD=self._quantized(v),
             w_o_DI=self._bfloat16(o),
             sink_H=self._normal(sink[0], 1.0) if sink else np.full(heads, NO_SINK, np.float32),
         )
@@ -93,16 +94,15 @@ class _Initializer:
         router, bias = param_specs.router(prefix, spec)
         local_experts = self._shard_spec.expert_range(spec.num_experts)
         experts = [
-            tuple(map(self._float8, param_specs.expert(prefix, spec, index)))
+            tuple(map(self._quantized, param_specs.expert(prefix, spec, index)))
             if index in local_experts
             else (None, None, None)
             for index in range(spec.num_experts)
         ]
-        columns = zip(*experts, strict=True)
         return MoEWeights(
             self._normal(router, self._config.initializer_range),
             self._normal(bias, 0.1),
-            ExpertWeights(*columns),
+            ExpertWeights.of(experts),
         )
 
     def _normal(self, param: ParamSpec, deviation: float) -> np.ndarray:
@@ -114,11 +114,10 @@ class _Initializer:
         numbers = QUANTILES * np.float32(self._config.initializer_range)
         return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
 
-    def _float8(self, param: ParamSpec) -> BlockScaled:
-        outputs, inputs = param.shape
-        scale = np.float32(self._config.initializer_range * WIDEST / FP8_MAX)
-        grid = -(-outputs // BLOCK), -(-inputs // BLOCK)
-        return BlockScaled(self._quantiles(param, CODES), np.full(grid, scale))
+    def _quantized(self, param: ParamSpec) -> QuantizedTensor:
+        numbers = QUANTILES * np.float32(self._config.initializer_range)
+        draw = partial(self._quantiles, param)
+        return get_format(param_specs.HUB_FORMAT).random(param.shape, numbers, draw)
 
     def _quantiles(self, param: ParamSpec, numbers: np.ndarray) -> np.ndarray:
         """Return an array of `param`'s shape, each element one of the 256 `numbers` at random."""
@@ -134,14 +133,7 @@ class _Initializer:
         return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(param.name.encode())]))
 
 
-def _copy_views(weights: Any) -> Any:
-    """Return the weights with a copy of each array that is a view of a larger one."""
-    if isinstance(weights, BlockScaled):
-        return BlockScaled(
-            _copy_views(weights.code), _copy_views(weights.scale), weights.block_height
-        )
-    if isinstance(weights, tuple):
-        parts = map(_copy_views, weights)
-        return type(weights)(*parts) if hasattr(weights, "_fields") else tuple(parts)
-    base = getattr(weights, "base", None)
-    return weights if base is None or base.nbytes == weights.nbytes else weights.copy()
+def _copy_view(_: str, array: Any) -> Any:
+    """Return a copy of an array that is a view of a larger one."""
+    base = getattr(array, "base", None)
+    return array if base is None or base.nbytes == array.nbytes else array.copy()

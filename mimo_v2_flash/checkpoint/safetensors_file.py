@@ -16,13 +16,24 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-__all__ = ["DTYPES", "Header", "Index", "TensorInfo", "parse_index", "read_header"]
+__all__ = [
+    "DTYPES",
+    "READABLE",
+    "Header",
+    "Index",
+    "TensorInfo",
+    "parse_index",
+    "read_header",
+]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy has no 8-bit float
 }
+READABLE = DTYPES | {
+    name: np.dtype(dtype) for name, dtype in (("I8", np.int8), ("U8", np.uint8), ("I32", np.int32))
+}  # storage formats have integers too
 LARGEST_HEADER = 100_000_000  # the format's limit, bytes
 
 
@@ -36,10 +47,10 @@ class TensorInfo(NamedTuple):
     end: int
 
     def check_dtype(self, name: str) -> None:
-        """Raise ValueError, naming file and tensor, if the dtype is not one of `DTYPES`."""
-        if self.dtype not in DTYPES:
+        """Raise ValueError, naming file and tensor, if the dtype is not one of `READABLE`."""
+        if self.dtype not in READABLE:
             raise ValueError(
-                f"{self.file}: {name}: dtype is {self.dtype}, expected one of {', '.join(DTYPES)}"
+                f"{self.file}: {name}: dtype is {self.dtype}, expected one of {', '.join(READABLE)}"
             )
 
 
@@ -118,7 +129,7 @@ def _tensor_info(where: str, file: str, entry: Any, start: int, size: int) -> Te
         ) from error
     if not start <= begin <= end <= size:
         raise ValueError(f"{where}: bytes {begin} to {end} of {size}: truncated")
-    fits = dtype not in DTYPES or end - begin == prod(shape) * DTYPES[dtype].itemsize
+    fits = dtype not in READABLE or end - begin == prod(shape) * READABLE[dtype].itemsize
     if min(shape, default=0) < 0 or not fits:
         raise ValueError(f"{where}: {end - begin} bytes cannot be {dtype} {shape}")
     return TensorInfo(file, dtype, shape, begin, end)

@@ -1,24 +1,21 @@
 """Sharding of a model's weights: one rank's part, as views where the file allows it.
 
 Rows and experts are contiguous in a file and stay memory-mapped. Columns are not: this rank's of
-o_proj and of the dense down_proj are copied. A slice of rows that splits FP8 blocks gets a scale
-grid of lower blocks.
+o_proj and of the dense down_proj are copied. A `QuantizedTensor` slices itself.
 """
 
-from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import QuantizedTensor
 
 from .params import (
     AttentionWeights,
     DecoderWeights,
     DenseWeights,
-    ExpertWeights,
     ModelWeights,
     MoEWeights,
 )
@@ -29,7 +26,6 @@ __all__ = [
     "dense_slices",
     "shard_weights",
     "slice_weight",
-    "sliced_block_height",
 ]
 
 
@@ -59,14 +55,6 @@ def dense_slices(spec: LayerSpec, shard_spec: ShardSpec) -> DenseWeights:
     return DenseWeights(AxisSlice(0, width), AxisSlice(0, width), AxisSlice(1, width))
 
 
-def sliced_block_height(height: int, rows: range) -> int:
-    """Return the height of FP8 blocks in a slice of `rows`, from blocks of `height`.
-
-    It is the same in all equal shards: heads of 192 rows in blocks of 128 have blocks of 64.
-    """
-    return gcd(height, rows.start, len(rows))
-
-
 def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSpec) -> ModelWeights:
     """Return the part of `weights` that `shard_spec` selects.
 
@@ -75,7 +63,7 @@ def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSp
     Raises
     ------
     ValueError
-        If the weights are another shard, or a column slice begins inside an FP8 block.
+        If the weights are another shard, or a slice parts what a format stores together.
     """
     if weights.shard_spec == shard_spec:
         return weights
@@ -95,8 +83,8 @@ def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> Dec
     attention, feed_forward = layer.attention, layer.feed_forward
     if isinstance(feed_forward, MoEWeights):
         local_experts = shard_spec.expert_range(spec.num_experts)
-        stacks = (stack[local_experts.start : local_experts.stop] for stack in feed_forward.experts)
-        feed_forward = feed_forward._replace(experts=ExpertWeights(*stacks))
+        experts = feed_forward.experts[local_experts.start : local_experts.stop]
+        feed_forward = feed_forward._replace(experts=experts)
     elif shard_spec.tensor_parallel_size > 1:
         feed_forward = DenseWeights(
             *map(slice_weight, feed_forward, dense_slices(spec, shard_spec))
@@ -109,23 +97,12 @@ def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> Dec
 
 def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:
     """Return a slice of a weight: rows as a view, columns as a copy."""
-    start, stop = axis_slice.indices.start, axis_slice.indices.stop
-    if not isinstance(weight, BlockScaled):
-        if axis_slice.axis == 0:
-            return weight[start:stop]
-        return np.ascontiguousarray(weight[:, start:stop])
-    code, scale, height = weight.code, weight.scale, weight.block_height
-    if axis_slice.axis == 0:
-        new = sliced_block_height(height, axis_slice.indices)
-        blocks = np.arange(start // new, -(-stop // new)) * new // height
-        return BlockScaled(code[start:stop], scale[blocks], new)
-    if start % BLOCK:
-        raise ValueError(
-            f"a shard begins at column {start} of an FP8 weight {weight.shape}, inside a block of "
-            f"{BLOCK}: allowed is a tensor_parallel that splits between blocks"
-        )
-    scale_YX = np.ascontiguousarray(scale[:, start // BLOCK : -(-stop // BLOCK)])
-    return BlockScaled(np.ascontiguousarray(code[:, start:stop]), scale_YX, height)
+    axis, indices = axis_slice
+    if isinstance(weight, QuantizedTensor):
+        return weight.shard(axis, indices)
+    if axis == 0:
+        return weight[indices.start : indices.stop]
+    return np.ascontiguousarray(weight[:, indices.start : indices.stop])
 
 
 def _head_rows(heads: range, width: int) -> range:

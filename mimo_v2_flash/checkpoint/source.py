@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .safetensors_file import DTYPES, Header, TensorInfo, parse_index, read_header
+from .safetensors_file import READABLE, Header, TensorInfo, parse_index, read_header
 
 __all__ = ["SIDE_FILES", "Checkpoint", "FolderSource", "Source", "file_header", "open_checkpoint"]
 
@@ -72,7 +72,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
             self._maps[path] = np.asarray(np.memmap(path, np.uint8, mode="r"))
         data = self._maps[path][info.begin : info.end]
         try:
-            return data.view(DTYPES[info.dtype]).reshape(info.shape)
+            return data.view(READABLE[info.dtype]).reshape(info.shape)
         except ValueError as error:  # more axes than NumPy has
             raise ValueError(f"{path}: {name}: {error}") from error
 

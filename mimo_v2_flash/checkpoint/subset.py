@@ -82,7 +82,7 @@ def _select_experts(layer: DecoderWeights, rows: list[int]) -> DecoderWeights:
     mixture = layer.feed_forward
     if not isinstance(mixture, MoEWeights):
         return layer
-    experts = ExpertWeights(*(tuple(stack[row] for row in rows) for stack in mixture.experts))
+    experts = ExpertWeights.of(mixture.experts[row] for row in rows)
     subset = MoEWeights(mixture.w_router_ED[rows], mixture.bias_E[rows], experts)
     return layer._replace(feed_forward=subset)
 

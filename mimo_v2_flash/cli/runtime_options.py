@@ -13,10 +13,11 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import STORED
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.execution import Backend
-from mimo_v2_flash.execution.pytree import tree_arrays
+from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.execution.registry import BACKENDS, get_backend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.quantization import QuantizedTensor
 
 from .options import add_renamed_option
 from .parallel_options import RankSetup
@@ -217,9 +218,10 @@ def check_memory(config: MiMoConfig, plan: ParallelConfig, workload: Workload, l
 
 
 def _weight_dtype(weights: ModelWeights) -> str:
-    """Return the `weight_dtype` of a `Workload`: the dtype that most bytes of the weights have."""
+    """Return the `weight_dtype` of a `Workload`: the format or dtype that most bytes have."""
     sizes = Counter[str]()
-    for array in tree_arrays(weights).values():
-        sizes[str(array.dtype)] += array.nbytes
-    ((name, _),) = sizes.most_common(1)
-    return "fp8" if name in ("uint8", "float8_e4m3") else name
+    for weight in tree_leaves(weights, leaf=QuantizedTensor).values():
+        sizes[getattr(weight, "format", None) or str(getattr(weight, "dtype", ""))] += getattr(
+            weight, "nbytes", 0
+        )
+    return sizes.most_common(1)[0][0]

@@ -1,32 +1,21 @@
 """The encoding of prepared weights: FP8, bfloat16 or float32, for a CPU or for Trainium2.
 
-Trainium2's FP8 ends at 240 where the checkpoint's ends at 448, so values are halved and scales
-doubled. Doubling is exact. Halving is exact but for 16 of 254 finite codes, the odd ones of the
-smallest numbers, which round to even by at most 2^-10 of the doubled scale and are counted.
+For Trainium2 values are halved (`quantization.fp8`); those that halving rounds are counted.
 """
 
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.checkpoint.check import check_scales
-from mimo_v2_flash.checkpoint.param_specs import SCALE
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
-from mimo_v2_flash.kernels.block_scale import E4M3_VALUES, BlockScaled, dequantize_block_row
+from mimo_v2_flash.quantization.fp8 import ROUNDS, BlockScaled, check_values, halved
 
 __all__ = ["STORED", "TARGETS", "Encoding"]
 
 STORED = {"fp8": None, "bfloat16": "BF16", "float32": "F32"}
 TARGETS = ("cpu", "trainium2")
-
-HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
-HALVED_CODE = HALF.view(np.uint8)
-ROUNDS = HALF.astype(np.float32) * 2 != E4M3_VALUES
-LARGEST_SCALE = np.finfo(np.float32).max / 2
-NOT_A_NUMBER = np.isnan(E4M3_VALUES)
 
 
 @dataclass
@@ -71,19 +60,15 @@ class Encoding:
             If a code is NaN, or a scale is no positive number or too large to be doubled; the
             message names the weight.
         """
-        scale_YX = weight.scale
-        if NOT_A_NUMBER[weight.code].any():
-            raise ValueError(f"{name}: holds NaN")
-        check_scales(name + SCALE, scale_YX)
+        check_values(name, weight)
         if stored := STORED[self.dtype]:
             return [_dequantized(weight, DTYPES[stored])]
         if self.target == "cpu":
-            return [weight.code, scale_YX]
-        if scale_YX.max() > LARGEST_SCALE:
-            raise ValueError(f"{name}: a scale of {scale_YX.max()} is too large to be doubled")
+            return [weight.code, weight.scale]
+        half = halved(name, weight)
         with self._lock:
             self.rounded += int(np.count_nonzero(ROUNDS[weight.code]))
-        return [HALVED_CODE[weight.code], scale_YX * np.float32(2)]
+        return [half.code, half.scale]
 
     def plain(self, weight: np.ndarray) -> np.ndarray:
         """Return a matrix without scales in the dtype to write."""
@@ -94,7 +79,7 @@ class Encoding:
 def _dequantized(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
     """Return a weight's values in `dtype`; in float32 there is only one block row at a time."""
     values = np.empty(weight.shape, dtype)
-    for row in range(len(weight.scale)):
-        start = row * weight.block_height
-        values[start : start + weight.block_height] = dequantize_block_row(weight, row)
+    for start in range(0, len(values), weight.block_height):
+        rows = slice(start, start + weight.block_height)
+        values[rows] = weight.dequantize(rows)
     return values

@@ -19,7 +19,7 @@ from mimo_v2_flash.checkpoint.qkv import crossing_keys
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
+from mimo_v2_flash.quantization.fp8 import BLOCK
 
 from .encoding import Encoding
 from .plan import OutputTensor, plan_conversion

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint import fp8, param_specs
-from mimo_v2_flash.checkpoint.check import block_height, check_tensors
+from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, SCALE, ParamSpec
 from mimo_v2_flash.checkpoint.qkv import CrossingKV, FusedQKV, joined_projections
 from mimo_v2_flash.checkpoint.safetensors_file import TensorInfo
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, plain_height
 
 from .encoding import Encoding
 
@@ -156,7 +156,7 @@ def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
 def scaled(weight: QuantizedTensorInfo, encoding: Encoding) -> ConversionPlan:
     """Return the plan of an FP8 weight on a plain grid; each task converts some block rows."""
     name, code, scale = weight
-    height = block_height(f"{code.file}: {name}", code.shape, scale.shape)
+    height = plain_height(f"{code.file}: {name}", code.shape, scale.shape)
     step = max(1, TASK_BYTES // (height * code.shape[1]))
 
     def task(first: int) -> ConversionTask:

@@ -10,15 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint import fp8, param_specs
-from mimo_v2_flash.checkpoint.shard_weights import (
-    AxisSlice,
-    attention_slices,
-    dense_slices,
-    sliced_block_height,
-)
+from mimo_v2_flash.checkpoint.shard_weights import AxisSlice, attention_slices, dense_slices
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK
 from mimo_v2_flash.parallel_config import ShardSpec
+from mimo_v2_flash.quantization.fp8 import BLOCK, sliced_block_height
 
 from .plan import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
 

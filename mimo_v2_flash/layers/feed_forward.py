@@ -112,7 +112,7 @@ class MixtureOfExperts:
         """Return (y_ND, overflow_1): every token's weighted sum over its experts; overflow."""
 
         def expert_fn(x_ND: Any, weight_NA: Any, expert_NA: Any, **options: int) -> Any:
-            return self.expert_fn(x_ND, weight_NA, expert_NA, *weights.experts, **options)
+            return self.expert_fn(x_ND, weight_NA, expert_NA, weights.experts, **options)
 
         y_nD, overflow_1 = moe_block(
             *self._local_tokens(x_ND, position_N, rank_ids.tensor_rank_1, local_tokens),

@@ -8,7 +8,6 @@ from ml_dtypes import float8_e4m3fn
 
 from mimo_v2_flash.checkpoint import fp8
 from mimo_v2_flash.checkpoint.fp8 import Heads
-from mimo_v2_flash.kernels.block_scale import dequantize
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
 
@@ -46,7 +45,7 @@ def test_a_plain_grid_gives_each_row_the_scale_of_its_block(shape, height, seed)
     assert weight.scale is scale
     of_row, of_column = np.arange(shape[0]) // height, np.arange(shape[1]) // 128
     value = code.view(float8_e4m3fn).astype(np.float32) * scale[of_row][:, of_column]
-    np.testing.assert_array_equal(dequantize(weight), value)
+    np.testing.assert_array_equal(weight.dequantize(), value)
 
 
 @pytest.mark.parametrize("rows", [n for n in range(15) if n not in {6, 12}])
@@ -107,7 +106,7 @@ def test_a_plain_grid_is_wrong_in_half_of_v_and_impossible_for_k():
     (_, k, v), _ = attention(MIMO._replace(queries=8), ranks=4, hidden=130, seed=0)
     with pytest.raises(ValueError, match=r"\(8, 2\), expected \(6, 2\)"):
         fp8.plain_grid("k", *stored(k))
-    naive, truth = dequantize(fp8.plain_grid("v", *stored(v))), v.truth_OI
+    naive, truth = fp8.plain_grid("v", *stored(v)).dequantize(), v.truth_OI
     wrong = (naive != truth).reshape(4, 2, 64, -1).any(axis=(2, 3))
     assert wrong.tolist() == [[True, False]] * 4
 

@@ -6,7 +6,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint.fp8 import Heads, rank_rows, split_fused, split_rank
-from mimo_v2_flash.kernels.block_scale import dequantize
 from tests.support.drawn import seeds
 from tests.support.quantised import assert_is, attention, stored
 
@@ -49,7 +48,7 @@ def test_any_rows_of_a_rank_are_split_as_the_whole_is(drawn, step, seed):
             assert np.shares_memory(weight.code, code)
             destination = values[part][row : row + len(weight)]
             assert np.isnan(destination).all()
-            destination[:] = dequantize(weight)
+            destination[:] = weight.dequantize()
     for part, value in zip(apart, values, strict=True):
         np.testing.assert_array_equal(value, part.truth_OI[-len(value) :])
 

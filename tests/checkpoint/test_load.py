@@ -51,7 +51,7 @@ def matrices(weights: ModelWeights) -> dict[str, np.ndarray]:
         stems |= {f"{prefix}.self_attn.{letter}_proj": w for letter, w in letters}
         gated = {f"{prefix}.mlp": layer.feed_forward}
         if not isinstance(layer.feed_forward, DenseWeights):
-            experts = enumerate(zip(*layer.feed_forward.experts, strict=True))
+            experts = enumerate(layer.feed_forward.experts)
             gated = {f"{prefix}.mlp.experts.{number}": expert for number, expert in experts}
         for owner, (gate, up, down) in gated.items():
             stems |= {f"{owner}.gate_proj": gate, f"{owner}.up_proj": up}

@@ -1,6 +1,7 @@
 """Tests of the weights' pytrees: fields in the order of the parameter specs, and byte counts."""
 
 import re
+from dataclasses import fields, is_dataclass
 
 import ml_dtypes
 import numpy as np
@@ -16,12 +17,16 @@ from mimo_v2_flash.checkpoint.params import (
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
-from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.tiny import tiny
 
 SPEC = MiMoConfig().layers[1]
 RECORDS = [getattr(params, name) for name in params.__all__ if name[0].isupper()]
+
+
+def field_names(record) -> list[str]:
+    return [field.name for field in fields(record)] if is_dataclass(record) else record._fields
 
 
 def projections(specs) -> list[str]:
@@ -30,9 +35,9 @@ def projections(specs) -> list[str]:
 
 @pytest.mark.parametrize("record", [DenseWeights, ExpertWeights])
 def test_gated_networks_are_in_the_order_of_their_names(record):
-    fields = [f"{field.split('_')[1]}_proj.weight" for field in record._fields]
-    assert fields == projections(param_specs.expert("layer", SPEC, 0))
-    assert fields == projections(param_specs.dense("layer", SPEC))
+    names = [f"{field.split('_')[1]}_proj.weight" for field in field_names(record)]
+    assert names == projections(param_specs.expert("layer", SPEC, 0))
+    assert names == projections(param_specs.dense("layer", SPEC))
 
 
 def test_attention_is_in_the_order_of_its_names():
@@ -46,7 +51,7 @@ def test_attention_is_in_the_order_of_its_names():
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_field_names_its_axes_or_is_a_record(record):
     not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "shard_spec"}
-    assert all(field in not_tensors or axes_of(field) for field in record._fields)
+    assert all(field in not_tensors or axes_of(field) for field in field_names(record))
 
 
 def test_bytes_are_counted_as_stored():
@@ -57,6 +62,21 @@ def test_bytes_are_counted_as_stored():
     experts = ExpertWeights((half, half), (half, half), (float8, float8))
     router, bias = np.zeros((2, 5), np.float32), np.zeros(2, np.float32)
     assert params.nbytes(MoEWeights(router, bias, experts)) == 40 + 8 + 4 * 30 + 2 * 658
+
+
+def test_an_expert_is_a_record_of_its_three_matrices():
+    gate, up, down = (np.arange(4 * n).reshape(4, n, 1) for n in (2, 2, 3))
+    stacked, listed = ExpertWeights(gate, up, down), ExpertWeights(*map(tuple, (gate, up, down)))
+    assert len(stacked) == len(listed) == len(list(stacked)) == 4
+    for number, (one, other) in enumerate(zip(stacked, listed, strict=True)):
+        assert isinstance(one, DenseWeights)
+        np.testing.assert_equal(one, DenseWeights(gate[number], up[number], down[number]))
+        np.testing.assert_equal(other, one)
+    assert np.shares_memory(stacked[2].w_up_FD, up)
+    np.testing.assert_equal(list(stacked[1:3]), list(stacked)[1:3])
+    np.testing.assert_equal(list(ExpertWeights.of(stacked)), list(stacked))
+    with pytest.raises(ValueError, match=r"ExpertWeights: \[4, 3, 4\] matrices"):
+        ExpertWeights(gate, up[1:], down)
 
 
 def test_a_record_cannot_be_changed():

@@ -7,8 +7,8 @@ from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.parallel_config import ShardSpec
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 CONFIG = MiMoConfig(
     vocab_size=500,
@@ -26,7 +26,7 @@ WEIGHTS = random_weights(CONFIG, seed=0)
 
 def values(weight) -> np.ndarray:
     if isinstance(weight, BlockScaled):
-        return dequantize(weight)
+        return weight.dequantize()
     return weight.astype(np.float32)
 
 
@@ -85,9 +85,8 @@ def test_a_shard_is_that_of_the_whole_model(shard_spec):
         np.testing.assert_array_equal(
             values(layer.attention.w_k_OD), values(other.attention.w_k_OD)
         )
-    for stack, other in zip(
-        shard.layers[1].feed_forward.experts, expected.layers[1].feed_forward.experts, strict=True
-    ):
+    of_shard, of_expected = (w.layers[1].feed_forward.experts for w in (shard, expected))
+    for stack, other in zip(of_shard.columns, of_expected.columns, strict=True):
         assert len(stack) == 4 // shard_spec.expert_parallel_size
         for weight, same in zip(stack, other, strict=True):
             np.testing.assert_array_equal(values(weight), values(same))

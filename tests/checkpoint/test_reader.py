@@ -9,8 +9,8 @@ import pytest
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.fp8_blocks import quantise_blocks
 from tests.support.quantised import SMALL, model_tensors
 
@@ -61,12 +61,12 @@ def feed_forward(prefix: str, spec, layer: DecoderWeights, ids: tuple[int, ...])
         return
     router, bias, experts = layer.feed_forward
     yield from zip(param_specs.router(prefix, spec), (router, bias), strict=True)
-    for number, expert in zip(ids, zip(*experts, strict=True), strict=True):
+    for number, expert in zip(ids, experts, strict=True):
         yield from zip(param_specs.expert(prefix, spec, number), expert, strict=True)
 
 
 def value(weight) -> np.ndarray:
-    return dequantize(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
+    return weight.dequantize() if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
 def test_every_weight_is_what_was_quantised(checkpoint):
@@ -125,7 +125,7 @@ def test_a_weight_without_scales_is_no_fp8_and_the_head_may_be(split):
     head = quantise_blocks(split["lm_head.weight"].astype(np.float32))
     split["lm_head.weight"] = head.code_OI.view(np.uint8)
     split["lm_head.weight_scale_inv"] = head.scale_YX
-    np.testing.assert_array_equal(dequantize(read(split).w_logits_VD), head.truth_OI)
+    np.testing.assert_array_equal(read(split).w_logits_VD.dequantize(), head.truth_OI)
 
 
 @pytest.mark.parametrize("plain", [(K,), (V,), (K, V)])

@@ -28,21 +28,15 @@ PROGRAM = """
 import sys
 import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
-
-def use(weights):
-    if isinstance(weights, BlockScaled):
-        weights = weights.code, weights.scale
-    if isinstance(weights, tuple):
-        return sum(map(use, weights))
-    return float(np.sum(np.asarray(weights, np.float32)))
 
 folder, shard_spec = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
 config = MiMoConfig.from_pretrained(folder)
 weights = shard_weights(load_weights(folder, config, share=shard_spec), config, shard_spec)
-use(weights)
+for array in tree_arrays(weights).values():
+    np.sum(np.asarray(array, np.float32))
 resident, path = {}, ""
 for line in open("/proc/self/smaps"):
     first, *rest = line.split()

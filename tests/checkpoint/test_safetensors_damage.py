@@ -101,7 +101,7 @@ WRONG = {
     "no shape": {"dtype": "F32", "data_offsets": [0, 16]},
     "text for offsets": entry(data_offsets=["0", "16"]),
     "unknown dtype": entry(dtype="F16", shape=[2, 4]),
-    "unsigned integers": entry(dtype="U8", shape=[16]),
+    "unsigned integers": entry(dtype="U16", shape=[8]),
     "dtype a list": entry(dtype=["F32"]),
     "no dtype": {"shape": [2, 2], "data_offsets": [0, 16]},
     "entry a list": [1, 2],

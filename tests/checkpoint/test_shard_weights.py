@@ -13,10 +13,9 @@ from mimo_v2_flash.checkpoint.shard_weights import (
     AxisSlice,
     shard_weights,
     slice_weight,
-    sliced_block_height,
 )
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig, ShardSpec
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize, sliced_block_height
 from tests.support.drawn import seeds
 from tests.support.quantised import SMALL, matrix
 
@@ -27,7 +26,7 @@ tensor_parallels = st.sampled_from([1, 2, 4, 8])
 
 
 def value(weight) -> np.ndarray:
-    return dequantize(weight) if isinstance(weight, BlockScaled) else weight.astype(np.float32)
+    return weight.dequantize() if isinstance(weight, BlockScaled) else weight.astype(np.float32)
 
 
 def all_shards(parallel: ParallelConfig) -> list[ModelWeights]:
@@ -46,7 +45,7 @@ def test_rows_of_an_fp8_weight_are_a_view_of_the_same_numbers(outputs, inputs, h
     start = data.draw(st.integers(0, outputs - 1))
     rows = range(start, data.draw(st.integers(start + 1, outputs)))
     part = slice_weight(whole, AxisSlice(0, rows))
-    np.testing.assert_array_equal(dequantize(part), dequantize(whole)[rows.start : rows.stop])
+    np.testing.assert_array_equal(part.dequantize(), whole.dequantize()[rows.start : rows.stop])
     assert np.shares_memory(part.code, whole.code)
 
 
@@ -63,8 +62,8 @@ def test_columns_of_an_fp8_weight_are_the_same_numbers(outputs, blocks, seed, da
     start = 128 * data.draw(st.integers(0, blocks - 1))
     columns = range(start, data.draw(st.integers(start + 1, blocks * 128)))
     part = slice_weight(whole, AxisSlice(1, columns))
-    expected = dequantize(whole)[:, columns.start : columns.stop]
-    np.testing.assert_array_equal(dequantize(part), expected)
+    expected = whole.dequantize()[:, columns.start : columns.stop]
+    np.testing.assert_array_equal(part.dequantize(), expected)
     assert part.code.flags.c_contiguous
 
 
@@ -94,8 +93,8 @@ def test_all_shards_together_are_the_whole(tensor_parallel, expert_parallel):
             np.testing.assert_array_equal(np.concatenate(slices, axis), expected)
         if isinstance(layer.feed_forward, MoEWeights):
             for stack, *slices in zip(
-                layer.feed_forward.experts,
-                *(shard.layers[index].feed_forward.experts for shard in expert_shards),
+                layer.feed_forward.experts.columns,
+                *(shard.layers[index].feed_forward.experts.columns for shard in expert_shards),
                 strict=True,
             ):
                 assert [w for experts in slices for w in experts] == list(stack)

@@ -9,7 +9,7 @@ from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.tiny import tiny
 
 STORED = random_weights(tiny().config, seed=0)  # FP8, one array per expert
@@ -23,7 +23,7 @@ def matrices(weights):
         if not isinstance(layer.feed_forward, MoEWeights):
             yield from layer.feed_forward
             continue
-        for stack in layer.feed_forward.experts:
+        for stack in layer.feed_forward.experts.columns:
             yield from (stack[expert] for expert in range(len(stack)))
 
 
@@ -38,14 +38,14 @@ def test_every_matrix_has_its_value_but_for_codes_that_halving_rounds():
         scale = np.repeat(np.repeat(after.scale, 128, 0)[:rows], 128, 1)[:, :columns]
         value = after.code.astype(np.float32) * scale
         step = float(np.max(after.scale)) * 2.0**-10
-        np.testing.assert_allclose(value, dequantize(before), rtol=0, atol=step)
+        np.testing.assert_allclose(value, before.dequantize(), rtol=0, atol=step)
 
 
 def test_experts_are_one_stack():
     for before, after in zip(STORED.layers, ON_DEVICE.layers, strict=True):
         if isinstance(before.feed_forward, MoEWeights):
             assert isinstance(before.feed_forward.experts.w_gate_eFD, tuple)
-            for stack in after.feed_forward.experts:
+            for stack in after.feed_forward.experts.columns:
                 assert stack.shape[0] == len(stack) == 7
                 assert len(stack.shape) == 3
 
@@ -76,11 +76,13 @@ def test_numpy_computes_with_them_as_with_the_stored_ones():
 def test_plain_weights_are_stacked_as_they_are(dtype):
     layer = tiny().weights.layers[1]
     stacks = layer.feed_forward.experts
-    experts = ExpertWeights(*(tuple(np.asarray(s[e], dtype) for e in range(7)) for s in stacks))
+    experts = ExpertWeights(
+        *(tuple(np.asarray(s[e], dtype) for e in range(7)) for s in stacks.columns)
+    )
     mixture = layer.feed_forward._replace(experts=experts)
     weights = tiny().weights._replace(layers=(layer._replace(feed_forward=mixture),))
     stacked = to_device_layout(weights).layers[0].feed_forward.experts
-    for stack, arrays in zip(stacked, experts, strict=True):
+    for stack, arrays in zip(stacked.columns, experts.columns, strict=True):
         np.testing.assert_array_equal(stack, np.stack(arrays))
         assert stack.dtype == dtype
 

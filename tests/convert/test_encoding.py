@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.reference import block_scale as oracle
+from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.reference import fp8 as oracle
 from tests.support.drawn import seeds
 
 CODES = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
@@ -116,7 +116,7 @@ def test_float32_is_the_dequantised_value(target, height, seed, shape):
     weight = random_weight(seed, shape, height)
     (value,) = Encoding("float32", target).scaled("w", weight)
     assert value.dtype == np.float32
-    np.testing.assert_array_equal(value, dequantize(weight))
+    np.testing.assert_array_equal(value, weight.dequantize())
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -125,7 +125,7 @@ def test_bfloat16_is_its_nearest(target, seed, shape):
     weight = random_weight(seed, shape)
     (value,) = Encoding("bfloat16", target).scaled("w", weight)
     assert value.dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(value.view(np.uint16), nearest_bfloat16(dequantize(weight)))
+    np.testing.assert_array_equal(value.view(np.uint16), nearest_bfloat16(weight.dequantize()))
 
 
 def nearest_bfloat16(value: np.ndarray) -> np.ndarray:

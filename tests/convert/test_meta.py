@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mimo_v2_flash.checkpoint import load_weights
@@ -12,18 +11,9 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.execution.pytree import tree_signature
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import Recipe, tiny
-
-
-def described(weights):
-    """Return `weights` with each array replaced by its dtype and shape."""
-    if isinstance(weights, BlockScaled):
-        return described((weights.code, weights.scale)), weights.block_height
-    if isinstance(weights, tuple):
-        return tuple(map(described, weights))
-    return (weights.dtype, weights.shape) if isinstance(weights, np.ndarray) else weights
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "bfloat16", "float32"])
@@ -36,7 +26,7 @@ def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
     )
     job.run(workers=1, advance=id)
     real, meta_arrays = load_weights(tmp_path / "out", config), meta_weights(config, dtype)
-    assert described(meta_arrays) == described(real)
+    assert tree_signature(meta_arrays) == tree_signature(real)
     assert nbytes(meta_arrays) == nbytes(real)
 
 
@@ -45,7 +35,7 @@ def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
 )
 def test_meta_weights_are_like_those_that_transformers_saved(recipe):
     model = tiny(recipe)
-    assert described(meta_weights(model.config, "float32")) == described(model.weights)
+    assert tree_signature(meta_weights(model.config, "float32")) == tree_signature(model.weights)
 
 
 def test_meta_weights_take_no_memory():

@@ -109,14 +109,18 @@ REFUSED = {
     "misshapen": (UP, put(shape=(136, 40)), r"is \(136, 40\), the config asks for \(40, 136\)"),
     "flat": (NORM, put(shape=(1, 136)), r"is \(1, 136\), the config asks for \(136,\)"),
     "half precision": (OUT, put(dtype="F16"), "dtype is F16, expected one of F32, BF16, F8_E4M3"),
-    "4 bits": (UP, put(dtype="U8"), "dtype is U8, expected one of"),
-    "FP8 without scales": (OUT, put(dtype="F8_E4M3"), "is F8_E4M3 and has no scales: FP8"),
-    "scales without FP8": (UP, put(dtype="BF16"), "is BF16 and has scales: FP8"),
-    "scales of bytes": (UP + param_specs.SCALE, put(dtype="U8"), "is U8, expected F32"),
+    "4 bits": (UP, put(dtype="U8"), "dtype is U8, expected F8_E4M3"),
+    "FP8 without scales": (OUT, put(dtype="F8_E4M3"), "is F8_E4M3 and has no scales or other"),
+    "scales without FP8": (UP, put(dtype="BF16"), "its weight is bfloat16, expected uint8, as fp8"),
+    "scales of bytes": (
+        UP + param_specs.SCALE,
+        put(dtype="U8"),
+        "its weight_scale_inv is uint8, expected float32",
+    ),
     "scales in bfloat16": (
         UP + param_specs.SCALE,
         put(dtype="BF16"),
-        "is BF16, expected F32",
+        "its weight_scale_inv is bfloat16, expected float32",
     ),
     "another grid": (
         UP + param_specs.SCALE,
@@ -143,7 +147,7 @@ def test_only_matrices_of_matmuls_may_be_fp8(name):
     infos = model_infos()
     infos[name] = infos[name]._replace(dtype="F8_E4M3")
     infos[name + param_specs.SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
-    with pytest.raises(ValueError, match=rf"{name}\.safetensors: {name} is FP8, which only"):
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors: {name} is fp8, which only"):
         plan_of(infos)
 
 
@@ -155,7 +159,7 @@ def test_only_matrices_of_matmuls_may_be_fp8(name):
             {QKV + param_specs.SCALE: put(shape=(22, 2))},
             r": \(2816, 136\) with scales \(22, 2\), expect",
         ),
-        ({QKV: put(dtype="BF16"), QKV + param_specs.SCALE: None}, " is BF16, expected FP8"),
+        ({QKV: put(dtype="BF16"), QKV + param_specs.SCALE: None}, " is BF16, expected F8_E4M3"),
     ],
 )
 def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor(change, fault):

@@ -12,7 +12,7 @@ from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.disk import Disk, Made, made
 from tests.support.drawn import seeds
 from tests.support.quantised import attention, stored

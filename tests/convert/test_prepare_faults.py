@@ -73,7 +73,7 @@ FAULTS = {
     ),
     "wrong dtype": (
         change_entry(SHARD, EXPERT, dtype="I8"),
-        rf"{SHARD}: {EXPERT}: dtype is I8, expected one of F32, BF16",
+        rf"{SHARD}: {EXPERT}: its weight is int8, expected uint8, as fp8 is stored",
     ),
     "no scales": (
         both(drop(SHARD, SCALE), change_index(lambda file_of: file_of.pop(SCALE))),

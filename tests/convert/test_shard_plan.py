@@ -15,8 +15,9 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 
@@ -61,11 +62,10 @@ def prepared(
 
 def leaves(weights) -> list[np.ndarray]:
     """Return every array of a pytree, with FP8 dequantised."""
-    if isinstance(weights, BlockScaled):
-        return [dequantize(weights)]
-    if isinstance(weights, tuple):
-        return [leaf for part in weights for leaf in leaves(part)]
-    return [np.asarray(weights)]
+    return [
+        leaf.dequantize() if isinstance(leaf, BlockScaled) else np.asarray(leaf)
+        for leaf in tree_leaves(weights, leaf=BlockScaled).values()
+    ]
 
 
 def assert_same(actual: ModelWeights, expected: ModelWeights) -> None:

@@ -13,7 +13,6 @@ from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import HybridCache, new_cache, slot_mapping
@@ -22,6 +21,7 @@ from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
 from tests.support.agreement import assert_agrees
 from tests.support.rows import ragged
 from tests.support.tiny import KINDS, Tiny, random_tokens, running, tiny

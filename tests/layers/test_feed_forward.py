@@ -103,7 +103,7 @@ def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
 )
 def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(expert_fn, dispatcher):
     mixture = MODEL.weights.layers[SPARSE].feed_forward
-    stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
+    stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts.columns)))
     y_ND = forward(
         replace(MIXTURE, expert_fn=expert_fn), SPARSE, weights=stacked, dispatcher=dispatcher
     )

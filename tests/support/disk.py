@@ -18,7 +18,7 @@ from mimo_v2_flash.convert.plan import (
     ConversionTask,
     QuantizedTensorInfo,
 )
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 GAP = 3  # bytes between tensors, so that their ranges never touch
 
@@ -62,7 +62,7 @@ class Made(NamedTuple):
             return array.astype(np.float32)
         scale = self.arrays[name + param_specs.SCALE]
         height = fp8.block_height((array.shape, scale.shape))
-        return dequantize(BlockScaled(array, scale, height))
+        return BlockScaled(array, scale, height).dequantize()
 
 
 def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:

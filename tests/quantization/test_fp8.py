@@ -7,15 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import (
+from mimo_v2_flash.quantization.fp8 import (
     BLOCK,
     FP8_MAX,
     BlockScaled,
-    dequantize,
-    dequantize_block_row,
     quantize,
 )
-from mimo_v2_flash.reference import block_scale as oracle
+from mimo_v2_flash.reference import fp8 as oracle
 from tests.support.counting import counted
 from tests.support.drawn import floats, seeds, tensors
 from tests.support.kinds import host_kinds
@@ -50,7 +48,7 @@ def midpoints() -> np.ndarray:
 
 def test_all_256_codes_decode_by_their_bits():
     code = np.arange(256, dtype=np.uint8).reshape(2, 128)
-    decoded = dequantize(BlockScaled(code, np.ones((1, 1), np.float32))).ravel()
+    decoded = BlockScaled(code, np.ones((1, 1), np.float32)).dequantize().ravel()
     expected = np.array([oracle.decode(value) for value in range(256)])
     assert np.flatnonzero(np.isnan(decoded)).tolist() == [0x7F, 0xFF]
     np.testing.assert_array_equal(decoded, expected)
@@ -60,13 +58,20 @@ def test_all_256_codes_decode_by_their_bits():
 @settings(max_examples=8)
 @given(stored())
 def test_weights_decode_as_their_oracle(w):
-    np.testing.assert_allclose(dequantize(w), oracle.dequantize(w), rtol=1e-6)
+    np.testing.assert_allclose(w.dequantize(), oracle.dequantize(w), rtol=1e-6)
 
 
 @given(stored())
 def test_block_rows_are_the_whole_weight_in_order(w):
-    rows = [dequantize_block_row(w, row) for row in range(w.scale.shape[0])]
-    np.testing.assert_array_equal(np.concatenate(rows), dequantize(w))
+    starts = range(0, len(w), w.block_height)
+    rows = [w.dequantize(slice(start, start + w.block_height)) for start in starts]
+    np.testing.assert_array_equal(np.concatenate(rows), w.dequantize())
+
+
+@given(stored(), st.integers(0, 140), st.integers(0, 140))
+def test_any_rows_are_those_of_the_whole_weight(w, start, stop):
+    rows = slice(start, stop)
+    np.testing.assert_array_equal(w.dequantize(rows), w.dequantize()[rows])
 
 
 @given(tensors("w_OI", O=st.integers(1, 5), I=st.sampled_from([1, 3, 130])), st.integers(1, 4))
@@ -102,17 +107,17 @@ def test_a_weight_comes_back_within_half_a_step(seed, shape, height, magnitude):
     sign = generator.choice([-1, 1], shape)
     w_OI = (10.0**magnitude * sign * spread).astype(np.float32)
     w = quantize(w_OI, block_height=height)
-    scale_OI = dequantize(BlockScaled(np.full(shape, 0x38, np.uint8), w.scale, height))  # 1.0
+    scale_OI = BlockScaled(np.full(shape, 0x38, np.uint8), w.scale, height).dequantize()  # 1.0
     unit_OI = np.abs(w_OI.astype(np.float64) / scale_OI)
     step_OI = 2.0 ** np.maximum(np.floor(np.log2(np.maximum(unit_OI, 2.0**-9))) - 3, -9)
-    error_OI = np.abs(dequantize(w).astype(np.float64) - w_OI)
+    error_OI = np.abs(w.dequantize().astype(np.float64) - w_OI)
     assert (error_OI <= step_OI * scale_OI / 2 * (1 + 1e-5) + 1e-45).all()
 
 
 @given(stored())
 def test_codes_that_fill_their_blocks_come_back(w):
     w.code[:: w.block_height, ::BLOCK] = 0x7E  # 448 in every block
-    requantized = quantize(dequantize(w), block_height=w.block_height)
+    requantized = quantize(w.dequantize(), block_height=w.block_height)
     np.testing.assert_allclose(requantized.scale, w.scale, rtol=2e-7)
     np.testing.assert_array_equal(requantized.code, w.code)
 
@@ -122,14 +127,14 @@ def test_a_block_of_zeros_has_scale_one():
     w_OI[0, 128] = 896
     w = quantize(w_OI, block_height=64)
     assert w.scale.tolist() == [[1, 2], [1, 1]]
-    np.testing.assert_array_equal(dequantize(w), w_OI)
+    np.testing.assert_array_equal(w.dequantize(), w_OI)
 
 
 @pytest.mark.parametrize("largest", [1e-45, 1e-44, 6e-43, 1e-40, 1e-37, 3.4e38])
 def test_weights_at_the_ends_of_float32_keep_their_size(largest):
     w = quantize(np.array([[largest, -largest, 0]], np.float32))
     assert np.isfinite(w.scale).all()
-    np.testing.assert_allclose(dequantize(w), [[largest, -largest, 0]], rtol=0.07, atol=1.2e-41)
+    np.testing.assert_allclose(w.dequantize(), [[largest, -largest, 0]], rtol=0.07, atol=1.2e-41)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -155,7 +160,7 @@ def test_one_of_a_stack_is_a_view():
     assert (len(w), w.shape, w[2].shape, w[2].block_height) == (4, (4, 130, 5), (130, 5), 64)
     assert np.shares_memory(w[2].code, w.code)
     assert np.shares_memory(w[2].scale, w.scale)
-    np.testing.assert_array_equal(dequantize(w)[2], dequantize(w[2]))
+    np.testing.assert_array_equal(w.dequantize()[2], w[2].dequantize())
 
 
 @host_kinds
@@ -163,8 +168,8 @@ def test_one_of_a_stack_is_a_view():
 def test_a_matmul_is_that_of_the_decoded_weight(on, w, N, dtype, seed):
     x_NI = np.random.default_rng(seed).standard_normal((N, w.shape[1])).astype(dtype)
     y_NO = on(ops.matmul)(x_NI, w)
-    expected_NO = x_NI.astype(np.float64) @ dequantize(w).astype(np.float64).T
-    summed = np.max(np.abs(x_NI.astype(np.float64)) @ np.abs(dequantize(w).astype(np.float64)).T)
+    expected_NO = x_NI.astype(np.float64) @ w.dequantize().astype(np.float64).T
+    summed = np.max(np.abs(x_NI.astype(np.float64)) @ np.abs(w.dequantize().astype(np.float64)).T)
     assert y_NO.dtype == np.float32
     np.testing.assert_allclose(y_NO, expected_NO, rtol=0, atol=1e-6 * summed)
 

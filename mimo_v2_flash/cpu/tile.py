@@ -1,15 +1,14 @@
 """The inner tile of the compiled matmul, as LLVM vectors: 1 to 4 rows of x by 4 of a weight.
 
-`compiled_loops` sums with it. Compilers vectorise such sums, but do not prefetch within them, and
+`loops` sums with it. Compilers vectorise such sums, but do not prefetch within them, and
 a weight's next rows lie where hardware prefetchers do not reach.
 
-A weight is read as 32-bit words, of four FP8 codes, two bfloat16 or one float32. A vector of words
-gives a vector of weights for each position in a word. Widening the elements one by one would take
-a third more instructions; instead `interleave_words` puts x into the order of the words, once.
+A weight is read as 32-bit words, of four codes of a byte, two bfloat16 or one float32. A vector of
+words gives a vector of weights for each position in a word. Widening the elements one by one would
+take a third more instructions; instead `interleave_words` puts x into the order of the words, once.
 
 Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, so no instruction
-set is assumed) and `llvm.prefetch`. E4M3 as float32 by shifts and a mask: see `compiled_matmul`.
-docs/decisions/0011 has the figures.
+set is assumed) and `llvm.prefetch`. docs/decisions/0011 has the figures.
 """
 
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 __all__ = [
-    "BFLOAT16", "COLUMNS", "FLOAT8", "FLOAT32", "LANES", "LINE", "WORD", "ElementFormat",
-    "interleave_words", "tile",
+    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "ElementFormat", "interleave_words",
+    "masked", "splat", "split_halves", "tile",
 ]  # fmt: skip
 
 COLUMNS = 4  # of the product, which are rows of the weight
@@ -41,7 +40,7 @@ WORDS, HALVES = (ir.VectorType(ir.IntType(32 // k), LANES * k) for k in (1, 2))
 
 
 class ElementFormat(NamedTuple):
-    """Storage format of a weight's elements.
+    """Decoders of a weight's elements.
 
     Attributes
     ----------
@@ -50,10 +49,16 @@ class ElementFormat(NamedTuple):
     decode
         Function from an IR builder and a vector of words to a float32 vector for each position in
         a word.
+    decode_one
+        Inlined function from one element to float32, for what is left of a row.
+    nan_code
+        The code without its sign that is NaN, and no other is larger; -1 where none is.
     """
 
     size: int
     decode: Callable[[Any, Any], list[Any]]
+    decode_one: Any
+    nan_code: int = -1
 
 
 def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
@@ -62,6 +67,8 @@ def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
     Columns beyond the last whole line of the weight keep their places.
     """
     N, per_word, end = len(x_NI), WORD // size, x_NI.shape[1] * size // LINE * LINE // size
+    if per_word == 1:
+        return x_NI
     vectors, y_NI = end // (LANES * per_word), x_NI.copy()
     by_position = np.reshape(x_NI[:, :end], (N, vectors, LANES, per_word)).swapaxes(2, 3)
     np.reshape(y_NI[:, :end], by_position.shape)[:] = by_position
@@ -74,7 +81,7 @@ def tile(element_format: ElementFormat, rows: int) -> Any:
     Its arguments are (sum_N4L, n, x_NI, w_OI, o, last, end): it reads rows n, n + 1, ... of x in
     the order of `interleave_words`, rows o to o + 3 of the weight but none beyond `last`, and
     columns 0 to `end`, a positive multiple of `LINE` bytes of the weight. It writes `sum_N4L`, a
-    partial sum in each lane, and returns whether it read an FP8 code that is NaN.
+    partial sum in each lane, and returns whether it read the code that is NaN.
     """
 
     @intrinsic
@@ -119,8 +126,8 @@ class _TileBuilder:
         build.branch(loop)
         build.position_at_end(loop)
         i = self._phi(INT64(0), before)
-        sums = [self._phi(_splat(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
-        max_code = self._phi(_splat(CODES, 0), before)
+        sums = [self._phi(splat(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
+        max_code = self._phi(splat(CODES, 0), before)
         self._prefetch(i)
         new_sums, step = self._add_line(i, sums), LINE // self.element_format.size
         for phi, value in zip(
@@ -158,20 +165,22 @@ class _TileBuilder:
             build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
 
     def _max_with_line(self, i: Any, max_code: Any) -> Any:
-        """Return the largest codes so far without their signs: 0x7F is NaN."""
-        if self.element_format is not FLOAT8:
+        """Return the largest codes so far without their signs."""
+        if self.element_format.nan_code < 0:
             return max_code
         build = self.build
         for address in self.w:
-            code = build.and_(self._load(address, i, 0, CODES, 1), _splat(CODES, 0x7F))
+            code = build.and_(self._load(address, i, 0, CODES, 1), splat(CODES, 0x7F))
             max_code = build.select(build.icmp_unsigned(">", max_code, code), max_code, code)
         return max_code
 
     def _is_nan(self, max_code: Any) -> Any:
-        if self.element_format is not FLOAT8:
+        nan_code = self.element_format.nan_code
+        if nan_code < 0:
             return ir.Constant(ir.IntType(1), 0)
         reduce_max = self._intrinsic("llvm.vector.reduce.umax", INT8, CODES)
-        return self.build.icmp_unsigned("==", self.build.call(reduce_max, (max_code,)), INT8(0x7F))
+        largest = self.build.call(reduce_max, (max_code,))
+        return self.build.icmp_unsigned("==", largest, INT8(nan_code))
 
     def _store(self, sums: list[Any]) -> None:
         for index, value in enumerate(sums):
@@ -206,33 +215,17 @@ class _TileBuilder:
         )
 
 
-def _splat(vector: Any, value: float) -> Any:
+def splat(vector: Any, value: float) -> Any:
     """Return a constant of type `vector` with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
 
-def _decode_float8(build: Any, words: Any) -> list[Any]:
-    """Return codes as float32, 2^120 too small: sign, exponent and mantissa in float32's fields."""
-    halves, four = build.bitcast(words, HALVES), _splat(HALVES, 4)
-    even = _split_halves(build, build.ashr(build.shl(halves, _splat(HALVES, 8)), four))
-    odd = _split_halves(build, build.ashr(halves, four))
-    return [_masked(build, word, 0x87F00000) for word in (even[0], odd[0], even[1], odd[1])]
-
-
-def _decode_bfloat16(build: Any, words: Any) -> list[Any]:
-    return [_masked(build, half, 0xFFFF0000) for half in _split_halves(build, words)]
-
-
-def _split_halves(build: Any, vector: Any) -> list[Any]:
+def split_halves(build: Any, vector: Any) -> list[Any]:
     """Return two vectors of words: their upper halves are the lower and the upper of `vector`."""
     words = build.bitcast(vector, WORDS)
-    return [build.shl(words, _splat(WORDS, 16)), words]
+    return [build.shl(words, splat(WORDS, 16)), words]
 
 
-def _masked(build: Any, words: Any, mask: int) -> Any:
-    return build.bitcast(build.and_(words, _splat(WORDS, mask)), SUMS)
-
-
-FLOAT8 = ElementFormat(1, _decode_float8)
-BFLOAT16 = ElementFormat(2, _decode_bfloat16)
-FLOAT32 = ElementFormat(4, lambda build, words: [build.bitcast(words, SUMS)])
+def masked(build: Any, words: Any, mask: int) -> Any:
+    """Return the bits of `mask` of a vector of words, as float32."""
+    return build.bitcast(build.and_(words, splat(WORDS, mask)), SUMS)

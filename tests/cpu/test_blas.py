@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mimo_v2_flash.kernels.blas import times_transposed
+from mimo_v2_flash.cpu.blas import times_transposed
 
 
 def test_it_contracts_the_last_axis_of_both():

@@ -1,15 +1,17 @@
-"""Tests of compiled_matmul: the product of a stored weight is that of the decoded weight."""
+"""Tests of the compiled matmul: the product of a stored weight is that of the decoded weight."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels import compiled_matmul, ops, thread_pool
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.kernels.compiled_matmul import MAX_REGISTER_ROWS, product
+from mimo_v2_flash.cpu import matmul, thread_pool
+from mimo_v2_flash.cpu.floats import compiled_array
+from mimo_v2_flash.cpu.matmul import MAX_REGISTER_ROWS, batch_product
+from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.quantization.matmul import plain_matmul
 from tests.support.counting import counted
 from tests.support.drawn import seeds
 from tests.support.stored_weights import (
@@ -27,12 +29,10 @@ every_stored = pytest.mark.parametrize("kind", KINDS)
 few_and_many = pytest.mark.parametrize("N", [1, 2, MAX_REGISTER_ROWS, MAX_REGISTER_ROWS + 1, 300])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_weights_too():
-    """Use the compiled loops for small weights too, so that tests can take any shape."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", 1)
-        yield
+def product(x_NI, w) -> np.ndarray:
+    """Return the compiled product with a stored weight, however small it is."""
+    weight = w.compiled if isinstance(w, BlockScaled) else compiled_array(w)
+    return matmul.product(x_NI, weight, w.shape[0])
 
 
 def random_case(seed: int, kind: str, N: int = 3, outputs: int = 300, inputs: int = 260):
@@ -47,11 +47,11 @@ def random_case(seed: int, kind: str, N: int = 3, outputs: int = 300, inputs: in
 def test_a_product_is_its_oracle(w, N, few, seed):
     x_NI = random_rows(np.random.default_rng(seed), N, w.shape[1])
     with pytest.MonkeyPatch.context() as patch:  # both paths take every shape
-        patch.setattr(compiled_matmul, "MAX_REGISTER_ROWS", few)
+        patch.setattr(matmul, "MAX_REGISTER_ROWS", few)
         y_NO = product(x_NI, w)
     assert_is_product(y_NO, x_NI, w)
     allowed = 1e-6 * np.max(np.abs(y_NO)) * w.shape[1]
-    np.testing.assert_allclose(y_NO, ops.plain_matmul(x_NI, w), rtol=0, atol=allowed)
+    np.testing.assert_allclose(y_NO, plain_matmul(x_NI, w), rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("N", [1, MAX_REGISTER_ROWS, 127])
@@ -61,7 +61,7 @@ def test_every_code_is_exact(N, height):
     code_OI = np.stack([generator.permutation(FINITE_CODES) for _ in range(260)])
     scale_YX = np.exp(generator.uniform(-30, 5, (-(-260 // height), 2))).astype(np.float32)
     w = BlockScaled(code_OI, scale_YX, height)
-    one_hot, decoded_OI = np.eye(254, dtype=np.float32), dequantize(w)
+    one_hot, decoded_OI = np.eye(254, dtype=np.float32), w.dequantize()
     for start in range(0, 254, N):
         y_NO = product(one_hot[start : start + N], w)
         np.testing.assert_array_equal(y_NO, decoded_OI.T[start : start + N])
@@ -114,45 +114,12 @@ def test_rows_may_lie_apart(kind):
     np.testing.assert_array_equal(product(np.asfortranarray(x_NI), w), product(x_NI, w))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_what_the_loops_cannot_read_is_left_to_numpy(dtype):
-    x_NI, w_OI = random_case(0, "float32")
-    w_OI = w_OI.astype(dtype)
-    unaligned = np.empty(w_OI.nbytes + 1, np.uint8)[1:].view(dtype).reshape(w_OI.shape)
-    unaligned[:] = w_OI
-    for w in (unaligned, np.asfortranarray(w_OI), np.repeat(w_OI, 2, axis=0)[::2]):
-        assert product(x_NI, w) is None
-        np.testing.assert_allclose(ops.matmul(x_NI, w), ops.matmul(x_NI, w_OI), atol=1e-4)
-    assert product(x_NI, w_OI.astype(np.float64)) is None
-
-
-def test_codes_that_lie_apart_are_left_to_numpy():
-    x_NI, w = random_case(0, "float8")
-    apart = BlockScaled(np.repeat(w.code, 2, axis=1)[:, ::2], w.scale)
-    assert product(x_NI, apart) is None
-    assert_is_product(ops.matmul(x_NI, apart), x_NI, w)
-
-
-@every_stored
-def test_a_small_weight_is_left_to_numpy(monkeypatch, kind):
-    x_NI, w = random_case(0, kind)
-    monkeypatch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", w.shape[0] * w.shape[1] + 1)
-    assert product(x_NI, w) is None
-    monkeypatch.setattr(compiled_matmul, "MIN_WEIGHT_ELEMENTS", w.shape[0] * w.shape[1])
-    assert product(x_NI, w) is not None
-
-
 @given(st.sampled_from([(1,), (5,), (2, 3)]), st.integers(1, 40), seeds)
 def test_equal_batch_axes_are_multiplied_one_by_one(batch, N, seed):
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((*batch, N, 17), np.float32)
     w = np.swapaxes(generator.standard_normal((*batch, 17, 23), np.float32), -1, -2)
-    assert_is_product(product(x, w), x, w)
-
-
-@pytest.mark.parametrize(("of_x", "of_w"), [((2,), (1,)), ((2, 3), (3,)), ((2,), ()), ((), (2,))])
-def test_other_batch_axes_are_left_to_numpy(of_x, of_w):
-    assert product(np.ones((*of_x, 4, 5), np.float32), np.ones((*of_w, 6, 5), np.float32)) is None
+    assert_is_product(batch_product(x, w), x, w)
 
 
 @every_stored
@@ -165,6 +132,7 @@ def test_no_rows_have_no_answers(kind):
 @every_stored
 def test_threads_change_nothing(monkeypatch, kind, N):
     x_NI, w = random_case(0, kind, N, outputs=1100)
+    monkeypatch.setattr(matmul, "MIN_SHARED_WORK", 0)
     products = []
     for count in (1, 2, 5):
         thread_pool._pool.cache_clear()
@@ -174,6 +142,19 @@ def test_threads_change_nothing(monkeypatch, kind, N):
     for y_NO in products:
         assert_is_product(y_NO, x_NI, w)
         np.testing.assert_allclose(y_NO, products[0], rtol=1e-5, atol=1e-3)
+
+
+@every_stored
+def test_little_work_is_not_shared(monkeypatch, kind):
+    """Waking threads takes longer than multiplying a small weight."""
+    x_NI, w = random_case(0, kind)
+    expected_NO = product(x_NI, w)
+    monkeypatch.setattr(thread_pool, "thread_count", lambda: 5)
+    monkeypatch.setattr(matmul, "parallel_for", None)  # whoever calls it, fails
+    np.testing.assert_array_equal(product(x_NI, w), expected_NO)
+    monkeypatch.setattr(matmul, "MIN_SHARED_WORK", 0)
+    with pytest.raises(TypeError):
+        product(x_NI, w)
 
 
 def test_many_callers_get_their_own_answers():
@@ -194,6 +175,6 @@ def test_a_weight_is_never_held_in_float32(kind, N):
     x_NI, w = random_case(0, kind, N, outputs=6000, inputs=640)
     with counted() as cost:
         y_NO = ops.matmul(x_NI, w)
-    tiles = (thread_pool.thread_count() + 1) * compiled_matmul.TILE_ROWS * 640 * 4
+    tiles = (thread_pool.thread_count() + 1) * matmul.TILE_ROWS * 640 * 4
     assert cost.peak_bytes < y_NO.nbytes + 2 * x_NI.nbytes + tiles + 100_000
     assert tiles < 6000 * 640 * 4 / 2

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from mimo_v2_flash.kernels import thread_pool
-from mimo_v2_flash.kernels.thread_pool import available_threads, parallel_for
+from mimo_v2_flash.cpu import thread_pool
+from mimo_v2_flash.cpu.thread_pool import available_threads, parallel_for
 from mimo_v2_flash.parallel import ThreadGroup
 
 
@@ -119,7 +119,7 @@ def test_many_callers_do_not_wait_for_each_other():
 
 AFTER_FORK = """
 import os, sys
-from mimo_v2_flash.kernels import thread_pool
+from mimo_v2_flash.cpu import thread_pool
 thread_pool.thread_count = lambda: 3
 
 def works():

@@ -1,4 +1,4 @@
-"""Tests of compiled_tile: sums, NaN codes, prefetches, and the order of x."""
+"""Tests of the tile: sums, NaN codes, prefetches, and the order of x."""
 
 import ml_dtypes
 import numpy as np
@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from mimo_v2_flash.kernels import compiled_tile
-from mimo_v2_flash.kernels.block_scale import E4M3_VALUES
-from mimo_v2_flash.kernels.compiled_tile import COLUMNS, LANES, LINE, WORD, interleave_words
+from mimo_v2_flash.cpu import floats, fp8
+from mimo_v2_flash.cpu.tile import COLUMNS, LANES, LINE, WORD, interleave_words, tile
+from mimo_v2_flash.quantization.fp8 import E4M3_VALUES
 from tests.support.drawn import seeds
 from tests.support.stored_weights import FINITE_CODES, NAN_CODES
 
 STORED_DTYPES = {"FLOAT8": np.int8, "BFLOAT16": np.uint16, "FLOAT32": np.float32}
+FORMATS = {"FLOAT8": fp8.FLOAT8, "BFLOAT16": floats.BFLOAT16, "FLOAT32": floats.FLOAT32}
 UNIT = np.float32(2.0**120)  # a decoded code is too small by this factor
 
 
 def compile_tile(kind: str, rows: int):
     """Return the tile as a Python function."""
-    add = compiled_tile.tile(getattr(compiled_tile, kind), rows)
+    add = tile(FORMATS[kind], rows)
 
     @njit
     def call(sum_N4L, n, x_NI, w_OI, o, last, end):

@@ -1,0 +1,1 @@
+"""Compiled kernels and the thread pool: what makes stored weights fast on a CPU."""

@@ -1,0 +1,1 @@
+"""Tests of the compiled kernels and the thread pool, one file per module."""
