@@ -101,7 +101,7 @@ def _check_names(
 def _check(
     tensors: Checkpoint, name: str, shape: tuple[int, ...], form: type[QuantizedTensor] | None
 ) -> None:
-    where = weight_location(tensors, name)
+    where = weight_location(tensors, name, form)
     if form:
         if not name.endswith(param_specs.MULTIPLIED):
             raise ValueError(f"{where} is {form.format}, which only matmul weights may be")

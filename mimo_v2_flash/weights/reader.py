@@ -7,7 +7,7 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import find_format
+from mimo_v2_flash.quantization import QuantizedTensor, find_format
 
 from . import fp8, param_specs
 from .checkpoint import Checkpoint
@@ -24,9 +24,10 @@ from .params import (
 __all__ = ["Reader", "weight_location"]
 
 
-def weight_location(tensors: Checkpoint, name: str) -> str:
-    """Return a weight's file and name, for messages; its tensors may have names of their own."""
-    form = find_format(tensors, name)
+def weight_location(
+    tensors: Checkpoint, name: str, form: type[QuantizedTensor] | None = None
+) -> str:
+    """Return the file and name of a weight of format `form`, whose tensors may be named apart."""
     stored = next(iter(form.tensor_names(name).values())) if form else name
     return f"{tensors.file_of(stored)}: {name}"
 
@@ -123,9 +124,8 @@ class Reader:
         """Return a weight as stored: its format is that of its tensors, whatever a config says."""
         name, shape = param
         if form := find_format(self._tensors, name):
-            return form.from_checkpoint(
-                weight_location(self._tensors, name), shape, form.read(self._tensors, name)
-            )
+            where = weight_location(self._tensors, name, form)
+            return form.from_checkpoint(where, shape, form.read(self._tensors, name))
         return self._tensors[name]
 
     def _quantized(self, name: str) -> tuple[np.ndarray, np.ndarray]:
