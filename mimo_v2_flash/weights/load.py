@@ -88,7 +88,9 @@ def _check_names(
 ) -> None:
     if missing := [name for name in expected if name not in formats and name not in tensors]:
         raise ValueError(f"{source}: {_summary(missing)} missing, which the config asks for")
-    known = set(expected).union(*(form.tensor_names(n).values() for n, form in formats.items()))
+    known = (set(expected) - set(formats)).union(
+        *(form.tensor_names(name).values() for name, form in formats.items())
+    )
     unexpected = [
         name
         for name in tensors
