@@ -267,8 +267,8 @@ KERNEL_MUTANTS = (
     _module(
         "the last rows of a task left out",
         "cpu/matmul",
-        "min((index + 1) * step, outputs))",
-        "min((index + 1) * step, outputs) - 1)",
+        "min(starts[i] + step, outputs))",
+        "min(starts[i] + step, outputs) - 1)",
         "cpu/matmul",
     ),
     _module(

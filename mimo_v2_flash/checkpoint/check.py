@@ -90,10 +90,12 @@ def _check_plain(where: str, shape: tuple[int, ...], info: TensorInfo) -> None:
 def _stored_names(name: str, available: Container[str]) -> list[str]:
     """Return the names of a weight's tensors, of those that are available; none if it is missing.
 
-    A plain array has the weight's own name, a storage format all of its tensors' names.
+    A storage format has all of its tensors, a plain array alone the weight's own name.
     """
     formats = (form.tensor_names(name).values() for form in registry.FORMATS.values())
-    whole = [names for names in ([name], *formats) if all(n in available for n in names)]
+    whole = [names for names in formats if all(stored in available for stored in names)]
+    if not whole:
+        return [name] if name in available else []
     return list(dict.fromkeys(stored for names in whole for stored in names))
 
 

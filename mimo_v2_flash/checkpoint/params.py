@@ -55,7 +55,7 @@ class ExpertWeights(Sequence[DenseWeights]):
     w_down_eDF: Any
 
     def __post_init__(self) -> None:
-        counts = list(map(len, self.columns))
+        counts = list(map(_length, self.columns))
         if len(set(counts)) > 1:
             raise ValueError(f"ExpertWeights: {counts} matrices gate, up and down, expected equals")
 
@@ -70,12 +70,17 @@ class ExpertWeights(Sequence[DenseWeights]):
         return self.w_gate_eFD, self.w_up_eFD, self.w_down_eDF
 
     def __len__(self) -> int:
-        return len(self.w_gate_eFD)
+        return _length(self.w_gate_eFD)
 
     def __getitem__(self, index: Any) -> Any:
         """Return the record of one expert, or the experts of a slice, as views."""
         part = (column[index] for column in self.columns)
         return ExpertWeights(*part) if isinstance(index, slice) else DenseWeights(*part)
+
+
+def _length(column: Any) -> int:
+    """Return the number of matrices; a device's arrays have a shape, but no `len`."""
+    return len(column) if isinstance(column, tuple | list) else int(column.shape[0])
 
 
 class MoEWeights(NamedTuple):

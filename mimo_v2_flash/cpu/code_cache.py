@@ -65,4 +65,5 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-FOLDER = digest_folder(_bases(), source_digest(*SOURCES))
+HAS_SOURCES = Path(__file__).with_suffix(".py").is_file()  # not so in archives of any kind
+FOLDER = digest_folder(_bases(), source_digest(*SOURCES)) if HAS_SOURCES else ""

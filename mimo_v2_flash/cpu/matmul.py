@@ -5,6 +5,7 @@ tiles are decoded that stay in the cache, and BLAS multiplies them. A weight is 
 float32 as a whole. docs/decisions/0011 has the figures.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +19,12 @@ __all__ = ["CompiledWeight", "batch_product", "is_contiguous", "product", "read_
 MAX_REGISTER_ROWS = (
     512 if LANES == 16 else 48
 )  # rows up to which decoding in registers is as fast as BLAS
+MIN_INPUTS_PER_ROW = 4  # of a weight per row of x, below which BLAS adds up short sums faster
 TILE_ROWS = 256  # rows of a weight that are decoded at a time
 TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple
 MIN_SHARED_WORK = 1 << 22  # multiply-adds, of 4 rows at least, below which one thread is as fast
+
+Task = tuple[Callable[[int, int], None], int]  # of columns `start` to `end`, and how many at a time
 
 
 class CompiledWeight(Protocol):
@@ -39,36 +43,35 @@ class CompiledWeight(Protocol):
 
 def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarray:
     """Return float32 `x_NI` times the transpose of a weight of `outputs` rows."""
-    x_NI, y_NO = np.ascontiguousarray(x_NI), np.empty((len(x_NI), outputs), np.float32)
-    (_decode_in_registers if len(x_NI) <= MAX_REGISTER_ROWS else _decode_tiles)(x_NI, weight, y_NO)
+    (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
+    y_NO = np.empty((rows, outputs), np.float32)
+    few = rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW)
+    fill, step = (_decode_in_registers if few else _decode_tiles)(x_NI, weight, y_NO)
+    if step >= outputs or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
+        fill(0, outputs)
+    else:
+        starts = range(0, outputs, step)
+        parallel_for(lambda i: fill(starts[i], min(starts[i] + step, outputs)), len(starts))
     return y_NO
 
 
-def _decode_in_registers(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
-    """Fill `y_NO`, decoding in registers; several tasks for each thread balance the load."""
-    (rows, inputs), outputs = x_NI.shape, y_NO.shape[1]
-    x_NI = interleave_words(x_NI, weight.itemsize)
-    threads = available_threads()
-    if threads == 1 or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
-        weight.fill_columns(x_NI, y_NO, 0, outputs)
-        return
-    step = -(-outputs // (4 * threads * TASK_COLUMNS)) * TASK_COLUMNS
+def _decode_in_registers(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
+    """Return what fills columns of `y_NO`; several tasks for each thread balance the load."""
+    x_NI, tasks = interleave_words(x_NI, weight.itemsize), 4 * available_threads()
 
-    def task(index: int) -> None:
-        weight.fill_columns(x_NI, y_NO, index * step, min((index + 1) * step, outputs))
+    def fill(start: int, end: int) -> None:
+        weight.fill_columns(x_NI, y_NO, start, end)
 
-    parallel_for(task, -(-outputs // step))
+    return fill, -(-y_NO.shape[1] // (tasks * TASK_COLUMNS)) * TASK_COLUMNS
 
 
-def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> None:
-    """Fill `y_NO`, decoding tiles that BLAS multiplies."""
-    outputs = y_NO.shape[1]
+def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
+    """Return what fills columns of `y_NO` by a tile that BLAS multiplies."""
 
-    def task(index: int) -> None:
-        start, end = index * TILE_ROWS, min((index + 1) * TILE_ROWS, outputs)
+    def fill(start: int, end: int) -> None:
         times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
 
-    parallel_for(task, -(-outputs // TILE_ROWS))
+    return fill, TILE_ROWS
 
 
 def batch_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:

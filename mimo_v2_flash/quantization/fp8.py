@@ -156,8 +156,10 @@ class BlockScaled(QuantizedTensor):
         """Return codes as `ml_dtypes.float8_e4m3`, of the same value or of half the value."""
         if self.code.dtype != np.uint8:
             return self
-        fits = np.all(self.code & np.uint8(0x7F) <= LARGEST_DEVICE_CODE)
-        w = self if fits else halved("an FP8 weight", self)
+        w = self
+        if np.any(self.code & np.uint8(0x7F) > LARGEST_DEVICE_CODE):
+            check_values("an FP8 weight", self)
+            w = halved("an FP8 weight", self)
         return BlockScaled(w.code.view(ml_dtypes.float8_e4m3), w.scale, w.block_height)
 
     def traced_product(self, x: Any) -> Any:
@@ -223,9 +225,8 @@ def halved(where: str, w: BlockScaled) -> BlockScaled:
     Raises
     ------
     ValueError
-        As for `check_values`, or if a scale is too large to be doubled.
+        If a scale is too large to be doubled; the message begins with `where`.
     """
-    check_values(where, w)
     if w.scale.max() > MAX_DOUBLED_SCALE:
         raise ValueError(f"{where}: a scale of {w.scale.max()} is too large to be doubled")
     return BlockScaled(HALVED_CODE[w.code], w.scale * np.float32(2), w.block_height)

@@ -3,6 +3,7 @@
 Source: docs/decisions/0011 (numba) and 0017 (formats).
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ TILE_ELEMENTS = (
 )  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
 
 
-def matmul(x: np.ndarray, w: Any) -> np.ndarray:
+def matmul(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> np.ndarray:
     """Return float32 `x` [..., I] times the transpose of `w` [..., O, I], float32.
 
     Parameters
@@ -42,29 +43,28 @@ def matmul(x: np.ndarray, w: Any) -> np.ndarray:
     return plain_matmul(x, w)
 
 
-def _compiled(w: Any) -> Any:
-    if isinstance(w, QuantizedTensor):
+def _compiled(w: np.ndarray | QuantizedTensor) -> Any:
+    if not isinstance(w, np.ndarray):
         return w.compiled
     loops = compiled_module("floats") if w.size >= MIN_ELEMENTS else None
     return loops and loops.compiled_array(w)
 
 
-@np.errstate(invalid="ignore")  # OpenBLAS 0.3.31 multiplies unused lanes: sgemv, 5 columns
 def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
     """Return `matmul` by NumPy alone, a tile of `w` at a time."""
     if getattr(w, "dtype", None) == np.float32:
         return times_transposed(x, w)
     batch, outputs = np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), w.shape[-2]
     y = np.empty((*batch, *x.shape[-2:-1], outputs), np.float32)
-    height = max(1, TILE_ELEMENTS * outputs // max(1, int(np.prod(w.shape))))
+    height = max(1, TILE_ELEMENTS * outputs // max(1, prod(w.shape)))
     for start in range(0, outputs, height):
         rows = slice(start, start + height)
         times_transposed(x, _widened(w, rows), out=y[..., rows])
     return y
 
 
-def _widened(w: Any, rows: slice) -> np.ndarray:
+def _widened(w: np.ndarray | QuantizedTensor, rows: slice) -> np.ndarray:
     """Return `rows` of `w` in float32."""
-    if isinstance(w, QuantizedTensor):
-        return w.dequantize(rows)
-    return w[..., rows, :].astype(np.float32)
+    if isinstance(w, np.ndarray):
+        return w[..., rows, :].astype(np.float32)
+    return w.dequantize(rows)

@@ -29,6 +29,14 @@ every_stored = pytest.mark.parametrize("kind", KINDS)
 few_and_many = pytest.mark.parametrize("N", [1, 2, MAX_REGISTER_ROWS, MAX_REGISTER_ROWS + 1, 300])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def sums_of_any_length():
+    """Decode in registers however short a sum is, so that tests can take any shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul, "MIN_INPUTS_PER_ROW", 1e-3)
+        yield
+
+
 def product(x_NI, w) -> np.ndarray:
     """Return the compiled product with a stored weight, however small it is."""
     weight = w.compiled if isinstance(w, BlockScaled) else compiled_array(w)
@@ -142,6 +150,23 @@ def test_threads_change_nothing(monkeypatch, kind, N):
     for y_NO in products:
         assert_is_product(y_NO, x_NI, w)
         np.testing.assert_allclose(y_NO, products[0], rtol=1e-5, atol=1e-3)
+
+
+@every_stored
+@pytest.mark.parametrize(("inputs", "few"), [(40, 10), (64, 16), (8 * MAX_REGISTER_ROWS, None)])
+def test_many_rows_and_short_sums_are_left_to_blas(monkeypatch, kind, inputs, few):
+    monkeypatch.setattr(matmul, "MIN_INPUTS_PER_ROW", 4)
+    few, by_blas, decode_tiles = few or MAX_REGISTER_ROWS, [], matmul._decode_tiles
+
+    def spy(x_NI, *args):
+        by_blas.append(len(x_NI))
+        return decode_tiles(x_NI, *args)
+
+    monkeypatch.setattr(matmul, "_decode_tiles", spy)
+    for N in (few, few + 1):
+        x_NI, w = random_case(0, kind, N, outputs=30, inputs=inputs)
+        assert_is_product(product(x_NI, w), x_NI, w)
+    assert by_blas == [few + 1]
 
 
 @every_stored

@@ -103,9 +103,9 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
 @pytest.mark.parametrize("height", [64, 128])
 @pytest.mark.parametrize("products", [1, 2000, 1 << 21], ids=["1 column", "2 columns", "all"])
 def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products, monkeypatch):
-    from mimo_v2_flash.kernels import traced_ops
+    from mimo_v2_flash.quantization import traced_fp8
 
-    monkeypatch.setattr(traced_ops, "MAX_PARTIAL_ELEMENTS", products)
+    monkeypatch.setattr(traced_fp8, "MAX_PARTIAL_ELEMENTS", products)
     generator = np.random.default_rng(0)
     w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
     stored = quantize(w_OI.astype(np.float32), block_height=height)

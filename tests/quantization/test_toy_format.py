@@ -167,6 +167,10 @@ REFUSED = {
         lambda t: {name: a for name, a in t.items() if name != f"{HEAD}qscale"},
         r"lm_head\.weight: 1 tensor missing",
     ),
+    "a plain array beside it": (
+        lambda t: t | {f"{HEAD}weight": np.ones((61, 23), np.float32)},
+        r"lm_head\.weight: 1 tensor unexpected",
+    ),
     "a table that is looked up": (
         lambda t: (
             {n: a for n, a in t.items() if n != "model.embed_tokens.weight"}
