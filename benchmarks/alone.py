@@ -6,10 +6,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights.random_weights import random_weights
 
 from .clock import median_seconds
 from .machine import bytes_per_second

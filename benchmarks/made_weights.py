@@ -15,13 +15,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.load import load_weights
+from mimo_v2_flash.checkpoint.params import DecoderWeights, MoEWeights
+from mimo_v2_flash.checkpoint.random_weights import CODES
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
-from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.load import load_weights
-from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
-from mimo_v2_flash.weights.random_weights import CODES
-from mimo_v2_flash.weights.safetensors_file import DTYPES
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
 
 from .implementations import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder
@@ -140,7 +140,7 @@ def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Ten
 
     def parts() -> Iterator[np.ndarray]:
         for array in arrays:
-            wide = dequantize(array) if isinstance(array, BlockScaled) else array
+            wide = array.dequantize() if isinstance(array, BlockScaled) else array
             narrow = wide.astype(DTYPES[dtype])
             assert np.array_equal(narrow.astype(np.float32), wide.astype(np.float32)), name
             yield narrow
@@ -150,12 +150,12 @@ def _exact(name: str, *arrays: Any, shape: tuple[int, ...] | None = None) -> Ten
 
 def _stacked_experts(prefix: str, layer: DecoderWeights) -> Iterator[Tensor]:
     assert isinstance(layer.feed_forward, MoEWeights)
-    gate, up, down = layer.feed_forward.experts
-    width, hidden = gate[0].shape
-    both = [matrix for pair in zip(gate, up, strict=True) for matrix in pair]
-    stacked, name = (len(gate), 2 * width, hidden), f"{prefix}.mlp.experts"
-    yield _exact(f"{name}.gate_up_proj", *both, shape=stacked)
-    yield _exact(f"{name}.down_proj", *down, shape=(len(down), hidden, width))
+    experts, name = layer.feed_forward.experts, f"{prefix}.mlp.experts"
+    width, hidden = experts[0].w_gate_FD.shape
+    both = [matrix for expert in experts for matrix in (expert.w_gate_FD, expert.w_up_FD)]
+    yield _exact(f"{name}.gate_up_proj", *both, shape=(len(experts), 2 * width, hidden))
+    down = (expert.w_down_DF for expert in experts)
+    yield _exact(f"{name}.down_proj", *down, shape=(len(experts), hidden, width))
 
 
 def _native_config(config: MiMoConfig) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
+from mimo_v2_flash.quantization.matmul import plain_matmul
 
 WIDTH, ROUNDS, BYTES = 4096, 3, 160_000_000
 ROWS = (1, 8, 512)
@@ -35,12 +36,12 @@ def project(weights: list[BlockScaled]) -> list[Product]:
 
 def numpy_fp8(weights: list[BlockScaled]) -> list[Product]:
     """Multiply by FP8 as stored, with NumPy alone."""
-    return [lambda x, w=w: ops.plain_matmul(x, w) for w in weights]
+    return [lambda x, w=w: plain_matmul(x, w) for w in weights]
 
 
 def numpy_float32(weights: list[BlockScaled]) -> list[Product]:
     """Multiply by float32, dequantised beforehand, with NumPy."""
-    dense = [dequantize(w) for w in weights]
+    dense = [w.dequantize() for w in weights]
     return [lambda x, w=w: x @ w.T for w in dense]
 
 
@@ -58,7 +59,7 @@ def _torch(weights: list[BlockScaled], dtype: str) -> list[Product]:
     import torch  # noqa: PLC0415
 
     torch_dtype = getattr(torch, dtype)
-    dense = [torch.tensor(dequantize(w)).to(torch_dtype) for w in weights]
+    dense = [torch.tensor(w.dequantize()).to(torch_dtype) for w in weights]
 
     def product(x: np.ndarray, w: Any) -> np.ndarray:
         with torch.inference_mode():
@@ -75,7 +76,7 @@ def onnxruntime_int8(weights: list[BlockScaled]) -> list[Product]:
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    sessions = [onnxruntime.InferenceSession(_onnx_model(dequantize(w)), options) for w in weights]
+    sessions = [onnxruntime.InferenceSession(_onnx_model(w.dequantize()), options) for w in weights]
     return [lambda x, s=s: s.run(None, {"x": x})[0] for s in sessions]
 
 
@@ -128,7 +129,7 @@ def measure(name: str) -> dict[str, float]:
             product(x_NI)
             times.append(time.perf_counter() - start)
         results[str(rows)] = statistics.median(times) * 1e3
-    exact_NO = x_NI.astype(np.float64) @ dequantize(weights[0]).astype(np.float64).T
+    exact_NO = x_NI.astype(np.float64) @ weights[0].dequantize().astype(np.float64).T
     results["error"] = float(np.sqrt(np.mean((y_NO - exact_NO) ** 2) / np.mean(exact_NO**2)))
     return results
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.layers.dispatch_stats import DispatchStats, DispatchStatsBackend
 from mimo_v2_flash.parallel import HostGroup, InstrumentedGroup, init_process_group
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.random_weights import random_weights
 
 __all__ = ["DISPATCHERS", "Results", "describe_workload", "model_config"]
 

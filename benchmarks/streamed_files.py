@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.weights.safetensors_file import DTYPES
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 
 __all__ = ["Tensor", "write_folder"]
 

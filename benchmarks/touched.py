@@ -1,40 +1,39 @@
 """Bytes of weights that a decoding step reads, and floating-point operations of a prefill."""
 
-from typing import Any
-
 import numpy as np
 
-from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
-from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.params import (
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.params import (
     DecoderWeights,
+    DenseWeights,
     ExpertWeights,
     ModelWeights,
     MoEWeights,
     nbytes,
 )
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 
 from .implementations import Ours
 
 __all__ = ["bytes_of_step", "flops_of_prefill"]
 
 
-class TrackedMatrices:
-    """The matrices of all experts, as a sequence that records which of them are read."""
+class TrackedExperts:
+    """A sequence of experts that records which of them are read."""
 
-    def __init__(self, matrices: Any) -> None:
-        self.matrices, self.accessed = matrices, set()
+    def __init__(self, experts: ExpertWeights) -> None:
+        self.experts, self.accessed = experts, set()
 
     def __len__(self) -> int:
-        return len(self.matrices)
+        return len(self.experts)
 
-    def __getitem__(self, expert: int) -> Any:
+    def __getitem__(self, expert: int) -> DenseWeights:
         self.accessed.add(int(expert))
-        return self.matrices[expert]
+        return self.experts[expert]
 
     def bytes_read(self) -> int:
-        """Return the bytes of the matrices read since the last call, each counted once."""
-        read = sum(nbytes(self.matrices[expert]) for expert in self.accessed)
+        """Return the bytes of the experts read since the last call, each counted once."""
+        read = sum(nbytes(self.experts[expert]) for expert in self.accessed)
         self.accessed = set()
         return read
 
@@ -49,23 +48,22 @@ def bytes_of_step(ours: Ours, token_NB: np.ndarray) -> float:
     read = 0
     for token_B in token_NB:
         ours.decode(token_B)
-        read += sum(matrices.bytes_read() for matrices in tracked)
+        read += sum(experts.bytes_read() for experts in tracked)
     ours.model.weights = weights
-    expert_bytes = sum(nbytes(tuple(experts.matrices)) for experts in tracked)
+    expert_bytes = sum(nbytes(layer.experts) for layer in tracked)
     dense_bytes = nbytes(weights) - nbytes(weights.embedding_VD) - expert_bytes
     return dense_bytes + read / len(token_NB)
 
 
-def _track(weights: ModelWeights) -> tuple[ModelWeights, list[TrackedMatrices]]:
-    tracked: list[TrackedMatrices] = []
+def _track(weights: ModelWeights) -> tuple[ModelWeights, list[TrackedExperts]]:
+    tracked: list[TrackedExperts] = []
 
     def track_layer(layer: DecoderWeights) -> DecoderWeights:
         moe = layer.feed_forward
         if not isinstance(moe, MoEWeights):
             return layer
-        experts = [TrackedMatrices(matrices) for matrices in moe.experts]
-        tracked.extend(experts)
-        return layer._replace(feed_forward=moe._replace(experts=ExpertWeights(*experts)))
+        tracked.append(TrackedExperts(moe.experts))
+        return layer._replace(feed_forward=moe._replace(experts=tracked[-1]))
 
     return weights._replace(layers=tuple(map(track_layer, weights.layers))), tracked
 

@@ -13,10 +13,9 @@ import torch
 import transformers
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.weights.checkpoint import open_checkpoint
-from mimo_v2_flash.weights.convert import plan_conversion_job
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.source import FolderSource
+from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.job import plan_conversion_job
 
 SAME = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),

@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoint import load_weights
     from .config import MiMoConfig
     from .model import MiMoV2FlashModel
     from .model_loader import load_model
-    from .weights import load_weights
 
 __all__ = ["MiMoConfig", "MiMoV2FlashModel", "load_model", "load_weights"]
 
@@ -15,7 +15,7 @@ _MODULES = {
     "MiMoConfig": "config",
     "MiMoV2FlashModel": "model",
     "load_model": "model_loader",
-    "load_weights": "weights",
+    "load_weights": "checkpoint",
 }
 
 

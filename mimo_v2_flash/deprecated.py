@@ -57,6 +57,17 @@ MOVED: dict[str, dict[str, str]] = {
         "WHOLE": "parallel_config.UNSHARDED",
         "shares_of": "parallel_config.all_shard_specs",
     },
+    "weights": {"load_weights": "checkpoint.load_weights"},
+    "weights.checkpoint": {
+        "Checkpoint": "checkpoint.source.Checkpoint",
+        "open_checkpoint": "checkpoint.source.open_checkpoint",
+    },
+    "weights.convert": {
+        "ConversionJob": "convert.job.ConversionJob",
+        "plan_conversion_job": "convert.job.plan_conversion_job",
+    },
+    "weights.encoding": {"Encoding": "convert.encoding.Encoding"},
+    "weights.source": {"FolderSource": "checkpoint.source.FolderSource"},
 }
 """The new path of each name, by the module where it was; both within the package."""
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from . import inputs
+from .checkpoint.params import ModelWeights, fingerprint
+from .checkpoint.shard_weights import shard_weights
+from .checkpoint.subset import check_model, keep_experts
 from .config import MiMoConfig
 from .cpu.blas_threads import single_threaded_blas
 from .execution import Backend, NumpyBackend
@@ -19,9 +22,6 @@ from .layers.parallel_context import ParallelContext
 from .model_runner import ModelRunner, Step
 from .parallel import ALONE, HostGroup
 from .parallel_config import ParallelConfig
-from .weights.params import ModelWeights, fingerprint
-from .weights.shard_weights import shard_weights
-from .weights.subset import check_model, keep_experts
 
 __all__ = ["MiMoV2FlashModel"]
 

@@ -13,19 +13,20 @@ from functools import cache
 from os import PathLike
 from typing import Any, NamedTuple
 
+from .checkpoint import load_weights
+from .checkpoint.params import ModelWeights
+from .checkpoint.subset import keep_experts
 from .config import MiMoConfig
 from .cpu.thread_count import set_thread_count
 from .execution import Backend
-from .execution.pytree import tree_arrays
+from .execution.pytree import tree_leaves
 from .execution.registry import backend_name, get_backend
 from .generation.generation_config import GenerationConfig, load_generation_config
 from .inputs import as_float
 from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
-from .weights import load_weights
-from .weights.params import ModelWeights
-from .weights.subset import keep_experts
+from .quantization import QuantizedTensor
 
 __all__ = ["DEFAULTS", "BackendDefaults", "build_model", "load_model"]
 
@@ -205,12 +206,12 @@ def _open_backend(backend: str | Backend, group: HostGroup, options: dict[str, A
 
 
 def _weight_dtype(weights: ModelWeights) -> str:
-    """Return the `weight_dtype` of a `Workload`: the dtype that most bytes of the weights have."""
+    """Return the `weight_dtype` of a `Workload`: the format or dtype that most bytes have."""
     sizes = Counter[str]()
-    for array in tree_arrays(weights).values():
-        sizes[str(array.dtype)] += array.nbytes
-    ((name, _),) = sizes.most_common(1)
-    return "fp8" if name in ("uint8", "float8_e4m3") else name
+    for weight in tree_leaves(weights, leaf=QuantizedTensor).values():
+        name = getattr(weight, "format", None) or str(getattr(weight, "dtype", ""))
+        sizes[name] += getattr(weight, "nbytes", 0)
+    return sizes.most_common(1)[0][0]
 
 
 @cache

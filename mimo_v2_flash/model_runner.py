@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .checkpoint.params import DecoderWeights, ModelWeights
 from .config import AttentionSpec, LayerSpec, MiMoConfig
 from .execution import Backend
 from .kernels.kv_cache import KVCache
@@ -18,7 +19,6 @@ from .layers.feed_forward import RankIds
 from .layers.forward_batch import AttentionMetadata, ForwardBatch
 from .layers.head import GreedyTokens, HeadOutput, Logits
 from .layers.parallel_context import ParallelContext
-from .weights.params import DecoderWeights, ModelWeights
 
 __all__ = ["ModelRunner", "Step"]
 

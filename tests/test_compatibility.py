@@ -14,14 +14,14 @@ import pytest
 
 import run_example
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
+from mimo_v2_flash.checkpoint.source import open_checkpoint
 from mimo_v2_flash.cli.commands import COMMANDS
 from mimo_v2_flash.cli.parser import CommandParser
 from mimo_v2_flash.execution.compile_cache import CompileCache
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.tracing.trace_file import open_trace
-from mimo_v2_flash.weights.checkpoint import open_checkpoint
-from mimo_v2_flash.weights.metadata import PreparedMetadata
 from tests.support.agreement import assert_agrees
 
 DATA = Path(__file__).parent / "data" / "format_2"

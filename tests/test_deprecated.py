@@ -18,6 +18,11 @@ PROMISED = {
     ("generation.tokenizer", "load_tokenizer"),
     ("groups", "ThreadGroup"),
     ("plan", "Plan"),
+    ("weights", "load_weights"),
+    ("weights.checkpoint", "open_checkpoint"),
+    ("weights.convert", "plan_conversion_job"),
+    ("weights.encoding", "Encoding"),
+    ("weights.source", "FolderSource"),
 }
 
 

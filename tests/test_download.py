@@ -13,15 +13,15 @@ from random import Random
 
 import pytest
 
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.hub import HUB_INDEX, IN_FLIGHT
+from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
+from mimo_v2_flash.convert.store import JOURNAL
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.hub import HUB_INDEX, IN_FLIGHT
-from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.store import JOURNAL
-from mimo_v2_flash.weights.subset import keep_experts
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import LocalHub, Manners, Range
 from tests.support.tiny import built

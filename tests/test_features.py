@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoV2FlashModel
+from mimo_v2_flash.checkpoint.params import MoEWeights
 from mimo_v2_flash.kernels import moe_block, ops
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.oracle import assert_same_logits, oracle_output
 from tests.support.tiny import Tiny, random_tokens, running, tiny
 

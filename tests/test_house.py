@@ -1,6 +1,7 @@
 """The coding rules, as docs/architecture.md states them."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,27 @@ VAGUE_WORDS = {
     *("said", "told", "given", "found", "here", "there", "asked", "own", "way", "ways", "answers"),
 }
 READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py"}
+STORAGE_FORMAT = re.compile(r"BlockScaled|fp8|float8|e4m3|scale_inv", re.IGNORECASE)
+KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
+    "deployment.py": "a value of the option --weight-dtype",
+    "prepare.py": "values of the options --dtype and --target",
+    "runtime_options.py": "a value of the option --dtype",
+    "workload.py": "a value of the option --weight-dtype",
+    "kernel_checks.py": "the format's self-check, beside its oracle",
+    "hlo.py": "HLO's element types",
+    "hlo_lint.py": "HLO's element types",
+    "io_spec.py": "HLO's element types",
+    "safetensors_file.py": "the file format's dtypes",
+    "param_specs.py": "how the hub's checkpoint is stored",
+    "check.py": "how the hub's checkpoint is stored",
+    "meta.py": "how the hub's checkpoint is stored",
+    "fp8.py": "K and V of the hub's checkpoint share scale rows",
+    "load.py": "K and V of the hub's checkpoint share scale rows",
+    "qkv.py": "K and V of the hub's checkpoint share scale rows",
+    "plan.py": "conversion of the hub's checkpoint",
+    "encoding.py": "conversion of the hub's checkpoint",
+    "shard_plan.py": "conversion of the hub's checkpoint",
+}
 DEPRECATED = {PACKAGE / f"{module.replace('.', '/')}.py" for module in MOVED}
 
 
@@ -49,6 +71,17 @@ def defined_names(path: Path) -> set[str]:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
     return {name for name in names if not name.startswith("test_")}
+
+
+def words(path: Path) -> set[str]:
+    """Return the identifiers and strings of a file, without bare strings: documentation."""
+    tree = ast.parse(path.read_text())
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    collected: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) not in bare:
+            collected |= {value for _, value in ast.iter_fields(node) if isinstance(value, str)}
+    return collected
 
 
 every_file = pytest.mark.parametrize("path", FILES, ids=named)
@@ -129,6 +162,13 @@ def test_nothing_is_a_flag(path):
         flags = [a.arg for a in arguments if ast.unparse(a.annotation or ast.Name("")) == "bool"]
         flags += [ast.unparse(d) for d in defaults if ast.unparse(d) in {"True", "False"}]
         assert flags == [], f"{function.name} takes {flags}"
+
+
+def test_a_storage_format_is_known_to_its_files_alone():
+    """Whatever else multiplies, shards or counts a weight, asks it (`QuantizedTensor`)."""
+    others = [p for p in MODULES if p.parent.name not in {"quantization", "cpu"}]
+    knowing = {p.name for p in others if any(map(STORAGE_FORMAT.search, words(p)))}
+    assert knowing == set(KNOWS_A_FORMAT)
 
 
 @every_module

@@ -14,13 +14,12 @@ import pytest
 
 import prepare_weights
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.kernels.block_scale import BlockScaled
-from mimo_v2_flash.weights.checkpoint import open_checkpoint
-from mimo_v2_flash.weights.convert import plan_conversion_job
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.params import ModelWeights
-from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.store import Store
+from mimo_v2_flash.checkpoint.params import ModelWeights
+from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.job import plan_conversion_job
+from mimo_v2_flash.convert.store import Store
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.fp8_blocks import Arrays
 from tests.support.hub_checkpoint import RECIPE, HubCheckpoint, oracle_of, write_hub_checkpoint
 from tests.support.oracle import UNDECIDED, assert_same_logits, oracle_output

@@ -3,9 +3,9 @@
 import pytest
 
 from mimo_v2_flash import MiMoConfig, load_model, model_loader
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.model_loader import build_model
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.config_files import SMALL
 from tests.support.reports import run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint

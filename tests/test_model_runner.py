@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.layers.feed_forward import Dense
@@ -20,7 +21,6 @@ from mimo_v2_flash.layers.static_mode import StaticMode
 from mimo_v2_flash.model_runner import ModelRunner, Step
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.device_layout import to_device_layout
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import layer_io

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 __all__ = ["KERNEL_MUTANTS", "Mutant"]
 
-KERNELS, TESTS = "mimo_v2_flash/kernels", "tests/kernels"
-
 
 class Mutant(NamedTuple):
     """A mutant: `new` replaces the only `old` in `file`, and one of `tests` must fail."""
@@ -19,8 +17,14 @@ class Mutant(NamedTuple):
 
 def _kernel(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
     """Return a mutant of a kernel; its own tests must fail unless others are named."""
-    paths = tuple(f"{TESTS}/test_{test}.py" for test in tests or (module,))
-    return Mutant(name, f"{KERNELS}/{module}.py", old, new, paths)
+    return _module(name, f"kernels/{module}", old, new, *(f"kernels/{test}" for test in tests))
+
+
+def _module(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
+    """Return a mutant of `folder/module`; its own tests must fail unless others are named."""
+    pairs = (test.rsplit("/", 1) for test in tests or (module,))
+    paths = tuple(f"tests/{folder}/test_{stem}.py" for folder, stem in pairs)
+    return Mutant(name, f"mimo_v2_flash/{module}.py", old, new, paths)
 
 
 KERNEL_MUTANTS = (
@@ -206,65 +210,84 @@ KERNEL_MUTANTS = (
         "min(start + token_block, N)",
         "min(start + token_block, N - 1)",
     ),
-    _kernel(
+    _module(
         "FP8 scale grid transposed",
-        "block_scale",
-        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
-        "    scale_YX = np.resize(np.swapaxes(scale_YX, -1, -2), scale_YX.shape)\n"
-        "    scale_OX = np.repeat(scale_YX, block_height, axis=-2)[..., :outputs, :]",
+        "quantization/fp8",
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=0)[:outputs]",
+        "    scale_YX = np.resize(scale_YX.T, scale_YX.shape)\n"
+        "    scale_OX = np.repeat(scale_YX, block_height, axis=0)[:outputs]",
     ),
-    _kernel(
+    _module(
         "FP8 scales of the next block row",
-        "block_scale",
-        "w.scale[..., row : row + 1, :]",
-        "np.roll(w.scale, -1, axis=-2)[..., row : row + 1, :]",
+        "quantization/fp8",
+        "np.repeat(self.scale[..., first:last, :]",
+        "np.repeat(np.roll(self.scale, -1, axis=-2)[..., first:last, :]",
     ),
     _kernel(
         "matmul accumulates in bfloat16",
         "ops",
-        "    x = x.astype(np.float32, copy=False)\n",
+        "    return stored_matmul(x.astype(np.float32, copy=False), w)\n",
         "    x = x.astype(np.float32, copy=False)\n"
         "    if getattr(w, 'dtype', None) == 'bfloat16': return np.matmul(x.astype(w.dtype),"
-        " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n",
+        " np.swapaxes(w, -1, -2)).astype(w.dtype).astype(np.float32)\n"
+        "    return stored_matmul(x, w)\n",
     ),
-    _kernel(
+    _module(
         "FP8 subnormals lost",
-        "compiled_loops",
+        "cpu/fp8",
         "KEEP = np.int32(-0x78100000)",
         "KEEP = np.int32(-0x78800000)",
-        "compiled_loops",
-        "compiled_matmul",
+        "cpu/fp8",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "FP8 subnormals lost in vectors",
-        "compiled_tile",
+        "cpu/fp8",
         "0x87F00000",
         "0x87800000",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "codes of a word in another order",
-        "compiled_tile",
+        "cpu/fp8",
         "(even[0], odd[0], even[1], odd[1])",
         "(even[0], even[1], odd[0], odd[1])",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "NaN codes seen in three of four rows",
-        "compiled_tile",
+        "cpu/tile",
         "for address in self.w:\n            code",
         "for address in self.w[1:]:\n            code",
-        "compiled_tile",
-        "compiled_matmul",
+        "cpu/tile",
+        "cpu/matmul",
     ),
-    _kernel(
+    _module(
         "the last rows of a task left out",
-        "compiled_matmul",
-        "min((index + 1) * step, outputs))",
-        "min((index + 1) * step, outputs) - 1)",
-        "compiled_matmul",
+        "cpu/matmul",
+        "min(starts[i] + step, outputs))",
+        "min(starts[i] + step, outputs) - 1)",
+        "cpu/matmul",
+    ),
+    _module(
+        "compiled code as old as its loops, not its decoders",
+        "cpu/code_cache",
+        ".encode() + file.read_bytes())",
+        ".encode())",
+    ),
+    _module(
+        "the scales of a stack's first weight for all",
+        "quantization/quantized_tensor",
+        "lambda _, array: array[index]",
+        "lambda field, array: array[0 if field == 'scale' else index]",
+    ),
+    _module(
+        "a format found by its tensors' names alone",
+        "quantization/registry",
+        "iter(fitting or stored)",
+        "iter(stored)",
     ),
     _kernel(
         "tokens without a seat are not counted",

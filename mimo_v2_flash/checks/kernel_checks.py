@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize, quantize
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.softmax import NO_SINK
-from mimo_v2_flash.reference import block_scale as scale_oracle
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
+from mimo_v2_flash.reference import fp8 as scale_oracle
 from mimo_v2_flash.reference import kv_cache as cache_oracle
 
 from .check import Check, Pairs, Random, beside_oracle, normal
@@ -105,7 +105,7 @@ def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
 def _decoded_codes(_: Random) -> Pairs:
     code_OI = np.array([[code for code in range(256) if code & 0x7F != 0x7F]], np.uint8)
     all_codes = BlockScaled(code_OI, np.ones((1, 2), np.float32))
-    return [(dequantize(all_codes), scale_oracle.dequantize(all_codes))]
+    return [(all_codes.dequantize(), scale_oracle.dequantize(all_codes))]
 
 
 def _scaled_matmul(random: Random) -> Pairs:
@@ -119,7 +119,7 @@ def _quantize(random: Random) -> Pairs:
     code_OI, scale_YX = scale_oracle.quantize(w_OI, block_height=8)
     actual = quantize(w_OI, block_height=8)
     expected = SimpleNamespace(code=code_OI, scale=scale_YX, block_height=8)
-    return [(dequantize(actual), scale_oracle.dequantize(expected))]
+    return [(actual.dequantize(), scale_oracle.dequantize(expected))]
 
 
 def _sampling(random: Random) -> Pairs:
@@ -138,8 +138,8 @@ CHECKS = (
     Check("attention_swa", "window 129, sinks, ragged rows", 1e-6, _attention_swa),
     Check("kv_cache", "written, then read", 0.0, _kv_cache),
     *MOE_CHECKS,
-    Check("block_scale", "all 254 FP8 codes", 0.0, _decoded_codes),
-    Check("block_scale", "quantised", 1e-7, _quantize),
-    Check("block_scale", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),
+    Check("fp8", "all 254 FP8 codes", 0.0, _decoded_codes),
+    Check("fp8", "quantised", 1e-7, _quantize),
+    Check("fp8", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),
     Check("sampling", "greedy and top-k", 0.0, _sampling),
 )

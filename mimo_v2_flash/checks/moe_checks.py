@@ -1,9 +1,11 @@
 """Checks of the mixture of experts: router, experts, token dispatch, and ranks."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ExpertWeights
 from mimo_v2_flash.kernels.moe_block import (
     AllGatherDispatcher,
     AllToAllDispatcher,
@@ -23,10 +25,9 @@ D, F, E, A = 24, 12, 8, 3  # model width, expert width, experts, experts per tok
 N = 3  # tokens per rank
 
 
-def _experts(random: Random, experts: int = E) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _experts(random: Random, experts: int = E) -> ExpertWeights:
     shapes = (experts, F, D), (experts, F, D), (experts, D, F)
-    gate, up, down = (normal(random, *shape) for shape in shapes)
-    return gate, up, down
+    return ExpertWeights(*(normal(random, *shape) for shape in shapes))
 
 
 def _moe_router(random: Random) -> Pairs:
@@ -35,12 +36,12 @@ def _moe_router(random: Random) -> Pairs:
 
 
 def _moe_expert(random: Random) -> Pairs:
-    expert = (weight[0] for weight in _experts(random, 1))
+    (expert,) = _experts(random, 1)
     return beside_oracle("moe_expert", "moe_expert", normal(random, 4, D), *expert)
 
 
 def _dense_ffn(random: Random) -> Pairs:
-    expert = (weight[0] for weight in _experts(random, 1))
+    (expert,) = _experts(random, 1)
     return beside_oracle("dense_ffn", "dense_ffn", normal(random, 5, D), *expert, token_block=2)
 
 
@@ -66,16 +67,14 @@ def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
     group = ThreadGroup(ranks)
 
     def run_rank(rank: int) -> Any:
-        local_experts = [
-            weight[rank * experts_per_rank : (rank + 1) * experts_per_rank] for weight in experts
-        ]
+        local_experts = experts[rank * experts_per_rank : (rank + 1) * experts_per_rank]
         y_ND, _ = moe_block(
             x_PND[rank],
             position_N,
             w_router_ED,
             bias_E,
             np.array([rank], np.int32),
-            lambda *tokens, **options: capacity_experts(*tokens, *local_experts, **options),
+            partial(capacity_experts, experts=local_experts),
             group=group,
             dispatcher=dispatcher,
             experts_per_token=A,
@@ -83,12 +82,8 @@ def _moe_block(random: Random, dispatcher: Dispatcher) -> Pairs:
         )
         return y_ND
 
-    expected = (
-        oracle.moe_block(
-            x_ND, position_N, w_router_ED, bias_E, *experts, experts_per_token=A, scaling=1.0
-        )
-        for x_ND in x_PND
-    )
+    layer = position_N, w_router_ED, bias_E, *experts.columns
+    expected = (oracle.moe_block(x_ND, *layer, experts_per_token=A, scaling=1.0) for x_ND in x_PND)
     return list(zip(group.run(run_rank), expected, strict=True))
 
 

@@ -8,11 +8,11 @@ with all of them. The command shows that every weight is read and that the model
 import argparse
 from pathlib import Path
 
+from mimo_v2_flash.checkpoint.hub import HubSource
+from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.hub import HubSource
-from mimo_v2_flash.weights.load import load_weights
 
 from . import prepare
 from .console import amount, console

@@ -79,7 +79,6 @@ def run(
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
         "threads": thread_count().number,
-        "threads_rule": thread_count().rule,
         "dispatch": dispatch_numbers(stats_backend, setup.group),
     }
     _report(numbers)
@@ -97,7 +96,7 @@ def _report(numbers: dict[str, Any]) -> None:
         ("bits per byte", f"{numbers['bits_per_byte']:.6f}"),
         ("perplexity", f"{numbers['perplexity']:.4f}"),
         ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
-        ("threads", f"{numbers['threads']} ({numbers['threads_rule']})"),
+        ("threads", "{} ({})".format(*thread_count())),
     ):
         report.add_row(*row)
     console().print(report)

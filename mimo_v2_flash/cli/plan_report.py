@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.meta import mtp_tensors
 from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
 from mimo_v2_flash.costs.device_memory import verdict
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.hub_tensors import mtp_tensors
 
 from .console import amount, console, table
 from .parallel_options import parallel_sizes

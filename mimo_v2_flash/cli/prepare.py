@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
+from mimo_v2_flash.checkpoint.source import FolderSource, Source
+from mimo_v2_flash.checkpoint.subset import check_experts, from_ranges
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights.convert import ConversionJob, plan_conversion_job
-from mimo_v2_flash.weights.encoding import STORED, TARGETS, Encoding
-from mimo_v2_flash.weights.hub import IN_FLIGHT, HubSource
-from mimo_v2_flash.weights.source import FolderSource, Source
-from mimo_v2_flash.weights.subset import check_experts, from_ranges
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
+from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 
 from .console import amount, console, progress_of_bytes, table
 from .option_types import positive

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.param_specs import all_params
+from mimo_v2_flash.checkpoint.params import nbytes
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import build_model
-from mimo_v2_flash.weights.param_specs import all_params
-from mimo_v2_flash.weights.params import nbytes
-from mimo_v2_flash.weights.random_weights import random_weights
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report

@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.convert.encoding import STORED
 from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
-from mimo_v2_flash.weights.encoding import STORED
 
 from .option_types import positive
 from .options import add_renamed_option

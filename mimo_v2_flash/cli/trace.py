@@ -7,11 +7,11 @@ import argparse
 import time
 from pathlib import Path
 
+from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from mimo_v2_flash.tracing.trace_file import write_trace
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
-from mimo_v2_flash.weights.load import load_weights
 
 from .console import amount, console
 from .example_model import add_model_argument

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
+from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
+from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.kv_cache import new_cache, slots_per_sequence
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
-from mimo_v2_flash.weights.meta import meta_weights, one_of_each_layer
-from mimo_v2_flash.weights.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
-from mimo_v2_flash.weights.shard_weights import shard_weights
 
 from .traffic import TokenBytes
 from .workload import Workload

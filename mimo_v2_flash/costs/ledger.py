@@ -8,7 +8,8 @@ from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.execution.cost_model import analyze_cost
 from mimo_v2_flash.execution.program_cost import ProgramCost
 from mimo_v2_flash.execution.program_recorder import RecordedProgram
-from mimo_v2_flash.execution.pytree import tree_arrays
+from mimo_v2_flash.execution.pytree import tree_arrays, tree_leaves
+from mimo_v2_flash.quantization import QuantizedTensor
 
 from .deployment import Deployment
 from .lower_bound import LowerBound, ProgramShape, lower_bound
@@ -120,7 +121,9 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
         kind: sum(cost.read[path] + cost.written.get(path, 0) for path in paths)
         for kind, paths in inputs.items()
     }
-    bound = lower_bound(inputs["weights"], inputs["cache"], _shape(program))
+    leaves = tree_leaves(program.arguments, leaf=QuantizedTensor)
+    weights = {p: w for p, w in leaves.items() if tree_arrays(w, p).keys() & inputs["weights"]}
+    bound = lower_bound(weights, inputs["cache"], _shape(program))
     moved["activations"] += cost.returned
     return LedgerEntry(cost, bound, roofline_time(cost), **moved)
 

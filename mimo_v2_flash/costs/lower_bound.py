@@ -5,6 +5,7 @@ rank computes, on average, the experts of as many tokens as it dispatches.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 __all__ = ["LowerBound", "ProgramShape", "lower_bound"]
@@ -44,7 +45,7 @@ class LowerBound(NamedTuple):
 def lower_bound(
     weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape
 ) -> LowerBound:
-    """Return the lower bound of a program; its weights and cache are arrays by path.
+    """Return the lower bound of a program; weights, of any format, and cache arrays are by path.
 
     An embedding is no matmul: only the rows of the tokens are read.
     """
@@ -60,14 +61,15 @@ def lower_bound(
     )
 
 
-def _multiplications(path: str, array: Any, sizes: ProgramShape) -> int:
+def _multiplications(path: str, weight: Any, sizes: ProgramShape) -> int:
     """Return the multiplications of all tokens with one weight."""
-    if array.ndim < 2 or path.endswith(".scale"):
+    size = prod(weight.shape)
+    if len(weight.shape) < 2:
         return 0
     if "experts" in path:
-        return int(sizes.local_tokens * sizes.experts_per_token * array.size // array.shape[0])
+        return int(sizes.local_tokens * sizes.experts_per_token * size // weight.shape[0])
     tokens = sizes.local_tokens if "router" in path else sizes.rows * sizes.tokens
-    return int(tokens * array.size)
+    return int(tokens * size)
 
 
 def _attention(weights: Mapping[str, Any], cache: Mapping[str, Any], sizes: ProgramShape) -> int:

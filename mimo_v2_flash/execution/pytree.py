@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-__all__ = ["tree_arrays", "tree_map", "tree_replace", "tree_signature"]
+__all__ = ["tree_arrays", "tree_leaves", "tree_map", "tree_replace", "tree_signature"]
 
 
 def tree_map(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
@@ -27,9 +27,9 @@ def tree_map(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> 
     return tree._make(changed.values()) if hasattr(tree, "_make") else tuple(changed.values())
 
 
-def tree_arrays(tree: Any) -> dict[str, Any]:
+def tree_arrays(tree: Any, path: str = "") -> dict[str, Any]:
     """Return the arrays of a pytree, its leaves that have a dtype, by path and in order."""
-    return {path: leaf for path, leaf in _leaves(tree).items() if hasattr(leaf, "dtype")}
+    return {path: leaf for path, leaf in tree_leaves(tree, path).items() if hasattr(leaf, "dtype")}
 
 
 def tree_replace(tree: Any, arrays: Mapping[str, Any]) -> Any:
@@ -41,17 +41,18 @@ def tree_signature(tree: Any) -> tuple[Any, ...]:
     """Return the paths, shapes and dtypes of a pytree's arrays, and the values of other leaves."""
     return tuple(
         (path, tuple(leaf.shape), str(leaf.dtype)) if hasattr(leaf, "dtype") else (path, leaf)
-        for path, leaf in _leaves(tree).items()
+        for path, leaf in tree_leaves(tree).items()
     )
 
 
-def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    branches = _branches(tree)
+def tree_leaves(tree: Any, path: str = "", leaf: type | tuple[()] = ()) -> dict[str, Any]:
+    """Return the leaves of a pytree by path and in order; nodes of type `leaf` count as leaves."""
+    branches = None if isinstance(tree, leaf) else _branches(tree)
     if branches is None:
         return {path: tree}
     leaves: dict[str, Any] = {}
     for name, branch in branches.items():
-        leaves |= _leaves(branch, f"{path}.{name}" if path else name)
+        leaves |= tree_leaves(branch, f"{path}.{name}" if path else name, leaf)
     return leaves
 
 

@@ -75,7 +75,7 @@ def check_shapes(owner: str, tensors: dict[str, Any]) -> dict[str, int]:
 def check_dtypes(owner: str, tensors: dict[str, Any]) -> None:
     """Raise ValueError if a tensor's dtype contradicts the last noun of its name."""
     for name, tensor in tensors.items():
-        dtype = getattr(tensor, "dtype", None)  # none: BlockScaled has two, of code and scale
+        dtype = getattr(tensor, "dtype", None)  # none: a QuantizedTensor has several
         if not axes_of(name) or dtype is None:
             continue
         *_, noun, _ = name.split("_")

@@ -25,27 +25,25 @@ def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
 
 
 @checked
-def masked_experts(x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF):
+def masked_experts(x_ND, weight_NA, expert_NA, experts):
     """Return `y_ND`: every token through every expert of this rank, weighted, float32.
 
         y = sum over e of (sum over choices of e of weight) x expert_e(x)
 
     For programs of static shape and few tokens, where reading the experts' weights is the cost.
-    Expert ids outside 0..e-1 are skipped.
+    `experts[e]` are the three matrices of an expert; ids that are none of them are skipped.
     """
     y_ND = None
-    for expert in range(w_gate_eFD.shape[0]):
+    for expert in range(len(experts)):
         chosen_NA = (expert_NA == expert).astype(np.float32)
         weight_N1 = np.sum(weight_NA * chosen_NA, axis=-1, keepdims=True)
-        output_ND = moe_expert(x_ND, w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert])
+        output_ND = moe_expert(x_ND, *experts[expert])
         y_ND = weight_N1 * output_ND if y_ND is None else y_ND + weight_N1 * output_ND
     return y_ND
 
 
 @checked
-def capacity_experts(
-    x_ND, weight_NA, expert_NA, w_gate_eFD, w_up_eFD, w_down_eDF, *, capacity: int | None = None
-):
+def capacity_experts(x_ND, weight_NA, expert_NA, experts, *, capacity: int | None = None):
     """Return `y_ND` as `masked_experts` does, with at most `capacity` tokens for each expert.
 
     For programs of static shape and many tokens: an expert's weights are read once, as a plain
@@ -53,14 +51,13 @@ def capacity_experts(
     `moe_block.AllToAllDispatcher` counts them. Without `capacity` every expert computes every
     token.
     """
-    experts = w_gate_eFD, w_up_eFD, w_down_eDF
     if capacity is None or capacity >= x_ND.shape[0]:
-        return masked_experts(x_ND, weight_NA, expert_NA, *experts)
-    E = w_gate_eFD.shape[0]
+        return masked_experts(x_ND, weight_NA, expert_NA, experts)
+    E = len(experts)
     buffers = dispatch(x_ND, weight_NA, expert_NA, ranks=E, num_experts=E, send_capacity=capacity)
     outputs = []
     for expert in range(E):
         chosen_MA = (buffers.expert_PMA[expert] == expert).astype(np.float32)
         weight_M1 = np.sum(buffers.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
-        outputs.append(weight_M1 * moe_expert(buffers.x_PMD[expert], *(w[expert] for w in experts)))
+        outputs.append(weight_M1 * moe_expert(buffers.x_PMD[expert], *experts[expert]))
     return combine(np.stack(outputs), buffers.buffer_row_NA)

@@ -8,20 +8,14 @@ Source: `functools.singledispatch`; float32 accumulation as TensorE's PSUM and B
 """
 
 import importlib
-from collections.abc import Iterator
-from functools import cache, singledispatch
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
-from .blas import times_transposed
-from .block_scale import BlockScaled, dequantize_block_row
+from mimo_v2_flash.quantization.matmul import matmul as stored_matmul
 
-__all__ = ["constant", "full", "matmul", "plain_matmul", "put_rows", "sigmoid", "top_k"]
-
-TILE_ELEMENTS = (
-    1 << 19
-)  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
+__all__ = ["constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
 
 
 @singledispatch
@@ -29,8 +23,7 @@ def matmul(x: Any, w: Any) -> Any:
     """Return `x` [..., I] times the transpose of `w` [..., O, I], float32 [..., O].
 
     This is the only matmul of the kernels. It accumulates in float32 whatever the operands'
-    dtypes, and handles every storage format of a weight: float32, bfloat16, or `BlockScaled` FP8.
-    Batch axes broadcast.
+    dtypes. `w` is a float32 or bfloat16 tensor, or a `QuantizedTensor`. Batch axes broadcast.
     """
     return _for_type_of(x, matmul)(x, w)
 
@@ -86,45 +79,7 @@ def sigmoid(x):
 def _(x: np.ndarray, w: Any) -> np.ndarray:
     if x.shape[-1] != w.shape[-1]:
         raise ValueError(f"matmul: x is {x.shape}, w is {w.shape}: last axes must be equal")
-    x = x.astype(np.float32, copy=False)
-    compiled = _compiled_product()
-    y = compiled(x, w) if compiled else None
-    return plain_matmul(x, w) if y is None else y
-
-
-@np.errstate(invalid="ignore")  # OpenBLAS 0.3.31 multiplies unused lanes: sgemv, 5 columns
-def plain_matmul(x: np.ndarray, w: Any) -> np.ndarray:
-    """Return `matmul` of float32 `x` by NumPy alone, a tile of `w` at a time."""
-    if getattr(w, "dtype", None) == np.float32:
-        return times_transposed(x, w)
-    batch = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
-    y = np.empty((*batch, *x.shape[-2:-1], w.shape[-2]), np.float32)
-    start = 0
-    for tile in _tiles(w):
-        end = start + tile.shape[-2]
-        times_transposed(x, tile, out=y[..., start:end])
-        start = end
-    return y
-
-
-def _tiles(w: Any) -> Iterator[np.ndarray]:
-    """Yield consecutive tiles of rows of `w`, in float32."""
-    if isinstance(w, BlockScaled):
-        for row in range(-(-w.shape[-2] // w.block_height)):
-            yield dequantize_block_row(w, row)
-        return
-    height = max(1, TILE_ELEMENTS * w.shape[-2] // max(1, w.size))
-    for start in range(0, w.shape[-2], height):
-        yield w[..., start : start + height, :].astype(np.float32)
-
-
-@cache
-def _compiled_product() -> Any:
-    """Return the compiled matmul if numba is installed, else None."""
-    try:
-        return importlib.import_module(".compiled_matmul", __package__).product
-    except ImportError:
-        return None
+    return stored_matmul(x.astype(np.float32, copy=False), w)
 
 
 @top_k.register

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import AttentionWeights
 from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.kv_cache import KVCache, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_partial
 from mimo_v2_flash.parallel import Group
-from mimo_v2_flash.weights.params import AttentionWeights
 
 from .eager_attention import attend
 from .forward_batch import AttentionMetadata

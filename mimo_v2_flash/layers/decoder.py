@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mimo_v2_flash.checkpoint.params import AttentionWeights, DecoderWeights
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.parallel import ALONE, Group
-from mimo_v2_flash.weights.params import AttentionWeights, DecoderWeights
 
 from .attention import Attention
 from .execution_mode import EXECUTION_MODES, ExecutionMode

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
-from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["attend", "attend_per_kv_head"]
 

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.kernels.moe_block import Dispatcher, ExpertFn
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.parallel import Group, HostGroup
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .eager_dispatchers import MoEStepShape
 from .eager_mode import EagerMode

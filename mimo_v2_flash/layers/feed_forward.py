@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import DenseWeights, MoEWeights
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.dense_ffn import dense_ffn
 from mimo_v2_flash.kernels.moe_block import Dispatcher, moe_block
 from mimo_v2_flash.parallel import Group
-from mimo_v2_flash.weights.params import DenseWeights, MoEWeights
 
 __all__ = ["Dense", "FeedForward", "MixtureOfExperts", "RankIds"]
 
@@ -114,7 +114,7 @@ class MixtureOfExperts:
         """Return (y_ND, overflow_1): every token's weighted sum over its experts; overflow."""
 
         def expert_fn(x_ND: Any, weight_NA: Any, expert_NA: Any, **options: int) -> Any:
-            return self.expert_fn(x_ND, weight_NA, expert_NA, *weights.experts, **options)
+            return self.expert_fn(x_ND, weight_NA, expert_NA, weights.experts, **options)
 
         ranks, rank_1 = self.tensor_group.size, rank_ids.tensor_rank_1
         y_nD, overflow_1 = moe_block(

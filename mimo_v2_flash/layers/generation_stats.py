@@ -76,6 +76,6 @@ class GenerationStats(NumpyBackend):
 
     def _count_experts(self, call: HookCall) -> None:
         if call.part == "experts":
-            expert_NA, w_gate_eFD = call.args[2:4]
-            local = expert_NA[(expert_NA >= 0) & (expert_NA < len(w_gate_eFD))]
+            expert_NA, experts = call.args[2:4]
+            local = expert_NA[(expert_NA >= 0) & (expert_NA < len(experts))]
             self._touched_LE[call.layer, self._first_expert + local] += 1

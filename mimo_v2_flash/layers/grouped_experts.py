@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import DenseWeights
+from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.moe_expert import moe_expert
-from mimo_v2_flash.kernels.thread_pool import parallel_for
 
 __all__ = ["grouped_experts"]
 
@@ -19,9 +20,7 @@ def grouped_experts(
     x_ND: Any,
     weight_NA: Any,
     expert_NA: Any,
-    w_gate_eFD: Sequence[Any],
-    w_up_eFD: Sequence[Any],
-    w_down_eDF: Sequence[Any],
+    experts: Sequence[DenseWeights],
 ) -> Any:
     """Return `y_ND`: each token's weighted sum over the local experts that it chose, float32.
 
@@ -32,24 +31,23 @@ def grouped_experts(
     weight_NA, expert_NA
         Routing weights, float32, and ids of local experts; other ids (negative or too large)
         contribute nothing.
-    w_gate_eFD, w_up_eFD, w_down_eDF
-        Sequences of the local experts' weights: one stacked array, or one array per expert.
+    experts
+        The local experts: a record of three matrices for each, read when it is chosen.
     """
     A = expert_NA.shape[1]
     expert_J, weight_J = expert_NA.reshape(-1), weight_NA.reshape(-1)
     order_J = np.argsort(expert_J, kind="stable")
-    experts, starts = np.unique(expert_J[order_J], return_index=True)
+    chosen, starts = np.unique(expert_J[order_J], return_index=True)
     groups = [
         (int(expert), pair_J)
-        for expert, pair_J in zip(experts, np.split(order_J, starts)[1:], strict=True)
-        if 0 <= expert < len(w_gate_eFD)
+        for expert, pair_J in zip(chosen, np.split(order_J, starts)[1:], strict=True)
+        if 0 <= expert < len(experts)
     ]
     outputs: list[Any] = [None] * len(groups)
 
     def compute_expert(index: int) -> None:
         expert, pair_J = groups[index]
-        weights = w_gate_eFD[expert], w_up_eFD[expert], w_down_eDF[expert]
-        outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *weights)
+        outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *experts[expert])
 
     parallel_for(compute_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)

@@ -5,13 +5,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.kernels.sampling import greedy
 from mimo_v2_flash.parallel import Group
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .parallel_context import ParallelContext
 

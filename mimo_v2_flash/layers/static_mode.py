@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
+from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
-from mimo_v2_flash.weights.device_layout import to_device_layout
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .eager_attention import attend
 from .eager_dispatchers import MoEStepShape

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights.params import ModelWeights
 
 from .trace_tensors import TENSORS, layer_name
 

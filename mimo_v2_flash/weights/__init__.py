@@ -1,5 +1,11 @@
-"""Checkpoints: reading, converting, sharding and loading the weights of a model."""
+"""Deprecated path, kept for one release: `mimo_v2_flash.checkpoint` has what was here."""
 
-from .load import load_weights
+from typing import Any
 
-__all__ = ["load_weights"]
+from mimo_v2_flash.deprecated import moved_attribute
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> Any:
+    return moved_attribute(__name__, name)

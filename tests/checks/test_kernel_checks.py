@@ -7,16 +7,16 @@ import pytest
 
 from mimo_v2_flash import kernels
 from mimo_v2_flash.checks.kernel_checks import CHECKS
+from mimo_v2_flash.quantization.registry import FORMATS
 
 SHARED = {  # modules that kernels share
-    "attention", "axes", "blas", "compiled_loops", "compiled_matmul", "compiled_tile",
-    "ops", "traced_ops", "thread_pool",
+    "attention", "axes", "ops", "traced_ops"
 }  # fmt: skip
 
 
-def test_every_kernel_is_checked():
+def test_every_kernel_and_format_is_checked():
     files = {path.stem for path in Path(kernels.__path__[0]).glob("*.py")} - {"__init__"}
-    assert {check.kernel for check in CHECKS} == files - SHARED
+    assert {check.kernel for check in CHECKS} == (files - SHARED) | set(FORMATS)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.kernel}: {check.what}")

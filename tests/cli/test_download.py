@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import run_example
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.cli import prepare
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.subset import keep_experts
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import LocalHub, never_waiting, visited
 from tests.support.tiny import tiny

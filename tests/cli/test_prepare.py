@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import prepare_weights
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.safetensors_file import map_tensors
-from mimo_v2_flash.weights.source import FolderSource
-from mimo_v2_flash.weights.store import JOURNAL, PREPARED_INDEX
+from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny
@@ -198,7 +197,7 @@ def test_from_the_hub_it_is_the_same_checkpoint(folder, prepared, output, monkey
     from_folder = Path(shutil.move(output, tmp_path / "from_folder"))
     with visited(LocalHub(folder), monkeypatch, tmp_path / "home"):
         prepared("--expert-subset", "0-1", source=("--model", REPOSITORY, "--revision", COMMIT))
-    expected, actual = map_tensors(from_folder / FILE), map_tensors(output / FILE)
+    expected, actual = open_checkpoint(from_folder / FILE), open_checkpoint(output / FILE)
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(actual[name], tensor, err_msg=name)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import prepare_weights
+from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import all_shard_specs
-from mimo_v2_flash.weights import load_weights
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 

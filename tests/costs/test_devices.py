@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
+from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
@@ -15,9 +18,6 @@ from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
-from mimo_v2_flash.weights import load_weights
-from mimo_v2_flash.weights.params import MoEWeights, nbytes
-from mimo_v2_flash.weights.shard_weights import shard_weights
 from tests.support.drawn import floats
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.spread import admitting, favouring, plans

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.costs.lower_bound import ProgramShape, lower_bound
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 SIZES = ProgramShape(
     rows=2, tokens=3, local_tokens=4, kv_length=10, window=1000, experts_per_token=2
@@ -20,11 +21,15 @@ def test_a_matrix_meets_every_token_and_is_read_once():
 
 
 def test_a_token_meets_the_experts_that_it_chose():
+    weights = {"weights.experts.w_up_eFD": zeros(8, 6, 5)}
+    assert lower_bound(weights, {}, SIZES) == (2 * 4 * 2 * 30, 4 * 240, 0)
+
+
+def test_a_weight_of_a_format_has_its_logical_shape_and_stored_bytes():
     weights = {
-        "weights.experts.w_up_eFD.code": zeros(8, 6, 5),
-        "weights.experts.w_up_eFD.scale": zeros(8, 1, 1),
+        "weights.experts.w_up_eFD": BlockScaled(np.zeros((8, 6, 5), np.uint8), zeros(8, 1, 1))
     }
-    assert lower_bound(weights, {}, SIZES) == (2 * 4 * 2 * 30, 4 * 248, 0)
+    assert lower_bound(weights, {}, SIZES) == (2 * 4 * 2 * 30, 8 * (30 + 4), 0)
 
 
 def test_a_router_meets_the_tokens_of_its_rank():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.random_weights import random_weights
 from tests.support.config_files import SMALL
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")

@@ -10,10 +10,9 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from mimo_v2_flash import kernels
-from mimo_v2_flash.cpu import blas_threads
+from mimo_v2_flash.cpu import blas_threads, thread_pool
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
-from mimo_v2_flash.kernels import thread_pool
-from mimo_v2_flash.kernels.thread_pool import parallel_for
+from mimo_v2_flash.cpu.thread_pool import parallel_for
 from tests.support.tiny import random_tokens, running, tiny
 
 MODEL = tiny()

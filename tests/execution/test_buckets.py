@@ -4,10 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mimo_v2_flash.checkpoint.params import MoEWeights
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, random_tokens, running, tiny
 

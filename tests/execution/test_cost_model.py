@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled
 from mimo_v2_flash.parallel.device_group import DeviceGroup
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.traced_costs import costed, traced, xla_cost
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")

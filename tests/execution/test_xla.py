@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
+from mimo_v2_flash.convert.device_layout import to_device_layout
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled, quantize
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.layers.decoder import DecoderLayer
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.device_layout import to_device_layout
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.random_weights import random_weights
+from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
 from tests.support.agreement import assert_agrees
 from tests.support.batches import metadata_of
 from tests.support.rows import ragged
@@ -99,9 +99,9 @@ def test_every_kind_of_layer_is_numpys_and_so_is_its_cache(model, index, dtype):
 @pytest.mark.parametrize("height", [64, 128])
 @pytest.mark.parametrize("products", [1, 2000, 1 << 21], ids=["1 column", "2 columns", "all"])
 def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products, monkeypatch):
-    from mimo_v2_flash.kernels import traced_ops
+    from mimo_v2_flash.quantization import traced_fp8
 
-    monkeypatch.setattr(traced_ops, "MAX_PARTIAL_ELEMENTS", products)
+    monkeypatch.setattr(traced_fp8, "MAX_PARTIAL_ELEMENTS", products)
     generator = np.random.default_rng(0)
     w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
     stored = quantize(w_OI.astype(np.float32), block_height=height)

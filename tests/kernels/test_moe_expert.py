@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import dequantize, quantize
+from mimo_v2_flash.checkpoint.params import ExpertWeights
 from mimo_v2_flash.kernels.moe_expert import capacity_experts, masked_experts, moe_expert
+from mimo_v2_flash.quantization.fp8 import quantize
 from mimo_v2_flash.reference import moe_expert as oracle
 from tests.support import transformers_experts as transformers
 from tests.support.agreement import assert_agrees
@@ -25,10 +26,13 @@ SEVERAL = {
     "x_ND": np.ones((2, 4), np.float32),
     "weight_NA": np.ones((2, 2), np.float32),
     "expert_NA": np.zeros((2, 2), np.int32),
+}
+STACKS = {
     "w_gate_eFD": np.ones((5, 3, 4), np.float32),
     "w_up_eFD": np.ones((5, 3, 4), np.float32),
     "w_down_eDF": np.ones((5, 4, 3), np.float32),
 }
+EXPERTS = ExpertWeights(**STACKS)
 
 
 def scalar_expert(gate: float, up: float) -> float:
@@ -57,10 +61,10 @@ def test_experts_are_their_oracle(on, layer, A, seed):
     weight_NA, expert_NA = random_choices(
         np.random.default_rng(seed), N=len(layer.x_ND), A=A, E=E + 4
     )
-    args = layer.x_ND, weight_NA, expert_NA - np.int32(2), *layer[4:]
-    y_ND = on(masked_experts)(*args)
+    tokens = layer.x_ND, weight_NA, expert_NA - np.int32(2)
+    y_ND = on(masked_experts)(*tokens, layer.experts)
     assert y_ND.dtype == np.float32
-    expected_ND = oracle.masked_experts(*args)
+    expected_ND = oracle.masked_experts(*tokens, *layer[4:])
     assert_agrees(y_ND.astype(layer.x_ND.dtype), expected_ND, scale=summed(layer.x_ND, *layer[4:]))
 
 
@@ -70,7 +74,7 @@ def test_seated_experts_answer_the_first_tokens_that_chose_them(on, layer, A, ca
     N, E = len(layer.x_ND), len(layer.bias_E)
     weight_NA, expert_NA = random_choices(np.random.default_rng(seed), N=N, A=A, E=E + 4)
     expert_NA -= np.int32(2)
-    y_ND = on(capacity_experts)(layer.x_ND, weight_NA, expert_NA, *layer[4:], capacity=capacity)
+    y_ND = on(capacity_experts)(layer.x_ND, weight_NA, expert_NA, layer.experts, capacity=capacity)
     assert y_ND.dtype == np.float32
     for expert in range(E):
         beyond = np.flatnonzero((expert_NA == expert).any(axis=1))[capacity:]
@@ -88,7 +92,7 @@ def test_experts_are_transformers(E):
         expected_ND = transformers.experts(layer)(
             torch.tensor(layer.x_ND), torch.tensor(expert_NA).long(), torch.tensor(weight_NA)
         )
-    y_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, *layer[4:])
+    y_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, layer.experts)
     assert_agrees(y_ND, expected_ND.numpy(), scale=summed(layer.x_ND, *layer[4:]))
 
 
@@ -108,8 +112,8 @@ def test_a_weight_weighs_its_expert(layer, seed):
     weight_NA, expert_NA = random_choices(
         np.random.default_rng(seed), N=len(layer.x_ND), A=1, E=len(layer.bias_E)
     )
-    once_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, *layer[4:])
-    fourfold_ND = masked_experts(layer.x_ND, weight_NA * 4, expert_NA, *layer[4:])
+    once_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, layer.experts)
+    fourfold_ND = masked_experts(layer.x_ND, weight_NA * 4, expert_NA, layer.experts)
     np.testing.assert_array_equal(fourfold_ND, once_ND * 4)
 
 
@@ -117,15 +121,15 @@ def test_a_weight_weighs_its_expert(layer, seed):
 @pytest.mark.parametrize("expert", [-8, -1, 5, 8])
 def test_an_expert_of_another_rank_is_not_answered(on, expert):
     tensors = SEVERAL | {"expert_NA": np.full((2, 2), expert, np.int32)}
-    assert not on(masked_experts)(**tensors).any()
+    assert not on(masked_experts)(**tensors, experts=EXPERTS).any()
 
 
 def test_tokens_do_not_meet():
     layer = random_layer(N=3)
     weight_NA, expert_NA = random_choices(np.random.default_rng(0), N=3, A=2, E=8)
-    before_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, *layer[4:])
+    before_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, layer.experts)
     layer.x_ND[2] = 100
-    after_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, *layer[4:])
+    after_ND = masked_experts(layer.x_ND, weight_NA, expert_NA, layer.experts)
     np.testing.assert_array_equal(before_ND[:2], after_ND[:2])
 
 
@@ -137,7 +141,7 @@ def test_fp8_experts_answer_as_what_they_decode_to(on):
         for shape in ((4, 130), (3, 130), (3, 130), (130, 3))
     )
     stored = [quantize(w) for w in weights]
-    decoded = [dequantize(w) for w in stored]
+    decoded = [w.dequantize() for w in stored]
     y_ND = on(moe_expert)(x_ND, *stored)
     assert_agrees(y_ND, moe_expert(x_ND, *decoded), scale=summed(x_ND, *decoded))
 
@@ -148,8 +152,16 @@ def test_a_mistaken_argument_of_one_expert_is_named(name, wrong):
         moe_expert(**(ONE | {name: wrong}))
 
 
-@pytest.mark.parametrize("experts", [masked_experts, capacity_experts])
+@pytest.mark.parametrize("kernel", [masked_experts, capacity_experts])
 @pytest.mark.parametrize(("name", "wrong"), mistakes(**SEVERAL))
-def test_a_mistaken_argument_of_several_experts_is_named(experts, name, wrong):
-    with pytest.raises(ValueError, match=rf"{experts.__name__}: .*\b{name}\b"):
-        experts(**(SEVERAL | {name: wrong}))
+def test_a_mistaken_argument_of_several_experts_is_named(kernel, name, wrong):
+    message = rf"({kernel.__name__}|moe_expert): .*\b{name}\b"
+    with pytest.raises(ValueError, match=message):
+        kernel(**(SEVERAL | {name: wrong}), experts=EXPERTS)
+
+
+@pytest.mark.parametrize("kernel", [masked_experts, capacity_experts])
+@pytest.mark.parametrize(("name", "wrong"), mistakes(**STACKS))
+def test_a_mistaken_matrix_of_several_experts_is_named(kernel, name, wrong):
+    with pytest.raises(ValueError, match=rf"moe_expert: .*\b{name.replace('_e', '_')}\b|equals"):
+        kernel(**SEVERAL, experts=ExpertWeights(**(STACKS | {name: wrong})))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import BlockScaled
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 pytest.importorskip("nkipy")
 pytestmark = pytest.mark.nkipy

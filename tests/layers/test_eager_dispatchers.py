@@ -51,19 +51,19 @@ class RankOutput(NamedTuple):
 def on_ranks(layer: Layer, counts: list[int]) -> list[RankOutput]:
     """Return each rank's output for its tokens, counts[rank] of the layer's."""
     group, ends = ThreadGroup(len(counts)), np.cumsum([0, *counts])
-    x_ND, position_N, w_router_ED, bias_E, *experts = layer
+    x_ND, position_N, w_router_ED, bias_E, *_ = layer
 
     def on_rank(rank: int) -> RankOutput:
         local_rows, counting = slice(ends[rank], ends[rank + 1]), CountingGroup(group)
         size = len(bias_E) // len(counts)
-        weights = [w[rank * size : (rank + 1) * size] for w in experts]
+        experts = layer.experts[rank * size : (rank + 1) * size]
         y_ND, overflow_1 = moe_block(
             x_ND[local_rows],
             position_N[local_rows],
             w_router_ED,
             bias_E,
             np.array([rank], np.int32),
-            lambda *tokens: grouped_experts(*tokens, *weights),
+            lambda *tokens: grouped_experts(*tokens, experts),
             group=counting,
             dispatcher=RaggedAllToAllDispatcher(),
             **ROUTING,

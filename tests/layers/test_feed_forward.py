@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from mimo_v2_flash.checkpoint.params import ExpertWeights
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.layers.eager_dispatchers import RaggedAllToAllDispatcher
@@ -14,7 +15,6 @@ from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.layers.feed_forward import Dense, MixtureOfExperts
 from mimo_v2_flash.layers.grouped_experts import grouped_experts
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.weights.params import ExpertWeights
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import seeds
 from tests.support.oracle import decided, layer_io
@@ -105,7 +105,7 @@ def test_the_block_of_a_dense_network_is_no_part_of_its_answer(token_block):
 )
 def test_how_tokens_reach_their_experts_is_no_part_of_the_answer(expert_fn, dispatcher):
     mixture = MODEL.weights.layers[SPARSE].feed_forward
-    stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts)))
+    stacked = mixture._replace(experts=ExpertWeights(*map(np.stack, mixture.experts.columns)))
     y_ND = forward(
         replace(MIXTURE, expert_fn=expert_fn), SPARSE, weights=stacked, dispatcher=dispatcher
     )

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.head import GreedyTokens, Logits
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.shard_weights import shard_weights
 from tests.support.agreement import assert_agrees
 from tests.support.tiny import Recipe, running, tiny
 

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import quantize
+from mimo_v2_flash.quantization.fp8 import quantize
 
 
 @dataclass

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.weights.safetensors_file import read_header
-
 INDEX = "model.safetensors.index.json"
 
 Damage = Callable[[Path], Any]
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a sound file as JSON, and the byte at which data begins."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), start
 
 
 def change_header(file: str, change: Callable[[dict[str, Any]], object]) -> Damage:
@@ -34,8 +39,8 @@ def change_entry(file: str, name: str, **fields: object) -> Damage:
 
 
 def drop(file: str, name: str) -> Damage:
-    """Remove a tensor from a header; its bytes stay."""
-    return change_header(file, lambda header: header.pop(name))
+    """Remove a tensor from a header; its bytes are those of a tensor that no index names."""
+    return change_header(file, lambda header: header.update({"dropped": header.pop(name)}))
 
 
 def change_index(change: Callable[[dict[str, str]], object]) -> Damage:

@@ -73,7 +73,7 @@ def _matmul(x: Strict, w: Any) -> Strict:
     for operand in (x, w):
         if isinstance(operand, Strict) and (operand.dtype not in FLOATS or operand.ndim < 2):
             idiom = f"ops.matmul of {operand.ndim}-D {operand.dtype}"
-            raise NotTraceable(idiom, "2-D float32 or bfloat16, or BlockScaled weights")
+            raise NotTraceable(idiom, "2-D float32 or bfloat16, or a QuantizedTensor")
     return Strict(ops.matmul.dispatch(np.ndarray)(plain(x), plain(w)))
 
 

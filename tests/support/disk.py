@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.kernels.block_scale import BlockScaled, dequantize
-from mimo_v2_flash.weights import fp8, param_specs
-from mimo_v2_flash.weights.conversion_tasks import (
+from mimo_v2_flash.checkpoint import fp8, param_specs
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.plan import (
     ConversionPlan,
     ConversionTask,
     QuantizedTensorInfo,
 )
-from mimo_v2_flash.weights.encoding import Encoding
-from mimo_v2_flash.weights.safetensors_file import DTYPES
-from mimo_v2_flash.weights.source import TensorInfo
+from mimo_v2_flash.quantization.fp8 import BlockScaled
 
 GAP = 3  # bytes between tensors, so that their ranges never touch
 
@@ -63,7 +62,7 @@ class Made(NamedTuple):
             return array.astype(np.float32)
         scale = self.arrays[name + param_specs.SCALE]
         height = fp8.block_height((array.shape, scale.shape))
-        return dequantize(BlockScaled(array, scale, height))
+        return BlockScaled(array, scale, height).dequantize()
 
 
 def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:

@@ -18,7 +18,7 @@ from typing import Any
 
 from huggingface_hub import close_session
 
-from mimo_v2_flash.weights.hub import WAITS
+from mimo_v2_flash.checkpoint.hub import WAITS
 from tests.support.hub_handler import COMMIT, REPOSITORY, Handler, Range, Server
 
 __all__ = [
@@ -147,5 +147,5 @@ def never_waiting(monkeypatch: Any) -> list[float]:
     sleeper = SimpleNamespace(sleep=wanted.append)
     monkeypatch.setattr("huggingface_hub.utils._http.time", sleeper)
     monkeypatch.setattr("huggingface_hub.file_download.time", sleeper)
-    monkeypatch.setattr("mimo_v2_flash.weights.hub.WAITS", [0] * len(WAITS))
+    monkeypatch.setattr("mimo_v2_flash.checkpoint.hub.WAITS", [0] * len(WAITS))
     return wanted

@@ -6,10 +6,9 @@ tensors, truth = model_tensors(SMALL, fused=True)
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.fp8 import Heads
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.kernels.block_scale import dequantize
-from mimo_v2_flash.weights import param_specs
-from mimo_v2_flash.weights.fp8 import Heads
 from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantize_weights
 
 # Full and dense, sliding, full; MiMo's head widths and 4 KV heads, so that scales cross.
@@ -54,7 +53,7 @@ def assert_is(weight, quantised: Quantised) -> None:
     """Assert that a weight has the codes of `quantised` and dequantises to the same numbers."""
     assert weight.code.dtype == np.uint8
     np.testing.assert_array_equal(weight.code, quantised.code_OI.view(np.uint8))
-    np.testing.assert_array_equal(dequantize(weight), quantised.truth_OI)
+    np.testing.assert_array_equal(weight.dequantize(), quantised.truth_OI)
 
 
 def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, Arrays]:

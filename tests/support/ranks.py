@@ -19,29 +19,28 @@ def on_ranks(
 ):
     """Return (y_ND, overflow_P) of `layer`, its tokens and experts sharded evenly over the ranks.
 
-    `expert_fn` computes a rank's experts from (x, weight, expert, gate, up, down); `on` wraps the
+    `expert_fn` computes a rank's experts from (x, weight, expert, experts); `on` wraps the
     kernel for a kind of arrays.
     """
 
     def program(*tensors):
-        *block, w_gate_eFD, w_up_eFD, w_down_eDF = tensors
+        *block, experts = tensors
 
         def run_local_experts(x_ND, weight_NA, expert_NA, **options):
-            experts = w_gate_eFD, w_up_eFD, w_down_eDF
-            return expert_fn(x_ND, weight_NA, expert_NA, *experts, **options)
+            return expert_fn(x_ND, weight_NA, expert_NA, experts, **options)
 
         return moe_block(*block, run_local_experts, group=group, **statics)
 
-    def shard(rank: int, tensor: np.ndarray) -> np.ndarray:
+    def shard(rank: int, tensor):
         length = len(tensor) // group.size
         return tensor[rank * length : (rank + 1) * length]
 
     def run_rank(rank: int):
-        x_ND, position_N, w_router_ED, bias_E, *experts = layer
+        x_ND, position_N, w_router_ED, bias_E, *_ = layer
         tokens = shard(rank, x_ND), shard(rank, position_N)
         rank_1 = np.array([rank], np.int32)
-        experts = (shard(rank, w) for w in experts)
-        return on(program)(*tokens, w_router_ED, bias_E, rank_1, *experts)
+        experts = shard(rank, layer.experts)
+        return on(program)(*tokens, w_router_ED, bias_E, rank_1, experts)
 
     outputs = [run_rank(0)] if group is SOLO else group.run(run_rank)
     y_of_rank, overflow_of_rank = zip(*outputs, strict=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+from mimo_v2_flash.checkpoint.params import ExpertWeights
 from tests.support.drawn import floats, seeds
 
 WIDTH = 6
@@ -25,6 +26,11 @@ class Layer(NamedTuple):
     w_gate_EFD: Any
     w_up_EFD: Any
     w_down_EDF: Any
+
+    @property
+    def experts(self) -> ExpertWeights:
+        """The experts as kernels take them."""
+        return ExpertWeights(*self[4:])
 
 
 def random_layer(seed=0, *, N=5, E=8, F=3, dtype=np.float32, padding=0.0) -> Layer:

@@ -14,10 +14,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoV2FlashModel
+from mimo_v2_flash.checkpoint.params import MoEWeights
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.weights.params import MoEWeights
 from tests.support.tiny import Recipe, Tiny, running
 
 DISPATCHERS = [None, "all_gather", "all_to_all"]
@@ -92,10 +92,10 @@ def _count(pairs: Counter, call: HookCall) -> None:
         pairs["combined"] += int(np.sum(sum_ND[:, 0]))
 
 
-def _is_local(expert_NA: Any, w_gate_eFD: Any) -> Any:
-    return (expert_NA >= 0) & (expert_NA < len(w_gate_eFD))
+def _is_local(expert_NA: Any, experts: Any) -> Any:
+    return (expert_NA >= 0) & (expert_NA < len(experts))
 
 
-def _count_local(x_ND: Any, weight_NA: Any, expert_NA: Any, w_gate_eFD: Any, *_: Any) -> Any:
-    count_N1 = np.sum(_is_local(expert_NA, w_gate_eFD), axis=1, keepdims=True)
+def _count_local(x_ND: Any, weight_NA: Any, expert_NA: Any, experts: Any) -> Any:
+    count_N1 = np.sum(_is_local(expert_NA, experts), axis=1, keepdims=True)
     return np.broadcast_to(count_N1, x_ND.shape).astype(np.float32)

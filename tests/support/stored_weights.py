@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kernels.block_scale import BLOCK, BlockScaled, dequantize
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
 from tests.support.drawn import seeds
 
 NAN_CODES = np.array([0x7F, 0xFF], np.uint8)
@@ -60,7 +60,7 @@ def stored_weights(draw, kinds=KINDS) -> Any:
 
 def widened(w: Any) -> np.ndarray:
     """Return `w` dequantised to float64."""
-    return (dequantize(w) if isinstance(w, BlockScaled) else w).astype(np.float64)
+    return (w.dequantize() if isinstance(w, BlockScaled) else w).astype(np.float64)
 
 
 def assert_is_product(y: np.ndarray, x: np.ndarray, w: Any, *, tolerance: float = 1e-6) -> None:

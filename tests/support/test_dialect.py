@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.block_scale import quantize
+from mimo_v2_flash.quantization.fp8 import quantize
 from tests.support import dialect_idioms
 from tests.support.dialect import NotTraceable, Strict, plain, strict, strictly
 from tests.support.dialect_idioms import ALLOWED, FORBIDDEN, inputs_of

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
-from mimo_v2_flash.weights.params import ModelWeights
+from mimo_v2_flash.checkpoint.params import ModelWeights
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # threads do not pay for tensors as small as these

@@ -1,0 +1,163 @@
+"""A checkpoint on the Hugging Face hub, read with HTTP range requests.
+
+huggingface_hub resolves endpoint, token and revision (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`), keeps
+connections open and waits as long as a busy hub asks; this module adds the range requests.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from .io_threads import parallel_map
+from .safetensors_file import Header, TensorInfo, parse_index, read_header
+from .source import SIDE_FILES
+
+__all__ = ["IN_FLIGHT", "HubSource"]
+
+HUB_INDEX = "model.safetensors.index.json"
+IN_FLIGHT = 8  # concurrent requests
+WAITS = (1, 2, 4, 8, 8)  # seconds between retries
+TIMEOUT = 30.0  # seconds without a byte
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP status codes to retry
+
+Response = TypeVar("Response")
+
+
+class HubSource:
+    """A checkpoint in a repository of the hub, at one commit.
+
+    Parameters
+    ----------
+    repository
+        The id, such as `XiaomiMiMo/MiMo-V2-Flash`.
+    revision
+        A branch, tag or commit.
+
+    Attributes
+    ----------
+    name, revision
+        The repository and the commit.
+    config
+        The path of its config.json, downloaded.
+    total_size
+        Bytes of all its tensors according to its index; 0 if the index has no number.
+
+    Raises
+    ------
+    OSError
+        If the hub cannot be reached, or has no such repository, revision or file; the message is
+        one line that says what to do.
+    ValueError
+        If the index is damaged, or names files that are not safetensors files of the repository.
+    """
+
+    def __init__(self, repository: str, revision: str = "main") -> None:
+        self.name = repository
+        try:
+            request = partial(HfApi().model_info, repository, revision=revision, timeout=TIMEOUT)
+            info = _retry(request, _is_busy)
+            self.revision: str = info.sha or revision
+            self._files = {file.rfilename for file in info.siblings or ()}
+            self.config, index = map(self._download, ("config.json", HUB_INDEX))
+        except Exception as error:  # of whichever HTTP library huggingface_hub uses
+            raise OSError(_error_message(repository, error)) from error
+        parsed = parse_index(f"{repository}: {HUB_INDEX}", index.read_bytes())
+        self._file_of, size = parsed.weight_map, parsed.metadata.get("total_size")
+        self.total_size = size if isinstance(size, int) else 0
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+        return list(self._file_of)
+
+    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
+        """Return the TensorInfo of the tensors `names`; only headers of their files are fetched."""
+        files = sorted({self._file_of[name] for name in names})
+        headers = dict(zip(files, parallel_map(self._header, files, IN_FLIGHT), strict=True))
+        return {name: headers[self._file_of[name]].info(name) for name in names}
+
+    def read(self, file: str, begin: int, end: int) -> bytes:
+        """Return the bytes of `file` from `begin` to `end`; a broken connection is retried."""
+        if begin == end:
+            return b""
+        data, size = self._range(file, begin, end)
+        if len(data) != end - begin:
+            raise ValueError(f"{self.name}: {file}: ends at byte {size}, expected {end}: truncated")
+        return data
+
+    def side_files(self) -> Mapping[str, Path]:
+        """Return the paths of those `SIDE_FILES` that the repository has, downloaded."""
+        return {name: self._download(name) for name in SIDE_FILES if name in self._files}
+
+    def _download(self, file: str) -> Path:
+        request = partial(hf_hub_download, self.name, file, revision=self.revision)
+        return Path(_retry(request, _is_busy))
+
+    def _header(self, file: str) -> Header:
+        return read_header(f"{self.name}: {file}", file, partial(self._range, file))
+
+    def _range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
+        """Return the bytes of a range, as far as the file goes, and the size of the file."""
+        try:
+            return _retry(partial(self._try_range, file, begin, end), _is_broken_connection)
+        except Exception as error:  # as above
+            raise OSError(_error_message(f"{self.name}: {file}", error)) from error
+
+    def _try_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
+        with http_stream_backoff(
+            "GET",
+            hf_hub_url(self.name, file, revision=self.revision),
+            # A compressed response has other bytes, and some servers then ignore the range.
+            headers=build_hf_headers()
+            | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"},
+            timeout=TIMEOUT,
+            follow_redirects=True,
+            max_retries=len(WAITS),
+            retry_on_exceptions=(),
+            retry_on_status_codes=BUSY,
+        ) as response:
+            hf_raise_for_status(response)
+            served, _, size = response.headers.get("Content-Range", "").partition("/")
+            if response.status_code != 206 or not size.isdigit():
+                raise OSError("it does not serve ranges of files")  # before the body is read
+            end = min(end, int(size))
+            data = response.read()
+        if served != f"bytes {begin}-{end - 1}" or len(data) != end - begin:
+            raise EOFError(f"received {len(data)} bytes of {served!r}, expected {begin} to {end}")
+        return data, int(size)
+
+
+def _retry(request: Callable[[], Response], retries: Callable[[Exception], bool]) -> Response:
+    for wait in WAITS:
+        try:
+            return request()
+        except Exception as error:
+            if not retries(error):
+                raise
+        time.sleep(wait)
+    return request()
+
+
+def _is_busy(error: Exception) -> bool:
+    """Return whether the hub is busy; huggingface_hub retries only some of these statuses."""
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in BUSY
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    """Return whether a connection broke; an OSError of `_try_range` is a refusal by the hub."""
+    return not isinstance(error, OSError)
+
+
+def _error_message(subject: str, error: Exception) -> str:
+    detail = (" ".join(str(error).split()) or type(error).__name__)[:500]
+    if isinstance(error, HfHubHTTPError):
+        return f"{subject}: {detail} (are the name, --revision and HF_TOKEN right?)"
+    return (
+        f"{subject}: the hub cannot be used: {detail} (is the network there, and is HF_ENDPOINT "
+        "right? A checkpoint on disk needs no network: prepare_weights.py --checkpoint FOLDER)"
+    )

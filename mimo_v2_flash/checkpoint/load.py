@@ -1,0 +1,199 @@
+"""Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import find_format
+from mimo_v2_flash.quantization.fp8 import check_scales
+
+from . import check, fp8, param_specs
+from .param_specs import SCALE, ParamSpec
+from .params import (
+    AttentionWeights,
+    DecoderWeights,
+    DenseWeights,
+    ExpertWeights,
+    ModelWeights,
+    MoEWeights,
+)
+from .prepared import PreparedMetadata, check_shard, find_shard_folder
+from .qkv import FusedQKV, joined_projections
+from .source import Checkpoint, open_checkpoint
+
+__all__ = ["Reader", "load_weights"]
+
+
+def load_weights(
+    path: str | PathLike[str], config: MiMoConfig, *, share: ShardSpec | None = None
+) -> ModelWeights:
+    """Return the weights of the checkpoint at `path`, memory-mapped: matrices are read when used.
+
+    Names, shapes and dtypes are checked here, and no byte of an expert is read. Whether scales are
+    positive numbers is checked when a weight is first used: a ValueError then names it.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A folder of safetensors files in the hub's names, with an index or without: the hub's own,
+        one that transformers saved, or one of `prepare_weights.py`; or one such file, or the file
+        name that a prepared checkpoint would have if it had not been split.
+    config : MiMoConfig
+        The model; every weight's shape is checked against it. It counts all of the model's experts;
+        the metadata of prepared weights says which of them they hold.
+    share : ShardSpec, optional
+        This rank's part, `ParallelConfig.shard_spec(rank)`. Where the folder holds shards, the
+        rank's is opened; any other checkpoint is mapped whole, and the model slices it.
+
+    Returns
+    -------
+    ModelWeights
+        Matrices [out, in] as stored: float32 or bfloat16 arrays, or a `QuantizedTensor`.
+        Norms, routers, biases and sinks are float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint at `path`, or a shard is missing.
+    ValueError
+        If a weight is missing, unexpected, misshapen, of another dtype, or has scales that do not
+        fit; the message names it and its file. If the shard is that of another rank, ParallelConfig
+        or checkpoint.
+    """
+    source = find_shard_folder(Path(path), share)
+    tensors = open_checkpoint(source)
+    experts, shard_spec = _contents(source, tensors, config, share)
+    fused = param_specs.is_fused(tensors)
+    params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
+    names = check.required_tensors(str(source), params, tensors)
+    check.check_others(str(source), params, tensors)
+    check.check_tensors(params, {name: tensors.info(name) for name in names})
+    return Reader(tensors, config, experts, shard_spec).model()
+
+
+class Reader:
+    """A reader of a model's weights from a checkpoint.
+
+    Parameters
+    ----------
+    tensors
+        The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
+    config
+        The whole model.
+    experts
+        Ids of the experts to read; routers keep only their rows.
+    shard_spec
+        The part of the model that the checkpoint holds.
+    """
+
+    def __init__(
+        self,
+        tensors: Checkpoint,
+        config: MiMoConfig,
+        experts: tuple[int, ...],
+        shard_spec: ShardSpec = UNSHARDED,
+    ) -> None:
+        self._tensors, self._config, self._experts = tensors, config, experts
+        self._shard_spec = shard_spec
+
+    def model(self) -> ModelWeights:
+        """Return all weights."""
+        embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
+        specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
+        return ModelWeights(
+            embedding_VD=self._tensors[embedding.name],
+            layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
+            final_norm_D=self._float32(final_norm),
+            w_logits_VD=self._matrix(logits),
+            expert_ids=self._experts,
+            shard_spec=self._shard_spec,
+        )
+
+    def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
+        attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)
+        feed_forward = self._mixture if spec.num_experts else self._dense
+        return DecoderWeights(
+            attention_norm_D=self._float32(attention_norm),
+            attention=self._attention(prefix, spec),
+            feed_forward_norm_D=self._float32(feed_forward_norm),
+            feed_forward=feed_forward(prefix, spec),
+        )
+
+    def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
+        _, _, _, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        no_sink = np.full(spec.attention.num_heads, NO_SINK, np.float32)
+        q, k, v = self._projections(prefix, spec)
+        sink_H = self._float32(sink[0]) if sink else no_sink
+        return AttentionWeights(q, k, v, self._matrix(o), sink_H)
+
+    def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
+        """Return w_q, w_k and w_v, with scales on plain grids."""
+        joined = joined_projections(
+            prefix, spec, self._config, self._tensors, self._where, self._shard_spec
+        )
+        if isinstance(joined, FusedQKV):
+            where, weight = self._where(joined.qkv), self._checked(joined.qkv)
+            return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
+        q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        if joined:
+            both = self._checked(k.name), self._checked(v.name)
+            return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, joined.heads)
+        return self._matrix(q), self._matrix(k), self._matrix(v)
+
+    def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
+        gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
+        return DenseWeights(gate, up, down)
+
+    def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
+        router, bias = (self._float32(param) for param in param_specs.router(prefix, spec))
+        ids, local_experts = list(self._experts), self._shard_spec.expert_range(len(self._experts))
+        experts = (
+            map(self._matrix, param_specs.expert(prefix, spec, expert_id))
+            for expert_id in ids[local_experts.start : local_experts.stop]
+        )
+        return MoEWeights(router[ids], bias[ids], ExpertWeights.of(experts))
+
+    def _matrix(self, param: ParamSpec) -> Any:
+        """Return a weight as stored: its format is that of its tensors, whatever a config says."""
+        name, shape = param
+        form = find_format(self._tensors, name)
+        if form is None:
+            return self._tensors[name]
+        first = next(iter(form.tensor_names(name).values()))
+        where = f"{self._tensors.file_of(first)}: {name}"
+        return form.from_checkpoint(where, shape, form.read(self._tensors, name))
+
+    def _checked(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the codes and scales of a weight whose scales loading reads, and so checks."""
+        scale_YX = self._tensors[name + SCALE]
+        check_scales(self._where(name) + SCALE, scale_YX)
+        return self._tensors[name], scale_YX
+
+    def _where(self, name: str) -> str:
+        return f"{self._tensors.file_of(name)}: {name}"
+
+    def _float32(self, param: ParamSpec) -> np.ndarray:
+        return self._tensors[param.name].astype(np.float32)
+
+
+def _contents(
+    source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
+) -> tuple[tuple[int, ...], ShardSpec]:
+    """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
+    metadata = tensors.metadata
+    try:
+        prepared = PreparedMetadata.of_metadata(metadata)
+        if prepared:
+            prepared.check(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    if not prepared:
+        return tuple(range(config.n_routed_experts)), UNSHARDED
+    if prepared.shards > 1:
+        check_shard(source, prepared, requested)
+    return prepared.experts, prepared.shard_spec

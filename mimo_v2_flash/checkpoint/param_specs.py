@@ -1,0 +1,176 @@
+"""Parameter specs: the checkpoint name and shape of every weight, and which of them may be FP8.
+
+Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
+same names.
+"""
+
+from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
+
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+
+__all__ = [
+    "FUSED",
+    "HUB_FORMAT",
+    "MTP_PREFIX",
+    "MULTIPLIED",
+    "ROUTER",
+    "SCALE",
+    "ParamSpec",
+    "all_params",
+    "attention",
+    "dense",
+    "embedding_norm_head",
+    "expert",
+    "fused_attention",
+    "is_fused",
+    "layer_norms",
+    "mtp",
+    "router",
+    "stored_dtype",
+]
+
+MTP_PREFIX = "model.mtp."
+HUB_FORMAT = "fp8"  # how the hub's checkpoint stores most matmul weights
+SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
+ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
+FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
+MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of matmul weights
+NEVER_FP8 = (
+    ".o_proj.weight",
+    ".eh_proj.weight",
+    "lm_head.weight",
+)  # matmul weights that the hub does not store as FP8
+
+
+class ParamSpec(NamedTuple):
+    """A parameter's name in a checkpoint, and its shape: [out, in] for a matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def embedding_norm_head(config: MiMoConfig) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
+    """Return embedding_VD, final_norm_D and w_logits_VD."""
+    V, D = config.vocab_size, config.hidden_size
+    return (
+        ParamSpec("model.embed_tokens.weight", (V, D)),
+        ParamSpec("model.norm.weight", (D,)),
+        ParamSpec("lm_head.weight", (V, D)),
+    )
+
+
+def layer_norms(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
+    """Return attention_norm_D and feed_forward_norm_D of the layer at `prefix`."""
+    return (
+        ParamSpec(f"{prefix}.input_layernorm.weight", (spec.hidden_size,)),
+        ParamSpec(f"{prefix}.post_attention_layernorm.weight", (spec.hidden_size,)),
+    )
+
+
+def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
+    """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
+    H, K, Q, C = spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.v_head_dim
+    matrices = (
+        ParamSpec(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
+        ParamSpec(f"{prefix}.self_attn.k_proj.weight", (K * Q, hidden)),
+        ParamSpec(f"{prefix}.self_attn.v_proj.weight", (K * C, hidden)),
+        ParamSpec(f"{prefix}.self_attn.o_proj.weight", (hidden, H * C)),
+    )
+    sink = ParamSpec(f"{prefix}.self_attn.attention_sink_bias", (H,))
+    return (*matrices, sink) if spec.has_sink else matrices
+
+
+def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
+    """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout."""
+    q, k, v, *rest = attention(prefix, spec, hidden)
+    rows = q.shape[0] + k.shape[0] + v.shape[0]
+    return (ParamSpec(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
+
+
+def router(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
+    """Return w_router_ED and bias_E of the layer at `prefix`."""
+    return (
+        ParamSpec(f"{prefix}{ROUTER}weight", (spec.num_experts, spec.hidden_size)),
+        ParamSpec(f"{prefix}{ROUTER}e_score_correction_bias", (spec.num_experts,)),
+    )
+
+
+def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
+    return _gated(f"{prefix}.mlp.experts.{index}", spec.intermediate_size, spec.hidden_size)
+
+
+def dense(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
+    """Return w_gate_FD, w_up_FD and w_down_DF of the dense layer at `prefix`."""
+    return _gated(f"{prefix}.mlp", spec.intermediate_size, spec.hidden_size)
+
+
+def mtp(prefix: str, config: MiMoConfig) -> tuple[ParamSpec, ...]:
+    """Return the parameters of the MTP layer at `prefix`, which has no embedding or head."""
+    spec, D = config.mtp_layer, config.hidden_size
+    norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
+    return (
+        *(ParamSpec(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
+        ParamSpec(f"{prefix}.eh_proj.weight", (D, 2 * D)),
+        *attention(prefix, spec.attention, D),
+        *dense(prefix, spec),
+    )
+
+
+def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
+    return (
+        ParamSpec(f"{prefix}.gate_proj.weight", (width, hidden)),
+        ParamSpec(f"{prefix}.up_proj.weight", (width, hidden)),
+        ParamSpec(f"{prefix}.down_proj.weight", (hidden, width)),
+    )
+
+
+def stored_dtype(name: str) -> str:
+    """Return the safetensors dtype that the hub stores the weight `name` in."""
+    if ROUTER in name:
+        return "F32"
+    return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
+
+
+def is_fused(names: Container[str]) -> bool:
+    """Return whether a checkpoint of tensors called `names` has MiMo-V2.5's `qkv_proj`."""
+    return f"model.layers.0.{FUSED}" in names
+
+
+def all_params(
+    config: MiMoConfig,
+    experts: Sequence[int] | None = None,
+    *,
+    fused: bool = False,
+    shard_spec: ShardSpec = UNSHARDED,
+) -> Iterator[ParamSpec]:
+    """Yield every parameter of a checkpoint of `config`, without scales and MTP weights.
+
+    Parameters
+    ----------
+    config
+        The whole model; routers have a row for each of its experts.
+    experts
+        Ids of the experts in the checkpoint; by default all.
+    fused
+        Whether attention has MiMo-V2.5's `qkv_proj`.
+    shard_spec
+        The part of the model in the checkpoint; shapes are those of this part.
+    """
+    ids = range(config.n_routed_experts) if experts is None else experts
+    local_experts = shard_spec.expert_range(len(ids))
+    attention_params = fused_attention if fused else attention
+    *ends, (head, (V, D)) = embedding_norm_head(config)
+    yield from (*ends, ParamSpec(head, (len(shard_spec.tensor_range(V)), D)))
+    for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
+        prefix = f"model.layers.{index}"
+        yield from layer_norms(prefix, spec)
+        yield from attention_params(prefix, spec.attention, spec.hidden_size)
+        if not spec.num_experts:
+            yield from dense(prefix, spec)
+            continue
+        yield from router(prefix, spec)
+        for expert_id in ids[local_experts.start : local_experts.stop]:
+            yield from expert(prefix, spec, expert_id)

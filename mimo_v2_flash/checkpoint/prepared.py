@@ -1,0 +1,162 @@
+"""Prepared checkpoints: metadata of files and shards, so that none is taken for another model's."""
+
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
+
+__all__ = ["FORMAT", "MANIFEST", "STEM", "PreparedMetadata", "check_shard", "find_shard_folder"]
+
+FORMAT = "mimo-v2-flash"
+VERSION = "2"
+STEM = "mimo_weights"  # of the names of a prepared checkpoint's files
+MANIFEST = f"{STEM}.shards.json"
+FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
+"""Fields of a config that the weights do not depend on."""
+
+
+@dataclass(frozen=True)
+class PreparedMetadata:
+    """The metadata of a prepared checkpoint, which each of its files holds.
+
+    Attributes
+    ----------
+    source, revision
+        The folder or repository that was converted, and its commit if it has one.
+    dtype
+        "fp8" (as stored), "bfloat16" or "float32".
+    target
+        "cpu", or "trainium2": FP8 halved to at most 240, its scales doubled.
+    experts
+        Ids of the experts that the checkpoint holds, as the source numbers them.
+    config
+        The whole model's config, in the hub's spelling; its number of experts is the source's.
+    expert_parallel, tensor_parallel, shard
+        How many ranks the experts and the heads are split over, and the index of this shard.
+    """
+
+    source: str
+    revision: str
+    dtype: str
+    target: str
+    experts: tuple[int, ...]
+    config: dict[str, Any]
+    expert_parallel: int = 1
+    tensor_parallel: int = 1
+    shard: int = 0
+
+    @property
+    def shards(self) -> int:
+        """How many distinct shards there are."""
+        return len(all_shard_specs(self.expert_parallel, self.tensor_parallel))
+
+    @property
+    def shard_spec(self) -> ShardSpec:
+        """The part of the model that this shard holds."""
+        return all_shard_specs(self.expert_parallel, self.tensor_parallel)[self.shard]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a safetensors header."""
+        values = {name: json.dumps(value) for name, value in asdict(self).items()}
+        return {"format": FORMAT, "format_version": VERSION, **values}
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, str]) -> "PreparedMetadata | None":
+        """Return the fields in a header's metadata, or None if this project did not write it.
+
+        Raises
+        ------
+        ValueError
+            If it is of another version of the format, or damaged.
+        """
+        if metadata.get("format") != FORMAT:
+            return None
+        if metadata.get("format_version") != VERSION:
+            raise ValueError(
+                f"prepared weights of format version {metadata.get('format_version')}, this "
+                f"release reads {VERSION}: prepare them again"
+            )
+        try:
+            values = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+            prepared = cls(**(values | {"experts": tuple(values["experts"])}))
+            all_experts = range(operator.index(prepared.config["n_routed_experts"]))
+            if sorted(set(prepared.experts) & set(all_experts)) != values["experts"]:
+                raise ValueError(f"experts {values['experts']!r:.100} of {len(all_experts)}")
+            if min(prepared.expert_parallel, prepared.tensor_parallel) < 1 or not (
+                0 <= prepared.shard < prepared.shards
+            ):
+                raise ValueError(f"shard {prepared.shard!r:.100}")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"prepared weights with damaged metadata: {error}") from error
+        return prepared
+
+    def check(self, config: MiMoConfig) -> None:
+        """Raise ValueError, naming field and values, if the weights are not those of `config`."""
+        expected = json.loads(json.dumps(config.to_dict()))
+        for name in sorted((self.config.keys() | expected.keys()) - FREE):
+            if self.config.get(name) != expected.get(name):
+                raise ValueError(
+                    f"prepared for {name} = {self.config.get(name)!r}, the config has "
+                    f"{expected.get(name)!r}; use MiMoConfig.from_pretrained of the prepared folder"
+                )
+
+
+def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
+    """Return the folder in `path` of the shard `shard_spec`; `path` itself if it holds no shards.
+
+    Raises
+    ------
+    ValueError
+        If the shards are those of another ParallelConfig, or the manifest is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        return path
+    manifest, folders = _manifest(path)
+    shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
+    if shard_spec not in shards:
+        requested = "no shard" if shard_spec is None else _parallel_sizes(shard_spec)
+        raise ValueError(
+            f"{path}: holds shards of {_parallel_sizes(shards[0])}, requested is {requested}; "
+            "prepare_weights.py makes others"
+        )
+    return path / folders[shards.index(shard_spec)]
+
+
+def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
+    """Raise ValueError unless the shard in `folder` fits `shard_spec` and its manifest."""
+    if shard_spec is not None and prepared.shard_spec != shard_spec:
+        raise ValueError(
+            f"{folder}: is the shard of {prepared.shard_spec}, this rank's is {shard_spec}"
+        )
+    if not (folder.parent / MANIFEST).is_file():
+        return
+    manifest, _ = _manifest(folder.parent)
+    for name, value in vars(prepared).items():
+        if name != "shard" and value != vars(manifest)[name]:
+            raise ValueError(
+                f"{folder}: is a shard of {name} {value!r:.80}, its manifest has "
+                f"{vars(manifest)[name]!r:.80}"
+            )
+
+
+def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
+    file = path / MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        prepared = PreparedMetadata.of_metadata(content["metadata"])
+        folders = list(map(str, content["shards"]))
+        if prepared is None or len(folders) != prepared.shards:
+            raise ValueError(f"{len(folders)} shards")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, or of another release: {error}") from error
+    return prepared, folders
+
+
+def _parallel_sizes(spec: ShardSpec) -> str:
+    experts, tensors = spec.expert_parallel_size, spec.tensor_parallel_size
+    return f"expert_parallel {experts} and tensor_parallel {tensors}"

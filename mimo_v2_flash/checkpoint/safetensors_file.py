@@ -1,0 +1,157 @@
+"""Safetensors files and their index: the one parser of both, wherever their bytes come from.
+
+The library's NumPy loader knows neither F8_E4M3 nor BF16 views, so this module reads the header.
+
+Source: the safetensors format: 8 bytes of header length, little-endian, then JSON, then data; and
+transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight_map`.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+from operator import index
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+__all__ = [
+    "DTYPES",
+    "READABLE",
+    "Header",
+    "Index",
+    "TensorInfo",
+    "parse_index",
+    "read_header",
+]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy has no 8-bit float
+}
+READABLE = DTYPES | {
+    name: np.dtype(dtype) for name, dtype in (("I8", np.int8), ("U8", np.uint8), ("I32", np.int32))
+}  # storage formats have integers too
+LARGEST_HEADER = 100_000_000  # the format's limit, bytes
+
+
+class TensorInfo(NamedTuple):
+    """A stored tensor: its file, dtype and shape, and its bytes in the file, `begin` to `end`."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def check_dtype(self, name: str) -> None:
+        """Raise ValueError, naming file and tensor, if the dtype is not one of `READABLE`."""
+        if self.dtype not in READABLE:
+            raise ValueError(
+                f"{self.file}: {name}: dtype is {self.dtype}, expected one of {', '.join(READABLE)}"
+            )
+
+
+class Header(NamedTuple):
+    """The header of a safetensors file: its metadata, and the TensorInfo of each tensor."""
+
+    where: str
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+    def info(self, name: str) -> TensorInfo:
+        """Return the TensorInfo of a tensor that an index says is in this file."""
+        if name not in self.tensors:
+            raise ValueError(f"{self.where}: {name} is missing, though the index names it here")
+        return self.tensors[name]
+
+
+class Index(NamedTuple):
+    """An index: the file name of each tensor, and the metadata."""
+
+    weight_map: dict[str, str]
+    metadata: dict[str, Any]
+
+
+def read_header(
+    where: str, file: str, read_range: Callable[[int, int], tuple[bytes, int]]
+) -> Header:
+    """Return the header of a safetensors file; nothing else of the file is read.
+
+    Parameters
+    ----------
+    where
+        The file in messages.
+    file
+        The file in TensorInfos.
+    read_range
+        Returns the bytes from one offset to another, as far as the file goes, and the file's size.
+
+    Raises
+    ------
+    ValueError
+        If it is not a safetensors file, or is truncated. If a tensor's entry is damaged, its bytes
+        lie outside the file or do not fit its shape and dtype, or tensors do not lie end to end;
+        the message names file and tensor.
+    """
+    prefix, size = read_range(0, 8)
+    length = int.from_bytes(prefix, "little")
+    if not 0 < length <= min(size - 8, LARGEST_HEADER):
+        raise ValueError(f"{where}: header of {length} bytes in a file of {size}: truncated?")
+    try:
+        entries = json.loads(read_range(8, 8 + length)[0])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: header is not JSON: not a safetensors file") from error
+    metadata = (entries.pop("__metadata__", None) or {}) if isinstance(entries, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{where}: header is not a JSON object: not a safetensors file")
+    tensors = {
+        name: _tensor_info(f"{where}: {name}", file, entry, 8 + length, size)
+        for name, entry in entries.items()
+    }
+    ranges = sorted((info.begin, info.end, name) for name, info in tensors.items())
+    ends = [(0, 8 + length, "header"), *ranges, (size, size, "")]
+    for (_, end, name), (begin, *_) in pairwise(ends):
+        if begin != end:
+            raise ValueError(f"{where}: {name}: ends at byte {end}, the next begins at {begin}")
+    return Header(where, metadata, tensors)
+
+
+def _tensor_info(where: str, file: str, entry: Any, start: int, size: int) -> TensorInfo:
+    try:
+        begin, end = (start + index(offset) for offset in entry["data_offsets"])
+        shape, dtype = tuple(map(index, entry["shape"])), str(entry["dtype"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: header says {entry!r:.100}, expected a dtype, a shape and data_offsets"
+        ) from error
+    if not start <= begin <= end <= size:
+        raise ValueError(f"{where}: bytes {begin} to {end} of {size}: truncated")
+    fits = dtype not in READABLE or end - begin == prod(shape) * READABLE[dtype].itemsize
+    if min(shape, default=0) < 0 or not fits:
+        raise ValueError(f"{where}: {end - begin} bytes cannot be {dtype} {shape}")
+    return TensorInfo(file, dtype, shape, begin, end)
+
+
+def parse_index(where: str, text: bytes) -> Index:
+    """Return the index that `text` is.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or names anything but safetensors files of its folder.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text)
+        parsed = Index(dict(content["weight_map"]), dict(content.get("metadata") or {}))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where}: no weight_map of tensor names to file names") from error
+    for name, file in parsed.weight_map.items():
+        if not isinstance(file, str) or "/" in file or not file.endswith(".safetensors"):
+            raise ValueError(
+                f"{where}: {name} is mapped to {file!r}, "
+                "expected a .safetensors file of the same folder"
+            )
+    return parsed

@@ -1,0 +1,86 @@
+"""Compiled loops of plain weights, bfloat16 and float32, and the weights as the loops read them."""
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from .loops import in_order, inlined, rows_loop, summed
+from .matmul import CompiledWeight, is_contiguous, read_only
+from .tile import SUMS, ElementFormat, masked, split_halves
+
+__all__ = ["bfloat16_rows", "bfloat16_tile", "compiled_array", "float32_rows"]
+
+
+@inlined
+def _decode_bfloat16(bits):
+    return np.uint32(np.uint32(bits) << 16).view(np.float32)
+
+
+@inlined
+def _decode_float32(value):
+    return value
+
+
+def _decode_halves(build: Any, words: Any) -> list[Any]:
+    return [masked(build, half, 0xFFFF0000) for half in split_halves(build, words)]
+
+
+BFLOAT16 = ElementFormat(2, _decode_halves, _decode_bfloat16)
+FLOAT32 = ElementFormat(4, lambda build, words: [build.bitcast(words, SUMS)], _decode_float32)
+_bfloat16_rows = rows_loop(BFLOAT16)
+_float32_rows = rows_loop(FLOAT32)
+
+
+@summed
+def bfloat16_rows(x_NI, bits_OI, y_NO, start, end):
+    """Fill columns `start` to `end` of `y_NO` from a weight's bfloat16 bits."""
+    _bfloat16_rows(x_NI, bits_OI, y_NO, start, end)
+
+
+@summed
+def float32_rows(x_NI, w_OI, y_NO, start, end):
+    """Fill columns `start` to `end` of `y_NO` from a float32 weight."""
+    _float32_rows(x_NI, w_OI, y_NO, start, end)
+
+
+@in_order
+def bfloat16_tile(bits_OI, tile_OI, start):
+    """Fill `tile_OI` with the widened rows of a bfloat16 weight from `start` on."""
+    for o in range(tile_OI.shape[0]):
+        bits_I, out_I = bits_OI[start + o], tile_OI[o]
+        for i in range(bits_I.size):
+            out_I[i] = _decode_bfloat16(bits_I[i])
+
+
+class _BFloat16(NamedTuple):
+    bits_OI: np.ndarray
+    itemsize: int = 2
+
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        bfloat16_rows(x_NI, self.bits_OI, y_NO, start, end)
+
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
+        tile_OI = np.empty((end - start, self.bits_OI.shape[1]), np.float32)
+        bfloat16_tile(self.bits_OI, tile_OI, start)
+        return tile_OI
+
+
+class _Float32(NamedTuple):
+    w_OI: np.ndarray
+    itemsize: int = 4
+
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        float32_rows(x_NI, self.w_OI, y_NO, start, end)
+
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
+        return self.w_OI[start:end]
+
+
+def compiled_array(w_OI: np.ndarray) -> CompiledWeight | None:
+    """Return a plain weight as the compiled loops read it, or None if they cannot."""
+    if not is_contiguous(w_OI):
+        return None
+    if w_OI.dtype == np.float32:
+        return _Float32(read_only(w_OI))
+    return _BFloat16(read_only(w_OI.view(np.uint16))) if w_OI.dtype == ml_dtypes.bfloat16 else None

@@ -1,0 +1,99 @@
+"""Compiled CPU matmul of stored weights, decoded in registers or in the cache, on all threads.
+
+For up to some hundred rows of x a weight is read as stored and decoded in registers. For more rows,
+tiles are decoded that stay in the cache, and BLAS multiplies them. A weight is never held in
+float32 as a whole. docs/decisions/0011 has the figures.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from .blas import times_transposed
+from .thread_pool import available_threads, parallel_for
+from .tile import LANES, interleave_words
+
+__all__ = ["CompiledWeight", "batch_product", "is_contiguous", "product", "read_only"]
+
+MAX_REGISTER_ROWS = (
+    512 if LANES == 16 else 48
+)  # rows up to which decoding in registers is as fast as BLAS
+MIN_INPUTS_PER_ROW = 4  # of a weight per row of x, below which BLAS adds up short sums faster
+TILE_ROWS = 256  # rows of a weight that are decoded at a time
+TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple
+MIN_SHARED_WORK = 1 << 22  # multiply-adds, of 4 rows at least, below which one thread is as fast
+
+Task = tuple[Callable[[int, int], None], int]  # of columns `start` to `end`, and how many at a time
+
+
+class CompiledWeight(Protocol):
+    """A weight [O, I] as the compiled loops of its format read it."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element, which say how `tile.interleave_words` orders x."""
+
+    def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
+        """Fill columns `start` to `end` of the product `y_NO`; x is in the order of words."""
+
+    def decode_rows(self, start: int, end: int) -> np.ndarray:
+        """Return rows `start` to `end` in float32."""
+
+
+def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarray:
+    """Return float32 `x_NI` times the transpose of a weight of `outputs` rows."""
+    (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
+    y_NO = np.empty((rows, outputs), np.float32)
+    few = rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW)
+    fill, step = (_decode_in_registers if few else _decode_tiles)(x_NI, weight, y_NO)
+    if step >= outputs or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
+        fill(0, outputs)
+    else:
+        starts = range(0, outputs, step)
+        parallel_for(lambda i: fill(starts[i], min(starts[i] + step, outputs)), len(starts))
+    return y_NO
+
+
+def _decode_in_registers(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
+    """Return what fills columns of `y_NO`; several tasks for each thread balance the load."""
+    x_NI, tasks = interleave_words(x_NI, weight.itemsize), 4 * available_threads()
+
+    def fill(start: int, end: int) -> None:
+        weight.fill_columns(x_NI, y_NO, start, end)
+
+    return fill, -(-y_NO.shape[1] // (tasks * TASK_COLUMNS)) * TASK_COLUMNS
+
+
+def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
+    """Return what fills columns of `y_NO` by a tile that BLAS multiplies."""
+
+    def fill(start: int, end: int) -> None:
+        times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
+
+    return fill, TILE_ROWS
+
+
+def batch_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return a matmul for each index of equal batch axes, each on one thread: attention's heads."""
+    y = np.empty((*x.shape[:-1], w.shape[-2]), np.float32)
+    indices = list(np.ndindex(*x.shape[:-2]))
+
+    def task(index: int) -> None:
+        batch = indices[index]
+        times_transposed(x[batch], w[batch], out=y[batch])
+
+    parallel_for(task, len(indices))
+    return y
+
+
+def is_contiguous(array: np.ndarray) -> bool:
+    """Return whether compiled loops can read `array`, which may be a mapped file."""
+    return bool(array.flags.c_contiguous and array.flags.aligned)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view: one compiled signature serves memory and mapped files."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,231 @@
+"""The inner tile of the compiled matmul, as LLVM vectors: 1 to 4 rows of x by 4 of a weight.
+
+`loops` sums with it. Compilers vectorise such sums, but do not prefetch within them, and
+a weight's next rows lie where hardware prefetchers do not reach.
+
+A weight is read as 32-bit words, of four codes of a byte, two bfloat16 or one float32. A vector of
+words gives a vector of weights for each position in a word. Widening the elements one by one would
+take a third more instructions; instead `interleave_words` puts x into the order of the words, once.
+
+Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, so no instruction
+set is assumed) and `llvm.prefetch`. docs/decisions/0011 has the figures.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+__all__ = [
+    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "ElementFormat", "interleave_words",
+    "masked", "splat", "split_halves", "tile",
+]  # fmt: skip
+
+COLUMNS = 4  # of the product, which are rows of the weight
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # of float32; a power of two
+LINE = 64  # bytes of a weight's row read at a time
+WORD = 4  # bytes
+READ, INTO_SECOND_CACHE, DATA = 0, 2, 1  # of llvm.prefetch
+
+INT8, INT32, INT64 = (ir.IntType(bits) for bits in (8, 32, 64))
+CODES = ir.VectorType(INT8, LINE)
+SUMS = ir.VectorType(ir.FloatType(), LANES)
+WORDS, HALVES = (ir.VectorType(ir.IntType(32 // k), LANES * k) for k in (1, 2))
+
+
+class ElementFormat(NamedTuple):
+    """Decoders of a weight's elements.
+
+    Attributes
+    ----------
+    size
+        Bytes of an element.
+    decode
+        Function from an IR builder and a vector of words to a float32 vector for each position in
+        a word.
+    decode_one
+        Inlined function from one element to float32, for what is left of a row.
+    nan_code
+        The code without its sign that is NaN, and no other is larger; -1 where none is.
+    """
+
+    size: int
+    decode: Callable[[Any, Any], list[Any]]
+    decode_one: Any
+    nan_code: int = -1
+
+
+def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
+    """Return `x_NI` in the order of `tile` for elements of `size` bytes.
+
+    Columns beyond the last whole line of the weight keep their places.
+    """
+    N, per_word, end = len(x_NI), WORD // size, x_NI.shape[1] * size // LINE * LINE // size
+    if per_word == 1:
+        return x_NI
+    vectors, y_NI = end // (LANES * per_word), x_NI.copy()
+    by_position = np.reshape(x_NI[:, :end], (N, vectors, LANES, per_word)).swapaxes(2, 3)
+    np.reshape(y_NI[:, :end], by_position.shape)[:] = by_position
+    return y_NI
+
+
+def tile(element_format: ElementFormat, rows: int) -> Any:
+    """Return the compiled function that multiplies `rows` rows of x by four rows of a weight.
+
+    Its arguments are (sum_N4L, n, x_NI, w_OI, o, last, end): it reads rows n, n + 1, ... of x in
+    the order of `interleave_words`, rows o to o + 3 of the weight but none beyond `last`, and
+    columns 0 to `end`, a positive multiple of `LINE` bytes of the weight. It writes `sum_N4L`, a
+    partial sum in each lane, and returns whether it read the code that is NaN.
+    """
+
+    @intrinsic
+    def add(_, sum_N4L, n, x_NI, w_OI, o, last, end):  # noqa: ARG001
+        intp = types.intp
+        signature = types.boolean(sum_N4L, intp, x_NI, w_OI, intp, intp, intp)
+        return signature, lambda *args: _TileBuilder(element_format, rows, *args).emit()
+
+    return add
+
+
+class _TileBuilder:
+    """LLVM IR builder of one tile: a loop over lines of a weight, its sums in registers."""
+
+    def __init__(
+        self,
+        element_format: ElementFormat,
+        rows: int,
+        context: Any,
+        build: Any,
+        signature: Any,
+        args: Any,
+    ) -> None:
+        self.element_format, self.rows, self.build = element_format, rows, build
+        self.context, self.signature, self.args = context, signature, args
+        _, n, _, _, o, last, self.end = args
+        zero = INT64(0)
+        self.n = [build.add(n, INT64(row)) for row in range(rows)]
+        ahead = [build.add(o, INT64(column)) for column in range(2 * COLUMNS)]
+        columns = [
+            build.select(build.icmp_signed("<", column, last), column, last)
+            for column in ahead[:COLUMNS]
+        ]
+        self.x = [self._address(2, row, zero) for row in self.n]
+        self.w = [self._address(3, column, zero) for column in columns]
+        self.next_w = [self._address(3, column, zero) for column in ahead[COLUMNS:]]
+
+    def emit(self) -> Any:
+        """Emit the loop and the stores of all sums; return whether a code is NaN."""
+        build, before = self.build, self.build.block
+        loop, done = build.append_basic_block("lines"), build.append_basic_block("done")
+        build.branch(loop)
+        build.position_at_end(loop)
+        i = self._phi(INT64(0), before)
+        sums = [self._phi(splat(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
+        max_code = self._phi(splat(CODES, 0), before)
+        self._prefetch(i)
+        new_sums, step = self._add_line(i, sums), LINE // self.element_format.size
+        for phi, value in zip(
+            [i, max_code, *sums],
+            [build.add(i, INT64(step)), self._max_with_line(i, max_code), *new_sums],
+            strict=True,
+        ):
+            phi.add_incoming(value, loop)
+        build.cbranch(build.icmp_signed("<", i.incomings[1][0], self.end), loop, done)
+        build.position_at_end(done)
+        self._store(new_sums)
+        return self._is_nan(max_code.incomings[1][0])
+
+    def _add_line(self, i: Any, sums: list[Any]) -> list[Any]:
+        """Return `sums` plus the products of one line, position by position in the words."""
+        build, size, sums = self.build, self.element_format.size, sums.copy()
+        fused = self._intrinsic("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
+        for start in range(0, LINE // size, LANES * WORD // size):
+            words = [self._load(address, i, start, WORDS, size) for address in self.w]
+            w = [self.element_format.decode(build, word) for word in words]
+            for position, row in product(range(WORD // size), range(self.rows)):
+                x = self._load(self.x[row], i, start + position * LANES, SUMS, WORD)
+                for column in range(COLUMNS):
+                    index = row * COLUMNS + column
+                    sums[index] = build.call(fused, (x, w[column][position], sums[index]))
+        return sums
+
+    def _prefetch(self, i: Any) -> None:
+        """Prefetch the same line of the next rows; beyond the weight this has no effect."""
+        build, pointer = self.build, INT8.as_pointer()
+        signature = ir.FunctionType(ir.VoidType(), (pointer, INT32, INT32, INT32))
+        prefetch = build.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
+        flags = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
+        for address in self.next_w:
+            build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
+
+    def _max_with_line(self, i: Any, max_code: Any) -> Any:
+        """Return the largest codes so far without their signs."""
+        if self.element_format.nan_code < 0:
+            return max_code
+        build = self.build
+        for address in self.w:
+            code = build.and_(self._load(address, i, 0, CODES, 1), splat(CODES, 0x7F))
+            max_code = build.select(build.icmp_unsigned(">", max_code, code), max_code, code)
+        return max_code
+
+    def _is_nan(self, max_code: Any) -> Any:
+        nan_code = self.element_format.nan_code
+        if nan_code < 0:
+            return ir.Constant(ir.IntType(1), 0)
+        reduce_max = self._intrinsic("llvm.vector.reduce.umax", INT8, CODES)
+        largest = self.build.call(reduce_max, (max_code,))
+        return self.build.icmp_unsigned("==", largest, INT8(nan_code))
+
+    def _store(self, sums: list[Any]) -> None:
+        for index, value in enumerate(sums):
+            row, column = divmod(index, COLUMNS)
+            address = self._address(0, self.n[row], INT64(column), INT64(0))
+            target = self.build.bitcast(address, SUMS.as_pointer())
+            self.build.store(value, target, align=WORD)
+
+    def _phi(self, start: Any, before: Any) -> Any:
+        phi = self.build.phi(start.type)
+        phi.add_incoming(start, before)
+        return phi
+
+    def _load(self, address: Any, i: Any, offset: int, vector: Any, align: int) -> Any:
+        start = self.build.gep(address, [self.build.add(i, INT64(offset))])
+        return self.build.load(self.build.bitcast(start, vector.as_pointer()), align=align)
+
+    def _address(self, argument: int, *index: Any) -> Any:
+        array_type, build = self.signature.args[argument], self.build
+        array = make_array(array_type)(self.context, build, self.args[argument])
+        return cgutils.get_item_pointer(
+            self.context, build, array_type, array, index, wraparound=False
+        )
+
+    def _intrinsic(self, name: str, return_type: Any, *arg_types: Any) -> Any:
+        """Return the LLVM intrinsic `name`, overloaded for the vector type `arg_types[0]`."""
+        element = "f32" if arg_types[0] is SUMS else "i8"
+        return cgutils.get_or_insert_function(
+            self.build.module,
+            ir.FunctionType(return_type, arg_types),
+            f"{name}.v{arg_types[0].count}{element}",
+        )
+
+
+def splat(vector: Any, value: float) -> Any:
+    """Return a constant of type `vector` with `value` in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def split_halves(build: Any, vector: Any) -> list[Any]:
+    """Return two vectors of words: their upper halves are the lower and the upper of `vector`."""
+    words = build.bitcast(vector, WORDS)
+    return [build.shl(words, splat(WORDS, 16)), words]
+
+
+def masked(build: Any, words: Any, mask: int) -> Any:
+    """Return the bits of `mask` of a vector of words, as float32."""
+    return build.bitcast(build.and_(words, splat(WORDS, mask)), SUMS)

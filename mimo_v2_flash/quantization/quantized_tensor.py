@@ -1,0 +1,163 @@
+"""The protocol of stored weights: a logical matrix [out, in], however its bytes lie.
+
+A format is a frozen dataclass that derives from `QuantizedTensor`: an array for each tensor that a
+checkpoint has for a weight, and numbers. Stored shapes need not be logical ones (two codes in a
+byte, records of groups), so sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from mimo_v2_flash.cpu.matmul import CompiledWeight
+
+__all__ = ["QuantizedTensor", "StoredTensor"]
+
+
+class StoredTensor(NamedTuple):
+    """A tensor that a checkpoint has for a weight.
+
+    Attributes
+    ----------
+    field
+        The field of the format that holds it.
+    suffix
+        What stands for "weight" in its name.
+    dtype
+        NumPy's, as the file is read; 8-bit floats are read as uint8.
+    """
+
+    field: str
+    suffix: str
+    dtype: Any
+
+
+class QuantizedTensor(ABC):
+    """A weight [..., O, I] in a storage format, or a stack of them: the base class of all formats.
+
+    Attributes
+    ----------
+    format
+        The name that the format is found by.
+    tensors
+        The tensors of a weight in a checkpoint.
+    """
+
+    format: ClassVar[str]
+    tensors: ClassVar[tuple[StoredTensor, ...]]
+
+    # What a format states
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape [..., O, I]."""
+
+    @abstractmethod
+    def dequantize(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return `rows` of O of the weight, all by default, in float32: NumPy alone, the oracle."""
+
+    @abstractmethod
+    def shard(self, axis: int, indices: range) -> Self:
+        """Return a slice of a weight [O, I]: rows (axis 0) as views, columns (axis 1) as a copy.
+
+        Raises
+        ------
+        ValueError
+            If the slice parts what the format stores together; the message says where it may.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_checkpoint(
+        cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]
+    ) -> Self:
+        """Return the weight of logical `shape` [O, I] from its tensors, by field, without a copy.
+
+        Raises
+        ------
+        ValueError
+            If the tensors do not fit each other or `shape`; the message begins with `where`.
+        """
+
+    # What a format may state
+
+    @classmethod
+    def check(cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError, which begins with `where`, if a tensor's dtype or values are wrong."""
+        for field, suffix, dtype in cls.tensors:
+            if arrays[field].dtype != dtype:
+                raise ValueError(
+                    f"{where}: its {suffix} is {arrays[field].dtype}, expected {np.dtype(dtype)}, "
+                    f"as {cls.format} is stored"
+                )
+
+    @classmethod
+    def random(
+        cls, shape: tuple[int, ...], values: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]
+    ) -> Self:
+        """Return a weight of random elements of `values`; `draw` picks at random from a table."""
+        raise TypeError(f"{cls.format} has no random weights")
+
+    def to_device_layout(self) -> QuantizedTensor:
+        """Return the weight as traced programs take it."""
+        return self
+
+    @property
+    def compiled(self) -> CompiledWeight | None:
+        """The weight [O, I] as its compiled loops read it; None where there are none.
+
+        Such a weight is dequantised tile by tile, and BLAS multiplies.
+        """
+        return None
+
+    def traced_product(self, x: Any) -> Any:
+        """Return a traced tensor `x` [N, I] times the transpose of the weight, float32."""
+        raise TypeError(
+            f"{self.format} has no product in traced programs: prepare the weights as bfloat16"
+        )
+
+    # What follows
+
+    @classmethod
+    def tensor_names(cls, weight: str) -> dict[str, str]:
+        """Return the names of the tensors of the weight called `weight`, by field."""
+        stem = weight.removesuffix("weight")
+        return {tensor.field: stem + tensor.suffix for tensor in cls.tensors}
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, np.ndarray], weight: str) -> dict[str, np.ndarray]:
+        """Return the arrays of the weight called `weight` in a checkpoint, by field."""
+        return {field: tensors[name] for field, name in cls.tensor_names(weight).items()}
+
+    @classmethod
+    def stack(cls, weights: Sequence[Self]) -> Self:
+        """Return equal weights as one stack, a copy."""
+        return weights[0]._map(lambda field, _: np.stack([getattr(w, field) for w in weights]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return sum(int(getattr(self, tensor.field).nbytes) for tensor in self.tensors)
+
+    def __len__(self) -> int:
+        """Return the number of weights of a stack."""
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> Self:
+        """Return one weight of a stack, or a part of the stack, as views."""
+        return self._map(lambda _, array: array[index])
+
+    def _map(self, function: Callable[[str, Any], Any]) -> Self:
+        fields = (tensor.field for tensor in self.tensors)
+        arrays = {field: function(field, getattr(self, field)) for field in fields}
+        return replace(self, **arrays)  # type: ignore[type-var]

@@ -1,0 +1,55 @@
+"""The storage formats by name, and the format of a weight in a checkpoint."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from .quantized_tensor import QuantizedTensor
+
+__all__ = ["FORMATS", "find_format", "get_format", "register_format"]
+
+Format = TypeVar("Format", bound=type[QuantizedTensor])
+
+FORMATS: dict[str, type[QuantizedTensor]] = {}
+
+
+def register_format(new: Format) -> Format:
+    """Register a format under its name, as a decorator of its class.
+
+    Raises
+    ------
+    ValueError
+        If another format has this name.
+    """
+    if FORMATS.setdefault(new.format, new) is not new:
+        raise ValueError(f"format {new.format!r} is {FORMATS[new.format].__name__} already")
+    return new
+
+
+def get_format(name: str) -> type[QuantizedTensor]:
+    """Return the format called `name`.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message names all.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r}, expected one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def find_format(tensors: Mapping[str, np.ndarray], weight: str) -> type[QuantizedTensor] | None:
+    """Return the format of the weight called `weight` in a checkpoint, or None: a plain array.
+
+    A format must have all its tensors; of several formats, one whose dtypes are these.
+    """
+    named = {form: form.tensor_names(weight) for form in FORMATS.values()}
+    stored = [form for form, names in named.items() if all(n in tensors for n in names.values())]
+    fitting = [
+        form
+        for form in stored
+        if all(tensors[named[form][field]].dtype == dtype for field, _, dtype in form.tensors)
+    ]
+    return next(iter(fitting or stored), None)

@@ -1,0 +1,151 @@
+"""Tests of conversion tasks: they read and write every byte once, and equal whole tensors."""
+
+from unittest.mock import patch
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mimo_v2_flash.checkpoint import fp8, param_specs
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
+from mimo_v2_flash.quantization.fp8 import BlockScaled
+from tests.support.disk import Disk, Made, made
+from tests.support.drawn import seeds
+from tests.support.quantised import attention, stored
+
+QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+
+encodings = st.builds(Encoding, st.sampled_from(list(STORED)), st.sampled_from(TARGETS))
+sizes = st.sampled_from([1, 100, 4096, 20_000, 1 << 22])  # of TASK_BYTES
+heights = st.sampled_from([64, 128])
+shapes = st.tuples(st.integers(1, 400), st.sampled_from([1, 127, 128, 200]))
+
+
+def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScaled]) -> None:
+    """Assert that FP8 weights became what `encoding` makes of each as a whole."""
+    alone = Encoding(encoding.dtype, encoding.target)
+    for name, weight in expected.items():
+        array, *scale = alone.scaled(name, weight)
+        np.testing.assert_array_equal(result.arrays[name], array)
+        if scale:
+            np.testing.assert_array_equal(result.arrays[name + param_specs.SCALE], scale[0])
+    written = len(expected) * (2 if encoding.dtype == "fp8" else 1)
+    assert len(result.arrays) == written
+    assert result.rounded == alone.rounded
+
+
+@given(shapes, st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
+def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, size, seed):
+    disk, matrix = Disk(), np.random.default_rng(seed).standard_normal(shape).astype(DTYPES[dtype])
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
+    array = made(disk, plan, encoding).arrays["o_proj.weight"]
+    assert array.dtype == DTYPES[STORED[encoding.dtype] or dtype]
+    np.testing.assert_array_equal(array, matrix.astype(array.dtype))
+
+
+@given(st.integers(1, 5000), st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
+def test_a_vector_keeps_its_dtype(length, dtype, encoding, size, seed):
+    disk, vector = Disk(), np.random.default_rng(seed).standard_normal(length).astype(DTYPES[dtype])
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
+    array = made(disk, plan, encoding).arrays["norm.weight"]
+    assert array.dtype == DTYPES[dtype]
+    np.testing.assert_array_equal(array, vector)
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("stored_as", ["F32", "BF16"])
+def test_a_router_is_never_rounded(dtype, stored_as):
+    disk, encoding = Disk(), Encoding(dtype, "cpu")
+    router = np.random.default_rng(0).standard_normal((5, 7)).astype(DTYPES[stored_as])
+    name = "model.layers.1.mlp.gate.weight"
+    plan = conversion_tasks.plain(name, disk.add(router, stored_as), encoding)
+    array = made(disk, plan, encoding).arrays[name]
+    assert array.dtype == DTYPES[stored_as]
+    np.testing.assert_array_equal(array, router)
+
+
+def shapes_of(weight: conversion_tasks.QuantizedTensorInfo) -> fp8.Shapes:
+    return weight.code.shape, weight.scale.shape
+
+
+@given(shapes, heights, encodings, sizes, seeds)
+def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, size, seed):
+    generator, disk = np.random.default_rng(seed), Disk()
+    code = generator.integers(0, 0x7F, shape, np.uint8)
+    scale = generator.random((-(-shape[0] // height), -(-shape[1] // 128)), np.float32) + 0.1
+    weight = disk.coded("w", (code, scale))
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.scaled(weight, encoding)
+    height = fp8.block_height(shapes_of(weight))  # 128 where both fit
+    expected = BlockScaled(code, scale, height)
+    assert_means(made(disk, plan, encoding), encoding, {"w": expected})
+
+
+@given(st.integers(2, 4), st.integers(1, 4), st.integers(2, 3), encodings, sizes, seeds)
+def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding, size, seed):
+    heads, disk = fp8.Heads(2 * keys, keys, 64 * Q, 64 * C), Disk()
+    (_, k, v), _ = attention(heads, ranks=keys, hidden=130, seed=seed)
+    w_k, w_v = disk.coded("k", stored(k)), disk.coded("v", stored(v))
+    assume(fp8.crosses("layer", shapes_of(w_k), shapes_of(w_v), heads))
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.crossing(w_k, w_v, heads, encoding)
+    result = made(disk, plan, encoding)
+    assert [task.key for task in plan.tasks] == ["k"]
+    both = fp8.keys_and_values("layer", stored(k), stored(v), heads)
+    assert_means(result, encoding, dict(zip("kv", both, strict=True)))
+    if encoding.target == "cpu":
+        for name, truth in (("k", k.truth_OI), ("v", v.truth_OI)):
+            expected = truth.astype(DTYPES[STORED[encoding.dtype] or "F32"])
+            np.testing.assert_array_equal(result.value(name), expected)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([2, 4, 8]), st.integers(1, 3), st.integers(1, 2), encodings, sizes, seeds)
+def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding, size, seed):
+    heads, disk = fp8.Heads(H * ranks, K * ranks, 192, 128), Disk()
+    apart, whole = attention(heads, ranks=ranks, hidden=30, seed=seed)
+    quantized = disk.coded("qkv_proj.weight", stored(whole))
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plan = conversion_tasks.fused(quantized, QKV, heads, ranks, encoding)
+    result = made(disk, plan, encoding)
+    split = fp8.split_fused("qkv", *stored(whole), heads, ranks)
+    assert_means(result, encoding, dict(zip(QKV, split, strict=True)))
+    if encoding.target == "cpu":
+        for name, part in zip(QKV, apart, strict=True):
+            expected = part.truth_OI.astype(DTYPES[STORED[encoding.dtype] or "F32"])
+            np.testing.assert_array_equal(result.value(name), expected)
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 70_000])
+def test_a_task_is_small_or_one_row_of_blocks(size):
+    heads, disk, encoding = fp8.Heads(8, 4, 192, 128), Disk(), Encoding("fp8", "cpu")
+    (q, _, _), whole = attention(heads, ranks=4, hidden=130, seed=0)
+    wide = np.zeros((40, 5000), ml_dtypes.bfloat16)
+    with patch.object(conversion_tasks, "TASK_BYTES", size):
+        plans = [
+            (128 * 130, conversion_tasks.scaled(disk.coded("q", stored(q)), encoding)),
+            (
+                128 * 130,
+                conversion_tasks.fused(disk.coded("w", stored(whole)), QKV, heads, 4, encoding),
+            ),
+            (5000 * 2, conversion_tasks.plain("o", disk.add(wide, "BF16"), encoding)),
+        ]
+    for least, plan in plans:
+        read = [task.sources[0].end - task.sources[0].begin for task in plan.tasks]
+        assert max(size, least) / 2 < max(read) <= max(size, least)
+
+
+def test_another_grid_is_refused_by_file_and_name():
+    disk, encoding, heads = Disk(), Encoding("fp8", "cpu"), fp8.Heads(8, 4, 192, 128)
+    code, scale = np.zeros((200, 3), np.uint8), np.ones((3, 1), np.float32)
+    weight = disk.coded("w", (code, scale))
+    with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) has scales \(3, 1\)"):
+        conversion_tasks.scaled(weight, encoding)
+    with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) with scales \(3, 1\)"):
+        conversion_tasks.fused(weight, QKV, heads, 4, encoding)

@@ -1,0 +1,200 @@
+"""Tests of Store: final names only for complete files, and a journal of what is on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mimo_v2_flash.convert.plan import OutputTensor, TensorChunk
+from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX, Store
+
+METADATA = {"format": "mimo-v2-flash", "experts": "[0, 1]"}
+TENSORS = {name: np.arange(8, dtype=np.float32) + n for n, name in enumerate("abcd")}
+OUTPUTS = [OutputTensor(name, "F32", (8,)) for name in TENSORS]
+ONE, TWO = "mimo_weights-00001-of-00002.safetensors", "mimo_weights-00002-of-00002.safetensors"
+# The second task crosses from one file to the other.
+CHUNKS = {
+    "a": [TensorChunk("a", 0, TENSORS["a"])],
+    "b c": [TensorChunk("b", 0, TENSORS["b"]), TensorChunk("c", 0, TENSORS["c"])],
+    "d begin": [TensorChunk("d", 0, TENSORS["d"][:3])],
+    "d end": [TensorChunk("d", 12, TENSORS["d"][3:])],
+}
+
+two_files = partial(Store, outputs=OUTPUTS, metadata=METADATA, largest_file=64)
+
+
+def written(folder: Path, *keys: str) -> Store:
+    store = two_files(folder)
+    store.begin()
+    for key in keys:
+        store.write(key, CHUNKS[key])
+    return store
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def finished(folder: Path) -> Store:
+    store = written(folder, *CHUNKS)
+    store.finish()
+    return store
+
+
+def test_chunks_become_files_that_the_library_reads(tmp_path):
+    finished(tmp_path)
+    assert names_in(tmp_path) == [ONE, TWO, PREPARED_INDEX]
+    tensors = load_file(tmp_path / ONE) | load_file(tmp_path / TWO)
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        np.testing.assert_array_equal(tensors[name], tensor)
+
+
+def test_the_index_says_where_tensors_are_and_has_each_files_own_checksum(tmp_path):
+    store = finished(tmp_path)
+    index = json.loads((tmp_path / PREPARED_INDEX).read_text())
+    assert index["weight_map"] == {"a": ONE, "b": ONE, "c": TWO, "d": TWO}
+    assert index["metadata"]["experts"] == "[0, 1]"
+    assert index["metadata"]["total_size"] == store.nbytes
+    assert index["metadata"]["sha256"] == {
+        file: hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() for file in (ONE, TWO)
+    }
+
+
+def test_until_it_is_finished_nothing_has_its_name(tmp_path):
+    store = written(tmp_path, *CHUNKS)
+    assert names_in(tmp_path) == [f"{ONE}.partial", f"{TWO}.partial", JOURNAL]
+    assert store.is_interrupted
+    store.finish()
+    assert not store.is_interrupted
+
+
+@pytest.mark.parametrize("number", range(len(CHUNKS) + 1))
+def test_an_interrupted_run_knows_what_is_done(tmp_path, number):
+    done = list(CHUNKS)[:number]
+    written(tmp_path, *done)
+    again = two_files(tmp_path)
+    assert again.begin() == set(done)
+    for key in CHUNKS.keys() - set(done):
+        again.write(key, CHUNKS[key])
+    again.finish()
+    finished(tmp_path / "at once")
+    for file in (ONE, TWO, PREPARED_INDEX):
+        assert (tmp_path / file).read_bytes() == (tmp_path / "at once" / file).read_bytes()
+
+
+def failing(call: str, after: int):
+    real, calls = getattr(os, call), count()
+
+    def fails(*arguments):
+        if next(calls) == after:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    return fails
+
+
+@pytest.mark.parametrize(("call", "after"), [("pwrite", 0), ("pwrite", 1), ("fsync", 1)])
+def test_what_did_not_reach_the_disk_is_not_in_the_journal(tmp_path, monkeypatch, call, after):
+    store = written(tmp_path, "a")
+    monkeypatch.setattr(os, call, failing(call, after))
+    with pytest.raises(OSError, match=r"partial: [bc]: .*No space left on device"):
+        store.write("b c", CHUNKS["b c"])
+    monkeypatch.undo()
+    assert two_files(tmp_path).begin() == {"a"}
+
+
+def test_a_disk_may_take_a_few_bytes_at_a_time(tmp_path, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, begin: real(file, data[:5], begin))
+    test_chunks_become_files_that_the_library_reads(tmp_path)
+
+
+def test_a_line_that_was_being_written_does_not_count(tmp_path):
+    written(tmp_path, "a", "d end")
+    journal = tmp_path / JOURNAL
+    journal.write_text(journal.read_text() + "d begin")
+    assert two_files(tmp_path).begin() == {"a", "d end"}
+
+
+def test_a_journal_that_was_not_begun_is_none(tmp_path):
+    (tmp_path / JOURNAL).write_text("")
+    assert written(tmp_path, "a").begin() == {"a"}
+
+
+def test_without_its_files_a_journal_says_nothing(tmp_path):
+    written(tmp_path, "a")
+    (tmp_path / f"{ONE}.partial").unlink()
+    assert two_files(tmp_path).begin() == set()
+
+
+@pytest.mark.parametrize("renamed", [[ONE], [ONE, TWO]], ids=["one", "all"])
+def test_an_interruption_while_files_get_their_names_is_continued(tmp_path, renamed):
+    written(tmp_path, *CHUNKS)
+    for file in renamed:
+        (tmp_path / f"{file}.partial").rename(tmp_path / file)
+    again = two_files(tmp_path)
+    assert again.begin() == CHUNKS.keys()
+    again.finish()
+    assert names_in(tmp_path) == [ONE, TWO, PREPARED_INDEX]
+    again.check_files()
+
+
+OTHERS = {
+    "metadata": {"metadata": METADATA | {"revision": "another commit"}},
+    "tensors": {"outputs": OUTPUTS[:3]},
+    "files": {"largest_file": 96},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_another_jobs_interrupted_run_is_not_continued(tmp_path, other):
+    written(tmp_path, "a")
+    with pytest.raises(ValueError, match=rf"{tmp_path}: an interrupted run of other weights"):
+        two_files(tmp_path, **other).begin()
+    assert two_files(tmp_path).begin() == {"a"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", ONE, PREPARED_INDEX])
+def test_a_folder_of_another_checkpoint_is_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("another's")
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds {name} of another checkpoint"):
+        two_files(tmp_path).begin()
+    assert names_in(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "another's"
+
+
+def with_free(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 0, free))
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    store = two_files(tmp_path)
+    with_free(monkeypatch, store.nbytes - 1)
+    with pytest.raises(OSError, match=rf"{tmp_path}: {store.nbytes:,} more bytes are needed"):
+        store.begin()
+    assert names_in(tmp_path) == []
+    with_free(monkeypatch, store.nbytes)
+    assert store.begin() == set()
+
+
+def test_what_is_on_disk_already_needs_no_room(tmp_path, monkeypatch):
+    written(tmp_path, *CHUNKS)
+    (tmp_path / f"{ONE}.partial").rename(tmp_path / ONE)
+    with_free(monkeypatch, 0)
+    assert two_files(tmp_path).begin() == CHUNKS.keys()
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_a_finished_checkpoint_that_lost_something_is_refused_by_name(tmp_path, change):
+    store = finished(tmp_path)
+    change(tmp_path / TWO)
+    with pytest.raises(ValueError, match=rf"{TWO}: missing or not of [\d,]+ bytes, though"):
+        store.check_files()

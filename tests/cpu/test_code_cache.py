@@ -1,0 +1,150 @@
+"""Tests of the compiled code in new processes: without numba, cached on disk, on a generic CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numba import config
+
+from mimo_v2_flash.cpu import code_cache
+from mimo_v2_flash.cpu.code_cache import digest_folder, source_digest
+
+PRODUCTS = """
+import json, sys
+import numpy as np
+from mimo_v2_flash.cpu import matmul as compiled_matmul
+from mimo_v2_flash.kernels import ops
+from tests.support.stored_weights import KINDS, assert_is_product, random_rows, random_weight
+
+generator = np.random.default_rng(0)
+for kind in KINDS:
+    w = random_weight(generator, kind, 391, 300, 64)
+    for N in (1, 5, 60):
+        x_NI = random_rows(generator, N, 300)
+        assert_is_product(ops.matmul(x_NI, w), x_NI, w)
+target = sys.modules["numba"].core.registry.cpu_target.target_context.codegen()
+print(json.dumps({"cpu": target._get_host_cpu_name(), "features": target._get_host_cpu_features()}))
+"""
+WITHOUT = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from mimo_v2_flash.cpu.loading import compiled_module
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.quantization.matmul import plain_matmul
+from tests.support.stored_weights import KINDS, assert_is_product, random_rows, random_weight
+
+generator = np.random.default_rng(0)
+for kind in KINDS:
+    w, x_NI = random_weight(generator, kind, 391, 300, 64), random_rows(generator, 5, 300)
+    y_NO = ops.matmul(x_NI, w)
+    assert_is_product(y_NO, x_NI, w)
+    assert np.array_equal(y_NO, plain_matmul(x_NI, w))
+assert compiled_module("matmul") is None
+"""
+PRODUCT_OF_MINUS_ONE = """
+import numpy as np
+from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.quantization.fp8 import quantize
+
+w = quantize(-np.ones((256, 256), np.float32))
+print(ops.matmul(np.ones((2, 256), np.float32), w).tolist())
+"""
+HOST, GENERIC = {}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+ROOT = Path(__file__).parents[2]
+
+
+def run(program: str, *, cwd: Path = ROOT, **environment: str) -> str:
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def compiled_files(folder: Path) -> dict[str, Any]:
+    return {str(file): file.stat().st_mtime_ns for file in folder.rglob("*.nb?")}
+
+
+@pytest.mark.parametrize("machine", [HOST, GENERIC], ids=["this machine", "any machine"])
+def test_the_second_start_compiles_nothing_and_both_are_right(tmp_path, machine):
+    environment = machine | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    target = json.loads(run(PRODUCTS, **environment))
+    if machine is GENERIC:
+        assert target == {"cpu": "generic", "features": ""}
+    compiled = compiled_files(tmp_path)
+    assert compiled
+    assert len(list(tmp_path.iterdir())) == 1  # all lie in the folder of the digest
+    run(PRODUCTS, **environment)
+    assert compiled_files(tmp_path) == compiled
+
+
+def test_without_numba_numpy_multiplies():
+    run(WITHOUT)
+
+
+def test_an_edited_decoder_is_compiled_anew(tmp_path):
+    """The decoder is inlined from another file than the loop's, and its time and size are kept."""
+    shutil.copytree(
+        ROOT / "mimo_v2_flash", tmp_path / "mimo_v2_flash", ignore=lambda *_: ["__pycache__"]
+    )
+    decoder, cache = tmp_path / "mimo_v2_flash/cpu/tile.py", tmp_path / "cache"
+    source, status = decoder.read_text(), decoder.stat()
+
+    def product() -> Any:
+        return json.loads(run(PRODUCT_OF_MINUS_ONE, cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)))
+
+    assert product() == [[-256] * 256] * 2
+    assert source.count("splat(WORDS, mask)") == 1
+    decoder.write_text(source.replace("splat(WORDS, mask)", "splat(WORDS, 0x00)"))
+    os.utime(decoder, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert product() == [[0] * 256] * 2
+    decoder.write_text(source)
+    before = compiled_files(cache)
+    assert product() == [[-256] * 256] * 2
+    assert compiled_files(cache) == before
+
+
+def test_a_digest_is_of_every_source(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "a.py").write_text("1")
+    digests = [source_digest(first, second), source_digest(first)]
+    (second / "a.py").write_text("2")
+    digests.append(source_digest(first, second))
+    (second / "b.py").write_text("")
+    digests.append(source_digest(first, second))
+    (second / "b.py").rename(first / "b.py")
+    digests.append(source_digest(first, second))
+    assert len(set(digests)) == 5
+    (first / "b.py").unlink()
+    (second / "a.py").write_text("1")
+    assert source_digest(first, second) == digests[0]
+
+
+def test_a_base_that_cannot_be_written_is_passed_over(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    bases = [file, file / "below", tmp_path / "new" / "base", tmp_path]
+    assert digest_folder(bases, "0123") == str(tmp_path / "new" / "base" / "mimo-0123")
+    assert digest_folder(bases[:2], "0123") == ""
+
+
+def test_without_a_folder_functions_are_compiled_and_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(code_cache, "FOLDER", "")
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    double = code_cache.compiled()(lambda x: 2 * x)
+    assert double(21) == 42
+    assert str(tmp_path) == config.CACHE_DIR
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Tests of storage formats, one file per format."""

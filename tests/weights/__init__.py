@@ -1,1 +1,0 @@
-"""Tests of the weights: checkpoints, conversion, sharding and loading."""
