@@ -16,11 +16,11 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import BLOCK, FP8_MAX, BlockScaled
 from mimo_v2_flash.weights import param_specs
 from mimo_v2_flash.weights.load import load_weights
 from mimo_v2_flash.weights.params import DecoderWeights, MoEWeights
-from mimo_v2_flash.weights.random_weights import CODES
+from mimo_v2_flash.weights.random_weights import QUANTILES
 from mimo_v2_flash.weights.safetensors_file import DTYPES
 
 from .implementations import FLOAT8, NATIVE
@@ -29,6 +29,7 @@ from .streamed_files import Tensor, write_folder
 __all__ = ["model_config", "write_both"]
 
 BFLOAT16 = ml_dtypes.bfloat16
+CODES = (QUANTILES / QUANTILES[-1] * FP8_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
 PORTION = 1 << 24  # random numbers at a time
 
 
