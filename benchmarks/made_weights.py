@@ -18,10 +18,10 @@ import numpy as np
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.checkpoint.params import DecoderWeights, MoEWeights
-from mimo_v2_flash.checkpoint.random_weights import CODES
+from mimo_v2_flash.checkpoint.random_weights import QUANTILES
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.fp8 import BLOCK, FP8_MAX, BlockScaled
 
 from .implementations import FLOAT8, NATIVE
 from .streamed_files import Tensor, write_folder
@@ -29,6 +29,7 @@ from .streamed_files import Tensor, write_folder
 __all__ = ["model_config", "write_both", "write_float8"]
 
 BFLOAT16 = ml_dtypes.bfloat16
+CODES = (QUANTILES / QUANTILES[-1] * FP8_MAX).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
 PORTION = 1 << 24  # random numbers at a time
 
 
