@@ -225,8 +225,8 @@ MUTANTS = (
     Mutant(
         "padding of a few tokens chooses experts",
         "mimo_v2_flash/layers/eager_dispatchers.py",
-        "np.pad(expert_NA, missing, constant_values=num_experts)",
-        "np.pad(expert_NA, missing)",
+        "np.pad(expert_NA, rows, constant_values=num_experts)",
+        "np.pad(expert_NA, rows)",
         ("tests/layers/test_eager_dispatchers.py", "tests/layers/test_dispatch_stats.py"),
     ),
     Mutant(

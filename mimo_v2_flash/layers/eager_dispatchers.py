@@ -44,14 +44,13 @@ class PaddedAllGatherDispatcher:
         num_experts: int,
     ) -> tuple[Any, Any]:
         """Return (y_ND, overflow_1), float32, as every `kernels.moe_block.Dispatcher` does."""
-        N, missing = len(x_ND), ((0, self.local_tokens - len(x_ND)), (0, 0))
+        N = len(x_ND)
+        if missing := self.local_tokens - N:
+            rows = ((0, missing), (0, 0))
+            x_ND, weight_NA = np.pad(x_ND, rows), np.pad(weight_NA, rows)
+            expert_NA = np.pad(expert_NA, rows, constant_values=num_experts)
         y_ND, overflow_1 = AllGatherDispatcher()(
-            np.pad(x_ND, missing),
-            np.pad(weight_NA, missing),
-            np.pad(expert_NA, missing, constant_values=num_experts),
-            expert_fn,
-            group=group,
-            num_experts=num_experts,
+            x_ND, weight_NA, expert_NA, expert_fn, group=group, num_experts=num_experts
         )
         return y_ND[:N], overflow_1
 
