@@ -66,11 +66,9 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
 def _report(
     title: str, names: Sequence[str], folders: Sequence[Path], builder: ProgramBuilder
 ) -> None:
-    report = table(title, ("program", "folder"))
-    for name, folder in zip(names, folders, strict=True):
-        report.add_row(name, folder.name)
+    rows = zip(names, (folder.name for folder in folders), strict=True)
     out = console()
-    out.print(report)
+    out.print(table(title, ("program", "folder"), rows=rows))
     if builder.compiler is None:
         out.print(f"Not compiled: neuronx-cc is not installed; {INSTALL}")
     else:

@@ -63,12 +63,12 @@ def described(deployment: Deployment) -> str:
 def _programs(ledger: Ledger, step: StepTime) -> Any:
     """Return the table of a step's programs, each once."""
     tokens = f"{step.tokens} token{'s' * (step.tokens > 1)} per sequence"
-    rows = table(
-        f"Programs of one rank: {tokens}, KV length {step.kv_length}", ("program",), NUMBERS
+    title = f"Programs of one rank: {tokens}, KV length {step.kv_length}"
+    rows = (
+        (name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
+        for name, calls in step.calls.items()
     )
-    for name, calls in step.calls.items():
-        rows.add_row(name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
-    return rows
+    return table(title, ("program",), NUMBERS, rows)
 
 
 def _cells(entry: LedgerEntry) -> list[str]:
@@ -126,18 +126,17 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "stream": np.dtype(deployment.activation_dtype).name,
         "programs": {name: _entry_numbers(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
-        "steps": list(map(_step_numbers, ledger.steps)),
-    }
-
-
-def _step_numbers(step: StepTime) -> dict[str, Any]:
-    return {
-        "tokens": step.tokens,
-        "filled": step.kv_length,
-        "calls": step.calls,
-        "bound": step.bound,
-        "with_operations": step.with_operations,
-        "least": step.lower_bound,
+        "steps": [
+            {
+                "tokens": step.tokens,
+                "filled": step.kv_length,
+                "calls": step.calls,
+                "bound": step.bound,
+                "with_operations": step.with_operations,
+                "least": step.lower_bound,
+            }
+            for step in ledger.steps
+        ],
     }
 
 

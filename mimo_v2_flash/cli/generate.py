@@ -109,8 +109,9 @@ def run(
     check_folder(model)
     stats = GenerationStats(MiMoConfig.from_pretrained(model), *setup)
     runtime = RuntimeOptions.pop_from(options)
-    keywords = runtime.keywords(host=stats)
-    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
+    runner = load_model(
+        model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
+    )
     content = [{"role": "user", "content": prompt}] if chat else prompt
     sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
     generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
@@ -127,11 +128,17 @@ def run(
 
     completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
-    numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat, "seed": seed}
-    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
     defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
-    numbers["sampling"] = defaults | sampling
-    numbers |= _numbers(completion, stats, runner)
+    numbers = {
+        "model": model,
+        "prompt": prompt,
+        "chat": chat,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "backend": runtime.backend,
+        "sampling": defaults | sampling,
+        **_numbers(completion, stats, runner),
+    }
     _report(numbers, stats)
     return Result(numbers)
 
@@ -163,8 +170,7 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
     """Print the numbers of a completion and its settings."""
     prompt, new = len(numbers["prompt_tokens"]), len(numbers["new_tokens"])
     expert_rows = [("experts touched", f"{numbers['experts_touched']} of {numbers['experts']}")]
-    report = table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",))
-    for row in (
+    rows = (
         ("prompt, new tokens", f"{prompt}, {new}"),
         ("time to first token", _amount(numbers["first_token_seconds"], ".3f", "s")),
         ("prefill", _amount(numbers["prefill_tokens_per_second"], ".1f", "tokens/s")),
@@ -172,10 +178,9 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
         (f"KV cache of {numbers['kv_cache_tokens']} tokens", amount(numbers["kv_cache_bytes"])),
         *(expert_rows if stats.is_eager else ()),
         ("threads", "{} ({})".format(*thread_count())),
-    ):
-        report.add_row(*row)
+    )
     out = console(sys.stderr)
-    out.print("\n", report)
+    out.print("\n", table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",), rows))
     settings = numbers["sampling"] | {"seed": numbers["seed"]}
     out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings.items()))
     if dispatch := dispatch_report(stats.dispatch, stats.group):
