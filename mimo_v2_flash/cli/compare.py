@@ -61,12 +61,15 @@ def run(a: Path, b: Path, tolerance: float) -> Result:
     _print_table(out, differences)
     out.print(_verdict(differences), soft_wrap=True)
     diverged = [name for name, difference in differences if difference.diverges]
-    numbers = header | {"tolerance": tolerance, "first_divergence": next(iter(diverged), None)}
-    numbers["tensors"] = [
-        {"name": name, **difference._asdict(), "diverges": difference.diverges}
-        for name, difference in differences
-    ]
-    return Result(numbers, 1 if diverged else 0)
+    numbers = {
+        "tolerance": tolerance,
+        "first_divergence": next(iter(diverged), None),
+        "tensors": [
+            {"name": name, **difference._asdict(), "diverges": difference.diverges}
+            for name, difference in differences
+        ],
+    }
+    return Result(header | numbers, 1 if diverged else 0)
 
 
 def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
@@ -77,8 +80,8 @@ def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
     )
     if not set(names) - set(SAME_IN_BOTH):
         raise ValueError(f"{a.path} and {b.path} have no tensor of a trace in common")
-    for name in (*SAME_IN_BOTH, *names):
-        if name in names and a.shapes[name] != b.shapes[name]:
+    for name in names:
+        if a.shapes[name] != b.shapes[name]:
             raise ValueError(
                 f"{name} is {a.shapes[name]} in {a.path}, but {b.shapes[name]} in {b.path}"
             )

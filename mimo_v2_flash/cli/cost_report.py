@@ -101,15 +101,22 @@ def _steps(ledger: Ledger, deployment: Deployment) -> Any:
     """Return the table of all steps with their projected times."""
     with_overhead = f"ms, {1e6 * trainium2.OPERATION_SECONDS:.0f} us per operation added"
     numbers = ("KV length", "lower bound, ms", "ms", "tokens/s", with_overhead)
-    rows = table("All steps, projected for Trainium2", ("tokens per sequence",), numbers)
-    for step in ledger.steps:
-        rate = step.tokens * deployment.batch_size / step.bound
-        times = step.lower_bound, step.bound, step.with_operations
-        lower_bound, bound, whole = (f"{1e3 * time:.2f}" for time in times)
-        rows.add_row(
-            str(step.tokens), str(step.kv_length), lower_bound, bound, f"{rate:.0f}", whole
+    rows = (
+        (
+            str(step.tokens),
+            str(step.kv_length),
+            _milliseconds(step.lower_bound),
+            _milliseconds(step.bound),
+            f"{step.tokens * deployment.batch_size / step.bound:.0f}",
+            _milliseconds(step.with_operations),
         )
-    return rows
+        for step in ledger.steps
+    )
+    return table("All steps, projected for Trainium2", ("tokens per sequence",), numbers, rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
 
 
 def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:

@@ -129,16 +129,9 @@ def run(
     completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
     defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
-    numbers = {
-        "model": model,
-        "prompt": prompt,
-        "chat": chat,
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-        "backend": runtime.backend,
-        "sampling": defaults | sampling,
-        **_numbers(completion, stats, runner),
-    }
+    numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat, "seed": seed}
+    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
+    numbers |= {"sampling": defaults | sampling} | _numbers(completion, stats, runner)
     _report(numbers, stats)
     return Result(numbers)
 
