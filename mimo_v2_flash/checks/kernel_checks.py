@@ -81,11 +81,8 @@ def _kv_cache(random: Random) -> Pairs:
     write_tokens(actual, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
     reads: dict[str, Any] = {"slots": 3, "rows": range(2), "kv_length": 3}
-    read, expected_read = (
-        prior_tokens(actual, **reads),
-        cache_oracle.prior_tokens(expected, **reads),
-    )
-    return list(zip(read, expected_read, strict=True))
+    expected_read = cache_oracle.prior_tokens(expected, **reads)
+    return list(zip(prior_tokens(actual, **reads), expected_read, strict=True))
 
 
 def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:

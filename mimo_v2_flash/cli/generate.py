@@ -31,6 +31,31 @@ from .runtime_options import RuntimeOptions, add_runtime_arguments
 
 __all__ = ["add_arguments", "run"]
 
+SAMPLING_ARGUMENTS = (
+    ("--temperature", float, "Sampling temperature; 0 decodes greedily", 0),
+    (
+        "--top-p",
+        float,
+        "Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all",
+        1,
+    ),
+    ("--top-k", int, "Keep this many of the most probable tokens; 0 keeps all", 0),
+    (
+        "--min-p",
+        float,
+        "Keep the tokens whose probability is at least this fraction of the most probable token's; "
+        "0 keeps all",
+        0,
+    ),
+    (
+        "--repetition-penalty",
+        float,
+        "Penalty on tokens that have occurred; above 1 discourages them, 1 is off",
+        1,
+    ),
+)
+"""Options of sampling: name, type, meaning, and the value where the checkpoint has none."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
@@ -58,35 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    checkpoint = "default: the checkpoint's generation_config.json, or"
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        help=f"Sampling temperature; 0 decodes greedily ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        help="Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all "
-        f"({checkpoint} 1).",
-    )
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        help=f"Keep this many of the most probable tokens; 0 keeps all ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        help="Keep the tokens whose probability is at least this fraction of the most probable "
-        f"token's; 0 keeps all ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=float,
-        help="Penalty on tokens that have occurred; above 1 discourages them, 1 is off "
-        f"({checkpoint} 1).",
-    )
+    for name, kind, meaning, off in SAMPLING_ARGUMENTS:
+        default = f"(default: the checkpoint's generation_config.json, or {off})"
+        parser.add_argument(name, type=kind, help=f"{meaning} {default}.")
     parser.add_argument(
         "--seed",
         type=natural,

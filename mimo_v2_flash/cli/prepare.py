@@ -133,9 +133,16 @@ def run(
         config_file = source.config
     config = MiMoConfig.from_pretrained(config_file)
     expert_parallel = tensor_parallel if expert_parallel is None else expert_parallel
-    split = {"expert_parallel": expert_parallel, "tensor_parallel": tensor_parallel}
-    encoding = Encoding(dtype, target)
-    job = plan(source, config, output, encoding, expert_subset, num_layers, **split)
+    job = plan(
+        source,
+        config,
+        output,
+        Encoding(dtype, target),
+        expert_subset,
+        num_layers,
+        expert_parallel=expert_parallel,
+        tensor_parallel=tensor_parallel,
+    )
     _print_sizes(job)
     if dry_run:
         return Result(sizes(job))

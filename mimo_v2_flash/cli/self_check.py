@@ -43,6 +43,11 @@ def run(seed: int) -> Result:
     out.print(table("Kernels against their float64 oracles", *columns, rows))
     out.print(f"{passed} of {total} checks passed; errors are relative to max |expected|.")
     out.print(f"The kernels had {thread_count()}.")
-    numbers = {"seed": seed, "checks": total, "passed": passed, "threads": thread_count().number}
-    listed = [outcome._asdict() for outcome in outcomes]
-    return Result({**numbers, "outcomes": listed}, 0 if passed == total else 1)
+    numbers = {
+        "seed": seed,
+        "checks": total,
+        "passed": passed,
+        "threads": thread_count().number,
+        "outcomes": [outcome._asdict() for outcome in outcomes],
+    }
+    return Result(numbers, 0 if passed == total else 1)
