@@ -1,14 +1,15 @@
 """Old import paths: where each public name of the last release is now.
 
-They work for one release and warn. A module at an old path has no code of its own but
-`__getattr__`, which calls `moved_attribute`.
+They work for one release and warn. A module at an old path has no code of its own:
+`moved_attributes` is its `__getattr__`.
 """
 
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MOVED", "moved_attribute"]
+__all__ = ["MOVED", "moved_attribute", "moved_attributes"]
 
 _PACKAGE = __package__
 
@@ -70,6 +71,15 @@ MOVED: dict[str, dict[str, str]] = {
     "weights.source": {"FolderSource": "checkpoint.source.FolderSource"},
 }
 """The new path of each name, by the module where it was; both within the package."""
+
+
+def moved_attributes(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of the old `module`: `moved_attribute` of it."""
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        return moved_attribute(module, name)
+
+    return __getattr__
 
 
 def moved_attribute(module: str, name: str) -> Any:

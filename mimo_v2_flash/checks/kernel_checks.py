@@ -73,14 +73,6 @@ def _attention(random: Random, name: str, prior: int, **static: Any) -> Pairs:
     )
 
 
-def _attention_full(random: Random) -> Pairs:
-    return _attention(random, "attention_full", 9)
-
-
-def _attention_swa(random: Random) -> Pairs:
-    return _attention(random, "attention_swa", WINDOW + 3, window=WINDOW)
-
-
 def _kv_cache(random: Random) -> Pairs:
     actual, expected = (_empty_cache(sequences=2, slots=3, heads=2) for _ in range(2))
     position_N = np.array([4, 5, 3, -1], np.int32)
@@ -89,11 +81,8 @@ def _kv_cache(random: Random) -> Pairs:
     write_tokens(actual, *tokens)
     cache_oracle.write_tokens(expected, *tokens)
     reads: dict[str, Any] = {"slots": 3, "rows": range(2), "kv_length": 3}
-    read, expected_read = (
-        prior_tokens(actual, **reads),
-        cache_oracle.prior_tokens(expected, **reads),
-    )
-    return list(zip(read, expected_read, strict=True))
+    expected_read = cache_oracle.prior_tokens(expected, **reads)
+    return list(zip(prior_tokens(actual, **reads), expected_read, strict=True))
 
 
 def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
@@ -134,8 +123,18 @@ CHECKS = (
     Check("rope_partial", "64 of 192 channels, positions to 4,000", 1e-6, _rope_partial),
     Check("token_embedding", "rows of the table", 0.0, _token_embedding),
     Check("lm_head", "logits", 1e-6, _lm_head),
-    Check("attention_full", "cache and step, ragged rows", 1e-6, _attention_full),
-    Check("attention_swa", "window 129, sinks, ragged rows", 1e-6, _attention_swa),
+    Check(
+        "attention_full",
+        "cache and step, ragged rows",
+        1e-6,
+        lambda r: _attention(r, "attention_full", 9),
+    ),
+    Check(
+        "attention_swa",
+        "window 129, sinks, ragged rows",
+        1e-6,
+        lambda r: _attention(r, "attention_swa", WINDOW + 3, window=WINDOW),
+    ),
     Check("kv_cache", "written, then read", 0.0, _kv_cache),
     *MOE_CHECKS,
     Check("fp8", "all 254 FP8 codes", 0.0, _decoded_codes),

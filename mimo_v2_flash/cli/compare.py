@@ -61,24 +61,26 @@ def run(a: Path, b: Path, tolerance: float) -> Result:
     _print_table(out, differences)
     out.print(_verdict(differences), soft_wrap=True)
     diverged = [name for name, difference in differences if difference.diverges]
-    numbers = header | {"tolerance": tolerance, "first_divergence": next(iter(diverged), None)}
-    numbers["tensors"] = [
-        {"name": name, **difference._asdict(), "diverges": difference.diverges}
-        for name, difference in differences
-    ]
-    return Result(numbers, 1 if diverged else 0)
+    numbers = {
+        "tolerance": tolerance,
+        "first_divergence": next(iter(diverged), None),
+        "tensors": [
+            {"name": name, **difference._asdict(), "diverges": difference.diverges}
+            for name, difference in differences
+        ],
+    }
+    return Result(header | numbers, 1 if diverged else 0)
 
 
 def _common_names(a: TraceFile, b: TraceFile) -> list[str]:
     """Return the tensors to compare, in the order of computation; tokens and shapes are equal."""
     common = a.shapes.keys() & b.shapes.keys()
-    names = sorted(
-        (name for name in common if sort_key(name) and _ids(name) in common), key=_sort_key
-    )
+    keys = {name: key for name in common if (key := sort_key(name)) and _ids(name) in common}
+    names = sorted(keys, key=keys.__getitem__)
     if not set(names) - set(SAME_IN_BOTH):
         raise ValueError(f"{a.path} and {b.path} have no tensor of a trace in common")
-    for name in (*SAME_IN_BOTH, *names):
-        if name in names and a.shapes[name] != b.shapes[name]:
+    for name in names:
+        if a.shapes[name] != b.shapes[name]:
             raise ValueError(
                 f"{name} is {a.shapes[name]} in {a.path}, but {b.shapes[name]} in {b.path}"
             )
@@ -97,10 +99,6 @@ def _ids(name: str) -> str:
     """Return the tensor of expert ids that a per-expert tensor depends on, else `name`."""
     layer, inside = split_name(name)
     return f"{layer}{EXPERT_IDS}" if inside in PER_EXPERT else name
-
-
-def _sort_key(name: str) -> tuple[int, int, int]:
-    return sort_key(name) or (0, 0, 0)
 
 
 def _difference(name: str, a: TraceFile, b: TraceFile, tolerance: float) -> Difference:

@@ -6,7 +6,6 @@ that `mimo generate` reads. Without neuronx-cc only the HLO modules and a manife
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,6 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
     modules = {name: program.traced.module for name, program in programs.items()}
     with progress("compiling", total=len(modules), unit="programs") as advance:
         folders = builder.compile_all(modules, jobs=jobs, advance=advance)
-    _report(f"{backend}: {builder.folder}", list(modules), folders, builder)
     numbers = {
         "backend": backend,
         "compile_cache": builder.folder,
@@ -60,18 +58,14 @@ def run(*, backend: str, compile_cache: Path, lnc: int, jobs: int, **options: An
         "programs": {name: folder.name for name, folder in zip(modules, folders, strict=True)},
         "seconds": time.perf_counter() - start,
     }
+    _report(numbers)
     return Result(numbers)
 
 
-def _report(
-    title: str, names: Sequence[str], folders: Sequence[Path], builder: ProgramBuilder
-) -> None:
-    report = table(title, ("program", "folder"))
-    for name, folder in zip(names, folders, strict=True):
-        report.add_row(name, folder.name)
-    out = console()
-    out.print(report)
-    if builder.compiler is None:
+def _report(numbers: dict[str, Any]) -> None:
+    out, title = console(), "{backend}: {compile_cache}".format(**numbers)
+    out.print(table(title, ("program", "folder"), rows=numbers["programs"].items()))
+    if numbers["compiler"] is None:
         out.print(f"Not compiled: neuronx-cc is not installed; {INSTALL}")
     else:
-        out.print(f"Compiled by neuronx-cc {builder.compiler.version}.")
+        out.print(f"Compiled by neuronx-cc {numbers['compiler']}.")

@@ -9,8 +9,8 @@ else (`session.py`).
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
 from rich import box
@@ -46,39 +46,38 @@ class _Console(Console):
         raise  # noqa: PLE0704  rich calls this where it has caught BrokenPipeError
 
 
-def table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table: left-aligned columns (`left`), then right-aligned ones (`right`)."""
-    empty = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def table(
+    title: str,
+    left: tuple[str, ...],
+    right: tuple[str, ...] = (),
+    rows: Iterable[tuple[str, ...]] = (),
+) -> Table:
+    """Return a table: left-aligned columns (`left`), then right-aligned ones (`right`)."""
+    filled = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in left:
-        empty.add_column(name)
+        filled.add_column(name)
     for name in right:
-        empty.add_column(name, justify="right")
-    return empty
+        filled.add_column(name, justify="right")
+    for row in rows:
+        filled.add_row(*row)
+    return filled
 
 
-@contextmanager
-def progress(what: str, *, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, *, total: int | None, unit: str = ""
+) -> AbstractContextManager[Callable[[int], None]]:
     """Show the progress of a task; the context is a callback that takes each advance, in `unit`.
 
     A terminal gets a bar with the remaining time, anything else one line at the end.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with _bar(what, total, *columns, TextColumn(unit), TimeRemainingColumn()) as advance:
-        yield advance
+    return _bar(what, total, *columns, TextColumn(unit), TimeRemainingColumn())
 
 
-@contextmanager
-def progress_of_bytes(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
+def progress_of_bytes(what: str, *, total: int) -> AbstractContextManager[Callable[[int], None]]:
     """Show bytes, rate and remaining time; the context is a callback that takes bytes."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with _bar(what, total, *columns) as advance:
-        yield advance
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    return _bar(what, total, *columns, TransferSpeedColumn(), TimeRemainingColumn())
 
 
 @contextmanager

@@ -63,12 +63,12 @@ def described(deployment: Deployment) -> str:
 def _programs(ledger: Ledger, step: StepTime) -> Any:
     """Return the table of a step's programs, each once."""
     tokens = f"{step.tokens} token{'s' * (step.tokens > 1)} per sequence"
-    rows = table(
-        f"Programs of one rank: {tokens}, KV length {step.kv_length}", ("program",), NUMBERS
+    title = f"Programs of one rank: {tokens}, KV length {step.kv_length}"
+    rows = (
+        (name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
+        for name, calls in step.calls.items()
     )
-    for name, calls in step.calls.items():
-        rows.add_row(name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
-    return rows
+    return table(title, ("program",), NUMBERS, rows)
 
 
 def _cells(entry: LedgerEntry) -> list[str]:
@@ -101,15 +101,22 @@ def _steps(ledger: Ledger, deployment: Deployment) -> Any:
     """Return the table of all steps with their projected times."""
     with_overhead = f"ms, {1e6 * trainium2.OPERATION_SECONDS:.0f} us per operation added"
     numbers = ("KV length", "lower bound, ms", "ms", "tokens/s", with_overhead)
-    rows = table("All steps, projected for Trainium2", ("tokens per sequence",), numbers)
-    for step in ledger.steps:
-        rate = step.tokens * deployment.batch_size / step.bound
-        times = step.lower_bound, step.bound, step.with_operations
-        lower_bound, bound, whole = (f"{1e3 * time:.2f}" for time in times)
-        rows.add_row(
-            str(step.tokens), str(step.kv_length), lower_bound, bound, f"{rate:.0f}", whole
+    rows = (
+        (
+            str(step.tokens),
+            str(step.kv_length),
+            _milliseconds(step.lower_bound),
+            _milliseconds(step.bound),
+            f"{step.tokens * deployment.batch_size / step.bound:.0f}",
+            _milliseconds(step.with_operations),
         )
-    return rows
+        for step in ledger.steps
+    )
+    return table("All steps, projected for Trainium2", ("tokens per sequence",), numbers, rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
 
 
 def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
@@ -126,18 +133,17 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "stream": np.dtype(deployment.activation_dtype).name,
         "programs": {name: _entry_numbers(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
-        "steps": list(map(_step_numbers, ledger.steps)),
-    }
-
-
-def _step_numbers(step: StepTime) -> dict[str, Any]:
-    return {
-        "tokens": step.tokens,
-        "filled": step.kv_length,
-        "calls": step.calls,
-        "bound": step.bound,
-        "with_operations": step.with_operations,
-        "least": step.lower_bound,
+        "steps": [
+            {
+                "tokens": step.tokens,
+                "filled": step.kv_length,
+                "calls": step.calls,
+                "bound": step.bound,
+                "with_operations": step.with_operations,
+                "least": step.lower_bound,
+            }
+            for step in ledger.steps
+        ],
     }
 
 

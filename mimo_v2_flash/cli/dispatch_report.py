@@ -22,11 +22,9 @@ def dispatch_report(backend: DispatchStatsBackend, group: HostGroup) -> Table | 
     by_dispatcher = _totals(backend, group)
     if not by_dispatcher:
         return None
-    report = table(f"Experts on {group.size} ranks", ("what",), tuple(by_dispatcher))
     columns = [_rows(stats, group.size) for stats in by_dispatcher.values()]
-    for what in columns[0]:
-        report.add_row(what, *(column[what] for column in columns))
-    return report
+    rows = ((what, *(column[what] for column in columns)) for what in columns[0])
+    return table(f"Experts on {group.size} ranks", ("what",), tuple(by_dispatcher), rows)
 
 
 def dispatch_numbers(backend: DispatchStatsBackend, group: HostGroup) -> dict[str, Any]:

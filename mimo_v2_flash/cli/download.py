@@ -70,5 +70,5 @@ def run(
     tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]
     out.print(f"prompt {prompt_ids}")
     out.print(f"tokens {tokens}")
-    numbers = prepare.sizes(job) | made
-    return Result(numbers | {"prompt_tokens": prompt_ids, "new_tokens": tokens})
+    generated = {"prompt_tokens": prompt_ids, "new_tokens": tokens}
+    return Result(prepare.sizes(job) | made | generated)

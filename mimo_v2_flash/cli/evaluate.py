@@ -88,8 +88,7 @@ def run(
 
 
 def _report(numbers: dict[str, Any]) -> None:
-    report = table(f"{numbers['text']}", ("what",), ("amount",))
-    for row in (
+    rows = (
         ("model", numbers["model"]),
         ("bytes, tokens", f"{numbers['bytes']:,}, {numbers['tokens']:,}"),
         ("windows", f"{numbers['windows']:,} of {numbers['window_tokens']:,} tokens"),
@@ -97,9 +96,8 @@ def _report(numbers: dict[str, Any]) -> None:
         ("perplexity", f"{numbers['perplexity']:.4f}"),
         ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
         ("threads", "{} ({})".format(*thread_count())),
-    ):
-        report.add_row(*row)
-    console().print(report)
+    )
+    console().print(table(f"{numbers['text']}", ("what",), ("amount",), rows))
 
 
 def _read(file: Path) -> tuple[str, int]:

@@ -31,6 +31,31 @@ from .runtime_options import RuntimeOptions, add_runtime_arguments
 
 __all__ = ["add_arguments", "run"]
 
+SAMPLING_ARGUMENTS = (
+    ("--temperature", float, "Sampling temperature; 0 decodes greedily", 0),
+    (
+        "--top-p",
+        float,
+        "Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all",
+        1,
+    ),
+    ("--top-k", int, "Keep this many of the most probable tokens; 0 keeps all", 0),
+    (
+        "--min-p",
+        float,
+        "Keep the tokens whose probability is at least this fraction of the most probable token's; "
+        "0 keeps all",
+        0,
+    ),
+    (
+        "--repetition-penalty",
+        float,
+        "Penalty on tokens that have occurred; above 1 discourages them, 1 is off",
+        1,
+    ),
+)
+"""Options of sampling: name, type, meaning, and the value where the checkpoint has none."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
@@ -58,35 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    checkpoint = "default: the checkpoint's generation_config.json, or"
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        help=f"Sampling temperature; 0 decodes greedily ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        help="Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all "
-        f"({checkpoint} 1).",
-    )
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        help=f"Keep this many of the most probable tokens; 0 keeps all ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        help="Keep the tokens whose probability is at least this fraction of the most probable "
-        f"token's; 0 keeps all ({checkpoint} 0).",
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=float,
-        help="Penalty on tokens that have occurred; above 1 discourages them, 1 is off "
-        f"({checkpoint} 1).",
-    )
+    for name, kind, meaning, off in SAMPLING_ARGUMENTS:
+        default = f"(default: the checkpoint's generation_config.json, or {off})"
+        parser.add_argument(name, type=kind, help=f"{meaning} {default}.")
     parser.add_argument(
         "--seed",
         type=natural,
@@ -109,8 +108,9 @@ def run(
     check_folder(model)
     stats = GenerationStats(MiMoConfig.from_pretrained(model), *setup)
     runtime = RuntimeOptions.pop_from(options)
-    keywords = runtime.keywords(host=stats)
-    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
+    runner = load_model(
+        model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
+    )
     content = [{"role": "user", "content": prompt}] if chat else prompt
     sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
     generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
@@ -127,11 +127,10 @@ def run(
 
     completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
+    defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat, "seed": seed}
     numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
-    defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
-    numbers["sampling"] = defaults | sampling
-    numbers |= _numbers(completion, stats, runner)
+    numbers |= {"sampling": defaults | sampling} | _numbers(completion, stats, runner)
     _report(numbers, stats)
     return Result(numbers)
 
@@ -163,8 +162,7 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
     """Print the numbers of a completion and its settings."""
     prompt, new = len(numbers["prompt_tokens"]), len(numbers["new_tokens"])
     expert_rows = [("experts touched", f"{numbers['experts_touched']} of {numbers['experts']}")]
-    report = table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",))
-    for row in (
+    rows = (
         ("prompt, new tokens", f"{prompt}, {new}"),
         ("time to first token", _amount(numbers["first_token_seconds"], ".3f", "s")),
         ("prefill", _amount(numbers["prefill_tokens_per_second"], ".1f", "tokens/s")),
@@ -172,10 +170,9 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
         (f"KV cache of {numbers['kv_cache_tokens']} tokens", amount(numbers["kv_cache_bytes"])),
         *(expert_rows if stats.is_eager else ()),
         ("threads", "{} ({})".format(*thread_count())),
-    ):
-        report.add_row(*row)
+    )
     out = console(sys.stderr)
-    out.print("\n", report)
+    out.print("\n", table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",), rows))
     settings = numbers["sampling"] | {"seed": numbers["seed"]}
     out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings.items()))
     if dispatch := dispatch_report(stats.dispatch, stats.group):

@@ -70,13 +70,11 @@ class CommandParser(OneLineParser):
         """Return the options, and this parser with them; an unknown option is an error."""
         options, unknown = super(CommandParser, self.load()).parse_known_args(args, namespace)
         if unknown:
-            names = [name for action in self._visible() for name in action.option_strings]
+            visible = (action for action in self._actions if action.help != argparse.SUPPRESS)
+            names = [name for action in visible for name in action.option_strings]
             self.error(f"unknown: {' '.join(unknown)}{close_matches(unknown[0], names)}")
         options.parser = self
         return options, []
-
-    def _visible(self) -> list[argparse.Action]:
-        return [action for action in self._actions if action.help is not argparse.SUPPRESS]
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:

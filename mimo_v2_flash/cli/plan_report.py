@@ -56,12 +56,13 @@ def report(
 
 def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> Any:
     """Return the table of bytes on the fullest device, and on all together."""
-    memory = table("Memory", ("what",), ("fullest device", "all devices"))
     cache = f"KV cache, {np.dtype(workload.cache_dtype)}"
     rows_of_devices = [_rows(device, cache) for device in all_devices]
-    for name, size in _rows(fullest, cache).items():
-        memory.add_row(name, amount(size), amount(sum(rows[name] for rows in rows_of_devices)))
-    return memory
+    rows = (
+        (name, amount(size), amount(sum(rows[name] for rows in rows_of_devices)))
+        for name, size in _rows(fullest, cache).items()
+    )
+    return table("Memory", ("what",), ("fullest device", "all devices"), rows)
 
 
 def _rows(device: Device, cache: str) -> dict[str, int]:
@@ -71,14 +72,15 @@ def _rows(device: Device, cache: str) -> dict[str, int]:
 
 def _traffic(sent: dict[str, Traffic], layers: int) -> Any:
     """Return the table of bytes that all devices send."""
-    rows = table(
+    return table(
         f"Sent by all devices, per token and each of {layers} MoE layers",
         ("step",),
         ("remote ranks per token", "lower bound", "all_to_all", "all_gather", "tensor parallel"),
+        (
+            (name, f"{ranks:.2f}", *(amount(round(size)) for size in sizes))
+            for name, (ranks, *sizes) in sent.items()
+        ),
     )
-    for name, (ranks, *sizes) in sent.items():
-        rows.add_row(name, f"{ranks:.2f}", *(amount(round(size)) for size in sizes))
-    return rows
 
 
 def _numbers(

@@ -133,9 +133,16 @@ def run(
         config_file = source.config
     config = MiMoConfig.from_pretrained(config_file)
     expert_parallel = tensor_parallel if expert_parallel is None else expert_parallel
-    split = {"expert_parallel": expert_parallel, "tensor_parallel": tensor_parallel}
-    encoding = Encoding(dtype, target)
-    job = plan(source, config, output, encoding, expert_subset, num_layers, **split)
+    job = plan(
+        source,
+        config,
+        output,
+        Encoding(dtype, target),
+        expert_subset,
+        num_layers,
+        expert_parallel=expert_parallel,
+        tensor_parallel=tensor_parallel,
+    )
     _print_sizes(job)
     if dry_run:
         return Result(sizes(job))
@@ -203,17 +210,17 @@ def _print_sizes(job: ConversionJob) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    rows = table(
-        f"{job.source.name} {job.source.revision}".strip(), ("what",), ("amount", "this machine")
+    rows = (
+        ("tensors", f"{len(job.plan.outputs):,}", ""),
+        ("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", ""),
+        ("layers", f"{job.config.num_hidden_layers}", ""),
+        ("shards", f"{len(job.store.folders)}", ""),
+        ("bytes to read", amount(job.bytes_to_read), ""),
+        ("bytes on disk", amount(size), _fits(size, free)),
+        ("memory to hold all", amount(size), _fits(size, memory)),
     )
-    rows.add_row("tensors", f"{len(job.plan.outputs):,}", "")
-    rows.add_row("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", "")
-    rows.add_row("layers", f"{job.config.num_hidden_layers}", "")
-    rows.add_row("shards", f"{len(job.store.folders)}", "")
-    rows.add_row("bytes to read", amount(job.bytes_to_read), "")
-    rows.add_row("bytes on disk", amount(size), _fits(size, free))
-    rows.add_row("memory to hold all", amount(size), _fits(size, memory))
-    console().print(rows)
+    title = f"{job.source.name} {job.source.revision}".strip()
+    console().print(table(title, ("what",), ("amount", "this machine"), rows))
 
 
 def _fits(size: int, available: int) -> str:

@@ -117,8 +117,7 @@ def run(
 
 def _report(numbers: dict[str, Any], rank: str) -> None:
     difference = "{relative_difference:.1e} of the range, allowed {allowed_difference:.0e}"
-    report = table("MiMo-V2-Flash with random weights", ("what",), ("amount",))
-    for row in (
+    rows = (
         ("layers, experts", f"{numbers['layers']}, {numbers['experts']}"),
         ("parameters", f"{numbers['parameters'] / 1e9:.2f} billion"),
         (f"weights{rank}", amount(numbers["weights_bytes"])),
@@ -127,9 +126,8 @@ def _report(numbers: dict[str, Any], rank: str) -> None:
         ("decode", f"{numbers['decode_tokens_per_second']:.2f} tokens/s"),
         (f"peak memory{rank}", amount(numbers["peak_memory_bytes"])),
         ("decode against one prefill", difference.format(**numbers)),
-    ):
-        report.add_row(*row)
-    console().print(report)
+    )
+    console().print(table("MiMo-V2-Flash with random weights", ("what",), ("amount",), rows))
 
 
 def _config(num_experts: int, num_layers: int) -> MiMoConfig:

@@ -26,13 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(seed: int) -> Result:
     """Run all checks, print their table, and return their outcomes."""
     outcomes = [check.measure(seed) for check in CHECKS]
-    results = table(
-        "Kernels against their float64 oracles",
-        ("kernel", "check"),
-        ("largest error", "allowed", "time", ""),
-    )
-    for outcome in outcomes:
-        results.add_row(
+    rows = (
+        (
             outcome.kernel,
             outcome.check,
             f"{outcome.error:.1e}",
@@ -40,11 +35,19 @@ def run(seed: int) -> Result:
             f"{outcome.seconds * 1e3:.0f} ms",
             "ok" if outcome.passed else "FAILED",
         )
+        for outcome in outcomes
+    )
+    columns = ("kernel", "check"), ("largest error", "allowed", "time", "")
     passed, total = sum(outcome.passed for outcome in outcomes), len(outcomes)
     out = console()
-    out.print(results)
+    out.print(table("Kernels against their float64 oracles", *columns, rows))
     out.print(f"{passed} of {total} checks passed; errors are relative to max |expected|.")
     out.print(f"The kernels had {thread_count()}.")
-    numbers = {"seed": seed, "checks": total, "passed": passed, "threads": thread_count().number}
-    listed = [outcome._asdict() for outcome in outcomes]
-    return Result({**numbers, "outcomes": listed}, 0 if passed == total else 1)
+    numbers = {
+        "seed": seed,
+        "checks": total,
+        "passed": passed,
+        "threads": thread_count().number,
+        "outcomes": [outcome._asdict() for outcome in outcomes],
+    }
+    return Result(numbers, 0 if passed == total else 1)

@@ -57,7 +57,13 @@ def run(
         raise ValueError(f"{option} has {len(token_T)} tokens, the model's context {context}")
     tensors = trace_prompt(weights, config, token_T, max_step=max_step)
     size = write_trace(output, tensors, config)
-    sizes = f"{len(tensors)} tensors of {len(token_T)} tokens, {amount(size)}"
-    console().print(f"{output}: {sizes}", soft_wrap=True)
-    numbers = {"file": output, "tensors": len(tensors), "tokens": len(token_T), "bytes": size}
-    return Result(numbers | {"seconds": time.perf_counter() - start})
+    numbers = {
+        "file": output,
+        "tensors": len(tensors),
+        "tokens": len(token_T),
+        "bytes": size,
+        "seconds": time.perf_counter() - start,
+    }
+    line = "{file}: {tensors} tensors of {tokens} tokens".format(**numbers)
+    console().print(f"{line}, {amount(size)}", soft_wrap=True)
+    return Result(numbers)

@@ -22,12 +22,10 @@ def verdict(device: Device, memory: int) -> str:
         return (
             f"It fits: {decimal(total)} of {decimal(memory)}, {decimal(memory - total)} are free."
         )
-    parts = (
-        ("weights", weights),
-        ("cache", device.cache),
-        ("buffers", sum(device.buffers.values())),
+    listed = (
+        f"weights {decimal(weights)}, cache {decimal(device.cache)}, "
+        f"buffers {decimal(sum(device.buffers.values()))}"
     )
-    listed = ", ".join(f"{name} {decimal(size)}" for name, size in parts)
     chip = f" A chip has {decimal(CHIP)}." if memory < total <= CHIP else ""
     only_weights = " The weights alone are too much." if weights > memory else ""
     return (

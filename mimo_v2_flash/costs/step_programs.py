@@ -80,9 +80,8 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     deployment.check()
     recorder = ProgramRecorder()
     model = _model(deployment, recorder)
-    run = partial(_run, model, deployment, recorder)
     sizes = list(_sizes(deployment))
-    called = [run(tokens, start) for tokens, _, start in sizes]
+    called = [_run(model, deployment, recorder, tokens, start) for tokens, _, start in sizes]
     names = unique_names(recorder.programs)
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})

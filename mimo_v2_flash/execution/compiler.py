@@ -64,8 +64,11 @@ class NeuronCompiler:
         """
         with TemporaryDirectory(prefix=f"{COMMAND}-") as folder:
             neff = Path(folder) / "program.neff"
-            command = [self.command, "compile", "--framework", "XLA", str(program.resolve())]
-            command += [*arguments, f"--output={neff.name}"]
+            command = [
+                *(self.command, "compile", "--framework", "XLA", str(program.resolve())),
+                *arguments,
+                f"--output={neff.name}",
+            ]
             process = subprocess.run(
                 command, capture_output=True, text=True, check=False, cwd=folder
             )

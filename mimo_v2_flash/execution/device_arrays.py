@@ -7,42 +7,20 @@ from weakref import finalize
 import numpy as np
 from spike import SpikeTensor
 
+from .program_call import ProgramArray
+
 __all__ = ["DeviceArray", "DeviceMemory"]
 
 MAX_CACHED_BYTES = 1 << 20
 """Size of arrays that use cached memory: positions are smaller, weights and caches larger."""
 
 
-class DeviceArray:
-    """An array on the device, which programs may update in place.
-
-    Attributes
-    ----------
-    tensor
-        The runtime's tensor.
-    """
-
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype."""
-        return np.dtype(self.tensor.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+class DeviceArray(ProgramArray):
+    """An array in a NeuronCore's memory: a tensor of the Neuron runtime."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return a copy on the host."""
-        return np.asarray(self.tensor.numpy(), dtype)
+        return np.asarray(self.handle.numpy(), dtype)
 
 
 class DeviceMemory:

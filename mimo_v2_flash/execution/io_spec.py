@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from .hlo import array_shapes, entry_computation
+
 __all__ = ["ProgramIO", "TensorSpec", "program_io"]
 
 DTYPES = {
@@ -64,7 +66,7 @@ def program_io(module: Any) -> ProgramIO:
     ValueError
         If two outputs have the same name: the NEFF would lack one of them.
     """
-    (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
+    entry = entry_computation(module)
     (root,) = (i for i in entry.instructions if i.id == entry.root_id)
     parameters = sorted(
         (i for i in entry.instructions if i.opcode == "parameter"),
@@ -87,6 +89,5 @@ def program_io(module: Any) -> ProgramIO:
 
 
 def _tensor_spec(name: str, shape: Any) -> TensorSpec:
-    types = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
-    dtype = np.dtype(DTYPES[types[shape.element_type].name])
-    return TensorSpec(name, tuple(shape.dimensions), dtype)
+    (array,) = array_shapes(shape)
+    return TensorSpec(name, array.lengths, np.dtype(DTYPES[array.type_name]))

@@ -154,9 +154,9 @@ class _Program:
         try:
             self._model(
                 inputs={
-                    spec.name: array.tensor for spec, array in named_inputs if spec.name in used
+                    spec.name: array.handle for spec, array in named_inputs if spec.name in used
                 },
-                outputs={spec.name: array.tensor for spec, array in named_outputs},
+                outputs={spec.name: array.handle for spec, array in named_outputs},
             )
         except SpikeRuntimeError as error:
             raise OSError(f"the Neuron runtime does not run {self._model.name}: {error}") from error

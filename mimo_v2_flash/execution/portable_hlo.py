@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from nkipy.core.backend.hlo import TOPK_CUSTOM_CALL
 
+from .hlo import array_shapes, entry_computation
+
 __all__ = ["make_portable"]
 
 
@@ -51,10 +53,9 @@ def _replace_by_sort(computation: Any, call: Any, first_id: int, module_type: An
     if call.custom_call_target != TOPK_CUSTOM_CALL:
         raise ValueError(f"{call.name}: XLA has no custom call {call.custom_call_target}")
     shape_of = {i.id: i.shape for i in computation.instructions}
-    shape = shape_of[call.operand_ids[0]]
-    names = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number
-    dtype = {"F32": np.float32, "BF16": jnp.bfloat16}[names[shape.element_type].name]
-    x = jax.ShapeDtypeStruct(tuple(shape.dimensions), dtype)
+    (shape,) = array_shapes(shape_of[call.operand_ids[0]])
+    dtype = {"F32": np.float32, "BF16": jnp.bfloat16}[shape.type_name]
+    x = jax.ShapeDtypeStruct(shape.lengths, dtype)
     lowered = jax.jit(partial(top_k, k=int(call.backend_config))).lower(x).compiler_ir("hlo")
     sort = module_type.FromString(lowered.as_serialized_hlo_module_proto())
     for part in sort.computations:
@@ -83,8 +84,7 @@ def _renumber(computation: Any, first_id: int) -> None:
 
 def _write_layouts(module: Any) -> None:
     """Write the layouts that nkipy leaves out: XLA refuses aliased inputs without a layout."""
-    (entry,) = (c for c in module.computations if c.id == module.entry_computation_id)
-    for program_shape in (module.host_program_shape, entry.program_shape):
+    for program_shape in (module.host_program_shape, entry_computation(module).program_shape):
         result = program_shape.result
         for shape in (*program_shape.parameters, *(result.tuple_shapes or [result])):
             if not shape.layout.minor_to_major:

@@ -123,8 +123,7 @@ class ProgramBuilder:
         with self._cache.writing(entry):
             if not self._why_stale(entry):  # another process has compiled it in the meantime
                 return
-            neff = self._neff(entry)
-            self._cache.finish(entry, neff, self._version)
+            self._cache.finish(entry, self._neff(entry), self._version)
 
     def _neff(self, entry: CacheEntry) -> bytes | None:
         if self.compiler is None:

@@ -7,14 +7,45 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature as signature_of
+from math import prod
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .pytree import tree_arrays, tree_map, tree_signature
 
 if TYPE_CHECKING:
     from .tracing import TracedProgram
 
-__all__ = ["ProgramCall", "check_on_device", "fill_outputs"]
+__all__ = ["ProgramArray", "ProgramCall", "check_on_device", "fill_outputs"]
+
+
+class ProgramArray:
+    """An array on a device, which programs may update in place.
+
+    Attributes
+    ----------
+    handle
+        The runtime's array.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(self.handle.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's dtype."""
+        return np.dtype(self.handle.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ def trace(
         return [first, *others]
 
     program.__name__ = _name(function)
-    specs = {path: _meta_array(array) for path, array in tree_arrays(arguments).items()}
+    specs = {  # arrays of the same shapes and dtypes that take no memory
+        path: np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        for path, array in tree_arrays(arguments).items()
+    }
     if donate is not None and donate not in specs:
         raise ValueError(f"program {_name(function)}: {donate} is no array, to be donated")
     module = NKIPyKernel.trace(program).specialize(**specs)
@@ -83,11 +86,6 @@ def trace(
     if faults := lint_program(traced.module):
         raise ValueError(f"program {_name(function)}: {'; '.join(faults[:5])}")
     return traced
-
-
-def _meta_array(array: Any) -> np.ndarray:
-    """Return an array of the same shape and dtype that takes no memory."""
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _numbered(output_tree: Any, outputs: dict[str, Any]) -> Any:

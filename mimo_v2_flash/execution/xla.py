@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from .executable import Executable, cpu_devices
-from .program_call import ProgramCall, check_on_device, fill_outputs
+from .program_call import ProgramArray, ProgramCall, check_on_device, fill_outputs
 from .pytree import tree_arrays, tree_replace
 from .tracing import TracedProgram, trace
 
@@ -19,30 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["XlaArray", "XlaBackend"]
 
 
-class XlaArray:
-    """An array on an XLA device, which programs may update in place."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's dtype."""
-        return np.dtype(self.value.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return int(self.value.nbytes)
+class XlaArray(ProgramArray):
+    """An array on an XLA device."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return a copy on the host."""
-        return np.array(self.value, dtype)
+        return np.array(self.handle, dtype)
 
 
 class XlaBackend:
@@ -91,7 +73,7 @@ class XlaBackend:
         def program(*args: Any, **kwargs: Any) -> Any:
             call = ProgramCall.of(function, donate, *args, **kwargs)
             inputs = {path: self._upload(array) for path, array in call.arrays.items()}
-            self._values[self._rank] = [array.value for array in inputs.values()]
+            self._values[self._rank] = [array.handle for array in inputs.values()]
             self._barrier(hash(call.key))
             if self._rank == 0:
                 self._results = self._load(call)(self._values)
@@ -132,6 +114,6 @@ def _outputs(traced: TracedProgram, inputs: dict[str, XlaArray], results: Sequen
     for number, value in enumerate(results):
         path = traced.in_place.get(number)
         output = XlaArray(value) if path is None else inputs[path]
-        output.value = value
+        output.handle = value
         outputs.append(output)
     return fill_outputs(traced, outputs)

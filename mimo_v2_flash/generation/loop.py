@@ -38,15 +38,11 @@ def generate(
         token_BT, position_BT = pad_rows(unseen, starts)
         last_B = np.array([max(len(new) - 1, 0) for new in unseen])
         selected = select(token_BT, position_BT, last_B, active, [histories[row] for row in active])
-        unseen = [[] for _ in prompts]
         for row, token in zip(active, map(int, selected), strict=True):
             histories[row].append(token)
-            unseen[row] = [token]
             yield row, token
-        ended = [row for row in active if histories[row][-1] in eos_token_ids]
-        for row in ended:
-            unseen[row] = []
-        active = [row for row in active if row not in ended]
+        active = [row for row in active if histories[row][-1] not in eos_token_ids]
+        unseen = [history[-1:] if row in active else [] for row, history in enumerate(histories)]
 
 
 def collect_tokens(

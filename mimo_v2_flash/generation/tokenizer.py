@@ -1,11 +1,6 @@
 """Deprecated path, kept for one release: `mimo_v2_flash.text.tokenizer` has what was here."""
 
-from typing import Any
-
-from mimo_v2_flash.deprecated import moved_attribute
+from mimo_v2_flash.deprecated import moved_attributes
 
 __all__: list[str] = []
-
-
-def __getattr__(name: str) -> Any:
-    return moved_attribute(__name__, name)
+__getattr__ = moved_attributes(__name__)

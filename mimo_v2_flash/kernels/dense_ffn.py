@@ -25,8 +25,9 @@ def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
     """
     if token_block < 1:
         raise ValueError(f"dense_ffn: token_block {token_block} is not at least 1")
-    N, blocks = x_ND.shape[0], []
-    for start in range(0, N, token_block):
-        block = x_ND[start : min(start + token_block, N)]
-        blocks.append(moe_expert(block, w_gate_FD, w_up_FD, w_down_DF))
+    N = x_ND.shape[0]
+    blocks = [
+        moe_expert(x_ND[start : min(start + token_block, N)], w_gate_FD, w_up_FD, w_down_DF)
+        for start in range(0, N, token_block)
+    ]
     return np.concatenate(blocks, axis=0) if len(blocks) > 1 else blocks[0]

@@ -18,7 +18,8 @@ from mimo_v2_flash.parallel import HostGroup
 
 __all__ = ["DISPATCHERS", "MoEStepShape", "RaggedAllToAllDispatcher", "eager_dispatchers"]
 
-MAX_ALL_GATHER_TOKENS = 32  # tokens of a step on all ranks, up to which every rank sees every token
+# Tokens of a step on all ranks up to which every rank sees every token.
+EAGER_ALL_GATHER_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class MoEStepShape(NamedTuple):
 
 def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
     """Return the dispatcher called `name`, or the one for the step's size if `name` is None."""
-    if (name or "") == "all_gather" or (not name and shape.tokens <= MAX_ALL_GATHER_TOKENS):
+    few = name is None and shape.tokens <= EAGER_ALL_GATHER_TOKENS
+    if few or name == "all_gather":
         return (PaddedAllGatherDispatcher(shape.local_tokens),)
     return (RaggedAllToAllDispatcher(),)
 

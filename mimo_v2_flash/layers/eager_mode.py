@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 
 from .eager_attention import attend_per_kv_head
-from .eager_dispatchers import MoEStepShape, eager_dispatchers
+from .eager_dispatchers import eager_dispatchers
 from .forward_batch import ForwardBatch, SequenceRun
 from .grouped_experts import grouped_experts
 
@@ -26,6 +25,7 @@ class EagerMode:
 
     attend = staticmethod(attend_per_kv_head)
     expert_fn = staticmethod(grouped_experts)
+    dispatchers = staticmethod(eager_dispatchers)
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
         """Return this rank's group; `ALONE` if the rank is its only member."""
@@ -35,10 +35,6 @@ class EagerMode:
     def build_overflow_group(self, world: HostGroup) -> Group:
         """Return `ALONE`: nothing overflows."""
         return ALONE
-
-    def dispatchers(self, name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-        """Return the dispatcher called `name`, or that of the step's size."""
-        return eager_dispatchers(name, shape)
 
     def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
         """Return this rank's part of the tokens, which is empty if there are few."""

@@ -107,8 +107,9 @@ class GreedyTokens:
         self._shard = context.shard_spec
         vocab_range = self._shard.tensor_range(config.vocab_size)
         self._vocab_start_1 = np.array([vocab_range.start], np.int32)
-        logits_head = LogitsHead(config.layernorm_epsilon)
-        self._head = backend.compile(GreedyHead(logits_head, context.tensor_group))
+        self._head = backend.compile(
+            GreedyHead(LogitsHead(config.layernorm_epsilon), context.tensor_group)
+        )
 
     def allocate(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """Return (token_Bn, logit_Bn), zeros."""
@@ -124,8 +125,9 @@ class GreedyTokens:
         weights: ModelWeights,
     ) -> None:
         """Write tokens and logits on the first rank of a tensor group: the others have the same."""
-        args = x_ND, row_N, weights.final_norm_D, weights.w_logits_VD, self._vocab_start_1
-        results_N = self._head(*args)
+        results_N = self._head(
+            x_ND, row_N, weights.final_norm_D, weights.w_logits_VD, self._vocab_start_1
+        )
         if self._shard.tensor_parallel_rank == 0:
             for output, result_N in zip(outputs, results_N, strict=True):
                 output[is_wanted_bn] = np.asarray(result_N)[kept]

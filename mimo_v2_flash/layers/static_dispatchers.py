@@ -16,7 +16,7 @@ from .eager_dispatchers import MoEStepShape
 __all__ = ["static_dispatchers"]
 
 # Tokens of a step on all ranks up to which reading the experts' weights dominates the time.
-MAX_ALL_GATHER_TOKENS = 256
+STATIC_ALL_GATHER_TOKENS = 256
 CAPACITY_FACTORS = (2, 4)  # multiples of the capacity that balanced routing needs
 CAPACITY_MULTIPLE = 8  # capacities are multiples of it
 
@@ -27,7 +27,7 @@ def static_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatche
     Programs compute padding as well, so capacities follow from `local_tokens`, padding included.
     """
     P, local_tokens, all_tokens = shape.ranks, shape.local_tokens, shape.local_tokens * shape.ranks
-    few = name is None and all_tokens <= MAX_ALL_GATHER_TOKENS
+    few = name is None and all_tokens <= STATIC_ALL_GATHER_TOKENS
     if not shape.num_experts or few or name == "all_gather":
         return (AllGatherDispatcher(),)
     messages = local_tokens * (1 - (1 - 1 / P) ** shape.experts_per_token)

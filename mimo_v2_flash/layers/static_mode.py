@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.kernels import ops
-from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 
 from .eager_attention import attend
-from .eager_dispatchers import MoEStepShape
 from .forward_batch import ForwardBatch, SequenceRun
 from .static_dispatchers import static_dispatchers
 
@@ -33,6 +30,8 @@ class StaticMode:
 
     attend = staticmethod(attend)
     expert_fn = staticmethod(capacity_experts)
+    dispatchers = staticmethod(static_dispatchers)
+    process_weights = staticmethod(to_device_layout)
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
         """Return the groups of all ranks as one `DeviceGroup`: every rank runs the same program."""
@@ -42,10 +41,6 @@ class StaticMode:
     def build_overflow_group(self, world: HostGroup) -> Group:
         """Return the group of all ranks: all of them compute an overflow again."""
         return self.build_group(world, lambda _: range(world.size))
-
-    def dispatchers(self, name: str | None, shape: MoEStepShape) -> tuple[Dispatcher, ...]:
-        """Return dispatchers of growing capacity."""
-        return static_dispatchers(name, shape)
 
     def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
         """Return this rank's part of the tokens; the last parts are padded to the same length."""
@@ -123,10 +118,6 @@ class StaticMode:
     def kv_length(self, kv_length: int, slots: int) -> int:
         """Return `kv_length` in a bucket: every length is a program, so there are few of them."""
         return kv_length_bucket(min(kv_length, slots), slots)
-
-    def process_weights(self, weights: ModelWeights) -> ModelWeights:
-        """Return the weights in a device's layout."""
-        return to_device_layout(weights)
 
     def _chunk(self, rank_rows: tuple[slice, ...], max_step: int) -> int:
         return max(1, max_step // self.sequences(rank_rows, 0))

@@ -34,31 +34,31 @@ def test_an_array_on_the_device_stays(memory):
 
 def test_memory_of_a_freed_array_is_reused(memory):
     first = memory.allocate((2, 3), np.float32)
-    tensor = first.tensor
+    tensor = first.handle
     del first
-    assert memory.allocate((3, 2), np.float32).tensor is not tensor
-    assert memory.allocate((2, 3), np.int32).tensor is not tensor
-    assert memory.hold(X).tensor is tensor
+    assert memory.allocate((3, 2), np.float32).handle is not tensor
+    assert memory.allocate((2, 3), np.int32).handle is not tensor
+    assert memory.hold(X).handle is tensor
 
 
 def test_memory_of_a_live_array_is_not_reused(memory):
     held = [memory.hold(X + n) for n in range(3)]
     held += [memory.allocate((2, 3), np.float32), memory.upload(X)]
-    assert len({id(array.tensor) for array in held}) == 5
+    assert len({id(array.handle) for array in held}) == 5
     for n, array in enumerate(held[:3]):
         np.testing.assert_array_equal(np.asarray(array), X + n)
 
 
 def test_memory_of_small_uploads_is_reused(memory):
-    tensor = memory.upload(X).tensor
+    tensor = memory.upload(X).handle
     again = memory.upload(X + 1)
-    assert again.tensor is tensor
+    assert again.handle is tensor
     np.testing.assert_array_equal(np.asarray(again), X + 1)
-    assert memory.upload(X).tensor is not tensor
+    assert memory.upload(X).handle is not tensor
 
 
 def test_memory_of_large_uploads_is_freed(memory):
     large = np.zeros(1 << 19, np.float32)
-    freed = memory.upload(large).tensor
-    assert memory.upload(large).tensor is not freed
-    assert memory.allocate(large.shape, large.dtype).tensor is not freed
+    freed = memory.upload(large).handle
+    assert memory.upload(large).handle is not freed
+    assert memory.allocate(large.shape, large.dtype).handle is not freed

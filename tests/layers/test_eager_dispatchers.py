@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.moe_block import moe_block
 from mimo_v2_flash.layers.eager_dispatchers import (
-    MAX_ALL_GATHER_TOKENS,
+    EAGER_ALL_GATHER_TOKENS,
     MoEStepShape,
     PaddedAllGatherDispatcher,
     RaggedAllToAllDispatcher,
@@ -149,7 +149,7 @@ def test_messages_keep_every_bit():
 def test_few_tokens_are_shown_to_all_and_many_are_sent():
     for tokens, dispatcher in (
         (1, PaddedAllGatherDispatcher(9)),
-        (MAX_ALL_GATHER_TOKENS, PaddedAllGatherDispatcher(9)),
+        (EAGER_ALL_GATHER_TOKENS, PaddedAllGatherDispatcher(9)),
         (33, RaggedAllToAllDispatcher()),
     ):
         shape = MoEStepShape(tokens, local_tokens=9, ranks=2, num_experts=8, experts_per_token=2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.layers.eager_dispatchers import (
-    MAX_ALL_GATHER_TOKENS,
+    EAGER_ALL_GATHER_TOKENS,
     PaddedAllGatherDispatcher,
     RaggedAllToAllDispatcher,
 )
@@ -51,7 +51,7 @@ def test_every_row_is_on_one_data_parallel_rank(plan, batch_size):
 
 
 def test_an_exchange_may_be_chosen_or_follows_the_size_of_a_step():
-    spec, few = MiMoConfig().layers[1], MAX_ALL_GATHER_TOKENS
+    spec, few = MiMoConfig().layers[1], EAGER_ALL_GATHER_TOKENS
     for tokens in (1, 100):
         for name, dispatcher in (
             ("all_gather", PaddedAllGatherDispatcher(tokens)),

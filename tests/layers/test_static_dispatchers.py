@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
-from mimo_v2_flash.layers.static_dispatchers import MAX_ALL_GATHER_TOKENS, static_dispatchers
+from mimo_v2_flash.layers.static_dispatchers import STATIC_ALL_GATHER_TOKENS, static_dispatchers
 
 PROMPT = MoEStepShape(tokens=4096, local_tokens=128, ranks=32, num_experts=256, experts_per_token=8)
 
@@ -49,10 +49,10 @@ def test_the_first_bucket_computes_little_more_than_twice_what_is_needed(shape):
     assert first.capacity < 2 * needed + 8
 
 
-@pytest.mark.parametrize("local_tokens", [1, MAX_ALL_GATHER_TOKENS // 32])
+@pytest.mark.parametrize("local_tokens", [1, STATIC_ALL_GATHER_TOKENS // 32])
 def test_few_tokens_are_shown_to_all(local_tokens):
     few = PROMPT._replace(local_tokens=local_tokens)
-    many = PROMPT._replace(local_tokens=local_tokens + MAX_ALL_GATHER_TOKENS)
+    many = PROMPT._replace(local_tokens=local_tokens + STATIC_ALL_GATHER_TOKENS)
     assert static_dispatchers(None, few) == (AllGatherDispatcher(),)
     assert len(static_dispatchers(None, many)) == 3
 
