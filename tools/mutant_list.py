@@ -51,8 +51,8 @@ MUTANTS = (
     Mutant(
         "an expert's routing weight ignored",
         "mimo_v2_flash/layers/grouped_experts.py",
-        "weight_J[pair_J, None] * moe_expert",
-        "moe_expert",
+        "weight_J[pair_J, None] * output_ND",
+        "output_ND",
         ("tests/layers/test_grouped_experts.py",),
     ),
     Mutant(

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from .blas import times_transposed
-from .thread_pool import available_threads, parallel_for
+from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
 from .tile import LANES, interleave_words
 
 __all__ = ["CompiledWeight", "batch_product", "is_contiguous", "product", "read_only"]
@@ -22,7 +22,6 @@ MAX_REGISTER_ROWS = (
 MIN_INPUTS_PER_ROW = 4  # of a weight per row of x, below which BLAS adds up short sums faster
 TILE_ROWS = 256  # rows of a weight that are decoded at a time
 TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple
-MIN_SHARED_WORK = 1 << 22  # multiply-adds, of 4 rows at least, below which one thread is as fast
 
 Task = tuple[Callable[[int, int], None], int]  # of columns `start` to `end`, and how many at a time
 

@@ -14,7 +14,10 @@ from functools import cache
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
 from mimo_v2_flash.cpu.thread_count import thread_count as resolved_thread_count
 
-__all__ = ["available_threads", "parallel_for", "thread_count"]
+__all__ = ["MIN_SHARED_WORK", "available_threads", "parallel_for", "run_in_turn", "thread_count"]
+
+MIN_SHARED_WORK = 1 << 22
+"""Multiply-adds, of 4 rows at least, below which one thread is as fast as several."""
 
 INSIDE = threading.local()
 
@@ -37,8 +40,7 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
     """
     helpers = min(available_threads(), count) - 1
     if helpers < 1:
-        for index in range(count):
-            work(index)
+        run_in_turn(work, count)
         return
     indices = iter(range(count))
     pool = _pool(thread_count() - 1)
@@ -50,6 +52,12 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
             failures = [failure for future in futures if (failure := future.exception())]
     if failures:
         raise failures[0]
+
+
+def run_in_turn(work: Callable[[int], None], count: int) -> None:
+    """Call `work(0)` to `work(count - 1)` one after the other."""
+    for index in range(count):
+        work(index)
 
 
 def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:

@@ -74,7 +74,13 @@ class Dense:
         overflow_1 = ops.full(x_ND, (1,), 0.0, np.float32)
         if not x_ND.shape[0]:  # no rank of the tensor group has tokens: none enters the all_reduce
             return x_ND, overflow_1
-        partial_ND = dense_ffn(x_ND, *weights, token_block=self.token_block)
+        partial_ND = dense_ffn(
+            x_ND,
+            weights.w_gate_FD,
+            weights.w_up_FD,
+            weights.w_down_DF,
+            token_block=self.token_block,
+        )
         return self.tensor_group.all_reduce(partial_ND).astype(x_ND.dtype), overflow_1
 
 

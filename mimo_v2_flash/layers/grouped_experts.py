@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import DenseWeights
-from mimo_v2_flash.cpu.thread_pool import parallel_for
+from mimo_v2_flash.cpu.thread_pool import MIN_SHARED_WORK, parallel_for, run_in_turn
 from mimo_v2_flash.kernels.moe_expert import moe_expert
 
 __all__ = ["grouped_experts"]
@@ -47,9 +47,13 @@ def grouped_experts(
 
     def compute_expert(index: int) -> None:
         expert, pair_J = groups[index]
-        outputs[index] = weight_J[pair_J, None] * moe_expert(x_ND[pair_J // A], *experts[expert])
+        w = experts[expert]
+        output_ND = moe_expert(x_ND[pair_J // A], w.w_gate_FD, w.w_up_FD, w.w_down_DF)
+        outputs[index] = weight_J[pair_J, None] * output_ND
 
-    parallel_for(compute_expert, len(groups))
+    # An expert is about as wide as the model: only then are threads worth their handoff.
+    is_shared = expert_J.size * x_ND.shape[1] ** 2 >= MIN_SHARED_WORK
+    (parallel_for if is_shared else run_in_turn)(compute_expert, len(groups))
     y_ND = np.zeros(x_ND.shape, np.float32)
     for (_, pair_J), output in zip(groups, outputs, strict=True):
         y_ND[pair_J // A] += output  # a token chooses an expert once: rows are unique
