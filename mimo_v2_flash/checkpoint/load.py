@@ -23,7 +23,6 @@ from .params import (
     MoEWeights,
 )
 from .prepared import PreparedMetadata, check_shard, find_shard_folder
-from .qkv import FusedQKV, joined_projections
 from .source import Checkpoint, open_checkpoint
 
 __all__ = ["Reader", "load_weights"]
@@ -133,10 +132,10 @@ class Reader:
 
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
         """Return w_q, w_k and w_v, with scales on plain grids."""
-        joined = joined_projections(
+        joined = fp8.joined_projections(
             prefix, spec, self._config, self._tensors, self._where, self._shard_spec
         )
-        if isinstance(joined, FusedQKV):
+        if isinstance(joined, fp8.FusedQKV):
             where, weight = self._where(joined.qkv), self._checked(joined.qkv)
             return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)

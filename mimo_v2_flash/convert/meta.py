@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.fp8 import crossing_keys
 from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.param_specs import ParamSpec
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.checkpoint.qkv import crossing_keys
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig

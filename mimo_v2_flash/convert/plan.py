@@ -13,7 +13,6 @@ import numpy as np
 from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, SCALE, ParamSpec
-from mimo_v2_flash.checkpoint.qkv import CrossingKV, FusedQKV, joined_projections
 from mimo_v2_flash.checkpoint.safetensors_file import TensorInfo
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, plain_height
@@ -112,11 +111,11 @@ def _joined(
 
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
-        weights = joined_projections(prefix, spec, config, infos, where)
-        if isinstance(weights, CrossingKV):
+        weights = fp8.joined_projections(prefix, spec, config, infos, where)
+        if isinstance(weights, fp8.CrossingKV):
             k, v, heads = weights
             yield (k, v), crossing(_quantized(k, infos), _quantized(v, infos), heads, encoding)
-        if isinstance(weights, FusedQKV):
+        if isinstance(weights, fp8.FusedQKV):
             qkv, heads, ranks = weights
             params = param_specs.attention(prefix, spec.attention, spec.hidden_size)[:3]
             names = tuple(param.name for param in params)
