@@ -1,5 +1,6 @@
 """Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import find_format
+from mimo_v2_flash.quantization import QuantizedTensor
 from mimo_v2_flash.quantization.fp8 import check_scales
 
 from . import check, fp8, param_specs
@@ -70,9 +71,9 @@ def load_weights(
     fused = param_specs.is_fused(tensors)
     params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
     names = check.required_tensors(str(source), params, tensors)
-    check.check_others(str(source), params, tensors)
-    check.check_tensors(params, {name: tensors.info(name) for name in names})
-    return Reader(tensors, config, experts, shard_spec).model()
+    check.check_others(str(source), names, tensors)
+    formats = check.check_tensors(params, {name: tensors.info(name) for name in names})
+    return Reader(tensors, formats, config, experts, shard_spec).model()
 
 
 class Reader:
@@ -82,6 +83,8 @@ class Reader:
     ----------
     tensors
         The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
+    formats
+        The format of each weight that is in one, by name: what `check_tensors` returns.
     config
         The whole model.
     experts
@@ -93,12 +96,13 @@ class Reader:
     def __init__(
         self,
         tensors: Checkpoint,
+        formats: Mapping[str, type[QuantizedTensor]],
         config: MiMoConfig,
         experts: tuple[int, ...],
         shard_spec: ShardSpec = UNSHARDED,
     ) -> None:
-        self._tensors, self._config, self._experts = tensors, config, experts
-        self._shard_spec = shard_spec
+        self._tensors, self._formats = tensors, formats
+        self._config, self._experts, self._shard_spec = config, experts, shard_spec
 
     def model(self) -> ModelWeights:
         """Return all weights."""
@@ -145,8 +149,7 @@ class Reader:
         return self._matrix(q), self._matrix(k), self._matrix(v)
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
-        gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
-        return DenseWeights(gate, up, down)
+        return DenseWeights(*map(self._matrix, param_specs.dense(prefix, spec)))
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = (self._float32(param) for param in param_specs.router(prefix, spec))
@@ -160,7 +163,7 @@ class Reader:
     def _matrix(self, param: ParamSpec) -> Any:
         """Return a weight as stored: its format is that of its tensors, whatever a config says."""
         name, shape = param
-        form = find_format(self._tensors, name)
+        form = self._formats.get(name)
         if form is None:
             return self._tensors[name]
         first = next(iter(form.tensor_names(name).values()))
@@ -184,9 +187,8 @@ def _contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec]:
     """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
-    metadata = tensors.metadata
     try:
-        prepared = PreparedMetadata.of_metadata(metadata)
+        prepared = PreparedMetadata.of_metadata(tensors.metadata)
         if prepared:
             prepared.check(config)
     except ValueError as error:

@@ -73,11 +73,9 @@ class _Initializer:
     def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
         prefix = f"model.layers.{index}"
         norm_D = np.ones(spec.hidden_size, np.float32)
+        feed_forward = self._mixture if spec.num_experts else self._dense
         attention = self._attention(prefix, spec)
-        if spec.num_experts:
-            return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
-        gate, up, down = (self._quantized(param) for param in param_specs.dense(prefix, spec))
-        return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
+        return DecoderWeights(norm_D, attention, norm_D, feed_forward(prefix, spec))
 
     def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
         q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
@@ -89,6 +87,9 @@ class _Initializer:
             w_o_DI=self._bfloat16(o),
             sink_H=self._normal(sink[0], 1.0) if sink else np.full(heads, NO_SINK, np.float32),
         )
+
+    def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
+        return DenseWeights(*map(self._quantized, param_specs.dense(prefix, spec)))
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = param_specs.router(prefix, spec)
