@@ -13,10 +13,11 @@ __all__ = [
     "check_consistent",
     "check_counts",
     "check_ranks",
+    "check_same_collective",
     "describe_collective",
+    "format_by_rank",
     "format_ranks",
 ]
-__all__ += ["check_same_collective", "format_by_rank"]
 
 _DIGEST, _PREFIX = 16, 112  # bytes sent for each value: its digest, and the beginning of its text
 
