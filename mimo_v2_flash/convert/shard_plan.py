@@ -113,14 +113,12 @@ def _axis_slices(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[st
 
 def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
     """Return the names of the weights of `experts` in every layer."""
-    layers = [
-        (f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.num_experts
-    ]
     return {
         param.name
-        for prefix, spec in layers
+        for index, spec in enumerate(config.layers)
+        if spec.num_experts
         for expert in experts
-        for param in param_specs.expert(prefix, spec, expert)
+        for param in param_specs.expert(f"model.layers.{index}", spec, expert)
     }
 
 
