@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import LayerSpec
+from .config import AttentionSpec, LayerSpec
 from .inputs import as_float
 from .kernels.kv_cache import KVCache
 
@@ -230,18 +230,9 @@ def new_cache(
     if sequences is None:
         sequences = rank_rows[rank].stop - rank_rows[rank].start
     slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
-    caches = []
-    for spec, slot_count in zip(layers, slots, strict=True):
-        attention, flat = spec.attention, sequences * slot_count + 1
-        caches.append(
-            KVCache(
-                np.zeros((flat, attention.num_kv_heads, attention.head_dim), dtype),
-                np.zeros((flat, attention.num_kv_heads, attention.v_head_dim), dtype),
-                np.full(flat, -1, np.int32),
-            )
-        )
+    specs = (spec.attention for spec in layers)
     return HybridCache(
-        tuple(caches),
+        tuple(_empty(spec, sequences * n + 1, dtype) for spec, n in zip(specs, slots, strict=True)),
         slots,
         max_length,
         min(spec.attention.window for spec in layers),
@@ -249,6 +240,15 @@ def new_cache(
         np.zeros(batch_size, np.int64),
         rank_rows,
         rank,
+    )
+
+
+def _empty(spec: AttentionSpec, rows: int, dtype: np.dtype[Any]) -> KVCache:
+    """Return a layer's cache of `rows` rows, none of which holds a token."""
+    return KVCache(
+        np.zeros((rows, spec.num_kv_heads, spec.head_dim), dtype),
+        np.zeros((rows, spec.num_kv_heads, spec.v_head_dim), dtype),
+        np.full(rows, -1, np.int32),
     )
 
 

@@ -38,7 +38,6 @@ KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "meta.py": "how the hub's checkpoint is stored",
     "fp8.py": "K and V of the hub's checkpoint share scale rows",
     "load.py": "K and V of the hub's checkpoint share scale rows",
-    "qkv.py": "K and V of the hub's checkpoint share scale rows",
     "plan.py": "conversion of the hub's checkpoint",
     "encoding.py": "conversion of the hub's checkpoint",
     "shard_plan.py": "conversion of the hub's checkpoint",

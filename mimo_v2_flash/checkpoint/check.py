@@ -7,7 +7,7 @@ they are read, when a loaded weight is first used or when it is prepared.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mimo_v2_flash.quantization import find_format, registry
+from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
 
 from .param_specs import FUSED, HUB_FORMAT, MTP_PREFIX, MULTIPLIED, ParamSpec
 from .safetensors_file import READABLE, TensorInfo
@@ -41,25 +41,31 @@ def required_tensors(
     return [stored_name for names in stored.values() for stored_name in names]
 
 
-def check_others(where: str, params: Sequence[ParamSpec], available: Iterable[str]) -> None:
-    """Raise ValueError if there are other tensors than those of `params` and MTP weights."""
-    names = set(available)
-    known = {name for param in params for name in _stored_names(param.name, names)}
-    others = names - known
+def check_others(where: str, required: Iterable[str], available: Iterable[str]) -> None:
+    """Raise ValueError if there are other tensors than those `required` and MTP weights."""
+    others = set(available).difference(required)
     unexpected = [name for name in available if name in others and not name.startswith(MTP_PREFIX)]
     if unexpected:
         raise ValueError(f"{where}: {_summary(unexpected)} unexpected under this config")
 
 
-def check_tensors(params: Sequence[ParamSpec], infos: Mapping[str, TensorInfo]) -> None:
-    """Raise ValueError, naming file and tensor, unless shapes and dtypes fit the parameters.
+def check_tensors(
+    params: Sequence[ParamSpec], infos: Mapping[str, TensorInfo]
+) -> dict[str, type[QuantizedTensor]]:
+    """Return the format of each weight that is in one, by the weight's name.
 
     Only matmul weights may be in a storage format, and a fused one must be in the hub's.
+
+    Raises
+    ------
+    ValueError
+        If shapes and dtypes do not fit the parameters; the message names file and tensor.
     """
     arrays: dict[str, Any] = {
         name: _ArrayMeta(info.shape, READABLE.get(info.dtype, info.dtype))
         for name, info in infos.items()
     }
+    formats: dict[str, type[QuantizedTensor]] = {}
     for name, shape in params:
         form = find_format(arrays, name)
         file = infos[next(iter(form.tensor_names(name).values())) if form else name].file
@@ -72,6 +78,8 @@ def check_tensors(params: Sequence[ParamSpec], infos: Mapping[str, TensorInfo]) 
         form.check(where, shape, form.read(arrays, name))
         if form.format == HUB_FORMAT and infos[name].dtype != HUB_DTYPE:  # U8 is read alike
             raise ValueError(f"{where}: dtype is {infos[name].dtype}, expected {HUB_DTYPE}")
+        formats[name] = form
+    return formats
 
 
 def _check_plain(where: str, shape: tuple[int, ...], info: TensorInfo) -> None:

@@ -1,16 +1,14 @@
 """A thread-pool map that fails fast."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from queue import SimpleQueue
 from threading import Event, Thread
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 __all__ = ["parallel_map"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Jobs: TypeAlias = SimpleQueue[tuple[Future[Result], Item] | None]
 
 
 def parallel_map(
@@ -22,13 +20,9 @@ def parallel_map(
     running ones are not waited for, since they may hang on a dead network. Their threads end by
     themselves, or with the process.
     """
-    jobs: Jobs[Result, Item] = SimpleQueue()
     futures: list[Future[Result]] = [Future() for _ in items]
-    for job in zip(futures, items, strict=True):
-        jobs.put(job)
-    stopped = Event()
+    jobs, stopped = zip(futures, items, strict=True), Event()
     for _ in range(workers):
-        jobs.put(None)
         # Daemons, unlike a ThreadPoolExecutor's threads: the process does not wait for them.
         Thread(target=_work, args=(work, jobs, stopped), daemon=True).start()
     try:
@@ -40,8 +34,11 @@ def parallel_map(
     return [future.result() for future in futures]
 
 
-def _work(work: Callable[[Item], Result], jobs: Jobs[Result, Item], stopped: Event) -> None:
-    for future, item in iter(jobs.get, None):
+def _work(
+    work: Callable[[Item], Result], jobs: Iterator[tuple[Future[Result], Item]], stopped: Event
+) -> None:
+    """Work on jobs until none is left; `next` on a zip of sequences is atomic under the GIL."""
+    for future, item in jobs:
         if stopped.is_set():
             return
         try:

@@ -1,5 +1,7 @@
 """Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import find_format
+from mimo_v2_flash.quantization import QuantizedTensor
 from mimo_v2_flash.quantization.fp8 import check_scales
 
 from . import check, fp8, param_specs
@@ -23,10 +25,9 @@ from .params import (
     MoEWeights,
 )
 from .prepared import PreparedMetadata, check_shard, find_shard_folder
-from .qkv import FusedQKV, joined_projections
 from .source import Checkpoint, open_checkpoint
 
-__all__ = ["Reader", "load_weights"]
+__all__ = ["ModelBuilder", "Reader", "load_weights"]
 
 
 def load_weights(
@@ -71,42 +72,43 @@ def load_weights(
     fused = param_specs.is_fused(tensors)
     params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
     names = check.required_tensors(str(source), params, tensors)
-    check.check_others(str(source), params, tensors)
-    check.check_tensors(params, {name: tensors.info(name) for name in names})
-    return Reader(tensors, config, experts, shard_spec).model()
+    check.check_others(str(source), names, tensors)
+    formats = check.check_tensors(params, {name: tensors.info(name) for name in names})
+    return Reader(tensors, formats, config, experts, shard_spec).model()
 
 
-class Reader:
-    """A reader of a model's weights from a checkpoint.
+class ModelBuilder(ABC):
+    """Builder of ModelWeights, layer by layer; a subclass has the value of each parameter.
 
     Parameters
     ----------
-    tensors
-        The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
     config
         The whole model.
     experts
-        Ids of the experts to read; routers keep only their rows.
+        Ids of the experts to build; routers keep only their rows.
     shard_spec
-        The part of the model that the checkpoint holds.
+        The part of the model to build.
     """
 
     def __init__(
-        self,
-        tensors: Checkpoint,
-        config: MiMoConfig,
-        experts: tuple[int, ...],
-        shard_spec: ShardSpec = UNSHARDED,
+        self, config: MiMoConfig, experts: tuple[int, ...], shard_spec: ShardSpec = UNSHARDED
     ) -> None:
-        self._tensors, self._config, self._experts = tensors, config, experts
-        self._shard_spec = shard_spec
+        self._config, self._experts, self._shard_spec = config, experts, shard_spec
+
+    @abstractmethod
+    def _matrix(self, param: ParamSpec) -> Any:
+        """Return a matrix [out, in], as stored."""
+
+    @abstractmethod
+    def _float32(self, param: ParamSpec) -> np.ndarray:
+        """Return a norm, a bias, the sinks or a router."""
 
     def model(self) -> ModelWeights:
         """Return all weights."""
         embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
         specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
         return ModelWeights(
-            embedding_VD=self._tensors[embedding.name],
+            embedding_VD=self._matrix(embedding),
             layers=tuple(self._layer(f"model.layers.{index}", spec) for index, spec in specs),
             final_norm_D=self._float32(final_norm),
             w_logits_VD=self._matrix(logits),
@@ -133,35 +135,67 @@ class Reader:
 
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
         """Return w_q, w_k and w_v, with scales on plain grids."""
-        joined = joined_projections(
-            prefix, spec, self._config, self._tensors, self._where, self._shard_spec
-        )
-        if isinstance(joined, FusedQKV):
-            where, weight = self._where(joined.qkv), self._checked(joined.qkv)
-            return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        if joined:
-            both = self._checked(k.name), self._checked(v.name)
-            return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, joined.heads)
         return self._matrix(q), self._matrix(k), self._matrix(v)
 
     def _dense(self, prefix: str, spec: LayerSpec) -> DenseWeights:
-        gate, up, down = map(self._matrix, param_specs.dense(prefix, spec))
-        return DenseWeights(gate, up, down)
+        return DenseWeights(*map(self._matrix, param_specs.dense(prefix, spec)))
 
     def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
         router, bias = (self._float32(param) for param in param_specs.router(prefix, spec))
-        ids, local_experts = list(self._experts), self._shard_spec.expert_range(len(self._experts))
-        experts = (
+        ids = list(self._experts)
+        return MoEWeights(router[ids], bias[ids], self._local_experts(prefix, spec))
+
+    def _local_experts(self, prefix: str, spec: LayerSpec) -> ExpertWeights:
+        local = self._shard_spec.expert_range(len(self._experts))
+        return ExpertWeights.of(
             map(self._matrix, param_specs.expert(prefix, spec, expert_id))
-            for expert_id in ids[local_experts.start : local_experts.stop]
+            for expert_id in self._experts[local.start : local.stop]
         )
-        return MoEWeights(router[ids], bias[ids], ExpertWeights.of(experts))
+
+
+class Reader(ModelBuilder):
+    """A reader of a model's weights from a checkpoint.
+
+    Parameters
+    ----------
+    tensors
+        The checkpoint, with the names of `param_specs`; shapes and dtypes have been checked.
+    formats
+        The format of each weight that is in one, by name: what `check_tensors` returns.
+    config, experts, shard_spec
+        As for `ModelBuilder`; the checkpoint holds this part of the model.
+    """
+
+    def __init__(
+        self,
+        tensors: Checkpoint,
+        formats: Mapping[str, type[QuantizedTensor]],
+        config: MiMoConfig,
+        experts: tuple[int, ...],
+        shard_spec: ShardSpec = UNSHARDED,
+    ) -> None:
+        super().__init__(config, experts, shard_spec)
+        self._tensors, self._formats = tensors, formats
+
+    def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
+        """Return w_q, w_k and w_v, with scales on plain grids."""
+        joined = fp8.joined_projections(
+            prefix, spec, self._config, self._tensors, self._where, self._shard_spec
+        )
+        if joined is None:
+            return super()._projections(prefix, spec)
+        if isinstance(joined, fp8.FusedQKV):
+            where, weight = self._where(joined.qkv), self._checked(joined.qkv)
+            return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
+        q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
+        both = self._checked(k.name), self._checked(v.name)
+        return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, joined.heads)
 
     def _matrix(self, param: ParamSpec) -> Any:
         """Return a weight as stored: its format is that of its tensors, whatever a config says."""
         name, shape = param
-        form = find_format(self._tensors, name)
+        form = self._formats.get(name)
         if form is None:
             return self._tensors[name]
         first = next(iter(form.tensor_names(name).values()))
@@ -185,9 +219,8 @@ def _contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec]:
     """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
-    metadata = tensors.metadata
     try:
-        prepared = PreparedMetadata.of_metadata(metadata)
+        prepared = PreparedMetadata.of_metadata(tensors.metadata)
         if prepared:
             prepared.check(config)
     except ValueError as error:

@@ -15,25 +15,19 @@ import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.execution.pytree import tree_map
-from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import QuantizedTensor, get_format
+from mimo_v2_flash.quantization import get_format
 
 from . import param_specs
+from .load import ModelBuilder
 from .param_specs import ParamSpec
-from .params import (
-    AttentionWeights,
-    DecoderWeights,
-    DenseWeights,
-    ExpertWeights,
-    ModelWeights,
-    MoEWeights,
-)
+from .params import ExpertWeights, ModelWeights
 from .shard_weights import shard_weights
 
 __all__ = ["random_weights"]
 
 QUANTILES = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)], np.float32)
+BIAS_DEVIATIONS = {"attention_sink_bias": 1.0, "e_score_correction_bias": 0.1}
 PORTION = 1 << 26  # random bytes at a time
 
 
@@ -50,74 +44,44 @@ def random_weights(
     the weights are this part of the whole model of the same seed. `made` is called with numbers of
     random values, array by array or for parts of an array.
     """
-    return _Initializer(config, seed, made, shard_spec).model()
+    builder = _Initializer(config, seed, made, shard_spec)
+    weights = shard_weights(builder.model(), config, shard_spec)
+    return tree_map(_copy_view, weights)
 
 
-class _Initializer:
-    """Maker of the random weights of one seed and one shard."""
+class _Initializer(ModelBuilder):
+    """Maker of the random weights of one seed: all heads, but only one shard's experts."""
 
     def __init__(
-        self, config: MiMoConfig, seed: int, made: Callable[[int], object], shard_spec: ShardSpec
+        self, config: MiMoConfig, seed: int, made: Callable[[int], object], part: ShardSpec
     ) -> None:
-        self._config, self._seed, self._made, self._shard_spec = config, seed, made, shard_spec
+        super().__init__(config, tuple(range(config.n_routed_experts)))
+        self._seed, self._made, self._part = seed, made, part
 
-    def model(self) -> ModelWeights:
-        embedding, _, logits = param_specs.embedding_norm_head(self._config)
-        norm_D = np.ones(self._config.hidden_size, np.float32)
-        layers = tuple(self._layer(index, spec) for index, spec in enumerate(self._config.layers))
-        ids = tuple(range(self._config.n_routed_experts))
-        ends = self._bfloat16(embedding), layers, norm_D, self._bfloat16(logits)
-        weights = shard_weights(ModelWeights(*ends, ids), self._config, self._shard_spec)
-        return tree_map(_copy_view, weights)
+    def _matrix(self, param: ParamSpec) -> Any:
+        numbers = QUANTILES * np.float32(self._config.initializer_range)
+        if param_specs.stored_dtype(param.name) == "BF16":
+            return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
+        draw = partial(self._quantiles, param)
+        return get_format(param_specs.HUB_FORMAT).random(param.shape, numbers, draw)
 
-    def _layer(self, index: int, spec: LayerSpec) -> DecoderWeights:
-        prefix = f"model.layers.{index}"
-        norm_D = np.ones(spec.hidden_size, np.float32)
-        attention = self._attention(prefix, spec)
-        if spec.num_experts:
-            return DecoderWeights(norm_D, attention, norm_D, self._mixture(prefix, spec))
-        gate, up, down = (self._quantized(param) for param in param_specs.dense(prefix, spec))
-        return DecoderWeights(norm_D, attention, norm_D, DenseWeights(gate, up, down))
-
-    def _attention(self, prefix: str, spec: LayerSpec) -> AttentionWeights:
-        q, k, v, o, *sink = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        heads = spec.attention.num_heads
-        return AttentionWeights(
-            w_q_OD=self._quantized(q),
-            w_k_OD=self._quantized(k),
-            w_v_OD=self._quantized(v),
-            w_o_DI=self._bfloat16(o),
-            sink_H=self._normal(sink[0], 1.0) if sink else np.full(heads, NO_SINK, np.float32),
-        )
-
-    def _mixture(self, prefix: str, spec: LayerSpec) -> MoEWeights:
-        router, bias = param_specs.router(prefix, spec)
-        local_experts = self._shard_spec.expert_range(spec.num_experts)
-        experts = [
-            tuple(map(self._quantized, param_specs.expert(prefix, spec, index)))
-            if index in local_experts
-            else (None, None, None)
-            for index in range(spec.num_experts)
-        ]
-        return MoEWeights(
-            self._normal(router, self._config.initializer_range),
-            self._normal(bias, 0.1),
-            ExpertWeights.of(experts),
-        )
-
-    def _normal(self, param: ParamSpec, deviation: float) -> np.ndarray:
+    def _float32(self, param: ParamSpec) -> np.ndarray:
+        if param.name.endswith("norm.weight"):
+            return np.ones(param.shape, np.float32)
+        kind = param.name.rpartition(".")[2]
+        deviation = BIAS_DEVIATIONS.get(kind, self._config.initializer_range)
         self._made(int(np.prod(param.shape)))
         random = self._generator(param)
         return random.standard_normal(param.shape, np.float32) * np.float32(deviation)
 
-    def _bfloat16(self, param: ParamSpec) -> np.ndarray:
-        numbers = QUANTILES * np.float32(self._config.initializer_range)
-        return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
-
-    def _quantized(self, param: ParamSpec) -> QuantizedTensor:
-        numbers = QUANTILES * np.float32(self._config.initializer_range)
-        draw = partial(self._quantiles, param)
-        return get_format(param_specs.HUB_FORMAT).random(param.shape, numbers, draw)
+    def _local_experts(self, prefix: str, spec: LayerSpec) -> ExpertWeights:
+        local = self._part.expert_range(spec.num_experts)
+        return ExpertWeights.of(
+            map(self._matrix, param_specs.expert(prefix, spec, index))
+            if index in local
+            else (None, None, None)
+            for index in range(spec.num_experts)
+        )
 
     def _quantiles(self, param: ParamSpec, numbers: np.ndarray) -> np.ndarray:
         """Return an array of `param`'s shape, each element one of the 256 `numbers` at random."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from operator import index
 
+import numpy as np
+
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED
 
@@ -100,10 +102,6 @@ def from_ranges(ranges: Sequence[str]) -> list[int]:
 
 def _ranges(ids: Sequence[int]) -> str:
     """Return ids as short text: 0-7, 9."""
-    runs: list[list[int]] = []
-    for number in sorted(ids):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
+    ordered = np.sort(ids)
+    runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.fp8 import crossing_keys
 from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.param_specs import ParamSpec
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.checkpoint.qkv import crossing_keys
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.quantization import find_format
 from mimo_v2_flash.quantization.fp8 import BLOCK
 
 from .encoding import Encoding
@@ -58,9 +59,9 @@ def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     """
     params = list(param_specs.all_params(config))
     plan = plan_conversion(config, params, hub_tensors(config), Encoding(dtype, "cpu"))
-    return Reader(
-        _MetaCheckpoint(plan.outputs), config, tuple(range(config.n_routed_experts))
-    ).model()
+    tensors = _MetaCheckpoint(plan.outputs)
+    formats = {name: form for name, _ in params if (form := find_format(tensors, name))}
+    return Reader(tensors, formats, config, tuple(range(config.n_routed_experts))).model()
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:

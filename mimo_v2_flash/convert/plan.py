@@ -13,10 +13,9 @@ import numpy as np
 from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, SCALE, ParamSpec
-from mimo_v2_flash.checkpoint.qkv import CrossingKV, FusedQKV, joined_projections
 from mimo_v2_flash.checkpoint.safetensors_file import TensorInfo
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, plain_height
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, grid, plain_height
 
 from .encoding import Encoding
 
@@ -52,6 +51,11 @@ class TensorChunk(NamedTuple):
     begin: int
     array: np.ndarray
     shard: int = 0
+
+    @classmethod
+    def at_row(cls, name: str, row: int, array: np.ndarray, shard: int = 0) -> "TensorChunk":
+        """Return the rows `array` of an output tensor, from row `row` on."""
+        return cls(name, row * (array.nbytes // len(array)), array, shard)
 
 
 class ConversionTask(NamedTuple):
@@ -112,11 +116,11 @@ def _joined(
 
     for index, spec in enumerate(config.layers):
         prefix = f"model.layers.{index}"
-        weights = joined_projections(prefix, spec, config, infos, where)
-        if isinstance(weights, CrossingKV):
+        weights = fp8.joined_projections(prefix, spec, config, infos, where)
+        if isinstance(weights, fp8.CrossingKV):
             k, v, heads = weights
             yield (k, v), crossing(_quantized(k, infos), _quantized(v, infos), heads, encoding)
-        if isinstance(weights, FusedQKV):
+        if isinstance(weights, fp8.FusedQKV):
             qkv, heads, ranks = weights
             params = param_specs.attention(prefix, spec.attention, spec.hidden_size)[:3]
             names = tuple(param.name for param in params)
@@ -142,7 +146,7 @@ def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
     def task(start: int) -> ConversionTask:
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             array = encoding.plain(arrays[0]) if is_matrix else arrays[0]
-            return [_chunk(name, start, array)]
+            return [TensorChunk.at_row(name, start, array)]
 
         rows = min(step, info.shape[0] - start)
         return ConversionTask(f"{name} {start}", (_rows(info, start, rows),), convert)
@@ -236,20 +240,18 @@ def _outputs(
 ) -> list[OutputTensor]:
     """Return the output tensors of an FP8 weight: codes and scales, or values alone."""
     dtype = encoding.stored("F8_E4M3")
-    grid = -(-shape[0] // height), -(-shape[1] // BLOCK)
-    scales = [OutputTensor(name + SCALE, "F32", grid)] if dtype == "F8_E4M3" else []
+    scales = [OutputTensor(name + SCALE, "F32", grid(shape, height))] if dtype == "F8_E4M3" else []
     return [OutputTensor(name, dtype, shape), *scales]
 
 
 def _chunks(name: str, weight: BlockScaled, encoding: Encoding, row: int) -> list[TensorChunk]:
     """Return the output chunks of `weight`: the rows of weight `name` from `row` on."""
     values, *scales = encoding.scaled(name, weight)
-    scale_name, scale_row = name + SCALE, row // weight.block_height
-    return [_chunk(name, row, values), *(_chunk(scale_name, scale_row, s) for s in scales)]
-
-
-def _chunk(name: str, row: int, array: np.ndarray) -> TensorChunk:
-    return TensorChunk(name, row * (array.nbytes // len(array)), array)
+    scale_row = row // weight.block_height
+    return [
+        TensorChunk.at_row(name, row, values),
+        *(TensorChunk.at_row(name + SCALE, scale_row, scale) for scale in scales),
+    ]
 
 
 def _rows(info: TensorInfo, start: int, count: int) -> TensorInfo:

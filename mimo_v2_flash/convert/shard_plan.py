@@ -39,13 +39,11 @@ class _Slice(NamedTuple):
         start, stop = self.axis_slice.indices.start, self.axis_slice.indices.stop
         first = chunk.begin // (chunk.array.nbytes // len(chunk.array))
         if self.axis_slice.axis == 1:
-            return [self._chunk(chunk.name, first, chunk.array[:, start:stop])]
+            return [TensorChunk.at_row(chunk.name, first, chunk.array[:, start:stop], self.shard)]
         array, first = np.repeat(chunk.array, self.repeat, axis=0), first * self.repeat
         rows = array[max(start - first, 0) : max(stop - first, 0)]
-        return [self._chunk(chunk.name, max(first - start, 0), rows)] if len(rows) else []
-
-    def _chunk(self, name: str, row: int, array: np.ndarray) -> TensorChunk:
-        return TensorChunk(name, row * (array.nbytes // len(array)), array, self.shard)
+        row = max(first - start, 0)
+        return [TensorChunk.at_row(chunk.name, row, rows, self.shard)] if len(rows) else []
 
 
 def shard_conversion_plan(
@@ -115,14 +113,12 @@ def _axis_slices(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[st
 
 def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
     """Return the names of the weights of `experts` in every layer."""
-    layers = [
-        (f"model.layers.{i}", spec) for i, spec in enumerate(config.layers) if spec.num_experts
-    ]
     return {
         param.name
-        for prefix, spec in layers
+        for index, spec in enumerate(config.layers)
+        if spec.num_experts
         for expert in experts
-        for param in param_specs.expert(prefix, spec, expert)
+        for param in param_specs.expert(f"model.layers.{index}", spec, expert)
     }
 
 

@@ -5,7 +5,7 @@ tiles are decoded that stay in the cache, and BLAS multiplies them. A weight is 
 float32 as a whole. docs/decisions/0011 has the figures.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +22,6 @@ MAX_REGISTER_ROWS = (
 MIN_INPUTS_PER_ROW = 4  # of a weight per row of x, below which BLAS adds up short sums faster
 TILE_ROWS = 256  # rows of a weight that are decoded at a time
 TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple
-
-Task = tuple[Callable[[int, int], None], int]  # of columns `start` to `end`, and how many at a time
 
 
 class CompiledWeight(Protocol):
@@ -44,8 +42,12 @@ def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarra
     """Return float32 `x_NI` times the transpose of a weight of `outputs` rows."""
     (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
     y_NO = np.empty((rows, outputs), np.float32)
-    few = rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW)
-    fill, step = (_decode_in_registers if few else _decode_tiles)(x_NI, weight, y_NO)
+    if rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW):
+        tasks = 4 * available_threads()  # several for each thread balance the load
+        step = -(-outputs // (tasks * TASK_COLUMNS)) * TASK_COLUMNS
+        fill = partial(weight.fill_columns, interleave_words(x_NI, weight.itemsize), y_NO)
+    else:
+        step, fill = TILE_ROWS, partial(_fill_by_tile, x_NI, weight, y_NO)
     if step >= outputs or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
         fill(0, outputs)
     else:
@@ -54,23 +56,11 @@ def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarra
     return y_NO
 
 
-def _decode_in_registers(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
-    """Return what fills columns of `y_NO`; several tasks for each thread balance the load."""
-    x_NI, tasks = interleave_words(x_NI, weight.itemsize), 4 * available_threads()
-
-    def fill(start: int, end: int) -> None:
-        weight.fill_columns(x_NI, y_NO, start, end)
-
-    return fill, -(-y_NO.shape[1] // (tasks * TASK_COLUMNS)) * TASK_COLUMNS
-
-
-def _decode_tiles(x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray) -> Task:
-    """Return what fills columns of `y_NO` by a tile that BLAS multiplies."""
-
-    def fill(start: int, end: int) -> None:
-        times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
-
-    return fill, TILE_ROWS
+def _fill_by_tile(
+    x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray, start: int, end: int
+) -> None:
+    """Fill columns `start` to `end` of `y_NO` from decoded rows, which BLAS multiplies."""
+    times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
 
 
 def batch_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:

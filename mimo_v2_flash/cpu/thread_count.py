@@ -127,9 +127,7 @@ class _Process:
     threads: int | None = None
 
 
-@cache
-def _resolved(threads: int | None) -> ThreadCount:
-    return resolve_thread_count(threads)
+_resolved = cache(resolve_thread_count)
 
 
 def thread_count() -> ThreadCount:

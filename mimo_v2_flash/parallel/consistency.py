@@ -13,10 +13,11 @@ __all__ = [
     "check_consistent",
     "check_counts",
     "check_ranks",
+    "check_same_collective",
     "describe_collective",
+    "format_by_rank",
     "format_ranks",
 ]
-__all__ += ["check_same_collective", "format_by_rank"]
 
 _DIGEST, _PREFIX = 16, 112  # bytes sent for each value: its digest, and the beginning of its text
 
@@ -27,12 +28,8 @@ class RankError(RuntimeError):
 
 def format_ranks(ranks: Sequence[int]) -> str:
     """Return ranks as text: "rank 2" or "ranks 0 to 3, 5"."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][-1] + 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
+    ordered = np.sort(ranks)
+    runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
     texts = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(texts)}"
 

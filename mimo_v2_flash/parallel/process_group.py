@@ -45,15 +45,15 @@ class ProcessGroup:
 
     def all_to_all(self, x_PMD: Any) -> Any:
         """Send row p to rank p; return the rows received, in rank order."""
-        return np.stack(self._exchange_rows("all_to_all", x_PMD))
+        return np.stack(self._exchange_equal("all_to_all", x_PMD, list(x_PMD)))
 
     def all_gather(self, x_ND: Any) -> Any:
         """Return every rank's `x_ND`, stacked in rank order."""
-        return np.stack(self._gather("all_gather", x_ND))
+        return np.stack(self._exchange_equal("all_gather", x_ND, [x_ND] * self.size))
 
     def reduce_scatter(self, x_PND: Any) -> Any:
         """Send row p to rank p; return the sum of the rows received."""
-        return sum_in_rank_order(self._exchange_rows("reduce_scatter", x_PND))
+        return sum_in_rank_order(self._exchange_equal("reduce_scatter", x_PND, list(x_PND)))
 
     def all_reduce(self, x: Any) -> Any:
         """Return the sum of every rank's `x`, added in rank order.
@@ -61,7 +61,7 @@ class ProcessGroup:
         A long `x` is summed in parts, one on each rank: a reduce-scatter and an all-gather.
         """
         if x.nbytes <= INLINE:
-            return sum_in_rank_order(self._gather("all_reduce", x))
+            return sum_in_rank_order(self._exchange_equal("all_reduce", x, [x] * self.size))
         collective = describe_collective("all_reduce", x)
         parts = np.array_split(np.ravel(x), self.size)
         local_sum = sum_in_rank_order(self._exchange(collective, parts))
@@ -81,13 +81,10 @@ class ProcessGroup:
         world_ranks = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))
         return self._split(world_ranks)
 
-    def _exchange_rows(self, name: str, x_PMD: Any) -> list[Any]:
-        received = self._exchange(describe_collective(name, x_PMD), list(x_PMD))
-        return [part.reshape(x_PMD.shape[1:]) for part in received]
-
-    def _gather(self, name: str, x: Any) -> list[Any]:
-        received = self._exchange(describe_collective(name, x), [x] * self.size)
-        return [part.reshape(x.shape) for part in received]
+    def _exchange_equal(self, name: str, x: Any, parts: Sequence[Any]) -> list[Any]:
+        """Send `parts` of `x`, which have one shape, to the ranks; return what they sent."""
+        received = self._exchange(describe_collective(name, x), parts)
+        return [part.reshape(parts[0].shape) for part in received]
 
     def _exchange(self, collective: str, parts: Sequence[Any]) -> list[Any]:
         sent = [np.ravel(part).view(np.uint8) for part in parts]

@@ -23,6 +23,14 @@ def attention_full(
     query_block: int,
 ):
     """Return `y_BTHC`; `query_block` has no effect on it."""
-    active = k_BTKQ, v_BTKC, position_BT
-    prior = prior_k_BSKQ, prior_v_BSKC, prior_position_BS
-    return attention(q_BTHQ, *active, *prior, sink_H, window=math.inf)
+    return attention(
+        q_BTHQ,
+        k_BTKQ,
+        v_BTKC,
+        position_BT,
+        prior_k_BSKQ,
+        prior_v_BSKC,
+        prior_position_BS,
+        sink_H,
+        window=math.inf,
+    )

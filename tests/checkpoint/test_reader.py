@@ -10,6 +10,7 @@ from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.quantization import find_format
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.fp8_blocks import quantise_blocks
 from tests.support.quantised import SMALL, model_tensors
@@ -28,7 +29,8 @@ class Tensors(dict):
 
 
 def read(tensors: dict, experts: tuple[int, ...] = ALL) -> ModelWeights:
-    return Reader(Tensors(tensors), SMALL, experts).model()
+    formats = {name: form for name in tensors if (form := find_format(tensors, name))}
+    return Reader(Tensors(tensors), formats, SMALL, experts).model()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["split", "fused"])

@@ -156,13 +156,13 @@ def test_threads_change_nothing(monkeypatch, kind, N):
 @pytest.mark.parametrize(("inputs", "few"), [(40, 10), (64, 16), (8 * MAX_REGISTER_ROWS, None)])
 def test_many_rows_and_short_sums_are_left_to_blas(monkeypatch, kind, inputs, few):
     monkeypatch.setattr(matmul, "MIN_INPUTS_PER_ROW", 4)
-    few, by_blas, decode_tiles = few or MAX_REGISTER_ROWS, [], matmul._decode_tiles
+    few, by_blas, fill_by_tile = few or MAX_REGISTER_ROWS, [], matmul._fill_by_tile
 
     def spy(x_NI, *args):
         by_blas.append(len(x_NI))
-        return decode_tiles(x_NI, *args)
+        return fill_by_tile(x_NI, *args)
 
-    monkeypatch.setattr(matmul, "_decode_tiles", spy)
+    monkeypatch.setattr(matmul, "_fill_by_tile", spy)
     for N in (few, few + 1):
         x_NI, w = random_case(0, kind, N, outputs=30, inputs=inputs)
         assert_is_product(product(x_NI, w), x_NI, w)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimo_v2_flash.checkpoint.fp8 import CrossingKV, FusedQKV, crossing_keys, joined_projections
 from mimo_v2_flash.checkpoint.param_specs import FUSED, SCALE
-from mimo_v2_flash.checkpoint.qkv import CrossingKV, FusedQKV, crossing_keys, joined_projections
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.meta import hub_tensors
 from mimo_v2_flash.parallel_config import ShardSpec
