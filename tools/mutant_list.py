@@ -209,6 +209,13 @@ MUTANTS = (
         ("tests/test_model.py",),
     ),
     Mutant(
+        "a rank with few sequences of a view reads beyond its cache",
+        "mimo_v2_flash/layers/static_mode.py",
+        "np.minimum(cache.first_row + np.arange(rows), cache.sequences - 1)",
+        "cache.first_row + np.arange(rows)",
+        ("tests/layers/test_static_mode.py",),
+    ),
+    Mutant(
         "a pass begins its rows anew",
         "mimo_v2_flash/model_runner.py",
         "start_B = step.start_B + first_B",

@@ -87,7 +87,7 @@ class StaticMode:
             token_bT[row, :count] = token_BT[local.start + row, first : first + count]
         index_T = np.arange(T)
         position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
-        row_b = cache.first_row + np.arange(rows)
+        row_b = np.minimum(cache.first_row + np.arange(rows), cache.sequences - 1)
         run = SequenceRun(
             0,  # were it the view's, each view would be a program
             rows,

@@ -43,6 +43,24 @@ def test_4_replicas_generate_the_tokens_of_one_rank(plan):
     assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads
 
 
+def test_views_of_sequences_on_some_replicas_are_those_of_one_rank():
+    group, plan = ThreadGroup(4), ParallelConfig(4, 1, 4)
+    backend = XlaBackend(group)
+    token_BT, position_BT = random_tokens(MODEL, 6, 3), np.tile(np.arange(3), (6, 1))
+    expected_BTV = running(MODEL).forward(token_BT)
+
+    def viewed(_: int) -> np.ndarray:
+        model = running(MODEL, backend=backend, group=group, plan=plan, max_step=8)
+        cache, logits_BTV = model.new_cache(6, 40), np.zeros_like(expected_BTV)
+        for rows in (slice(1, 5), slice(5, 6), slice(0, 1)):
+            view = cache.view(rows.start, rows.stop)
+            logits_BTV[rows] = model.step(token_BT[rows], position_BT[rows], view)
+        return logits_BTV
+
+    for logits_BTV in group.run(viewed):
+        assert_agrees(logits_BTV, expected_BTV, scale=10 * np.ptp(expected_BTV))
+
+
 def twice(x):
     return x * np.float32(2)
 

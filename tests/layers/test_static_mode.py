@@ -100,6 +100,16 @@ def test_a_view_takes_its_sequences_as_data():
     assert batch.row_N.tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_with_fewer_sequences_of_a_view_reads_none_beyond_its_cache(rank):
+    layers, rank_rows = tiny().config.layers, (slice(0, 3), slice(3, 6))
+    cache = new_cache(layers, batch_size=6, max_length=9, rank_rows=rank_rows, rank=rank)
+    view, one = cache.view(2, 5), np.ones(3, int)
+    batch = MODE.make_batch(np.zeros((3, 1), np.int32), one, 0 * one, one, view, 8)
+    assert batch.position_N.tolist() == [[1, -1], [1, 1]][rank]
+    assert batch.runs[0].row_B.tolist() == [[2, 2], [0, 1]][rank]
+
+
 def test_selected_rows_are_columns_of_every_row():
     cache = new_cache(tiny().config.layers, batch_size=3, max_length=9)
     count_B = np.array([2, 0, 3])
