@@ -15,6 +15,7 @@ from mimo_v2_flash.checkpoint.param_specs import all_params
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
@@ -105,6 +106,7 @@ def run(
         "prefill_tokens_per_second": prompt_tokens / trial.prefill_seconds,
         "decode_tokens_per_second": (new_tokens - 1) / trial.decode_seconds,
         "peak_memory_bytes": peak_memory(),
+        "threads": thread_count().number,
         "relative_difference": difference,
         "allowed_difference": ALLOWED,
         "dispatch": dispatch_numbers(stats, setup.group),
@@ -125,6 +127,7 @@ def _report(numbers: dict[str, Any], rank: str) -> None:
         ("prefill", f"{numbers['prefill_tokens_per_second']:.1f} tokens/s"),
         ("decode", f"{numbers['decode_tokens_per_second']:.2f} tokens/s"),
         (f"peak memory{rank}", amount(numbers["peak_memory_bytes"])),
+        ("threads", "{} ({})".format(*thread_count())),
         ("decode against one prefill", difference.format(**numbers)),
     )
     console().print(table("MiMo-V2-Flash with random weights", ("what",), ("amount",), rows))

@@ -29,7 +29,15 @@ def small(monkeypatch):
 def test_the_report_has_what_it_promises(capsys):
     assert random_model.run(**OPTIONS).status == 0
     stdout = capsys.readouterr().out
-    for what in ("parameters", "weights", "KV cache", "prefill", "decode", "peak memory"):
+    for what in (
+        "parameters",
+        "weights",
+        "KV cache",
+        "prefill",
+        "decode",
+        "peak memory",
+        "threads",
+    ):
         assert what in stdout
     assert "of the range, allowed 1e-04" in stdout
 
