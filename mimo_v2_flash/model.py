@@ -18,8 +18,9 @@ from .generation.loop import collect_tokens, generate
 from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
+from .layers.forward_batch import Step
 from .layers.parallel_context import ParallelContext
-from .model_runner import ModelRunner, Step
+from .model_runner import ModelRunner
 from .parallel import ALONE, HostGroup
 from .parallel_config import ParallelConfig
 

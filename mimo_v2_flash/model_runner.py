@@ -16,23 +16,11 @@ from .kv_cache import HybridCache, new_cache, slot_mapping
 from .layers.decoder import DecoderLayer
 from .layers.embedding import embed
 from .layers.feed_forward import RankIds
-from .layers.forward_batch import AttentionMetadata, ForwardBatch
+from .layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 from .layers.head import GreedyTokens, HeadOutput, Logits
 from .layers.parallel_context import ParallelContext
 
-__all__ = ["ModelRunner", "Step"]
-
-
-class Step(NamedTuple):
-    """A step that was checked: `count_B` tokens of each row, from position `start_B` on.
-
-    `index_Bn` are the tokens, among a row's `token_BT`, whose outputs are wanted.
-    """
-
-    token_BT: np.ndarray
-    start_B: np.ndarray
-    count_B: np.ndarray
-    index_Bn: np.ndarray
+__all__ = ["ModelRunner"]
 
 
 class ModelRunner:
@@ -103,14 +91,12 @@ class ModelRunner:
         """
         mode, rows = self._context.mode, cache.local_rows
         outputs = output.allocate(step.index_Bn.shape)
-        for first_B, count_B in mode.passes(step.count_B, cache.rank_rows, self._max_step):
-            start_B = step.start_B + first_B
-            batch = mode.make_batch(step.token_BT, start_B, first_B, count_B, cache, self._max_step)
-            cache.begin_step(start_B, count_B)
-            x_ND = self._run_pass(batch, cache, int(np.sum(count_B)))
-            cache.finish_step(count_B)
-            index_Bn = step.index_Bn - first_B[:, None]
-            is_in_pass_Bn = (index_Bn >= 0) & (index_Bn < count_B[:, None])
+        for batch in mode.batches(step, cache, self._max_step):
+            cache.begin_step(batch.start_B, batch.count_B)
+            x_ND = self._run_pass(batch, cache)
+            cache.finish_step(batch.count_B)
+            index_Bn = step.index_Bn - batch.first_B[:, None]
+            is_in_pass_Bn = (index_Bn >= 0) & (index_Bn < batch.count_B[:, None])
             row_N, kept = mode.select_rows(batch, index_Bn, is_in_pass_Bn, rows)
             if len(row_N):
                 local = tuple(array[rows] for array in outputs)
@@ -119,9 +105,9 @@ class ModelRunner:
             return outputs
         return tuple(map(self._context.world_group.all_reduce, outputs))
 
-    def _run_pass(self, batch: ForwardBatch, cache: HybridCache, tokens: int) -> Any:
-        """Return the hidden states after the last layer, of a pass with `tokens` on all ranks."""
-        position_N = self._to_device(batch.position_N)
+    def _run_pass(self, batch: ForwardBatch, cache: HybridCache) -> Any:
+        """Return the hidden states after the last layer, of this rank's tokens of a pass."""
+        position_N, tokens = self._to_device(batch.position_N), int(np.sum(batch.count_B))
         metadata: dict[AttentionSpec, AttentionMetadata] = {}
         x_ND = self._embed(batch.token_N, self._weights.embedding_VD, dtype=self._dtype)
         for index, (spec, programs) in enumerate(zip(self.layers, self._programs, strict=True)):

@@ -15,10 +15,11 @@ from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
 from mimo_v2_flash.layers.feed_forward import Dense
+from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.layers.parallel_context import ParallelContext
 from mimo_v2_flash.layers.static_mode import StaticMode
-from mimo_v2_flash.model_runner import ModelRunner, Step
+from mimo_v2_flash.model_runner import ModelRunner
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees

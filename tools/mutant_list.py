@@ -197,8 +197,8 @@ MUTANTS = (
     Mutant(
         "a view writes its neighbour's slots",
         "mimo_v2_flash/layers/eager_mode.py",
-        "cache.first_row + row_N,",
-        "row_N,",
+        "row_N=cache.first_row + row_N,",
+        "row_N=row_N,",
         ("tests/test_model.py",),
     ),
     Mutant(
@@ -217,10 +217,10 @@ MUTANTS = (
     ),
     Mutant(
         "a pass begins its rows anew",
-        "mimo_v2_flash/model_runner.py",
-        "start_B = step.start_B + first_B",
-        "start_B = step.start_B",
-        ("tests/test_model_runner.py",),
+        "mimo_v2_flash/layers/eager_mode.py",
+        "rows, start_B = cache.local_rows, step.start_B + first_B",
+        "rows, start_B = cache.local_rows, step.start_B",
+        ("tests/layers/test_eager_mode.py",),
     ),
     Mutant(
         "rows of one rank are cut into passes as if they followed those of another",

@@ -11,7 +11,7 @@ from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 
 from .eager_attention import attend_per_kv_head
 from .eager_dispatchers import eager_dispatchers
-from .forward_batch import ForwardBatch, SequenceRun
+from .forward_batch import ForwardBatch, SequenceRun, Step
 from .grouped_experts import grouped_experts
 
 __all__ = ["EagerMode"]
@@ -45,41 +45,15 @@ class EagerMode:
         """Return the number of this rank's sequences."""
         return rank_rows[rank].stop - rank_rows[rank].start
 
-    def passes(
-        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
         """Yield passes of up to `max_step` tokens of a rank, row after row."""
-        before_B = np.cumsum(count_B) - count_B
-        for rows in rank_rows:
+        before_B = np.cumsum(step.count_B) - step.count_B
+        for rows in cache.rank_rows:
             before_B[rows] -= before_B[rows][:1]
-        for start in range(0, int(np.max(before_B + count_B)), max_step):
-            first_B = np.clip(start - before_B, 0, count_B)
-            yield first_B, np.clip(start + max_step - before_B, 0, count_B) - first_B
-
-    def make_batch(
-        self,
-        token_BT: np.ndarray,
-        start_B: np.ndarray,
-        first_B: np.ndarray,
-        count_B: np.ndarray,
-        cache: HybridCache,
-        max_step: int,
-    ) -> ForwardBatch:
-        """Return the real tokens of this rank's rows, row after row."""
-        rows = cache.local_rows
-        start_b, first_b, count_b = start_B[rows], first_B[rows], count_B[rows]
-        first_token_b = np.cumsum(count_b) - count_b
-        row_N = np.repeat(np.arange(len(count_b)), count_b)
-        index_N = np.arange(len(row_N)) - first_token_b[row_N]  # in the row's part of the pass
-        return ForwardBatch(
-            token_BT[rows][row_N, first_b[row_N] + index_N],
-            (start_b[row_N] + index_N).astype(np.int32),
-            cache.first_row + row_N,
-            (start_b + count_b)[row_N],
-            first_token_b,
-            _sequence_runs(start_b, count_b, first_token_b, cache.first_row),
-            max(int(np.sum(count_B[rank_rows])) for rank_rows in cache.rank_rows),
-        )
+        for start in range(0, int(np.max(before_B + step.count_B)), max_step):
+            first_B = np.clip(start - before_B, 0, step.count_B)
+            end_B = np.clip(start + max_step - before_B, 0, step.count_B)
+            yield _batch(step, first_B, end_B - first_B, cache)
 
     def select_rows(
         self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
@@ -95,6 +69,29 @@ class EagerMode:
     def process_weights(self, weights: ModelWeights) -> ModelWeights:
         """Return the weights as loaded."""
         return weights
+
+
+def _batch(
+    step: Step, first_B: np.ndarray, count_B: np.ndarray, cache: HybridCache
+) -> ForwardBatch:
+    """Return the real tokens of this rank's rows in a pass, row after row."""
+    rows, start_B = cache.local_rows, step.start_B + first_B
+    start_b, first_b, count_b = start_B[rows], first_B[rows], count_B[rows]
+    first_token_b = np.cumsum(count_b) - count_b
+    row_N = np.repeat(np.arange(len(count_b)), count_b)
+    index_N = np.arange(len(row_N)) - first_token_b[row_N]  # in the row's part of the pass
+    return ForwardBatch(
+        first_B,
+        start_B,
+        count_B,
+        token_N=step.token_BT[rows][row_N, first_b[row_N] + index_N],
+        position_N=(start_b[row_N] + index_N).astype(np.int32),
+        row_N=cache.first_row + row_N,
+        end_N=(start_b + count_b)[row_N],
+        first_token_b=first_token_b,
+        runs=_sequence_runs(start_b, count_b, first_token_b, cache.first_row),
+        longest=max(int(np.sum(count_B[part])) for part in cache.rank_rows),
+    )
 
 
 def _sequence_runs(

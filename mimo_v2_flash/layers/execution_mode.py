@@ -12,7 +12,7 @@ from mimo_v2_flash.parallel import Group, HostGroup
 
 from .eager_dispatchers import MoEStepShape
 from .eager_mode import EagerMode
-from .forward_batch import ForwardBatch
+from .forward_batch import ForwardBatch, Step
 from .static_mode import StaticMode
 
 __all__ = ["EXECUTION_MODES", "ExecutionMode"]
@@ -50,25 +50,8 @@ class ExecutionMode(Protocol):
     def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:
         """Return how many sequences a rank's cache has room for, from the rows of all ranks."""
 
-    def passes(
-        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the passes of a step of `count_B` tokens: (first_B, count_B) of each pass.
-
-        A pass has `count_B` tokens of each row, from the token `first_B` of the row's step on, and
-        up to `max_step` tokens on each rank.
-        """
-
-    def make_batch(
-        self,
-        token_BT: np.ndarray,
-        start_B: np.ndarray,
-        first_B: np.ndarray,
-        count_B: np.ndarray,
-        cache: HybridCache,
-        max_step: int,
-    ) -> ForwardBatch:
-        """Return this rank's tokens of a pass, whose rows start at position `start_B`."""
+    def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
+        """Yield the passes of a step, with up to `max_step` tokens on each rank."""
 
     def select_rows(
         self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice

@@ -8,7 +8,26 @@ import numpy as np
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, take_prior_tokens
 
-__all__ = ["AttentionMetadata", "ForwardBatch", "SequenceRun"]
+__all__ = ["AttentionMetadata", "ForwardBatch", "SequenceRun", "Step"]
+
+
+class Step(NamedTuple):
+    """A step that was checked, of all rows: those of other ranks too.
+
+    Attributes
+    ----------
+    token_BT
+        Token ids; a row's real tokens come first.
+    start_B, count_B
+        Position of each row's first token, and how many real tokens it has.
+    index_Bn
+        The tokens, among a row's `token_BT`, whose outputs are wanted.
+    """
+
+    token_BT: np.ndarray
+    start_B: np.ndarray
+    count_B: np.ndarray
+    index_Bn: np.ndarray
 
 
 class SequenceRun(NamedTuple):
@@ -100,6 +119,9 @@ class ForwardBatch:
 
     Attributes
     ----------
+    first_B, start_B, count_B
+        The pass, of all rows: the index of its first token in a row's step, that token's position,
+        and how many of the row's tokens are in the pass.
     token_N, position_N
         Token ids and positions; -1 marks padding.
     row_N, end_N
@@ -112,6 +134,9 @@ class ForwardBatch:
         The most tokens that any rank has in this pass.
     """
 
+    first_B: np.ndarray
+    start_B: np.ndarray
+    count_B: np.ndarray
     token_N: np.ndarray
     position_N: np.ndarray
     row_N: np.ndarray

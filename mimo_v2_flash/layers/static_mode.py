@@ -13,7 +13,7 @@ from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 
 from .eager_attention import attend
-from .forward_batch import ForwardBatch, SequenceRun
+from .forward_batch import ForwardBatch, SequenceRun, Step
 from .static_dispatchers import static_dispatchers
 
 __all__ = ["StaticMode", "kv_length_bucket", "step_length"]
@@ -57,53 +57,14 @@ class StaticMode:
         """Return the most sequences of any rank: all ranks' arrays have one shape."""
         return max(1, *(rows.stop - rows.start for rows in rank_rows))
 
-    def passes(
-        self, count_B: np.ndarray, rank_rows: tuple[slice, ...], max_step: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
         """Yield passes of equally many tokens of every row, `max_step` in a rank's rectangle."""
-        chunk = self._chunk(rank_rows, max_step)
-        for start in range(0, int(np.max(count_B)), chunk):
-            first_B = np.minimum(start, count_B)
-            yield first_B, np.clip(count_B - start, 0, chunk)
-
-    def make_batch(
-        self,
-        token_BT: np.ndarray,
-        start_B: np.ndarray,
-        first_B: np.ndarray,
-        count_B: np.ndarray,
-        cache: HybridCache,
-        max_step: int,
-    ) -> ForwardBatch:
-        """Return a rectangle of one of the lengths of `step_length`, padded."""
-        local = cache.local_rows
         rows = self.sequences(cache.rank_rows, cache.rank)
-        T = step_length(int(np.max(count_B)), self._chunk(cache.rank_rows, max_step))
-        token_bT = np.zeros((rows, T), token_BT.dtype)
-        start_b, count_b = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        start_b[: local.stop - local.start] = start_B[local]
-        count_b[: local.stop - local.start] = count_B[local]
-        for row, (first, count) in enumerate(zip(first_B[local], count_B[local], strict=True)):
-            token_bT[row, :count] = token_BT[local.start + row, first : first + count]
-        index_T = np.arange(T)
-        position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
-        row_b = np.minimum(cache.first_row + np.arange(rows), cache.sequences - 1)
-        run = SequenceRun(
-            0,  # were it the view's, each view would be a program
-            rows,
-            T,
-            row_B=None if rows == cache.sequences else row_b.astype(np.int32),
-            kv_length=int(np.max(np.where(count_B > 0, start_B, 0))),
-        )
-        return ForwardBatch(
-            token_bT.reshape(-1),
-            position_bT.reshape(-1).astype(np.int32),
-            np.repeat(row_b, T),
-            np.repeat(start_b + count_b, T),
-            np.arange(rows) * T,
-            (run,),
-            rows * T,
-        )
+        chunk = max(1, max_step // rows)
+        for start in range(0, int(np.max(step.count_B)), chunk):
+            count_B = np.clip(step.count_B - start, 0, chunk)
+            tokens = step_length(int(np.max(count_B)), chunk)
+            yield _batch(step, np.minimum(start, step.count_B), count_B, cache, (rows, tokens))
 
     def select_rows(
         self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
@@ -119,8 +80,44 @@ class StaticMode:
         """Return `kv_length` in a bucket: every length is a program, so there are few of them."""
         return kv_length_bucket(min(kv_length, slots), slots)
 
-    def _chunk(self, rank_rows: tuple[slice, ...], max_step: int) -> int:
-        return max(1, max_step // self.sequences(rank_rows, 0))
+
+def _batch(
+    step: Step,
+    first_B: np.ndarray,
+    count_B: np.ndarray,
+    cache: HybridCache,
+    shape: tuple[int, int],
+) -> ForwardBatch:
+    """Return this rank's rows in a pass as a rectangle of `shape`, padded."""
+    (rows, T), local, start_B = shape, cache.local_rows, step.start_B + first_B
+    token_bT = np.zeros(shape, step.token_BT.dtype)
+    start_b, count_b = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    start_b[: local.stop - local.start] = start_B[local]
+    count_b[: local.stop - local.start] = count_B[local]
+    for row, (first, count) in enumerate(zip(first_B[local], count_B[local], strict=True)):
+        token_bT[row, :count] = step.token_BT[local.start + row, first : first + count]
+    index_T = np.arange(T)
+    position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
+    row_b = np.minimum(cache.first_row + np.arange(rows), cache.sequences - 1)
+    run = SequenceRun(
+        0,  # were it the view's, each view would be a program
+        rows,
+        T,
+        row_B=None if rows == cache.sequences else row_b.astype(np.int32),
+        kv_length=int(np.max(np.where(count_B > 0, start_B, 0))),
+    )
+    return ForwardBatch(
+        first_B,
+        start_B,
+        count_B,
+        token_N=token_bT.reshape(-1),
+        position_N=position_bT.reshape(-1).astype(np.int32),
+        row_N=np.repeat(row_b, T),
+        end_N=np.repeat(start_b + count_b, T),
+        first_token_b=np.arange(rows) * T,
+        runs=(run,),
+        longest=rows * T,
+    )
 
 
 def step_length(tokens: int, max_step: int) -> int:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
+from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.static_mode import StaticMode, kv_length_bucket, step_length
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
@@ -16,6 +17,11 @@ from tests.support.tiny import tiny
 MODE = StaticMode()
 counts = st.integers(0, 600)
 TWO_RANKS = (slice(0, 2), slice(2, 3))
+
+
+def step_of(starts, lengths) -> Step:
+    token_BT = np.arange(9 * len(lengths)).reshape(-1, 9)
+    return Step(token_BT, np.array(starts), np.array(lengths), np.zeros((len(lengths), 1), int))
 
 
 @given(counts, st.integers(1, 600))
@@ -66,25 +72,36 @@ def test_all_ranks_have_the_groups_of_all():
 @given(st.lists(st.integers(0, 9), min_size=3, max_size=3), st.integers(1, 12))
 def test_passes_have_every_token_once_in_columns(lengths, max_step):
     done_B, chunk = np.zeros(3, int), max(1, max_step // 2)  # two sequences on the fuller rank
-    for first_B, count_B in MODE.passes(np.array(lengths), TWO_RANKS, max_step):
-        np.testing.assert_array_equal(first_B, done_B)
-        assert 0 < np.max(count_B) <= chunk
-        done_B += count_B
+    cache = new_cache(tiny().config.layers, batch_size=3, max_length=9, rank_rows=TWO_RANKS)
+    for batch in MODE.batches(step_of([0] * 3, lengths), cache, max_step):
+        np.testing.assert_array_equal(batch.first_B, done_B)
+        np.testing.assert_array_equal(batch.start_B, done_B)
+        assert 0 < np.max(batch.count_B) <= chunk
+        real_N = batch.position_N >= 0
+        assert batch.token_N[real_N].tolist() == [
+            9 * row + int(batch.first_B[row]) + t
+            for row in range(2)
+            for t in range(batch.count_B[row])
+        ]
+        done_B += batch.count_B
     assert done_B.tolist() == lengths
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_batch_is_a_rectangle_of_one_shape_on_every_rank(rank):
-    layers, token_BT = tiny().config.layers, np.arange(15).reshape(3, 5)
     cache = new_cache(
-        layers, batch_size=3, max_length=9, rank_rows=TWO_RANKS, rank=rank, sequences=2
+        tiny().config.layers,
+        batch_size=3,
+        max_length=9,
+        rank_rows=TWO_RANKS,
+        rank=rank,
+        sequences=2,
     )
-    start_B, first_B, count_B = np.array([4, 2, 3]), np.array([1, 0, 0]), np.array([2, 0, 3])
-    batch = MODE.make_batch(token_BT, start_B, first_B, count_B, cache, 8)
+    (batch,) = MODE.batches(step_of([4, 2, 3], [2, 0, 3]), cache, 8)
     expected = [[[4, 5, -1, -1], [-1] * 4], [[3, 4, 5, -1], [-1] * 4]][rank]
     assert batch.position_N.reshape(2, 4).tolist() == expected
     real_N = batch.position_N >= 0
-    assert batch.token_N[real_N].tolist() == [[1, 2], [10, 11, 12]][rank]
+    assert batch.token_N[real_N].tolist() == [[0, 1], [18, 19, 20]][rank]
     (run,) = batch.runs
     assert (run.rows, run.tokens, run.row_B, run.kv_length) == (2, 4, None, 4)
     assert batch.longest == 8
@@ -92,8 +109,7 @@ def test_a_batch_is_a_rectangle_of_one_shape_on_every_rank(rank):
 
 def test_a_view_takes_its_sequences_as_data():
     cache = new_cache(tiny().config.layers, batch_size=5, max_length=9).view(2, 4)
-    one = np.ones(2, int)
-    batch = MODE.make_batch(np.zeros((2, 1), np.int32), one, 0 * one, one, cache, 8)
+    (batch,) = MODE.batches(step_of([1, 1], [1, 1]), cache, 8)
     (run,) = batch.runs
     assert run.row_B.tolist() == [2, 3]
     assert run.row_B.dtype == np.int32
@@ -104,17 +120,14 @@ def test_a_view_takes_its_sequences_as_data():
 def test_a_rank_with_fewer_sequences_of_a_view_reads_none_beyond_its_cache(rank):
     layers, rank_rows = tiny().config.layers, (slice(0, 3), slice(3, 6))
     cache = new_cache(layers, batch_size=6, max_length=9, rank_rows=rank_rows, rank=rank)
-    view, one = cache.view(2, 5), np.ones(3, int)
-    batch = MODE.make_batch(np.zeros((3, 1), np.int32), one, 0 * one, one, view, 8)
+    (batch,) = MODE.batches(step_of([1] * 3, [1] * 3), cache.view(2, 5), 8)
     assert batch.position_N.tolist() == [[1, -1], [1, 1]][rank]
     assert batch.runs[0].row_B.tolist() == [[2, 2], [0, 1]][rank]
 
 
 def test_selected_rows_are_columns_of_every_row():
     cache = new_cache(tiny().config.layers, batch_size=3, max_length=9)
-    count_B = np.array([2, 0, 3])
-    token_BT = np.zeros((3, 3), np.int32)
-    batch = MODE.make_batch(token_BT, 0 * count_B, 0 * count_B, count_B, cache, 12)
+    (batch,) = MODE.batches(step_of([0] * 3, [2, 0, 3]), cache, 12)
     index_Bn = np.array([[1, 0, 9], [0, 0, 9], [2, 9, 9]])
     is_in_pass_Bn = np.array([[True, True, False], [False] * 3, [True, False, False]])
     row_N, kept = MODE.select_rows(batch, index_Bn, is_in_pass_Bn, slice(0, 3))

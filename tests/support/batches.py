@@ -8,17 +8,17 @@ from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kv_cache import HybridCache, slot_mapping
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
-from mimo_v2_flash.layers.forward_batch import AttentionMetadata, ForwardBatch
+from mimo_v2_flash.layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 
 
 def batch_of(
-    starts: Sequence[int], counts: Sequence[int], cache: HybridCache, *, mode="eager", max_step=512
+    starts: Sequence[int], counts: Sequence[int], cache: HybridCache, *, mode="eager", max_step=1024
 ) -> ForwardBatch:
     """Return the batch of one pass: row b has counts[b] tokens from position starts[b] on."""
-    start_B, count_B = np.array(starts), np.array(counts)
-    token_BT = np.zeros((len(counts), max(1, *counts)), np.int32)
-    first_B = np.zeros_like(count_B)
-    return EXECUTION_MODES[mode].make_batch(token_BT, start_B, first_B, count_B, cache, max_step)
+    token_BT = np.arange(len(counts) * max(1, *counts), dtype=np.int32).reshape(len(counts), -1)
+    step = Step(token_BT, np.array(starts), np.array(counts), np.zeros((len(counts), 1), int))
+    (batch,) = EXECUTION_MODES[mode].batches(step, cache, max_step)
+    return batch
 
 
 def metadata_of(
