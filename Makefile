@@ -28,7 +28,8 @@ test: .venv/installed-test  ## the test suite
 
 # OpenBLAS sums in another order with each processor's kernels: no test may depend on it.
 test-blas: .venv/installed-test  ## numeric tests with the BLAS kernels of a processor without AVX-512
-	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/kernels tests/layers tests/test_*.py
+	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/cpu tests/kernels tests/layers \
+	  tests/quantization tests/test_*.py --ignore tests/test_doc_blocks.py
 
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
