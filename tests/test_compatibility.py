@@ -124,4 +124,8 @@ def test_cost_writes_the_same_json_by_either_name(tmp_path, mode):
     pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
     file, words = tmp_path / "cost.json", [mode if word == "cost" else word for word in COST]
     assert command(*words, "--model", PREPARED, "--expert-parallel", 5, "--json", file) == 0
-    assert json.loads(file.read_text()) == json.loads((DATA / "programs.json").read_text())
+    report, expected = (json.loads(path.read_text()) for path in (file, DATA / "programs.json"))
+    for name, program in expected["programs"].items():  # the same work in fewer instructions
+        count = report["programs"][name].pop("instructions")
+        assert 0 < count <= program.pop("instructions")
+    assert report == expected

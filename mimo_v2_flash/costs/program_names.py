@@ -20,9 +20,9 @@ LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 FUNCTIONS = {"embed": "embedding", "LogitsHead": "head of logits", "GreedyHead": "head"}
 
 
-def unique_names(programs: Sequence[RecordedProgram]) -> list[str]:
-    """Return a name for each program; equal names are numbered."""
-    names, seen = [program_name(program) for program in programs], Counter[str]()
+def unique_names(programs: Sequence[RecordedProgram], rows: int) -> list[str]:
+    """Return a name for each program of a rank with `rows` sequences; equal ones are numbered."""
+    names, seen = [program_name(program, rows) for program in programs], Counter[str]()
     for index, name in enumerate(names):
         seen[name] += 1
         if seen[name] > 1:
@@ -30,11 +30,10 @@ def unique_names(programs: Sequence[RecordedProgram]) -> list[str]:
     return names
 
 
-def program_name(program: RecordedProgram) -> str:
+def program_name(program: RecordedProgram, rows: int) -> str:
     """Return a name such as "sliding attention + experts, 4 x 1 tokens, 132 filled".
 
-    "4 x 1 tokens" are this rank's sequences x tokens of each; a program without attention knows
-    tokens alone, and a head may see only some of them.
+    "4 x 1 tokens" are this rank's sequences x tokens of each; a head may see only some of them.
     "filled" is the KV length, "slots" the send capacity to each rank and "seats" the capacity of
     each expert, in tokens.
     """
@@ -45,8 +44,8 @@ def program_name(program: RecordedProgram) -> str:
     labels = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]
     x_N = next(value for value in arguments.values() if hasattr(value, "shape"))
     seen = f"{len(arguments['row_N'])} of " if "row_N" in arguments else ""
-    tokens = f"{run.rows} x {run.tokens}" if run else f"{seen}{x_N.shape[0]}"
-    return ", ".join([_function_name(program.function), f"{tokens} tokens", *labels])
+    tokens = f"{seen}{rows} x {x_N.shape[0] // rows} tokens"
+    return ", ".join([_function_name(program.function), tokens, *labels])
 
 
 def sequence_run(program: RecordedProgram) -> SequenceRun | None:

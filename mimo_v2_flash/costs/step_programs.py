@@ -82,7 +82,7 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     model = _model(deployment, recorder)
     sizes = list(_sizes(deployment))
     called = [_run(model, deployment, recorder, tokens, start) for tokens, _, start in sizes]
-    names = unique_names(recorder.programs)
+    names = unique_names(recorder.programs, _local_rows(deployment))
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
         for (tokens, kv_length, _), calls in zip(sizes, called, strict=True)
@@ -98,12 +98,17 @@ def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashMode
     return MiMoV2FlashModel(
         _weights(config, deployment.weight_dtype, plan.shard_spec(0)),
         config,
-        max_step=deployment.chunk * deployment.batch_size // plan.data_parallel_size,
+        max_step=deployment.chunk * _local_rows(deployment),
         backend=recorder,
         group=FakeGroup(plan.world_size),
         plan=plan,
         dtype=deployment.activation_dtype,
     )
+
+
+def _local_rows(deployment: Deployment) -> int:
+    """Return the number of sequences of each rank."""
+    return -(-deployment.batch_size // deployment.plan.data_parallel_size)
 
 
 def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeights:

@@ -53,20 +53,25 @@ def recorded(function, **arguments) -> RecordedProgram:
         ),
         (
             recorded(SLIDING.feed_forward_block, dispatcher=AllToAllDispatcher(8, 24)),
-            "experts, 4 tokens, 8 slots, 24 seats",
+            "experts, 4 x 1 tokens, 8 slots, 24 seats",
         ),
-        (recorded(FULL.feed_forward_block), "dense network, 4 tokens"),
-        (recorded(HEAD), "head, 4 tokens"),
-        (recorded(HEAD, row_N=np.zeros(3)), "head, 3 of 4 tokens"),
-        (recorded(HEAD.logits_head), "head of logits, 4 tokens"),
-        (recorded(other_function), "other function, 4 tokens"),
+        (recorded(FULL.feed_forward_block), "dense network, 4 x 1 tokens"),
+        (recorded(HEAD), "head, 4 x 1 tokens"),
+        (recorded(HEAD, row_N=np.zeros(3)), "head, 3 of 4 x 1 tokens"),
+        (recorded(HEAD.logits_head), "head of logits, 4 x 1 tokens"),
+        (recorded(other_function), "other function, 4 x 1 tokens"),
     ],
 )
 def test_a_program_has_its_name(program, name):
-    assert program_name(program) == name
+    assert program_name(program, rows=4) == name
+
+
+def test_tokens_are_those_of_each_sequence():
+    assert program_name(recorded(HEAD), rows=2) == "head, 2 x 2 tokens"
 
 
 def test_equal_names_are_numbered():
     programs = [recorded(HEAD), recorded(other_function), recorded(HEAD)]
-    assert unique_names(programs)[2] == "head, 4 tokens (2)"
-    assert len(set(unique_names(programs))) == 3
+    names = unique_names(programs, rows=4)
+    assert names[2] == "head, 4 x 1 tokens (2)"
+    assert len(set(names)) == 3

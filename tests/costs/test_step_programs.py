@@ -70,9 +70,8 @@ def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
         counts = Counter[str]()
         for name, count in calls.items():
             counts[name.split(",")[0]] += count
-            assert f" {2 * tokens} tokens" in name or "attention" in name
+            assert f" 2 x {tokens} tokens" in name
             if "attention" in name:
-                assert f" 2 x {tokens} tokens" in name
                 assert name.endswith(f"{132 if 'sliding' in name else kv_length} filled")
         halves = {"sliding attention": 39, "full attention": 8, "experts": 47}
         whole = {"sliding attention + experts": 39, "full attention + experts": 8}
@@ -85,7 +84,7 @@ def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
     called = {name for step in recorded.steps for name in step.calls}
     waiting = [name for name in recorded.programs if name not in called]
     logits = {name.split(", ")[1] for name in waiting if name.startswith("head of logits")}
-    every = {f"{of} of {tokens} tokens" for of, tokens in ((2, 256), (2, 8), (8, 8), (2, 2))}
+    every = {f"{of} of 2 x {tokens} tokens" for of, tokens in ((2, 128), (2, 4), (8, 4), (2, 1))}
     assert logits == every
     capacity = {name.split(", ")[-1] for name in recorded.programs if name.startswith("experts")}
     assert len(capacity) == 3

@@ -54,10 +54,10 @@ def traced(name: str):
 
 
 def parts(program: str) -> tuple[str, int, int]:
-    """Return a program's kind, its rows, and its tokens; without attention all are one row."""
+    """Return a program's kind, its rows and its tokens."""
     what, sizes, *_ = program.split(", ")
-    *rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
-    return what.removesuffix(" of logits"), int(*rows or [1]), int(tokens)
+    rows, tokens = sizes.split(" of ")[-1].removesuffix(" tokens").split(" x ")
+    return what.removesuffix(" of logits"), int(rows), int(tokens)
 
 
 def last_bucket(programs) -> set[str]:
