@@ -33,6 +33,7 @@ CASES = {
     "mimo-tiny, one token, batch 1": "decode tiny 1 32",
 }
 MIXED = "mixed wide 512"
+REPEATS = {"decode": 4, "prompt": 2, "mixed": 2}  # in each round
 
 
 def main() -> int:
@@ -63,14 +64,23 @@ def measure(before: Path, rounds: int, *, quick: bool) -> dict[str, Any]:
         with _worker(before, wide) as old, _worker(ROOT, wide) as new:
             workers = {"before": old, "after": new}
             with progress("rounds", total=rounds, unit="rounds") as advance:
-                for index in range(rounds):
+                for _ in range(rounds):
                     for case in [*CASES.values(), MIXED]:
-                        for name in list(workers)[:: -1 if index % 2 else 1]:
-                            if case != MIXED or name == "after":
-                                elapsed = _ask(workers[name], case)
-                                seconds.setdefault((case, name), []).append(elapsed)
+                        _measure_case(case, workers, seconds)
                     advance(1)
     return {"machine": describe_machine(), "rounds": rounds, **_summary(seconds)}
+
+
+def _measure_case(
+    case: str,
+    workers: dict[str, subprocess.Popen[str]],
+    seconds: dict[tuple[str, str], list[float]],
+) -> None:
+    """Time a case in both processes in turn, and in the other order the next time."""
+    names = ["after"] if case == MIXED else list(workers)
+    for index in range(REPEATS[case.partition(" ")[0]]):
+        for name in names[:: -1 if index % 2 else 1]:
+            seconds.setdefault((case, name), []).append(_ask(workers[name], case))
 
 
 def _summary(seconds: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
