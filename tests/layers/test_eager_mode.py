@@ -36,7 +36,9 @@ def test_passes_have_every_token_once_in_order(lengths, max_step, data):
     starts = [data.draw(st.integers(0, 9)) for _ in lengths]
     rows = rank_rows([data.draw(st.integers(0, len(lengths))), len(lengths)])
     cache, done_B = cache_of(len(lengths), rank_rows=rows), np.zeros(len(lengths), int)
-    for batch in MODE.batches(step_of(starts, lengths), cache, max_step):
+    batches = list(MODE.batches(step_of(starts, lengths), cache, max_step))
+    assert len(batches) == -(-max(sum(lengths[part]) for part in rows) // max_step)
+    for batch in batches:
         first_B, count_B = batch.first_B, batch.count_B
         np.testing.assert_array_equal(first_B[count_B > 0], done_B[count_B > 0])
         np.testing.assert_array_equal(batch.start_B, starts + first_B)
