@@ -85,7 +85,8 @@ def load_model(
         backend that compiles, 4096 if that is less. All caches of such a backend have this length,
         so that prompts of any length use the same programs.
     max_step : int, optional
-        Tokens of a prompt per step: 512 if not given; with a backend that compiles 128.
+        The most tokens that pass through the layers together, of all rows of a rank, and at most
+        `max_length`: 512 if not given; with a backend that compiles 128.
     activation_dtype, cache_dtype : dtype or str, optional
         Dtype of hidden states and of KV caches, float32 or bfloat16. If not given float32, with
         "neuron" bfloat16.

@@ -16,7 +16,13 @@ import numpy as np
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, Dispatcher, ExpertFn
 from mimo_v2_flash.parallel import HostGroup
 
-__all__ = ["DISPATCHERS", "MoEStepShape", "RaggedAllToAllDispatcher", "eager_dispatchers"]
+__all__ = [
+    "DISPATCHERS",
+    "MoEStepShape",
+    "PaddedAllGatherDispatcher",
+    "RaggedAllToAllDispatcher",
+    "eager_dispatchers",
+]
 
 # Tokens of a step on all ranks up to which every rank sees every token.
 EAGER_ALL_GATHER_TOKENS = 32
