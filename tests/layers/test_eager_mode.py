@@ -120,6 +120,11 @@ def test_a_rectangle_is_scattered_to_where_it_was_gathered():
     assert np.shares_memory(prompt.gather(x_N), x_N)
 
 
+def test_a_run_attends_to_as_many_slots_as_its_longest_sequence_has():
+    batch = batch_of([2, 7, 9, 4], [1, 1, 0, 1], cache_of(4))
+    assert [run.kv_length for run in batch.runs] == [7]  # an idle sequence does not count
+
+
 def test_selected_rows_are_the_wanted_tokens_alone():
     batch = batch_of([0, 0, 0], [2, 0, 3], cache_of(3))
     index_Bn = np.array([[1, 0], [0, 0], [2, 9]])
