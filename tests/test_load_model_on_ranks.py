@@ -20,7 +20,9 @@ tokens = model.generate([[1, 2, 3], [4, 5]], **prompt)
 if os.environ["RANK"] == fault:
     raise KeyError("a fault of this rank")
 assert again.generate([[1, 2, 3], [4, 5]], **prompt) == tokens
-print("rank", os.environ["RANK"], "of", model.weights.shard_spec.expert_parallel_size, tokens)
+size = model.weights.shard_spec.expert_parallel_size
+# One write: two ranks share the stream, and a line in parts could hold the other's in between.
+sys.stdout.write(f"rank {os.environ['RANK']} of {size} {tokens}\\n")
 """
 
 
