@@ -105,6 +105,7 @@ class MiMoConfig:
         """Read a config.json, in the hub's spelling or as transformers saves it.
 
         Where a file has both spellings and they conflict, transformers' is used, with a warning.
+        Keys that nothing is known of are named in one warning.
 
         Parameters
         ----------
@@ -118,8 +119,9 @@ class MiMoConfig:
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is no JSON object, another kind of model, incomplete or impossible; file and
-            field are named, with the field's value and what is allowed.
+            The file is no JSON object, another kind of model, incomplete or impossible, or a key
+            asks for arithmetic that is not computed; file and key are named, with the key's value
+            and what is allowed.
         """
         file = config_file.locate(path)
         names = [field.name for field in fields(cls) if field.name != "num_devices"]

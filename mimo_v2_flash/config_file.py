@@ -14,40 +14,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .config_features import FULL, HUB_FEATURES, NESTED, ROPE, SLIDING, SUPPORTED, WITHOUT_EFFECT
+from .config_keys import KeyRules, check_keys
 from .config_rules import refuse
 
 __all__ = ["locate", "read", "to_hub"]
-
-# Features without alternatives: key of the file -> values that are supported, the hub's first.
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("mimo_v2_flash", "mimo_v2", "", None),  # "": the hub's configuration class
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "tie_word_embeddings": (False,),
-    "rope_scaling": (
-        None,
-        {"type": "default"},
-        {"rope_type": "default"},
-        {"type": "default", "rope_type": "default"},  # MiMo-V2.5
-    ),
-    "scoring_func": ("sigmoid",),
-    "topk_method": ("noaux_tc",),
-    "norm_topk_prob": (True,),
-    "n_group": (1,),
-    "topk_group": (1,),
-    "n_shared_experts": (None, 0),
-}
-_ROPE = "rope_parameters"
-_FULL, _SLIDING = f"{_ROPE}.full_attention", f"{_ROPE}.sliding_attention"
-_SUPPORTED_ROPE: dict[str, tuple[Any, ...]] = {
-    key: allowed
-    for mapping in (_ROPE, _FULL, _SLIDING)
-    for key, allowed in (
-        (mapping, (None, {})),  # an object with keys is flattened before the check
-        (f"{mapping}.type", ("default",)),
-        (f"{mapping}.rope_type", ("default",)),
-    )
-}
 
 # Defaults of missing fields, and of nulls, on which the hub's code and transformers agree.
 _ABSENT = {"routed_scaling_factor": 1.0, "initializer_range": 0.02, "eos_token_id": None}
@@ -91,11 +62,11 @@ _TRANSFORMERS = (
         "hybrid_layer_pattern", "layer_types", _index_in("full_attention", "sliding_attention")
     ),
     FieldMapping("moe_layer_freq", "mlp_layer_types", _index_in("dense", "sparse")),
-    FieldMapping("rope_theta", f"{_FULL}.rope_theta"),
-    FieldMapping("swa_rope_theta", f"{_SLIDING}.rope_theta"),
-    FieldMapping("partial_rotary_factor", f"{_FULL}.partial_rotary_factor"),
-    FieldMapping("rope_theta", f"{_ROPE}.rope_theta"),  # MiMo-V2.6: one set, for the full layers
-    FieldMapping("partial_rotary_factor", f"{_ROPE}.partial_rotary_factor"),
+    FieldMapping("rope_theta", f"{FULL}.rope_theta"),
+    FieldMapping("swa_rope_theta", f"{SLIDING}.rope_theta"),
+    FieldMapping("partial_rotary_factor", f"{FULL}.partial_rotary_factor"),
+    FieldMapping("rope_theta", f"{ROPE}.rope_theta"),  # MiMo-V2.6: one set, for the full layers
+    FieldMapping("partial_rotary_factor", f"{ROPE}.partial_rotary_factor"),
     FieldMapping("sliding_window", "sliding_window"),
 )
 # MiMoV2FlashAttention computes these fields and ignores the hub's keys for them.
@@ -107,6 +78,10 @@ _BUILT_BY_TRANSFORMERS = (
     FieldMapping("add_swa_attention_sink_bias", "layer_types", lambda _: True),
     FieldMapping("add_full_attention_sink_bias", "layer_types", lambda _: False),
 )
+_USED = {
+    *(mapping.key for mapping in (*_TRANSFORMERS, *_BUILT_BY_TRANSFORMERS)),
+    *("sliding_window_size", f"{SLIDING}.partial_rotary_factor"),
+}
 
 
 def locate(path: str | PathLike[str]) -> Path:
@@ -123,7 +98,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        The file is no JSON object, has a feature that is not supported, or lacks a field.
+        The file is no JSON object, has a feature that is not computed, or lacks a field.
     """
     try:
         tree = json.loads(file.read_bytes())
@@ -132,9 +107,8 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"a JSON object is needed, not {tree!r:.40}")
     entries = dict(_flat(tree))
-    for key, allowed in (_SUPPORTED | _SUPPORTED_ROPE).items():
-        if entries.get(key, allowed[0]) not in allowed:
-            refuse(key, entries[key], " or ".join(map(repr, allowed)))
+    rules = KeyRules(_USED.union(fields), SUPPORTED, WITHOUT_EFFECT)
+    check_keys(file, entries, rules, stacklevel=4)
     _resolve(entries)
     built = "layer_types" in entries and entries.get("model_type") == "mimo_v2_flash"
     mappings = (
@@ -155,17 +129,17 @@ def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
     windows = ("sliding_window", "sliding_window_size", "attention_chunk_size")
     return {
         "architectures": ["MiMoV2FlashForCausalLM"],
-        **{key: allowed[0] for key, allowed in _SUPPORTED.items()},
+        **{key: allowed[0] for key, allowed in HUB_FEATURES.items()},
         **{key: list(item) if isinstance(item, tuple) else item for key, item in fields.items()},
         **dict.fromkeys(windows, fields["sliding_window"] - 1),
     }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield keys and values; those of rotary parameters have keys `rope_parameters.kind.key`."""
+    """Yield keys and values; a key of one of the `NESTED` objects is `object.key`."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if key in (_ROPE, _FULL, _SLIDING) and isinstance(value, dict):
+        if key in NESTED and isinstance(value, dict):
             yield from _flat(value, f"{key}.")
         else:
             yield key, value
@@ -180,10 +154,10 @@ def _resolve(entries: dict[str, Any]) -> None:
     if window != before and (before is not None or "layer_types" in entries):
         entries["sliding_window"] = window
     # MiMoV2FlashRotaryEmbedding takes 0.334 for a layer type without a factor.
-    kinds = [kind for kind in (_FULL, _SLIDING) if f"{kind}.rope_theta" in entries]
+    kinds = [kind for kind in (FULL, SLIDING) if f"{kind}.rope_theta" in entries]
     factors = [entries.setdefault(f"{kind}.partial_rotary_factor", 0.334) for kind in kinds]
     if factors and factors[0] != factors[-1]:
-        refuse(f"{_SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
+        refuse(f"{SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
 
 
 def _first_values(

@@ -8,12 +8,16 @@
 | 70 | a fault of the program | one line |
 | 130 | interrupted | |
 | 141 | nobody reads the output | |
+
+A warning is a line on standard error as well.
 """
 
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,7 +67,8 @@ def launch(
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _attempt(prog, parse, words)
+        with _one_line_warnings(prog):
+            status = _attempt(prog, parse, words)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +94,19 @@ def _attempt(prog: str, parse: Callable[[list[str]], Invocation], words: list[st
             traceback.print_exception(error)
         sys.stderr.write(f"{_line(error, prog, message)}\n")
         return BAD_INPUT if isinstance(error, EXPECTED) else FAULT
+
+
+@contextmanager
+def _one_line_warnings(prog: str) -> Iterator[None]:
+    """Print each warning as one line on standard error, without the place in the code."""
+    saved = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"{prog}: warning: {' '.join(str(message).split())}\n"
+    )
+    try:
+        yield
+    finally:
+        warnings.formatwarning = saved
 
 
 def _line(error: Exception, prog: str, message: Callable[[Exception], str]) -> str:

@@ -1,5 +1,6 @@
 """What happens to a command becomes an exit status and at most one line, for every entrance."""
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,20 @@ def test_a_closed_pipe_ends_a_command_quietly(entrance, option, statuses):
     os.close(write)
     assert done.stderr == ""
     assert done.returncode in statuses
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES.values(), ids=ENTRANCES)
+def test_a_warning_is_one_line_that_names_the_program(entrance, tmp_path):
+    config = json.loads((ROOT / "examples" / "mimo-tiny" / "config.json").read_text())
+    config |= {"new_key": 1, "quantization_config": {"quant_method": "fp8", "newer": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [sys.executable, *entrance, "--model", str(tmp_path), "--context", "64"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    prog = "run_example.py" if entrance[0] == "run_example.py" else "mimo"
+    names = "quantization_config.newer, new_key"
+    assert done.stderr.splitlines() == [
+        f"{prog}: warning: {tmp_path / 'config.json'}: not understood and without effect: {names}"
+    ]
+    assert done.returncode in {0, 1}

@@ -75,6 +75,30 @@ PRO = HUB | {
     ],
     "moe_layer_freq": [0] + [1] * 69,
 }
+# MiMo-V2.5: the keys that MiMo-V2-Flash does not have.
+OMNI = HUB | {
+    "model_type": "mimo_v2",
+    "attention_projection_layout": "fused_qkv",
+    "audio_config": {"out_hidden_size": 4096, "rope_theta": 640000},
+    "image_token_id": 151655,
+    "pad_token_id": 151643,
+    "processor_config": {"patch_size": 16, "rope_type": "rope"},
+    "quantization_config": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "store_dtype": "fp8",
+        "ignored_layers": ["model.layers.0.self_attn.o_proj"],
+        "weight_block_size": [128, 128],
+    },
+    "rope_scaling": {"rope_type": "default", "type": "default"},
+    "transformers_version": "4.57.1",
+    "video_token_id": 151656,
+    "vision_config": {"hidden_act": "silu", "use_sink": True},
+    "vision_end_token_id": 151653,
+    "vision_model_type": "mimovl",
+    "vision_start_token_id": 151652,
+}
 # What transformers 5.23 saves of a model with two layers.
 SAVED = {
     "model_type": "mimo_v2_flash",
