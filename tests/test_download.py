@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from mimo_v2_flash.checkpoint import load_weights
-from mimo_v2_flash.checkpoint.hub import HUB_INDEX, IN_FLIGHT
+from mimo_v2_flash.checkpoint.hub import IN_FLIGHT
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
@@ -22,7 +22,7 @@ from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.store import JOURNAL
 from mimo_v2_flash.model import MiMoV2FlashModel
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.local_hub import LocalHub, Manners, Range
 from tests.support.tiny import built
 
@@ -108,7 +108,7 @@ def test_eight_experts_of_256_are_few_bytes_fetched_once_and_a_prompt_runs(folde
     assert re.match(r"3\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", stdout)
     files = {wanted.file for wanted in hub.served}
     headers = sum(header((folder / file).read_bytes()) for file in files)
-    metadata = sum((folder / name).stat().st_size for name in ("config.json", HUB_INDEX)) + 1000
+    metadata = sum((folder / name).stat().st_size for name in ("config.json", INDEX)) + 1000
     assert hub.bytes_served <= 1.05 * job.bytes_to_read + headers + metadata
     assert len(hub.served) == len(set(hub.served))
     assert hub.leaked_tokens == []

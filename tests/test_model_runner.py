@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
+from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.feed_forward import Dense
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.hooks import HookedLayers

@@ -4,18 +4,30 @@ Loading and preparing call the same ones. Headers are enough: the values of scal
 they are read, when a loaded weight is first used or when it is prepared.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
 
-from .param_specs import FUSED, HUB_FORMAT, MTP_PREFIX, MULTIPLIED, ParamSpec
+from .param_specs import (
+    FUSED,
+    HUB_FORMAT,
+    MTP_PREFIX,
+    MULTIPLIED,
+    OTHER_MODALITIES,
+    ROUTER,
+    ParamSpec,
+)
 from .safetensors_file import READABLE, TensorInfo
 
-__all__ = ["check_others", "check_tensors", "required_tensors"]
+__all__ = ["TensorNames", "check_names", "check_tensors"]
 
 HUB_DTYPE = "F8_E4M3"  # of the hub's format
-PLAIN = ("F32", "BF16")  # dtypes of weights in no storage format
+PLAIN = ("F32", "BF16", "F16")  # dtypes of weights in no storage format
+LEFT_OUT = (MTP_PREFIX, *OTHER_MODALITIES)
+NOT_REQUESTED = "experts and layers that are not requested"
 
 
 class _ArrayMeta(NamedTuple):
@@ -25,28 +37,59 @@ class _ArrayMeta(NamedTuple):
     dtype: Any
 
 
-def required_tensors(
-    where: str, params: Sequence[ParamSpec], available: Container[str]
-) -> list[str]:
-    """Return the names of the tensors to read: those of `params` in any storage format.
+class TensorNames(NamedTuple):
+    """What becomes of a checkpoint's tensors.
+
+    Attributes
+    ----------
+    required
+        Names of the tensors to read.
+    left_out
+        How many tensors are left out on purpose, by what they belong to.
+    """
+
+    required: list[str]
+    left_out: Mapping[str, int]
+
+    def describe_left_out(self) -> str:
+        """Return what is left out in words; an empty string if nothing is."""
+        parts = (f"{count:,} tensors of {owner}" for owner, count in self.left_out.items())
+        return f"left out: {', '.join(parts)}" if self.left_out else ""
+
+
+def check_names(
+    where: str,
+    params: Sequence[ParamSpec],
+    available: Collection[str],
+    whole: Iterable[ParamSpec] = (),
+) -> TensorNames:
+    """Return which of the `available` tensors to read: those of `params` in any storage format.
+
+    Every other tensor must be left out on purpose: it is of an MTP layer, of another modality, or
+    of `whole`, the model that `params` are a part of.
 
     Raises
     ------
     ValueError
-        If parameters are missing; the message begins with `where`.
+        If parameters are missing, or there are other tensors; the message begins with `where`.
     """
     stored = {param.name: _stored_names(param.name, available) for param in params}
     if missing := [name for name, names in stored.items() if not names]:
         raise ValueError(f"{where}: {_summary(missing)} missing, which the config asks for")
-    return [stored_name for names in stored.values() for stored_name in names]
-
-
-def check_others(where: str, required: Iterable[str], available: Iterable[str]) -> None:
-    """Raise ValueError if there are other tensors than those `required` and MTP weights."""
+    required = [stored_name for names in stored.values() for stored_name in names]
     others = set(available).difference(required)
-    unexpected = [name for name in available if name in others and not name.startswith(MTP_PREFIX)]
-    if unexpected:
+    of_whole = {name for param in whole for name in _stored_names(param.name, others)}
+    owners = {name: _owner(name, of_whole) for name in available if name in others}
+    if unexpected := [name for name, owner in owners.items() if owner is None]:
         raise ValueError(f"{where}: {_summary(unexpected)} unexpected under this config")
+    return TensorNames(required, Counter(filter(None, owners.values())))
+
+
+def _owner(name: str, of_whole: Container[str]) -> str | None:
+    """Return what a tensor that is left out on purpose belongs to; None if it is not."""
+    if name in of_whole:
+        return NOT_REQUESTED
+    return next((f"{prefix}*" for prefix in LEFT_OUT if name.startswith(prefix)), None)
 
 
 def check_tensors(
@@ -54,7 +97,8 @@ def check_tensors(
 ) -> dict[str, type[QuantizedTensor]]:
     """Return the format of each weight that is in one, by the weight's name.
 
-    Only matmul weights may be in a storage format, and a fused one must be in the hub's.
+    Only matmul weights may be in a storage format, and a fused one must be in the hub's. Routers
+    that are not in float32 are named in one warning.
 
     Raises
     ------
@@ -79,7 +123,17 @@ def check_tensors(
         if form.format == HUB_FORMAT and infos[name].dtype != HUB_DTYPE:  # U8 is read alike
             raise ValueError(f"{where}: dtype is {infos[name].dtype}, expected {HUB_DTYPE}")
         formats[name] = form
+    _warn_of_narrow_routers(infos)
     return formats
+
+
+def _warn_of_narrow_routers(infos: Mapping[str, TensorInfo]) -> None:
+    """Warn if routers or selection biases were rounded: the choice of experts depends on them."""
+    narrow = [name for name, info in infos.items() if ROUTER in name and info.dtype != "F32"]
+    if narrow:
+        first = infos[narrow[0]]
+        message = f"{first.file}: {_summary(narrow)} stored as {first.dtype}"
+        warnings.warn(f"{message}, not F32: other experts may be chosen", stacklevel=3)
 
 
 def _check_plain(where: str, shape: tuple[int, ...], info: TensorInfo) -> None:

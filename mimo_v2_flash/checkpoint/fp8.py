@@ -30,6 +30,7 @@ from mimo_v2_flash.quantization.fp8 import (
     block_height,
     grid,
     plain_grid,
+    widened,
 )
 
 from . import param_specs
@@ -144,10 +145,10 @@ def keys_and_values(
     ValueError
         If the scale rows fit neither plain grids nor the crossing map; the message names the layer.
     """
-    (k_code, k_scale), (v_code, v_scale) = k, v
+    (k_code, v_code), (k_scale, v_scale) = (k[0], v[0]), (widened(k[1]), widened(v[1]))
     shapes = (k_code.shape, k_scale.shape), (v_code.shape, v_scale.shape)
     if not crosses(name, *shapes, heads):
-        return plain_grid(name, *k), plain_grid(name, *v)
+        return plain_grid(name, k_code, k_scale), plain_grid(name, v_code, v_scale)
     K, columns = heads.keys, k_scale.shape[1]
     by_head = [scale.reshape(K, len(scale) // K, columns) for scale in (k_scale, v_scale)]
     run = np.repeat(np.concatenate(by_head, axis=1), 2, axis=1)
@@ -222,7 +223,7 @@ def split_rank(
     rows
         How many rows of q, k and v the rank has.
     """
-    halves = np.repeat(scale_YX, BLOCK // HALF_BLOCK, axis=0)
+    halves = np.repeat(widened(scale_YX), BLOCK // HALF_BLOCK, axis=0)
     for part, (begin, end) in enumerate(pairwise(accumulate(rows, initial=0))):
         first, last = max(begin - start, 0), min(end - start, len(code_OI))
         if first < last:

@@ -15,12 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
 from .io_threads import parallel_map
-from .safetensors_file import Header, TensorInfo, parse_index, read_header
-from .source import SIDE_FILES
+from .safetensors_file import Header, TensorInfo, read_header
+from .source import SIDE_FILES, find_index
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
-HUB_INDEX = "model.safetensors.index.json"
 IN_FLIGHT = 8  # concurrent requests
 WAITS = (1, 2, 4, 8, 8)  # seconds between retries
 TIMEOUT = 30.0  # seconds without a byte
@@ -46,7 +45,8 @@ class HubSource:
     config
         The path of its config.json, downloaded.
     total_size
-        Bytes of all its tensors according to its index; 0 if the index has no number.
+        Bytes of all its tensors according to its index, or to the headers of its files where it
+        has no index; 0 if the index has no number.
 
     Raises
     ------
@@ -54,7 +54,8 @@ class HubSource:
         If the hub cannot be reached, or has no such repository, revision or file; the message is
         one line that says what to do.
     ValueError
-        If the index is damaged, or names files that are not safetensors files of the repository.
+        If the index is damaged, or names files that are no safetensors files; if there is none and
+        files are damaged, or two of them hold the same tensor.
     """
 
     def __init__(self, repository: str, revision: str = "main") -> None:
@@ -64,11 +65,13 @@ class HubSource:
             info = _retry(request, _is_busy)
             self.revision: str = info.sha or revision
             self._files = {file.rfilename for file in info.siblings or ()}
-            self.config, index = map(self._download, ("config.json", HUB_INDEX))
+            self.config = self._download("config.json")
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             raise OSError(_error_message(repository, error)) from error
-        parsed = parse_index(f"{repository}: {HUB_INDEX}", index.read_bytes())
-        self._file_of, size = parsed.weight_map, parsed.metadata.get("total_size")
+        self._headers: dict[str, Header] = {}
+        files = [file for file in self._files if "/" not in file]
+        index = find_index(repository, files, self._content, self._read_headers, separator=": ")
+        self._file_of, size = index.weight_map, index.metadata.get("total_size")
         self.total_size = size if isinstance(size, int) else 0
 
     def names(self) -> list[str]:
@@ -77,9 +80,8 @@ class HubSource:
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return the TensorInfo of the tensors `names`; only headers of their files are fetched."""
-        files = sorted({self._file_of[name] for name in names})
-        headers = dict(zip(files, parallel_map(self._header, files, IN_FLIGHT), strict=True))
-        return {name: headers[self._file_of[name]].info(name) for name in names}
+        self._read_headers(sorted({self._file_of[name] for name in names}))
+        return {name: self._headers[self._file_of[name]].info(name) for name in names}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`; a broken connection is retried."""
@@ -97,6 +99,19 @@ class HubSource:
     def _download(self, file: str) -> Path:
         request = partial(hf_hub_download, self.name, file, revision=self.revision)
         return Path(_retry(request, _is_busy))
+
+    def _content(self, file: str) -> bytes:
+        """Return the content of a small file, downloaded."""
+        try:
+            return self._download(file).read_bytes()
+        except Exception as error:  # as above
+            raise OSError(_error_message(f"{self.name}: {file}", error)) from error
+
+    def _read_headers(self, files: list[str]) -> list[Header]:
+        """Return the headers of `files`; each is fetched once."""
+        new = [file for file in files if file not in self._headers]
+        self._headers |= zip(new, parallel_map(self._header, new, IN_FLIGHT), strict=True)
+        return [self._headers[file] for file in files]
 
     def _header(self, file: str) -> Header:
         return read_header(f"{self.name}: {file}", file, partial(self._range, file))

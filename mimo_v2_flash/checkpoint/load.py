@@ -1,5 +1,6 @@
 """Loading of a checkpoint as ModelWeights: matrices stay memory-mapped, vectors become float32."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from os import PathLike
@@ -15,7 +16,7 @@ from mimo_v2_flash.quantization import QuantizedTensor
 from mimo_v2_flash.quantization.fp8 import check_scales
 
 from . import check, fp8, param_specs
-from .param_specs import SCALE, ParamSpec
+from .param_specs import OTHER_MODALITIES, SCALE, ParamSpec
 from .params import (
     AttentionWeights,
     DecoderWeights,
@@ -71,9 +72,12 @@ def load_weights(
     experts, shard_spec = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
     params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
-    names = check.required_tensors(str(source), params, tensors)
-    check.check_others(str(source), names, tensors)
-    formats = check.check_tensors(params, {name: tensors.info(name) for name in names})
+    names = check.check_names(str(source), params, tensors)
+    if any(f"{prefix}*" in names.left_out for prefix in OTHER_MODALITIES):
+        message = f"{source}: a model of text: {names.describe_left_out()}"
+        warnings.warn(message, stacklevel=2)
+    infos = {name: tensors.info(name) for name in names.required}
+    formats = check.check_tensors(params, infos)
     return Reader(tensors, formats, config, experts, shard_spec).model()
 
 
@@ -186,27 +190,32 @@ class Reader(ModelBuilder):
         if joined is None:
             return super()._projections(prefix, spec)
         if isinstance(joined, fp8.FusedQKV):
-            where, weight = self._where(joined.qkv), self._checked(joined.qkv)
-            return fp8.split_fused(where, *weight, joined.heads, joined.ranks)
+            where, weight = self._where(joined.qkv), self._stored(joined.qkv)
+            parts = fp8.split_fused(where, *weight, joined.heads, joined.ranks)
+            for part in parts:
+                check_scales(where + SCALE, part)
+            return parts
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        both = self._checked(k.name), self._checked(v.name)
-        return self._matrix(q), *fp8.keys_and_values(self._where(k.name), *both, joined.heads)
+        both = self._stored(k.name), self._stored(v.name)
+        w_k, w_v = fp8.keys_and_values(self._where(k.name), *both, joined.heads)
+        check_scales(self._where(k.name) + SCALE, w_k)
+        check_scales(self._where(v.name) + SCALE, w_v)
+        return self._matrix(q), w_k, w_v
 
     def _matrix(self, param: ParamSpec) -> Any:
         """Return a weight as stored: its format is that of its tensors, whatever a config says."""
         name, shape = param
         form = self._formats.get(name)
         if form is None:
-            return self._tensors[name]
+            array = self._tensors[name]
+            return array.astype(np.float32) if array.dtype == np.float16 else array
         first = next(iter(form.tensor_names(name).values()))
         where = f"{self._tensors.file_of(first)}: {name}"
         return form.from_checkpoint(where, shape, form.read(self._tensors, name))
 
-    def _checked(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes and scales of a weight whose scales loading reads, and so checks."""
-        scale_YX = self._tensors[name + SCALE]
-        check_scales(self._where(name) + SCALE, scale_YX)
-        return self._tensors[name], scale_YX
+    def _stored(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the codes and scales of a weight whose scales loading rearranges."""
+        return self._tensors[name], self._tensors[name + SCALE]
 
     def _where(self, name: str) -> str:
         return f"{self._tensors.file_of(name)}: {name}"

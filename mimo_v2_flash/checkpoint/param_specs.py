@@ -15,6 +15,7 @@ __all__ = [
     "HUB_FORMAT",
     "MTP_PREFIX",
     "MULTIPLIED",
+    "OTHER_MODALITIES",
     "ROUTER",
     "SCALE",
     "ParamSpec",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 MTP_PREFIX = "model.mtp."
+OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
 HUB_FORMAT = "fp8"  # how the hub's checkpoint stores most matmul weights
 SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias

@@ -7,7 +7,7 @@ transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
 from operator import index
@@ -19,9 +19,11 @@ import numpy as np
 __all__ = [
     "DTYPES",
     "READABLE",
+    "WIDENED",
     "Header",
     "Index",
     "TensorInfo",
+    "merge_headers",
     "parse_index",
     "read_header",
 ]
@@ -30,7 +32,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(np.uint8),  # as codes: NumPy has no 8-bit float
+    "F16": np.dtype(np.float16),
 }
+WIDENED = {"F16": "F32"}  # nothing computes with it: it is read as what holds its values exactly
 READABLE = DTYPES | {
     name: np.dtype(dtype) for name, dtype in (("I8", np.int8), ("U8", np.uint8), ("I32", np.int32))
 }  # storage formats have integers too
@@ -155,3 +159,20 @@ def parse_index(where: str, text: bytes) -> Index:
                 "expected a .safetensors file of the same folder"
             )
     return parsed
+
+
+def merge_headers(where: str, headers: Mapping[str, Header]) -> Index:
+    """Return the index that files without one would have, from the header of each.
+
+    Raises
+    ------
+    ValueError
+        If two files hold the same tensor; the message begins with `where` and names them.
+    """
+    weight_map: dict[str, str] = {}
+    for file, header in headers.items():
+        for name in header.tensors:
+            if weight_map.setdefault(name, file) != file:
+                raise ValueError(f"{where}: {name} is in {weight_map[name]} and {file}")
+    infos = (info for header in headers.values() for info in header.tensors.values())
+    return Index(weight_map, {"total_size": sum(info.end - info.begin for info in infos)})

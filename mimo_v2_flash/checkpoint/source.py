@@ -1,15 +1,32 @@
 """Sources of weights: checkpoints on disk, and what a checkpoint elsewhere offers as well."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from .safetensors_file import READABLE, Header, TensorInfo, parse_index, read_header
+from .safetensors_file import (
+    READABLE,
+    Header,
+    Index,
+    TensorInfo,
+    merge_headers,
+    parse_index,
+    read_header,
+)
 
-__all__ = ["SIDE_FILES", "Checkpoint", "FolderSource", "Source", "file_header", "open_checkpoint"]
+__all__ = [
+    "SIDE_FILES",
+    "Checkpoint",
+    "FolderSource",
+    "Source",
+    "file_header",
+    "find_index",
+    "open_checkpoint",
+]
 
 SIDE_FILES = (
     "added_tokens.json",
@@ -23,7 +40,8 @@ SIDE_FILES = (
 )
 """Other files of a checkpoint that prepared ones keep: the tokenizer's, and how to sample."""
 
-INDEX_SUFFIX = ".safetensors.index.json"
+SHARD_SUFFIX = ".safetensors"
+INDEX_SUFFIX = f"{SHARD_SUFFIX}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -149,16 +167,58 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
     if path.is_dir():
-        indexes = sorted(path.glob(f"*{INDEX_SUFFIX}"))
-        if len(indexes) > 1:
-            raise ValueError(f"{path}: holds {len(indexes)} indexes: {indexes[0].name}, ...")
-        return Checkpoint(_files_by_index(indexes[0]) if indexes else _files_by_header(path))
+        return _open_folder(path, _files(path))
     if path.is_file():
         return Checkpoint(dict.fromkeys(file_header(path).tensors, path))
     index = path.with_name(path.name + ".index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    return Checkpoint(_files_by_index(index))
+    shards = [file for file in _files(path.parent) if file.endswith(SHARD_SUFFIX)]
+    return _open_folder(path.parent, [index.name, *shards])
+
+
+def find_index(
+    where: str,
+    files: Collection[str],
+    read_index: Callable[[str], bytes],
+    read_headers: Callable[[list[str]], Iterable[Header]],
+    *,
+    separator: str,
+) -> Index:
+    """Return which file holds each tensor: by the index among `files`, or by their headers.
+
+    Parameters
+    ----------
+    where, separator
+        The folder or repository in messages, and what stands between it and a file.
+    files
+        The names of its files.
+    read_index, read_headers
+        Return the content of an index, and the headers of safetensors files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no safetensors file, or a file of the index is missing.
+    ValueError
+        If there are several indexes, the index is damaged, or two files hold the same tensor.
+    """
+    indexes = sorted(file for file in files if file.endswith(INDEX_SUFFIX))
+    if len(indexes) > 1:
+        raise ValueError(f"{where}: holds {len(indexes)} indexes: {indexes[0]}, ...")
+    if indexes:
+        index = parse_index(f"{where}{separator}{indexes[0]}", read_index(indexes[0]))
+        if missing := sorted(set(index.weight_map.values()).difference(files)):
+            raise FileNotFoundError(
+                f"{where}{separator}{missing[0]}: missing, though {indexes[0]} names it"
+            )
+        return index
+    shards = sorted(file for file in files if file.endswith(SHARD_SUFFIX))
+    if not shards:
+        pickles = sorted(file for file in files if file.endswith(PICKLES))
+        note = f"; {', '.join(pickles)} can run code and is not loaded" if pickles else ""
+        raise FileNotFoundError(f"{where}: holds no .safetensors file{note}")
+    return merge_headers(where, dict(zip(shards, read_headers(shards), strict=True)))
 
 
 def file_header(path: Path) -> Header:
@@ -173,24 +233,17 @@ def _read_range(path: Path, begin: int, end: int) -> tuple[bytes, int]:
         return file.read(end - begin), path.stat().st_size
 
 
-def _files_by_index(index: Path) -> dict[str, Path]:
-    weight_map = parse_index(str(index), index.read_bytes()).weight_map
-    paths = {file: index.parent / file for file in sorted(set(weight_map.values()))}
-    if missing := [path for path in paths.values() if not path.is_file()]:
-        raise FileNotFoundError(f"{missing[0]}: missing, though {index.name} names it")
-    return {name: paths[file] for name, file in weight_map.items()}
+def _files(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.is_file()]
 
 
-def _files_by_header(folder: Path) -> dict[str, Path]:
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
-        note = f"; {', '.join(pickles)} can run code and is not loaded" if pickles else ""
-        raise FileNotFoundError(f"{folder}: holds no .safetensors file{note}")
-    files: dict[str, Path] = {}
-    for path in paths:
-        for name in file_header(path).tensors:
-            if name in files:
-                raise ValueError(f"{folder}: {name} is in {files[name].name} and {path.name}")
-            files[name] = path
-    return files
+def _open_folder(folder: Path, files: Collection[str]) -> Checkpoint:
+    """Return the checkpoint of `files` of a folder."""
+    index = find_index(
+        str(folder),
+        files,
+        lambda file: (folder / file).read_bytes(),
+        lambda shards: [file_header(folder / shard) for shard in shards],
+        separator=os.sep,
+    )
+    return Checkpoint({name: folder / file for name, file in index.weight_map.items()})

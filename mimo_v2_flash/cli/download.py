@@ -65,6 +65,7 @@ def run(
     out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {kept} of {total} experts")
     if kept < total or job.config.num_hidden_layers < config.num_hidden_layers:
         out.print("A part of the model writes nonsense; that is expected.")
+    prepare.print_left_out(job)
     made = prepare.make(job)
     runner = MiMoV2FlashModel(load_weights(output, job.config), job.config)
     tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]

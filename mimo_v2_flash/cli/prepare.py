@@ -29,6 +29,7 @@ __all__ = [
     "add_subset_arguments",
     "make",
     "plan",
+    "print_left_out",
     "run",
     "sizes",
 ]
@@ -161,13 +162,13 @@ def plan(
     **split: int,
 ) -> ConversionJob:
     """Return the conversion job; nothing is written yet."""
-    if num_layers is not None:
-        config = config.truncated(num_layers)
     all_ids = range(config.n_routed_experts)
     experts = tuple(
         check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
     )
-    return plan_conversion_job(source, config, output, encoding, experts, **split)
+    return plan_conversion_job(
+        source, config, output, encoding, experts, num_layers=num_layers, **split
+    )
 
 
 def make(job: ConversionJob) -> dict[str, Any]:
@@ -189,6 +190,12 @@ def make(job: ConversionJob) -> dict[str, Any]:
     return {"was_complete": False, "rounded_values": rounded, "seconds": seconds}
 
 
+def print_left_out(job: ConversionJob) -> None:
+    """Print a line that names what the job leaves out on purpose, if there is anything."""
+    if left_out := job.names.describe_left_out():
+        console().print(left_out, soft_wrap=True)
+
+
 def sizes(job: ConversionJob) -> dict[str, Any]:
     """Return what a job reads and writes, as numbers of `--json`."""
     return {
@@ -201,6 +208,7 @@ def sizes(job: ConversionJob) -> dict[str, Any]:
         "shards": len(job.store.folders),
         "read_bytes": job.bytes_to_read,
         "bytes": job.store.nbytes,
+        "left_out": dict(job.names.left_out),
     }
 
 
@@ -221,6 +229,7 @@ def _print_sizes(job: ConversionJob) -> None:
     )
     title = f"{job.source.name} {job.source.revision}".strip()
     console().print(table(title, ("what",), ("amount", "this machine"), rows))
+    print_left_out(job)
 
 
 def _fits(size: int, available: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED
 from mimo_v2_flash.quantization.fp8 import ROUNDS, BlockScaled, check_values, halved
 
 __all__ = ["STORED", "TARGETS", "Encoding"]
@@ -49,7 +49,7 @@ class Encoding:
 
     def stored(self, dtype: str) -> str:
         """Return the safetensors dtype of a matrix that the source stores as `dtype`."""
-        return STORED[self.dtype] or dtype
+        return STORED[self.dtype] or WIDENED.get(dtype, dtype)
 
     def scaled(self, name: str, weight: BlockScaled) -> list[np.ndarray]:
         """Return the arrays to write for an FP8 weight: codes and scales, or the values alone.
@@ -57,8 +57,8 @@ class Encoding:
         Raises
         ------
         ValueError
-            If a code is NaN, or a scale is no positive number or too large to be doubled; the
-            message names the weight.
+            If a code is NaN, or a scale is bad or too large to be doubled; the message names the
+            weight.
         """
         check_values(name, weight)
         if stored := STORED[self.dtype]:
@@ -69,11 +69,6 @@ class Encoding:
         with self._lock:
             self.rounded += int(np.count_nonzero(ROUNDS[weight.code]))
         return [half.code, half.scale]
-
-    def plain(self, weight: np.ndarray) -> np.ndarray:
-        """Return a matrix without scales in the dtype to write."""
-        stored = STORED[self.dtype]
-        return weight.astype(DTYPES[stored], copy=False) if stored else weight
 
 
 def _dequantized(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:

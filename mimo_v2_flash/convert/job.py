@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.check import required_tensors
+from mimo_v2_flash.checkpoint.check import TensorNames, check_names
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
 from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
@@ -40,6 +40,8 @@ class ConversionJob:
         Its tensors, and the tasks that fill them.
     store
         Its files.
+    names
+        The tensors of the source: which are read, and how many are left out on purpose.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class ConversionJob:
     prepared: PreparedMetadata
     plan: ConversionPlan
     store: Store
+    names: TensorNames
 
     @property
     def bytes_to_read(self) -> int:
@@ -111,26 +114,34 @@ def plan_conversion_job(
     encoding: Encoding,
     experts: tuple[int, ...],
     *,
+    num_layers: int | None = None,
     expert_parallel: int = 1,
     tensor_parallel: int = 1,
 ) -> ConversionJob:
     """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
+
+    `config` is the whole model's, of which the first `num_layers` are kept; by default all.
 
     With expert or tensor parallelism the folder gets a shard for each distinct ShardSpec.
 
     Raises
     ------
     ValueError
-        If a tensor is missing or has another shape or dtype; the message names it. If the model
-        does not admit these parallel sizes.
+        If a tensor is missing or unexpected, or has another shape or dtype; the message names it.
+        If the model does not admit these parallel sizes.
     """
+    whole = config
+    if num_layers is not None:
+        config = config.truncated(num_layers)
     ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
     shards = all_shard_specs(expert_parallel, tensor_parallel)
-    available = frozenset(source.names())
-    params = list(all_params(config, experts, fused=is_fused(available)))
-    infos = source.tensor_infos(required_tensors(source.name, params, available))
+    available = dict.fromkeys(source.names())
+    fused = is_fused(available)
+    params = list(all_params(config, experts, fused=fused))
+    names = check_names(source.name, params, available, all_params(whole, fused=fused))
+    infos = source.tensor_infos(names.required)
     plan = plan_conversion(config, params, infos, encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)
@@ -145,7 +156,7 @@ def plan_conversion_job(
         tensor_parallel=tensor_parallel,
     )
     store = Store(folder, plan.outputs, prepared.to_metadata(), shards=len(shards))
-    return ConversionJob(source, config, encoding, prepared, plan, store)
+    return ConversionJob(source, config, encoding, prepared, plan, store, names)
 
 
 def _index_metadata(index: Path) -> dict[str, Any]:

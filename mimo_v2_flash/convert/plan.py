@@ -13,9 +13,9 @@ import numpy as np
 from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, SCALE, ParamSpec
-from mimo_v2_flash.checkpoint.safetensors_file import TensorInfo
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED, TensorInfo
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, grid, plain_height
+from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, grid, plain_height, widened
 
 from .encoding import Encoding
 
@@ -138,14 +138,18 @@ def _quantized(name: str, infos: Mapping[str, TensorInfo]) -> QuantizedTensorInf
 
 
 def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
-    """Return the plan of a tensor without scales; only matrices but routers change their dtype."""
+    """Return the plan of a tensor without scales; routers are written in float32.
+
+    Else only matrices change their dtype, and what nothing computes with is widened.
+    """
     is_matrix = len(info.shape) == 2 and ROUTER not in name
-    dtype = encoding.stored(info.dtype) if is_matrix else info.dtype
+    dtype = encoding.stored(info.dtype) if is_matrix else WIDENED.get(info.dtype, info.dtype)
+    dtype = "F32" if ROUTER in name else dtype
     step = max(1, TASK_BYTES // _row_bytes(info))
 
     def task(start: int) -> ConversionTask:
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            array = encoding.plain(arrays[0]) if is_matrix else arrays[0]
+            array = arrays[0].astype(DTYPES[dtype], copy=False)
             return [TensorChunk.at_row(name, start, array)]
 
         rows = min(step, info.shape[0] - start)
@@ -168,7 +172,8 @@ def scaled(weight: QuantizedTensorInfo, encoding: Encoding) -> ConversionPlan:
         rows = min(blocks * height, code.shape[0] - start)
 
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            return _chunks(name, BlockScaled(arrays[0], arrays[1], height), encoding, start)
+            weight = BlockScaled(arrays[0], widened(arrays[1]), height)
+            return _chunks(name, weight, encoding, start)
 
         sources = _rows(code, start, rows), _rows(scale, first, blocks)
         return ConversionTask(f"{name} {start}", sources, convert)

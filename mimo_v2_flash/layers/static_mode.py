@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 
+from .device_layout import to_device_layout
 from .eager_attention import attend
 from .forward_batch import ForwardBatch, SequenceRun, Step
 from .static_dispatchers import static_dispatchers

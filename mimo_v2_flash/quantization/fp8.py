@@ -40,6 +40,7 @@ __all__ = [
     "plain_height",
     "quantize",
     "sliced_block_height",
+    "widened",
 ]
 
 BLOCK, HALF_BLOCK = 128, 64
@@ -77,7 +78,7 @@ class BlockScaled(QuantizedTensor):
     format = "fp8"
     tensors = (
         StoredTensor("code", "weight", np.uint8),
-        StoredTensor("scale", "weight_scale_inv", np.float32),
+        StoredTensor("scale", "weight_scale_inv", np.float32, (ml_dtypes.bfloat16, np.float16)),
     )
 
     def __post_init__(self) -> None:
@@ -168,7 +169,7 @@ class BlockScaled(QuantizedTensor):
 
 
 class MappedBlockScaled(BlockScaled):
-    """An FP8 weight of a mapped file; its scales are checked once, when they are first used.
+    """An FP8 weight of a mapped file; its scales are checked and widened once, at first use.
 
     Until then no byte of it is read, and from then on `scale` is an ordinary attribute.
     """
@@ -188,10 +189,11 @@ class MappedBlockScaled(BlockScaled):
 
     @cached_property
     def scale(self) -> np.ndarray:
-        """The scales; ValueError names the tensor and its file if one is no positive number."""
+        """The scales in float32; ValueError names the tensor and its file if one is bad."""
         where, scale_YX = vars(self)["unchecked"]
-        check_scales(where, scale_YX)
-        return scale_YX
+        checked = BlockScaled(self.code, widened(scale_YX), self.block_height)
+        check_scales(where, checked)
+        return checked.scale
 
 
 def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
@@ -233,16 +235,36 @@ def halved(where: str, w: BlockScaled) -> BlockScaled:
 
 
 def check_values(where: str, w: BlockScaled) -> None:
-    """Raise ValueError, beginning with `where`, if a code is NaN or a scale not positive."""
+    """Raise ValueError, beginning with `where`, if a code is NaN, or for `check_scales`."""
     if np.isnan(E4M3_VALUES)[w.code].any():
         raise ValueError(f"{where}: holds NaN")
-    check_scales(f"{where}_scale_inv", w.scale)
+    check_scales(f"{where}_scale_inv", w)
 
 
-def check_scales(where: str, scale_YX: np.ndarray) -> None:
-    """Raise ValueError, beginning with `where`, unless all scales are positive, finite numbers."""
-    if not ((scale_YX > 0) & (scale_YX < np.inf)).all():
-        raise ValueError(f"{where} holds NaN, infinity, zero or a negative number")
+def check_scales(where: str, w: BlockScaled) -> None:
+    """Raise ValueError, beginning with `where`, unless all scales are positive, finite numbers.
+
+    A scale may be zero where all codes of its block are: their values are zero without doubt.
+    """
+    is_zero = w.scale == 0
+    is_sound = is_zero | ((w.scale > 0) & (w.scale < np.inf))
+    if not is_sound.all() or not all(_is_zero_block(w, *block) for block in np.argwhere(is_zero)):
+        raise ValueError(
+            f"{where} holds NaN, infinity, zero or a negative number (zero is allowed for a block "
+            "of zeros)"
+        )
+
+
+def _is_zero_block(w: BlockScaled, *block: int) -> bool:
+    *stack, y, x = block
+    height = w.block_height
+    code = w.code[(*stack, slice(y * height, (y + 1) * height), slice(x * BLOCK, (x + 1) * BLOCK))]
+    return not np.any(code.view(np.uint8) & np.uint8(0x7F))
+
+
+def widened(scale_YX: np.ndarray) -> np.ndarray:
+    """Return scales in float32: exactly what a checkpoint has in bfloat16 or float16."""
+    return scale_YX.astype(np.float32, copy=False)
 
 
 def plain_grid(where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:

@@ -34,11 +34,18 @@ class StoredTensor(NamedTuple):
         What stands for "weight" in its name.
     dtype
         NumPy's, as the file is read; 8-bit floats are read as uint8.
+    widened
+        Other dtypes that a file may have; the format widens them to `dtype`, exactly.
     """
 
     field: str
     suffix: str
     dtype: Any
+    widened: tuple[Any, ...] = ()
+
+    def accepts(self, dtype: Any) -> bool:
+        """Return whether a file may have `dtype`."""
+        return any(dtype == accepted for accepted in (self.dtype, *self.widened))
 
 
 class QuantizedTensor(ABC):
@@ -94,10 +101,10 @@ class QuantizedTensor(ABC):
     @classmethod
     def check(cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError, which begins with `where`, if a tensor's dtype or values are wrong."""
-        for field, suffix, dtype in cls.tensors:
-            if arrays[field].dtype != dtype:
+        for tensor in cls.tensors:
+            if not tensor.accepts(dtype := arrays[tensor.field].dtype):
                 raise ValueError(
-                    f"{where}: its {suffix} is {arrays[field].dtype}, expected {np.dtype(dtype)}, "
+                    f"{where}: its {tensor.suffix} is {dtype}, expected {np.dtype(tensor.dtype)}, "
                     f"as {cls.format} is stored"
                 )
 

@@ -46,10 +46,10 @@ def find_format(tensors: Mapping[str, np.ndarray], weight: str) -> type[Quantize
     A format must have all its tensors; of several formats, one whose dtypes are these.
     """
     named = {form: form.tensor_names(weight) for form in FORMATS.values()}
-    stored = [form for form, names in named.items() if all(n in tensors for n in names.values())]
+    whole = [form for form, names in named.items() if all(n in tensors for n in names.values())]
     fitting = [
         form
-        for form in stored
-        if all(tensors[named[form][field]].dtype == dtype for field, _, dtype in form.tensors)
+        for form in whole
+        if all(stored.accepts(tensors[named[form][stored.field]].dtype) for stored in form.tensors)
     ]
-    return next(iter(fitting or stored), None)
+    return next(iter(fitting or whole), None)

@@ -14,9 +14,9 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint import check
 from mimo_v2_flash.checkpoint.param_specs import FUSED, SCALE, all_params, is_fused
 from mimo_v2_flash.checkpoint.source import FolderSource
-from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
+from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import fp8
@@ -46,23 +46,36 @@ def params_of(names: list[str], experts=range(5)):
 def test_all_that_a_checkpoint_holds_is_required(fused):
     names = list(model_tensors(SMALL, fused=fused)[0])
     params = params_of(names)
-    required = check.required_tensors("x", params, names)
-    assert sorted(required) == sorted(names)
-    check.check_others("x", required, names)
+    assert sorted(check.check_names("x", params, names).required) == sorted(names)
 
 
-def test_what_is_no_parameter_is_not_required_and_refused_but_for_mtp():
+def test_what_is_no_parameter_is_refused_but_for_mtp_and_towers():
     names = list(model_tensors(SMALL)[0])
     mtp = ["model.mtp.layers.0.eh_proj.weight", f"model.mtp.layers.0.{FUSED}"]
-    others = ["visual.blocks.0.qkv.weight", "extra_scale_inv"]
+    towers = ["visual.blocks.0.qkv.weight", "audio_encoder.norm.weight"]
     few = [name for name in names if ".experts." not in name or ".experts.3." in name]
     params = params_of(names + mtp, [3])
-    required = check.required_tensors("x", params, names + mtp + others)
-    assert sorted(required) == sorted(few)
-    check.check_others("x", required, few + mtp)
-    for other in others:
+    checked = check.check_names("x", params, [*towers, *few, *mtp])
+    assert sorted(checked.required) == sorted(few)
+    assert checked.left_out == {"visual.*": 1, "audio_encoder.*": 1, "model.mtp.*": 2}
+    assert checked.describe_left_out() == (
+        "left out: 1 tensors of visual.*, 1 tensors of audio_encoder.*, 2 tensors of model.mtp.*"
+    )
+    for other in (EXPERT.replace("3", "4"), "extra_scale_inv", "visual", "model.mtp", "x.visual.w"):
         with pytest.raises(ValueError, match=rf"^x: {other}: 1 tensor unexpected under this conf"):
-            check.check_others("x", required, [*few, *mtp, other])
+            check.check_names("x", params, [*towers, *few, *mtp, other])
+
+
+def test_the_rest_of_the_whole_model_is_left_out_and_nothing_else():
+    names = list(model_tensors(SMALL)[0])
+    params, whole = params_of(names, [3]), params_of(names)
+    checked = check.check_names("x", params, names, whole)
+    few = [name for name in names if ".experts." not in name or ".experts.3." in name]
+    assert sorted(checked.required) == sorted(few)
+    assert checked.left_out == {"experts and layers that are not requested": len(names) - len(few)}
+    for other in (EXPERT.replace("3", "5"), EXPERT.replace("weight", "bias")):
+        with pytest.raises(ValueError, match=rf"^x: {other}: 1 tensor unexpected under this conf"):
+            check.check_names("x", params, [*names, other], whole)
 
 
 def test_what_is_missing_is_named_and_counted():
@@ -71,14 +84,14 @@ def test_what_is_missing_is_named_and_counted():
     with pytest.raises(
         ValueError, match=rf"^x: {EXPERT}: 1 tensor missing, which the config asks for"
     ):
-        check.required_tensors("x", params, [name for name in names if name != EXPERT])
+        check.check_names("x", params, [name for name in names if name != EXPERT])
     with pytest.raises(ValueError, match=r"^x: model\S+, .* and 27 more: 30 tensors missing"):
-        check.required_tensors("x", params, [name for name in names if ".experts." not in name])
+        check.check_names("x", params, [name for name in names if ".experts." not in name])
 
 
 def test_scales_are_required_where_there_are_any():
     plain = [param.name for param in params_of([])]
-    assert check.required_tensors("x", params_of(plain), plain) == plain
+    assert check.check_names("x", params_of(plain), plain).required == plain
 
 
 # Scales
@@ -97,14 +110,35 @@ def test_a_plain_grid_has_a_scale_for_each_block(rows, columns, height):
 @pytest.mark.parametrize("value", NO_SCALES)
 def test_a_scale_is_a_positive_number(value):
     scale = np.full((3, 2), np.finfo(np.float32).tiny, np.float32)
-    fp8.check_scales("w_scale_inv", scale)
+    weight = BlockScaled(np.ones((300, 200), np.uint8), scale)
+    fp8.check_scales("w_scale_inv", weight)
     scale[2, 1] = value
     with pytest.raises(ValueError, match=r"^w_scale_inv holds NaN, infinity, zero or a negative"):
-        fp8.check_scales("w_scale_inv", scale)
+        fp8.check_scales("w_scale_inv", weight)
+
+
+@pytest.mark.parametrize("height", [64, 128])
+@given(st.integers(0, 255), st.integers(0, 299), st.integers(0, 199), st.booleans())
+def test_a_scale_may_be_zero_where_every_code_of_its_block_is(height, code, row, column, stacked):
+    """Codes 0 and 128 are zero and minus zero; NaN times zero is NaN, and so refused."""
+    codes = np.full((300, 200), 0x80, np.uint8)
+    codes[::2] = 0
+    scale = np.zeros((-(-300 // height), 2), np.float32)
+    weight = BlockScaled(*((a[None] if stacked else a) for a in (codes, scale)), height)
+    fp8.check_scales("w_scale_inv", weight)
+    assert not weight.dequantize().any()
+    codes[row, column] = code
+    if code in (0, 0x80):
+        fp8.check_scales("w_scale_inv", weight)
+        return
+    with pytest.raises(ValueError, match=r"^w_scale_inv holds NaN, infinity, zero or a negative"):
+        fp8.check_scales("w_scale_inv", weight)
+    scale[row // height, column // 128] = 1  # the others may stay zero
+    fp8.check_scales("w_scale_inv", weight)
 
 
 def mapped(scale: float = 1.0) -> fp8.MappedBlockScaled:
-    code, scale_YX = np.zeros((200, 3), np.uint8), np.full((2, 1), scale, np.float32)
+    code, scale_YX = np.ones((200, 3), np.uint8), np.full((2, 1), scale, np.float32)
     return fp8.MappedBlockScaled.map("x.safetensors: w", code, scale_YX)
 
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from mimo_v2_flash.checkpoint import hub as module
-from mimo_v2_flash.checkpoint.hub import HUB_INDEX, IN_FLIGHT, HubSource
+from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.source import FolderSource
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.hub_handler import INFO
 from tests.support.local_hub import (
     COMMIT,
@@ -93,9 +93,7 @@ def test_metadata_is_asked_for_once_and_kept_at_home(folder, visit):
     source = HubSource(REPOSITORY)
     assert set(Counter(hub.requests).values()) == {1}
     assert source.config.read_bytes() == (folder / "config.json").read_bytes()
-    assert (
-        source.total_size == json.loads((folder / HUB_INDEX).read_text())["metadata"]["total_size"]
-    )
+    assert source.total_size == json.loads((folder / INDEX).read_text())["metadata"]["total_size"]
     hub.reset()
     assert HubSource(REPOSITORY, COMMIT).names() == source.names()
     assert hub.requests == [f"GET {INFO[1]}"]

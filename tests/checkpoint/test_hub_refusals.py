@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mimo_v2_flash.checkpoint.hub import HUB_INDEX, WAITS, HubSource
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from mimo_v2_flash.checkpoint.hub import WAITS, HubSource
+from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.local_hub import (
     REPOSITORY,
     Forgetful,
@@ -101,7 +101,7 @@ def test_without_network_one_line_says_so_and_what_to_do(folder, visit, monkeypa
 )
 def test_a_damaged_index_is_refused_by_name(folder, visit, tmp_path, index, message):
     shutil.copytree(folder, tmp_path / "damaged")
-    (tmp_path / "damaged" / HUB_INDEX).write_text(index)
+    (tmp_path / "damaged" / INDEX).write_text(index)
     visit(tmp_path / "damaged")
-    with pytest.raises(ValueError, match=rf"^{REPOSITORY}: {HUB_INDEX}: {message}"):
+    with pytest.raises(ValueError, match=rf"^{REPOSITORY}: {INDEX}: {message}"):
         HubSource(REPOSITORY)

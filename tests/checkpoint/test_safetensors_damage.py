@@ -100,7 +100,7 @@ WRONG = {
     "another dtype's bytes": entry(dtype="BF16"),
     "no shape": {"dtype": "F32", "data_offsets": [0, 16]},
     "text for offsets": entry(data_offsets=["0", "16"]),
-    "unknown dtype": entry(dtype="F16", shape=[2, 4]),
+    "unknown dtype": entry(dtype="F64", shape=[2]),
     "unsigned integers": entry(dtype="U16", shape=[8]),
     "dtype a list": entry(dtype=["F32"]),
     "no dtype": {"shape": [2, 2], "data_offsets": [0, 16]},

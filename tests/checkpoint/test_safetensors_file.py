@@ -12,7 +12,12 @@ from safetensors.torch import save, save_file
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo, read_header
 from mimo_v2_flash.checkpoint.source import file_header, open_checkpoint
 
-TORCH = {"F32": torch.float32, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
+TORCH = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F16": torch.float16,
+}
 SHAPES = [(), (1,), (0,), (5, 0), (3,), (2, 3), (4, 1, 3)]
 SOUND = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).bfloat16()}, {"made": "by"})
 

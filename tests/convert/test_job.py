@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.checkpoint import load_weights, param_specs
+from mimo_v2_flash.checkpoint.check import TensorNames
 from mimo_v2_flash.checkpoint.source import FolderSource, TensorInfo
 from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
@@ -196,9 +197,8 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
     info = TensorInfo("", "BF16", (40_000, 512), 0, 40_000 * 1024)
     encoding = Encoding("float32", "cpu")
     plan = conversion_tasks.plain("w", info, encoding)
-    job = ConversionJob(
-        ZeroSource(), MiMoConfig(), encoding, None, plan, Store(tmp_path, plan.outputs, {})
-    )
+    store, names = Store(tmp_path, plan.outputs, {}), TensorNames(["w"], {})
+    job = ConversionJob(ZeroSource(), MiMoConfig(), encoding, None, plan, store, names)
     tracemalloc.start()
     job.run(workers=2, advance=id)
     peak = tracemalloc.get_traced_memory()[1]

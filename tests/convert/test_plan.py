@@ -108,7 +108,7 @@ def put(**change) -> Callable[[TensorInfo], TensorInfo]:
 REFUSED = {
     "misshapen": (UP, put(shape=(136, 40)), r"is \(136, 40\), the config asks for \(40, 136\)"),
     "flat": (NORM, put(shape=(1, 136)), r"is \(1, 136\), the config asks for \(136,\)"),
-    "half precision": (OUT, put(dtype="F16"), "dtype is F16, expected one of F32, BF16, F8_E4M3"),
+    "double precision": (OUT, put(dtype="F64"), "dtype is F64, expected one of F32, BF16, F8_E4M3"),
     "4 bits": (UP, put(dtype="U8"), "dtype is U8, expected F8_E4M3"),
     "FP8 without scales": (OUT, put(dtype="F8_E4M3"), "is F8_E4M3 and has no scales or other"),
     "scales without FP8": (UP, put(dtype="BF16"), "its weight is bfloat16, expected uint8, as fp8"),
@@ -117,10 +117,10 @@ REFUSED = {
         put(dtype="U8"),
         "its weight_scale_inv is uint8, expected float32",
     ),
-    "scales in bfloat16": (
+    "scales in float64": (
         UP + param_specs.SCALE,
-        put(dtype="BF16"),
-        "its weight_scale_inv is bfloat16, expected float32",
+        put(dtype="F64"),
+        "its weight_scale_inv is F64, expected float32",
     ),
     "another grid": (
         UP + param_specs.SCALE,

@@ -22,6 +22,8 @@ QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 encodings = st.builds(Encoding, st.sampled_from(list(STORED)), st.sampled_from(TARGETS))
 sizes = st.sampled_from([1, 100, 4096, 20_000, 1 << 22])  # of TASK_BYTES
 heights = st.sampled_from([64, 128])
+WIDE = {"F32": "F32", "BF16": "BF16", "F16": "F32"}  # what each is written as
+plain_dtypes = st.sampled_from(list(WIDE))
 shapes = st.tuples(st.integers(1, 400), st.sampled_from([1, 127, 128, 200]))
 
 
@@ -38,36 +40,46 @@ def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScal
     assert result.rounded == alone.rounded
 
 
-@given(shapes, st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
+@given(shapes, plain_dtypes, encodings, sizes, seeds)
 def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, size, seed):
     disk, matrix = Disk(), np.random.default_rng(seed).standard_normal(shape).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
     array = made(disk, plan, encoding).arrays["o_proj.weight"]
-    assert array.dtype == DTYPES[STORED[encoding.dtype] or dtype]
-    np.testing.assert_array_equal(array, matrix.astype(array.dtype))
+    assert array.dtype == DTYPES[STORED[encoding.dtype] or WIDE[dtype]]
+    np.testing.assert_array_equal(array, matrix.astype(np.float32).astype(array.dtype))
 
 
-@given(st.integers(1, 5000), st.sampled_from(["F32", "BF16"]), encodings, sizes, seeds)
-def test_a_vector_keeps_its_dtype(length, dtype, encoding, size, seed):
+def test_ties_of_bfloat16_go_to_the_even_one():
+    disk, encoding = Disk(), Encoding("bfloat16", "cpu")
+    tie = np.array([[1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8]], np.float32)
+    plan = conversion_tasks.plain("w", disk.add(tie, "F32"), encoding)
+    array = made(disk, plan, encoding).arrays["w"]
+    assert array.astype(np.float32).tolist() == [[1, 1 + 2.0**-6, -1]]
+
+
+@given(st.integers(1, 5000), plain_dtypes, encodings, sizes, seeds)
+def test_a_vector_keeps_its_values_and_its_dtype_if_it_is_one_of_ours(
+    length, dtype, encoding, size, seed
+):
     disk, vector = Disk(), np.random.default_rng(seed).standard_normal(length).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "TASK_BYTES", size):
         plan = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
     array = made(disk, plan, encoding).arrays["norm.weight"]
-    assert array.dtype == DTYPES[dtype]
-    np.testing.assert_array_equal(array, vector)
+    assert array.dtype == DTYPES[WIDE[dtype]]
+    np.testing.assert_array_equal(array, vector.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", STORED)
-@pytest.mark.parametrize("stored_as", ["F32", "BF16"])
-def test_a_router_is_never_rounded(dtype, stored_as):
+@pytest.mark.parametrize("stored_as", WIDE)
+def test_a_router_is_written_in_float32_and_never_rounded(dtype, stored_as):
     disk, encoding = Disk(), Encoding(dtype, "cpu")
     router = np.random.default_rng(0).standard_normal((5, 7)).astype(DTYPES[stored_as])
     name = "model.layers.1.mlp.gate.weight"
     plan = conversion_tasks.plain(name, disk.add(router, stored_as), encoding)
     array = made(disk, plan, encoding).arrays[name]
-    assert array.dtype == DTYPES[stored_as]
-    np.testing.assert_array_equal(array, router)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, router.astype(np.float32))
 
 
 def shapes_of(weight: conversion_tasks.QuantizedTensorInfo) -> fp8.Shapes:

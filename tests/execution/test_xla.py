@@ -9,13 +9,13 @@ import pytest
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
-from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.layers.decoder import DecoderLayer
+from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from mimo_v2_flash import MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.param_specs import MULTIPLIED
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
-from mimo_v2_flash.convert.device_layout import to_device_layout
 from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import QuantizedTensor, StoredTensor, register_format, registry
