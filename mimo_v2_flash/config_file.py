@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config_features import FULL, HUB_FEATURES, NESTED, ROPE, SLIDING, SUPPORTED, WITHOUT_EFFECT
-from .config_keys import KeyRules, check_keys
+from .config_keys import KeyRules, check_keys, unique_keys
 from .config_rules import refuse
 
 __all__ = ["locate", "read", "to_hub"]
@@ -101,7 +101,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
         The file is no JSON object, has a feature that is not computed, or lacks a field.
     """
     try:
-        tree = json.loads(file.read_bytes())
+        tree = json.loads(file.read_bytes(), object_pairs_hook=unique_keys)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(tree, dict):

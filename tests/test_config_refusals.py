@@ -105,6 +105,7 @@ def test_an_impossible_window_is_refused(tmp_path, size):
         (b'{"model_type": "\xff"}', "not JSON"),
         (b"[1, 2]", r"a JSON object is needed, not \[1, 2\]"),
         (b"null", "a JSON object is needed, not None"),
+        (b'{"head_dim": 192, "head_dim": 128}', "not JSON: 'head_dim' is there more than once"),
     ],
 )
 def test_what_is_no_json_object_is_refused(tmp_path, content, message):

@@ -24,6 +24,7 @@ VAGUE_WORDS = {
 READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py"}
 STORAGE_FORMAT = re.compile(r"BlockScaled|fp8|float8|e4m3|scale_inv", re.IGNORECASE)
 KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
+    "config_features.py": "the formats that a config.json may name",
     "deployment.py": "a value of the option --weight-dtype",
     "prepare.py": "values of the options --dtype and --target",
     "runtime_options.py": "a value of the option --dtype",

@@ -1,11 +1,13 @@
-"""All mutants: those of the kernels, and those of layers, cache, weights and parallelism."""
+"""All mutants: those of the kernels, of checkpoints, and of layers, cache and parallelism."""
 
+from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *CHECKPOINT_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
@@ -103,13 +105,6 @@ MUTANTS = (
         "        if begin != end:\n",
         "        if begin < end:\n",
         ("tests/checkpoint/test_safetensors_damage.py",),
-    ),
-    Mutant(
-        "routers stored in bfloat16",
-        "mimo_v2_flash/convert/plan.py",
-        "is_matrix = len(info.shape) == 2 and ROUTER not in name",
-        "is_matrix = len(info.shape) == 2",
-        ("tests/convert/test_plan_tasks.py", "tests/test_hub_layout.py"),
     ),
     Mutant(
         "sinks of another rank's heads",

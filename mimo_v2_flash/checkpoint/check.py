@@ -53,8 +53,8 @@ class TensorNames(NamedTuple):
 
     def describe_left_out(self) -> str:
         """Return what is left out in words; an empty string if nothing is."""
-        parts = (f"{count:,} tensors of {owner}" for owner, count in self.left_out.items())
-        return f"left out: {', '.join(parts)}" if self.left_out else ""
+        parts = (f"{count:,} of {owner}" for owner, count in self.left_out.items())
+        return f"tensors left out: {', '.join(parts)}" if self.left_out else ""
 
 
 def check_names(
@@ -66,7 +66,7 @@ def check_names(
     """Return which of the `available` tensors to read: those of `params` in any storage format.
 
     Every other tensor must be left out on purpose: it is of an MTP layer, of another modality, or
-    of `whole`, the model that `params` are a part of.
+    of `whole`, the model that `params` are a part of. Loading, preparing and downloading call it.
 
     Raises
     ------

@@ -37,7 +37,8 @@ def load_weights(
     """Return the weights of the checkpoint at `path`, memory-mapped: matrices are read when used.
 
     Names, shapes and dtypes are checked here, and no byte of an expert is read. Whether scales are
-    positive numbers is checked when a weight is first used: a ValueError then names it.
+    positive numbers is checked when a weight is first used: a ValueError then names it. MTP weights
+    are not read; towers of other modalities neither, which one warning names.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def load_weights(
     Returns
     -------
     ModelWeights
-        Matrices [out, in] as stored: float32 or bfloat16 arrays, or a `QuantizedTensor`.
-        Norms, routers, biases and sinks are float32.
+        Matrices [out, in] as stored: float32 or bfloat16 arrays, or a `QuantizedTensor`; float16
+        is read as float32. Norms, routers, biases and sinks are float32.
 
     Raises
     ------

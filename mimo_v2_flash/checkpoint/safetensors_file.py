@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.config_keys import unique_keys
+
 __all__ = [
     "DTYPES",
     "READABLE",
@@ -105,9 +107,9 @@ def read_header(
     if not 0 < length <= min(size - 8, LARGEST_HEADER):
         raise ValueError(f"{where}: header of {length} bytes in a file of {size}: truncated?")
     try:
-        entries = json.loads(read_range(8, 8 + length)[0])
+        entries = json.loads(read_range(8, 8 + length)[0], object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: header is not JSON: not a safetensors file") from error
+        raise ValueError(f"{where}: header is not JSON: not a safetensors file: {error}") from error
     metadata = (entries.pop("__metadata__", None) or {}) if isinstance(entries, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError(f"{where}: header is not a JSON object: not a safetensors file")
@@ -148,10 +150,10 @@ def parse_index(where: str, text: bytes) -> Index:
         If it is damaged, or names anything but safetensors files of its folder.
     """
     try:
-        content: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json.loads(text, object_pairs_hook=unique_keys)
         parsed = Index(dict(content["weight_map"]), dict(content.get("metadata") or {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{where}: no weight_map of tensor names to file names") from error
+        raise ValueError(f"{where}: no weight_map of tensors to files: {error}") from error
     for name, file in parsed.weight_map.items():
         if not isinstance(file, str) or "/" in file or not file.endswith(".safetensors"):
             raise ValueError(

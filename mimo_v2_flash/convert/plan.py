@@ -138,13 +138,8 @@ def _quantized(name: str, infos: Mapping[str, TensorInfo]) -> QuantizedTensorInf
 
 
 def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
-    """Return the plan of a tensor without scales; routers are written in float32.
-
-    Else only matrices change their dtype, and what nothing computes with is widened.
-    """
-    is_matrix = len(info.shape) == 2 and ROUTER not in name
-    dtype = encoding.stored(info.dtype) if is_matrix else WIDENED.get(info.dtype, info.dtype)
-    dtype = "F32" if ROUTER in name else dtype
+    """Return the plan of a tensor without scales."""
+    dtype = _plain_dtype(name, info, encoding)
     step = max(1, TASK_BYTES // _row_bytes(info))
 
     def task(start: int) -> ConversionTask:
@@ -159,6 +154,14 @@ def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
     return ConversionPlan(
         [OutputTensor(name, dtype, info.shape)], [task(start) for start in starts]
     )
+
+
+def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
+    """Return the dtype to write: the encoding's for matrices alone; float32 for routers."""
+    if ROUTER in name:
+        return "F32"
+    is_matrix = len(info.shape) == 2
+    return encoding.stored(info.dtype) if is_matrix else WIDENED.get(info.dtype, info.dtype)
 
 
 def scaled(weight: QuantizedTensorInfo, encoding: Encoding) -> ConversionPlan:

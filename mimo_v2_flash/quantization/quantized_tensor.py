@@ -103,9 +103,10 @@ class QuantizedTensor(ABC):
         """Raise ValueError, which begins with `where`, if a tensor's dtype or values are wrong."""
         for tensor in cls.tensors:
             if not tensor.accepts(dtype := arrays[tensor.field].dtype):
+                accepted = " or ".join(str(np.dtype(d)) for d in (tensor.dtype, *tensor.widened))
                 raise ValueError(
-                    f"{where}: its {tensor.suffix} is {dtype}, expected {np.dtype(tensor.dtype)}, "
-                    f"as {cls.format} is stored"
+                    f"{where}: its {tensor.suffix} is {dtype}, expected {accepted}, as "
+                    f"{cls.format} is stored"
                 )
 
     @classmethod

@@ -46,10 +46,10 @@ def find_format(tensors: Mapping[str, np.ndarray], weight: str) -> type[Quantize
     A format must have all its tensors; of several formats, one whose dtypes are these.
     """
     named = {form: form.tensor_names(weight) for form in FORMATS.values()}
-    whole = [form for form, names in named.items() if all(n in tensors for n in names.values())]
+    stored = [form for form, names in named.items() if all(n in tensors for n in names.values())]
     fitting = [
         form
-        for form in whole
-        if all(stored.accepts(tensors[named[form][stored.field]].dtype) for stored in form.tensors)
+        for form in stored
+        if all(tensor.accepts(tensors[named[form][tensor.field]].dtype) for tensor in form.tensors)
     ]
-    return next(iter(fitting or whole), None)
+    return next(iter(fitting or stored), None)

@@ -59,7 +59,7 @@ def test_what_is_no_parameter_is_refused_but_for_mtp_and_towers():
     assert sorted(checked.required) == sorted(few)
     assert checked.left_out == {"visual.*": 1, "audio_encoder.*": 1, "model.mtp.*": 2}
     assert checked.describe_left_out() == (
-        "left out: 1 tensors of visual.*, 1 tensors of audio_encoder.*, 2 tensors of model.mtp.*"
+        "tensors left out: 1 of visual.*, 1 of audio_encoder.*, 2 of model.mtp.*"
     )
     for other in (EXPERT.replace("3", "4"), "extra_scale_inv", "visual", "model.mtp", "x.visual.w"):
         with pytest.raises(ValueError, match=rf"^x: {other}: 1 tensor unexpected under this conf"):

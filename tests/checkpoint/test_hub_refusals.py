@@ -94,6 +94,10 @@ def test_without_network_one_line_says_so_and_what_to_do(folder, visit, monkeypa
         ("<html>", "no weight_map"),
         ("[]", "no weight_map"),
         ("{}", "no weight_map"),
+        (
+            '{"weight_map": {"w": "a.safetensors", "w": "b.safetensors"}}',
+            "no weight_map .*'w' is there more than once",
+        ),
         ('{"weight_map": {"w": "../../other/x.safetensors"}}', "w is mapped to '../../other/x"),
         ('{"weight_map": {"w": "pytorch_model.bin"}}', "w is mapped to 'pytorch_model.bin'"),
         ('{"weight_map": {"w": 3}}', "w is mapped to 3"),

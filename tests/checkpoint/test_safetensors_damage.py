@@ -55,6 +55,7 @@ FAULTY = {
     "header of nothing": packed(b""),
     "header of no JSON": packed(b"PK\x03\x04"),
     "header of no text": packed(b'{"\xff\xfe": 1}'),
+    "a tensor twice": packed(b'{"w": {"dtype": "F32"}, "w": {"dtype": "F32"}}'),
     "header too deep": packed(b"[" * 100_000),
     "header a list": packed([]),
     "header a number": packed(3),

@@ -1,5 +1,6 @@
 """prepare_weights.py prints its sizes, runs once, resumes, and overwrites no other result."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny
 
@@ -100,6 +101,23 @@ def test_the_first_layers_are_a_model(folder, prepared, output):
     config = MiMoConfig.from_pretrained(output)
     assert config.layers == MiMoConfig.from_pretrained(folder).layers[:2]
     assert len(load_weights(output, config).layers) == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("--num-layers", 2), ("--expert-subset", 0, 3)])
+@pytest.mark.parametrize("more", [("--dry-run",), ()])
+def test_what_is_left_out_on_purpose_is_one_line(folder, prepared, arguments, more):
+    names = list(json.loads((folder / INDEX).read_text())["weight_map"])
+    mtp = [name for name in names if name.startswith("model.mtp.")]
+    rest = {
+        (): [],
+        ("--num-layers", 2): [n for n in names if n.startswith("model.layers.2.")],
+        ("--expert-subset", 0, 3): [n for n in names if re.search(r"\.experts\.[124]\.", n)],
+    }[arguments]
+    subset = f"{len(rest)} of experts and layers that are not requested, " if rest else ""
+    lines = prepared(*arguments, *more).splitlines()
+    (line,) = [line for line in lines if "left out" in line]
+    parts = line.removeprefix("tensors left out: ").split(", ")
+    assert sorted(parts) == sorted(f"{subset}{len(mtp)} of model.mtp.*".split(", "))
 
 
 @pytest.mark.usefixtures("unread")

@@ -1,0 +1,117 @@
+"""Mutants of what is read: config keys, names of tensors, dtypes and scales of checkpoints."""
+
+from tools.kernel_mutants import Mutant
+
+__all__ = ["CHECKPOINT_MUTANTS"]
+
+PACKAGE = "mimo_v2_flash"
+ENTRANCES = "tests/test_checkpoint_entrances.py"
+STORED_DTYPES = "tests/test_stored_dtypes.py"
+
+CHECKPOINT_MUTANTS = (
+    Mutant(
+        "a key that nobody knows passes in silence",
+        f"{PACKAGE}/config_keys.py",
+        "[key for key in entries if key not in known]",
+        "[]",
+        ("tests/test_config_keys.py", "tests/test_config_features.py"),
+    ),
+    Mutant(
+        "a key that changes the arithmetic may have any value",
+        f"{PACKAGE}/config_keys.py",
+        "if key in entries and entries[key] not in allowed:",
+        "if key in entries and entries[key] is Ellipsis:",
+        ("tests/test_config_features.py",),
+    ),
+    Mutant(
+        "of a key that is there twice the last value counts",
+        f"{PACKAGE}/config_keys.py",
+        "if len(content) < len(pairs):",
+        "if len(content) > len(pairs):",
+        ("tests/test_config_keys.py", "tests/test_config_refusals.py"),
+    ),
+    Mutant(
+        "a tensor that the model does not use is dropped",
+        f"{PACKAGE}/checkpoint/check.py",
+        "for name, owner in owners.items() if owner is None]",
+        "for name, owner in owners.items() if not name]",
+        (ENTRANCES,),
+    ),
+    Mutant(
+        "preparing takes any tensor of a layer for the model's",
+        f"{PACKAGE}/checkpoint/check.py",
+        "    if name in of_whole:\n",
+        """    if of_whole and name.startswith("model.layers."):\n""",
+        ("tests/checkpoint/test_check.py",),
+    ),
+    Mutant(
+        "towers of other modalities go unnamed",
+        f"{PACKAGE}/checkpoint/load.py",
+        """f"{prefix}*" in names.left_out""",
+        "prefix in names.left_out",
+        (ENTRANCES,),
+    ),
+    Mutant(
+        "a file of the index need not be there",
+        f"{PACKAGE}/checkpoint/source.py",
+        ".difference(files)):",
+        ".difference(files, index.weight_map.values())):",
+        ("tests/checkpoint/test_open_checkpoint.py",),
+    ),
+    Mutant(
+        "a repository without an index is its first file",
+        f"{PACKAGE}/checkpoint/source.py",
+        "    shards = sorted(file for file in files if file.endswith(SHARD_SUFFIX))\n",
+        "    shards = sorted(file for file in files if file.endswith(SHARD_SUFFIX))[:1]\n",
+        (ENTRANCES,),
+    ),
+    Mutant(
+        "a scale of zero hides codes that are not",
+        f"{PACKAGE}/quantization/fp8.py",
+        "    return not np.any(code.view(np.uint8) & np.uint8(0x7F))\n",
+        "    return True\n",
+        (STORED_DTYPES,),
+    ),
+    Mutant(
+        "a scale of zero hides codes beyond the first block",
+        f"{PACKAGE}/quantization/fp8.py",
+        "slice(x * BLOCK, (x + 1) * BLOCK))]",
+        "slice(BLOCK))]",
+        ("tests/checkpoint/test_check.py",),
+    ),
+    Mutant(
+        "crossing scales stay narrow",
+        f"{PACKAGE}/checkpoint/fp8.py",
+        "(widened(k[1]), widened(v[1]))",
+        "(k[1], v[1])",
+        (STORED_DTYPES,),
+    ),
+    Mutant(
+        "fused scales stay narrow",
+        f"{PACKAGE}/checkpoint/fp8.py",
+        "np.repeat(widened(scale_YX),",
+        "np.repeat(scale_YX,",
+        (STORED_DTYPES,),
+    ),
+    Mutant(
+        "float16 matrices are not widened",
+        f"{PACKAGE}/checkpoint/load.py",
+        "array.astype(np.float32) if array.dtype == np.float16 else array",
+        "array",
+        (STORED_DTYPES,),
+    ),
+    Mutant(
+        "a rounded router is taken without a word",
+        f"{PACKAGE}/checkpoint/check.py",
+        """if ROUTER in name and info.dtype != "F32"]""",
+        """if ROUTER in name and info.dtype == ""]""",
+        (STORED_DTYPES,),
+    ),
+    Mutant(
+        "routers stored in bfloat16",
+        f"{PACKAGE}/convert/plan.py",
+        """    if ROUTER in name:\n        return "F32"\n""",
+        "",
+        ("tests/convert/test_plan_tasks.py", "tests/test_hub_layout.py"),
+    ),
+)
