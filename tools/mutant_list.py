@@ -1,11 +1,13 @@
-"""All mutants: those of the kernels, and those of layers, cache, weights and parallelism."""
+"""All mutants: those of kernels and generation, then of layers, cache, weights and ranks."""
 
+from tools.generation_mutants import GENERATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *GENERATION_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
@@ -262,13 +264,6 @@ MUTANTS = (
         "mimo_v2_flash/model.py",
         "self._cache_length or length",
         "length",
-        ("tests/test_model_loader.py",),
-    ),
-    Mutant(
-        "the checkpoint's sampling parameters are ignored",
-        "mimo_v2_flash/model.py",
-        "replace(self.generation_config, **sampling)",
-        "GenerationConfig(**sampling)",
         ("tests/test_model_loader.py",),
     ),
 )
