@@ -164,6 +164,16 @@ def test_a_static_backends_text_is_that_of_numpy(folder, opened):
     assert static == load_model(folder).generate(PROMPTS, **greedy)
 
 
+def test_suppressed_tokens_are_those_of_numpy_where_programs_take_the_argmax(folder, opened):
+    static, eager = load_model(folder, backend="xla", max_length=40), load_model(folder)
+    options = {"max_new_tokens": 9, "temperature": 0, "eos_token_id": ()}
+    free = {token for row in eager.generate(PROMPTS, **options) for token in row}
+    options["generation_config"] = GenerationConfig(suppress_tokens=(*sorted(free),))
+    new = static.generate(PROMPTS, **options)
+    assert new == eager.generate(PROMPTS, **options)
+    assert not free & {token for row in new for token in row}
+
+
 def test_the_cache_dtype_is_that_of_generation_too(folder):
     model = load_model(folder, cache_dtype="bfloat16")
     kwargs = {"max_new_tokens": 20, "temperature": 0}
