@@ -64,7 +64,8 @@ class MiMoV2FlashModel:
     cache_dtype : dtype
         Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
     generation_config : GenerationConfig, optional
-        What `generate` does by default; greedy, with the config's end tokens, if not given.
+        What `generate` does by default, from `load_generation_config`; greedy, with the config's
+        end tokens, if not given.
 
     Attributes
     ----------
@@ -290,10 +291,12 @@ class MiMoV2FlashModel:
         ValueError
             If a prompt is empty or too long, or a token id or a setting is unknown or not allowed.
         """
-        prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
+        size = self.config.vocab_size
+        prompts = inputs.as_prompts(input_ids, size)
         settings = (generation_config or self.generation_config).with_sampling(sampling)
         ends = settings.eos_token_ids if eos_token_id is None else eos_token_id
-        ends = inputs.as_token_ids("eos_token_id", ends, self.config.vocab_size)
+        ends = inputs.as_token_ids("eos_token_id", ends, size)
+        inputs.as_token_ids("suppress_tokens", settings.suppress_tokens, size)
         longest = max(map(len, prompts))
         inputs.as_count("tokens of a prompt", longest, maximum=self.max_length)
         room = self.max_length - longest + 1  # the last token is not fed back
@@ -301,6 +304,9 @@ class MiMoV2FlashModel:
         limit = inputs.as_count(name, max_new_tokens, minimum=0, maximum=room)
         cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
         seed = resolve_seed(seed, self._context.world_group)
+        self._context.check_consistent(
+            generation_config=settings, eos_token_id=sorted(ends), seed=seed, max_new_tokens=limit
+        )
         select = make_token_selector(self, cache, settings, seed)
         drawn = generate(select, prompts, limit, ends)
         return GeneratedTokens(collect_tokens(drawn, len(prompts), on_token), seed)

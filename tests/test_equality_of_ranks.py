@@ -122,6 +122,27 @@ def test_a_fresh_seed_is_the_same_on_all_ranks(plan):
     assert running(model).generate(prompts, seed=seed, **options) == tokens
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seed", [{"seed": 1}, {"seed": 2}]),
+        ("generation_config", [{"top_k": 5}, {}]),
+        ("eos_token_id", [{"eos_token_id": 3}, {"eos_token_id": [4, 3]}]),
+        ("max_new_tokens", [{"max_new_tokens": 3}, {"max_new_tokens": 4}]),
+    ],
+)
+def test_ranks_that_would_generate_otherwise_are_named_before_any_step(name, options):
+    group, plan = ThreadGroup(2), ParallelConfig(2, 1, 2)
+    model = tiny(admitting(Recipe(), plan))
+
+    def program(rank):
+        ours = running(model, group=group, plan=plan)
+        ours.generate([[1, 2]], on_token=pytest.fail, **{"seed": 0} | options[rank])
+
+    with pytest.raises(ValueError, match=f"^ranks do not agree on {name}: .* on rank 0; .* rank 1"):
+        group.run(program)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
 def test_ranks_draw_no_suppressed_token(temperature):
     plan = ParallelConfig(4, 2, 2)

@@ -249,6 +249,10 @@ def test_settings_and_end_tokens_that_mean_nothing_are_refused_by_name():
         ({"do_sample": True}, "do_sample: not a setting"),
         ({"top_p": 2}, "top_p is 2, allowed is"),
         ({"eos_token_id": 10**6}, "eos_token_id is 1000000, allowed is token ids of 0 to"),
+        (
+            {"generation_config": GenerationConfig(suppress_tokens=(-1,))},
+            r"suppress_tokens is \(-1,\), allowed is token ids",
+        ),
         ({"eos_token_id": [True]}, r"eos_token_id is \[True\], allowed is token ids"),
         ({"max_new_tokens": 10**6}, "max_new_tokens after a prompt of 7 tokens must be at most"),
         ({"max_new_tokens": -1}, "max_new_tokens after a prompt of 7 tokens must be at least 0"),
