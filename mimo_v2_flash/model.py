@@ -300,8 +300,9 @@ class MiMoV2FlashModel:
         longest = max(map(len, prompts))
         inputs.as_count("tokens of a prompt", longest, maximum=self.max_length)
         room = self.max_length - longest + 1  # the last token is not fed back
+        limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
         name = f"max_new_tokens after a prompt of {longest} tokens"
-        limit = inputs.as_count(name, max_new_tokens, minimum=0, maximum=room)
+        inputs.as_count(name, limit, minimum=0, maximum=room)
         cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
         seed = resolve_seed(seed, self._context.world_group)
         self._context.check_consistent(

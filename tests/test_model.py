@@ -255,7 +255,7 @@ def test_settings_and_end_tokens_that_mean_nothing_are_refused_by_name():
         ),
         ({"eos_token_id": [True]}, r"eos_token_id is \[True\], allowed is token ids"),
         ({"max_new_tokens": 10**6}, "max_new_tokens after a prompt of 7 tokens must be at most"),
-        ({"max_new_tokens": -1}, "max_new_tokens after a prompt of 7 tokens must be at least 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             MODEL.generate([SHORT], **option)
