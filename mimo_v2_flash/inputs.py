@@ -1,6 +1,6 @@
 """Validation of arguments of the model: token ids, positions, indices, prompts, sizes, dtypes."""
 
-import operator
+from collections.abc import Collection
 from numbers import Integral
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 __all__ = [
     "FLOATS",
     "as_count",
-    "as_eos_token_ids",
     "as_float",
     "as_indices",
     "as_positions",
     "as_prompts",
+    "as_token_ids",
     "as_tokens",
 ]
 
@@ -101,11 +101,16 @@ def as_prompts(input_ids: Any, vocab_size: int) -> list[list[int]]:
     return prompts
 
 
-def as_eos_token_ids(tokens: Any) -> set[int]:
-    """Return the token ids that end a row as a set; raise TypeError if one is no integer."""
-    if tokens is None:
-        return set()
-    return set(map(operator.index, (tokens,) if isinstance(tokens, Integral) else tokens))
+def as_token_ids(name: str, tokens: Any, vocab_size: int) -> set[int]:
+    """Return one token id, several or None as a set; ValueError if one is not in the vocabulary."""
+    one = tokens is None or isinstance(tokens, str) or not isinstance(tokens, Collection)
+    several = [] if tokens is None else [tokens] if one else list(tokens)
+    for token in several:
+        whole = isinstance(token, Integral) and not isinstance(token, bool)
+        if not whole or not 0 <= token < vocab_size:
+            allowed = f"token ids of 0 to {vocab_size - 1}"
+            raise ValueError(f"{name} is {tokens!r:.60}, allowed is {allowed}")
+    return set(map(int, several))
 
 
 def _in_vocabulary(token_BT: np.ndarray, vocab_size: int, *, first_row: int = 0) -> np.ndarray:

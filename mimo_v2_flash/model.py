@@ -1,7 +1,6 @@
 """MiMo-V2-Flash as one model object: `step` is prefill, chunked prefill and decode."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from .config import MiMoConfig
 from .cpu.blas_threads import single_threaded_blas
 from .execution import Backend, NumpyBackend
 from .generation.generation_config import GenerationConfig
-from .generation.loop import collect_tokens, generate
+from .generation.loop import GeneratedTokens, collect_tokens, generate
+from .generation.seeds import resolve_seed
 from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
@@ -64,7 +64,8 @@ class MiMoV2FlashModel:
     cache_dtype : dtype
         Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
     generation_config : GenerationConfig, optional
-        What `generate` does by default; greedy, with the config's end tokens, if not given.
+        What `generate` does by default, from `load_generation_config`; greedy, with the config's
+        end tokens, if not given.
 
     Attributes
     ----------
@@ -249,12 +250,13 @@ class MiMoV2FlashModel:
         input_ids: Any,
         *,
         max_new_tokens: int = 64,
-        eos_token_id: int | Sequence[int] | None = None,
-        seed: int = 0,
+        eos_token_id: int | Collection[int] | None = None,
+        seed: int | None = None,
         on_token: Callable[[int, int], None] | None = None,
         cache_dtype: Any = None,
+        generation_config: GenerationConfig | None = None,
         **sampling: Any,
-    ) -> list[list[int]]:
+    ) -> GeneratedTokens:
         """Return the generated tokens of each prompt.
 
         Parameters
@@ -266,33 +268,46 @@ class MiMoV2FlashModel:
         eos_token_id : int or sequence of int, optional
             Token ids that end a row; those of `generation_config` if not given, an empty sequence
             for none.
-        seed : int
-            Seed of the random streams, one per row: a row's tokens do not depend on other rows.
+        seed : int, optional
+            Seed of the random streams, one per row: a row's tokens do not depend on other rows. A
+            fresh one if not given, the same on all ranks; the result has it.
         on_token : callable, optional
             Callback for each token as it is sampled: `on_token(row, token)`.
         cache_dtype : dtype, optional
             Dtype of the KV cache, float32 or bfloat16; the model's if not given.
+        generation_config : GenerationConfig, optional
+            End tokens and sampling parameters; the model's if not given.
         **sampling
             `temperature` (0 is greedy), `top_k`, `top_p`, `min_p` and `repetition_penalty`: see
             `SamplingParams`. Those of `generation_config` if not given.
 
         Returns
         -------
-        list of list of int
-            New token ids of each row, the end token included.
+        GeneratedTokens, a list of list of int
+            New token ids of each row, the end token included; `seed` is the one that was used.
 
         Raises
         ------
         ValueError
-            If a prompt is empty or too long, or a token id or a setting is not allowed.
+            If a prompt is empty or too long, or a token id or a setting is unknown or not allowed.
         """
-        prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
-        settings = replace(self.generation_config, **sampling)
-        end = settings.eos_token_ids if eos_token_id is None else eos_token_id
+        size = self.config.vocab_size
+        prompts = inputs.as_prompts(input_ids, size)
+        settings = (generation_config or self.generation_config).with_sampling(sampling)
+        ends = settings.eos_token_ids if eos_token_id is None else eos_token_id
+        ends = inputs.as_token_ids("eos_token_id", ends, size)
+        inputs.as_token_ids("suppress_tokens", settings.suppress_tokens, size)
+        longest = max(map(len, prompts))
+        inputs.as_count("tokens of a prompt", longest, maximum=self.max_length)
+        room = self.max_length - longest + 1  # the last token is not fed back
         limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
-        longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last token is not fed back
-        select = make_token_selector(
-            self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed
+        name = f"max_new_tokens after a prompt of {longest} tokens"
+        inputs.as_count(name, limit, minimum=0, maximum=room)
+        cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
+        seed = resolve_seed(seed, self._context.world_group)
+        self._context.check_consistent(
+            generation_config=settings, eos_token_id=sorted(ends), seed=seed, max_new_tokens=limit
         )
-        drawn = generate(select, prompts, limit, inputs.as_eos_token_ids(end))
-        return collect_tokens(drawn, len(prompts), on_token)
+        select = make_token_selector(self, cache, settings, seed)
+        drawn = generate(select, prompts, limit, ends)
+        return GeneratedTokens(collect_tokens(drawn, len(prompts), on_token), seed)

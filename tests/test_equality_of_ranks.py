@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.generation.generation_config import GenerationConfig
 from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -105,6 +106,54 @@ def test_drawn_tokens_are_those_of_one_rank():
     options = {"temperature": 1.2, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
     expected = running(model).generate(prompts, **options)
     assert on_ranks(model, plan, lambda m: m.generate(prompts, **options)) == expected
+
+
+@pytest.mark.parametrize("plan", [ParallelConfig(4, 2, 2), ParallelConfig(2, 1, 2)], ids=str)
+def test_a_fresh_seed_is_the_same_on_all_ranks(plan):
+    model = tiny(admitting(Recipe(), plan))
+    prompts = [random_tokens(model, length, seed=length) for length in (9, 1, 5)]
+
+    def drawn(ours):
+        tokens = ours.generate(prompts, temperature=1.2, max_new_tokens=3)
+        return tokens, tokens.seed
+
+    tokens, seed = on_ranks(model, plan, drawn)
+    options = {"temperature": 1.2, "max_new_tokens": 3}
+    assert running(model).generate(prompts, seed=seed, **options) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seed", [{"seed": 1}, {"seed": 2}]),
+        ("generation_config", [{"top_k": 5}, {}]),
+        ("eos_token_id", [{"eos_token_id": 3}, {"eos_token_id": [4, 3]}]),
+        ("max_new_tokens", [{"max_new_tokens": 3}, {"max_new_tokens": 4}]),
+    ],
+)
+def test_ranks_that_would_generate_otherwise_are_named_before_any_step(name, options):
+    group, plan = ThreadGroup(2), ParallelConfig(2, 1, 2)
+    model = tiny(admitting(Recipe(), plan))
+
+    def program(rank):
+        ours = running(model, group=group, plan=plan)
+        ours.generate([[1, 2]], on_token=pytest.fail, **{"seed": 0} | options[rank])
+
+    with pytest.raises(ValueError, match=f"^ranks do not agree on {name}: .* on rank 0; .* rank 1"):
+        group.run(program)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_ranks_draw_no_suppressed_token(temperature):
+    plan = ParallelConfig(4, 2, 2)
+    model = tiny(admitting(Recipe(), plan))
+    prompts = [random_tokens(model, length, seed=length) for length in (9, 1, 5)]
+    options = {"temperature": temperature, "seed": 3, "max_new_tokens": 9, "eos_token_id": []}
+    free = {token for row in running(model).generate(prompts, **options) for token in row}
+    options["generation_config"] = GenerationConfig(suppress_tokens=(*sorted(free),))
+    expected = running(model).generate(prompts, **options)
+    assert not free & {token for row in expected for token in row}
+    assert on_ranks(model, plan, lambda ours: ours.generate(prompts, **options)) == expected
 
 
 @pytest.mark.parametrize("exchange", DISPATCHERS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.inputs import as_eos_token_ids, as_indices, as_positions, as_prompts, as_tokens
+from mimo_v2_flash.inputs import as_indices, as_positions, as_prompts, as_token_ids, as_tokens
 
 INTEGERS = [np.int8, np.uint8, np.int32, np.int64, np.uint64]
 
@@ -105,11 +105,15 @@ def test_prompts_are_refused_by_their_row(prompts, message):
     ("tokens", "ids"),
     [(None, set()), (0, {0}), (7, {7}), (np.int64(7), {7}), ([], set()), ({7, 8}, {7, 8})],
 )
-def test_one_end_token_or_several_or_none(tokens, ids):
-    assert as_eos_token_ids(tokens) == ids
+def test_one_token_id_or_several_or_none(tokens, ids):
+    assert as_token_ids("end", tokens, 9) == ids
 
 
-@pytest.mark.parametrize("tokens", ["7", [7, None], 7.0, [[7]]])
-def test_an_end_token_is_an_integer(tokens):
-    with pytest.raises(TypeError):
-        as_eos_token_ids(tokens)
+NO_TOKEN_IDS = ["7", "", [7, None], 7.0, [[7]], {"7": 7}, True, [0, False], -1, [0, 9], 99999]
+
+
+@pytest.mark.parametrize("tokens", NO_TOKEN_IDS)
+def test_a_token_id_is_an_integer_of_the_vocabulary(tokens):
+    with pytest.raises(ValueError, match="allowed is") as refusal:
+        as_token_ids("x.json: end", tokens, 9)
+    assert str(refusal.value) == f"x.json: end is {tokens!r}, allowed is token ids of 0 to 8"

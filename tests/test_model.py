@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.generation.generation_config import GenerationConfig
 from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.hooks import HookedLayers
 from tests.support.agreement import assert_agrees
@@ -216,6 +217,53 @@ def test_equal_requests_have_equal_answers(temperature):
 def test_another_seed_gives_other_tokens():
     options = {"temperature": 1.5, "max_new_tokens": 20}
     assert MODEL.generate([SHORT], seed=1, **options) != MODEL.generate([SHORT], seed=2, **options)
+
+
+def test_without_a_seed_each_call_has_a_fresh_one_that_its_result_names():
+    options = {"temperature": 1.5, "max_new_tokens": 20}
+    first, second = (MODEL.generate(PROMPTS, **options) for _ in range(2))
+    assert first != second
+    assert MODEL.generate(PROMPTS, seed=first.seed, **options) == first
+    assert MODEL.generate(PROMPTS, seed=5, **options).seed == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_k": 2}])
+def test_suppressed_tokens_are_not_generated_and_the_rest_is_as_from_masked_logits(options):
+    """Greedily and by sampling, whose filters see what is left; the cache is as without them."""
+    (free,) = MODEL.generate([SHORT], max_new_tokens=12, eos_token_id=[])
+    defaults = GenerationConfig(suppress_tokens=(*sorted({*free}),))
+    same = {"max_new_tokens": 12, "eos_token_id": [], "seed": 3}
+    (new,) = MODEL.generate([SHORT], generation_config=defaults, **same, **options)
+    assert not {*new} & {*free}
+    logits_TV = MODEL.forward([[*SHORT, *new]])[0, len(SHORT) - 1 : -1].copy()
+    logits_TV[:, list(defaults.suppress_tokens)] = -np.inf
+    best_T2 = np.argsort(-logits_TV, axis=1)[:, :2]
+    assert all(
+        token in best[: options.get("top_k", 1)] for token, best in zip(new, best_T2, strict=True)
+    )
+
+
+def test_settings_and_end_tokens_that_mean_nothing_are_refused_by_name():
+    for option, message in (
+        ({"heat": 1}, "heat: not a setting; there are temperature, top_k"),
+        ({"do_sample": True}, "do_sample: not a setting"),
+        ({"top_p": 2}, "top_p is 2, allowed is"),
+        ({"eos_token_id": 10**6}, "eos_token_id is 1000000, allowed is token ids of 0 to"),
+        (
+            {"generation_config": GenerationConfig(suppress_tokens=(-1,))},
+            r"suppress_tokens is \(-1,\), allowed is token ids",
+        ),
+        ({"eos_token_id": [True]}, r"eos_token_id is \[True\], allowed is token ids"),
+        ({"max_new_tokens": 10**6}, "max_new_tokens after a prompt of 7 tokens must be at most"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            MODEL.generate([SHORT], **option)
+    endless = running(tiny()._replace(config=replace(tiny().config, eos_token_id=10**6)))
+    with pytest.raises(ValueError, match=r"^eos_token_id is \(1000000,\), allowed is token ids"):
+        endless.generate([SHORT])
+    with pytest.raises(ValueError, match="tokens of a prompt must be at most"):
+        MODEL.generate([[1] * (MODEL.max_length + 1)])
 
 
 def test_nothing_that_the_cache_holds_is_computed_again():

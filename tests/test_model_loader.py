@@ -32,7 +32,11 @@ PROMPTS = [[5, 6, 7, 8], [9], [3, 1, 4, 1, 5]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_text_checkpoint(
-        tmp_path_factory.mktemp("hub"), temperature=0.7, top_k=9, eos_token_id=[1, 2]
+        tmp_path_factory.mktemp("hub"),
+        do_sample=True,
+        temperature=0.7,
+        top_k=9,
+        eos_token_id=[1, 2],
     ).folder
 
 
@@ -81,15 +85,15 @@ def test_it_is_the_model_of_its_parts(folder, parts):
 
 def test_the_checkpoint_says_how_to_generate(folder, parts):
     model, greedy = load_model(folder), MiMoV2FlashModel(*parts)
-    defaults = GenerationConfig(temperature=0.7, top_k=9, eos_token_ids=(1, 2))
+    defaults = GenerationConfig(temperature=0.7, top_k=9, eos_token_ids=(0, 1, 2))
     assert model.generation_config == defaults
     assert greedy.generation_config == GenerationConfig()
-    sampling = {"temperature": 0.7, "top_k": 9, "eos_token_id": [1, 2]}
+    sampling = {"temperature": 0.7, "top_k": 9, "eos_token_id": [0, 1, 2]}
     limit = {"max_new_tokens": 12, "seed": 3}
     assert model.generate(PROMPTS, **limit) == greedy.generate(PROMPTS, **limit, **sampling)
     greedily = model.generate(PROMPTS, **limit, temperature=0, top_k=0, eos_token_id=())
     assert greedily == greedy.generate(PROMPTS, **limit)
-    with pytest.raises(TypeError, match="heat"):
+    with pytest.raises(ValueError, match="heat: not a setting; there are temperature"):
         model.generate(PROMPTS, heat=1)
 
 
@@ -147,7 +151,8 @@ def test_programs_are_for_one_length_whatever_is_asked(folder, opened):
     model = load_model(folder, backend="xla", max_length=40, cache_dtype="bfloat16")
     assert {model.new_cache(1, length).max_length for length in (None, 0, 1, 17, 40)} == {40}
     assert model.new_cache(1, 3, np.float32).layers[0][0].dtype == np.float32
-    with pytest.raises(ValueError, match="max_length must be at most 40, got 41"):
+    too_long = "max_new_tokens after a prompt of 40 tokens must be at most 1, got 2"
+    with pytest.raises(ValueError, match=too_long):
         model.generate([[1] * 40], max_new_tokens=2)
     with pytest.raises(ValueError, match=f"max_length must be at most {CONTEXT}, got 999"):
         load_model(folder, backend="xla", max_length=999)
@@ -157,6 +162,16 @@ def test_a_static_backends_text_is_that_of_numpy(folder, opened):
     greedy = {"max_new_tokens": 9, "temperature": 0}
     static = load_model(folder, backend="xla", max_length=40).generate(PROMPTS, **greedy)
     assert static == load_model(folder).generate(PROMPTS, **greedy)
+
+
+def test_suppressed_tokens_are_those_of_numpy_where_programs_take_the_argmax(folder, opened):
+    static, eager = load_model(folder, backend="xla", max_length=40), load_model(folder)
+    options = {"max_new_tokens": 9, "temperature": 0, "eos_token_id": ()}
+    free = {token for row in eager.generate(PROMPTS, **options) for token in row}
+    options["generation_config"] = GenerationConfig(suppress_tokens=(*sorted(free),))
+    new = static.generate(PROMPTS, **options)
+    assert new == eager.generate(PROMPTS, **options)
+    assert not free & {token for row in new for token in row}
 
 
 def test_the_cache_dtype_is_that_of_generation_too(folder):

@@ -15,7 +15,16 @@ from tests.support.shipped import FOLDER
 
 pytestmark = pytest.mark.distributed
 TORCHRUN = ("-m", "torch.distributed.run", "--master-addr=127.0.0.1")
-GENERATE = ("--mode", "generate", "--max-new-tokens", "12", "--prompt", "The list is")
+GENERATE = (
+    "--mode",
+    "generate",
+    "--seed",
+    "0",
+    "--max-new-tokens",
+    "12",
+    "--prompt",
+    "The list is",
+)
 SPLITS = {
     2: ("--expert-parallel", "2", "--tensor-parallel", "2"),
     4: ("--expert-parallel", "4", "--tensor-parallel", "2"),

@@ -1,6 +1,7 @@
-"""All mutants: those of the kernels, of checkpoints, and of layers, cache and parallelism."""
+"""All mutants: one module for each part of the package, and here those of layers and ranks."""
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
+from tools.generation_mutants import GENERATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -8,6 +9,7 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = (
     *KERNEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
+    *GENERATION_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
@@ -257,13 +259,6 @@ MUTANTS = (
         "mimo_v2_flash/model.py",
         "self._cache_length or length",
         "length",
-        ("tests/test_model_loader.py",),
-    ),
-    Mutant(
-        "the checkpoint's sampling parameters are ignored",
-        "mimo_v2_flash/model.py",
-        "replace(self.generation_config, **sampling)",
-        "GenerationConfig(**sampling)",
         ("tests/test_model_loader.py",),
     ),
 )

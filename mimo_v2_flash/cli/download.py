@@ -12,6 +12,7 @@ from mimo_v2_flash.checkpoint.hub import HubSource
 from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.generation.generation_config import load_generation_config
 from mimo_v2_flash.model import MiMoV2FlashModel
 
 from . import prepare
@@ -67,8 +68,11 @@ def run(
         out.print("A part of the model writes nonsense; that is expected.")
     prepare.print_left_out(job)
     made = prepare.make(job)
+    defaults = load_generation_config(output, job.config).with_sampling({"temperature": 0})
     runner = MiMoV2FlashModel(load_weights(output, job.config), job.config)
-    tokens = runner.generate([prompt_ids], max_new_tokens=max_new_tokens)[0]
+    (tokens,) = runner.generate(
+        [prompt_ids], max_new_tokens=max_new_tokens, generation_config=defaults
+    )
     out.print(f"prompt {prompt_ids}")
     out.print(f"tokens {tokens}")
     generated = {"prompt_tokens": prompt_ids, "new_tokens": tokens}

@@ -2,7 +2,7 @@
 
 The text goes to standard output as it is generated, everything else to standard error. Sampling
 parameters are those of the checkpoint's generation_config.json unless options set them; without
-either, decoding is greedy.
+either they are transformers': decoding is greedy.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SAMPLING_ARGUMENTS = (
         "Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all",
         1,
     ),
-    ("--top-k", int, "Keep this many of the most probable tokens; 0 keeps all", 0),
+    ("--top-k", int, "Keep this many of the most probable tokens; 0 keeps all", 50),
     (
         "--min-p",
         float,
@@ -89,8 +89,7 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         type=natural,
-        default=0,
-        help="Seed of the random numbers of sampling (default: 0).",
+        help="Seed of the random numbers of sampling (default: a fresh one, which is reported).",
     )
 
 
@@ -99,7 +98,7 @@ def run(
     prompt: str,
     chat: bool,
     max_new_tokens: int,
-    seed: int,
+    seed: int | None,
     stream: bool,
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
@@ -127,10 +126,11 @@ def run(
 
     completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
-    defaults = {name: getattr(runner.generation_config, name) for name in SAMPLING}
-    numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat, "seed": seed}
+    used = runner.generation_config.with_sampling(sampling)
+    numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
     numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
-    numbers |= {"sampling": defaults | sampling} | _numbers(completion, stats, runner)
+    numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
+    numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, runner)
     _report(numbers, stats)
     return Result(numbers)
 
@@ -173,8 +173,10 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
     )
     out = console(sys.stderr)
     out.print("\n", table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",), rows))
-    settings = numbers["sampling"] | {"seed": numbers["seed"]}
-    out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings.items()))
+    settings = numbers["sampling"].items()
+    out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings))
+    out.print("Seed:", numbers["seed"])
+    out.print("End tokens:", ", ".join(map(str, numbers["eos_token_ids"])) or "none")
     if dispatch := dispatch_report(stats.dispatch, stats.group):
         out.print(dispatch)
     if numbers["stopped"] == CONTEXT:

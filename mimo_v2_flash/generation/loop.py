@@ -1,11 +1,11 @@
 """The generation loop: prefill and decode steps, one token per row, until every row has ended."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["TokenSelector", "collect_tokens", "generate", "pad_rows"]
+__all__ = ["GeneratedTokens", "TokenSelector", "collect_tokens", "generate", "pad_rows"]
 
 TokenSelector = Callable[
     [np.ndarray, np.ndarray, np.ndarray, Sequence[int], Sequence[Sequence[int]]], Any
@@ -15,6 +15,20 @@ TokenSelector = Callable[
 Its arguments are token_BT, position_BT, the index of each row's last token, the active rows, and
 the tokens of each active row so far.
 """
+
+
+class GeneratedTokens(list[list[int]]):
+    """The new tokens of each row of a batch, the end token included.
+
+    Attributes
+    ----------
+    seed
+        The seed with which the same call generates them again.
+    """
+
+    def __init__(self, rows: Iterable[list[int]], seed: int) -> None:
+        super().__init__(rows)
+        self.seed = seed
 
 
 def generate(

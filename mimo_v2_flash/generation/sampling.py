@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .seeds import check_seed
+
 __all__ = ["Sampler", "SamplingParams", "check_logits", "distribution"]
 
 ALLOWED: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "finite and >= 0 (0: greedy)"),
-    "top_k": (numbers.Integral, lambda k: k >= 0, "an integer >= 0 (0: off)"),
-    "top_p": (numbers.Real, lambda p: 0 < p <= 1, "a number in (0, 1] (1: off)"),
-    "min_p": (numbers.Real, lambda p: 0 <= p < 1, "a number in [0, 1) (0: off)"),
+    "top_k": (numbers.Real, lambda k: k >= -1 and k % 1 == 0, "an integer >= -1 (-1, 0: off)"),
+    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number in [0, 1] (1: off)"),
+    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number in [0, 1] (0: off)"),
     "repetition_penalty": (numbers.Real, lambda r: 0 < r < math.inf, "finite and > 0 (1: off)"),
 }
 
@@ -39,11 +41,13 @@ class SamplingParams:
     temperature
         Divisor of the logits; 0 takes the largest one and draws no random number.
     top_k
-        Keep the k largest logits; 0 keeps all.
+        Keep the k largest logits; 0 and -1 keep all.
     top_p
-        Keep the fewest tokens whose probabilities sum to at least this; 1 keeps all.
+        Keep the fewest tokens whose probabilities sum to at least this, and one if it is 0; 1 keeps
+        all.
     min_p
-        Keep the tokens of at least this fraction of the largest probability; 0 keeps all.
+        Keep the tokens of at least this fraction of the largest probability; 0 keeps all, 1 the
+        best.
     repetition_penalty
         Divide positive and multiply negative logits of the tokens in the row's history, each once
         however often it occurs; above 1 discourages them, 1 is off.
@@ -93,7 +97,7 @@ def distribution(
         return np.argmax(score_V, keepdims=True), np.ones(1)
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, rightly
         score_V = (score_V - np.max(score_V)) / settings.temperature
-    token_A = _top_k(score_V, settings.top_k or score_V.size)
+    token_A = _top_k(score_V, int(settings.top_k) if settings.top_k > 0 else score_V.size)
     weight_A = np.exp(score_V[token_A])
     if settings.top_p < 1:
         index_A = _top_p(weight_A, settings.top_p)
@@ -112,10 +116,7 @@ class Sampler:
     """
 
     def __init__(self, settings: SamplingParams, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed is {seed!r}, allowed is an integer >= 0")
-        self.settings = settings
-        self._seed = int(seed)
+        self.settings, self._seed = settings, check_seed(seed)
         self._stream_of_row: dict[int, np.random.Generator] = {}
 
     def draw(

@@ -6,14 +6,16 @@ complete(model, load_tokenizer(folder), "A list is", max_new_tokens=20).text
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimo_v2_flash.inputs import as_eos_token_ids
+from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab
+from mimo_v2_flash.inputs import as_count, as_token_ids
 
 from .tokenizer import Detokenizer, prompt_tokens
 
 if TYPE_CHECKING:
+    from mimo_v2_flash.generation.generation_config import GenerationConfig
     from mimo_v2_flash.model import MiMoV2FlashModel
 
 __all__ = ["CONTEXT", "END", "LIMIT", "Completion", "complete"]
@@ -32,12 +34,15 @@ class Completion(NamedTuple):
         Token ids of the prompt, and the generated ones, the end token included.
     stopped
         Why generation stopped: `END`, `LIMIT` or `CONTEXT`.
+    seed
+        The seed with which the same call generates the same text.
     """
 
     text: str
     prompt_tokens: list[int]
     new_tokens: list[int]
     stopped: str
+    seed: int
 
 
 def complete(
@@ -46,8 +51,9 @@ def complete(
     prompt: str | Sequence[Mapping[str, str]],
     *,
     max_new_tokens: int = 64,
-    eos_token_id: int | Sequence[int] | None = None,
+    eos_token_id: int | Collection[int] | None = None,
     on_text: Callable[[str], None] | None = None,
+    generation_config: GenerationConfig | None = None,
     **options: Any,
 ) -> Completion:
     """Return the text that `model` generates after a prompt.
@@ -64,11 +70,14 @@ def complete(
     max_new_tokens : int
         Tokens to generate at most; fewer if the model's context is full.
     eos_token_id : int or sequence of int, optional
-        Ids of the end tokens; by default those of the model's `generation_config`,
-        an empty sequence for none.
+        Ids of the end tokens, an empty sequence for none; by default those of
+        `generation_config` and the tokenizer's.
     on_text : callable, optional
         Called after each token with the text that is now complete, "" if the token ends within a
         character; and once at the end, with the remaining text.
+    generation_config : GenerationConfig, optional
+        End tokens and sampling parameters; the model's if not given. Ids that the tokenizer does
+        not have are not drawn.
     **options
         Options of `MiMoV2FlashModel.generate`: `seed`, `cache_dtype`, `temperature`, `top_k`,
         `top_p`, `min_p` and `repetition_penalty`.
@@ -79,11 +88,13 @@ def complete(
         If the prompt is longer than the model's context or not Unicode, or an option is not
         allowed.
     """
-    prompt_ids = prompt_tokens(tokenizer, prompt)
-    context = model.max_length
+    limit = as_count("max_new_tokens", max_new_tokens, minimum=0)
+    prompt_ids, context = prompt_tokens(tokenizer, prompt), model.max_length
     if len(prompt_ids) > context:
         raise ValueError(f"the prompt has {len(prompt_ids)} tokens, the model's context {context}")
-    ends = model.generation_config.eos_token_ids if eos_token_id is None else eos_token_id
+    defaults = _text_defaults(model, tokenizer, generation_config or model.generation_config)
+    ends = defaults.eos_token_ids if eos_token_id is None else eos_token_id
+    ends = as_token_ids("eos_token_id", ends, model.config.vocab_size)
     detokenizer, pieces = Detokenizer(tokenizer), list[str]()
 
     def emit(piece: str) -> None:
@@ -92,15 +103,29 @@ def complete(
             on_text(piece)
 
     # The last new token takes no position in the context.
-    (new_ids,) = model.generate(
+    generated = model.generate(
         [prompt_ids],
-        max_new_tokens=min(max_new_tokens, context - len(prompt_ids) + 1),
+        max_new_tokens=min(limit, context - len(prompt_ids) + 1),
         eos_token_id=ends,
+        generation_config=defaults,
         on_token=lambda _, token: emit(detokenizer.push(token)),
         **options,
     )
     emit(detokenizer.end())
-    stopped = LIMIT if len(new_ids) == max_new_tokens else CONTEXT
-    if new_ids and new_ids[-1] in as_eos_token_ids(ends):
+    (new_ids,) = generated
+    stopped = LIMIT if len(new_ids) == limit else CONTEXT
+    if ends.intersection(new_ids[-1:]):
         stopped = END
-    return Completion("".join(pieces), prompt_ids, new_ids, stopped)
+    return Completion("".join(pieces), prompt_ids, new_ids, stopped, generated.seed)
+
+
+def _text_defaults(
+    model: MiMoV2FlashModel, tokenizer: Any, defaults: GenerationConfig
+) -> GenerationConfig:
+    """Return `defaults` for texts of `tokenizer`; those of `load_model` are so already."""
+    end, size = tokenizer.eos_token_id, model.config.vocab_size
+    lacking = size - len(tokenizer)
+    if end in (None, *defaults.eos_token_ids) and lacking <= len(defaults.suppress_tokens):
+        return defaults
+    token_ids = frozenset(tokenizer.get_vocab().values())
+    return defaults.with_tokenizer(TokenizerVocab(token_ids, end, tokenizer.name_or_path), size)

@@ -6,15 +6,19 @@ MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. 
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from mimo_v2_flash.checkpoint.source import SIDE_FILES
+from mimo_v2_flash.checkpoint.tokenizer_vocab import TOKENIZER_FILES, read_tokenizer_vocab
+
 __all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "prompt_tokens", "tokens"]
 
 END_OF_TEXT = "<|endoftext|>"
-FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has at least one of them
+LONGEST = 4  # bytes of a character in UTF-8
 REPLACEMENT_CHARACTER = "\ufffd"  # decoders replace incomplete UTF-8 with it
 
 
@@ -25,16 +29,36 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
     ------
     FileNotFoundError
         If the folder holds no tokenizer.
+    ValueError
+        If a file of the tokenizer is damaged, or transformers does not take it; it is named.
     ImportError
         If transformers is not installed; the message has the command that installs it.
     """
     path = Path(folder)
-    if not any((path / name).is_file() for name in FILES):
-        raise FileNotFoundError(f"{path}: no tokenizer found, expected {' or '.join(FILES)}")
+    if read_tokenizer_vocab(path) is None:
+        needed = " or ".join(TOKENIZER_FILES)
+        raise FileNotFoundError(f"{path}: no tokenizer found, expected {needed}")
     auto_tokenizer = _auto_tokenizer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the hub's spelling of config.json
-        return auto_tokenizer.from_pretrained(path, local_files_only=True)
+        files = ", ".join(name for name in SIDE_FILES if (path / name).is_file())
+        with _named_errors(f"{path}: no tokenizer in {files}"):
+            return auto_tokenizer.from_pretrained(path, local_files_only=True)
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Raise what the content of a file makes a library raise as one line that begins with `name`.
+
+    transformers, tokenizers and jinja2 raise exceptions of any type, and templates are programs.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{name}: {line}") from error
 
 
 def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
@@ -51,15 +75,22 @@ def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> 
     Raises
     ------
     ValueError
-        If the text holds a lone surrogate, or there is no chat template for messages.
+        If the text holds a lone surrogate, there is no chat template for messages, or it fails.
     """
     if not isinstance(prompt, str):
-        if not tokenizer.chat_template:
-            raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
-        return list(
-            tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        )
+        return _chat_tokens(tokenizer, prompt)
     return tokens(tokenizer, prompt, add_special_tokens=True) or [end_of_text(tokenizer)]
+
+
+def _chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    if not tokenizer.chat_template:
+        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
+    file = Path(tokenizer.name_or_path) / "chat_template.jinja"
+    where = file if file.is_file() else file.with_name("tokenizer_config.json")
+    with _named_errors(f"{where}: the chat template fails"):
+        return list(
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        )
 
 
 def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
@@ -68,8 +99,9 @@ def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> li
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start} of the text is a lone surrogate") from error
-    ids = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-    return list(ids)
+    with _named_errors(f"{tokenizer.name_or_path}: the tokenizer fails"):
+        encoded = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+    return list(encoded["input_ids"])
 
 
 def end_of_text(tokenizer: Any) -> int:
@@ -89,28 +121,39 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._pending: list[int] = []  # tokens since the text last ended with a whole character
+        self._pending: list[int] = []  # the last tokens, from the first byte that is not certain on
         self._emitted = 0  # characters of the pending tokens that have been returned
 
     def push(self, token: int) -> str:
         """Add a token and return the new text that no further token can change; it may be empty."""
         self._pending.append(token)
-        text = self._text()
+        text = self._text(self._pending)
         complete = text[:-1] if text.endswith(REPLACEMENT_CHARACTER) else text
         piece = complete[self._emitted :]
         self._emitted += len(piece)
         if complete == text:
             self._pending, self._emitted = [], 0
+        elif len(self._pending) > LONGEST:
+            self._drop_certain()
         return piece
 
     def end(self) -> str:
         """Return the remaining text at the end of the tokens, and reset."""
-        piece = self._text()[self._emitted :]
+        piece = self._text(self._pending)[self._emitted :]
         self._pending, self._emitted = [], 0
         return piece
 
-    def _text(self) -> str:
-        return str(self._tokenizer.decode(self._pending, skip_special_tokens=True))
+    def _drop_certain(self) -> None:
+        """Keep the tokens of the last `LONGEST` bytes: what they end in does not depend on others.
+
+        Each token that is text has a byte at least. The text ends with the one character that may
+        still change.
+        """
+        self._pending = [token for token in self._pending if self._text([token])][-LONGEST:]
+        self._emitted = len(self._text(self._pending)) - 1
+
+    def _text(self, token_T: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(token_T, skip_special_tokens=True))
 
 
 def _auto_tokenizer() -> Any:

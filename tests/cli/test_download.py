@@ -1,6 +1,7 @@
 """--mode download prints its sizes, fetches every range once, resumes, and runs the model."""
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import LocalHub, never_waiting, visited
+from tests.support.reports import run_mode
 from tests.support.tiny import tiny
+from tests.support.tiny_text import write_json
 
 PROMPT = [7, 1, 60, 3]
 
@@ -65,6 +68,20 @@ def tokens_of(folder: Path, experts: list[int]) -> list[int]:
 def test_the_prompt_runs_on_the_experts_that_were_fetched(folder, download, experts):
     stdout = download("--expert-subset", *experts)
     assert f"prompt {PROMPT}\ntokens {tokens_of(folder, experts)}\n" in stdout
+
+
+def test_it_stops_at_an_end_token_of_generation_config_and_is_greedy(
+    folder, capsys, monkeypatch, tmp_path
+):
+    free = tokens_of(folder, [0, 1, 3])
+    copy = Path(shutil.copytree(folder, tmp_path / "hub"))
+    content = {"eos_token_id": free[1], "do_sample": True, "temperature": 9.0}
+    write_json(copy / "generation_config.json", content)
+    never_waiting(monkeypatch)
+    options = ("--output", tmp_path / "output", "--max-new-tokens", 4, "--expert-subset", 0, 1, 3)
+    with visited(LocalHub(copy), monkeypatch, tmp_path / "home"):
+        out, _ = run_mode(capsys, "download", *options, "--prompt-ids", *PROMPT)
+    assert f"tokens {free[: free.index(free[1]) + 1]}\n" in out
 
 
 def test_before_it_fetches_it_says_how_much_and_that_a_part_writes_nonsense(

@@ -11,7 +11,7 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.reports import run_mode
 from tests.support.tiny_text import write_json, write_text_checkpoint
 
-DRAWN = ("--temperature", "1.5")
+DRAWN = ("--seed", "0", "--temperature", "1.5")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def written(capsys, folder):
 def from_python(folder, prompt, **options):
     config = MiMoConfig.from_pretrained(folder)
     model = MiMoV2FlashModel(load_weights(folder, config), config)
-    return complete(model, load_tokenizer(folder), prompt, **({"max_new_tokens": 12} | options))
+    limit = {"max_new_tokens": 12, "seed": 0}
+    return complete(model, load_tokenizer(folder), prompt, **(limit | options))
 
 
 @pytest.mark.parametrize("prompt", ["", "the end", "naïve 世界 🙂 and", " a\n", "🚀"])
@@ -57,7 +58,7 @@ def test_the_text_is_that_of_python_and_nothing_else_is_in_it(written, folder, p
 def test_every_option_reaches_the_model(written, folder, arguments, options):
     text = written("the", *arguments)[0]
     assert text == f"{from_python(folder, 'the', **options).text}\n"
-    assert text != written("the", *DRAWN[: 2 * ("temperature" in options)])[0]
+    assert text != written("the", *DRAWN[: 4 * ("temperature" in options)])[0]
 
 
 def test_a_message_is_answered(written, folder):
@@ -96,9 +97,29 @@ def test_the_checkpoint_says_how_to_sample_unless_the_user_does(tmp_path, writte
     cooler = from_python(folder, "the", temperature=0.7, top_k=9).text
     greedy = from_python(folder, "the").text
     assert len({sampled, cooler, greedy}) == 3
-    assert written("the", model=model)[0] == f"{sampled}\n"
-    assert written("the", "--temperature", 0.7, model=model)[0] == f"{cooler}\n"
-    assert written("the", "--temperature", 0, model=model)[0] == f"{greedy}\n"
+    seed = ("--seed", 0)
+    assert written("the", *seed, model=model)[0] == f"{sampled}\n"
+    assert written("the", *seed, "--temperature", 0.7, model=model)[0] == f"{cooler}\n"
+    assert written("the", *seed, "--temperature", 0, model=model)[0] == f"{greedy}\n"
+
+
+def test_what_is_used_is_reported_and_says_the_text_again(tmp_path, written, folder):
+    model = write_text_checkpoint(tmp_path, do_sample=True, temperature=1.5, eos_token_id=7).folder
+    (first, report), (second, _) = (written("the", model=model) for _ in range(2))
+    assert first != second
+    lines = dict(line.split(": ", 1) for line in report.splitlines() if ": " in line)
+    used = "temperature 1.5, top_k 50, top_p 1.0, min_p 0.0, repetition_penalty 1.0"
+    assert (lines["Sampling"], lines["End tokens"]) == (used, "0, 7")
+    assert written("the", "--seed", lines["Seed"], model=model)[0] == first
+
+
+def test_files_without_do_sample_are_greedy_until_a_temperature_is_set(tmp_path, written, folder):
+    model = write_text_checkpoint(tmp_path, temperature=0.3).folder
+    assert written("the", model=model)[0] == f"{from_python(folder, 'the').text}\n"
+    fifty = from_python(folder, "the", temperature=3.0, top_k=50).text
+    every = from_python(folder, "the", temperature=3.0, top_k=0).text
+    drawn = written("the", "--seed", 0, "--temperature", 3, model=model)[0]
+    assert drawn == f"{fifty}\n" != f"{every}\n"
 
 
 def test_an_end_token_of_the_checkpoint_ends_the_text(tmp_path, written, folder):
@@ -116,10 +137,10 @@ def test_an_end_token_of_the_checkpoint_ends_the_text(tmp_path, written, folder)
         ("a\udcffb", (), "character 1 of the text is a lone surrogate"),
         ("a", ("--temperature", -1), "--temperature is -1.0, allowed is"),
         ("a", ("--temperature", "nan"), "--temperature is nan, allowed is"),
-        ("a", ("--top-k", -1), "--top-k is -1, allowed is"),
+        ("a", ("--top-k", -2), "--top-k is -2, allowed is"),
         ("a", ("--min-p", 2), "--min-p is 2.0, allowed is"),
         ("a", ("--repetition-penalty", 0), "--repetition-penalty is 0.0, allowed is"),
-        ("a", ("--top-p", 0), "--top-p is 0.0, allowed is"),
+        ("a", ("--top-p", -1), "--top-p is -1.0, allowed is"),
         ("a", ("--max-new-tokens", -1), "argument --max-new-tokens: '-1' is not an integer"),
         ("a", ("--model", "/nowhere"), "--model /nowhere: no such folder"),
     ],
@@ -140,7 +161,8 @@ def test_without_a_chat_template_a_message_is_refused(tmp_path, written):
 def test_a_wrong_default_of_the_checkpoint_is_refused_by_name(tmp_path, written):
     model = write_text_checkpoint(tmp_path).folder
     write_json(model / "generation_config.json", {"top_p": 2})
-    assert "top_p is 2, allowed is" in written("a", status=2, model=model)[1]
+    refusal = f"{model}/generation_config.json: top_p is 2, allowed is"
+    assert refusal in written("a", status=2, model=model)[1]
 
 
 def test_without_transformers_the_install_command_is_said(written, monkeypatch):

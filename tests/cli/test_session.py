@@ -100,7 +100,7 @@ def test_the_text_is_alone_on_standard_output(commands, capsys):
     assert main(["generate", *commands["generate"]]) == 0
     out, err = capsys.readouterr()
     assert out == f"{numbers['text']}\n"
-    assert "seed 0" in err
+    assert "Seed: " in err
 
 
 def test_an_answer_of_no_is_status_1_with_json(commands, capsys):

@@ -121,6 +121,7 @@ def test_the_largest_random_number_draws_the_last_token(monkeypatch):
 
 
 LIMITS = [{"top_p": 1e-300}, {"top_k": 1}, {"min_p": 0.9999}, {"temperature": 5e-324}]
+LIMITS += [{"top_p": 0}, {"top_k": 1.0}, {"min_p": 1}]
 
 
 @pytest.mark.parametrize("chosen", LIMITS)
@@ -138,7 +139,22 @@ def test_greedy_draws_no_random_number(monkeypatch):
         Sampler(PLAIN, 0).draw(logits(1, 3)[None], [0], [()])
 
 
-TIES = [({"top_k": 3}, [1, 0, 2]), ({"top_k": 2}, [1, 0]), ({"top_p": 0.7}, [1, 0, 2])]
+SAME = [({"top_k": -1}, {"top_k": 0}), ({"top_k": 20.0}, {"top_k": 20}), ({"top_k": 99}, {})]
+
+
+@pytest.mark.parametrize(("chosen", "same"), SAME)
+def test_what_other_libraries_write_means_the_same(chosen, same):
+    logits_V = np.random.default_rng(4).standard_normal(60).astype(np.float32)
+    actual, expected = (distribution(logits_V, replace(PLAIN, **c)) for c in (chosen, same))
+    np.testing.assert_array_equal(actual, expected)
+
+
+TIES = [
+    ({"top_p": 0}, [1]),
+    ({"top_k": 3}, [1, 0, 2]),
+    ({"top_k": 2}, [1, 0]),
+    ({"top_p": 0.7}, [1, 0, 2]),
+]
 
 
 @pytest.mark.parametrize(("chosen", "kept"), TIES)
@@ -161,8 +177,8 @@ def test_the_k_best_alone_draw_the_tokens_of_the_whole_row():
     np.testing.assert_array_equal(token_NA[np.arange(30), index_N], expected_N)
 
 
-BAD = [("top_k", [-1, 1.5, True, None, np.nan]), ("top_p", [0, -0.1, 1.01, np.nan, True, "1"])]
-BAD += [("temperature", [-0.1, np.nan, np.inf, False, "hot"]), ("min_p", [-0.1, 1, np.nan])]
+BAD = [("top_k", [-2, 1.5, True, None, np.nan, np.inf]), ("top_p", [-0.1, 1.01, np.nan, True, "1"])]
+BAD += [("temperature", [-0.1, np.nan, np.inf, False, "hot"]), ("min_p", [-0.1, 1.01, np.nan])]
 BAD += [("repetition_penalty", [0, -1, np.nan, np.inf, True])]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.generation.sampling import SamplingParams
+from mimo_v2_flash.generation.generation_config import GenerationConfig
 from mimo_v2_flash.generation.token_selector import make_token_selector
 
 LOGITS_B1V = np.array([[[1, 3, 3]], [[5, 4, 0]], [[0, 0, 9]]], np.float32)
@@ -30,7 +30,7 @@ class FixedLogits:
 
 
 def chosen(model, **settings) -> list[int]:
-    choose = make_token_selector(model, None, SamplingParams(**settings), 0)
+    choose = make_token_selector(model, None, GenerationConfig(**settings), 0)
     return choose(*STEP, ROWS, HISTORIES).tolist()
 
 
@@ -62,6 +62,30 @@ def test_unusable_logits_are_refused_and_their_row_is_named(settings):
     assert chosen(FixedLogits(broken), **settings)[1] == 2
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-3])
+def test_suppressed_tokens_are_never_selected(temperature):
+    model = FixedLogits()
+    settings = {"temperature": temperature, "suppress_tokens": (1, 2)}
+    assert chosen(model, **settings) == [0, 0]
+    assert model.requests == ["tokens"] * (temperature == 0) + ["logits"]
+    np.testing.assert_array_equal(model.logits_B1V, LOGITS_B1V)
+
+
+def test_greedily_logits_are_asked_for_only_if_a_suppressed_token_is_best():
+    model = FixedLogits()
+    assert chosen(model, suppress_tokens=(0,)) == [1, 2]
+    assert model.requests == ["tokens"]
+
+
+@pytest.mark.parametrize("unusable", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_suppressed_token_may_have_any_logit(unusable, temperature):
+    broken = LOGITS_B1V.copy()
+    broken[:, 0, 0] = unusable
+    settings = {"temperature": temperature, "suppress_tokens": (0, 1)}
+    assert chosen(FixedLogits(broken), **settings) == [2, 2]
+
+
 def test_a_mistaken_seed_is_refused():
     with pytest.raises(ValueError, match="seed is -1"):
-        make_token_selector(FixedLogits(), None, SamplingParams(), -1)
+        make_token_selector(FixedLogits(), None, GenerationConfig(), -1)

@@ -1,12 +1,16 @@
 """tokenizer: round trips of any Unicode, whole characters only, and errors that name the cause."""
 
+import json
 import logging
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mimo_v2_flash.text.tokenizer import (
     Detokenizer,
@@ -15,7 +19,14 @@ from mimo_v2_flash.text.tokenizer import (
     prompt_tokens,
     tokens,
 )
-from tests.support.tiny_text import MESSAGE_END, SPECIAL, TEMPLATE, any_text, small_tokenizer
+from tests.support.tiny_text import (
+    MESSAGE_END,
+    SPECIAL,
+    TEMPLATE,
+    any_text,
+    small_tokenizer,
+    write_json,
+)
 
 MESSAGES = [{"role": "user", "content": "is it 世?"}]
 ids = st.integers(0, len(small_tokenizer()) - 1)
@@ -57,6 +68,44 @@ def test_no_piece_holds_half_a_character(text):
 @given(st.lists(ids, max_size=40))
 def test_any_tokens_give_what_all_at_once_give(token_T):
     assert "".join(pieces_of(token_T)) == decoded(token_T)
+
+
+def token_of_byte(byte: int) -> int:
+    """Return the token of one byte: those of 256 bytes are in every byte-level vocabulary."""
+    return small_tokenizer().get_vocab()[bytes_to_unicode()[byte]]
+
+
+# Bytes that begin, continue and cannot be in a character, and tokens without text.
+broken = st.sampled_from([0x41, 0xC3, 0xE4, 0xEF, 0xBF, 0xBD, 0xF0, 0x9F, 0x98, 0x80, 0xFF, 0xED])
+silent = st.sampled_from([*range(len(SPECIAL)), len(small_tokenizer()) + 5])
+
+
+@settings(max_examples=1000)
+@given(st.lists(broken.map(token_of_byte) | silent, max_size=40))
+def test_broken_bytes_give_what_all_at_once_give_and_at_once(token_T):
+    """Each piece leaves out at most the character that may still change."""
+    detokenizer, emitted = Detokenizer(small_tokenizer()), ""
+    for index, token in enumerate(token_T, 1):
+        emitted += detokenizer.push(token)
+        certain = decoded(token_T[:index])
+        assert emitted == (certain[:-1] if certain.endswith("\ufffd") else certain)
+    assert emitted + detokenizer.end() == decoded(token_T)
+
+
+@pytest.mark.parametrize("unit", [[0x80], [0x80, 0xE4, 0xB8], [0xF0, 0x9F], [0xEF, 0xBF, 0xBD]])
+def test_the_work_of_a_token_does_not_grow_with_broken_bytes_before_it(unit):
+    lengths = []
+
+    class Counting:
+        def decode(self, token_T, **options):
+            lengths.append(len(token_T))
+            return small_tokenizer().decode(token_T, **options)
+
+    detokenizer, token_T = Detokenizer(Counting()), [*map(token_of_byte, unit)] * 300
+    pieces = [*map(detokenizer.push, token_T), detokenizer.end()]
+    assert "".join(pieces) == decoded(token_T)
+    assert max(lengths) <= 5
+    assert len(lengths) <= 8 * len(token_T)
 
 
 @given(any_text.filter(bool), st.data())
@@ -119,6 +168,63 @@ def test_messages_are_put_into_the_chat_template(folder):
 def test_messages_without_a_template_are_refused():
     with pytest.raises(ValueError, match="no chat template"):
         prompt_tokens(small_tokenizer(), MESSAGES)
+
+
+BROKEN_TEMPLATES = {
+    "{% for x in %}": "TemplateSyntaxError: ",
+    "{{ raise_exception('no system') }}": "TemplateError: no system",
+    "{{ messages[0].a.b }}": "UndefinedError: ",
+    "{{ messages[0] + 1 }}": "TypeError: ",
+    "{{ 1 / 0 }}": "ZeroDivisionError: ",
+    "{{ ''.__class__.mro() }}": "SecurityError: ",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError: ",
+}
+
+
+@pytest.mark.parametrize(("template", "message"), BROKEN_TEMPLATES.items())
+def test_a_template_that_fails_is_one_line_that_names_its_file(folder, tmp_path, template, message):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match="the chat template fails") as refusal:
+        prompt_tokens(load_tokenizer(copy), MESSAGES)
+    beginning = f"{copy}/chat_template.jinja: the chat template fails: {message}"
+    assert str(refusal.value).startswith(beginning)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_template_in_the_config_that_fails_is_named_too(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "chat_template.jinja").unlink()
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    write_json(copy / "tokenizer_config.json", config | {"chat_template": "{{ 1 / 0 }}"})
+    with pytest.raises(ValueError, match=r"copy/tokenizer_config\.json: the chat template fails"):
+        prompt_tokens(load_tokenizer(copy), MESSAGES)
+
+
+DAMAGES = [
+    ("tokenizer.json", b"{"),
+    ("tokenizer.json", b"\xff\xfe\x00"),
+    ("tokenizer.json", b""),
+    ("tokenizer.json", b"[1]"),
+    ("tokenizer.json", b"{}"),
+    ("tokenizer.json", b'{"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}'),
+    ("tokenizer_config.json", b"{"),
+    ("tokenizer_config.json", b"[1]"),
+    ("tokenizer_config.json", b'{"eos_token": 5}'),
+    ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}'),
+    ("tokenizer_config.json", b'{"added_tokens_decoder": {"0": 1}}'),
+    ("chat_template.jinja", b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES)
+def test_a_damaged_file_is_one_line_that_names_it(folder, tmp_path, name, content):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name) as refusal:
+        load_tokenizer(copy)
+    assert str(refusal.value).startswith(str(copy))
+    assert "\n" not in str(refusal.value)
 
 
 def test_half_a_surrogate_is_refused_by_its_place():

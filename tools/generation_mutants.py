@@ -1,0 +1,106 @@
+"""Mutants of generation: how tokens are drawn, what ends a text, and its characters."""
+
+from tools.kernel_mutants import Mutant
+
+__all__ = ["GENERATION_MUTANTS"]
+
+GENERATION_MUTANTS = (
+    Mutant(
+        "the checkpoint's sampling parameters are ignored",
+        "mimo_v2_flash/model.py",
+        "(generation_config or self.generation_config).with_sampling(sampling)",
+        "GenerationConfig().with_sampling(sampling)",
+        ("tests/test_model_loader.py",),
+    ),
+    Mutant(
+        "generation_config.json replaces the end tokens of config.json",
+        "mimo_v2_flash/generation/generation_config.py",
+        "    ends |= as_token_ids(",
+        "    ends = as_token_ids(",
+        ("tests/generation/test_generation_config.py",),
+    ),
+    Mutant(
+        "the tokenizer's end token is not read",
+        "mimo_v2_flash/generation/generation_config.py",
+        "tuple(sorted(end.union(self.eos_token_ids)))",
+        "self.eos_token_ids",
+        ("tests/generation/test_generation_config.py",),
+    ),
+    Mutant(
+        "without top_k every token may be drawn",
+        "mimo_v2_flash/generation/generation_config.py",
+        "top_k: int = 50",
+        "top_k: int = 0",
+        ("tests/generation/test_generation_keys.py",),
+    ),
+    Mutant(
+        "a temperature without do_sample samples",
+        "mimo_v2_flash/generation/generation_config.py",
+        'if do_sample else sampling | {"temperature": 0.0}',
+        'if do_sample or sampling else {"temperature": 0.0}',
+        ("tests/generation/test_generation_keys.py",),
+    ),
+    Mutant(
+        "a key that would change the tokens passes",
+        "mimo_v2_flash/generation/generation_config.py",
+        "check_keys(file, entries, GENERATION_KEYS, stacklevel=3)",
+        "pass",
+        ("tests/generation/test_generation_keys.py",),
+    ),
+    Mutant(
+        "an end token past the vocabulary is taken",
+        "mimo_v2_flash/inputs.py",
+        "not 0 <= token < vocab_size",
+        "not 0 <= token",
+        ("tests/test_inputs.py",),
+    ),
+    Mutant(
+        "ids past the tokenizer are drawn by sampling",
+        "mimo_v2_flash/generation/token_selector.py",
+        "        logits_NV[:, suppressed] = -np.inf\n",
+        "",
+        ("tests/generation/test_token_selector.py",),
+    ),
+    Mutant(
+        "ids past the tokenizer are taken greedily",
+        "mimo_v2_flash/generation/token_selector.py",
+        "if np.isin(token_N, suppressed).any():",
+        "if False:",
+        ("tests/generation/test_token_selector.py",),
+    ),
+    Mutant(
+        "the added tokens are not of the tokenizer",
+        "mimo_v2_flash/checkpoint/tokenizer_vocab.py",
+        '*((token["content"], token["id"]) for token in added), ',
+        "",
+        ("tests/checkpoint/test_tokenizer_vocab.py",),
+    ),
+    Mutant(
+        "a fresh seed is always the same",
+        "mimo_v2_flash/generation/seeds.py",
+        "secrets.randbits(BITS)",
+        "0",
+        ("tests/generation/test_seeds.py",),
+    ),
+    Mutant(
+        "each rank has a fresh seed of its own",
+        "mimo_v2_flash/generation/seeds.py",
+        "return int(group.all_reduce(np.array([fresh], np.int64))[0])",
+        "return secrets.randbits(BITS)",
+        ("tests/generation/test_seeds.py",),
+    ),
+    Mutant(
+        "tokens without text push bytes out of the window",
+        "mimo_v2_flash/text/tokenizer.py",
+        "[token for token in self._pending if self._text([token])][-LONGEST:]",
+        "self._pending[-LONGEST:]",
+        ("tests/text/test_tokenizer.py",),
+    ),
+    Mutant(
+        "broken bytes are decoded again for each token",
+        "mimo_v2_flash/text/tokenizer.py",
+        "elif len(self._pending) > LONGEST:",
+        "elif False:",
+        ("tests/text/test_tokenizer.py",),
+    ),
+)
