@@ -20,7 +20,8 @@ PARTIAL = ".partial"
 def atomic_write(path: Path, partial: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path to write; at the end of the block the file replaces `path`.
 
-    A block that fails leaves `path` as it was, and no temporary file. An OSError names `path`.
+    A block that fails leaves `path` as it was, and no temporary file. An OSError names `path`. A
+    link stays one, and a device or a pipe is written itself.
 
     Parameters
     ----------
@@ -29,7 +30,12 @@ def atomic_write(path: Path, partial: Path | None = None) -> Iterator[Path]:
     partial
         The temporary path, in the same folder; by default one that no other process uses.
     """
-    partial = partial or path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    if partial is None:
+        path = path.resolve()
+        partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with naming(path):
             yield partial

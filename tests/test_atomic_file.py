@@ -5,11 +5,41 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimo_v2_flash.atomic_file import atomic_write, partial_path, sync_folder
+from mimo_v2_flash.cli.result import write_json
+from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.journal import Journal, JournalHead
+from mimo_v2_flash.convert.store import Store
+from mimo_v2_flash.execution import compile_cache
+from mimo_v2_flash.tracing.trace_file import write_trace
 from tests.support.faulty_disk import FaultyDisk, Killed
 
+
+def _trace(path: Path, number: int) -> None:
+    write_trace(path, {"tokens": np.full(4, number)}, MiMoConfig())
+
+
+def _json(path: Path, number: int) -> None:
+    write_json({"number": number}, path)
+
+
+def _record(path: Path, number: int) -> None:
+    """Write the record of a compiled program, as the compile cache does."""
+    compile_cache._write(path, compile_cache._json_bytes({"number": number}))
+
+
+def _small_file(path: Path, number: int) -> None:
+    Store(path.parent, [], {}).write_file(path.name, str(number).encode())
+
+
+def _journal(path: Path, number: int) -> None:
+    Journal(path).start(JournalHead(f"{number}", {}), {})
+
+
+WRITERS = {writer.__name__: writer for writer in (_trace, _json, _record, _small_file, _journal)}
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -36,6 +66,22 @@ def test_killed_at_any_change_the_file_is_the_former_or_the_new(tmp_path):
             replace(file, b"new")
         seen.add(file.read_bytes())
     assert seen == {b"former", b"new"}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_what_the_project_writes_is_at_any_kill_the_former_file_or_the_new(tmp_path, write):
+    contents = []
+    for number in (1, 2):
+        write(tmp_path / "whole", number)
+        contents.append(sorted((tmp_path / "whole").read_bytes()))  # metadata in any order
+    assert contents[0] != contents[1]
+    with FaultyDisk() as disk:
+        write(tmp_path / "whole", 2)
+    for last in range(len(disk.changes)):
+        write(file := tmp_path / str(last), 1)
+        with FaultyDisk(last), suppress(Killed):
+            write(file, 2)
+        assert sorted(file.read_bytes()) in contents, disk.changes[last]
 
 
 def test_its_bytes_are_synced_before_it_gets_its_name_and_the_folder_after(tmp_path):
@@ -87,3 +133,22 @@ def test_windows_does_not_sync_folders(tmp_path, monkeypatch):
         sync_folder(tmp_path)
     monkeypatch.undo()
     assert disk.changes == []
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "real").mkdir()
+    (file := tmp_path / "real" / "x").write_bytes(b"former")
+    (link := tmp_path / "link").symlink_to(file)
+    replace(link, b"new")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "real", "x"]
+
+
+def test_a_pipe_is_written_and_stays_one(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    replace(pipe, b"new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo()

@@ -25,6 +25,7 @@ from mimo_v2_flash.atomic_file import (
     partial_path,
     sync_folder,
 )
+from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.prepared import MANIFEST, PREPARED_INDEX, SOURCE_DIGEST, STEM
 from mimo_v2_flash.checkpoint.source_files import FileState, file_changes
 
@@ -35,6 +36,7 @@ from .plan import OutputTensor, TensorChunk
 __all__ = ["JOURNAL", "LOCK", "Store"]
 
 JOURNAL, LOCK = f"{STEM}.journal", f"{STEM}.lock"
+THREADS = 4  # that read the files when all are written
 OTHERS = (".safetensors", ".index.json", ".shards.json")  # ends of checkpoints' files
 
 
@@ -188,7 +190,8 @@ class Store:
         ValueError
             If a file does not hold what was written to it; it is named. --resume mends it.
         """
-        checksums = {file: self._checksum(file) for file in self._sizes}
+        files = list(self._sizes)
+        checksums = dict(zip(files, parallel_map(self._checksum, files, THREADS), strict=True))
         checksums |= {file: sha256(data).hexdigest() for file, data in self._small_files.items()}
         for file in self._sizes:
             self._partial(file).replace(self.folder / file)
