@@ -141,10 +141,10 @@ class FolderSource:
         return {name: path for name, path in paths.items() if path.is_file()}
 
     def file_states(self) -> Mapping[str, FileState]:
-        """Return the present state of its weights, indexes and side files by name."""
-        path = Path(self.name)
-        indexes = path.glob(f"*{INDEX_SUFFIX}")
-        return file_states([*self._checkpoint.files, *indexes, *self.side_files().values()])
+        """Return the present state of its weights, indexes, config and side files by name."""
+        folder = Path(self.name)
+        others = (*folder.glob(f"*{INDEX_SUFFIX}"), *folder.glob("config.json"))
+        return file_states([*self._checkpoint.files, *others, *self.side_files().values()])
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -87,17 +87,25 @@ def _compare_tensors(
 ) -> tuple[int, list[str]]:
     metadata = prepared.metadata
     try:
+        config = MiMoConfig.from_pretrained(source.name)
         job = plan_conversion_job(
             source,
-            MiMoConfig.from_pretrained(folder),
+            config.truncated(int(metadata.config["num_hidden_layers"])),
             folder,
             Encoding(metadata.dtype, metadata.target),
             metadata.experts,
             expert_parallel=metadata.expert_parallel,
             tensor_parallel=metadata.tensor_parallel,
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return 0, [f"the source is of another model: {error}"]
+    lines = [
+        f"{folder}: {name} is {actual!r:.80}, the source's is {expected!r:.80}"
+        for name, actual, expected in job.metadata_changes(metadata)
+        if name not in {"source", "revision"}
+    ]
+    if lines:
+        return 0, lines
     with progress_of_bytes(f"{source.name}: tensors", total=job.bytes_to_read) as advance:
         lines = compare_tensors(prepared, job, workers=WORKERS, advance=advance)
     return len(job.plan.outputs), lines

@@ -1,7 +1,7 @@
 """Conversion of a checkpoint to prepared weights, with a few megabytes in memory at a time."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,13 +69,11 @@ class ConversionJob:
         if not self.store.index.exists():
             return False
         index = read_prepared_index(self.store.index)
-        actual = _flat(index.prepared) if index.prepared else {}
-        for name, value in _flat(self.prepared).items():
-            if name != SOURCE_DIGEST and actual.get(name) != value:
-                raise ValueError(
-                    f"{folder} holds weights of {name} {actual.get(name)!r:.80}, "
-                    f"requested is {value!r:.80}; choose another folder, or remove it"
-                )
+        for name, actual, expected in self.metadata_changes(index.prepared):
+            raise ValueError(
+                f"{folder} holds weights of {name} {actual!r:.80}, requested is {expected!r:.80}; "
+                "choose another folder, or remove it"
+            )
         if index.source_files is not None and (
             changes := file_changes(index.source_files, self.store.source_files)
         ):
@@ -85,6 +83,16 @@ class ConversionJob:
             )
         self.store.check_files(former=index.source_files is None)
         return True
+
+    def metadata_changes(self, actual: PreparedMetadata | None) -> Iterator[tuple[str, Any, Any]]:
+        """Yield each field of metadata or config that differs, its value in `actual` and here.
+
+        The source's digest is not compared: that is for the states of its files.
+        """
+        values = _flat(actual) if actual else {}
+        for name, expected in _flat(self.prepared).items():
+            if name != SOURCE_DIGEST and values.get(name) != expected:
+                yield name, values.get(name), expected
 
     def run(self, *, workers: int, advance: Callable[[int], None], resume: bool = True) -> None:
         """Run the tasks that no earlier run has finished, then give the files their names.

@@ -167,8 +167,12 @@ def test_loading_another_models_weights_names_file_and_field(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"format": "pt"}, replace(PREPARED, source_digest="ab12").to_metadata()],
-    ids=["another program", "another preparation"],
+    [
+        {"format": "pt"},
+        replace(PREPARED, source_digest="ab12").to_metadata(),
+        replace(PREPARED, revision="4567").to_metadata(),
+    ],
+    ids=["another program", "another source", "another commit"],
 )
 def test_files_of_two_preparations_are_refused_by_name(tmp_path, other):
     for file, metadata in {"a": METADATA, "b": METADATA, "c": other}.items():

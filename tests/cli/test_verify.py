@@ -60,7 +60,7 @@ def verified(output, capsys):
 def test_it_says_that_nothing_differs_and_what_it_compared(source, verified):
     lines = verified().splitlines()
     assert re.fullmatch(r"checksums of 3 files, [\d.]+ MB: 0 differ", lines[0])
-    files = len(list(source.glob("*.safetensors*"))) + 1
+    files = len(list(source.glob("*.safetensors*"))) + 2
     assert lines[1] == (
         f"source {source}: unchanged, by size, time, header and samples of {files} files"
     )
@@ -107,11 +107,32 @@ def test_a_tensor_that_the_source_changed_is_named(source, output, verified):
     assert line == f"{output}/{FILE}: {EXPERT} differs from the source"
 
 
-def test_a_source_of_another_model_is_named(source, verified):
+@pytest.mark.parametrize("layers", [(), ("--num-layers", "2")])
+def test_layers_that_were_left_out_are_no_difference(source, output, verified, layers):
+    shutil.rmtree(output)
+    arguments = ("--checkpoint", str(source), "--output", str(output), *layers)
+    assert prepare_weights.main(list(arguments)) == 0
+    os.utime(source / "model_2.safetensors")
+    assert " tensors were compared" in verified()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"rope_theta": 7}, "{output}: rope_theta is 5000000.0, the source's is 7"),
+        ({"num_hidden_layers": 2}, "the source is of another model: "),
+        ({"vocab_size": 10}, "the source is of another model: "),
+    ],
+)
+def test_a_source_of_another_model_is_named(source, output, verified, change, line):
     config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | change))
+    assert line.format(output=output) in verified(status=2)
+
+
+def test_a_source_whose_files_are_damaged_is_named(source, verified):
     for file in source.glob("*_linear_fc1.safetensors"):
         file.write_bytes(b"")
-    (source / "config.json").write_text(json.dumps(config))
     assert "the source is of another model: " in verified(status=2)
 
 

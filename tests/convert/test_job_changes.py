@@ -96,6 +96,10 @@ CHANGES = {
         partial(keeping_times, lambda f: (f / INDEX).write_bytes((f / INDEX).read_bytes() + b" ")),
         rf"{INDEX} has [\d,]+ bytes, not",
     ),
+    "config": (
+        lambda f: (f / "config.json").write_bytes((f / "config.json").read_bytes() + b" "),
+        r"config.json has [\d,]+ bytes, not",
+    ),
     "size": (partial(keeping_times, longer), "tokenizer.json has 3 bytes, not 2"),
     "time": (lambda folder: os.utime(folder / FILE), f"{FILE} has another modification time"),
     "new file": (lambda folder: (folder / SIDE_FILES[-1]).touch(), f"{SIDE_FILES[-1]} is new"),

@@ -71,6 +71,15 @@ def test_the_index_says_where_tensors_are_and_has_each_files_own_checksum(tmp_pa
     }
 
 
+def test_names_are_durable_before_the_index_says_that_all_are_there(tmp_path):
+    store = written(tmp_path, *CHUNKS)
+    with FaultyDisk() as disk:
+        store.finish()
+    steps = [change.split()[0] for change in disk.changes]
+    assert steps[:5] == ["replace", "replace", "fsync", "create", "write"]
+    assert disk.changes[3].endswith(f"{PREPARED_INDEX}.partial")
+
+
 def test_until_it_is_finished_nothing_has_its_name(tmp_path):
     store = written(tmp_path, *CHUNKS)
     assert names_in(tmp_path) == [f"{ONE}.partial", f"{TWO}.partial", JOURNAL]
@@ -134,7 +143,9 @@ def test_a_journal_that_was_not_begun_is_none(tmp_path):
     assert written(tmp_path, "a").begin(CHUNKS) == {"a"}
 
 
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: os.truncate(path, 70)])
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: os.truncate(path, path.stat().st_size - 1)]
+)
 def test_without_its_file_or_at_another_size_a_task_is_not_done(tmp_path, change):
     written(tmp_path, "a", "b c", "d end")
     change(tmp_path / f"{ONE}.partial")
@@ -182,6 +193,20 @@ def test_an_interruption_while_files_get_their_names_is_continued(tmp_path, rena
     again.finish()
     assert names_in(tmp_path) == [ONE, TWO, PREPARED_INDEX]
     again.check_files()
+
+
+def test_a_file_that_was_lost_while_files_got_their_names_is_written_again(tmp_path):
+    written(tmp_path, *CHUNKS)
+    (tmp_path / f"{ONE}.partial").rename(tmp_path / ONE)
+    (tmp_path / f"{TWO}.partial").unlink()
+    again = two_files(tmp_path)
+    assert again.begin(CHUNKS) == {"a"}
+    for key in CHUNKS.keys() - {"a"}:
+        again.write(key, CHUNKS[key])
+    again.finish()
+    finished(tmp_path / "at once")
+    for file in (ONE, TWO, PREPARED_INDEX):
+        assert (tmp_path / file).read_bytes() == (tmp_path / "at once" / file).read_bytes()
 
 
 OTHERS = {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.checkpoint.prepared import MANIFEST, PREPARED_INDEX
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.verify import compare_tensors, open_prepared
@@ -27,6 +28,11 @@ CROSSING = "model.layers.2.self_attn"  # K and V share scales
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
     return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+
+
+@pytest.fixture(autouse=True)
+def _several_tasks_per_tensor(monkeypatch):
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 2_000)
 
 
 def job_of(source: Path, output: Path, shards: int, dtype: str = "fp8") -> ConversionJob:
