@@ -63,7 +63,7 @@ def test_shards_are_the_same_model(trace):
 
 @pytest.mark.parametrize("folder", [PREPARED, *sorted(SHARDS.glob("rank-*"))], ids=lambda p: p.name)
 def test_metadata_keep_their_keys(folder):
-    metadata = open_checkpoint(folder).metadata
+    ((_, metadata),) = open_checkpoint(folder).metadata()
     prepared = PreparedMetadata.of_metadata(metadata)
     assert prepared is not None
     assert prepared.to_metadata() == metadata

@@ -1,6 +1,7 @@
 """End-to-end download in subprocesses: bytes fetched, retries, resume after a kill, errors."""
 
 import ast
+import json
 import re
 import signal
 import subprocess
@@ -97,7 +98,7 @@ def data_ranges(hub: LocalHub) -> list[Range]:
 def stored_ranges(job: ConversionJob, output: Path) -> set[Range]:
     """Return the ranges that are on disk according to the journal."""
     lines = (output / JOURNAL).read_text().split("\n")[1:-1]
-    keys = {line.rpartition(" ")[0] for line in lines}
+    keys = {json.loads(line[9:])[0].rpartition(" ")[0] for line in lines}
     sources = [info for task in job.plan.tasks if task.key in keys for info in task.sources]
     return {Range(Path(info.file).name, info.begin, info.end) for info in sources}
 
@@ -148,7 +149,7 @@ def test_killed_again_and_again_it_goes_on_and_fetches_nothing_twice(
             assert process.returncode == -signal.SIGKILL
             assert stored.isdisjoint(data_ranges(hub))
             assert stored <= (stored := stored_ranges(job, output))
-            assert {path.suffix for path in output.iterdir()} == {".partial", ".journal"}
+            assert {path.suffix for path in output.iterdir()} == {".partial", ".journal", ".lock"}
         hub.on_range = id
         hub.reset()
         finish(start(hub, tmp_path))

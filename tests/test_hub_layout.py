@@ -192,7 +192,8 @@ def test_a_prepared_folder_and_the_name_of_its_file_are_one_checkpoint(hub, tmp_
 def test_a_prepared_checkpoint_in_many_files_opens_by_the_name_of_one(hub, tmp_path):
     source, encoding = FolderSource(hub.folder), Encoding("fp8", "cpu")
     job = plan_conversion_job(source, CONFIG, tmp_path, encoding, tuple(range(5)))
-    store = Store(tmp_path, job.plan.outputs, job.prepared.to_metadata(), largest_file=200_000)
+    metadata, states = job.prepared.to_metadata(), job.store.source_files
+    store = Store(tmp_path, job.plan.outputs, metadata, source_files=states, largest_file=200_000)
     replace(job, store=store).run(workers=2, advance=lambda _: None)
     assert len(list(tmp_path.glob("mimo_weights-*-of-*.safetensors"))) > 5
     for path in (tmp_path, tmp_path / "mimo_weights.safetensors"):

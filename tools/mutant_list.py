@@ -3,6 +3,7 @@
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
+from tools.store_mutants import STORE_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -10,6 +11,7 @@ MUTANTS = (
     *KERNEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
+    *STORE_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",

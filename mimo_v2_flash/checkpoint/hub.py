@@ -17,6 +17,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 from .io_threads import parallel_map
 from .safetensors_file import Header, TensorInfo, read_header
 from .source import SIDE_FILES, find_index
+from .source_files import FileState
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
@@ -95,6 +96,10 @@ class HubSource:
     def side_files(self) -> Mapping[str, Path]:
         """Return the paths of those `SIDE_FILES` that the repository has, downloaded."""
         return {name: self._download(name) for name in SIDE_FILES if name in self._files}
+
+    def file_states(self) -> Mapping[str, FileState]:
+        """Return nothing: the commit tells all files apart."""
+        return {}
 
     def _download(self, file: str) -> Path:
         request = partial(hf_hub_download, self.name, file, revision=self.revision)

@@ -230,7 +230,7 @@ def _contents(
 ) -> tuple[tuple[int, ...], ShardSpec]:
     """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
     try:
-        prepared = PreparedMetadata.of_metadata(tensors.metadata)
+        prepared = PreparedMetadata.of_files(tensors.metadata())
         if prepared:
             prepared.check(config)
     except ValueError as error:

@@ -2,20 +2,32 @@
 
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
-__all__ = ["FORMAT", "MANIFEST", "STEM", "PreparedMetadata", "check_shard", "find_shard_folder"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "PREPARED_INDEX",
+    "SOURCE_DIGEST",
+    "STEM",
+    "PreparedMetadata",
+    "check_shard",
+    "find_shard_folder",
+    "read_manifest",
+]
 
 FORMAT = "mimo-v2-flash"
 VERSION = "2"
 STEM = "mimo_weights"  # of the names of a prepared checkpoint's files
+PREPARED_INDEX = f"{STEM}.safetensors.index.json"
 MANIFEST = f"{STEM}.shards.json"
+SOURCE_DIGEST = "source_digest"  # the field that files of the last release do not have
 FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
 """Fields of a config that the weights do not depend on."""
 
@@ -38,6 +50,8 @@ class PreparedMetadata:
         The whole model's config, in the hub's spelling; its number of experts is the source's.
     expert_parallel, tensor_parallel, shard
         How many ranks the experts and the heads are split over, and the index of this shard.
+    source_digest
+        A digest of the source's files, if no commit names them: `source_files.content_digest`.
     """
 
     source: str
@@ -49,6 +63,7 @@ class PreparedMetadata:
     expert_parallel: int = 1
     tensor_parallel: int = 1
     shard: int = 0
+    source_digest: str = ""
 
     @property
     def shards(self) -> int:
@@ -63,6 +78,8 @@ class PreparedMetadata:
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a safetensors header."""
         values = {name: json.dumps(value) for name, value in asdict(self).items()}
+        if not self.source_digest:
+            del values[SOURCE_DIGEST]
         return {"format": FORMAT, "format_version": VERSION, **values}
 
     @classmethod
@@ -81,8 +98,9 @@ class PreparedMetadata:
                 f"prepared weights of format version {metadata.get('format_version')}, this "
                 f"release reads {VERSION}: prepare them again"
             )
+        names = {field.name for field in fields(cls)} - ({SOURCE_DIGEST} - metadata.keys())
         try:
-            values = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
+            values = {name: json.loads(metadata[name]) for name in sorted(names)}
             prepared = cls(**(values | {"experts": tuple(values["experts"])}))
             all_experts = range(operator.index(prepared.config["n_routed_experts"]))
             if sorted(set(prepared.experts) & set(all_experts)) != values["experts"]:
@@ -93,6 +111,22 @@ class PreparedMetadata:
                 raise ValueError(f"shard {prepared.shard!r:.100}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"prepared weights with damaged metadata: {error}") from error
+        return prepared
+
+    @classmethod
+    def of_files(cls, files: Iterator[tuple[Path, Mapping[str, str]]]) -> "PreparedMetadata | None":
+        """Return the fields in the metadata of a folder's files, None if others wrote the first.
+
+        Raises
+        ------
+        ValueError
+            If it is of another version or damaged, or another file is of another preparation.
+        """
+        first, metadata = next(files, (Path(), {}))
+        prepared = cls.of_metadata(metadata)
+        for path, other in files if prepared else ():
+            if other != metadata:
+                raise ValueError(f"{first.name} and {path.name} are of two preparations")
         return prepared
 
     def check(self, config: MiMoConfig) -> None:
@@ -116,7 +150,7 @@ def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
     """
     if not (path / MANIFEST).is_file():
         return path
-    manifest, folders = _manifest(path)
+    manifest, folders = read_manifest(path)
     shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
     if shard_spec not in shards:
         requested = "no shard" if shard_spec is None else _parallel_sizes(shard_spec)
@@ -135,7 +169,7 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
         )
     if not (folder.parent / MANIFEST).is_file():
         return
-    manifest, _ = _manifest(folder.parent)
+    manifest, _ = read_manifest(folder.parent)
     for name, value in vars(prepared).items():
         if name != "shard" and value != vars(manifest)[name]:
             raise ValueError(
@@ -144,7 +178,14 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
             )
 
 
-def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
+def read_manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
+    """Return the metadata and the shards' folder names in the manifest of the folder `path`.
+
+    Raises
+    ------
+    ValueError
+        If the manifest is damaged, or names anything but folders in `path`.
+    """
     file = path / MANIFEST
     try:
         content = json.loads(file.read_bytes())
@@ -152,6 +193,13 @@ def _manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
         folders = list(map(str, content["shards"]))
         if prepared is None or len(folders) != prepared.shards:
             raise ValueError(f"{len(folders)} shards")
+        # As Windows reads them: either slash separates, and a drive is none of the name.
+        if outside := [
+            name
+            for name in folders
+            if name in {"", ".", ".."} or PureWindowsPath(name).name != name
+        ]:
+            raise ValueError(f"shard {outside[0]!r:.100} is no folder beside it")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: damaged, or of another release: {error}") from error
     return prepared, folders

@@ -17,6 +17,7 @@ from .safetensors_file import (
     parse_index,
     read_header,
 )
+from .source_files import FileState, file_states
 
 __all__ = [
     "SIDE_FILES",
@@ -68,6 +69,9 @@ class Source(Protocol):
     def side_files(self) -> Mapping[str, Path]:
         """Return the local paths of those `SIDE_FILES` that the checkpoint has."""
 
+    def file_states(self) -> Mapping[str, FileState]:
+        """Return the present state of its files by name; nothing if `revision` tells them apart."""
+
 
 class Checkpoint(Mapping[str, np.ndarray]):
     """A mapping from tensor names to arrays: views of memory-mapped files, opened when needed.
@@ -104,10 +108,14 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return len(self._files)
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """The `__metadata__` of the first file's header."""
-        path = next(iter(self._files.values()), None)
-        return self._header(path).metadata if path else {}
+    def files(self) -> list[Path]:
+        """Its files, the first tensor's first."""
+        return list(dict.fromkeys(self._files.values()))
+
+    def metadata(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Yield each file and the `__metadata__` of its header, which is read when it is next."""
+        for path in self.files:
+            yield path, self._header(path).metadata
 
     def file_of(self, name: str) -> Path:
         """Return the file that holds tensor `name`."""
@@ -149,6 +157,12 @@ class FolderSource:
         """Return the paths of those `SIDE_FILES` that exist."""
         paths = {name: Path(self.name) / name for name in SIDE_FILES}
         return {name: path for name, path in paths.items() if path.is_file()}
+
+    def file_states(self) -> Mapping[str, FileState]:
+        """Return the present state of its weights, indexes, config and side files by name."""
+        folder = Path(self.name)
+        others = (*folder.glob(f"*{INDEX_SUFFIX}"), *folder.glob("config.json"))
+        return file_states([*self._checkpoint.files, *others, *self.side_files().values()])
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -18,7 +18,9 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 
+from . import verify as verification
 from .console import amount, console, progress_of_bytes, table
+from .entry import CommandError
 from .option_types import positive
 from .result import Result
 
@@ -41,14 +43,18 @@ WORKERS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FOLDER",
-        help="Folder of the checkpoint to read, with safetensors files and a config.json.",
+        help="Folder of the checkpoint to read, with safetensors files and a config.json "
+        "(no default; to --verify the source that --output names).",
     )
-    source.add_argument("--model", help=f"Repository on the Hugging Face hub, such as {MODEL}.")
+    source.add_argument(
+        "--model",
+        help=f"Repository on the Hugging Face hub, such as {MODEL} (no default, as --checkpoint).",
+    )
     add_subset_arguments(parser)
     parser.add_argument(
         "--target",
@@ -70,12 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="Tensor-parallel size to write shards for (default: 1).",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="Print what would be read and written, and write nothing.",
-    )
-    parser.add_argument("--resume", action="store_true", help="Continue an interrupted run.")
+    _add_run_arguments(parser)
 
 
 def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +112,22 @@ def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare whether to run, to continue, or to compare what an earlier run has finished."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Print what would be read and written, and write nothing.",
+    )
+    parser.add_argument("--resume", action="store_true", help="Continue an interrupted run.")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="Compare the finished folder --output with its checksums and, if it is at hand, with "
+        "its source (by default the one that it names), and write nothing.",
+    )
+
+
 def run(
     checkpoint: Path | None,
     model: str | None,
@@ -124,15 +141,17 @@ def run(
     tensor_parallel: int,
     dry_run: bool,
     resume: bool,
+    verify: bool,
 ) -> Result:
     """Plan the job, print its sizes, run it, and return sizes and times."""
-    source: Source
-    if checkpoint is not None:
-        source, config_file = FolderSource(checkpoint), checkpoint
-    else:
-        source = HubSource(model or MODEL, revision)
-        config_file = source.config
-    config = MiMoConfig.from_pretrained(config_file)
+    source = _source(checkpoint, model, revision)
+    if verify:
+        return verification.verify(output, source)
+    if source is None:
+        raise CommandError("one of --checkpoint and --model is required")
+    config = MiMoConfig.from_pretrained(
+        source.config if isinstance(source, HubSource) else source.name
+    )
     expert_parallel = tensor_parallel if expert_parallel is None else expert_parallel
     job = plan(
         source,
@@ -147,9 +166,13 @@ def run(
     _print_sizes(job)
     if dry_run:
         return Result(sizes(job))
-    if job.store.is_interrupted and not resume:
-        raise ValueError(f"--output {output}: holds an interrupted run; --resume continues it")
-    return Result(sizes(job) | make(job))
+    return Result(sizes(job) | make(job, resume=resume))
+
+
+def _source(checkpoint: Path | None, model: str | None, revision: str) -> Source | None:
+    if checkpoint is not None:
+        return FolderSource(checkpoint)
+    return HubSource(model, revision) if model is not None else None
 
 
 def plan(
@@ -171,15 +194,17 @@ def plan(
     )
 
 
-def make(job: ConversionJob) -> dict[str, Any]:
+def make(job: ConversionJob, *, resume: bool = True) -> dict[str, Any]:
     """Run what is left of the job, with a progress bar, print the result and return its numbers."""
     out, start = console(), time.perf_counter()
     if job.is_complete():
         out.print(f"{job.store.folder} is complete already")
         return {"was_complete": True, "rounded_values": 0, "seconds": 0.0}
+    if resume and job.store.is_former:
+        out.print(f"{job.store.folder}: an interrupted run without checksums, which begins anew")
     workers = IN_FLIGHT if isinstance(job.source, HubSource) else WORKERS
     with progress_of_bytes(f"{job.source.name}", total=job.bytes_to_read) as advance:
-        job.run(workers=workers, advance=advance)
+        job.run(workers=workers, advance=advance, resume=resume)
     out.print(f"{job.store.folder}: {amount(job.store.nbytes)}, complete")
     if job.encoding.target == "trainium2":
         out.print(

@@ -1,12 +1,13 @@
 """Result of a command: its exit status, and its numbers, which `--json` writes as one object."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mimo_v2_flash.atomic_file import atomic_write
 
 __all__ = ["Result", "write_json"]
 
@@ -35,16 +36,9 @@ def write_json(numbers: dict[str, Any], file: Path | None) -> None:
     text = json.dumps(_plain(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if file is None:
         sys.stdout.write(text)
-    elif file.exists() and not file.is_file():  # a device or a pipe
-        file.write_text(text)
     else:
-        file = file.resolve()  # a link stays one
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        try:
+        with atomic_write(file) as partial:
             partial.write_text(text)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

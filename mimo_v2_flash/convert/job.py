@@ -1,7 +1,7 @@
 """Conversion of a checkpoint to prepared weights, with a few megabytes in memory at a time."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,16 @@ import numpy as np
 from mimo_v2_flash.checkpoint.check import TensorNames, check_names
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
-from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
+from mimo_v2_flash.checkpoint.prepared import SOURCE_DIGEST, PreparedMetadata
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.checkpoint.source import Source
+from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
 from .encoding import Encoding
-from .plan import ConversionPlan, ConversionTask, plan_conversion
+from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
+from .prepared_index import read_prepared_index
 from .shard_plan import shard_conversion_plan
 from .store import Store
 
@@ -55,7 +57,7 @@ class ConversionJob:
     @property
     def bytes_to_read(self) -> int:
         """Bytes of the source that the tasks read, without headers."""
-        return sum(map(_size, self.plan.tasks))
+        return sum(task.nbytes for task in self.plan.tasks)
 
     def is_complete(self) -> bool:
         """Return whether the prepared checkpoint is already complete.
@@ -63,48 +65,104 @@ class ConversionJob:
         Raises
         ------
         ValueError
-            If the folder holds other weights or settings, or lost a file; the message says which.
+            If the folder holds other weights or settings, is of another source, or lost a file;
+            the message says which.
         """
+        folder = self.store.folder
         if not self.store.index.exists():
             return False
-        actual, expected = _index_metadata(self.store.index), _flat(self.prepared)
-        for name, value in expected.items():
-            if actual.get(name) != value:
-                raise ValueError(
-                    f"{self.store.folder} holds weights of {name} {actual.get(name)!r:.80}, "
-                    f"requested is {value!r:.80}; choose another folder, or remove it"
-                )
-        self.store.check_files()
+        index = read_prepared_index(self.store.index)
+        for name, actual, expected in self.metadata_changes(index.prepared):
+            raise ValueError(
+                f"{folder} holds weights of {name} {actual!r:.80}, requested is {expected!r:.80}; "
+                "choose another folder, or remove it"
+            )
+        if index.source_files is not None and (
+            changes := file_changes(index.source_files, self.store.source_files)
+        ):
+            raise ValueError(
+                f"{folder} holds weights of another source than {self.source.name} is now: "
+                f"{changes[0]}; --verify compares them, or choose another folder"
+            )
+        self.store.check_files(former=index.source_files is None)
         return True
 
-    def run(self, *, workers: int, advance: Callable[[int], None]) -> None:
+    def metadata_changes(self, actual: PreparedMetadata | None) -> Iterator[tuple[str, Any, Any]]:
+        """Yield each field of metadata or config that differs, its value in `actual` and here.
+
+        The source's digest is not compared: that is for the states of its files.
+        """
+        values = _flat(actual) if actual else {}
+        for name, expected in _flat(self.prepared).items():
+            if name != SOURCE_DIGEST and values.get(name) != expected:
+                yield name, values.get(name), expected
+
+    def run(self, *, workers: int, advance: Callable[[int], None], resume: bool = True) -> None:
         """Run the tasks that no earlier run has finished, then give the files their names.
 
-        `advance` is called with bytes of the source: those of earlier runs, then each task's. An
-        interrupted or failed run leaves its finished tasks on disk, under temporary names.
-        """
-        done = self.store.begin()
-        remaining = [task for task in self.plan.tasks if _key(task) not in done]
-        advance(self.bytes_to_read - sum(map(_size, remaining)))
-        parallel_map(partial(self._run_task, advance), remaining, workers)
-        config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
-        for folder in {"", *self.store.folders}:
-            self.store.write_file(str(Path(folder) / "config.json"), config)
-        for name, path in self.source.side_files().items():
-            self.store.write_file(name, path.read_bytes())
-        self.store.finish()
+        An interrupted or failed run leaves its finished tasks on disk, under temporary names.
 
-    def _run_task(self, advance: Callable[[int], None], task: ConversionTask) -> None:
+        Parameters
+        ----------
+        workers
+            How many threads read and convert.
+        advance
+            Called with bytes of the source: those of earlier runs, then each task's.
+        resume
+            Whether an interrupted run may be continued.
+
+        Raises
+        ------
+        OSError
+            If another process writes to the folder, or the disk is full.
+        ValueError
+            If a tensor cannot be converted, if the source changed while it was read, or if the
+            folder holds another checkpoint, or an interrupted run that is not to be continued.
+        """
+        with self.store.lock():
+            if self.is_complete():  # another process has completed it in the meantime
+                return
+            if self.store.is_interrupted and not resume:
+                raise ValueError(
+                    f"--output {self.store.folder}: holds an interrupted run; --resume continues it"
+                )
+            self._run_tasks(workers, advance)
+            if changes := file_changes(self.store.source_files, self.source.file_states()):
+                raise ValueError(
+                    f"{self.source.name}: changed while it was read: {changes[0]}; remove "
+                    f"{self.store.folder} and prepare it again"
+                )
+            self._write_small_files()
+            self.store.finish()
+
+    def convert(self, task: ConversionTask) -> list[TensorChunk]:
+        """Return the chunks that a task makes of the source; an error names the source's file."""
         arrays = []
         for info in task.sources:
             data = self.source.read(info.file, info.begin, info.end)
             arrays.append(np.frombuffer(data, DTYPES[info.dtype]).reshape(info.shape))
         try:
-            chunks = task.convert(arrays)
+            return task.convert(arrays)
         except ValueError as error:
             raise ValueError(f"{task.sources[0].file}: {error}") from error
-        self.store.write(_key(task), chunks)
-        advance(_size(task))
+
+    def _run_tasks(self, workers: int, advance: Callable[[int], None]) -> None:
+        done = self.store.begin(list(map(_key, self.plan.tasks)))
+        remaining = [task for task in self.plan.tasks if _key(task) not in done]
+        advance(self.bytes_to_read - sum(task.nbytes for task in remaining))
+        parallel_map(partial(self._run_task, advance), remaining, workers)
+
+    def _write_small_files(self) -> None:
+        """Write the config, beside every shard too, and the side files."""
+        config = f"{json.dumps(self.config.to_dict(), indent=1)}\n".encode()
+        for folder in {"": None} | dict.fromkeys(self.store.folders):
+            self.store.write_file(str(Path(folder) / "config.json"), config)
+        for name, path in self.source.side_files().items():
+            self.store.write_file(name, path.read_bytes())
+
+    def _run_task(self, advance: Callable[[int], None], task: ConversionTask) -> None:
+        self.store.write(_key(task), self.convert(task))
+        advance(task.nbytes)
 
 
 def plan_conversion_job(
@@ -137,6 +195,7 @@ def plan_conversion_job(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
     shards = all_shard_specs(expert_parallel, tensor_parallel)
+    source_files = source.file_states()  # before headers are read
     available = dict.fromkeys(source.names())
     fused = is_fused(available)
     params = list(all_params(config, experts, fused=fused))
@@ -154,18 +213,11 @@ def plan_conversion_job(
         config=config.to_dict(),
         expert_parallel=expert_parallel,
         tensor_parallel=tensor_parallel,
+        source_digest=content_digest(source_files),
     )
-    store = Store(folder, plan.outputs, prepared.to_metadata(), shards=len(shards))
+    metadata = prepared.to_metadata()
+    store = Store(folder, plan.outputs, metadata, source_files=source_files, shards=len(shards))
     return ConversionJob(source, config, encoding, prepared, plan, store, names)
-
-
-def _index_metadata(index: Path) -> dict[str, Any]:
-    """Return the metadata in the index of a complete checkpoint."""
-    try:
-        prepared = PreparedMetadata.of_metadata(json.loads(index.read_bytes())["metadata"])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{index}: damaged, or of another release: {error}") from error
-    return _flat(prepared) if prepared else {}
 
 
 def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
@@ -176,8 +228,4 @@ def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
 
 def _key(task: ConversionTask) -> str:
     """Return a task's line in the journal; its size tells tasks of another `TASK_BYTES` apart."""
-    return f"{task.key} {_size(task)}"
-
-
-def _size(task: ConversionTask) -> int:
-    return sum(info.end - info.begin for info in task.sources)
+    return f"{task.key} {task.nbytes}"

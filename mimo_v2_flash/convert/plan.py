@@ -68,6 +68,11 @@ class ConversionTask(NamedTuple):
     sources: tuple[TensorInfo, ...]
     convert: Callable[[list[np.ndarray]], list[TensorChunk]]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the source that it reads."""
+        return sum(info.end - info.begin for info in self.sources)
+
 
 class ConversionPlan(NamedTuple):
     """The tensors of a prepared checkpoint, and the tasks that fill them."""

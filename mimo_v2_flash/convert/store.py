@@ -1,61 +1,43 @@
-"""Files of a prepared checkpoint: their layout, written chunk by chunk, from any thread, resumable.
+"""Files of a prepared checkpoint: written chunk by chunk, by one process, from where it was cut.
 
 Files have temporary names until all of them are complete, and a journal lists the tasks whose
-chunks are on disk. The index is written last: a checkpoint is complete once it has its index. Each
-shard has a folder and an index, and the manifest, which lists the shards, is written last.
+pieces are on disk, with checksums. The index is written last: a checkpoint is complete once it has
+its index. Each shard has a folder and an index, and the manifest, which lists the shards, is
+written last.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from math import prod
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-from mimo_v2_flash.checkpoint.prepared import MANIFEST, STEM
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from filelock import FileLock, Timeout
 
+from mimo_v2_flash.atomic_file import (
+    PARTIAL,
+    atomic_write,
+    naming,
+    partial_path,
+    sync_folder,
+)
+from mimo_v2_flash.checkpoint.io_threads import parallel_map
+from mimo_v2_flash.checkpoint.prepared import MANIFEST, PREPARED_INDEX, SOURCE_DIGEST, STEM
+from mimo_v2_flash.checkpoint.source_files import FileState, file_changes
+
+from .journal import Journal, JournalHead, Piece
+from .layout import LARGEST_FILE, lay_out, shard_folder
 from .plan import OutputTensor, TensorChunk
 
-__all__ = [
-    "PREPARED_INDEX",
-    "Layout",
-    "Store",
-    "TensorOffset",
-    "lay_out",
-    "sha256_of",
-    "shard_folder",
-    "write_all",
-]
+__all__ = ["JOURNAL", "LOCK", "Store"]
 
-PREPARED_INDEX = f"{STEM}.safetensors.index.json"
-JOURNAL = f"{STEM}.journal"
-PARTIAL = ".partial"
+JOURNAL, LOCK = f"{STEM}.journal", f"{STEM}.lock"
+THREADS = 4  # that read the files when all are written
 OTHERS = (".safetensors", ".index.json", ".shards.json")  # ends of checkpoints' files
-LARGEST_FILE = 4_990_000_000  # of data: with its header a file stays below 5 GB
-
-
-class TensorOffset(NamedTuple):
-    """A tensor's file, and the offset of its first byte in it."""
-
-    file: str
-    begin: int
-
-
-class Layout(NamedTuple):
-    """The header and size of every file, and the TensorOffset of every tensor by shard and name."""
-
-    headers: dict[str, bytes]
-    sizes: dict[str, int]
-    offsets: dict[tuple[int, str], TensorOffset]
-
-    def weight_map(self, shard: int) -> dict[str, str]:
-        """Return the `weight_map` of a shard's index: the file name of each of its tensors."""
-        files = sorted((key[1], o.file) for key, o in self.offsets.items() if key[0] == shard)
-        return {name: file.rpartition("/")[2] for name, file in files}
 
 
 class Store:
@@ -69,6 +51,8 @@ class Store:
         The tensors of the checkpoint.
     metadata
         The metadata of every file's header.
+    source_files
+        The states of the source's files; empty if the metadata name its commit.
     largest_file
         Bytes of data that a file holds at most; a larger tensor has a file of its own.
     shards
@@ -81,16 +65,23 @@ class Store:
         outputs: list[OutputTensor],
         metadata: dict[str, str],
         *,
+        source_files: Mapping[str, FileState] | None = None,
         largest_file: int = LARGEST_FILE,
         shards: int = 1,
     ) -> None:
         self.folder, self._metadata = folder, metadata
         self.folders = [shard_folder(shard, shards) for shard in range(shards)]
+        self.source_files = source_files or {}
         self._layout = lay_out(outputs, metadata, largest_file, shards)
         self._sizes = self._layout.sizes
-        headers = sorted(self._layout.headers.items())  # with all tensors, offsets, metadata
-        self._job = hashlib.sha256(repr(headers).encode()).hexdigest()
-        self._lock = Lock()
+        # Of the last release, whose headers had no source_digest: all tensors, offsets, settings.
+        settings = {name: value for name, value in metadata.items() if name != SOURCE_DIGEST}
+        self._former = lay_out(outputs, settings, largest_file, shards)
+        headers = sorted(self._former.headers.items())
+        self._job = sha256(repr(headers).encode()).hexdigest()
+        self._journal = Journal(folder / JOURNAL)
+        self._pieces: dict[str, list[Piece]] = {}
+        self._small_files: dict[str, bytes] = {}
 
     @property
     def nbytes(self) -> int:
@@ -105,90 +96,120 @@ class Store:
     @property
     def is_interrupted(self) -> bool:
         """Whether the folder holds an interrupted run."""
-        return (self.folder / JOURNAL).exists() and not self.index.exists()
+        return self._journal.path.exists() and not self.index.exists()
 
-    def begin(self) -> set[str]:
-        """Create the files, or open those of an interrupted run; return the keys of finished tasks.
+    @property
+    def is_former(self) -> bool:
+        """Whether the interrupted run is the last release's, whose pieces cannot be checked."""
+        content = self._journal.read()
+        return content is not None and content[0].job == self._job and not content[0].has_pieces
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, which is created, for this process; a killed process holds none.
+
+        Raises
+        ------
+        OSError
+            If another process writes to the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / LOCK
+        try:
+            with FileLock(file, timeout=0):
+                try:
+                    yield
+                finally:
+                    with suppress(PermissionError):  # Windows removes no open file
+                        file.unlink(missing_ok=True)
+        except Timeout as error:
+            raise OSError(f"{self.folder}: another process is writing to this folder") from error
+
+    def begin(self, keys: Collection[str]) -> set[str]:
+        """Create the files, or open those of an interrupted run; return which of `keys` are done.
+
+        The bytes of every finished task are read: if one has changed, the task is not done.
 
         Raises
         ------
         OSError
             If there is not enough free space on the disk.
         ValueError
-            If the folder holds another checkpoint, or an interrupted run of other weights.
+            If the folder holds another checkpoint, or an interrupted run of other weights or of
+            another source.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        done = self._done()
+        recorded = self._recorded()
+        self._check_free_space()
         for folder in self.folders:
             (self.folder / folder).mkdir(exist_ok=True)
-        existing = [path for file in self._sizes if (path := self._path(file)).exists()]
-        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in existing)
-        free = shutil.disk_usage(self.folder).free
-        if missing > free:
-            raise OSError(f"{self.folder}: {missing:,} more bytes are needed, {free:,} are free")
-        if done is None:
-            (self.folder / JOURNAL).write_text(f"{self._job}\n")
-        for file, size in self._sizes.items():
-            if self._path(file) == self.folder / file:  # complete before the interruption
-                continue
-            self._partial(file).touch()
-            with self._partial(file).open("r+b") as opened:
-                opened.truncate(size)
-                opened.write(self._layout.headers[file])
-        return done if done and len(existing) == len(self._sizes) else set()
+        for file in self._sizes:
+            self._open_partial(file)
+        done = {key: recorded[key] for key in keys if key in recorded and self._has(recorded[key])}
+        self._journal.start(JournalHead(self._job, self.source_files), done)
+        self._pieces = {file: [] for file in self._sizes}
+        for pieces in done.values():
+            self._note(pieces)
+        return set(done)
 
     def write(self, key: str, chunks: list[TensorChunk]) -> None:
-        """Write a task's chunks to disk, then its key to the journal."""
+        """Write a task's chunks to disk, then its key and their checksums to the journal."""
         by_file: dict[str, list[TensorChunk]] = {}
         for chunk in chunks:
             file = self._layout.offsets[chunk.shard, chunk.name].file
             by_file.setdefault(file, []).append(chunk)
+        pieces = []
         for file, file_chunks in by_file.items():
             path = self._partial(file)
             try:
-                with path.open("r+b", buffering=0) as opened:
+                with path.open("r+b") as opened:
                     for chunk in file_chunks:
                         begin = self._layout.offsets[chunk.shard, chunk.name].begin + chunk.begin
-                        write_all(opened.fileno(), chunk.array.tobytes(), begin)
+                        data = chunk.array.tobytes()
+                        opened.seek(begin)
+                        opened.write(data)
+                        pieces.append(Piece(file, begin, len(data), zlib.crc32(data)))
+                    opened.flush()
                     os.fsync(opened.fileno())
             except OSError as error:
                 raise OSError(f"{path}: {file_chunks[0].name}: {error}") from error
-        with self._lock, (self.folder / JOURNAL).open("a") as journal:
-            journal.write(f"{key}\n")
-
-    def finish(self) -> None:
-        """Rename the files to their final names and write the index, with a checksum of each."""
-        for file in self._sizes:
-            if self._partial(file).exists():
-                self._partial(file).replace(self.folder / file)
-        for shard, folder in enumerate(self.folders):
-            self._write_index(shard, Path(folder))
-        if self.index.name == MANIFEST:
-            manifest = {"metadata": self._metadata, "shards": self.folders}
-            self.write_file(MANIFEST, f"{json.dumps(manifest, indent=1)}\n".encode())
-        (self.folder / JOURNAL).unlink()
-
-    def _write_index(self, shard: int, folder: Path) -> None:
-        weight_map = self._layout.weight_map(shard)
-        files = sorted(set(weight_map.values()))
-        facts = {
-            "total_size": sum(self._sizes[str(folder / file)] for file in files),
-            "sha256": {file: sha256_of(self.folder / folder / file) for file in files},
-        }
-        index = {"metadata": self._metadata | facts, "weight_map": weight_map}
-        self.write_file(str(folder / PREPARED_INDEX), f"{json.dumps(index, indent=1)}\n".encode())
+        self._journal.append(key, pieces)
+        self._note(pieces)
 
     def write_file(self, file: str, data: bytes) -> None:
-        """Write a small file under a temporary name, then give it its final name."""
-        with self._partial(file).open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        self._partial(file).replace(self.folder / file)
+        """Write a small file, whose checksum the index will have."""
+        with atomic_write(self.folder / file, self._partial(file)) as partial:
+            partial.write_bytes(data)
+        self._small_files[file] = data
 
-    def check_files(self) -> None:
-        """Raise ValueError if a file of the complete checkpoint is missing or has another size."""
-        for file, size in self._sizes.items():
+    def finish(self) -> None:
+        """Give the files their names, and write the index with a SHA-256 of each.
+
+        Raises
+        ------
+        ValueError
+            If a file does not hold what was written to it; it is named. --resume mends it.
+        """
+        files = list(self._sizes)
+        checksums = dict(zip(files, parallel_map(self._checksum, files, THREADS), strict=True))
+        checksums |= {file: sha256(data).hexdigest() for file, data in self._small_files.items()}
+        for file in self._sizes:
+            self._partial(file).replace(self.folder / file)
+        for folder in self.folders:
+            sync_folder(self.folder / folder)
+        for shard, folder in enumerate(self.folders):
+            self._write_index(shard, folder, checksums)
+        if self.index.name == MANIFEST:
+            metadata = self._metadata | self._facts("", checksums)
+            self._write_json(MANIFEST, {"metadata": metadata, "shards": self.folders})
+        self._journal.path.unlink()
+
+    def check_files(self, *, former: bool = False) -> None:
+        """Raise ValueError if a file of the complete checkpoint is missing or has another size.
+
+        `former` says that the last release wrote it.
+        """
+        for file, size in (self._former if former else self._layout).sizes.items():
             path = self.folder / file
             if not path.is_file() or path.stat().st_size != size:
                 raise ValueError(
@@ -196,18 +217,24 @@ class Store:
                     f"remove {STEM}* and prepare it again"
                 )
 
-    def _done(self) -> set[str] | None:
-        journal = self.folder / JOURNAL
-        job, *keys = (journal.read_text() if journal.exists() else "").split("\n")
-        if not keys:  # no journal, or one without a complete line
+    def _recorded(self) -> dict[str, list[Piece]]:
+        """Return the pieces of the tasks in the journal, which must be of this job and source."""
+        content = self._journal.read()
+        if content is None:
             self._refuse_others()
-            return None
-        if job != self._job:
+            return {}
+        head, tasks = content
+        if head.job != self._job:
             raise ValueError(
                 f"{self.folder}: an interrupted run of other weights or settings is there; "
-                f"repeat that run, or remove {journal.name} and *{PARTIAL}"
+                f"repeat that run, or remove {JOURNAL} and *{PARTIAL}"
             )
-        return set(keys[:-1])  # what follows the last line end was being written
+        if head.has_pieces and (changes := file_changes(head.source_files, self.source_files)):
+            raise ValueError(
+                f"{self.folder}: this is another source than the interrupted run's: {changes[0]}; "
+                f"remove {JOURNAL} and *{PARTIAL} to begin again"
+            )
+        return tasks
 
     def _refuse_others(self) -> None:
         """Raise ValueError if the folder holds files of another checkpoint."""
@@ -217,100 +244,70 @@ class Store:
                     f"{self.folder} holds {path.name} of another checkpoint; choose another folder"
                 )
 
-    def _path(self, file: str) -> Path:
-        """Return the current path of a file: its final name, or its temporary one."""
-        return self.folder / file if (self.folder / file).exists() else self._partial(file)
+    def _check_free_space(self) -> None:
+        paths = [path for file in self._sizes for path in self._paths(file) if path.exists()]
+        missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in paths)
+        free = shutil.disk_usage(self.folder).free
+        if missing > free:
+            raise OSError(f"{self.folder}: {missing:,} more bytes are needed, {free:,} are free")
+
+    def _open_partial(self, file: str) -> None:
+        """Give a file its temporary name, size and header; one of another size begins anew."""
+        final, partial = self._paths(file)
+        if final.exists():  # the run was interrupted while files got their names
+            final.replace(partial)
+        if partial.exists() and partial.stat().st_size != self._sizes[file]:
+            partial.unlink()
+        partial.touch()
+        with naming(partial), partial.open("r+b") as opened:
+            opened.truncate(self._sizes[file])
+            opened.write(self._layout.headers[file])
+
+    def _has(self, pieces: list[Piece]) -> bool:
+        return all(piece.is_intact(self._partial(piece.file)) for piece in pieces)
+
+    def _note(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self._pieces[piece.file].append(piece)
+
+    def _checksum(self, file: str) -> str:
+        """Return the SHA-256 of a file whose every byte is one that a task has written."""
+        path, header = self._partial(file), self._layout.headers[file]
+        digest, end = sha256(header), len(header)
+        with path.open("rb") as opened:
+            intact = opened.read(len(header)) == header
+            for piece in sorted(self._pieces[file]):
+                data = opened.read(piece.size)
+                intact = intact and piece.begin == end and zlib.crc32(data) == piece.crc
+                digest.update(data)
+                end += piece.size
+            intact = intact and not opened.read(1)  # which no task has written
+        if not intact:
+            raise ValueError(
+                f"{path}: its bytes are not those that were written; --resume mends it"
+            )
+        return digest.hexdigest()
+
+    def _write_index(self, shard: int, folder: str, checksums: Mapping[str, str]) -> None:
+        weight_map = self._layout.weight_map(shard)
+        files = sorted(set(weight_map.values()))
+        total = sum(self._sizes[str(Path(folder) / file)] for file in files)
+        facts = {"total_size": total} | self._facts(folder, checksums)
+        index = {"metadata": self._metadata | facts, "weight_map": weight_map}
+        self._write_json(str(Path(folder) / PREPARED_INDEX), index)
+
+    def _facts(self, folder: str, checksums: Mapping[str, str]) -> dict[str, Any]:
+        """Return the checksums of the files in a folder, and in the main one the source's state."""
+        paths = {Path(file): digest for file, digest in checksums.items()}
+        files = {path.name: paths[path] for path in paths if path.parent == Path(folder)}
+        return {"sha256": files} | ({} if folder else {"source_files": self.source_files})
+
+    def _write_json(self, file: str, content: Any) -> None:
+        self.write_file(file, f"{json.dumps(content, indent=1)}\n".encode())
+
+    def _paths(self, file: str) -> tuple[Path, Path]:
+        """Return the final and the temporary path of a file."""
+        return self.folder / file, self._partial(file)
 
     def _partial(self, file: str) -> Path:
-        return self.folder / f"{file}{PARTIAL}"
-
-
-def shard_folder(shard: int, shards: int) -> str:
-    """Return the name of a shard's folder; empty if there is only one shard."""
-    return f"rank-{shard:05}-of-{shards:05}" if shards > 1 else ""
-
-
-def lay_out(
-    outputs: list[OutputTensor], metadata: dict[str, str], largest: int, shards: int = 1
-) -> Layout:
-    """Return the layout of `outputs` in `mimo_weights.safetensors`, or in several numbered files.
-
-    Parameters
-    ----------
-    outputs
-        The tensors, in the order of the files.
-    metadata
-        The metadata of every file's header; the shard's number is added if there are several.
-    largest
-        Bytes of data that a file holds at most; a larger tensor has a file of its own.
-    shards
-        How many shards there are, each in a folder.
-    """
-    layout = Layout({}, {}, {})
-    for shard in range(shards):
-        folder = shard_folder(shard, shards)
-        shard_metadata = metadata | ({"shard": str(shard)} if shards > 1 else {})
-        groups = list(_grouped([o for o in outputs if o.shard == shard], largest))
-        for number, group in enumerate(groups, 1):
-            split = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
-            file = f"{folder}/{STEM}{split}.safetensors".removeprefix("/")
-            entries, size = _entries(group)
-            header = _header({"__metadata__": shard_metadata, **entries})
-            layout.headers[file], layout.sizes[file] = header, len(header) + size
-            for name, entry in entries.items():
-                begin = len(header) + entry["data_offsets"][0]
-                layout.offsets[shard, name] = TensorOffset(file, begin)
-    return layout
-
-
-def _entries(group: list[OutputTensor]) -> tuple[dict[str, Any], int]:
-    """Return the header entries of a file's tensors, and how many bytes their data has."""
-    entries, end = {}, 0
-    # Widest elements first, so that each tensor is aligned to its element size.
-    for output in sorted(group, key=lambda output: -DTYPES[output.dtype].itemsize):
-        begin, end = end, end + _nbytes(output)
-        entries[output.name] = {
-            "dtype": output.dtype,
-            "shape": output.shape,
-            "data_offsets": (begin, end),
-        }
-    return entries, end
-
-
-def _grouped(outputs: list[OutputTensor], largest: int) -> Iterator[list[OutputTensor]]:
-    group: list[OutputTensor] = []
-    size = 0
-    for output in outputs:
-        if group and size + _nbytes(output) > largest:
-            yield group
-            group, size = [], 0
-        group.append(output)
-        size += _nbytes(output)
-    yield group
-
-
-def _header(entries: dict[str, Any]) -> bytes:
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _nbytes(output: OutputTensor) -> int:
-    return prod(output.shape) * DTYPES[output.dtype].itemsize
-
-
-def write_all(descriptor: int, data: bytes, begin: int) -> None:
-    """Write all of `data` at byte `begin` of a file; one `pwrite` may write only a part."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, begin)
-        view, begin = view[count:], begin + count
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, a megabyte in memory at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return partial_path(self.folder / file)

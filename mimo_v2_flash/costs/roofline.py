@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.atomic_file import atomic_write
+
 from . import trainium2
 from .ledger import Ledger, StepTime
 
@@ -44,7 +46,9 @@ def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
         axes.set_title(f"{title}\nprojected for Trainium2, not measured", fontsize=8, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        date = {"Date": None} if path.suffix == ".svg" else None
+        with atomic_write(path) as partial:
+            figure.savefig(partial, dpi=150, metadata=date, format=path.suffix[1:])
 
 
 def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:

@@ -10,14 +10,16 @@ Each file is written under a temporary name and renamed, the record last. File l
 processes that write.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from mimo_v2_flash.atomic_file import atomic_write
 
 from .program_record import canonical, program_record
 
@@ -155,15 +157,12 @@ class CompileCache:
 
 def _others(folder: Path) -> list[Path]:
     """Return the files of a folder, without the lock and temporary files of a manifest."""
-    stem = Path(MANIFEST).stem
-    return [path for path in folder.glob("*") if not path.name.startswith(f"{stem}.")]
+    names = (f"{Path(MANIFEST).stem}.", f".{MANIFEST}.")
+    return [path for path in folder.glob("*") if not path.name.startswith(names)]
 
 
-@contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    with path.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _file_lock(path: Path) -> FileLock:
+    return FileLock(path.with_suffix(".lock"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -184,7 +183,5 @@ def _json_bytes(content: dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically: no reader sees it half-written."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mimo_v2_flash.atomic_file import atomic_write
 from mimo_v2_flash.config import MiMoConfig
 
 __all__ = ["OURS", "TraceFile", "open_trace", "write_trace"]
@@ -29,7 +30,7 @@ def write_trace(
     Parameters
     ----------
     path
-        The file; an existing one is replaced.
+        The file; an existing one is replaced as a whole.
     tensors
         Arrays by the names of `trace_tensors.TENSORS`; integers become int32, all else float32.
     config
@@ -45,7 +46,8 @@ def write_trace(
     stored = {name: _stored(np.asarray(tensor)) for name, tensor in tensors.items()}
     metadata = {"made_by": made_by, "config": json.dumps(config.to_dict())}
     try:
-        save_file(stored, path, metadata)
+        with atomic_write(path) as partial:
+            save_file(stored, partial, metadata)
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
     return sum(array.nbytes for array in stored.values())

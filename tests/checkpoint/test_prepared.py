@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mimo_v2_flash.checkpoint import load_weights
-from mimo_v2_flash.checkpoint.prepared import FREE, PreparedMetadata
+from mimo_v2_flash.checkpoint.prepared import FREE, SOURCE_DIGEST, PreparedMetadata
 from mimo_v2_flash.checkpoint.source import file_header
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
@@ -83,7 +83,14 @@ def test_damage_is_refused(field, value):
         PreparedMetadata.of_metadata(METADATA | {field: value})
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(PreparedMetadata)])
+def test_files_of_the_last_release_have_no_digest_of_their_source():
+    assert SOURCE_DIGEST not in METADATA
+    assert PreparedMetadata.of_metadata(METADATA).source_digest == ""
+    later = replace(PREPARED, source_digest="ab12")
+    assert PreparedMetadata.of_metadata(later.to_metadata()) == later
+
+
+@pytest.mark.parametrize("field", sorted(METADATA.keys() - {"format", "format_version"}))
 def test_a_missing_field_is_damage(field):
     metadata = {name: value for name, value in METADATA.items() if name != field}
     with pytest.raises(ValueError, match=f"damaged metadata: '{field}'"):
@@ -156,3 +163,20 @@ def test_loading_another_models_weights_names_file_and_field(tmp_path):
     save_file({"x": np.zeros(1, np.float32)}, file, METADATA)
     with pytest.raises(ValueError, match=r"x\.safetensors: prepared for vocab_size = 9, .* 10;"):
         load_weights(file, replace(SMALL, vocab_size=10))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"format": "pt"},
+        replace(PREPARED, source_digest="ab12").to_metadata(),
+        replace(PREPARED, revision="4567").to_metadata(),
+    ],
+    ids=["another program", "another source", "another commit"],
+)
+def test_files_of_two_preparations_are_refused_by_name(tmp_path, other):
+    for file, metadata in {"a": METADATA, "b": METADATA, "c": other}.items():
+        tensor = {file: np.zeros(1, np.float32)}
+        save_file(tensor, tmp_path / f"{file}.safetensors", metadata)
+    with pytest.raises(ValueError, match=rf"{tmp_path}: a\.\S+ and c\.safetensors are of two prep"):
+        load_weights(tmp_path, SMALL)

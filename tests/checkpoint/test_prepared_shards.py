@@ -22,6 +22,7 @@ from tests.support.tiny import tiny
 
 PARALLEL = ParallelConfig(5, 1, 5)
 SECOND, FILE = "rank-00001-of-00005", "mimo_weights.safetensors"
+EXPERT = "model.layers.1.mlp.experts.1.up_proj.weight"
 TOKEN_BT = np.arange(14).reshape(2, 7)
 
 
@@ -147,6 +148,28 @@ def test_a_manifest_with_too_few_shards_is_refused(shards):
     manifest["shards"].pop()
     (shards / MANIFEST).write_text(json.dumps(manifest))
     refused(shards, rf"{MANIFEST}: damaged, or of another release: 4 shards")
+
+
+@pytest.mark.parametrize(
+    "outside", ["/etc", "..", ".", "", "../shards", "a/b", "a\\b", "C:a", "rank-00001-of-00005/."]
+)
+def test_a_manifest_names_folders_beside_it_alone(shards, outside):
+    manifest = json.loads((shards / MANIFEST).read_text())
+    manifest["shards"][1] = outside
+    (shards / MANIFEST).write_text(json.dumps(manifest))
+    refused(shards, rf"{MANIFEST}: damaged, .*: shard {re.escape(repr(outside))} is no folder besi")
+
+
+def test_shards_of_two_preparations_of_one_path_are_refused(folders, shards, tmp_path):
+    """Norms and biases agree, so that nothing else would notice: only the experts are others."""
+    hub = Path(shutil.copytree(folders[0], tmp_path / "hub"))
+    sharded(hub, tmp_path / "before", expert_parallel=5)
+    overwrite("model_1_linear_fc1.safetensors", b"\x11" * 9, EXPERT)(hub)
+    sharded(hub, tmp_path / "after", expert_parallel=5)
+    shutil.rmtree(tmp_path / "before" / SECOND)
+    shutil.copytree(tmp_path / "after" / SECOND, tmp_path / "before" / SECOND)
+    opened(tmp_path / "before", rank=0)
+    refused(tmp_path / "before", rf"{SECOND}: is a shard of source_digest '.*', its manifest has '")
 
 
 def test_a_model_on_another_rank_refuses_a_shard(folders):

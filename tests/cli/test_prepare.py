@@ -10,9 +10,10 @@ import pytest
 
 import prepare_weights
 from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.prepared import PREPARED_INDEX
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.store import JOURNAL, PREPARED_INDEX
+from mimo_v2_flash.convert.store import JOURNAL
 from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny

@@ -12,6 +12,7 @@ import pytest
 from mimo_v2_flash.checkpoint import load_weights, param_specs
 from mimo_v2_flash.checkpoint.check import TensorNames
 from mimo_v2_flash.checkpoint.source import FolderSource, TensorInfo
+from mimo_v2_flash.checkpoint.source_files import FileState
 from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import job as convert
@@ -141,7 +142,7 @@ def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers
     for _ in range(1000):
         known = journal.read_text() if journal.exists() else ""
         job = job_of(source := CountingSource(folder, most=30), output)
-        stored = [p for p in job.plan.tasks if f"\n{p.key} " in known]
+        stored = [task for task in job.plan.tasks if f'["{task.key} ' in known]
         try:
             run(job, workers)
             break
@@ -186,6 +187,14 @@ class ZeroSource(FolderSource):
 
     def __init__(self) -> None:
         self.name = self.revision = ""
+
+    def file_states(self) -> dict[str, FileState]:
+        """Return nothing."""
+        return {}
+
+    def side_files(self) -> dict[str, Path]:
+        """Return nothing."""
+        return {}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return zeros."""

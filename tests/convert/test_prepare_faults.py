@@ -22,6 +22,7 @@ from tests.support.damage import (
     overwrite,
     place_elsewhere,
 )
+from tests.support.faulty_disk import FaultyDisk
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import REPOSITORY, LocalHub, never_waiting, visited
 from tests.support.tiny import tiny
@@ -142,10 +143,6 @@ def test_damage_is_named_on_a_disk_and_on_the_hub(
 # Faults of the disk
 
 
-def full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def forbidden(*names: str):
     """Return a `Path.open` that refuses files of these names, also for the superuser."""
     real = Path.open
@@ -158,12 +155,12 @@ def forbidden(*names: str):
     return opens
 
 
-def test_a_disk_that_fills_up_is_named_with_file_and_tensor(folder, tmp_path, monkeypatch, refused):
-    monkeypatch.setattr(os, "pwrite", full)
+def test_a_disk_that_fills_up_is_named_with_file_and_tensor(folder, tmp_path, refused):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     message = r"output/mimo_weights\.safetensors\.partial: model\S+: .*No space left on device"
-    assert re.search(message, refused("--checkpoint", folder))
+    with FaultyDisk(9, full, ends=".safetensors.partial"):
+        assert re.search(message, refused("--checkpoint", folder))
     assert_unfinished(tmp_path / "output")
-    monkeypatch.undo()
     arguments = ["--checkpoint", str(folder), "--output", str(tmp_path / "output"), "--resume"]
     assert prepare_weights.main(arguments) == 0
 

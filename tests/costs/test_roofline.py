@@ -29,7 +29,12 @@ def test_it_says_what_it_shows(tmp_path):
 def test_points_lie_under_the_roof(monkeypatch, tmp_path):
     figures = importlib.import_module("matplotlib.figure")
     drawn = []
-    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+
+    def savefig(figure, path, **_):
+        drawn.append(figure)
+        path.touch()
+
+    monkeypatch.setattr(figures.Figure, "savefig", savefig)
     draw(LEDGER, [STEP], "", tmp_path / "plot.png")
     point, roof = drawn[0].axes[0].lines
     moved = sum(COST.read.values()) + sum(COST.written.values()) + COST.returned

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from mimo_v2_flash.atomic_file import atomic_write
+
 from . import corpus, heads, tokens, trunk
 from .publish import publish
 
@@ -51,7 +53,8 @@ def tokenize(text: Path, work: Path) -> None:
     tokenizer.save(str(work / "tokenizer.json"))
     for name in ("train", "held_out"):
         ids = tokens.encode(Tokenizer.from_file(str(work / "tokenizer.json")), work / f"{name}.txt")
-        np.save(work / f"{name}.npy", ids)
+        with atomic_write(work / f"{name}.npy") as partial, partial.open("wb") as file:
+            np.save(file, ids)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimo_v2_flash.atomic_file import atomic_write
+
 __all__ = ["MuonAdamW", "TrainingRun", "autocast"]
 
 PEAK, CLIP, SAVE_EVERY = 1e-2, 1.0, 100
@@ -123,9 +125,8 @@ class TrainingRun:
             "step": step,
             "seconds": self._seconds(),
         }
-        partial = self._state.with_suffix(".half")
-        torch.save(state, partial)
-        partial.replace(self._state)
+        with atomic_write(self._state) as partial:
+            torch.save(state, partial)
 
     def _resume(self) -> None:
         state = torch.load(self._state, weights_only=True)
@@ -134,5 +135,7 @@ class TrainingRun:
         self._begin, self._spent = state["step"], state["seconds"]
         if self._log.exists():
             lines = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= self._begin]
-            self._log.write_text("".join(kept), encoding="utf-8")
+            whole = [line for line in lines if line.endswith("\n")]  # the last may be torn
+            kept = [line for line in whole if json.loads(line)["step"] <= self._begin]
+            with atomic_write(self._log) as partial:
+                partial.write_text("".join(kept), encoding="utf-8")

@@ -9,8 +9,8 @@ from safetensors import deserialize
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.layout import LARGEST_FILE, Layout, lay_out
 from mimo_v2_flash.convert.plan import OutputTensor
-from mimo_v2_flash.convert.store import LARGEST_FILE, Layout, lay_out
 
 METADATA = {"format": "mimo-v2-flash", "source": '"a \\"quoted\\" folder, ä"'}
 UNLIMITED = 1 << 40
