@@ -1,11 +1,13 @@
-"""All mutants: those of the kernels, and those of layers, cache, weights and parallelism."""
+"""All mutants: those of kernels and machines, then those of layers, cache, weights and ranks."""
 
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
+from tools.machine_mutants import MACHINE_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *MACHINE_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",

@@ -7,8 +7,10 @@ fields, 2^120 too small, subnormals included. docs/decisions/0011 has the figure
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float32, int8, intp
 
-from .loops import ROW_BLOCK, fill_columns, in_order, inlined, summed
+from .code_cache import compile_now
+from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import COLUMNS, HALVES, LANES, ElementFormat, masked, splat, split_halves
 
@@ -105,6 +107,11 @@ def _decode_block(code_I, scale, out_I):
         out_I[i] = _decode_code(code_I[i]) * HALF_UNIT * scale
 
 
+X, CODES = input_type(float32), input_type(int8)
+compile_now(float8_rows, X, CODES, X, OUTPUT, intp, intp, intp)
+compile_now(float8_tile, CODES, X, OUTPUT, intp, intp)
+
+
 class _Float8(NamedTuple):
     code_OI: np.ndarray
     scale_YX: np.ndarray
@@ -124,7 +131,7 @@ def compiled_blocks(
     code_OI: np.ndarray, scale_YX: np.ndarray, height: int
 ) -> CompiledWeight | None:
     """Return a weight of FP8 blocks as the compiled loops read it, or None if they cannot."""
-    code_OI, scale_YX = code_OI.view(np.int8), np.ascontiguousarray(scale_YX)
+    code_OI, scale_YX = code_OI.view(np.int8), np.require(scale_YX, requirements=("C", "A"))
     if not is_contiguous(code_OI):
         return None
     return _Float8(read_only(code_OI), read_only(scale_YX), height)

@@ -19,11 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.cpu.cache_folder import cache_folder
+
 from .program_record import canonical, program_record
 
 __all__ = ["COMPILE_CACHE", "CacheEntry", "CompileCache"]
 
-COMPILE_CACHE = Path.home() / ".cache" / "mimo-v2-flash" / "programs"
+COMPILE_CACHE = cache_folder() / "programs"
 FORMAT = "mimo-v2-flash programs, 1"
 MODULE, NEFF, RECORD, LOG = "program.hlo.pb", "program.neff", "record.json", "compile.log"
 MANIFEST = "manifest.json"
@@ -71,7 +73,7 @@ class CompileCache:
     Parameters
     ----------
     folder
-        Folder of the cache; created if it does not exist.
+        Folder of the cache; created if it does not exist. One that is complete is only read.
     arguments
         Arguments of the compiler.
 
@@ -79,10 +81,13 @@ class CompileCache:
     ------
     ValueError
         If the folder holds other files; nothing has been changed then.
+    OSError
+        If it begins with "~" and the user has no home, or cannot be created.
     """
 
     def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
-        self.folder, self.arguments = folder, arguments
+        self.folder = folder = _expanded(folder)
+        self.arguments = arguments
         manifest = folder / MANIFEST
         # The manifest is read last: another process may create the cache at this moment.
         if (manifest.exists() or _others(folder)) and _read_json(manifest).get("format") != FORMAT:
@@ -90,6 +95,8 @@ class CompileCache:
                 f"{folder} is not a compile cache: {MANIFEST} is missing, or its format is not "
                 f"{FORMAT!r}"
             )
+        if manifest.exists():  # its file system may be read-only
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with _file_lock(manifest):
             if not manifest.exists():
@@ -153,6 +160,13 @@ class CompileCache:
         _write(self.folder / MANIFEST, _json_bytes({"format": FORMAT, "programs": records}))
 
 
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{folder}: the user has no home: name a folder for the programs") from error
+
+
 def _others(folder: Path) -> list[Path]:
     """Return the files of a folder, without the lock and temporary files of a manifest."""
     stem = Path(MANIFEST).stem
@@ -184,7 +198,10 @@ def _json_bytes(content: dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically: no reader sees it half-written."""
+    """Write a file atomically: no reader sees it half-written, and a full disk keeps no part."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
+    try:
+        new.write_bytes(content)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
