@@ -10,7 +10,6 @@ Each file is written under a temporary name and renamed, the record last. File l
 processes that write.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -175,6 +174,8 @@ def _others(folder: Path) -> list[Path]:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
+    import fcntl  # noqa: PLC0415  of POSIX: what `cpu/system.py` refuses is refused first
+
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

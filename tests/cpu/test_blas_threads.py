@@ -224,5 +224,5 @@ sys.exit(status)
 """
 
 
-def test_a_forked_child_has_the_hosts_number_again_though_its_parent_was_within_a_step():
+def test_a_child_forked_within_a_step_is_not_within_it():
     subprocess.run([sys.executable, "-c", FORK_WITHIN], check=True, timeout=60)
