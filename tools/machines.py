@@ -40,7 +40,7 @@ from mimo_v2_flash.cpu.thread_count import thread_count
 blas = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"]
 warnings.simplefilter("ignore")
 processor = "no numba"
-if compiled_module("floats"):
+if compiled_module("matmul"):
     from mimo_v2_flash.cpu.tile import LANES
     from numba.core.registry import cpu_target
     processor = f"{cpu_target.target_context.codegen()._get_host_cpu_name()}, {LANES} lanes"
@@ -149,7 +149,7 @@ def run(machine: Machine) -> dict[str, str]:
         tested = process(python, ("-m", "pytest", "-q", *machine.tests), machine)
     if tested.returncode:
         print(tested.stdout, tested.stderr)
-    row |= counts(tested.stdout, tested.returncode)
+    row |= counts(tested.stdout.strip(), tested.returncode)
     print(f"{machine.name}: {row['passed']} passed, {row['failed']} failed", flush=True)
     return row | {"seconds": f"{time.perf_counter() - start:.0f}"}
 
@@ -168,8 +168,8 @@ def process(python: Path, arguments: tuple[str, ...], machine: Machine) -> Any:
 
 def counts(output: str, status: int) -> dict[str, str]:
     """Return how many tests passed and failed, from pytest's last line and exit status."""
-    numbers = dict.fromkeys(("passed", "failed", "error"), 0)
-    for number, word in re.findall(r"(\d+) (passed|failed|error)", output.splitlines()[-1]):
+    numbers, last = dict.fromkeys(("passed", "failed", "error"), 0), output.rpartition("\n")[2]
+    for number, word in re.findall(r"(\d+) (passed|failed|error)", last):
         numbers[word] += int(number)
     failed = numbers["failed"] + numbers["error"] or int(status != 0)
     return {"passed": str(numbers["passed"]), "failed": str(failed)}
