@@ -103,11 +103,4 @@ MACHINE_MUTANTS = (
         "        if False:  # its",
         ("tests/execution/test_compile_cache_folder.py",),
     ),
-    Mutant(
-        "x that lies anywhere has no loop",
-        "mimo_v2_flash/cpu/matmul.py",
-        'requirements=("C", "A"))',
-        'requirements=("C",))',
-        ("tests/cpu/test_matmul.py::test_operands_may_lie_anywhere",),
-    ),
 )

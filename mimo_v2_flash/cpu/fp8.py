@@ -131,7 +131,7 @@ def compiled_blocks(
     code_OI: np.ndarray, scale_YX: np.ndarray, height: int
 ) -> CompiledWeight | None:
     """Return a weight of FP8 blocks as the compiled loops read it, or None if they cannot."""
-    code_OI, scale_YX = code_OI.view(np.int8), np.require(scale_YX, requirements=("C", "A"))
+    code_OI, scale_YX = code_OI.view(np.int8), np.ascontiguousarray(scale_YX)
     if not is_contiguous(code_OI):
         return None
     return _Float8(read_only(code_OI), read_only(scale_YX), height)

@@ -40,7 +40,7 @@ class CompiledWeight(Protocol):
 
 def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarray:
     """Return float32 `x_NI` times the transpose of a weight of `outputs` rows."""
-    (rows, inputs), x_NI = x_NI.shape, np.require(np.asarray(x_NI), requirements=("C", "A"))
+    (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
     y_NO = np.empty((rows, outputs), np.float32)
     if rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW):
         tasks = 4 * available_threads()  # several for each thread balance the load
