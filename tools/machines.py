@@ -8,7 +8,6 @@ python -m tools.machines [--short] [NAME ...]
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from mimo_v2_flash.cli.console import console, table
 
@@ -138,41 +139,35 @@ def run(machine: Machine) -> dict[str, str]:
     python = python_of(machine.expected.get("Python"))
     if python is None:
         return row | {"Python": "not installed"}
-    with affinity(one_core=machine.one_core):
-        probed = process(python, ("-c", PROBE), machine)
+    with affinity(one_core=machine.one_core), TemporaryDirectory() as folder:
+        probed = process((python, "-c", PROBE), machine, stdout=subprocess.PIPE)
         if probed.returncode:
-            print(probed.stdout, probed.stderr)
             return row | {"failed": "probe"}
         row |= json.loads(probed.stdout)
         if any(row[column] != value for column, value in machine.expected.items()):
             return row  # this processor, BLAS or system cannot be that machine
-        tested = process(python, ("-m", "pytest", "-q", *machine.tests), machine)
-    if tested.returncode:
-        print(tested.stdout, tested.stderr)
-    row |= counts(tested.stdout.strip(), tested.returncode)
-    print(f"{machine.name}: {row['passed']} passed, {row['failed']} failed", flush=True)
+        print(f"{machine.name}: {' '.join(machine.tests)}", flush=True)
+        report = Path(folder) / "report.xml"
+        command = (python, "-m", "pytest", "-q", f"--junit-xml={report}", *machine.tests)
+        row |= counts(report, process(command, machine).returncode)
     return row | {"seconds": f"{time.perf_counter() - start:.0f}"}
 
 
-def process(python: Path, arguments: tuple[str, ...], machine: Machine) -> Any:
-    """Run `python` with these arguments on a machine, and return the finished process."""
-    return subprocess.run(
-        [python, *arguments],
-        cwd=ROOT,
-        env=os.environ | machine.variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def process(command: tuple[str | Path, ...], machine: Machine, **options: Any) -> Any:
+    """Run a command on a machine, and return the finished process."""
+    environment = os.environ | machine.variables
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, check=False, **options)
 
 
-def counts(output: str, status: int) -> dict[str, str]:
-    """Return how many tests passed and failed, from pytest's last line and exit status."""
-    numbers, last = dict.fromkeys(("passed", "failed", "error"), 0), output.rpartition("\n")[2]
-    for number, word in re.findall(r"(\d+) (passed|failed|error)", last):
-        numbers[word] += int(number)
-    failed = numbers["failed"] + numbers["error"] or int(status != 0)
-    return {"passed": str(numbers["passed"]), "failed": str(failed)}
+def counts(report: Path, status: int) -> dict[str, str]:
+    """Return how many tests passed and failed, from pytest's report and its exit status."""
+    numbers = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    if report.is_file():  # pytest may have been killed, by an illegal instruction for example
+        suite = ElementTree.parse(report).find("testsuite")
+        numbers = {name: int(suite.get(name)) for name in numbers}
+    failed = numbers["failures"] + numbers["errors"]
+    passed = numbers["tests"] - failed - numbers["skipped"]
+    return {"passed": str(passed), "failed": str(failed or int(status != 0))}
 
 
 @contextmanager

@@ -64,18 +64,21 @@ def test_a_machine_that_this_one_cannot_be_is_not_run(small_tests):
 
 
 @pytest.mark.parametrize(
-    ("output", "status", "expected"),
+    ("numbers", "status", "expected"),
     [
-        ("...\n12 passed in 0.10s", 0, ("12", "0")),
-        ("F.\n2 failed, 12 passed, 3 skipped, 1 error in 4s", 1, ("12", "3")),
-        ("no tests ran in 0.01s", 5, ("0", "1")),
-        ("9 passed, 2 warnings in 1s", 0, ("9", "0")),
-        ("Segmentation fault", -11, ("0", "1")),
-        ("", -4, ("0", "1")),
+        ((12, 0, 0, 0), 0, ("12", "0")),
+        ((18, 2, 1, 3), 1, ("12", "3")),
+        ((0, 0, 0, 0), 5, ("0", "1")),  # no test was collected
+        (None, -4, ("0", "1")),  # an illegal instruction
     ],
 )
-def test_what_passed_and_failed_is_counted(output, status, expected):
-    counted = machines.counts(output, status)
+def test_what_passed_and_failed_is_counted(tmp_path, numbers, status, expected):
+    report = tmp_path / "report.xml"
+    if numbers:
+        names = ("tests", "failures", "errors", "skipped")
+        words = " ".join(f'{name}="{n}"' for name, n in zip(names, numbers, strict=True))
+        report.write_text(f"<testsuites><testsuite {words}/></testsuites>")
+    counted = machines.counts(report, status)
     assert (counted["passed"], counted["failed"]) == expected
 
 
