@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-blas test-distributed test-nkipy check mutants bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -26,10 +26,9 @@ demo: .venv/installed-text  ## a tiny trained model writes, then every kernel ag
 test: .venv/installed-test  ## the test suite
 	$(BIN)/python -m pytest
 
-# OpenBLAS sums in another order with each processor's kernels: no test may depend on it.
-test-blas: .venv/installed-test  ## numeric tests with the BLAS kernels of a processor without AVX-512
-	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/cpu tests/kernels tests/layers \
-	  tests/quantization tests/test_*.py --ignore tests/test_doc_blocks.py
+# No test may depend on the machine. MACHINES=--short takes minutes; names select some.
+test-machines: .venv/installed-test  ## the numbers under other BLAS kernels, processors, Pythons
+	$(BIN)/python -m tools.machines $(MACHINES)
 
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
@@ -58,4 +57,4 @@ format: .venv/installed-check  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venvs build *.egg-info

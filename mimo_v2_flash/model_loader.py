@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import cache
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from .checkpoint import load_weights
 from .checkpoint.params import ModelWeights
 from .checkpoint.subset import keep_experts
 from .config import MiMoConfig
+from .cpu.locked_cache import locked_cache
 from .cpu.thread_count import set_thread_count
 from .execution import Backend
 from .execution.pytree import tree_leaves
@@ -215,7 +215,7 @@ def _weight_dtype(weights: ModelWeights) -> str:
     return sizes.most_common(1)[0][0]
 
 
-@cache
+@locked_cache
 def _process_group() -> HostGroup:
     """Return the group of the ranks that torchrun started; the process joins it once."""
     joined = init_process_group(os.environ)

@@ -3,6 +3,7 @@
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
+from tools.machine_mutants import MACHINE_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -12,6 +13,7 @@ MUTANTS = (
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *STORE_MUTANTS,
+    *MACHINE_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",

@@ -20,7 +20,7 @@ from tools.mutant_list import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 2
-NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "*_cache", "__pycache__", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "*_cache", "__pycache__", "*.egg-info")
 
 
 def main(names: Sequence[str]) -> int:

@@ -177,6 +177,8 @@ def _error_message(subject: str, error: Exception) -> str:
     detail = (" ".join(str(error).split()) or type(error).__name__)[:500]
     if isinstance(error, HfHubHTTPError):
         return f"{subject}: {detail} (are the name, --revision and HF_TOKEN right?)"
+    if getattr(error, "filename", None):  # of this machine's files, not of a connection
+        return f"{subject}: {detail} (downloads are kept in HF_HOME: can it be written?)"
     return (
         f"{subject}: the hub cannot be used: {detail} (is the network there, and is HF_ENDPOINT "
         "right? A checkpoint on disk needs no network: prepare_weights.py --checkpoint FOLDER)"

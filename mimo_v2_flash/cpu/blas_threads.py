@@ -44,9 +44,9 @@ class _Limit:
             _set_threads((blas, 1) for blas, _ in self.replaced)
         self.entered += 1
 
-    def leave(self) -> None:
+    def leave(self, times: int = 1) -> None:
         """Restore what was replaced, if this is the last that leaves."""
-        self.entered -= 1
+        self.entered -= times
         if not self.entered:
             _set_threads(self.replaced)
 
@@ -76,8 +76,10 @@ class _SingleThreadedBLAS(ContextDecorator):
         self._thread.enter(_libraries(per_thread=True))
 
     def after_fork(self) -> None:
-        """Replace the lock, which another thread of the parent may have held."""
+        """Replace the lock and leave the limit for the parent's other threads, which are gone."""
         self._lock = threading.Lock()
+        if (others := self._process.entered - self._thread.entered) > 0:
+            self._process.leave(others)
 
 
 def _set_threads(numbers: Iterable[tuple[Any, int]]) -> None:
@@ -94,5 +96,4 @@ def _set_threads(numbers: Iterable[tuple[Any, int]]) -> None:
 
 single_threaded_blas = _SingleThreadedBLAS()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=single_threaded_blas.after_fork)
+os.register_at_fork(after_in_child=single_threaded_blas.after_fork)

@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from numba import float32, intp, uint16
 
-from .loops import in_order, inlined, rows_loop, summed
+from .code_cache import compile_now
+from .loops import OUTPUT, in_order, inlined, input_type, rows_loop, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import SUMS, ElementFormat, masked, split_halves
 
@@ -51,6 +53,12 @@ def bfloat16_tile(bits_OI, tile_OI, start):
         bits_I, out_I = bits_OI[start + o], tile_OI[o]
         for i in range(bits_I.size):
             out_I[i] = _decode_bfloat16(bits_I[i])
+
+
+X, BITS = input_type(float32), input_type(uint16)
+compile_now(bfloat16_rows, X, BITS, OUTPUT, intp, intp)
+compile_now(float32_rows, X, X, OUTPUT, intp, intp)
+compile_now(bfloat16_tile, BITS, OUTPUT, intp)
 
 
 class _BFloat16(NamedTuple):

@@ -7,8 +7,10 @@ fields, 2^120 too small, subnormals included. docs/decisions/0011 has the figure
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float32, int8, intp
 
-from .loops import ROW_BLOCK, fill_columns, in_order, inlined, summed
+from .code_cache import compile_now
+from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import COLUMNS, HALVES, LANES, ElementFormat, masked, splat, split_halves
 
@@ -103,6 +105,11 @@ def float8_tile(code_OI, scale_YX, tile_OI, start, height):
 def _decode_block(code_I, scale, out_I):
     for i in range(code_I.size):
         out_I[i] = _decode_code(code_I[i]) * HALF_UNIT * scale
+
+
+X, CODES = input_type(float32), input_type(int8)
+compile_now(float8_rows, X, CODES, X, OUTPUT, intp, intp, intp)
+compile_now(float8_tile, CODES, X, OUTPUT, intp, intp)
 
 
 class _Float8(NamedTuple):

@@ -8,18 +8,27 @@ Source: numba's nopython mode; register blocking of four rows of x by four of w.
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import float32, njit, types
 
 from .code_cache import SUM_ORDER, compiled
 from .tile import COLUMNS, LANES, LINE, ElementFormat, tile
 
-__all__ = ["ROW_BLOCK", "fill_columns", "in_order", "inlined", "rows_loop", "summed"]
+__all__ = [
+    "OUTPUT", "ROW_BLOCK", "fill_columns", "in_order", "inlined", "input_type", "rows_loop",
+    "summed",
+]  # fmt: skip
 
 ROW_BLOCK = 8  # rows of x for each pass over a block of columns: they stay in a core's cache
 COLUMN_BLOCK = 128  # columns of the product for each pass over the rows of x
 in_order = compiled()
 summed = compiled(fastmath=SUM_ORDER)
 inlined = njit(inline="always")
+OUTPUT = types.Array(float32, 2, "C")
+
+
+def input_type(dtype: Any) -> Any:
+    """Return the type of a matrix of `dtype` that a loop reads, from memory or a mapped file."""
+    return types.Array(dtype, 2, "C", readonly=True)
 
 
 def fill_columns(element_format: ElementFormat) -> Any:

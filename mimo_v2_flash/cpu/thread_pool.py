@@ -9,9 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.cpu.locked_cache import locked_cache
 from mimo_v2_flash.cpu.thread_count import thread_count as resolved_thread_count
 
 __all__ = ["MIN_SHARED_WORK", "available_threads", "parallel_for", "run_in_turn", "thread_count"]
@@ -70,12 +70,11 @@ def _drain(work: Callable[[int], None], indices: Iterator[int]) -> None:
         INSIDE.worker = False
 
 
-@cache
+@locked_cache
 def _pool(helpers: int) -> ThreadPoolExecutor:
     """Return the threads beside the caller's; those of another number stay idle, or finish."""
     begin = single_threaded_blas.enter_thread
     return ThreadPoolExecutor(helpers, thread_name_prefix="mimo", initializer=begin)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork

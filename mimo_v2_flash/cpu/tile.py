@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
@@ -28,7 +28,9 @@ __all__ = [
 ]  # fmt: skip
 
 COLUMNS = 4  # of the product, which are rows of the weight
-LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # of float32; a power of two
+HOST = binding.get_host_cpu_features().flatten()
+FEATURES = HOST if config.CPU_FEATURES is None else config.CPU_FEATURES  # NUMBA_CPU_FEATURES
+LANES = 16 if "+avx512f" in FEATURES.split(",") else 8  # of float32; a power of two
 LINE = 64  # bytes of a weight's row read at a time
 WORD = 4  # bytes
 READ, INTO_SECOND_CACHE, DATA = 0, 2, 1  # of llvm.prefetch

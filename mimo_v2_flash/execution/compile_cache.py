@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from mimo_v2_flash.atomic_file import atomic_write
+from mimo_v2_flash.cpu.cache_folder import cache_folder
 
 from .program_record import canonical, program_record
 
 __all__ = ["COMPILE_CACHE", "CacheEntry", "CompileCache"]
 
-COMPILE_CACHE = Path.home() / ".cache" / "mimo-v2-flash" / "programs"
+COMPILE_CACHE = cache_folder() / "programs"
 FORMAT = "mimo-v2-flash programs, 1"
 MODULE, NEFF, RECORD, LOG = "program.hlo.pb", "program.neff", "record.json", "compile.log"
 MANIFEST = "manifest.json"
@@ -73,7 +74,7 @@ class CompileCache:
     Parameters
     ----------
     folder
-        Folder of the cache; created if it does not exist.
+        Folder of the cache; created if it does not exist. One that is complete is only read.
     arguments
         Arguments of the compiler.
 
@@ -81,10 +82,13 @@ class CompileCache:
     ------
     ValueError
         If the folder holds other files; nothing has been changed then.
+    OSError
+        If it begins with "~" and the user has no home, or cannot be created.
     """
 
     def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
-        self.folder, self.arguments = folder, arguments
+        self.folder = folder = _expanded(folder)
+        self.arguments = arguments
         manifest = folder / MANIFEST
         # The manifest is read last: another process may create the cache at this moment.
         if (manifest.exists() or _others(folder)) and _read_json(manifest).get("format") != FORMAT:
@@ -92,6 +96,8 @@ class CompileCache:
                 f"{folder} is not a compile cache: {MANIFEST} is missing, or its format is not "
                 f"{FORMAT!r}"
             )
+        if manifest.exists():  # its file system may be read-only
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with _file_lock(manifest):
             if not manifest.exists():
@@ -153,6 +159,13 @@ class CompileCache:
     def _write_manifest(self) -> None:
         records = [_read_json(path) for path in sorted(self.folder.glob(f"*/{RECORD}"))]
         _write(self.folder / MANIFEST, _json_bytes({"format": FORMAT, "programs": records}))
+
+
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{folder}: the user has no home: name a folder for the programs") from error
 
 
 def _others(folder: Path) -> list[Path]:

@@ -41,8 +41,9 @@ class ProgramBuilder:
     """
 
     def __init__(self, folder: Path, *, lnc: int) -> None:
-        self.folder, self.compiler = folder, NeuronCompiler.installed()
+        self.compiler = NeuronCompiler.installed()
         self._cache = CompileCache(folder, compiler_arguments(lnc=lnc))
+        self.folder = self._cache.folder
 
     def find(self, module: Any) -> Path:
         """Return the path of a cached program's NEFF.

@@ -63,6 +63,13 @@ def test_a_hub_without_ranges_is_refused_before_its_files_are_read(folder, visit
     assert hub.bytes_served < 60_000_000
 
 
+def test_a_cache_that_cannot_be_written_is_named_and_not_the_network(folder, visit, tmp_path):
+    (tmp_path / "home").touch()  # a file: nobody can make folders in it
+    visit(folder)
+    with pytest.raises(OSError, match=rf"^{REPOSITORY}: .*{tmp_path}/home.* HF_HOME: can it be"):
+        HubSource(REPOSITORY)
+
+
 REFUSED = {
     "no token": ({"manners": Manners(token="hf_right")}, (REPOSITORY,), "401"),
     "no such repository": ({}, ("XiaomiMiMo/MiMo-V3",), "404 .*Repository Not Found"),

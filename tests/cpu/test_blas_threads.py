@@ -1,6 +1,5 @@
 """BLAS has one thread while kernels run, and the host application's number before and after."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -179,6 +178,51 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent():
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
+
+
+FORK_WITHIN = """
+import os, sys, threading
+from threadpoolctl import threadpool_info, threadpool_limits
+import numpy
+from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+
+def blas():
+    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+def within():
+    with single_threaded_blas:
+        inside.set()
+        release.wait()
+
+def numbers():
+    with single_threaded_blas:
+        during = blas()
+    return during, blas()
+
+def child_numbers():
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if numbers() == ({1}, {3}) else 5)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+inside, release = threading.Event(), threading.Event()
+with threadpool_limits(3, user_api="blas"):
+    thread = threading.Thread(target=within)
+    thread.start()
+    inside.wait()
+    status = child_numbers()  # of a fork beside a step
+    release.set()
+    thread.join()
+    with single_threaded_blas:
+        child = os.fork()  # within a step
+    if child == 0:
+        os._exit(0 if (blas(), numbers()) == ({3}, ({1}, {3})) else 7)
+    status = status or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(status)
+"""
+
+
+def test_a_child_forked_within_a_step_is_not_within_it():
+    subprocess.run([sys.executable, "-c", FORK_WITHIN], check=True, timeout=60)

@@ -2,17 +2,22 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from numba import config
+from numba import config, intp, none
+from numba.core import caching
+from numba.core.errors import TypingError
 
 from mimo_v2_flash.cpu import code_cache
-from mimo_v2_flash.cpu.code_cache import digest_folder, source_digest
+from mimo_v2_flash.cpu.code_cache import KEPT, digest_folder, source_digest
 
 PRODUCTS = """
 import json, sys
@@ -140,10 +145,108 @@ def test_a_base_that_cannot_be_written_is_passed_over(tmp_path):
     assert digest_folder(bases[:2], "0123") == ""
 
 
+def test_the_folders_that_were_used_last_are_kept(tmp_path):
+    """What is not a digest's stays whatever its age, and so does what lies in a folder kept."""
+    others = [tmp_path / name for name in ("mimo-tiny", "numba", "mimo-0000000000000000.txt")]
+    for other in others:
+        other.mkdir()
+        os.utime(other, (0, 0))
+    digests = [f"{number:016x}" for number in range(KEPT + 2)]
+    for seconds, digest in enumerate(digests):
+        folder = Path(digest_folder([tmp_path], digest))
+        (folder / "code.nbi").touch()
+        os.utime(folder, (seconds, seconds))
+    assert digest_folder([tmp_path], digests[2]) == str(tmp_path / f"mimo-{digests[2]}")
+    assert digest_folder([tmp_path], "f" * 16) == str(tmp_path / f"mimo-{'f' * 16}")
+    kept = {path.parent.name.removeprefix("mimo-") for path in tmp_path.glob("mimo-*/code.nbi")}
+    assert kept == {*digests[4:], digests[2]}
+    assert all(other.is_dir() for other in others)
+
+
+def double(x):
+    return 2 * x
+
+
 def test_without_a_folder_functions_are_compiled_and_not_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(code_cache, "FOLDER", "")
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
-    double = code_cache.compiled()(lambda x: 2 * x)
-    assert double(21) == 42
+    assert code_cache.compiled()(double)(21) == 42
     assert str(tmp_path) == config.CACHE_DIR
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """Give compiled functions a folder of the test."""
+    monkeypatch.setattr(code_cache, "FOLDER", str(tmp_path))
+    return tmp_path
+
+
+def test_code_is_kept_and_read(folder):
+    assert code_cache.compiled()(double)(21) == 42
+    before = compiled_files(folder)
+    again = code_cache.compiled()(double)
+    assert again(21) == 42
+    assert (len(before), compiled_files(folder)) == (2, before)
+    assert sum(again.stats.cache_hits.values()) == 1
+
+
+@pytest.mark.parametrize("left", [0, 1, 60])
+def test_damaged_code_is_compiled_anew(folder, left):
+    code_cache.compiled()(double)(21)
+    for file in compiled_files(folder):
+        Path(file).write_bytes(Path(file).read_bytes()[:left])
+    assert code_cache.compiled()(double)(21) == 42
+
+
+def test_a_full_disk_keeps_no_code_and_fails_nothing(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        result = code_cache.compiled()(double)(21)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result == 42
+    assert compiled_files(folder) == {}
+
+
+@pytest.mark.parametrize("gone", ["folder", "locators"])
+def test_a_folder_that_numba_cannot_use_fails_nothing(monkeypatch, folder, gone):
+    if gone == "folder":
+        monkeypatch.setattr(code_cache, "FOLDER", "/proc/none")
+        monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    else:
+        monkeypatch.setattr(config, "CACHE_LOCATOR_CLASSES", "no.such.Locator")
+    assert code_cache.compiled()(double)(21) == 42
+
+
+def test_threads_that_compile_at_once_leave_the_hosts_folder(monkeypatch, folder):
+    """Numba has one folder for the process: it is ours while a function is declared."""
+    monkeypatch.setattr(config, "CACHE_DIR", "the host's")
+    second, seen = threading.Barrier(2, timeout=0.3), []
+
+    class Slow(code_cache._CodeOnDisk):
+        def __init__(self, function):
+            with suppress(threading.BrokenBarrierError):
+                second.wait()
+            seen.append(config.CACHE_DIR)
+            super().__init__(function)
+
+    monkeypatch.setattr(code_cache, "_CodeOnDisk", Slow)
+    threads = [threading.Thread(target=code_cache.compiled(), args=(double,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [str(folder)] * 2
+    assert config.CACHE_DIR == "the host's"
+
+
+def test_a_function_is_compiled_for_the_named_types_alone(folder):
+    function = code_cache.compiled()(double)
+    code_cache.compile_now(function, intp)
+    assert function(21) == 42
+    with pytest.raises(TypeError, match="No matching definition"):
+        function("text")
+    with pytest.raises(TypingError):
+        code_cache.compile_now(code_cache.compiled()(double), none)

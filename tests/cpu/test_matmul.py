@@ -114,6 +114,25 @@ def test_a_weight_may_be_mapped_or_read_only(tmp_path, kind, N):
         np.testing.assert_array_equal(product(x_NI, stored), whole)
 
 
+def misaligned(array: np.ndarray) -> np.ndarray:
+    """Return a read-only copy that begins one byte beyond its alignment, as in a message."""
+    copy = np.frombuffer(b"\0" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+    assert not copy.flags.aligned
+    return copy
+
+
+@every_stored
+@pytest.mark.parametrize("N", [5, 300])
+def test_operands_may_lie_anywhere(kind, N):
+    generator = np.random.default_rng(N)
+    w, x_NI = random_weight(generator, kind, 391, 128, 64), random_rows(generator, N, 128)
+    expected = ops.matmul(x_NI, w)
+    np.testing.assert_array_equal(ops.matmul(misaligned(x_NI), w), expected)
+    if kind == "float8":
+        w = BlockScaled(w.code, misaligned(w.scale), w.block_height)
+        np.testing.assert_array_equal(ops.matmul(x_NI, w), expected)
+
+
 @every_stored
 def test_rows_may_lie_apart(kind):
     x_NI, w = random_case(0, kind, 6)

@@ -117,6 +117,26 @@ def test_many_callers_do_not_wait_for_each_other():
     assert outputs == [[list(range(rank + call)) for call in range(30)] for rank in range(4)]
 
 
+def test_threads_that_need_the_first_pool_at_once_make_one(monkeypatch, thread_count):
+    """Two that make a pool at once would pass the barrier; one alone waits in vain."""
+    made, second = [], threading.Barrier(2, timeout=0.3)
+
+    class SlowPool(thread_pool.ThreadPoolExecutor):
+        def __init__(self, *args, **kwargs):
+            made.append(args)
+            with pytest.raises(threading.BrokenBarrierError):
+                second.wait()
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(thread_pool, "ThreadPoolExecutor", SlowPool)
+    threads = [threading.Thread(target=indices, args=(9,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == (thread_count > 1)
+
+
 AFTER_FORK = """
 import os, sys
 from mimo_v2_flash.cpu import thread_pool
@@ -137,7 +157,6 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-@pytest.mark.skipif(not hasattr(threading, "_after_fork"), reason="no fork on this system")
 def test_a_forked_child_has_threads_of_its_own(thread_count):
     if thread_count == 1:  # the program sets its number of threads
         subprocess.run([sys.executable, "-c", AFTER_FORK], check=True, timeout=60)

@@ -17,6 +17,7 @@ from mimo_v2_flash.reference import fp8 as oracle
 from tests.support.counting import counted
 from tests.support.drawn import floats, seeds, tensors
 from tests.support.kinds import host_kinds
+from tests.support.machine import needs_numba
 
 FINITE = [code for code in range(256) if code & 0x7F != 0x7F]
 heights = st.sampled_from([1, 3, 64, 128])
@@ -184,6 +185,7 @@ def test_a_stack_is_multiplied_one_by_one(on):
     assert error < 1e-6 * np.max(np.abs(expected))
 
 
+@needs_numba
 @pytest.mark.parametrize("N", [1, 64])
 def test_a_matmul_never_holds_the_decoded_weight(N):
     w = random_codes(0, 2048, 512, height=128)

@@ -10,6 +10,7 @@ from mimo_v2_flash.quantization import matmul as stored
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.quantization.matmul import matmul, plain_matmul
 from tests.support.drawn import seeds
+from tests.support.machine import needs_numba
 from tests.support.stored_weights import (
     KINDS,
     assert_is_product,
@@ -47,12 +48,14 @@ def test_both_ways_are_the_product(w, N, seed):
     assert_is_product(plain_matmul(x_NI, w), x_NI, w)
 
 
+@needs_numba
 @every_stored
 def test_a_large_weight_is_multiplied_by_compiled_loops(by_numpy, kind):
     matmul(*random_case(kind))
     assert by_numpy == []
 
 
+@needs_numba
 @pytest.mark.parametrize(("kind", "left"), [("float8", 0), ("bfloat16", 1), ("float32", 1)])
 def test_a_small_array_is_left_to_numpy_and_codes_never_are(by_numpy, monkeypatch, kind, left):
     x_NI, w = random_case(kind)
@@ -82,6 +85,7 @@ def test_codes_that_lie_apart_are_left_to_numpy(by_numpy):
     assert by_numpy == [w.shape]
 
 
+@needs_numba
 @pytest.mark.parametrize(
     ("of_x", "of_w", "left"),
     [((2,), (2,), 0), ((2, 3), (2, 3), 0), ((2,), (1,), 1), ((2, 3), (3,), 1), ((2,), (), 1)],
