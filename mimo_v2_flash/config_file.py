@@ -7,7 +7,6 @@ Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-
 5.23 configuration_mimo_v2_flash.py and modeling_mimo_v2_flash.py (MiMoV2FlashAttention.__init__).
 """
 
-import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from os import PathLike
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config_rules import refuse
+from .json_object import parse_json_object
 
 __all__ = ["locate", "read", "to_hub"]
 
@@ -125,13 +125,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
     ValueError
         The file is no JSON object, has a feature that is not supported, or lacks a field.
     """
-    try:
-        tree = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"a JSON object is needed, not {tree!r:.40}")
-    entries = dict(_flat(tree))
+    entries = dict(_flat(parse_json_object(file.read_bytes())))
     for key, allowed in (_SUPPORTED | _SUPPORTED_ROPE).items():
         if entries.get(key, allowed[0]) not in allowed:
             refuse(key, entries[key], " or ".join(map(repr, allowed)))

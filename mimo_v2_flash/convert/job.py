@@ -16,6 +16,7 @@ from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.json_object import parse_json_object
 from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 
 from .encoding import Encoding
@@ -151,8 +152,8 @@ def plan_conversion_job(
 def _index_metadata(index: Path) -> dict[str, Any]:
     """Return the metadata in the index of a complete checkpoint."""
     try:
-        prepared = PreparedMetadata.of_metadata(json.loads(index.read_bytes())["metadata"])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        prepared = PreparedMetadata.of_metadata(parse_json_object(index.read_bytes())["metadata"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{index}: damaged, or of another release: {error}") from error
     return _flat(prepared) if prepared else {}
 

@@ -1,6 +1,5 @@
 """The generation defaults of a model: end tokens of its config, generation_config.json."""
 
-import json
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.inputs import as_eos_token_ids
+from mimo_v2_flash.json_object import parse_json_object
 
 from .sampling import SamplingParams
 
@@ -56,12 +56,7 @@ def load_generation_config(folder: str | PathLike[str], config: MiMoConfig) -> G
 
 def _read(file: Path) -> dict[str, Any]:
     """Return the fields of a file as `GenerationConfig.of_config` takes them."""
-    try:
-        config = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"a JSON object is needed, not {config!r:.40}")
+    config = parse_json_object(file.read_bytes())
     names = (*SAMPLING, "eos_token_id")
     kwargs = {name: config[name] for name in names if config.get(name) is not None}
     if config.get("do_sample"):

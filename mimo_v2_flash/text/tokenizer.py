@@ -6,15 +6,19 @@ MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. 
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from mimo_v2_flash.json_object import read_json_object
 
 __all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "prompt_tokens", "tokens"]
 
 END_OF_TEXT = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has at least one of them
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 REPLACEMENT_CHARACTER = "\ufffd"  # decoders replace incomplete UTF-8 with it
 
 
@@ -27,14 +31,28 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
         If the folder holds no tokenizer.
     ImportError
         If transformers is not installed; the message has the command that installs it.
+    ValueError
+        If a file of the tokenizer is damaged; it is named, or the folder if only transformers sees
+        what is wrong.
     """
     path = Path(folder)
     if not any((path / name).is_file() for name in FILES):
         raise FileNotFoundError(f"{path}: no tokenizer found, expected {' or '.join(FILES)}")
     auto_tokenizer = _auto_tokenizer()
-    with warnings.catch_warnings():
+    for file in filter(Path.is_file, (path / name for name in (*FILES, *SETTINGS))):
+        read_json_object(file)
+    with warnings.catch_warnings(), _named_errors(f"{path}: the tokenizer cannot be loaded"):
         warnings.simplefilter("ignore", FutureWarning)  # about the hub's spelling of config.json
         return auto_tokenizer.from_pretrained(path, local_files_only=True)
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Raise whatever a file of the checkpoint makes a library raise as a ValueError with a name."""
+    try:
+        yield
+    except Exception as error:  # of json, tokenizers, transformers or jinja2
+        raise ValueError(f"{name}: {error or type(error).__name__}") from error
 
 
 def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
@@ -51,14 +69,15 @@ def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> 
     Raises
     ------
     ValueError
-        If the text holds a lone surrogate, or there is no chat template for messages.
+        If the text holds a lone surrogate, or there is no chat template for messages, or it fails.
     """
     if not isinstance(prompt, str):
         if not tokenizer.chat_template:
             raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
-        return list(
-            tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        )
+        with _named_errors(f"{tokenizer.name_or_path}: the chat template cannot be used"):
+            return list(
+                tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+            )
     return tokens(tokenizer, prompt, add_special_tokens=True) or [end_of_text(tokenizer)]
 
 
@@ -68,8 +87,9 @@ def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> li
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start} of the text is a lone surrogate") from error
-    ids = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
-    return list(ids)
+    with _named_errors(f"{tokenizer.name_or_path}: the tokenizer cannot be used"):
+        encoded = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+    return list(encoded["input_ids"])
 
 
 def end_of_text(tokenizer: Any) -> int:
