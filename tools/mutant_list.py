@@ -1,11 +1,13 @@
 """All mutants: those of the kernels, and those of layers, cache, weights and parallelism."""
 
+from tools.input_mutants import INPUT_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *INPUT_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
