@@ -104,10 +104,12 @@ def read_header(
     try:
         entries = parse_json_object(read_range(8, 8 + length)[0])
     except ValueError as error:
-        raise ValueError(f"{where}: header is {error}: not a safetensors file") from error
+        raise ValueError(f"{where}: header: {error}; not a safetensors file") from error
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise ValueError(f"{where}: __metadata__ is {shorten(metadata)}, expected an object")
+        raise ValueError(
+            f"{where}: header: __metadata__ is {shorten(metadata)}, expected an object"
+        )
     tensors = {
         name: _tensor_info(f"{where}: {name}", file, entry, 8 + length, size)
         for name, entry in entries.items()
