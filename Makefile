@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-machines test-distributed test-nkipy check mutants bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy fuzz check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-machines: .venv/installed-test  ## the numbers under other BLAS kernels, pr
 
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
+
+fuzz: .venv/installed-test  ## 50,000 fresh cases of bad input: each is one line, never a traceback
+	FUZZ_CASES=50000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 test-nkipy: .venv/installed-test .venv/installed-xla  ## traced programs on XLA (nkipy: see README)
 	$(BIN)/python -c "import nkipy"

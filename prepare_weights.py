@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: list[str]) -> Invocation:
-    parser = CommandParser(prog=PROG, command=COMMANDS["prepare"], label=PROG)
+    parser = CommandParser(prog=PROG, command=COMMANDS["prepare"])
     options = vars(parser.parse_args(words))
     return Invocation(options.pop("parser"), options)
 

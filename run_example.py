@@ -51,7 +51,7 @@ def _parse(words: list[str]) -> Invocation:
         add_mode(parser)
         parser.parse_known_args(words)  # --help
         parser.error(f"the following arguments are required: --mode, one of {', '.join(MODES)}")
-    command = CommandParser(prog=PROG, command=MODES[mode], label=f"--mode {mode}")
+    command = CommandParser(prog=PROG, command=MODES[mode])
     add_mode(command)
     options = vars(command.parse_args(words))
     if choice.short and mode not in ALSO[choice.short]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import config_file, config_rules
 from .config_rules import PerLayer, TokenIds
+from .inputs import as_integer
 from .kernels.attention import NO_WINDOW
 
 __all__ = ["NO_WINDOW", "AttentionSpec", "LayerSpec", "MiMoConfig"]
@@ -141,7 +142,7 @@ class MiMoConfig:
 
         All else is the whole model's: embedding, final norm and LM head follow the last layer kept.
         """
-        if not 1 <= num_layers <= self.num_hidden_layers:
+        if not 1 <= as_integer("num_layers", num_layers) <= self.num_hidden_layers:
             raise ValueError(f"num_layers {num_layers} is not in 1..{self.num_hidden_layers}")
         return replace(
             self,

@@ -7,7 +7,6 @@ Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-
 5.23 configuration_mimo_v2_flash.py and modeling_mimo_v2_flash.py (MiMoV2FlashAttention.__init__).
 """
 
-import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from os import PathLike
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config_features import FULL, HUB_FEATURES, NESTED, ROPE, SLIDING, SUPPORTED, WITHOUT_EFFECT
-from .config_keys import KeyRules, check_keys, unique_keys
+from .config_keys import KeyRules, check_keys
 from .config_rules import refuse
+from .json_object import parse_json_object
 
 __all__ = ["locate", "read", "to_hub"]
 
@@ -100,13 +100,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
     ValueError
         The file is no JSON object, has a feature that is not computed, or lacks a field.
     """
-    try:
-        tree = json.loads(file.read_bytes(), object_pairs_hook=unique_keys)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"a JSON object is needed, not {tree!r:.40}")
-    entries = dict(_flat(tree))
+    entries = dict(_flat(parse_json_object(file.read_bytes())))
     rules = KeyRules(_USED.union(fields), SUPPORTED, WITHOUT_EFFECT)
     check_keys(file, entries, rules, stacklevel=4)
     _resolve(entries)

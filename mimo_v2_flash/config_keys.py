@@ -5,13 +5,13 @@ that are computed are allowed; or it has no effect here, for a reason; or a warn
 """
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config_rules import refuse
 
-__all__ = ["KeyRules", "check_keys", "unique_keys"]
+__all__ = ["KeyRules", "check_keys"]
 
 
 class KeyRules(NamedTuple):
@@ -60,21 +60,3 @@ def check_keys(
     if unknown := [key for key in entries if key not in known]:
         message = f"{file}: not understood and without effect: {', '.join(unknown)}"
         warnings.warn(message, stacklevel=stacklevel)
-
-
-def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object of `pairs`, as `object_pairs_hook` of json.loads.
-
-    JSON's own reader keeps the last value of a key that is there twice, without a word.
-
-    Raises
-    ------
-    ValueError
-        If a key is there twice; the message names it.
-    """
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in content if keys.count(key) > 1)
-        raise ValueError(f"{twice!r} is there more than once")
-    return content

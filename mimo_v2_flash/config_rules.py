@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from .json_object import shorten
+
 __all__ = ["PerLayer", "TokenIds", "check", "refuse", "rotary_dim"]
 
 PerLayer = tuple[int, ...]
@@ -14,7 +16,7 @@ TokenIds = int | tuple[int, ...] | None
 
 def refuse(field: str, value: object, allowed: str) -> NoReturn:
     """Raise a ValueError that names a field, its value and what is allowed."""
-    raise ValueError(f"{field} = {value!r}: allowed is {allowed}")
+    raise ValueError(f"{field} = {shorten(value)}: allowed is {allowed}")
 
 
 def rotary_dim(factor: float, head_dim: int) -> int:

@@ -12,6 +12,7 @@ __all__ = [
     "as_count",
     "as_float",
     "as_indices",
+    "as_integer",
     "as_positions",
     "as_prompts",
     "as_token_ids",
@@ -22,8 +23,16 @@ FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float
 """The dtypes of KV cache and hidden states, by name."""
 
 
+def as_integer(name: str, value: Any) -> int:
+    """Return `value`, an integer of Python or NumPy; ValueError if it is a float or a bool."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an integer, got {value!r:.80}")
+    return int(value)
+
+
 def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return `count`, or raise ValueError if it is less than `minimum` or more than `maximum`."""
+    """Return `count`; ValueError if it is no integer, below `minimum`, or above `maximum`."""
+    count = as_integer(name, count)
     if count < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {count}")
     if maximum is not None and count > maximum:
@@ -125,7 +134,10 @@ def _in_vocabulary(token_BT: np.ndarray, vocab_size: int, *, first_row: int = 0)
 
 
 def _integers(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name} must be integers in rows of one length") from None
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers, got {array.dtype} of shape {array.shape}")
     return array

@@ -26,11 +26,11 @@ def parse_json_object(content: bytes | str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is not JSON, is nested too deeply, or is another value than an object. The caller
+        If it is not JSON, has a key twice, is nested too deeply, or is no object. The caller
         knows the file, and names it.
     """
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("not JSON: it is nested too deeply") from None
     except ValueError as error:  # no UTF-8, or a number of thousands of digits, too
@@ -43,3 +43,13 @@ def parse_json_object(content: bytes | str) -> dict[str, Any]:
 def shorten(value: object) -> str:
     """Return `value` in one line of a message, whatever its length and depth."""
     return _SHORT.repr(value)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's entries; JSON's own reader keeps the last value of a key in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in content if keys.count(key) > 1)
+        raise ValueError(f"{twice!r} is there more than once")
+    return content

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .config import AttentionSpec, LayerSpec
-from .inputs import as_float
+from .inputs import as_float, as_integer
 from .kernels.kv_cache import KVCache
 
 __all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "slot_mapping", "slots_per_sequence"]
@@ -221,6 +221,8 @@ def new_cache(
     ValueError
         If a size is not positive or the dtype is neither of the two.
     """
+    batch_size = as_integer("new_cache: batch_size", batch_size)
+    max_length = as_integer("new_cache: max_length", max_length)
     if batch_size < 1 or max_length < 1:
         raise ValueError(
             f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"

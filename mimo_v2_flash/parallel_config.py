@@ -14,6 +14,7 @@ from math import lcm
 from typing import NamedTuple
 
 from .config import LayerSpec, MiMoConfig
+from .inputs import as_integer
 
 __all__ = ["UNSHARDED", "ParallelConfig", "ShardSpec", "all_shard_specs"]
 
@@ -92,7 +93,7 @@ class ParallelConfig:
         """Resolve the default of `expert_parallel_size`, and validate the sizes."""
         for name in ("tensor_parallel_size", "expert_parallel_size", "data_parallel_size"):
             size = getattr(self, name)
-            if size is not None and size < 1:
+            if size is not None and as_integer(name, size) < 1:
                 raise ValueError(f"{name} = {size}: allowed is an integer above 0")
         if self.expert_parallel_size is None:
             object.__setattr__(self, "expert_parallel_size", self.world_size)

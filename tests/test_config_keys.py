@@ -1,6 +1,5 @@
 """Tests of config_keys: every key of a file is used, refused, known to have no effect, or named."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.config_keys import KeyRules, check_keys, unique_keys
+from mimo_v2_flash.config_keys import KeyRules, check_keys
 
 FILE = Path("some_config.json")
 RULES = KeyRules(
@@ -51,16 +50,3 @@ def test_the_warning_is_attributed_to_the_frame_that_is_named():
     with pytest.warns(UserWarning, match="unknown") as caught:
         check_keys(FILE, {"unknown": 1}, RULES)
     assert caught[0].filename == __file__
-
-
-@given(st.lists(st.tuples(st.text(), st.integers()), max_size=5), st.integers(0, 2))
-def test_a_json_object_has_each_key_once_at_any_depth(pairs, depth):
-    text = ", ".join(f"{json.dumps(key)}: {value}" for key, value in pairs)
-    text = '{"a": ' * depth + "{" + text + "}" + "}" * depth
-    if len(dict(pairs)) == len(pairs):
-        assert json.loads(text, object_pairs_hook=unique_keys) == json.loads(text)
-        return
-    with pytest.raises(ValueError, match="is there more than once") as refusal:
-        json.loads(text, object_pairs_hook=unique_keys)
-    keys = [key for key, _ in pairs]
-    assert any(str(refusal.value).startswith(repr(key)) for key in keys if keys.count(key) > 1)

@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.inputs import as_indices, as_positions, as_prompts, as_token_ids, as_tokens
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.checkpoint.subset import check_experts
+from mimo_v2_flash.cpu.thread_count import resolve_thread_count
+from mimo_v2_flash.inputs import (
+    as_count,
+    as_indices,
+    as_integer,
+    as_positions,
+    as_prompts,
+    as_token_ids,
+    as_tokens,
+)
+from mimo_v2_flash.kv_cache import new_cache
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 INTEGERS = [np.int8, np.uint8, np.int32, np.int64, np.uint64]
 
@@ -117,3 +130,46 @@ def test_a_token_id_is_an_integer_of_the_vocabulary(tokens):
     with pytest.raises(ValueError, match="allowed is") as refusal:
         as_token_ids("x.json: end", tokens, 9)
     assert str(refusal.value) == f"x.json: end is {tokens!r}, allowed is token ids of 0 to 8"
+
+
+NO_INTEGERS = [2.5, 2.0, True, False, np.float32(2), np.bool_(True), "2", None, [2], 2 + 0j]
+
+
+@pytest.mark.parametrize("value", [2, np.int8(2), np.uint64(2)])
+def test_an_integer_of_python_or_numpy_is_one(value):
+    for integer in (as_integer("n", value), as_count("n", value)):
+        assert type(integer) is int
+        assert integer == 2
+
+
+SIZES = {
+    "n must": lambda value: as_count("n", value),
+    "max_length must": lambda value: new_cache(
+        MiMoConfig().layers[:1], batch_size=1, max_length=value
+    ),
+    "batch_size must": lambda value: new_cache(
+        MiMoConfig().layers[:1], batch_size=value, max_length=1
+    ),
+    "num_layers must": lambda value: MiMoConfig().truncated(value),
+    "expert_subset": lambda value: check_experts([value], range(8)),
+    "tensor_parallel_size": lambda value: ParallelConfig(2, value),
+    "data_parallel_size": lambda value: ParallelConfig(2, 1, value),
+    "threads is": lambda value: resolve_thread_count(value, env={}),
+}
+
+
+@pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_is_no_integer_is_named_wherever_it_is_taken(name, value):
+    if value is None and name.startswith(("tensor", "data", "threads")):
+        return  # the default
+    if isinstance(value, str) and name == "threads is":
+        return  # as MIMO_NUM_THREADS has it
+    with pytest.raises(ValueError, match=rf"\b{name}\b.*integer"):
+        SIZES[name](value)
+
+
+@pytest.mark.parametrize("ragged", [[[1], [1, 2]], [[1, [2]]], [[[1]], [2]]])
+def test_rows_of_several_lengths_are_named(ragged):
+    with pytest.raises(ValueError, match=r"^token ids must be integers in rows of one length$"):
+        as_tokens(ragged, 10)

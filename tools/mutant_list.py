@@ -2,6 +2,7 @@
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
+from tools.input_mutants import INPUT_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
@@ -14,6 +15,7 @@ MUTANTS = (
     *GENERATION_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
+    *INPUT_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",

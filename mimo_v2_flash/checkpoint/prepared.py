@@ -8,6 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.json_object import parse_json_object
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
 __all__ = [
@@ -188,7 +189,7 @@ def read_manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
     """
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json_object(file.read_bytes())
         prepared = PreparedMetadata.of_metadata(content["metadata"])
         folders = list(map(str, content["shards"]))
         if prepared is None or len(folders) != prepared.shards:
@@ -200,7 +201,7 @@ def read_manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
             if name in {"", ".", ".."} or PureWindowsPath(name).name != name
         ]:
             raise ValueError(f"shard {outside[0]!r:.100} is no folder beside it")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: damaged, or of another release: {error}") from error
     return prepared, folders
 

@@ -6,7 +6,6 @@ Source: the safetensors format: 8 bytes of header length, little-endian, then JS
 transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight_map`.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from mimo_v2_flash.config_keys import unique_keys
+from mimo_v2_flash.json_object import parse_json_object, shorten
 
 __all__ = [
     "DTYPES",
@@ -107,12 +106,14 @@ def read_header(
     if not 0 < length <= min(size - 8, LARGEST_HEADER):
         raise ValueError(f"{where}: header of {length} bytes in a file of {size}: truncated?")
     try:
-        entries = json.loads(read_range(8, 8 + length)[0], object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: header is not JSON: not a safetensors file: {error}") from error
-    metadata = (entries.pop("__metadata__", None) or {}) if isinstance(entries, dict) else None
+        entries = parse_json_object(read_range(8, 8 + length)[0])
+    except ValueError as error:
+        raise ValueError(f"{where}: header: {error}; not a safetensors file") from error
+    metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise ValueError(f"{where}: header is not a JSON object: not a safetensors file")
+        raise ValueError(
+            f"{where}: header: __metadata__ is {shorten(metadata)}, expected an object"
+        )
     tensors = {
         name: _tensor_info(f"{where}: {name}", file, entry, 8 + length, size)
         for name, entry in entries.items()
@@ -150,9 +151,9 @@ def parse_index(where: str, text: bytes) -> Index:
         If it is damaged, or names anything but safetensors files of its folder.
     """
     try:
-        content: dict[str, Any] = json.loads(text, object_pairs_hook=unique_keys)
+        content = parse_json_object(text)
         parsed = Index(dict(content["weight_map"]), dict(content.get("metadata") or {}))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: no weight_map of tensors to files: {error}") from error
     for name, file in parsed.weight_map.items():
         if not isinstance(file, str) or "/" in file or not file.endswith(".safetensors"):

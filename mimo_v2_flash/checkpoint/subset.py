@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import index
 
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.inputs import as_integer
 from mimo_v2_flash.parallel_config import UNSHARDED
 
 from .params import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
@@ -24,7 +24,7 @@ def check_experts(experts: Sequence[int], available: Sequence[int]) -> list[int]
     ValueError
         If `experts` is empty, names an id twice, or one that is not available.
     """
-    ids = [index(expert) for expert in experts]
+    ids = [as_integer("expert_subset: an id", expert) for expert in experts]
     if len(ids) != len(set(ids)):
         twice = sorted({expert for expert in ids if ids.count(expert) > 1})
         raise ValueError(f"expert_subset names {twice} more than once")

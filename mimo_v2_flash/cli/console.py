@@ -30,13 +30,14 @@ from rich.table import Table
 
 __all__ = ["amount", "console", "peak_memory", "progress", "progress_of_bytes", "table"]
 
-PLAIN_WIDTH = 100
+PLAIN_WIDTH, PLAIN_HEIGHT = 100, 25
 
 
 def console(stream: TextIO | None = None) -> Console:
     """Return a console for `stream`, by default standard output."""
     out = stream or sys.stdout
-    return _Console(file=out, width=None if out.isatty() else PLAIN_WIDTH, highlight=False)
+    width, height = (None, None) if out.isatty() else (PLAIN_WIDTH, PLAIN_HEIGHT)
+    return _Console(file=out, width=width, height=height, highlight=False)
 
 
 class _Console(Console):

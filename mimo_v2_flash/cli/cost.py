@@ -15,14 +15,14 @@ from mimo_v2_flash.model_loader import DEFAULTS
 
 from .cost_report import report
 from .option_types import output_file, positive
-from .options import add_config_argument, read_config
+from .options import CONTEXT, add_config_argument, default_context, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .result import Result
 from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
 
-CONTEXT, CHUNK, _ = DEFAULTS["neuron"]
+CHUNK = DEFAULTS["neuron"].max_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +48,14 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=positive,
-        default=CONTEXT,
         help="Maximum sequence length that programs are compiled for, in tokens (default: "
-        f"{CONTEXT}).",
+        f"{CONTEXT}, or the model's maximum if that is less).",
     )
     parser.add_argument(
         "--chunk",
         type=positive,
-        default=CHUNK,
-        help=f"Number of prompt tokens per prefill step (default: {CHUNK}).",
+        help=f"Number of prompt tokens per prefill step (default: {CHUNK}, or the context if that "
+        "is less).",
     )
     add_dtype_arguments(parser, activation_dtype="bfloat16")
 
@@ -67,8 +66,8 @@ def parse_deployment(
     tensor_parallel: int,
     data_parallel: int | None,
     batch_size: int | None,
-    context: int,
-    chunk: int,
+    context: int | None,
+    chunk: int | None,
     dtype: str,
     cache_dtype: str,
     activation_dtype: str,
@@ -77,6 +76,8 @@ def parse_deployment(
     config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
+    context = default_context(config) if context is None else context
+    chunk = min(CHUNK, context) if chunk is None else chunk
     return Deployment(
         config, plan, rows, context, chunk, dtype, FLOATS[cache_dtype], FLOATS[activation_dtype]
     )

@@ -12,15 +12,17 @@
 A warning is a line on standard error as well.
 """
 
+import errno
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from io import StringIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from .spelling import as_typed
 
@@ -66,34 +68,48 @@ def launch(
         Arguments of the program, by default those of this process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with _one_line_warnings(prog):
-            status = _attempt(prog, parse, words)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    return status
+    out, err = _Output(sys.stdout), sys.stderr or StringIO()  # a closed one is None
+    with redirect_stdout(out), redirect_stderr(err), _one_line_warnings(prog):
+        try:
+            return _attempt(prog, parse, words)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:
+            return BROKEN_PIPE
+        finally:
+            _end(sys.stdout)
+            _end(sys.stderr)
 
 
 def _attempt(prog: str, parse: Callable[[list[str]], Invocation], words: list[str]) -> int:
-    """Return the exit status; every exception is one, but for a pipe that nobody reads."""
-    message: Callable[[Exception], str] = str
+    """Return the exit status; an error is a line, but for a pipe that nobody reads."""
+    message = partial(as_typed, options={}, spelled={})
+    line = partial(_line, prog=prog, rank=_rank(os.environ), message=message)
     try:
-        parser, options = parse(words)
-        prog, message = parser.prog, partial(as_typed, options=options, spelled=parser.spelled)
-        return int(import_module(".session", __package__).run(parser, options, os.environ))
+        sys.stdout.flush()
+        try:
+            parser, options = parse(words)
+            message = partial(as_typed, options=options, spelled=parser.spelled)
+            rank = _rank(os.environ) if parser.command.on_ranks else ""
+            line = partial(_line, prog=parser.prog, rank=rank, message=message)
+            status = int(import_module(".session", __package__).run(parser, options, os.environ))
+        except SystemExit as end:  # of --help and --version
+            status = int(end.code or 0)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:
         raise
-    except SystemExit as end:  # of --help and --version
-        return int(end.code or 0)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except Exception as error:
-        if DEBUG in words:
+        return _report(error, line, is_debugged=DEBUG in words)
+
+
+def _report(error: Exception, line: Callable[[Exception], str], *, is_debugged: bool) -> int:
+    """Write the line of an error in one piece, and return the exit status."""
+    with suppress(OSError):  # of standard error itself: the status is all that is left
+        if is_debugged:
             traceback.print_exception(error)
-        sys.stderr.write(f"{_line(error, prog, message)}\n")
-        return BAD_INPUT if isinstance(error, EXPECTED) else FAULT
+        sys.stderr.write(f"{line(error)}\n")
+    return BAD_INPUT if isinstance(error, EXPECTED) else FAULT
 
 
 @contextmanager
@@ -109,12 +125,58 @@ def _one_line_warnings(prog: str) -> Iterator[None]:
         warnings.formatwarning = saved
 
 
-def _line(error: Exception, prog: str, message: Callable[[Exception], str]) -> str:
+class _Output:
+    """Standard output, whose errors name it; None if it is closed."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, as the stream does."""
+        return self._call("write", text)
+
+    def flush(self) -> None:
+        """Write what the stream holds."""
+        self._call("flush")
+
+    def _call(self, method: str, *arguments: str) -> Any:
+        try:
+            if self._stream is None:  # the next file that is opened would be it
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            return getattr(self._stream, method)(*arguments)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
+def _end(stream: TextIO) -> None:
+    """Write what a stream holds; what cannot be written goes nowhere.
+
+    The interpreter flushes it once more at its end, and would say so in lines of its own.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _rank(env: Mapping[str, str]) -> str:
+    """Return the words that name this rank, if a launcher's variables say that there are several.
+
+    The line may be about these variables: they are not trusted here.
+    """
+    rank, ranks = env.get("RANK", ""), env.get("WORLD_SIZE", "")
+    return f"rank {rank}: " if rank.isdecimal() and ranks.isdecimal() and ranks != "1" else ""
+
+
+def _line(error: Exception, prog: str, rank: str, message: Callable[[Exception], str]) -> str:
     """Return the line of an error: program, rank if there are several, and what is wrong."""
     prog = getattr(error, "prog", None) or prog
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = f"rank {os.environ['RANK']}: " if ranks > 1 else ""
     if isinstance(error, EXPECTED):
-        return f"{prog}: {rank}{message(error)}"
+        return " ".join(f"{prog}: {rank}{message(error)}".splitlines())
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{prog}: {rank}a fault of the program: {text} ({DEBUG} shows where)"

@@ -8,6 +8,8 @@ either they are transformers': decoding is greedy.
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -124,7 +126,8 @@ def run(
         if stream:
             _write(sys.stdout, piece)
 
-    completion = generated(max_new_tokens=max_new_tokens, on_text=show)
+    with _line_ended(lambda: stream and len(stats.times) > 1):
+        completion = generated(max_new_tokens=max_new_tokens, on_text=show)
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
     used = runner.generation_config.with_sampling(sampling)
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
@@ -133,6 +136,17 @@ def run(
     numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, runner)
     _report(numbers, stats)
     return Result(numbers)
+
+
+@contextmanager
+def _line_ended(has_begun: Callable[[], bool]) -> Iterator[None]:
+    """End the line of the prompt and the text, if it has begun, before an error is written."""
+    try:
+        yield
+    except BaseException:
+        if has_begun():
+            _write(sys.stderr, "\n")
+        raise
 
 
 def _numbers(

@@ -56,10 +56,10 @@ def _parser() -> OneLineParser:
         help="Print a script that completes commands and options in a shell, and exit.",
     )
     commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser, prog="mimo"
     )
     for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.summary, command=command, label=name)
+        commands.add_parser(name, help=command.summary, command=command)
     return parser
 
 

@@ -29,7 +29,7 @@ def _integer(text: str, minimum: int, allowed: str) -> int:
     except ValueError:
         value = minimum - 1
     if value < minimum:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+        raise argparse.ArgumentTypeError(f"{text!r:.100} is not {allowed}")
     return value
 
 

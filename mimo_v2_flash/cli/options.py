@@ -6,7 +6,15 @@ from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 
-__all__ = ["add_config_argument", "add_renamed_option", "read_config"]
+__all__ = [
+    "CONTEXT",
+    "add_config_argument",
+    "add_renamed_option",
+    "default_context",
+    "read_config",
+]
+
+CONTEXT = 4096
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +30,11 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 def read_config(model: Path | None) -> MiMoConfig:
     """Return the config at `model`; MiMo-V2-Flash's if it is None."""
     return MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
+
+
+def default_context(config: MiMoConfig) -> int:
+    """Return the maximum sequence length of a deployment whose options leave it open."""
+    return min(CONTEXT, config.max_position_embeddings)
 
 
 def add_renamed_option(parser: Any, name: str, old_name: str, **options: Any) -> None:

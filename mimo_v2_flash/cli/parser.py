@@ -1,6 +1,7 @@
 """Parser of one command: it imports the command when it is used, and its errors are one line."""
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -39,8 +40,6 @@ class CommandParser(OneLineParser):
     ----------
     command
         The command, whose module is imported then.
-    label
-        The command in messages: as it was typed.
 
     Attributes
     ----------
@@ -48,9 +47,9 @@ class CommandParser(OneLineParser):
         The options that were typed with a value, as they were typed, by their destination.
     """
 
-    def __init__(self, *, command: Command, label: str, **options: Any) -> None:
+    def __init__(self, *, command: Command, **options: Any) -> None:
         super().__init__(**options)
-        self.command, self.label, self.spelled = command, label, dict[str, str]()
+        self.command, self.spelled = command, dict[str, str]()
         self.register("action", None, _Store)
         self._is_loaded = False
 
@@ -72,7 +71,7 @@ class CommandParser(OneLineParser):
         if unknown:
             visible = (action for action in self._actions if action.help != argparse.SUPPRESS)
             names = [name for action in visible for name in action.option_strings]
-            self.error(f"unknown: {' '.join(unknown)}{close_matches(unknown[0], names)}")
+            self.error(f"unknown: {shlex.join(unknown)}{close_matches(unknown[0], names)}")
         options.parser = self
         return options, []
 
@@ -105,6 +104,8 @@ class _Store(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Set the value of the option."""
+        if self.nargs is None and isinstance(values, list):  # argparse's value of "--option=--"
+            raise argparse.ArgumentError(self, "expected one argument")
         setattr(namespace, self.dest, values)
         if isinstance(parser, CommandParser) and option_string:
             parser.spelled[self.dest] = option_string

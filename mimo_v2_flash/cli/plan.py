@@ -14,7 +14,7 @@ from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 
 from .option_types import positive
-from .options import add_config_argument, read_config
+from .options import CONTEXT, add_config_argument, default_context, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
 from .result import Result
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=positive,
-        default=4096,
-        help="Maximum sequence length, in tokens (default: 4096).",
+        help=f"Maximum sequence length, in tokens (default: {CONTEXT}, or the model's maximum if "
+        "that is less).",
     )
     parser.add_argument(
         "--step",
@@ -63,7 +63,7 @@ def run(
     tensor_parallel: int,
     data_parallel: int | None,
     batch_size: int,
-    context: int,
+    context: int | None,
     step: int | None,
     dtype: str,
     cache_dtype: str,
@@ -73,6 +73,7 @@ def run(
     """Count, print the tables and the verdict, and return all numbers."""
     config = read_config(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
+    context = default_context(config) if context is None else context
     step = min(STEP, context) if step is None else step
     floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
     workload = Workload(batch_size, context, step, dtype, *floats)

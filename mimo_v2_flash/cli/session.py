@@ -19,7 +19,7 @@ PLAN = ("expert_parallel", "tensor_parallel", "data_parallel")
 
 
 def run(parser: CommandParser, options: dict[str, Any], env: Mapping[str, str]) -> int:
-    """Run a command, alone or as a rank of torchrun, and return its exit status.
+    """Run a command, alone or, if it is one `on_ranks`, as a rank; return its exit status.
 
     Only rank 0 prints. With `--json` alone everything that a command prints goes to standard
     error, so that standard output has the object and nothing else.
@@ -38,17 +38,16 @@ def run(parser: CommandParser, options: dict[str, Any], env: Mapping[str, str]) 
     CommandError
         If another rank is lost.
     ValueError
-        If the command runs on one rank only, or the options ask for another number of ranks.
+        If the options ask for another number of ranks, or a launcher's variable is wrong.
     """
     options = dict(options)
     file, command = options.pop("json"), parser.command
     del options["debug"]
     try:
-        with init_process_group(env) as group:
+        # A command of one rank joins nothing: variables of a launcher are none of its concern.
+        with init_process_group(env if command.on_ranks else {}) as group:
             if command.on_ranks:
                 options["setup"] = rank_setup(group, *(options.pop(name) for name in PLAN))
-            elif group.size > 1:
-                raise ValueError(f"{parser.label} runs on one rank, not on {group.size}")
             with only_rank_0_prints(group):
                 with redirect_stdout(sys.stderr) if file == STDOUT else nullcontext():
                     result = command.load().run(**options)

@@ -68,17 +68,22 @@ def resolve_thread_count(
         (len(affinity(0)) if affinity else cores, "CPU affinity"),
         (quota, "cgroup quota"),
     ]
-    if (ranks := env.get(RANKS, "")).isdecimal() and int(ranks):
-        limits.append((min(cores, quota) / int(ranks), f"cores / {RANKS}"))
-    elif (threads_of_openmp := env.get(OPENMP, "").split(",")[0]).isdecimal():
-        limits.append((int(threads_of_openmp) or math.inf, OPENMP))
+    if ranks := _whole(env.get(RANKS, "")):
+        limits.append((min(cores, quota) / ranks, f"cores / {RANKS}"))
+    elif threads_of_openmp := _whole(env.get(OPENMP, "").split(",")[0]):
+        limits.append((threads_of_openmp, OPENMP))
     number, rule = min(limits, key=lambda limit: limit[0])
     return ThreadCount(max(1, int(number)), rule)
 
 
+def _whole(text: str) -> int:
+    """Return the integer that a variable has; 0 if it has none: it is not this project's."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
 def _at_least_1(name: str, text: int | str) -> int:
     try:
-        count = int(text)
+        count = int(f"{text}")  # no number that int() rounds
     except ValueError:
         count = 0
     if count < 1:

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from mimo_v2_flash.atomic_file import atomic_write
 from mimo_v2_flash.cpu.cache_folder import cache_folder
+from mimo_v2_flash.json_object import parse_json_object
 
 from .program_record import canonical, program_record
 
@@ -74,7 +75,7 @@ class CompileCache:
     Parameters
     ----------
     folder
-        Folder of the cache; created if it does not exist. One that is complete is only read.
+        Folder of the cache; created when a program is first written into it.
     arguments
         Arguments of the compiler.
 
@@ -96,12 +97,6 @@ class CompileCache:
                 f"{folder} is not a compile cache: {MANIFEST} is missing, or its format is not "
                 f"{FORMAT!r}"
             )
-        if manifest.exists():  # its file system may be read-only
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with _file_lock(manifest):
-            if not manifest.exists():
-                self._write_manifest()
 
     def entry(self, module: Any, title: str = "") -> CacheEntry:
         """Return the entry of a program, an `HloModuleProto`, whether it is cached or not."""
@@ -137,6 +132,7 @@ class CompileCache:
     @contextmanager
     def writing(self, entry: CacheEntry) -> Iterator[None]:
         """Lock an entry for this process, and write its module's file."""
+        self._create()
         entry.folder.mkdir(exist_ok=True)
         with _file_lock(entry.folder / RECORD):
             _write(entry.module, entry.content)
@@ -155,6 +151,14 @@ class CompileCache:
         _write(entry.folder / RECORD, _json_bytes(record))
         with _file_lock(self.folder / MANIFEST):
             self._write_manifest()
+
+    def _create(self) -> None:
+        """Create the cache, if it does not exist, as one that others can tell from their files."""
+        manifest = self.folder / MANIFEST
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _file_lock(manifest):
+            if not manifest.exists():
+                self._write_manifest()
 
     def _write_manifest(self) -> None:
         records = [_read_json(path) for path in sorted(self.folder.glob(f"*/{RECORD}"))]
@@ -181,10 +185,9 @@ def _file_lock(path: Path) -> FileLock:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, an empty one if the file is absent or damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        return parse_json_object(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _sha256(path: Path) -> str | None:

@@ -2,11 +2,41 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
+
+from mimo_v2_flash.process_variables import integer_variable
 
 from .group import HostGroup
 from .solo_group import SoloGroup
 
-__all__ = ["init_process_group"]
+__all__ = ["RunAddress", "init_process_group"]
+
+
+class RunAddress(NamedTuple):
+    """A rank's place in a run, and the host and port at which all ranks meet.
+
+    Attributes
+    ----------
+    rank, size
+        Number of this rank, and number of ranks.
+    host, port
+        Where rank 0, or its launcher, hosts the store of the run.
+    """
+
+    rank: int
+    size: int
+    host: str
+    port: int
+
+    @classmethod
+    def of_variables(cls, env: Mapping[str, str]) -> "RunAddress":
+        """Return the address that torchrun's variables have; ValueError names a wrong one."""
+        size = integer_variable(env, "WORLD_SIZE", minimum=1)
+        rank = integer_variable(env, "RANK", maximum=size - 1)
+        if not env.get("MASTER_ADDR"):
+            raise ValueError("MASTER_ADDR is missing, expected the host of rank 0")
+        port = integer_variable(env, "MASTER_PORT", minimum=1, maximum=65535)
+        return cls(rank, size, env["MASTER_ADDR"], port)
 
 
 @contextmanager
@@ -19,7 +49,7 @@ def init_process_group(
     ----------
     env
         Environment variables that torchrun sets: WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT. The
-        group is a `SoloGroup` without WORLD_SIZE, or if it is 1.
+        group is a `SoloGroup` without WORLD_SIZE, or if it is 1; then the others are not read.
     start_timeout
         Seconds to wait for ranks that have not started, since the last one did.
     heartbeat_timeout
@@ -32,10 +62,13 @@ def init_process_group(
     RankError
         If ranks have not started; later, from any collective, if a rank is lost. The message names
         the ranks and the cause.
+    ValueError
+        If a variable is missing, malformed, or names what this machine does not have; it is named.
     """
-    if int(env.get("WORLD_SIZE", "1")) == 1:
+    if integer_variable(env, "WORLD_SIZE", minimum=1, default=1) == 1:
         yield SoloGroup()
         return
+    address = RunAddress.of_variables(env)
     try:
         from .process_group import join_process_group  # noqa: PLC0415
     except ModuleNotFoundError as missing:
@@ -44,6 +77,6 @@ def init_process_group(
             name=missing.name,
         ) from missing
     with join_process_group(
-        env, start_timeout=start_timeout, heartbeat_timeout=heartbeat_timeout
+        address, env, start_timeout=start_timeout, heartbeat_timeout=heartbeat_timeout
     ) as group:
         yield group

@@ -6,6 +6,7 @@ the network does.
 
 import atexit
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +20,14 @@ from torch.distributed import DistError, PrefixStore, TCPStore
 from .consistency import RankError, check_counts, check_ranks, describe_collective
 from .deadlock import PendingCollective
 from .heartbeat import HeartbeatMonitor
+from .launch import RunAddress
 from .solo_group import SoloGroup
 from .thread_group import sum_in_rank_order
 from .transport import INLINE, Transport
 
 __all__ = ["ProcessGroup", "join_process_group"]
+
+INTERFACES = "GLOO_SOCKET_IFNAME"
 
 
 class ProcessGroup:
@@ -94,14 +98,15 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group(
-    env: Mapping[str, str], *, start_timeout: float, heartbeat_timeout: int
+    address: RunAddress, env: Mapping[str, str], *, start_timeout: float, heartbeat_timeout: int
 ) -> Iterator[ProcessGroup]:
-    """Join the run that `env` describes, and shut its group down when all ranks are done.
+    """Join the run at `address`, and shut its group down when all ranks are done.
 
     The parameters and errors are those of `init_process_group`.
     """
-    rank, size = int(env["RANK"]), int(env["WORLD_SIZE"])
-    store = _store(env, start_timeout)
+    rank, size = address.rank, address.size
+    _check_interfaces(env.get(INTERFACES, ""))
+    store = _store(address, env, start_timeout)
     monitor = HeartbeatMonitor(store.clone(), rank, size, heartbeat_timeout=heartbeat_timeout)
     monitor.begin(start_timeout)
     transports: dict[tuple[int, ...], Transport] = {}
@@ -112,7 +117,7 @@ def join_process_group(
             return SoloGroup()
         if ranks not in transports:
             _rendezvous(store, ranks, monitor)
-            transports[ranks] = Transport(store, ranks, monitor)
+            transports[ranks] = _connect(store, ranks, monitor)
         return ProcessGroup(transports[ranks], group)
 
     try:
@@ -127,20 +132,84 @@ def join_process_group(
         monitor.end()
 
 
-def _store(env: Mapping[str, str], start_timeout: float) -> Any:
+def _check_interfaces(names: str) -> None:
+    """Raise ValueError unless this machine has the network interfaces that gloo is to use."""
+    available = [name for _, name in socket.if_nameindex()]
+    for name in names.split(",") if len(names) > 1 else ():  # as torch reads the variable
+        if name not in available:
+            raise ValueError(
+                f"{INTERFACES} is {names!r:.100}, expected of the network interfaces of this "
+                f"machine: {', '.join(available)}"
+            )
+
+
+def _store(address: RunAddress, env: Mapping[str, str], start_timeout: float) -> Any:
     """Return the store of the run, which torchrun or rank 0 hosts."""
     opened = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    address = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    is_host = not opened and address.rank == 0
+    # torch's own errors take the whole time, and many lines.
+    _check_host(address.host)
+    _check_port(address.port) if is_host else _await_port(address, start_timeout)
     try:
         store = TCPStore(
-            *address,
-            is_master=not opened and env["RANK"] == "0",
+            address.host,
+            address.port,
+            is_master=is_host,
             wait_for_workers=False,
             timeout=timedelta(seconds=start_timeout),
         )
     except DistError as unreachable:
         raise RankError(f"rank 0 has not started: {str(unreachable).splitlines()[0]}") from None
     return PrefixStore(f"run {env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError if there is no host of this name."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        raise ValueError(f"MASTER_ADDR is {host!r:.100}, expected a host that is known") from None
+
+
+def _check_port(port: int) -> None:
+    """Raise ValueError if rank 0 cannot listen at `port`."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise ValueError(f"MASTER_PORT is {port}, expected a free port: {reason}") from None
+
+
+def _await_port(address: RunAddress, start_timeout: float) -> None:
+    """Wait until rank 0 listens; RankError if it does not within `start_timeout` seconds."""
+    deadline = time.monotonic() + start_timeout
+    while not _listens(address):
+        if time.monotonic() > deadline:
+            raise RankError(
+                f"rank 0 did not start within {start_timeout:g} s: nothing listens at MASTER_ADDR "
+                f"{address.host}, MASTER_PORT {address.port}"
+            )
+        time.sleep(0.1)
+
+
+def _listens(address: RunAddress) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connect(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> Transport:
+    """Return the connections between `ranks`; RankError if the network cannot be used."""
+    try:
+        return Transport(store, ranks, monitor)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RankError(
+            f"rank {monitor.rank} cannot use the network: {reason} ({INTERFACES} names the "
+            "interface to use)"
+        ) from None
 
 
 def _rendezvous(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> None:

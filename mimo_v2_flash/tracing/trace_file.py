@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from mimo_v2_flash.atomic_file import atomic_write
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.json_object import parse_json_object
 
 __all__ = ["OURS", "TraceFile", "open_trace", "write_trace"]
 
@@ -41,8 +42,10 @@ def write_trace(
     Raises
     ------
     OSError
-        If the file cannot be written; the message names it.
+        If the file cannot be written, or is a device or a folder; the message names it.
     """
+    if path.exists() and not path.is_file():  # the library would put a file in its place
+        raise OSError(f"{path}: not a regular file")
     stored = {name: _stored(np.asarray(tensor)) for name, tensor in tensors.items()}
     metadata = {"made_by": made_by, "config": json.dumps(config.to_dict())}
     try:
@@ -65,7 +68,10 @@ class TraceFile:
         self.path, self._file = path, file
         metadata = file.metadata() or {}
         self.made_by = metadata.get("made_by", "unknown")
-        self.config: dict[str, Any] = json.loads(metadata.get("config", "{}"))
+        try:
+            self.config = parse_json_object(metadata.get("config", "{}"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a trace: its config is {error}") from error
         names = file.keys()
         self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
@@ -96,5 +102,5 @@ def open_trace(path: Path) -> Iterator[TraceFile]:
     try:
         with safe_open(path, "numpy") as file:
             yield TraceFile(path, file)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path}: not a trace: {error}") from error

@@ -34,6 +34,8 @@ def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     other = deployment(*options, "--cache-dtype", "float32")
     assert other.config == SMALL
     assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
+    context = SMALL.max_position_embeddings  # less than the defaults
+    assert (other.context, other.chunk) == (min(context, 4096), min(context, 128))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What happens to a command becomes an exit status and at most one line, for every entrance."""
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -11,10 +13,15 @@ import pytest
 
 from mimo_v2_flash.cli import session
 from mimo_v2_flash.cli.entry import CommandError, Invocation, launch
+from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.parallel import RankError
 
 ROOT = Path(__file__).parents[2]
-PARSER = SimpleNamespace(prog="mimo test", spelled={"chunk": "--chunk", "text": "--text"})
+PARSER = SimpleNamespace(
+    prog="mimo test",
+    spelled={"chunk": "--chunk", "text": "--text"},
+    command=SimpleNamespace(on_ranks=True),
+)
 
 
 @pytest.fixture
@@ -43,6 +50,8 @@ def ends(monkeypatch, capsys):
         (FileNotFoundError(2, "No such", "/nowhere"), "--text /nowhere: no such"),
         (MemoryError("Unable to allocate 1 TiB"), "Unable to allocate 1 TiB"),
         (CommandError("rank 3 is lost"), "rank 3 is lost"),
+        (ValueError("two\nlines"), "two lines"),
+        (OSError(28, "No space left"), "[Errno 28] No space left"),  # of a file without a name
     ],
 )
 def test_bad_input_is_a_line_and_status_2(ends, error, line):
@@ -75,14 +84,70 @@ def test_a_rank_is_named(ends, monkeypatch):
     assert ends(ValueError("no")) == (2, "mimo test: rank 3: no\n")
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "x", "RANK": "3"}, {"WORLD_SIZE": "", "RANK": ""}],
+)
+def test_a_line_does_not_trust_the_variables_that_it_may_be_about(ends, monkeypatch, variables):
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert ends(ValueError("no")) == (2, "mimo test: no\n")
+
+
+def test_a_command_that_joins_no_ranks_has_none(ends, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(PARSER.command, "on_ranks", False)
+    assert ends(ValueError("no")) == (2, "mimo test: no\n")
+
+
+class Full(io.StringIO):
+    """A stream on a full disk: it fails when it is written, or only when it is flushed."""
+
+    def __init__(self, *, at: str) -> None:
+        super().__init__()
+        self._at = at
+
+    def write(self, text: str) -> int:
+        if self._at == "write":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self._at == "flush" and self.getvalue():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("at", ["write", "flush"])
+@pytest.mark.parametrize("words", [["plan"], ["--version"], ["plan", "--json"]])
+def test_a_full_standard_output_is_named(words, at, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Full(at=at))
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.partition(": ")[2] == "standard output: no space left on device"
+
+
+def test_a_closed_standard_output_is_named_before_anything_is_done(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(session, "run", None)
+    assert main(["plan"]) == 2
+    assert capsys.readouterr().err == "mimo: standard output: bad file descriptor\n"
+
+
+@pytest.mark.parametrize("stream", [None, Full(at="write")])
+def test_without_standard_error_the_status_is_all_that_is_left(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["plan", "--memory", "1 TiB"]) == 2
+    assert main(["plan", "--memory", "1TB"]) == 0
+
+
 def test_a_lost_rank_is_no_fault_of_the_program(monkeypatch, capsys):
     def lost(*_: object, **__: object) -> None:
         raise RankError("rank 1 is lost")
 
     monkeypatch.setattr(session, "init_process_group", lost)
-    parser = SimpleNamespace(prog="mimo test", spelled={}, command=None)
     options = {"json": None, "debug": False}
-    assert launch("mimo", lambda _: Invocation(parser, options), []) == 2
+    assert launch("mimo", lambda _: Invocation(PARSER, options), []) == 2
     assert capsys.readouterr().err == "mimo test: rank 1 is lost\n"
 
 
@@ -130,3 +195,18 @@ def test_a_warning_is_one_line_that_names_the_program(entrance, tmp_path):
         f"{prog}: warning: {tmp_path / 'config.json'}: not understood and without effect: {names}"
     ]
     assert done.returncode in {0, 1}
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+@pytest.mark.parametrize("entrance", ENTRANCES.values(), ids=ENTRANCES)
+def test_a_process_on_a_full_disk_ends_with_one_line(entrance):
+    """The interpreter flushes its streams once more at its end: it has nothing to add."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *entrance],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[0]
+    assert done.stderr == f"{line}\n"
+    assert line.endswith(": standard output: no space left on device")

@@ -171,3 +171,20 @@ def test_without_transformers_the_install_command_is_said(written, monkeypatch):
     assert out == ""
     assert "run_example.py: text needs transformers" in err
     assert 'pip install -e ".[text]"' in err
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_an_error_begins_a_line_of_its_own(written, monkeypatch, stream):
+    """The prompt and a part of the text have been written by then, without the end of a line."""
+
+    def failing(*_: object, on_text=str, **__: object) -> None:
+        on_text("a")
+        on_text("b")
+        raise ValueError("no")
+
+    monkeypatch.setattr(generate, "complete", failing)
+    out, err = written("the", stream, status=2)
+    assert (out, err) == {
+        "--stream": ("ab", "the\nrun_example.py: no\n"),
+        "--no-stream": ("", "run_example.py: no\n"),
+    }[stream]

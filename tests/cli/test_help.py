@@ -16,7 +16,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(add_help=False)
         run_example.add_mode(parser)
         return parser
-    return CommandParser(command=COMMANDS[command], label=command, add_help=False).load()
+    return CommandParser(command=COMMANDS[command], add_help=False).load()
 
 
 every_parser = pytest.mark.parametrize("command", [*COMMANDS, "run_example.py"])

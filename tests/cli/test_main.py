@@ -79,3 +79,11 @@ def test_bash_completes_options_of_a_command(ran, tmp_path):
         ["bash", "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert re.search(r"^--tolerance\b", done.stdout, re.MULTILINE), done.stderr
+
+
+@pytest.mark.parametrize("columns", ["1", "0", "x", "9" * 5000])
+def test_the_program_keeps_its_name_however_narrow_the_terminal_is(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["plan", "--context", "0"]) == 2
+    assert capsys.readouterr().err.startswith("mimo plan: ")
+    assert main(["plan", "--memory", "1TB"]) == 0

@@ -12,7 +12,7 @@ from mimo_v2_flash.cli.parser import CommandParser, HelpFormatter, close_matches
 
 
 def parser_of(command: str) -> CommandParser:
-    return CommandParser(prog=f"mimo {command}", command=COMMANDS[command], label=command)
+    return CommandParser(prog=f"mimo {command}", command=COMMANDS[command])
 
 
 def parsed(command: str, *words: str) -> SimpleNamespace:
@@ -121,3 +121,14 @@ def test_help_is_plain_where_no_terminal_is_and_keeps_brackets(capsys):
 )
 def test_close_matches(word, end):
     assert close_matches(word, COMMANDS) == end
+
+
+def test_a_value_of_two_dashes_is_no_value():
+    """Argparse itself makes an empty list of it."""
+    with pytest.raises(CommandError, match="argument --chunk: expected one argument"):
+        parsed("generate", "--prompt", "the", "--chunk=--")
+
+
+def test_what_is_unknown_is_quoted_where_it_cannot_be_seen():
+    with pytest.raises(CommandError, match=r"^unknown: '' 'a b'$"):
+        parsed("test", "", "a b")

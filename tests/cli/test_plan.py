@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli import plan
 from mimo_v2_flash.cli.main import main
 from tests.support.config_files import SMALL
@@ -101,3 +102,11 @@ def test_what_is_no_size_is_refused(text):
 def test_impossible_plans_and_loads_name_the_option(words, message, capsys):
     assert run(*words.split()) == 2
     assert capsys.readouterr() == ("", f"mimo plan: {message}\n")
+
+
+@pytest.mark.parametrize("length", [64, 3000, 4096, 5000])
+def test_the_default_context_is_one_that_the_model_has(length, tmp_path, capsys):
+    config = MiMoConfig(max_position_embeddings=length)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert main(["plan", "--model", str(tmp_path), "--memory", "1TB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["load"]["context"] == min(length, 4096)

@@ -1,7 +1,6 @@
 """A session: standard output has what was asked for alone, JSON is whole, rank 0 speaks."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -117,20 +116,28 @@ def test_an_error_leaves_standard_output_empty_and_no_file(folder, capsys, tmp_p
     assert not file.exists()
 
 
-@pytest.mark.parametrize("command", ["plan", "test"])
-def test_a_command_of_one_rank_is_refused_on_several(command, monkeypatch, capsys):
-    group = SimpleNamespace(size=2, rank=0)
+@pytest.mark.parametrize("command", [name for name in KEYS if not COMMANDS[name].on_ranks])
+@pytest.mark.parametrize(
+    "left_over", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "x"}]
+)
+def test_a_command_of_one_rank_ignores_what_a_launcher_left_over(
+    commands, command, left_over, monkeypatch
+):
+    for name, text in left_over.items():
+        monkeypatch.setenv(name, text)
+    assert main([command, *commands[command]]) == 0
 
-    class Group:
-        def __init__(self, *_: object) -> None: ...
-        def __enter__(self) -> object:
-            return group
 
-        def __exit__(self, *_: object) -> None: ...
-
-    monkeypatch.setattr("mimo_v2_flash.cli.session.init_process_group", Group)
-    assert main([command]) == 2
-    assert capsys.readouterr().err == f"mimo {command}: {command} runs on one rank, not on 2\n"
-    assert run_example.main(["--mode", command]) == 2
-    expected = f"run_example.py: --mode {command} runs on one rank, not on 2\n"
-    assert capsys.readouterr().err == expected
+@pytest.mark.parametrize("command", [name for name in KEYS if COMMANDS[name].on_ranks])
+def test_a_command_on_ranks_names_the_variable_that_is_wrong(
+    commands, command, monkeypatch, capsys
+):
+    capsys.readouterr()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command, *commands[command]]) == 2
+    error = "RANK is missing, expected an integer, 0 to 1"
+    assert capsys.readouterr() == ("", f"mimo {command}: {error}\n")
+    monkeypatch.setenv("RANK", "2")
+    assert main([command, *commands[command]]) == 2
+    error = "rank 2: RANK is '2', expected an integer, 0 to 1"
+    assert capsys.readouterr() == ("", f"mimo {command}: {error}\n")

@@ -48,9 +48,12 @@ FAULTS = {
     ),
     "no safetensors": (
         overwrite(SHARD, b"\x02" + b"\0" * 7 + b"<>"),
-        f"{SHARD}: header is not JSON",
+        f"{SHARD}: header: not JSON",
     ),
-    "header a list": (overwrite(SHARD, b"\x02" + b"\0" * 7 + b"[]"), f"{SHARD}: header is not a"),
+    "header a list": (
+        overwrite(SHARD, b"\x02" + b"\0" * 7 + b"[]"),
+        f"{SHARD}: header: a JSON object",
+    ),
     "missing shard": (lambda folder: (folder / SHARD).unlink(), f"{SHARD}: (missing|404)"),
     "missing tensor": (
         drop(SHARD, EXPERT),

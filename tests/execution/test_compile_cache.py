@@ -138,3 +138,18 @@ def test_processes_that_write_together_lose_nothing(tmp_path):
     cache = CompileCache(tmp_path, ARGUMENTS)
     for length in range(1, 9):
         assert cache.why_stale(cache.entry(module_of(length)), "1") is None
+
+
+def test_a_cache_that_is_only_read_is_not_created(tmp_path):
+    """`--skip-compile` with a folder that does not exist must not make it."""
+    folder = tmp_path / "absent"
+    cache = CompileCache(folder, ARGUMENTS)
+    assert cache.why_stale(cache.entry(module_of(2)), None) == "is missing"
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\x80", b"[" * 100_000, b'{"files": 1'])
+def test_a_damaged_record_is_a_program_that_is_not_compiled(tmp_path, content):
+    cache, entry = write(tmp_path)
+    (entry.folder / "record.json").write_bytes(content)
+    assert cache.why_stale(entry, None) == "is not compiled"

@@ -52,3 +52,23 @@ def test_logical_cores_must_be_those_of_the_programs():
     message = "NEURON_LOGICAL_NC_CONFIG is 1, but the programs are compiled for 2"
     with pytest.raises(ValueError, match=message):
         claimed(128, NEURON_LOGICAL_NC_CONFIG="1")
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"NEURON_RT_VISIBLE_CORES": "all"},
+        {"NEURON_RT_VISIBLE_CORES": ""},
+        {"NEURON_RT_VISIBLE_CORES": "3-1"},
+        {"NEURON_RT_VISIBLE_CORES": "0," + "9" * 30},
+        {"LOCAL_WORLD_SIZE": "0"},
+        {"LOCAL_RANK": "4"},
+        {"LOCAL_RANK": "one"},
+        {"WORLD_SIZE": "many"},
+        {"MASTER_ADDR": ""},
+    ],
+)
+def test_a_malformed_variable_is_named(malformed):
+    (name,) = malformed
+    with pytest.raises(ValueError, match=rf"^{name} is .*, expected"):
+        claimed(64, **rank(0, of=4) | malformed)

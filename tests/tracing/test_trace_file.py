@@ -1,6 +1,7 @@
 """Trace files are read as they were written; a file that is not a trace is refused by name."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -78,3 +79,21 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "nowhere" / "trace.safetensors"
     with pytest.raises(OSError, match=str(path)):
         write_trace(path, TENSORS, CONFIG)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    """As root, safetensors would put a file in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=f"^{pipe}: not a regular file$"):
+        write_trace(pipe, {"embedding": np.zeros((1, 2))}, MiMoConfig())
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "[1]", "nul"])
+def test_a_config_that_is_no_object_is_named(tmp_path, config):
+    path = tmp_path / "a.safetensors"
+    save_file({"tokens": np.zeros(1, np.int32)}, path, {"config": config})
+    with pytest.raises(ValueError, match=f"{path}: not a trace: "), open_trace(path):
+        pass
