@@ -292,15 +292,3 @@ def test_a_damaged_file_is_one_error_that_names_it_or_its_folder(tmp_path, name,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"^{tmp_path}"):
         prompt_tokens(load_tokenizer(tmp_path), "the")
-
-
-@pytest.mark.parametrize(
-    "template",
-    ["{% for %}", "{{ messages[9].role }}", "{{ 1 / 0 }}", "{{ raise_exception('no') }}"],
-)
-def test_a_template_that_fails_is_one_error_that_names_its_tokenizer(tmp_path, template):
-    small_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(template)
-    message = f"^{tmp_path}: the chat template cannot be used: "
-    with pytest.raises(ValueError, match=message):
-        prompt_tokens(load_tokenizer(tmp_path), [{"role": "user", "content": "the"}])
