@@ -6,6 +6,7 @@ nothing. All integer arithmetic of slots and rows is in this module and runs on 
 MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -180,6 +181,34 @@ class HybridCache:
         oldest_B = np.where((count_B > 0) & (start_B == 0), 0, self.oldest_B)
         end_B = np.where(count_B > 0, start_B + count_B, 0)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
+
+    def discard(self, start_B: np.ndarray, to_device: Callable[[Any], Any]) -> None:
+        """Empty the slots of each sequence from position `start_B` on; there its tokens end.
+
+        Positions that a step merely masks leave keys and values behind, and 0 x NaN is NaN.
+        """
+        self.length_B[:] = np.minimum(self.length_B, start_B)
+        self.oldest_B[:] = np.minimum(self.oldest_B, start_B)
+        start_b = start_B[self.local_rows]
+        for layer, slots in zip(self.layers, self.slots, strict=True):
+            first, last = self.first_row * slots, (self.first_row + len(start_b)) * slots
+            arrays = [part if isinstance(part, np.ndarray) else np.array(part) for part in layer]
+            is_discarded_Z = arrays[2][first:last] >= np.repeat(start_b, slots)
+            for part, array, empty in zip(layer, arrays, (0, 0, -1), strict=True):
+                array[first:last][is_discarded_Z] = empty
+                if part is not array:
+                    part.handle = to_device(array).handle
+
+    def nonfinite_rows(self) -> np.ndarray:
+        """Return of each sequence whether this rank's keys and values of it have a bad number."""
+        is_bad_B, rows = np.zeros(self.batch_size, bool), self.local_rows
+        count = rows.stop - rows.start
+        for layer, slots in zip(self.layers, self.slots, strict=True):
+            for part in layer[:2]:
+                part_Z = np.asarray(part)[self.first_row * slots :][: count * slots]
+                is_bad_Z = ~np.isfinite(part_Z).all(axis=(1, 2))
+                is_bad_B[rows] |= is_bad_Z.reshape(count, slots).any(axis=1)
+        return is_bad_B
 
     def finish_step(self, count_B: np.ndarray) -> None:
         """Record that the `count_B` tokens after `length_B` have been written."""

@@ -155,7 +155,7 @@ class MiMoV2FlashModel:
 
         Raises
         ------
-        ValueError
+        ValueError, NonFiniteError
             As `step`.
         """
         token_BT = inputs.as_tokens(input_ids, self.config.vocab_size)
@@ -192,9 +192,15 @@ class MiMoV2FlashModel:
         ValueError
             If tokens, positions and cache do not fit each other, or ranks disagree. Nothing is
             computed or changed then.
+        NonFiniteError
+            If rows get NaN or infinity, a ValueError too: it names them and the tensor where the
+            first arises, and holds the others' logits. Their tokens are in the cache; bad rows have
+            what they had before the step, or nothing if that is bad itself.
         """
         step = self._check_step(token_BT, position_BT, cache, "logits_at", logits_at)
-        return self._runner.forward(self._runner.logits, step, cache)[0]
+        outputs = self._runner.forward(self._runner.logits, step, cache)
+        self._runner.check_finite(outputs, self._runner.logits, step, cache)
+        return outputs[0]
 
     @single_threaded_blas
     def greedy(
@@ -220,15 +226,17 @@ class MiMoV2FlashModel:
 
         Raises
         ------
-        ValueError
+        ValueError, NonFiniteError
             As `step`.
         """
         step = self._check_step(token_BT, position_BT, cache, "at", at)
-        if self.config.vocab_size < self._context.parallel_config.tensor_parallel_size:
-            (logits_BnV,) = self._runner.forward(self._runner.logits, step, cache)
-            return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
-        token_Bn, logit_Bn = self._runner.forward(self._runner.greedy_tokens, step, cache)
-        return token_Bn, logit_Bn
+        runner, ranks = self._runner, self._context.parallel_config.tensor_parallel_size
+        output = runner.greedy_tokens if ranks <= self.config.vocab_size else runner.logits
+        outputs = runner.forward(output, step, cache)
+        runner.check_finite(outputs, output, step, cache)
+        if output is runner.logits:
+            return np.argmax(outputs[0], axis=2).astype(np.int32), np.max(outputs[0], axis=2)
+        return outputs[0], outputs[1]
 
     def _check_step(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, name: str, index_Bn: Any
@@ -285,6 +293,8 @@ class MiMoV2FlashModel:
         ------
         ValueError
             If a prompt is empty or too long, or a token id or a setting is not allowed.
+        NonFiniteError
+            If prompts get NaN or infinity, as `step`; generation ends for all of them.
         """
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         settings = replace(self.generation_config, **sampling)

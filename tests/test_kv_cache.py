@@ -225,3 +225,33 @@ def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_lengt
         else:
             with pytest.raises(ValueError, match="sliding layers hold positions from"):
                 cache.check_positions(position_BT)
+
+
+def fill(cache: HybridCache, row: int, count: int) -> None:
+    """Write NaN as the keys and values of `count` tokens of this rank's sequence `row`."""
+    for layer, slots in zip(cache.layers, cache.slots, strict=True):
+        for position in range(count):
+            for part, value in zip(layer, (np.nan, np.nan, position), strict=True):
+                part[row * slots + position % slots] = value
+
+
+@given(st.data())
+def test_what_is_discarded_leaves_no_number_behind(data):
+    """A view of a rank's sequences: slots from the start on are as new, all others as before."""
+    cache = cache_of(window=4, batch_size=4, rank_rows=(slice(0, 1), slice(1, 4)), rank=1)
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=4, max_size=4))
+    stepped(cache, ragged([[0] * count for count in counts], [0] * 4)[1])
+    for row, count in enumerate(counts[1:]):
+        fill(cache, row, count)
+    before = [tuple(np.array(part) for part in layer) for layer in cache.layers]
+    start_B = np.array([counts[0], counts[1], data.draw(st.integers(0, counts[2])), counts[3]])
+    first = data.draw(st.integers(0, 2))
+    cache.view(first, 4).discard(start_B[first:], lambda tree: tree)
+    assert cache.length_B.tolist() == start_B.tolist()
+    assert (cache.oldest_B <= cache.length_B).all()
+    for layer, old, slots in zip(cache.layers, before, cache.slots, strict=True):
+        row_Z = np.append(np.repeat(np.arange(3), slots), 3)
+        is_discarded_Z = old[2] >= np.append(start_B[1:], 99)[row_Z]
+        for part, kept, empty in zip(layer, old, (0, 0, -1), strict=True):
+            np.testing.assert_array_equal(part[~is_discarded_Z], kept[~is_discarded_Z])
+            assert (part[is_discarded_Z] == empty).all()
