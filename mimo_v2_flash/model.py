@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import inputs
-from .checkpoint.params import ModelWeights, fingerprint
+from .checkpoint.params import ModelWeights
 from .checkpoint.shard_weights import shard_weights
 from .checkpoint.subset import check_model, keep_experts
 from .config import MiMoConfig
@@ -109,14 +109,24 @@ class MiMoV2FlashModel:
         self._cache_length = None if backend.execution_mode == "eager" else max_length
         self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
-        context.check_consistent(
-            config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
-        )
-        shard = shard_weights(weights, config, context.shard_spec)
-        self.weights = backend.to_device(context.mode.process_weights(shard))
         self.config, self.max_step, self._context = config, max_step, context
+        self._check_same_options(dtype=dtype)
+        shard = shard_weights(weights, config, context.shard_spec)
+        context.check_same_weights(shard)
+        self.weights = backend.to_device(context.mode.process_weights(shard))
         self._runner = ModelRunner(
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
+        )
+
+    def _check_same_options(self, **options: Any) -> None:
+        """Raise ValueError, naming the ranks, if ranks build models of different options."""
+        self._context.check_consistent(
+            config=self.config,
+            max_step=self.max_step,
+            max_length=(self.max_length, self._cache_length),
+            cache_dtype=self._cache_dtype,
+            generation_config=self.generation_config,
+            **options,
         )
 
     def new_cache(
@@ -135,6 +145,7 @@ class MiMoV2FlashModel:
         limit, dtype = self.max_length, self._cache_dtype if dtype is None else dtype
         length = limit if max_length is None else max_length
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
+        batch_size = inputs.as_count("batch_size", batch_size)
         return self._runner.new_cache(batch_size, self._cache_length or length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
@@ -245,11 +256,11 @@ class MiMoV2FlashModel:
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
         index_Bn = inputs.as_indices(name, index_Bn, token_BT.shape)
+        self._context.check_consistent(
+            token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}, cache=cache.state
+        )  # before what one rank alone might refuse
         cache.check_layers(self._runner.layers)
         start_B, count_B = cache.check_positions(position_BT)
-        self._context.check_consistent(
-            token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}
-        )
         return Step(token_BT, start_B, count_B, index_Bn)
 
     def generate(
@@ -299,10 +310,20 @@ class MiMoV2FlashModel:
         prompts = inputs.as_prompts(input_ids, self.config.vocab_size)
         settings = replace(self.generation_config, **sampling)
         end = settings.eos_token_ids if eos_token_id is None else eos_token_id
+        ends = inputs.as_eos_token_ids(end)
         limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
+        cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
+        self._context.check_consistent(
+            prompts=prompts,
+            settings=settings,
+            eos_token_id=sorted(ends),
+            seed=seed,
+            max_new_tokens=limit,
+            cache_dtype=inputs.as_float("cache_dtype", cache_dtype),
+        )
         longest = max(map(len, prompts)) + max(limit - 1, 0)  # the last token is not fed back
         select = make_token_selector(
             self, self.new_cache(len(prompts), longest, cache_dtype), settings, seed
         )
-        drawn = generate(select, prompts, limit, inputs.as_eos_token_ids(end))
+        drawn = generate(select, prompts, limit, ends)
         return collect_tokens(drawn, len(prompts), on_token)

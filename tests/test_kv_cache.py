@@ -1,5 +1,6 @@
 """Hybrid KV cache: bytes, slot mapping, and validation of steps."""
 
+import re
 from dataclasses import replace
 
 import ml_dtypes
@@ -168,11 +169,11 @@ def test_a_view_of_sequences_that_are_not_there_is_refused(start, stop):
     [
         ([[3, 4]], r"\(1, 2\), the cache holds 2 sequences"),
         ([3, 3], r"\(2,\), the cache holds 2 sequences"),
-        ([[3, 4], [4, 4]], r"row 1 is \[4, 4\], expected consecutive"),
-        ([[3, 5], [4, 5]], r"row 0 is \[3, 5\], expected consecutive"),
-        ([[3, 2], [4, 5]], r"row 0 is \[3, 2\], expected consecutive"),
-        ([[3, 4], [-1, 4]], r"row 1 is \[-1, 4\], expected .* then -1 for padding"),
-        ([[3, -2], [4, 5]], r"row 0 is \[3, -2\], expected .* then -1 for padding"),
+        ([[3, 4], [4, 4]], r"row 1, column 1 is 4, expected consecutive"),
+        ([[3, 5], [4, 5]], r"row 0, column 1 is 5, expected consecutive"),
+        ([[3, 2], [4, 5]], r"row 0, column 1 is 2, expected consecutive"),
+        ([[3, 4], [-1, 4]], r"row 1, column 1 is 4, expected .* then -1 for padding"),
+        ([[3, -2], [4, 5]], r"row 0, column 1 is -2, expected .* then -1 for padding"),
         ([[4, 5], [4, 5]], "row 0 starts at position 4, but the cache holds 3 tokens"),
         ([[3, 4, -1], [4, 5, 6]], r"row 1 reaches position 6, the cache has room for 6 tokens"),
     ],
@@ -255,3 +256,18 @@ def test_what_is_discarded_leaves_no_number_behind(data):
         for part, kept, empty in zip(layer, old, (0, 0, -1), strict=True):
             np.testing.assert_array_equal(part[~is_discarded_Z], kept[~is_discarded_Z])
             assert (part[is_discarded_Z] == empty).all()
+
+
+@pytest.mark.parametrize("rows", [("a", None), (0, None), (0.0, 1), (1, 1), (-1, 1), (0, 3)])
+def test_rows_that_are_no_view_are_named(rows):
+    with pytest.raises(ValueError, match=re.escape(f"view{rows!r}: the cache has 2 sequences")):
+        cache_of(batch_size=2).view(*rows)
+
+
+def test_a_wrong_position_is_named_by_its_column_however_long_the_row():
+    cache = cache_of(max_length=500)
+    position_1T = np.arange(400)[None]
+    position_1T[0, 321] = 7
+    with pytest.raises(ValueError, match="row 0, column 321 is 7, expected consecutive") as caught:
+        cache.check_positions(position_1T)
+    assert len(str(caught.value)) < 150

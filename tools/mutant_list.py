@@ -1,11 +1,13 @@
 """All mutants: those of the kernels, and those of layers, cache, weights and parallelism."""
 
+from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *ISOLATION_MUTANTS,
     Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
@@ -270,47 +272,5 @@ MUTANTS = (
         "replace(self.generation_config, **sampling)",
         "GenerationConfig(**sampling)",
         ("tests/test_model_loader.py",),
-    ),
-    Mutant(
-        "padding has the embedding of token 0, which may be bad",
-        "mimo_v2_flash/layers/static_mode.py",
-        'mode="edge"',
-        'mode="constant"',
-        ("tests/layers/test_nonfinite.py",),
-    ),
-    Mutant(
-        "a bad row leaves its keys and values behind",
-        "mimo_v2_flash/kv_cache.py",
-        "array[first:last][is_discarded_Z] = empty",
-        "array[first:first] = empty",
-        ("tests/layers/test_nonfinite.py",),
-    ),
-    Mutant(
-        "a row is good if the tokens whose logits are wanted are",
-        "mimo_v2_flash/model_runner.py",
-        "        outputs[-1][rows][is_bad_b] = np.nan\n",
-        "",
-        ("tests/layers/test_nonfinite.py",),
-    ),
-    Mutant(
-        "what a bad row held before the step is taken for good",
-        "mimo_v2_flash/model_runner.py",
-        "        if np.any(is_lost_B):",
-        "        if not np.size(is_lost_B):",
-        ("tests/layers/test_nonfinite.py",),
-    ),
-    Mutant(
-        "every rank names the cause that it has seen itself",
-        "mimo_v2_flash/layers/nonfinite.py",
-        "group.all_gather(np.array(self._first, np.int64))",
-        "np.array([self._first], np.int64)",
-        ("tests/test_nonfinite_on_ranks.py",),
-    ),
-    Mutant(
-        "a bad expert has its number on the rank",
-        "mimo_v2_flash/layers/nonfinite.py",
-        "expert=self._expert_ids[expert]",
-        "expert=int(expert)",
-        ("tests/layers/test_nonfinite.py",),
     ),
 )

@@ -60,7 +60,7 @@ class StaticMode:
     def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
         """Yield passes of equally many tokens of every row, `max_step` in a rank's rectangle."""
         rows = self.sequences(cache.rank_rows, cache.rank)
-        chunk = max(1, max_step // rows)
+        chunk = min(max(1, max_step // rows), cache.max_length)
         for start in range(0, int(np.max(step.count_B)), chunk):
             count_B = np.clip(step.count_B - start, 0, chunk)
             tokens = step_length(int(np.max(count_B)), chunk)
