@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load_weights
     from .config import MiMoConfig
+    from .layers.nonfinite import NonFiniteError
     from .model import MiMoV2FlashModel
     from .model_loader import load_model
 
-__all__ = ["MiMoConfig", "MiMoV2FlashModel", "load_model", "load_weights"]
+__all__ = ["MiMoConfig", "MiMoV2FlashModel", "NonFiniteError", "load_model", "load_weights"]
 
 _MODULES = {
     "MiMoConfig": "config",
     "MiMoV2FlashModel": "model",
+    "NonFiniteError": "layers.nonfinite",
     "load_model": "model_loader",
     "load_weights": "checkpoint",
 }

@@ -86,8 +86,8 @@ def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
     index_Bn = _integers(name, index_Bn)
     if index_Bn.ndim != 2 or len(index_Bn) != B or not index_Bn.size:
         raise ValueError(f"{name} must be [{B}, n], got shape {index_Bn.shape}")
-    if np.min(index_Bn) < 0 or np.max(index_Bn) >= T:
-        raise ValueError(f"{name} must be in 0..{T - 1}, got {index_Bn.tolist()}")
+    if (outside_Bn := (index_Bn < 0) | (index_Bn >= T)).any():
+        raise ValueError(f"{name} must be in 0..{T - 1}, got {index_Bn[outside_Bn][0]}")
     return index_Bn
 
 

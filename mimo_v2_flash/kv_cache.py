@@ -6,7 +6,9 @@ nothing. All integer arithmetic of slots and rows is in this module and runs on 
 MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ MAX_DRAFT_TOKENS = 3
 """The most draft tokens in a step of speculative decoding; as many can be rolled back after it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class HybridCache:
     """The KV caches of all layers for one batch of sequences, and the length of each sequence.
 
@@ -45,6 +47,8 @@ class HybridCache:
         This rank's index in `rank_rows`.
     first_row
         Where this rank's first sequence lies in `layers`: not 0 in a `view`.
+    start
+        The first sequence, among those of the cache that this is a `view` of.
     """
 
     layers: tuple[KVCache, ...]
@@ -56,6 +60,7 @@ class HybridCache:
     rank_rows: tuple[slice, ...]
     rank: int = 0
     first_row: int = 0
+    start: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -73,6 +78,13 @@ class HybridCache:
         return (self.layers[0].position_Z.shape[0] - 1) // self.slots[0]
 
     @property
+    def state(self) -> tuple[Any, ...]:
+        """What all ranks that share this cache must agree on: sizes, dtype, sequences, lengths."""
+        sizes = self.batch_size, self.max_length, self.layers[0].k_ZKQ.dtype.name
+        rows = self.start, *((rows.start, rows.stop) for rows in self.rank_rows)
+        return *sizes, rows, self.length_B.tolist(), self.oldest_B.tolist()
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated; the system gives memory only to pages that were written."""
         return sum(part.nbytes for layer in self.layers for part in layer)
@@ -87,8 +99,12 @@ class HybridCache:
         ValueError
             If there are no such sequences.
         """
-        if not 0 <= start < stop <= self.batch_size:
-            raise ValueError(f"view({start}, {stop}): the cache has {self.batch_size} sequences")
+        is_integer = isinstance(start, Integral) and isinstance(stop, Integral)
+        if not (is_integer and 0 <= start < stop <= self.batch_size):
+            raise ValueError(
+                f"view({start!r:.40}, {stop!r:.40}): the cache has {self.batch_size} sequences, "
+                "expected integers from 0 on, the second larger"
+            )
 
         def within(row: int) -> int:
             return min(max(row, start), stop) - start
@@ -99,6 +115,7 @@ class HybridCache:
             length_B=self.length_B[start:stop],
             oldest_B=self.oldest_B[start:stop],
             rank_rows=rank_rows,
+            start=self.start + start,
             first_row=self.first_row + max(0, start - self.local_rows.start),
         )
 
@@ -143,12 +160,12 @@ class HybridCache:
         if np.any(is_wrong_B):
             row = int(np.argmax(is_wrong_B))
             start, count, needed = int(start_B[row]), int(count_B[row]), int(needed_B[row])
-            ordered = np.array_equal(position_BT[row], expected_BT[row])
+            wrong_J = np.flatnonzero(position_BT[row] != expected_BT[row])
             raise ValueError(
-                self._refusal(row, start, count, needed)
-                if ordered
-                else f"position_BT row {row} is {position_BT[row].tolist()}, expected consecutive "
-                "positions from 0 or more, then -1 for padding"
+                f"position_BT row {row}, column {wrong_J[0]} is {position_BT[row, wrong_J[0]]}, "
+                "expected consecutive positions from 0 or more, then -1 for padding"
+                if wrong_J.size
+                else self._refusal(row, start, count, needed)
             )
         return start_B, count_B
 
@@ -180,6 +197,34 @@ class HybridCache:
         oldest_B = np.where((count_B > 0) & (start_B == 0), 0, self.oldest_B)
         end_B = np.where(count_B > 0, start_B + count_B, 0)
         self.oldest_B[:] = np.maximum(oldest_B, end_B - ring)
+
+    def discard(self, start_B: np.ndarray, to_device: Callable[[Any], Any]) -> None:
+        """Empty the slots of each sequence from position `start_B` on; there its tokens end.
+
+        Positions that a step merely masks leave keys and values behind, and 0 x NaN is NaN.
+        """
+        self.length_B[:] = np.minimum(self.length_B, start_B)
+        self.oldest_B[:] = np.minimum(self.oldest_B, start_B)
+        start_b = start_B[self.local_rows]
+        for layer, slots in zip(self.layers, self.slots, strict=True):
+            first, last = self.first_row * slots, (self.first_row + len(start_b)) * slots
+            arrays = [part if isinstance(part, np.ndarray) else np.array(part) for part in layer]
+            is_discarded_Z = arrays[2][first:last] >= np.repeat(start_b, slots)
+            for part, array, empty in zip(layer, arrays, (0, 0, -1), strict=True):
+                array[first:last][is_discarded_Z] = empty
+                if part is not array:
+                    part.handle = to_device(array).handle
+
+    def nonfinite_rows(self) -> np.ndarray:
+        """Return of each sequence whether this rank's keys and values of it have a bad number."""
+        is_bad_B, rows = np.zeros(self.batch_size, bool), self.local_rows
+        count = rows.stop - rows.start
+        for layer, slots in zip(self.layers, self.slots, strict=True):
+            for part in layer[:2]:
+                part_Z = np.asarray(part)[self.first_row * slots :][: count * slots]
+                is_bad_Z = ~np.isfinite(part_Z).all(axis=(1, 2))
+                is_bad_B[rows] |= is_bad_Z.reshape(count, slots).any(axis=1)
+        return is_bad_B
 
     def finish_step(self, count_B: np.ndarray) -> None:
         """Record that the `count_B` tokens after `length_B` have been written."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import inputs
-from .checkpoint.params import ModelWeights, fingerprint
+from .checkpoint.params import ModelWeights
 from .checkpoint.shard_weights import shard_weights
 from .checkpoint.subset import check_model, keep_experts
 from .config import MiMoConfig
@@ -110,14 +110,24 @@ class MiMoV2FlashModel:
         self._cache_length = None if backend.execution_mode == "eager" else max_length
         self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
-        context.check_consistent(
-            config=config, weights=fingerprint(weights), max_step=max_step, dtype=dtype
-        )
-        shard = shard_weights(weights, config, context.shard_spec)
-        self.weights = backend.to_device(context.mode.process_weights(shard))
         self.config, self.max_step, self._context = config, max_step, context
+        self._check_same_options(dtype=dtype)
+        shard = shard_weights(weights, config, context.shard_spec)
+        context.check_same_weights(shard)
+        self.weights = backend.to_device(context.mode.process_weights(shard))
         self._runner = ModelRunner(
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
+        )
+
+    def _check_same_options(self, **options: Any) -> None:
+        """Raise ValueError, naming the ranks, if ranks build models of different options."""
+        self._context.check_consistent(
+            config=self.config,
+            max_step=self.max_step,
+            max_length=(self.max_length, self._cache_length),
+            cache_dtype=self._cache_dtype,
+            generation_config=self.generation_config,
+            **options,
         )
 
     def new_cache(
@@ -136,6 +146,7 @@ class MiMoV2FlashModel:
         limit, dtype = self.max_length, self._cache_dtype if dtype is None else dtype
         length = limit if max_length is None else max_length
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
+        batch_size = inputs.as_count("batch_size", batch_size)
         return self._runner.new_cache(batch_size, self._cache_length or length, dtype)
 
     def forward(self, input_ids: Any) -> np.ndarray:
@@ -156,7 +167,7 @@ class MiMoV2FlashModel:
 
         Raises
         ------
-        ValueError
+        ValueError, NonFiniteError
             As `step`.
         """
         token_BT = inputs.as_tokens(input_ids, self.config.vocab_size)
@@ -193,9 +204,15 @@ class MiMoV2FlashModel:
         ValueError
             If tokens, positions and cache do not fit each other, or ranks disagree. Nothing is
             computed or changed then.
+        NonFiniteError
+            If rows get NaN or infinity, a ValueError too: it names them and the tensor where the
+            first arises, and holds the others' logits. Their tokens are in the cache; bad rows have
+            what they had before the step, or nothing if that is bad itself.
         """
         step = self._check_step(token_BT, position_BT, cache, "logits_at", logits_at)
-        return self._runner.forward(self._runner.logits, step, cache)[0]
+        outputs = self._runner.forward(self._runner.logits, step, cache)
+        self._runner.check_finite(outputs, self._runner.logits, step, cache)
+        return outputs[0]
 
     @single_threaded_blas
     def greedy(
@@ -221,15 +238,17 @@ class MiMoV2FlashModel:
 
         Raises
         ------
-        ValueError
+        ValueError, NonFiniteError
             As `step`.
         """
         step = self._check_step(token_BT, position_BT, cache, "at", at)
-        if self.config.vocab_size < self._context.parallel_config.tensor_parallel_size:
-            (logits_BnV,) = self._runner.forward(self._runner.logits, step, cache)
-            return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
-        token_Bn, logit_Bn = self._runner.forward(self._runner.greedy_tokens, step, cache)
-        return token_Bn, logit_Bn
+        runner, ranks = self._runner, self._context.parallel_config.tensor_parallel_size
+        output = runner.greedy_tokens if ranks <= self.config.vocab_size else runner.logits
+        outputs = runner.forward(output, step, cache)
+        runner.check_finite(outputs, output, step, cache)
+        if output is runner.logits:
+            return np.argmax(outputs[0], axis=2).astype(np.int32), np.max(outputs[0], axis=2)
+        return outputs[0], outputs[1]
 
     def _check_step(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, name: str, index_Bn: Any
@@ -238,11 +257,11 @@ class MiMoV2FlashModel:
         token_BT = inputs.as_tokens(token_BT, self.config.vocab_size)
         position_BT = inputs.as_positions(position_BT, token_BT.shape)
         index_Bn = inputs.as_indices(name, index_Bn, token_BT.shape)
+        self._context.check_consistent(
+            token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}, cache=cache.state
+        )  # before what one rank alone might refuse
         cache.check_layers(self._runner.layers)
         start_B, count_B = cache.check_positions(position_BT)
-        self._context.check_consistent(
-            token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}
-        )
         return Step(token_BT, start_B, count_B, index_Bn)
 
     def generate(
@@ -290,6 +309,8 @@ class MiMoV2FlashModel:
         ------
         ValueError
             If a prompt is empty or too long, or a token id or a setting is unknown or not allowed.
+        NonFiniteError
+            If prompts get NaN or infinity, as `step`; generation ends for all of them.
         """
         size = self.config.vocab_size
         prompts = inputs.as_prompts(input_ids, size)
@@ -303,11 +324,18 @@ class MiMoV2FlashModel:
         limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
         name = f"max_new_tokens after a prompt of {longest} tokens"
         inputs.as_count(name, limit, minimum=0, maximum=room)
-        cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
+        cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
+        cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         seed = resolve_seed(seed, self._context.world_group)
         self._context.check_consistent(
-            generation_config=settings, eos_token_id=sorted(ends), seed=seed, max_new_tokens=limit
+            prompts=prompts,
+            generation_config=settings,
+            eos_token_id=sorted(ends),
+            seed=seed,
+            max_new_tokens=limit,
+            cache_dtype=cache_dtype,
         )
+        cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
         select = make_token_selector(self, cache, settings, seed)
         drawn = generate(select, prompts, limit, ends)
         return GeneratedTokens(collect_tokens(drawn, len(prompts), on_token), seed)

@@ -85,8 +85,8 @@ def load_model(
         backend that compiles, 4096 if that is less. All caches of such a backend have this length,
         so that prompts of any length use the same programs.
     max_step : int, optional
-        The most tokens that pass through the layers together, of all rows of a rank, and at most
-        `max_length`: 512 if not given; with a backend that compiles 128.
+        The most tokens that pass through the layers together, of all rows of a rank: 512 if not
+        given; with a backend that compiles 128.
     activation_dtype, cache_dtype : dtype or str, optional
         Dtype of hidden states and of KV caches, float32 or bfloat16. If not given float32, with
         "neuron" bfloat16.
@@ -164,11 +164,12 @@ def build_model(
     weights, config = keep_experts(weights, config, expert_subset)
     if max_length is None:
         max_length = min(defaults.max_length or context, context)
-    max_step = min(defaults.max_step if max_step is None else max_step, max_length)
+    max_step = defaults.max_step if max_step is None else max_step
     activation_dtype = as_float("activation_dtype", activation_dtype or defaults.dtype)
     cache_dtype = as_float("cache_dtype", cache_dtype or defaults.dtype)
     if backend == "neuron":
-        lnc, sizes = backend_options.get("lnc", 2), {"context": max_length, "step": max_step}
+        lnc, sizes = backend_options.get("lnc", 2), {"context": max_length}
+        sizes["step"] = min(max_step, max_length)  # as static mode cuts it
         dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
         _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
     return MiMoV2FlashModel(

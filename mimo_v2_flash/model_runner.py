@@ -1,6 +1,7 @@
 """Model runner: embedding, decoder layers and head, on one rank's part of the model."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,9 +19,12 @@ from .layers.embedding import embed
 from .layers.feed_forward import RankIds
 from .layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 from .layers.head import GreedyTokens, HeadOutput, Logits
+from .layers.nonfinite import NonFiniteCause, NonFiniteError, NonFiniteFinder, has_nonfinite
 from .layers.parallel_context import ParallelContext
 
 __all__ = ["ModelRunner"]
+
+MAX_CAUSES = 4  # rows of a bad step that run again: if all are bad, one cause is likely theirs
 
 
 class ModelRunner:
@@ -62,7 +66,8 @@ class ModelRunner:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self.logits = Logits(config, backend, context)
         self.greedy_tokens = GreedyTokens(config, backend, context)
-        self._weights, self._max_step, self._context = weights, max_step, context
+        self._config, self._weights, self._backend = config, weights, backend
+        self._max_step, self._context = max_step, context
         self._to_device, self._dtype = backend.to_device, np.dtype(dtype).name
         self._embed = backend.compile(embed)
         programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
@@ -87,23 +92,83 @@ class ModelRunner:
         """Return what `output` computes at the wanted tokens; write all tokens into `cache`.
 
         A step of more than `max_step` tokens runs in several passes. The head sees the wanted
-        tokens alone.
+        tokens alone. A row with NaN or infinity anywhere has such numbers in its outputs, on every
+        rank: `check_finite` is for them.
         """
         mode, rows = self._context.mode, cache.local_rows
         outputs = output.allocate(step.index_Bn.shape)
+        is_bad_b = np.zeros(rows.stop - rows.start, bool)
         for batch in mode.batches(step, cache, self._max_step):
             cache.begin_step(batch.start_B, batch.count_B)
-            x_ND = self._run_pass(batch, cache)
+            with np.errstate(invalid="ignore", over="ignore"):  # it is looked for afterwards
+                x_ND = self._run_pass(batch, cache)
             cache.finish_step(batch.count_B)
+            # Whatever was NaN or infinite in a layer is still so in the residual stream.
+            is_bad_N = has_nonfinite(np.asarray(x_ND)) & (batch.position_N >= 0)
+            is_bad_b[batch.row_N[is_bad_N] - cache.first_row] = True
             index_Bn = step.index_Bn - batch.first_B[:, None]
             is_in_pass_Bn = (index_Bn >= 0) & (index_Bn < batch.count_B[:, None])
             row_N, kept = mode.select_rows(batch, index_Bn, is_in_pass_Bn, rows)
             if len(row_N):
                 local = tuple(array[rows] for array in outputs)
-                output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
+                with np.errstate(invalid="ignore", over="ignore"):
+                    output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
+        outputs[-1][rows][is_bad_b] = np.nan
         if self._context.world_group.size == 1:
             return outputs
         return tuple(map(self._context.world_group.all_reduce, outputs))
+
+    def check_finite(
+        self,
+        outputs: tuple[np.ndarray, ...],
+        output: HeadOutput,
+        step: Step,
+        cache: HybridCache,
+    ) -> None:
+        """Raise unless all `outputs` that `forward` returned are finite: on all ranks, or on none.
+
+        Raises
+        ------
+        NonFiniteError
+            It names the bad rows; `cache` has lost what this step wrote of them.
+        """
+        # Column by column: the flags of a prompt's logits would take a quarter of their memory.
+        columns = np.swapaxes(outputs[-1], 0, 1)
+        is_bad_B = np.any([has_nonfinite(column_B) for column_B in columns], axis=0)
+        if not np.any(is_bad_B):
+            return
+        kept_B = np.where(is_bad_B, step.start_B, cache.length_B)
+        rows = tuple(np.flatnonzero(is_bad_B).tolist())
+        causes = {}
+        cache.discard(kept_B, self._to_device)
+        for row in rows[:MAX_CAUSES]:
+            causes[row] = self._find_cause(output, step, cache, row)
+            cache.discard(kept_B, self._to_device)
+        is_lost_B = (
+            self._context.world_group.all_reduce(cache.nonfinite_rows().astype(np.int64)) > 0
+        )
+        if np.any(is_lost_B):  # what the row held before was bad already
+            cache.discard(np.where(is_lost_B, 0, kept_B), self._to_device)
+        for array in outputs:
+            array[is_bad_B] = np.nan if array.dtype.kind == "f" else -1
+        raise NonFiniteError(rows, causes, outputs)
+
+    def _find_cause(
+        self, output: HeadOutput, step: Step, cache: HybridCache, row: int
+    ) -> NonFiniteCause:
+        """Return the first bad tensor of a row, which runs again alone: a collective call."""
+        context, experts = self._context, self._config.n_routed_experts
+        local = context.shard_spec.expert_range(experts)
+        finder = NonFiniteFinder(self._backend, self._weights.expert_ids[local.start : local.stop])
+        runner = ModelRunner(
+            self._config, self._weights, finder, context, max_step=self._max_step, dtype=self._dtype
+        )
+        again = runner.logits if output is self.logits else runner.greedy_tokens
+        is_row_B = np.arange(len(step.count_B)) == row
+        step = step._replace(count_B=np.where(is_row_B, step.count_B, 0))
+        with suppress(OSError, ValueError):  # shapes of its own, whose programs may not be compiled
+            runner.forward(again, step, cache)
+        return finder.cause(context.world_group)
 
     def _run_pass(self, batch: ForwardBatch, cache: HybridCache) -> Any:
         """Return the hidden states after the last layer, of this rank's tokens of a pass."""

@@ -43,6 +43,7 @@ KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "encoding.py": "conversion of the hub's checkpoint",
     "shard_plan.py": "conversion of the hub's checkpoint",
 }
+ARRAY = re.compile(r"_[A-Z][A-Za-z1]*: Any|: (np\.)?(ndarray|NDArray)|: tuple\[KVCache")
 DEPRECATED = {PACKAGE / f"{module.replace('.', '/')}.py" for module in MOVED}
 
 
@@ -169,6 +170,20 @@ def test_a_storage_format_is_known_to_its_files_alone():
     others = [p for p in MODULES if p.parent.name not in {"quantization", "cpu"}]
     knowing = {p.name for p in others if any(map(STORAGE_FORMAT.search, words(p)))}
     assert knowing == set(KNOWS_A_FORMAT)
+
+
+@every_module
+def test_records_of_arrays_are_not_compared(path):
+    """A comparison of arrays is an array: `==` and `hash` of such a dataclass raise."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        decorators = [ast.unparse(d) for d in getattr(node, "decorator_list", [])]
+        options = " ".join(d for d in decorators if d.startswith("dataclass"))
+        if not (isinstance(node, ast.ClassDef) and options) or "eq=False" in options:
+            continue
+        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+        arrays = [ast.unparse(f.target) for f in fields if ARRAY.search(ast.unparse(f))]
+        assert arrays == [], f"{node.name} holds {arrays}: eq=False"
+        assert "QuantizedTensor" not in [ast.unparse(base) for base in node.bases], node.name
 
 
 @every_module

@@ -1,5 +1,6 @@
 """Hybrid KV cache: bytes, slot mapping, and validation of steps."""
 
+import re
 from dataclasses import replace
 
 import ml_dtypes
@@ -168,11 +169,11 @@ def test_a_view_of_sequences_that_are_not_there_is_refused(start, stop):
     [
         ([[3, 4]], r"\(1, 2\), the cache holds 2 sequences"),
         ([3, 3], r"\(2,\), the cache holds 2 sequences"),
-        ([[3, 4], [4, 4]], r"row 1 is \[4, 4\], expected consecutive"),
-        ([[3, 5], [4, 5]], r"row 0 is \[3, 5\], expected consecutive"),
-        ([[3, 2], [4, 5]], r"row 0 is \[3, 2\], expected consecutive"),
-        ([[3, 4], [-1, 4]], r"row 1 is \[-1, 4\], expected .* then -1 for padding"),
-        ([[3, -2], [4, 5]], r"row 0 is \[3, -2\], expected .* then -1 for padding"),
+        ([[3, 4], [4, 4]], r"row 1, column 1 is 4, expected consecutive"),
+        ([[3, 5], [4, 5]], r"row 0, column 1 is 5, expected consecutive"),
+        ([[3, 2], [4, 5]], r"row 0, column 1 is 2, expected consecutive"),
+        ([[3, 4], [-1, 4]], r"row 1, column 1 is 4, expected .* then -1 for padding"),
+        ([[3, -2], [4, 5]], r"row 0, column 1 is -2, expected .* then -1 for padding"),
         ([[4, 5], [4, 5]], "row 0 starts at position 4, but the cache holds 3 tokens"),
         ([[3, 4, -1], [4, 5, 6]], r"row 1 reaches position 6, the cache has room for 6 tokens"),
     ],
@@ -225,3 +226,48 @@ def test_a_step_is_refused_only_if_a_key_that_it_needs_is_gone(window, max_lengt
         else:
             with pytest.raises(ValueError, match="sliding layers hold positions from"):
                 cache.check_positions(position_BT)
+
+
+def fill(cache: HybridCache, row: int, count: int) -> None:
+    """Write NaN as the keys and values of `count` tokens of this rank's sequence `row`."""
+    for layer, slots in zip(cache.layers, cache.slots, strict=True):
+        for position in range(count):
+            for part, value in zip(layer, (np.nan, np.nan, position), strict=True):
+                part[row * slots + position % slots] = value
+
+
+@given(st.data())
+def test_what_is_discarded_leaves_no_number_behind(data):
+    """A view of a rank's sequences: slots from the start on are as new, all others as before."""
+    cache = cache_of(window=4, batch_size=4, rank_rows=(slice(0, 1), slice(1, 4)), rank=1)
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=4, max_size=4))
+    stepped(cache, ragged([[0] * count for count in counts], [0] * 4)[1])
+    for row, count in enumerate(counts[1:]):
+        fill(cache, row, count)
+    before = [tuple(np.array(part) for part in layer) for layer in cache.layers]
+    start_B = np.array([counts[0], counts[1], data.draw(st.integers(0, counts[2])), counts[3]])
+    first = data.draw(st.integers(0, 2))
+    cache.view(first, 4).discard(start_B[first:], lambda tree: tree)
+    assert cache.length_B.tolist() == start_B.tolist()
+    assert (cache.oldest_B <= cache.length_B).all()
+    for layer, old, slots in zip(cache.layers, before, cache.slots, strict=True):
+        row_Z = np.append(np.repeat(np.arange(3), slots), 3)
+        is_discarded_Z = old[2] >= np.append(start_B[1:], 99)[row_Z]
+        for part, kept, empty in zip(layer, old, (0, 0, -1), strict=True):
+            np.testing.assert_array_equal(part[~is_discarded_Z], kept[~is_discarded_Z])
+            assert (part[is_discarded_Z] == empty).all()
+
+
+@pytest.mark.parametrize("rows", [("a", None), (0, None), (0.0, 1), (1, 1), (-1, 1), (0, 3)])
+def test_rows_that_are_no_view_are_named(rows):
+    with pytest.raises(ValueError, match=re.escape(f"view{rows!r}: the cache has 2 sequences")):
+        cache_of(batch_size=2).view(*rows)
+
+
+def test_a_wrong_position_is_named_by_its_column_however_long_the_row():
+    cache = cache_of(max_length=500)
+    position_1T = np.arange(400)[None]
+    position_1T[0, 321] = 7
+    with pytest.raises(ValueError, match="row 0, column 321 is 7, expected consecutive") as caught:
+        cache.check_positions(position_1T)
+    assert len(str(caught.value)) < 150

@@ -80,7 +80,7 @@ def test_it_is_the_model_of_its_parts(folder, parts):
     np.testing.assert_array_equal(
         model.forward(token_BT), MiMoV2FlashModel(*parts).forward(token_BT)
     )
-    assert sizes(model) == (CONTEXT, CONTEXT, 3, np.float32)
+    assert sizes(model) == (CONTEXT, 512, 3, np.float32)
 
 
 def test_the_checkpoint_says_how_to_generate(folder, parts):
@@ -125,15 +125,16 @@ def test_experts_are_those_of_the_checkpoints_ids(folder, parts):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, (CONTEXT, CONTEXT, 3, np.float32)),
+        ({}, (CONTEXT, 512, 3, np.float32)),
         ({"max_length": 40, "max_step": 7}, (40, 7, 3, np.float32)),
-        ({"backend": "xla"}, (CONTEXT, CONTEXT, CONTEXT, np.float32)),
-        ({"backend": "xla", "max_length": 40}, (40, 40, 40, np.float32)),
+        ({"max_length": 40, "max_step": 90}, (40, 90, 3, np.float32)),  # of several rows
+        ({"backend": "xla"}, (CONTEXT, 128, CONTEXT, np.float32)),
+        ({"backend": "xla", "max_length": 40}, (40, 128, 40, np.float32)),
         ({"backend": "xla", "max_step": 9}, (CONTEXT, 9, CONTEXT, np.float32)),
-        ({"backend": "neuron"}, (CONTEXT, CONTEXT, CONTEXT, ml_dtypes.bfloat16)),
-        ({"backend": "neuron", "cache_dtype": "float32"}, (CONTEXT, CONTEXT, CONTEXT, np.float32)),
-        ({"cache_dtype": ml_dtypes.bfloat16}, (CONTEXT, CONTEXT, 3, ml_dtypes.bfloat16)),
-        ({"backend": CompilingBackend()}, (CONTEXT, CONTEXT, CONTEXT, np.float32)),
+        ({"backend": "neuron"}, (CONTEXT, 128, CONTEXT, ml_dtypes.bfloat16)),
+        ({"backend": "neuron", "cache_dtype": "float32"}, (CONTEXT, 128, CONTEXT, np.float32)),
+        ({"cache_dtype": ml_dtypes.bfloat16}, (CONTEXT, 512, 3, ml_dtypes.bfloat16)),
+        ({"backend": CompilingBackend()}, (CONTEXT, 128, CONTEXT, np.float32)),
     ],
 )
 def test_sizes_and_dtypes_are_those_of_the_backend(folder, opened, options, expected):

@@ -47,8 +47,8 @@ def content(cache) -> list[bytes]:
         ([[1] * 4] * 2, [range(9, 13)] * 2, {}, r"row 0 reaches position 12, .* room for 12"),
         (NEXT_B1, [[9], [10]], {}, "row 1 starts at position 10, .* holds 9 tokens"),
         (NEXT_B1, [[9], [4]], {}, "row 1 starts at position 4, .* at most 3 tokens"),
-        ([[1, 1]] * 2, [[9, 10], [9, 9]], {}, r"row 1 is \[9, 9\], expected consecutive"),
-        ([[1, 1]] * 2, [[9, 10], [-1, 9]], {}, r"row 1 is \[-1, 9\], expected consecutive"),
+        ([[1, 1]] * 2, [[9, 10], [9, 9]], {}, r"row 1, column 1 is 9, expected consecutive"),
+        ([[1, 1]] * 2, [[9, 10], [-1, 9]], {}, r"row 1, column 1 is 9, expected consecutive"),
         (NEXT_B1, AT_B1, {"logits_at": [[1], [0]]}, r"logits_at must be in 0\.\.0"),
         (NEXT_B1, AT_B1, {"logits_at": [0, 0]}, r"logits_at must be \[2, n\]"),
     ],
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_is_refused(options, message):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((0, 9), "batch_size 0"),
+        ((0, 9), "batch_size must be at least 1, got 0"),
         ((1, 0), "max_length 0"),
         ((1, 8193), "max_length must be at most 8192, got 8193"),
     ],

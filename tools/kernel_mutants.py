@@ -307,4 +307,18 @@ KERNEL_MUTANTS = (
         "chosen_MA = (buffers.expert_PMA[expert] == expert)",
         "chosen_MA = (buffers.expert_PMA[expert] >= 0)",
     ),
+    Mutant(
+        "a router's NaN is a choice like others",
+        "mimo_v2_flash/kernels/moe_router.py",
+        "np.where(is_finite_N1, weight_NA, np.float32(np.nan))",
+        "weight_NA",
+        ("tests/kernels/test_moe_router.py",),
+    ),
+    Mutant(
+        "zero times a bad expert",
+        "mimo_v2_flash/kernels/moe_expert.py",
+        "np.where(is_chosen_N1, output_ND, np.float32(0))",
+        "output_ND",
+        ("tests/kernels/test_moe_expert.py",),
+    ),
 )

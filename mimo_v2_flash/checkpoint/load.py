@@ -70,7 +70,7 @@ def load_weights(
     """
     source = find_shard_folder(Path(path), share)
     tensors = open_checkpoint(source)
-    experts, shard_spec = _contents(source, tensors, config, share)
+    experts, shard_spec, prepared = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
     params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
     names = check.check_names(str(source), params, tensors)
@@ -79,7 +79,8 @@ def load_weights(
         warnings.warn(message, stacklevel=2)
     infos = {name: tensors.info(name) for name in names.required}
     formats = check.check_tensors(params, infos)
-    return Reader(tensors, formats, config, experts, shard_spec).model()
+    weights = Reader(tensors, formats, config, experts, shard_spec).model()
+    return weights._replace(prepared=(prepared.dtype, prepared.target) if prepared else None)
 
 
 class ModelBuilder(ABC):
@@ -227,8 +228,8 @@ class Reader(ModelBuilder):
 
 def _contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
-) -> tuple[tuple[int, ...], ShardSpec]:
-    """Return the ids of the checkpoint's experts, and its ShardSpec, both checked."""
+) -> tuple[tuple[int, ...], ShardSpec, PreparedMetadata | None]:
+    """Return the ids of the checkpoint's experts, its ShardSpec and its metadata, checked."""
     try:
         prepared = PreparedMetadata.of_files(tensors.metadata())
         if prepared:
@@ -236,7 +237,7 @@ def _contents(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if not prepared:
-        return tuple(range(config.n_routed_experts)), UNSHARDED
+        return tuple(range(config.n_routed_experts)), UNSHARDED, None
     if prepared.shards > 1:
         check_shard(source, prepared, requested)
-    return prepared.experts, prepared.shard_spec
+    return prepared.experts, prepared.shard_spec, prepared

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
 from mimo_v2_flash.cpu.locked_cache import locked_cache
@@ -45,7 +46,9 @@ def parallel_for(work: Callable[[int], None], count: int) -> None:
     indices = iter(range(count))
     pool = _pool(thread_count() - 1)
     with single_threaded_blas:
-        futures = [pool.submit(_drain, work, indices) for _ in range(helpers)]
+        # A thread begins with a context of its own, without the caller's `np.errstate`.
+        contexts = [copy_context() for _ in range(helpers)]
+        futures = [pool.submit(context.run, _drain, work, indices) for context in contexts]
         try:
             _drain(work, indices)
         finally:

@@ -106,7 +106,7 @@ class NeuronBackend:
 
     def _load(self, call: ProgramCall) -> _Program:
         traced = trace(call.function, call.arguments, donate=call.donate)
-        check_on_device(traced, call.arrays, DeviceArray)
+        check_on_device(traced, call.arrays, DeviceArray)  # before minutes of compilation
         check_same_program(self._group, canonical(traced.module))
         neff = Path(run_on_rank_0(self._group, lambda: self._neff(traced.module)))
         return _Program(traced, self._model(neff), self._memory)
@@ -141,6 +141,7 @@ class _Program:
 
     def __call__(self, arrays: dict[str, Any]) -> Any:
         """Run once; return the function's output, with arrays on the device."""
+        check_on_device(self._traced, arrays, DeviceArray)  # a key does not say where arrays are
         inputs = [self._memory.hold(array) for array in arrays.values()]
         outputs = [
             inputs[self._io.in_place[number]]

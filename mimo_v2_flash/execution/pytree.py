@@ -45,7 +45,7 @@ def tree_signature(tree: Any) -> tuple[Any, ...]:
     )
 
 
-def tree_leaves(tree: Any, path: str = "", leaf: type | tuple[()] = ()) -> dict[str, Any]:
+def tree_leaves(tree: Any, path: str = "", leaf: type | tuple[type, ...] = ()) -> dict[str, Any]:
     """Return the leaves of a pytree by path and in order; nodes of type `leaf` count as leaves."""
     branches = None if isinstance(tree, leaf) else _branches(tree)
     if branches is None:

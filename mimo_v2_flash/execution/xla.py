@@ -76,9 +76,11 @@ class XlaBackend:
             self._values[self._rank] = [array.handle for array in inputs.values()]
             self._barrier(hash(call.key))
             if self._rank == 0:
-                self._results = self._load(call)(self._values)
+                self._results = list(self._load(call)(self._values))
             self._barrier(0)
-            return _outputs(self._loaded[call.key][0], inputs, self._results[self._rank])
+            results, self._results[self._rank] = self._results[self._rank], ()
+            self._values[self._rank] = []  # what a caller drops, a cache for instance, is freed
+            return _outputs(self._loaded[call.key][0], inputs, results)
 
         return program
 

@@ -37,8 +37,11 @@ def masked_experts(x_ND, weight_NA, expert_NA, experts):
     for expert in range(len(experts)):
         chosen_NA = (expert_NA == expert).astype(np.float32)
         weight_N1 = np.sum(weight_NA * chosen_NA, axis=-1, keepdims=True)
-        output_ND = moe_expert(x_ND, *experts[expert])
-        y_ND = weight_N1 * output_ND if y_ND is None else y_ND + weight_N1 * output_ND
+        output_ND = weight_N1 * moe_expert(x_ND, *experts[expert])
+        # 0 x NaN is NaN: of a bad expert, tokens that did not choose it must see nothing.
+        is_chosen_N1 = np.max(chosen_NA, axis=-1, keepdims=True) > 0
+        output_ND = np.where(is_chosen_N1, output_ND, np.float32(0))
+        y_ND = output_ND if y_ND is None else y_ND + output_ND
     return y_ND
 
 

@@ -21,7 +21,7 @@ from .eager_dispatchers import DISPATCHERS
 __all__ = ["DispatchStats", "DispatchStatsBackend"]
 
 
-@dataclass
+@dataclass(eq=False)
 class DispatchStats:
     """Communication statistics of one MoE dispatcher; a call is one step in one layer.
 

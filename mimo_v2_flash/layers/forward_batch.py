@@ -113,7 +113,7 @@ class AttentionMetadata(NamedTuple):
     runs: tuple[SequenceRun, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ForwardBatch:
     """The tokens of one pass on this rank, flat; static mode pads them to a rectangle.
 

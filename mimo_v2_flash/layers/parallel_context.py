@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights, fingerprint
 from mimo_v2_flash.config import LayerSpec
 from mimo_v2_flash.kernels.moe_block import Dispatcher
-from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent
+from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent, check_replicas
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .eager_dispatchers import DISPATCHERS, MoEStepShape
@@ -67,7 +68,9 @@ class ParallelContext:
             raise ValueError(f"exchange {dispatcher!r}: allowed is {' or '.join(DISPATCHERS)}")
         self.parallel_config, self.world_group = parallel_config, world_group
         self.mode, self._dispatcher = mode, dispatcher
-        self.check_consistent(plan=parallel_config, exchange=dispatcher)
+        self.check_consistent(
+            plan=parallel_config, exchange=dispatcher, execution_mode=type(mode).__name__
+        )
         self.shard_spec = parallel_config.shard_spec(world_group.rank)
         self.tensor_group = mode.build_group(world_group, parallel_config.tensor_group_ranks)
         self.expert_group = mode.build_group(world_group, parallel_config.expert_group_ranks)
@@ -84,6 +87,11 @@ class ParallelContext:
         if self.world_group.size > 1:
             comparable = {name: _comparable(value) for name, value in values.items()}
             check_consistent(self.world_group, **comparable)
+
+    def check_same_weights(self, weights: ModelWeights) -> None:
+        """Raise ValueError, naming the ranks, if ranks hold shards of different weights."""
+        if self.world_group.size > 1:
+            check_replicas(self.world_group, **fingerprint(weights))
 
     @property
     def data_parallel_rank(self) -> int:

@@ -60,7 +60,7 @@ class StaticMode:
     def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
         """Yield passes of equally many tokens of every row, `max_step` in a rank's rectangle."""
         rows = self.sequences(cache.rank_rows, cache.rank)
-        chunk = max(1, max_step // rows)
+        chunk = min(max(1, max_step // rows), cache.max_length)
         for start in range(0, int(np.max(step.count_B)), chunk):
             count_B = np.clip(step.count_B - start, 0, chunk)
             tokens = step_length(int(np.max(count_B)), chunk)
@@ -95,7 +95,9 @@ def _batch(
     start_b[: local.stop - local.start] = start_B[local]
     count_b[: local.stop - local.start] = count_B[local]
     for row, (first, count) in enumerate(zip(first_B[local], count_B[local], strict=True)):
-        token_bT[row, :count] = step.token_BT[local.start + row, first : first + count]
+        tokens = step.token_BT[local.start + row, first : first + count]
+        # Padding is masked, but 0 x NaN is NaN: it has an embedding that the row has anyway.
+        token_bT[row] = np.pad(tokens, (0, T - count), mode="edge") if count else 0
     index_T = np.arange(T)
     position_bT = np.where(index_T < count_b[:, None], start_b[:, None] + index_T, -1)
     row_b = np.minimum(cache.first_row + np.arange(rows), cache.sequences - 1)

@@ -1,6 +1,6 @@
 """Parallel communication: process groups and the collectives that ranks call on them."""
 
-from .consistency import RankError, check_consistent
+from .consistency import RankError, check_consistent, check_replicas
 from .group import Group, HostGroup
 from .instrumented_group import InstrumentedGroup
 from .launch import init_process_group
@@ -16,5 +16,6 @@ __all__ = [
     "SoloGroup",
     "ThreadGroup",
     "check_consistent",
+    "check_replicas",
     "init_process_group",
 ]

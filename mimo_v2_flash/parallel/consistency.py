@@ -13,6 +13,7 @@ __all__ = [
     "check_consistent",
     "check_counts",
     "check_ranks",
+    "check_replicas",
     "check_same_collective",
     "describe_collective",
     "format_by_rank",
@@ -67,7 +68,7 @@ def check_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
     if len(counts) != size or min(counts) < 0 or sum(counts) != x_ND.shape[0]:
         raise ValueError(
             f"ragged_all_to_all: expected {size} counts that sum to {x_ND.shape[0]} rows, "
-            f"got {counts}"
+            f"got {counts!s:.200}"
         )
     return counts
 
@@ -77,7 +78,7 @@ def check_ranks(ranks: Sequence[int], group: HostGroup) -> tuple[int, ...]:
     if len(set(ranks)) != len(ranks) or not {group.rank, *ranks} <= {*ranks} & {*range(group.size)}:
         raise ValueError(
             f"split: expected distinct ranks of 0 to {group.size - 1}, {group.rank} among them, "
-            f"got {list(ranks)}"
+            f"got {list(ranks)!s:.200}"
         )
     return tuple(ranks)
 
@@ -90,13 +91,30 @@ def check_consistent(group: HostGroup, **values: Any) -> None:
     ValueError
         On every rank; the message has the values that differ, and their values by rank.
     """
-    local_FD = np.stack([_encode(repr(value)) for value in values.values()])
-    value_PFD = group.all_gather(local_FD)
-    differing = [
-        f"{name}: {format_by_rank([_decode(value_D) for value_D in value_PD], range(group.size))}"
-        for name, value_PD in zip(values, np.swapaxes(value_PFD, 0, 1), strict=True)
-        if (value_PD != value_PD[0]).any()
-    ]
+    check_replicas(group, **{name: (None, value) for name, value in values.items()})
+
+
+def check_replicas(group: HostGroup, **values: tuple[Any, Any]) -> None:
+    """Make sure that ranks with the same key of a value have the same value: (key, value) each.
+
+    Raises
+    ------
+    ValueError
+        As `check_consistent`.
+    """
+    local_FKD = np.stack([[_encode(repr(part)) for part in pair] for pair in values.values()])
+    all_FPKD = np.swapaxes(group.all_gather(local_FKD), 0, 1)
+    differing = []
+    for name, pair_PKD in zip(values, all_FPKD, strict=True):
+        keys_P, text_P = ([part_D.tobytes() for part_D in x_PD] for x_PD in pair_PKD.swapaxes(0, 1))
+        ranks = [
+            rank for rank, key in enumerate(keys_P) if text_P[rank] != text_P[keys_P.index(key)]
+        ]
+        if ranks:
+            odd_keys = {keys_P[rank] for rank in ranks}
+            members = [rank for rank, key in enumerate(keys_P) if key in odd_keys]
+            texts = [_decode(pair_PKD[rank, 1]) for rank in members]
+            differing.append(f"{name}: {format_by_rank(texts, members)}")
     if differing:
         raise ValueError(f"ranks do not agree on {' | '.join(differing)}")
 

@@ -41,7 +41,7 @@ class ThreadWorld:
         self.left.clear()
         self.failure = None
         for rendezvous in self.rendezvous_points.values():
-            rendezvous.arrived = 0
+            rendezvous.reset()
 
     def leave(self, rank: int) -> None:
         """Record that `rank` has returned."""
@@ -92,7 +92,12 @@ class Rendezvous:
         check_same_collective(self._collectives, self.ranks)
         output = combine(self._values)
         self._wait(collective)
+        self._values[self.index] = None  # the array may be large, and its owner done with it
         return output
+
+    def reset(self) -> None:
+        """Forget a run that failed, and the values that it left."""
+        self.arrived, self._values = 0, [None] * len(self.ranks)
 
     def _wait(self, collective: str) -> None:
         with self.changed:

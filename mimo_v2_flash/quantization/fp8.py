@@ -57,7 +57,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 
 
 @register_format
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockScaled(QuantizedTensor):
     """A weight [..., O, I] as E4M3 codes and float32 scales.
 

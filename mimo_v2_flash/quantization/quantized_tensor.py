@@ -1,8 +1,8 @@
 """The protocol of stored weights: a logical matrix [out, in], however its bytes lie.
 
-A format is a frozen dataclass that derives from `QuantizedTensor`: an array for each tensor that a
-checkpoint has for a weight, and numbers. Stored shapes need not be logical ones (two codes in a
-byte, records of groups), so sizes are bytes.
+A format is a frozen dataclass without comparison (`eq=False`: arrays have none) that derives from
+`QuantizedTensor`: an array for each tensor that a checkpoint has for a weight, and numbers. Stored
+shapes need not be logical ones (two codes in a byte, records of groups), so sizes are bytes.
 """
 
 from __future__ import annotations

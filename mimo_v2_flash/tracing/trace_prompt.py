@@ -1,13 +1,16 @@
 """Tracing of a prompt: one prefill on NumPy, with a forward hook that keeps every named tensor."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kernels.lm_head import lm_head
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
+from mimo_v2_flash.layers.nonfinite import NonFiniteError
 from mimo_v2_flash.model import MiMoV2FlashModel
 
 from .trace_tensors import TENSORS, layer_name
@@ -39,9 +42,11 @@ def trace_prompt(
 
     backend = HookedLayers(hook)
     model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
-    logits_TV = model.forward([token_T])[0]
+    with suppress(NonFiniteError):  # a trace is for looking at such numbers
+        model.forward([token_T])
     tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
     last_TD = tensors[f"layers.{config.num_hidden_layers - 1}.output"]
     final_TD = rmsnorm(last_TD, weights.final_norm_D, epsilon=config.layernorm_epsilon)
-    first = {"tokens": np.asarray(token_T), "positions": np.arange(len(logits_TV))}
+    first = {"tokens": np.asarray(token_T), "positions": np.arange(len(final_TD))}
+    logits_TV = lm_head(final_TD, weights.w_logits_VD)
     return first | tensors | {"final_norm": final_TD, "logits": logits_TV}

@@ -18,8 +18,8 @@ from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.quantization.fp8 import BlockScaled
-from tests.support.tiny import tiny
+from mimo_v2_flash.quantization.fp8 import BlockScaled, MappedBlockScaled
+from tests.support.tiny import Recipe, tiny
 
 SPEC = MiMoConfig().layers[1]
 RECORDS = [getattr(params, name) for name in params.__all__ if name[0].isupper()]
@@ -50,7 +50,8 @@ def test_attention_is_in_the_order_of_its_names():
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_field_names_its_axes_or_is_a_record(record):
-    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "shard_spec"}
+    not_tensors = {"attention", "expert_ids", "experts", "feed_forward", "layers", "prepared"}
+    not_tensors |= {"shard_spec"}
     assert all(field in not_tensors or axes_of(field) for field in field_names(record))
 
 
@@ -85,23 +86,107 @@ def test_a_record_cannot_be_changed():
         weights.w_up_FD = 4
 
 
-def test_a_fingerprint_is_of_what_every_rank_has():
-    model = tiny()
-    whole, parallel = model.weights, ParallelConfig(7, 1, 7)
-    shard = shard_weights(whole, model.config, parallel.shard_spec(3))
-    assert params.fingerprint(shard) == params.fingerprint(whole)
-    layer = whole.layers[1]
-    bias_E = layer.feed_forward.bias_E + np.eye(7, dtype=np.float32)[3]
-    others = [
-        whole._replace(final_norm_D=whole.final_norm_D * 2),
-        whole._replace(expert_ids=tuple(range(1, 8))),
-        whole._replace(layers=(layer, *whole.layers[1:])),
-        whole._replace(
-            layers=(
-                whole.layers[0],
-                layer._replace(feed_forward=layer.feed_forward._replace(bias_E=bias_E)),
-                *whole.layers[2:],
-            )
-        ),
+def digests(weights) -> dict[str, str]:
+    return {name: digest for name, (_, digest) in params.fingerprint(weights).items()}
+
+
+def with_layer(weights, index: int, change):
+    layers = list(weights.layers)
+    layers[index] = change(layers[index])
+    return weights._replace(layers=tuple(layers))
+
+
+def test_ranks_with_one_slice_have_one_fingerprint():
+    """What every rank holds whole has no key; slices are compared with equal slices alone."""
+    model = tiny(Recipe(experts=8, dense_width=32))
+    plan = ParallelConfig(2, 2, 2)
+    shards = [
+        shard_weights(model.weights, model.config, plan.shard_spec(rank)) for rank in range(4)
     ]
-    assert len({params.fingerprint(weights) for weights in (whole, *others)}) == 5
+    first, second, third, _ = map(params.fingerprint, shards)
+    assert first["weights"] == second["weights"]
+    assert first["weights"][0] is None
+    assert (first["heads"][0], second["heads"][0]) == ((0, 2), (1, 2))
+    assert first == third
+    assert first["heads"][1] != second["heads"][1]
+    assert first["experts"][1] != second["experts"][1]
+
+
+def doubled(w_OI):
+    return np.asarray(w_OI) * np.float32(2)
+
+
+CHANGES = [  # another weight; the digest that tells
+    (lambda w: w._replace(final_norm_D=w.final_norm_D * 2), "weights"),
+    (lambda w: w._replace(expert_ids=tuple(range(1, 8))), "weights"),
+    (lambda w: w._replace(prepared=("fp8", "cpu")), "weights"),
+    (lambda w: w._replace(prepared=("fp8", "trainium2")), "weights"),
+    (lambda w: w._replace(embedding_VD=doubled(w.embedding_VD)), "weights"),
+    (lambda w: w._replace(w_logits_VD=np.zeros_like(w.w_logits_VD)), "heads"),
+    (lambda w: with_layer(w, 0, lambda _: w.layers[2]), "weights"),
+    (
+        lambda w: with_layer(
+            w,
+            1,
+            lambda layer: layer._replace(
+                attention=layer.attention._replace(w_q_OD=doubled(layer.attention.w_q_OD))
+            ),
+        ),
+        "heads",
+    ),
+    (
+        lambda w: with_layer(
+            w,
+            1,
+            lambda layer: layer._replace(
+                attention=layer.attention._replace(
+                    w_q_OD=np.asarray(layer.attention.w_q_OD, ml_dtypes.bfloat16)
+                )
+            ),
+        ),
+        "weights",
+    ),
+    (
+        lambda w: with_layer(
+            w,
+            1,
+            lambda layer: layer._replace(
+                feed_forward=layer.feed_forward._replace(
+                    experts=ExpertWeights.of(map(doubled, e) for e in layer.feed_forward.experts)
+                )
+            ),
+        ),
+        "experts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES)
+def test_other_weights_have_another_fingerprint(change, name):
+    weights = tiny().weights
+    expected, actual = digests(weights), digests(change(weights))
+    assert actual[name] != expected[name]
+
+
+def test_a_fingerprint_reads_little_and_no_scale():
+    """A mapped file of gigabytes stays on disk: of a matrix, a part of its middle row."""
+    read = []
+
+    class Code(np.ndarray):
+        def __getitem__(self, index):
+            part = np.asarray(super().__getitem__(index))
+            read.append(part.nbytes)
+            return part
+
+    code = np.zeros((256, 4096), np.uint8).view(Code)
+    weight = MappedBlockScaled.map("file: w", code, np.full((2, 32), np.nan, np.float32))
+    model = tiny()
+    weights = with_layer(
+        model.weights,
+        1,
+        lambda layer: layer._replace(attention=layer.attention._replace(w_q_OD=weight)),
+    )
+    first = digests(weights)
+    assert read == [4096]
+    code.view(np.ndarray)[128, 2048] = 1
+    assert digests(weights)["heads"] != first["heads"]

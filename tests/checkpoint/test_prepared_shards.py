@@ -41,10 +41,10 @@ def shards(folders, tmp_path) -> Path:
     return Path(shutil.copytree(folders[1], tmp_path / "shards"))
 
 
-def sharded(source: Path, output: Path, **split) -> None:
+def sharded(source: Path, output: Path, encoding=("fp8", "cpu"), **split) -> None:
     config, experts = MiMoConfig.from_pretrained(source), tuple(range(RECIPE.experts))
     job = plan_conversion_job(
-        FolderSource(source), config, output, Encoding("fp8", "cpu"), experts, **split
+        FolderSource(source), config, output, Encoding(*encoding), experts, **split
     )
     job.run(workers=2, advance=id)
 
@@ -76,6 +76,22 @@ def test_ranks_that_open_their_shards_are_the_whole_model(folders, tmp_path, par
 
     for logits_BTV in group.run(on_rank):
         assert_agrees(logits_BTV, expected_BTV, scale=float(np.ptp(expected_BTV)))
+
+
+@pytest.mark.parametrize("encoding", [("fp8", "trainium2"), ("bfloat16", "cpu")])
+def test_ranks_whose_shards_were_converted_otherwise_are_told_apart(folders, tmp_path, encoding):
+    sharded(folders[0], tmp_path / "other", encoding, expert_parallel=5)
+    group = ThreadGroup(PARALLEL.world_size)
+
+    def on_rank(rank: int) -> None:
+        folder = tmp_path / "other" if rank == 3 else folders[1]
+        config = MiMoConfig.from_pretrained(folder)
+        weights = load_weights(folder, config, share=PARALLEL.shard_spec(rank))
+        assert weights.prepared == (encoding if rank == 3 else ("fp8", "cpu"))
+        MiMoV2FlashModel(weights, config, group=group, plan=PARALLEL)
+
+    with pytest.raises(ValueError, match=r"agree on weights: .*; '.*' on rank 3"):
+        group.run(on_rank)
 
 
 def test_a_shard_can_be_opened_by_its_folder(folders):

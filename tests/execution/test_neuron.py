@@ -86,6 +86,15 @@ def test_updated_buffers_must_be_on_the_device(make_backend):
         make_backend().compile(layer)(X, ROW, cache(), factor=2.0)
 
 
+def test_a_loaded_program_refuses_a_buffer_on_the_host_too(make_backend):
+    """Its key says nothing of where arrays are: the writes would be lost in silence."""
+    backend = make_backend()
+    program = backend.compile(layer)
+    program(X, ROW, backend.to_device(cache()), factor=2.0)
+    with pytest.raises(TypeError, match=r"cache\.k_ZD: updated in place, but not on the device"):
+        program(X, ROW, cache(), factor=2.0)
+
+
 def test_skip_compile_refuses_missing_programs_and_runs_cached_ones(make_backend):
     with pytest.raises(ValueError, match=r"program counted-\w+ .* is missing, and compilation is"):
         make_backend(skip_compile=True).compile(counted)(X)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from mimo_v2_flash import NonFiniteError
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.agreement import assert_agrees
+from tests.support.poison import BAD_TOKEN, poisoned
 from tests.support.tiny import KINDS, Recipe, random_tokens, running, tiny
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
@@ -113,3 +115,42 @@ def test_every_replica_has_its_own_cache_and_the_bits_of_one_alone(plan):
             assert_agrees(actual[:-1], expected[:-1])
         np.testing.assert_array_equal(layers[1][2], second[2])
     assert len({layers[0][0].tobytes() for layers in rank_caches}) == P
+
+
+@pytest.mark.parametrize(
+    ("weight", "layer", "part"),
+    [
+        ("embedding", None, "embedding"),
+        ("experts", 1, "decoder layer"),
+        ("w_q_OD", 2, "decoder layer"),
+    ],
+)
+def test_all_replicas_name_the_bad_row_and_its_layer(weight, layer, part):
+    """Programs tell layers apart; the other rows are right, and go on."""
+    group, plan = ThreadGroup(4), ParallelConfig(4, 2, 2)
+    backend, model = XlaBackend(group), poisoned(MODEL, weight, layer=layer, expert=3)
+    rows = [random_tokens(MODEL, 6, seed=row) for row in range(3)]
+    rows = [np.where(row == BAD_TOKEN, 0, row) for row in rows]
+    expected_BTV = running(MODEL).forward(rows)
+    rows[1][4] = BAD_TOKEN
+    step = np.array(rows), np.tile(np.arange(6), (3, 1))
+
+    def failed(_: int) -> tuple[NonFiniteError, list[int]]:
+        ours = running(model, backend=backend, group=group, plan=plan, max_step=8)
+        cache = ours.new_cache(3, 12)
+        with pytest.raises(NonFiniteError) as caught:
+            ours.step(*step, cache)
+        return caught.value, cache.length_B.tolist()
+
+    results = group.run(failed)
+    first, lengths = results[0]
+    assert [str(error) for error, _ in results] == [str(first)] * 4
+    for row in range(3):
+        assert lengths[row] == (0 if row in first.rows else 6)
+    for cause in first.causes.values():
+        assert (cause.layer, cause.part) == (layer, part)
+    if weight == "embedding":
+        assert first.rows == (1,)
+        others = [0, 2]
+        expected = expected_BTV[others]
+        assert_agrees(first.logits[others], expected, scale=10 * np.ptp(expected))

@@ -69,6 +69,23 @@ def test_experts_are_their_oracle(on, layer, A, seed):
 
 
 @every_kind
+@pytest.mark.parametrize("options", [{}, {"capacity": 5}], ids=["masked", "capacity"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_bad_expert_is_seen_by_the_tokens_that_chose_it_alone(on, options, wrong):
+    """0 x NaN is NaN: an expert that a token did not choose adds nothing, not zero times it."""
+    layer = random_layer(N=6, E=3, F=2)
+    expert_NA = np.array([[0, 2], [0, 2], [1, 0], [2, 0], [-1, 2], [2, 4]], np.int32)
+    tokens = layer.x_ND, np.full((6, 2), 0.5, np.float32), expert_NA
+    kernel = on(capacity_experts)
+    expected_ND = kernel(*tokens, layer.experts, **options)
+    layer.w_down_EDF[1] = wrong
+    with np.errstate(invalid="ignore"):
+        y_ND = kernel(*tokens, layer.experts, **options)
+    assert not np.isfinite(y_ND[2]).any()
+    np.testing.assert_array_equal(np.delete(y_ND, 2, axis=0), np.delete(expected_ND, 2, axis=0))
+
+
+@every_kind
 @given(layers(), st.integers(1, 4), st.integers(1, 9), seeds)
 def test_seated_experts_answer_the_first_tokens_that_chose_them(on, layer, A, capacity, seed):
     N, E = len(layer.x_ND), len(layer.bias_E)

@@ -155,16 +155,32 @@ def test_a_token_that_no_expert_wants_weighs_nothing(on):
     assert (weight_NA.tolist(), expert_NA.tolist()) == ([[0, 0]], [[0, 1]])
 
 
+@every_kind
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [("x_ND", np.nan), ("w_router_ED", np.nan)]
     + [("bias_E", wrong) for wrong in (np.nan, np.inf, -np.inf)],
 )
-def test_a_score_that_is_not_finite_is_refused(name, wrong):
+def test_a_score_that_is_not_finite_is_no_choice_and_makes_the_weights_nan(on, name, wrong):
+    """The bias alone never weighs: NaN in it would be a silent choice."""
     tensors = {key: tensor.copy() for key, tensor in GOOD.items()}
     tensors[name].flat[-1] = wrong
-    with pytest.raises(ValueError, match="finite"):
-        moe_router(**tensors, experts_per_token=1, scaling=1.0)
+    weight_NA, expert_NA = on(moe_router)(**tensors, experts_per_token=2, scaling=1.0)
+    is_bad_N = np.array([name != "x_ND", True])
+    np.testing.assert_array_equal(np.isnan(weight_NA), np.broadcast_to(is_bad_N[:, None], (2, 2)))
+    assert np.isin(expert_NA, range(3)).all()
+
+
+@every_kind
+@given(three_or_more)
+def test_a_bad_token_changes_no_other_tokens_choice(on, layer):
+    kwargs = {"experts_per_token": 3, "scaling": 2.5}
+    expected_NA, expected_expert_NA = on(moe_router)(*router_args(layer), **kwargs)
+    layer.x_ND[0, 0] = np.nan
+    weight_NA, expert_NA = on(moe_router)(*router_args(layer), **kwargs)
+    assert np.isnan(weight_NA[0]).all()
+    np.testing.assert_array_equal(weight_NA[1:], expected_NA[1:])
+    np.testing.assert_array_equal(expert_NA[1:], expected_expert_NA[1:])
 
 
 @pytest.mark.parametrize("A", [-1, 0, 4])

@@ -149,3 +149,14 @@ def test_tokens_are_split_into_equal_parts():
 def test_every_rank_has_room_for_as_many_sequences():
     assert [MODE.sequences(TWO_RANKS, rank) for rank in range(2)] == [2, 2]
     assert MODE.sequences((slice(0, 0), slice(0, 0)), 0) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
+def test_a_chunk_is_no_longer_than_a_sequence(max_step, max_length, rows):
+    """`max_step` counts all rows together: one row's part of it may be longer than its cache."""
+    cache = new_cache(tiny().config.layers, batch_size=rows, max_length=max_length)
+    lengths = [min(9, max_length)] * rows
+    (first, *_) = MODE.batches(step_of([0] * rows, lengths), cache, max_step)
+    chunk = min(max(1, max_step // rows), max_length)
+    assert first.longest == rows * step_length(min(lengths[0], chunk), chunk)
+    assert first.longest <= rows * max_length

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.parallel import SoloGroup, ThreadGroup, check_consistent
+from mimo_v2_flash.parallel import SoloGroup, ThreadGroup, check_consistent, check_replicas
 from mimo_v2_flash.parallel.consistency import describe_collective, format_by_rank, format_ranks
 
 LONG = "x" * 500
@@ -83,3 +83,20 @@ def test_short_facts_are_shown_in_full():
                 group, window=64 if r == 2 else 128, name="a" if r < 1 else "b"
             )
         )
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=4, max_size=4), st.integers(0, 3))
+def test_replicas_are_compared_with_their_own_key_alone(keys, odd):
+    group = ThreadGroup(4)
+    values = [f"value of {key}" for key in keys]
+    group.run(lambda rank: check_replicas(group, heads=(keys[rank], values[rank])))
+    values[odd] = "another"
+    same = [rank for rank in range(4) if keys[rank] == keys[odd]]
+    if len(same) == 1:
+        group.run(lambda rank: check_replicas(group, heads=(keys[rank], values[rank])))
+        return
+    with pytest.raises(ValueError, match="ranks do not agree on heads: ") as caught:
+        group.run(lambda rank: check_replicas(group, heads=(keys[rank], values[rank])))
+    assert f"'another' on rank {odd}" in str(caught.value)
+    other = "b" if keys[odd] == "a" else "a"
+    assert f"value of {other}" not in str(caught.value)

@@ -1,6 +1,8 @@
 """Rendezvous: deadlocked or mismatched ranks fail at once, with the collective of each."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -96,3 +98,33 @@ def test_waiting_ranks_learn_what_the_failed_rank_raised():
     with pytest.raises(LookupError):
         group.run(program)
     assert messages == ["rank 1 raised LookupError: no such expert"]
+
+
+def test_no_array_outlives_its_collective():
+    """A rank's last array may be as large as a cache; nobody waits for it any more."""
+    group, arrays = ThreadGroup(2), []
+
+    def program(_: int) -> None:
+        x = np.ones(3, np.float32)
+        arrays.append(weakref.ref(x))
+        group.all_reduce(x)
+
+    group.run(program)
+    gc.collect()
+    assert [array() for array in arrays] == [None, None]
+
+
+def test_a_run_that_failed_leaves_nothing_to_the_next():
+    group, arrays = ThreadGroup(2), []
+
+    def program(rank: int) -> None:
+        if rank == 0:
+            x = np.ones(3, np.float32)
+            arrays.append(weakref.ref(x))
+            group.all_reduce(x)
+
+    with pytest.raises(RankError):
+        group.run(program)
+    group.run(lambda _: None)
+    gc.collect()
+    assert arrays[0]() is None

@@ -9,9 +9,14 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
+from mimo_v2_flash import NonFiniteError
 from mimo_v2_flash.parallel import HostGroup, check_consistent, init_process_group
+from mimo_v2_flash.parallel_config import ParallelConfig
+from tests.support.poison import BAD_TOKEN, poisoned
 from tests.support.same_collectives import same_as_threads
+from tests.support.tiny import Recipe, running, tiny
 
 ONE = np.ones(1, np.float32)
 
@@ -69,6 +74,18 @@ def splits_otherwise(group: HostGroup, odd: bool) -> None:
     if group.rank < 3:
         group.split([0, 1, 2] if odd else [0, 1]).all_reduce(ONE)
     group.all_reduce(ONE)
+
+
+def raises_non_finite(group: HostGroup, odd: bool) -> None:
+    """Run a step of which one row has a bad embedding: it ends, on every rank, and no other."""
+    model = poisoned(tiny(Recipe(experts=8, dense_width=32, vocabulary=64)), "embedding")
+    plan = ParallelConfig(group.size, group.size // 2, 2)
+    ours = running(model, group=group, plan=plan)
+    with pytest.raises(NonFiniteError) as caught:
+        ours.forward([[1, 2, 3], [1, 2, BAD_TOKEN], [4, 5, 6]])
+    assert np.isfinite(caught.value.logits[[0, 2]]).all()
+    sys.stdout.write(f"{caught.value}\n")
+    assert np.isfinite(ours.forward([[1, 2, 3]])).all()
 
 
 def is_slow(group: HostGroup, odd: bool) -> None:

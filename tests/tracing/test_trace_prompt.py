@@ -7,6 +7,7 @@ from mimo_v2_flash.kernels.axes import check_shapes
 from mimo_v2_flash.layers import attention, decoder, forward_batch, grouped_experts
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from mimo_v2_flash.tracing.trace_tensors import TENSORS, layer_name
+from tests.support.poison import poisoned
 from tests.support.tiny import random_tokens, running, tiny
 
 MODEL = tiny()
@@ -111,3 +112,12 @@ def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
     monkeypatch.setattr(decoder, "rmsnorm", lambda *args, **kwargs: 2 * right(*args, **kwargs))
     name = "layers.0.attention.norm"
     np.testing.assert_array_equal(traced()[name], 2 * whole[name])
+
+
+def test_a_model_with_nan_has_a_trace_that_shows_where(whole):
+    model = poisoned(MODEL, "w_o_DI", layer=2)
+    trace = trace_prompt(model.weights, model.config, TOKENS)
+    assert trace.keys() == whole.keys()
+    names = [name for name, tensor in trace.items() if np.isnan(tensor).any()]
+    assert names[0].startswith("layers.2.")
+    assert {"final_norm", "logits"} <= set(names)
