@@ -132,6 +132,13 @@ KERNEL_MUTANTS = (
         "attention_swa",
     ),
     _kernel(
+        "probabilities rounded as the cache is",
+        "attention",
+        "ops.matmul(weight[..., start:end],",
+        "ops.matmul(weight[..., start:end].astype(segment.v_BSKC.dtype),",
+        "attention",
+    ),
+    _kernel(
         "padding is remembered",
         "kv_cache",
         "np.where(slot_mapping_N == position_Z.shape[0] - 1, ",

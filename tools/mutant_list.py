@@ -7,6 +7,13 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = (
     *KERNEL_MUTANTS,
     Mutant(
+        "own keys and values seen before they are rounded",
+        "mimo_v2_flash/layers/attention.py",
+        "        k_NKQ, v_NKC = k_NKQ.astype(cache.k_ZKQ.dtype), v_NKC.astype(cache.v_ZKC.dtype)\n",
+        "",
+        ("tests/layers/test_attention.py",),
+    ),
+    Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
         "v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)",
