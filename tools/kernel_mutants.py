@@ -139,6 +139,12 @@ KERNEL_MUTANTS = (
         "attention",
     ),
     _kernel(
+        "a constant as large as a step",
+        "moe_dispatch",
+        "ops.arange(x_ND, N), 1), (N, A))",
+        "ops.constant(x_ND, np.repeat(np.arange(N, dtype=np.int32), A)), 1), (N * A, 1))",
+    ),
+    _kernel(
         "padding is remembered",
         "kv_cache",
         "np.where(slot_mapping_N == position_Z.shape[0] - 1, ",

@@ -14,6 +14,20 @@ MUTANTS = (
         ("tests/layers/test_attention.py",),
     ),
     Mutant(
+        "positions that wrap around int32",
+        "mimo_v2_flash/inputs.py",
+        "if np.any(outside := wrapped_BT != position_BT):",
+        "if np.any(outside := position_BT > np.iinfo(np.int32).max):",
+        ("tests/test_inputs.py",),
+    ),
+    Mutant(
+        "rope tables of two threads at once",
+        "mimo_v2_flash/model_runner.py",
+        "        with self._rope_lock:\n",
+        "        if True:\n",
+        ("tests/test_model_runner.py",),
+    ),
+    Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
         "v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)",

@@ -73,8 +73,8 @@ def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, wind
     `window` behind it. Scores of the segments are concatenated; keys and values are never copied
     together, and KV heads are never repeated: the G query heads of a KV head are rows of one
     matmul. Weights are rounded alike for all segments: on a device to the dtype of q, as in
-    transformers, on a CPU not at all. A row without a visible key is zero. Masked keys may hold anything, masked values
-    anything finite (0 x NaN is NaN).
+    transformers, on a CPU not at all. A row without a visible key is zero. Masked keys may hold
+    anything, masked values anything finite (0 x NaN is NaN).
     """
     B, T, H, Q = q_BTHQ.shape
     K, C = segments[0].v_BSKC.shape[2:]

@@ -15,7 +15,7 @@ import numpy as np
 
 from mimo_v2_flash.quantization.matmul import matmul as stored_matmul
 
-__all__ = ["as_operand", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+__all__ = ["arange", "as_operand", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
 
 
 @singledispatch
@@ -53,8 +53,14 @@ def top_k(x: Any, k: int) -> Any:
 
 
 @singledispatch
+def arange(like: Any, count: int) -> Any:
+    """Return the int32 numbers 0 to `count` - 1 in the type of `like`; a program computes them."""
+    return _for_type_of(like, arange)(like, count)
+
+
+@singledispatch
 def constant(like: Any, array: np.ndarray) -> Any:
-    """Return `array` as a constant tensor of the type of `like`."""
+    """Return `array` as a constant tensor of the type of `like`, of at most 64 KiB."""
     return _for_type_of(like, constant)(like, array)
 
 
@@ -102,6 +108,11 @@ def _(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("top_k: scores must be finite, got NaN or infinity")
     index = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype(np.int32)
     return np.take_along_axis(x, index, axis=-1), index
+
+
+@arange.register
+def _(like: np.ndarray, count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int32)
 
 
 @constant.register

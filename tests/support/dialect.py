@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.execution.hlo_lint import LARGEST_CONSTANT
 from mimo_v2_flash.kernels import ops
 from tests.support.dialect_array import Strict, mapped, plain
 from tests.support.dialect_checks import FLOATS, NotTraceable, check_dtype
@@ -88,7 +89,13 @@ def _top_k(x: Strict, k: int) -> tuple[Strict, Strict]:
     return Strict(value), Strict(index)
 
 
+def _arange(_: Strict, count: int) -> Strict:
+    return strict(np.arange(count, dtype=np.int32))
+
+
 def _constant(_: Strict, array: np.ndarray) -> Strict:
+    if array.nbytes > LARGEST_CONSTANT:
+        raise NotTraceable(f"a constant of {array.nbytes} bytes", "ops.arange, or an argument")
     return strict(np.array(array))
 
 
@@ -106,6 +113,7 @@ def register() -> None:
     ops.matmul.register(Strict, _matmul)
     ops.as_operand.register(Strict, _as_operand)
     ops.top_k.register(Strict, _top_k)
+    ops.arange.register(Strict, _arange)
     ops.constant.register(Strict, _constant)
     ops.full.register(Strict, _full)
     ops.put_rows.register(Strict, _put_rows)
