@@ -285,20 +285,6 @@ KERNEL_MUTANTS = (
         "cpu/tile",
     ),
     _module(
-        "subnormal codes decoded through subnormal numbers",
-        "cpu/fp8",
-        "    t = masked(build, word, MAGNITUDE, BIAS)\n",
-        "    return build.fmul(masked(build, word, SIGN | MAGNITUDE), splat(SUMS, 2.0**112))\n"
-        "    t = masked(build, word, MAGNITUDE, BIAS)\n",
-        "cpu/fp8",
-    ),
-    _module(
-        "subnormal scales flushed to zero",
-        "quantization/fp8",
-        "if is_subnormal.any() else scale",
-        "if False else scale",
-    ),
-    _module(
         "the last rows of a task left out",
         "cpu/matmul",
         "min(starts[i] + step, outputs))",

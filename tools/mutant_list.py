@@ -28,6 +28,35 @@ MUTANTS = (
         ("tests/test_model_runner.py",),
     ),
     Mutant(
+        "subnormal codes decoded through subnormal numbers",
+        "mimo_v2_flash/cpu/fp8.py",
+        "    t = masked(build, word, MAGNITUDE, BIAS)\n",
+        "    return build.fmul(masked(build, word, SIGN | MAGNITUDE), splat(SUMS, 2.0**112))\n"
+        "    t = masked(build, word, MAGNITUDE, BIAS)\n",
+        ("tests/test_floating_point_state.py",),
+    ),
+    Mutant(
+        "subnormal scales flushed to zero",
+        "mimo_v2_flash/quantization/fp8.py",
+        "if is_subnormal.any() else scale",
+        "if False else scale",
+        ("tests/test_floating_point_state.py",),
+    ),
+    Mutant(
+        "scales compared as floats",
+        "mimo_v2_flash/quantization/fp8.py",
+        "((bits_YX > 0) & (bits_YX < INFINITY_BITS))",
+        "((scale_YX > 0) & (scale_YX < np.inf))",
+        ("tests/test_floating_point_state.py",),
+    ),
+    Mutant(
+        "extreme scales multiplied into x",
+        "mimo_v2_flash/cpu/fp8.py",
+        "if not (is_contiguous(code_OI) and are_usual.all()):",
+        "if not is_contiguous(code_OI):",
+        ("tests/quantization/test_matmul.py",),
+    ),
+    Mutant(
         "no value scale",
         "mimo_v2_flash/layers/attention.py",
         "v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)",
