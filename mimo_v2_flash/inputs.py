@@ -67,9 +67,10 @@ def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
     position_BT = _integers("positions", position_BT)
     if position_BT.shape != shape:
         raise ValueError(f"positions are {position_BT.shape}, the tokens are {shape}")
-    if np.any(position_BT > np.iinfo(np.int32).max):
-        raise ValueError(f"positions must be int32, got {np.max(position_BT)}")
-    return position_BT.astype(np.int32)
+    wrapped_BT = position_BT.astype(np.int32)
+    if np.any(outside := wrapped_BT != position_BT):
+        raise ValueError(f"positions must be int32, got {position_BT[outside][0]}")
+    return wrapped_BT
 
 
 def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +74,7 @@ class ModelRunner:
         programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
         self._programs = [programs[spec] for spec in self.layers]
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
+        self._rope_lock = Lock()  # threads may share a model, each with a cache of its own
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
         """Return an empty cache of this rank's rows and heads."""
@@ -223,11 +225,13 @@ class ModelRunner:
     def _rope_table(self, length: int, kind: AttentionSpec) -> tuple[Any, Any]:
         """Return (cos_LR, sin_LR) of at least `length` positions; the longest table is cached."""
         key = (kind.rotary_dim, kind.rope_theta)
-        if key not in self._rope_tables or self._rope_tables[key][0].shape[0] < length:
-            self._rope_tables[key] = self._to_device(
-                rope_table(length=length, rotary_dim=kind.rotary_dim, theta=kind.rope_theta)
-            )
-        return self._rope_tables[key]
+        with self._rope_lock:
+            table = self._rope_tables.get(key)
+            if table is None or table[0].shape[0] < length:
+                table = self._rope_tables[key] = self._to_device(
+                    rope_table(length=length, rotary_dim=kind.rotary_dim, theta=kind.rope_theta)
+                )
+            return table
 
     def _compile(self, spec: LayerSpec, backend: Backend) -> "_LayerPrograms":
         """Return the programs of the layers that `spec` describes."""

@@ -61,6 +61,10 @@ def test_tokens_are_refused_by_place_and_value(token_BT, message):
         ([0, 1], r"positions are \(2,\), the tokens are \(1, 2\)"),
         ([[0.0, 1.0]], "positions must be integers, got float64"),
         ([[2**32, 1]], "positions must be int32, got 4294967296"),
+        ([[0, 2**31]], "positions must be int32, got 2147483648"),
+        ([[0, -(2**31) - 1]], "positions must be int32, got -2147483649"),
+        ([[2 - 2**32, 1]], "positions must be int32, got -4294967294"),
+        (np.array([[2**64 - 1, 0]], np.uint64), f"positions must be int32, got {2**64 - 1}"),
     ],
 )
 def test_positions_that_are_not_the_tokens_are_refused(position_BT, message):

@@ -1,7 +1,10 @@
 """Model runner: passes of any size, one program per kind of layer, the head where it is wanted."""
 
 import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +16,7 @@ from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher, AllToAllDispatcher
+from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.feed_forward import Dense
 from mimo_v2_flash.layers.forward_batch import Step
@@ -87,6 +91,27 @@ def test_the_head_computes_the_wanted_tokens_alone(max_step, monkeypatch):
     counts.clear()
     run(runner, EVERYWHERE)
     assert sum(counts) == B * T
+
+
+@pytest.mark.parametrize("lengths", [[9] * 8, [8, 64, 8, 16, 8, 32, 8, 4]])
+def test_threads_that_share_a_model_make_each_rope_table_once(monkeypatch, lengths):
+    runner, made, barrier = runner_of(), [], Barrier(len(lengths), timeout=30)
+
+    def slow_table(*, length, **kwargs):
+        made.append(length)
+        time.sleep(0.2 / length)  # the shortest table is ready last
+        return rope_table(length=length, **kwargs)
+
+    def table_length(length):
+        barrier.wait()
+        return runner._rope_table(length, kind)[0].shape[0]
+
+    monkeypatch.setattr("mimo_v2_flash.model_runner.rope_table", slow_table)
+    kind = runner.layers[0].attention
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        actual = list(pool.map(table_length, lengths))
+    assert all(got >= length for got, length in zip(actual, lengths, strict=True))
+    assert made == sorted(set(made))  # each is longer than those before it
 
 
 def is_dense(layer) -> bool:

@@ -1,7 +1,12 @@
 """Compiled loops of FP8 blocks, and a weight of such blocks as the loops read it.
 
-Source: E4M3 as float32 by one shift and one mask: sign, exponent and mantissa land in float32's
-fields, 2^120 too small, subnormals included. docs/decisions/0011 has the figures.
+A code's exponent and mantissa land in float32's fields by a shift and a mask, and three more bits
+make the exponent one of normal numbers, 2^8 too small. That is exact but for the subnormal codes,
+whose mantissa has no leading one: t = c (1/2 + m/16) stands for c m/8, which is 2 t - c and less
+than t; all other codes have t <= 2 t - c. So min(t, 2 t - c) decodes every code, and nothing on the
+way is subnormal: threads that flush subnormal numbers to zero get the same product.
+
+Source: E4M3 of arXiv:2209.05433, table 1. docs/decisions/0011 and 0023 have the figures.
 """
 
 from typing import Any, NamedTuple
@@ -12,30 +17,65 @@ from numba import float32, int8, intp
 from .code_cache import compile_now
 from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
-from .tile import COLUMNS, HALVES, LANES, ElementFormat, masked, splat, split_halves
+from .tile import (
+    COLUMNS,
+    HALVES,
+    LANES,
+    SUMS,
+    WORDS,
+    ElementFormat,
+    masked,
+    splat,
+    split_halves,
+)
 
 __all__ = ["compiled_blocks", "float8_rows", "float8_tile"]
 
 WIDTH = 128  # columns of a block
-KEEP = np.int32(-0x78100000)  # sign, exponent and mantissa of a code shifted left by 20
-HALF_UNIT = np.float32(2.0**60)  # a decoded code is 2^120 too small; two steps avoid overflow
+SIGN, MAGNITUDE = 0x80000000, 0x07F00000  # of a code shifted left by 20, without bits in between
+BIAS = 0x38000000  # 112, OR-ed to an exponent of at most 15
+SMALLEST = np.float32(2.0**-14)  # c: the smallest normal code, decoded
+NORMAL = range(0x08, 0x7F)  # codes without their signs that are neither subnormal, zero nor NaN
+FIRST, COUNT = NORMAL.start, len(NORMAL)
+UNIT = np.float32(2.0**8)  # a decoded code is too small by this factor
+SCALES = np.array([2.0**-64, 2.0**64], np.float32).view(np.int32)  # beyond, x times a scale may
+# overflow, or be subnormal, where the product with the weight is not
 NAN = np.float32(np.nan)
 
 
 @inlined
 def _decode_code(code):
-    return np.int32((np.int32(code) << 20) & KEEP).view(np.float32)
+    word = np.int64(code) << 20
+    t = np.uint32((word & MAGNITUDE) | BIAS).view(np.float32)
+    value = np.float32(min(t, np.float32(2) * t - SMALLEST))
+    return np.uint32(np.int64(value.view(np.uint32)) | (word & SIGN)).view(np.float32)
 
 
-def _decode_words(build: Any, words: Any) -> list[Any]:
-    """Return codes as float32, 2^120 too small: sign, exponent and mantissa in float32's fields."""
+def _shift_words(build: Any, words: Any) -> list[Any]:
+    """Return codes as words with the sign at bit 31 and the magnitude from bit 20 on."""
     halves, four = build.bitcast(words, HALVES), splat(HALVES, 4)
     even = split_halves(build, build.ashr(build.shl(halves, splat(HALVES, 8)), four))
     odd = split_halves(build, build.ashr(halves, four))
-    return [masked(build, word, 0x87F00000) for word in (even[0], odd[0], even[1], odd[1])]
+    return [even[0], odd[0], even[1], odd[1]]
 
 
-FLOAT8 = ElementFormat(1, _decode_words, _decode_code, nan_code=0x7F)
+def _decode_normal_words(build: Any, words: Any) -> list[Any]:
+    return [masked(build, word, SIGN | MAGNITUDE, BIAS) for word in _shift_words(build, words)]
+
+
+def _decode_words(build: Any, words: Any) -> list[Any]:
+    return [_decode_word(build, word) for word in _shift_words(build, words)]
+
+
+def _decode_word(build: Any, word: Any) -> Any:
+    t = masked(build, word, MAGNITUDE, BIAS)
+    doubled = build.fsub(build.fadd(t, t), splat(SUMS, float(SMALLEST)))
+    value = build.select(build.fcmp_ordered("<", t, doubled), t, doubled)
+    sign = build.and_(word, splat(WORDS, SIGN))
+    return build.bitcast(build.or_(build.bitcast(value, WORDS), sign), SUMS)
+
+
+FLOAT8 = ElementFormat(1, _decode_words, _decode_code, _decode_normal_words, NORMAL, nan_code=0x7F)
 _columns = fill_columns(FLOAT8)
 
 
@@ -62,7 +102,7 @@ def _fill_block(u_NI, code_OI, y_NO, sum_N4L, start, stop):
     for o in range(start, stop, COLUMNS):
         may_be_nan = _columns(u_NI, code_OI, y_NO, sum_N4L, o, stop - 1)
         for c in range(o, min(o + COLUMNS, stop)):
-            unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else HALF_UNIT
+            unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else UNIT
             for n in range(u_NI.shape[0]):
                 y_NO[n, c] *= unit
 
@@ -71,7 +111,7 @@ def _fill_block(u_NI, code_OI, y_NO, sum_N4L, start, stop):
 def _scale_row(x_I, scale_X, out_I):
     for column in range(scale_X.size):
         part = slice(column * WIDTH, (column + 1) * WIDTH)
-        _scale_block(x_I[part], scale_X[column] * HALF_UNIT, out_I[part])
+        _scale_block(x_I[part], scale_X[column], out_I[part])
 
 
 @in_order
@@ -88,23 +128,44 @@ def _holds_nan(code_I):
     return has_nan
 
 
+@summed
+def _are_normal(code_I):
+    """Return whether no code is subnormal, zero or NaN."""
+    largest = np.uint8(0)
+    for i in range(code_I.size):
+        largest = max(largest, np.uint8((code_I[i] & np.int8(0x7F)) - FIRST))  # wraps around
+    return largest < COUNT
+
+
 @in_order
 def float8_tile(code_OI, scale_YX, tile_OI, start, height):
     """Fill `tile_OI` with the decoded rows of an FP8 weight from `start` on."""
     for o in range(tile_OI.shape[0]):
         code_I, out_I = code_OI[start + o], tile_OI[o]
         scale_X = scale_YX[(start + o) // height]
+        has_nan = False
         for column in range(scale_X.size):
             part = slice(column * WIDTH, (column + 1) * WIDTH)
-            _decode_block(code_I[part], scale_X[column] * HALF_UNIT, out_I[part])
-        if _holds_nan(code_I):
+            if _are_normal(code_I[part]):
+                _decode_normal_block(code_I[part], scale_X[column] * UNIT, out_I[part])
+            else:
+                _decode_block(code_I[part], scale_X[column] * UNIT, out_I[part])
+                has_nan |= _holds_nan(code_I[part])
+        if has_nan:
             out_I[:] = NAN
 
 
 @in_order
 def _decode_block(code_I, scale, out_I):
     for i in range(code_I.size):
-        out_I[i] = _decode_code(code_I[i]) * HALF_UNIT * scale
+        out_I[i] = _decode_code(code_I[i]) * scale
+
+
+@in_order
+def _decode_normal_block(code_I, scale, out_I):
+    for i in range(code_I.size):
+        word = np.int64(code_I[i]) << 20
+        out_I[i] = np.uint32((word & (SIGN | MAGNITUDE)) | BIAS).view(np.float32) * scale
 
 
 X, CODES = input_type(float32), input_type(int8)
@@ -132,6 +193,8 @@ def compiled_blocks(
 ) -> CompiledWeight | None:
     """Return a weight of FP8 blocks as the compiled loops read it, or None if they cannot."""
     code_OI, scale_YX = code_OI.view(np.int8), np.ascontiguousarray(scale_YX)
-    if not is_contiguous(code_OI):
+    bits_YX, (smallest, largest) = scale_YX.view(np.int32), SCALES
+    are_usual = (bits_YX == 0) | ((bits_YX >= smallest) & (bits_YX <= largest))
+    if not (is_contiguous(code_OI) and are_usual.all()):
         return None
     return _Float8(read_only(code_OI), read_only(scale_YX), height)

@@ -35,10 +35,15 @@ LINE = 64  # bytes of a weight's row read at a time
 WORD = 4  # bytes
 READ, INTO_SECOND_CACHE, DATA = 0, 2, 1  # of llvm.prefetch
 
-INT8, INT32, INT64 = (ir.IntType(bits) for bits in (8, 32, 64))
+BIT, INT8, INT32, INT64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 CODES = ir.VectorType(INT8, LINE)
 SUMS = ir.VectorType(ir.FloatType(), LANES)
 WORDS, HALVES = (ir.VectorType(ir.IntType(32 // k), LANES * k) for k in (1, 2))
+
+
+Decoder = Callable[[Any, Any], list[Any]]
+"""A function from an IR builder and a vector of words to a float32 vector for each position in a
+word."""
 
 
 class ElementFormat(NamedTuple):
@@ -49,17 +54,23 @@ class ElementFormat(NamedTuple):
     size
         Bytes of an element.
     decode
-        Function from an IR builder and a vector of words to a float32 vector for each position in
-        a word.
+        Decoder of every element but NaN.
     decode_one
         Inlined function from one element to float32, for what is left of a row.
+    decode_normal
+        Faster decoder of lines whose codes, without their signs, are all in `normal_codes`; None
+        where there is none.
+    normal_codes
+        Codes without their signs that `decode_normal` decodes.
     nan_code
         The code without its sign that is NaN, and no other is larger; -1 where none is.
     """
 
     size: int
-    decode: Callable[[Any, Any], list[Any]]
+    decode: Decoder
     decode_one: Any
+    decode_normal: Decoder | None = None
+    normal_codes: range = range(0)
     nan_code: int = -1
 
 
@@ -131,25 +142,62 @@ class _TileBuilder:
         sums = [self._phi(splat(SUMS, 0.0), before) for _ in range(self.rows * COLUMNS)]
         max_code = self._phi(splat(CODES, 0), before)
         self._prefetch(i)
-        new_sums, step = self._add_line(i, sums), LINE // self.element_format.size
-        for phi, value in zip(
-            [i, max_code, *sums],
-            [build.add(i, INT64(step)), self._max_with_line(i, max_code), *new_sums],
-            strict=True,
-        ):
-            phi.add_incoming(value, loop)
-        build.cbranch(build.icmp_signed("<", i.incomings[1][0], self.end), loop, done)
+        next_i = build.add(i, INT64(LINE // self.element_format.size))
+        new_max_code, *new_sums = self._add_line(i, max_code, sums)
+        for phi, value in zip([i, max_code, *sums], [next_i, new_max_code, *new_sums], strict=True):
+            phi.add_incoming(value, build.block)
+        build.cbranch(build.icmp_signed("<", next_i, self.end), loop, done)
         build.position_at_end(done)
         self._store(new_sums)
-        return self._is_nan(max_code.incomings[1][0])
+        reduce_max = self._intrinsic("llvm.vector.reduce.umax", INT8, CODES)
+        largest = build.call(reduce_max, (new_max_code,))
+        return build.icmp_unsigned("==", largest, INT8(self.element_format.nan_code))
 
-    def _add_line(self, i: Any, sums: list[Any]) -> list[Any]:
+    def _add_line(self, i: Any, max_code: Any, sums: list[Any]) -> list[Any]:
+        """Return the largest code and `sums` after one line, by the faster decoder if it can."""
+        build, element_format = self.build, self.element_format
+        if element_format.decode_normal is None:
+            return [max_code, *self._add_products(i, sums, element_format.decode)]
+        codes = self._codes(i)
+        normal, exact, added = map(build.append_basic_block, ("normal", "exact", "added"))
+        build.cbranch(self._are_normal(codes), normal, exact)
+        build.position_at_end(normal)
+        after_normal = [max_code, *self._add_products(i, sums, element_format.decode_normal)]
+        build.branch(added)
+        build.position_at_end(exact)
+        for code in codes:
+            max_code = build.select(build.icmp_unsigned(">", max_code, code), max_code, code)
+        after_exact = [max_code, *self._add_products(i, sums, element_format.decode)]
+        build.branch(added)
+        build.position_at_end(added)
+        results = [self._phi(value, normal) for value in after_normal]
+        for result, value in zip(results, after_exact, strict=True):
+            result.add_incoming(value, exact)
+        return results
+
+    def _codes(self, i: Any) -> list[Any]:
+        """Return a line's codes without their signs, a vector for each row of the weight."""
+        sign_less = splat(CODES, 0x7F)
+        return [self.build.and_(self._load(row, i, 0, CODES, 1), sign_less) for row in self.w]
+
+    def _are_normal(self, codes: list[Any]) -> Any:
+        """Return whether all `codes` are in `normal_codes`: one comparison of the differences."""
+        build, (first, *_, last) = self.build, self.element_format.normal_codes
+        above = [build.sub(code, splat(CODES, first)) for code in codes]  # wraps around below first
+        largest = above[0]
+        for vector in above[1:]:
+            largest = build.select(build.icmp_unsigned(">", largest, vector), largest, vector)
+        is_outside = build.icmp_unsigned(">", largest, splat(CODES, last - first))
+        reduce_or = self._intrinsic("llvm.vector.reduce.or", BIT, is_outside.type)
+        return build.not_(build.call(reduce_or, (is_outside,)))
+
+    def _add_products(self, i: Any, sums: list[Any], decode: Decoder) -> list[Any]:
         """Return `sums` plus the products of one line, position by position in the words."""
         build, size, sums = self.build, self.element_format.size, sums.copy()
         fused = self._intrinsic("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
         for start in range(0, LINE // size, LANES * WORD // size):
             words = [self._load(address, i, start, WORDS, size) for address in self.w]
-            w = [self.element_format.decode(build, word) for word in words]
+            w = [decode(build, word) for word in words]
             for position, row in product(range(WORD // size), range(self.rows)):
                 x = self._load(self.x[row], i, start + position * LANES, SUMS, WORD)
                 for column in range(COLUMNS):
@@ -165,24 +213,6 @@ class _TileBuilder:
         flags = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
         for address in self.next_w:
             build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
-
-    def _max_with_line(self, i: Any, max_code: Any) -> Any:
-        """Return the largest codes so far without their signs."""
-        if self.element_format.nan_code < 0:
-            return max_code
-        build = self.build
-        for address in self.w:
-            code = build.and_(self._load(address, i, 0, CODES, 1), splat(CODES, 0x7F))
-            max_code = build.select(build.icmp_unsigned(">", max_code, code), max_code, code)
-        return max_code
-
-    def _is_nan(self, max_code: Any) -> Any:
-        nan_code = self.element_format.nan_code
-        if nan_code < 0:
-            return ir.Constant(ir.IntType(1), 0)
-        reduce_max = self._intrinsic("llvm.vector.reduce.umax", INT8, CODES)
-        largest = self.build.call(reduce_max, (max_code,))
-        return self.build.icmp_unsigned("==", largest, INT8(nan_code))
 
     def _store(self, sums: list[Any]) -> None:
         for index, value in enumerate(sums):
@@ -209,7 +239,7 @@ class _TileBuilder:
 
     def _intrinsic(self, name: str, return_type: Any, *arg_types: Any) -> Any:
         """Return the LLVM intrinsic `name`, overloaded for the vector type `arg_types[0]`."""
-        element = "f32" if arg_types[0] is SUMS else "i8"
+        element = "f32" if arg_types[0] is SUMS else arg_types[0].element
         return cgutils.get_or_insert_function(
             self.build.module,
             ir.FunctionType(return_type, arg_types),
@@ -228,6 +258,7 @@ def split_halves(build: Any, vector: Any) -> list[Any]:
     return [build.shl(words, splat(WORDS, 16)), words]
 
 
-def masked(build: Any, words: Any, mask: int) -> Any:
-    """Return the bits of `mask` of a vector of words, as float32."""
-    return build.bitcast(build.and_(words, splat(WORDS, mask)), SUMS)
+def masked(build: Any, words: Any, mask: int, bias: int = 0) -> Any:
+    """Return the bits of `mask` of a vector of words, and those of `bias`, as float32."""
+    bits = build.and_(words, splat(WORDS, mask))
+    return build.bitcast(build.or_(bits, splat(WORDS, bias)) if bias else bits, SUMS)

@@ -62,8 +62,8 @@ def dispatch(
 
     # In each slot the index of its token, N where it is empty.
     token = ops.full(x_ND, (trash + 1,), N, np.int32)
-    sender = ops.constant(x_ND, np.repeat(np.arange(N, dtype=np.int32), A))
-    ops.put_rows(token, np.reshape(buffer_row_NA, (N * A,)), sender)
+    sender_NA = np.broadcast_to(np.expand_dims(ops.arange(x_ND, N), 1), (N, A))
+    ops.put_rows(token, np.reshape(buffer_row_NA, (N * A,)), np.reshape(sender_NA, (N * A,)))
     token = token[:trash]
     source = np.minimum(token, N - 1)
     expert = np.where(np.expand_dims(token, 1) < N, np.take(expert_NA, source, axis=0), num_experts)

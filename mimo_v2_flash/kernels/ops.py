@@ -15,7 +15,7 @@ import numpy as np
 
 from mimo_v2_flash.quantization.matmul import matmul as stored_matmul
 
-__all__ = ["constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+__all__ = ["arange", "as_operand", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
 
 
 @singledispatch
@@ -26,6 +26,15 @@ def matmul(x: Any, w: Any) -> Any:
     dtypes. `w` is a float32 or bfloat16 tensor, or a `QuantizedTensor`. Batch axes broadcast.
     """
     return _for_type_of(x, matmul)(x, w)
+
+
+@singledispatch
+def as_operand(x: Any, dtype: Any) -> Any:
+    """Return float32 `x` as `matmul` takes it beside tensors of `dtype`.
+
+    A device multiplies in `dtype`, so that `x` is rounded to it. A CPU multiplies in float32.
+    """
+    return _for_type_of(x, as_operand)(x, dtype)
 
 
 @singledispatch
@@ -44,8 +53,14 @@ def top_k(x: Any, k: int) -> Any:
 
 
 @singledispatch
+def arange(like: Any, count: int) -> Any:
+    """Return the int32 numbers 0 to `count` - 1 in the type of `like`; a program computes them."""
+    return _for_type_of(like, arange)(like, count)
+
+
+@singledispatch
 def constant(like: Any, array: np.ndarray) -> Any:
-    """Return `array` as a constant tensor of the type of `like`."""
+    """Return `array` as a constant tensor of the type of `like`, of at most 64 KiB."""
     return _for_type_of(like, constant)(like, array)
 
 
@@ -82,12 +97,22 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
     return stored_matmul(x.astype(np.float32, copy=False), w)
 
 
+@as_operand.register
+def _(x: np.ndarray, dtype: Any) -> np.ndarray:
+    return x
+
+
 @top_k.register
 def _(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(x).all():
         raise ValueError("top_k: scores must be finite, got NaN or infinity")
     index = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype(np.int32)
     return np.take_along_axis(x, index, axis=-1), index
+
+
+@arange.register
+def _(like: np.ndarray, count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int32)
 
 
 @constant.register

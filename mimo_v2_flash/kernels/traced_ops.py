@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from nkipy.core import tensor_apis
+from nkipy.core.backend.hlo import get_hlo_context
 from nkipy.core.tensor import NKIPyTensorRef
 
 from mimo_v2_flash.quantization import QuantizedTensor
@@ -22,10 +23,23 @@ def _(x: NKIPyTensorRef, w: Any) -> NKIPyTensorRef:
     return w.traced_product(x) if isinstance(w, QuantizedTensor) else dot(x, w)
 
 
+@ops.as_operand.register
+def _(x: NKIPyTensorRef, dtype: Any) -> NKIPyTensorRef:
+    return x.astype(dtype)
+
+
 @ops.top_k.register
 def _(x: NKIPyTensorRef, k: int) -> tuple[NKIPyTensorRef, NKIPyTensorRef]:
     value, index = tensor_apis.topk(x, k=k, axis=x.ndim - 1)
     return value, index.astype(np.int32)
+
+
+@ops.arange.register
+def _(like: NKIPyTensorRef, count: int) -> NKIPyTensorRef:
+    dimension = {"iota_dimension": 0}
+    return NKIPyTensorRef(
+        get_hlo_context().build_op("iota", [], (count,), np.dtype(np.int32), dimension)
+    )
 
 
 @ops.constant.register

@@ -61,8 +61,12 @@ def _slice_kv_head(
     prior_position_BS: Any,
     sink_H: Any,
 ) -> tuple[Any, ...]:
-    """Return views of the step's tensors for one KV head and its `group` query heads."""
+    """Return the step's tensors for one KV head and its G query heads, views of the cache's.
+
+    The step's own keys and values are widened here, once, and not in every block of queries.
+    """
     queries, keys = slice(head * G, (head + 1) * G), slice(head, head + 1)
-    active = q_BTHQ[:, :, queries], k_BTKQ[:, :, keys], v_BTKC[:, :, keys], position_BT
+    own = (part[:, :, keys].astype(np.float32, copy=False) for part in (k_BTKQ, v_BTKC))
+    active = q_BTHQ[:, :, queries], *own, position_BT
     prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS
     return (*active, *prior, sink_H[queries])

@@ -50,7 +50,7 @@ class StaticMode:
         if part * ranks > N:
             filler = ops.full(x_N, (part * ranks - N, *x_N.shape[1:]), padding, x_N.dtype)
             x_N = np.concatenate([x_N, filler], axis=0)
-        index_n = ops.constant(x_N, np.arange(part, dtype=np.int32))
+        index_n = ops.arange(x_N, part)
         return np.take(x_N, rank_1 * np.int32(part) + index_n, axis=0)
 
     def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:

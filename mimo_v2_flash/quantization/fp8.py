@@ -45,7 +45,8 @@ __all__ = [
 
 BLOCK, HALF_BLOCK = 128, 64
 FP8_MAX = 448.0
-MIN_SCALE = np.finfo(np.float32).tiny  # below, float32 rounds scales coarsely, or to zero
+MIN_SCALE = np.float32(2.0**-126)  # below, float32 rounds scales coarsely, or to zero
+MIN_SCALE_BITS, INFINITY_BITS = (int(x.view(np.int32)) for x in (MIN_SCALE, np.float32(np.inf)))
 MAX_DOUBLED_SCALE = np.finfo(np.float32).max / 2
 E4M3_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
@@ -100,7 +101,8 @@ class BlockScaled(QuantizedTensor):
         value = np.take(E4M3_VALUES, self.code[..., start:stop, :].view(np.uint8), mode="clip")
         first, last = start // self.block_height, -(-stop // self.block_height)
         # "clip" alone skips a check; a scale row is repeated within its rows, not for each of them.
-        scale = np.repeat(self.scale[..., first:last, :], BLOCK, axis=-1)[..., : self.shape[-1]]
+        scale = np.repeat(_exact(self.scale[..., first:last, :]), BLOCK, axis=-1)
+        scale = scale[..., : self.shape[-1]]
         for row in range(first, last):
             begin = row * self.block_height - start
             value[..., max(begin, 0) : begin + self.block_height, :] *= scale[
@@ -246,8 +248,9 @@ def check_scales(where: str, w: BlockScaled) -> None:
 
     A scale may be zero where all codes of its block are: their values are zero without doubt.
     """
-    is_zero = w.scale == 0
-    is_sound = is_zero | ((w.scale > 0) & (w.scale < np.inf))
+    bits = w.scale.view(np.int32)  # a comparison of floats may take subnormals for zero
+    is_zero = bits == 0
+    is_sound = (bits >= 0) & (bits < INFINITY_BITS)
     if not is_sound.all() or not all(_is_zero_block(w, *block) for block in np.argwhere(is_zero)):
         raise ValueError(
             f"{where} holds NaN, infinity, zero or a negative number (zero is allowed for a block "
@@ -265,6 +268,13 @@ def _is_zero_block(w: BlockScaled, *block: int) -> bool:
 def widened(scale_YX: np.ndarray) -> np.ndarray:
     """Return scales in float32: exactly what a checkpoint has in bfloat16 or float16."""
     return scale_YX.astype(np.float32, copy=False)
+
+
+def _exact(scale: np.ndarray) -> np.ndarray:
+    """Return `scale`, in float64 if one is subnormal: a process may flush those to zero."""
+    bits = scale.view(np.int32)
+    is_subnormal = bits < MIN_SCALE_BITS
+    return np.where(is_subnormal, bits * 2.0**-149, scale) if is_subnormal.any() else scale
 
 
 def plain_grid(where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:

@@ -11,11 +11,10 @@ from mimo_v2_flash.cpu import floats, fp8
 from mimo_v2_flash.cpu.tile import COLUMNS, LANES, LINE, WORD, interleave_words, tile
 from mimo_v2_flash.quantization.fp8 import E4M3_VALUES
 from tests.support.drawn import seeds
-from tests.support.stored_weights import FINITE_CODES, NAN_CODES
+from tests.support.stored_weights import NAN_CODES, random_codes
 
 STORED_DTYPES = {"FLOAT8": np.int8, "BFLOAT16": np.uint16, "FLOAT32": np.float32}
 FORMATS = {"FLOAT8": fp8.FLOAT8, "BFLOAT16": floats.BFLOAT16, "FLOAT32": floats.FLOAT32}
-UNIT = np.float32(2.0**120)  # a decoded code is too small by this factor
 
 
 def compile_tile(kind: str, rows: int):
@@ -35,7 +34,7 @@ TILES = {(kind, rows): compile_tile(kind, rows) for kind in STORED_DTYPES for ro
 def random_stored(generator: np.random.Generator, kind: str, shape: tuple[int, int]):
     """Return a random weight as it is stored, and in float64."""
     if kind == "FLOAT8":
-        code_OI = generator.choice(FINITE_CODES, shape)
+        code_OI = random_codes(generator, *shape)
         return code_OI.view(np.int8), E4M3_VALUES[code_OI].astype(np.float64)
     w_OI = generator.standard_normal(shape, np.float32)
     if kind == "FLOAT32":
@@ -57,7 +56,7 @@ def test_a_tile_sums_its_rows_times_its_columns(kind, rows, n, o, lines, seed):
     assert not TILES[kind, rows](sum_N4L, n, ordered_NI, w_OI, o, last, end)
     written = slice(n, n + rows)
     column_4 = np.minimum(np.arange(o, o + COLUMNS), last)
-    unit = UNIT if kind == "FLOAT8" else 1
+    unit = fp8.UNIT if kind == "FLOAT8" else 1
     x_NI = x_NI[written, :end].astype(np.float64)
     scale = np.abs(x_NI) @ np.abs(wide_OI[column_4, :end]).T
     difference = np.abs(

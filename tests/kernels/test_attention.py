@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.kernels.attention_swa import attention_swa
 from mimo_v2_flash.kernels.softmax import NO_SINK
+from mimo_v2_flash.reference import attention_swa as oracle
+from tests.support.agreement import assert_agrees
 from tests.support.attentions import assert_same, both
 from tests.support.drawn import FLOATS
+from tests.support.kinds import every_kind
 from tests.support.mistakes import mistakes
 from tests.support.steps import Step, random_step, steps
 
+KEYS_AND_VALUES = "k_BTKQ", "v_BTKC", "prior_k_BSKQ", "prior_v_BSKC"
 GOOD = random_step(starts=(3, 3), S=5)._asdict()
 float32_steps = steps(dtypes=st.just(FLOATS[0]))
 
@@ -33,6 +38,18 @@ def split(step: Step, at: int, order) -> Step:
 @given(step=float32_steps, query_block=st.integers(1, 9))
 def test_blocks_do_not_change_the_answer(attention, step, query_block):
     assert_same(attention(*step, query_block=query_block), attention(*step, query_block=100))
+
+
+@every_kind
+@settings(max_examples=60)
+@given(step=float32_steps, window=st.integers(1, 9), query_block=st.integers(1, 8))
+def test_a_narrow_cache_rounds_nothing_but_itself(on, step, window, query_block):
+    narrow = {name: getattr(step, name).astype(FLOATS[1]) for name in KEYS_AND_VALUES}
+    step, kwargs = step._replace(**narrow), {"window": window, "query_block": query_block}
+    expected = oracle.attention_swa(*step, **kwargs)
+    actual = on(attention_swa)(*step, **kwargs)
+    assert actual.dtype == np.float32
+    assert_agrees(actual, expected, scale=4)
 
 
 @both

@@ -167,6 +167,15 @@ def test_a_rank_that_everyone_chose_hears_everyone_in_order(on, N):
         assert step.dispatched(send_capacity).overflow_1.tolist() == [N - send_capacity]
 
 
+@every_kind
+def test_a_step_of_any_number_of_tokens_traces(on):
+    # A constant of one int32 for each choice would be larger than a program may hold.
+    step = random_step(N=2100, A=8, P=4, experts_per_rank=4)
+    buffers, expected = (step.dispatched(600, by=by) for by in (on(dispatch), dispatch))
+    for actual, part in zip(buffers, expected, strict=True):
+        np.testing.assert_array_equal(actual, part)
+
+
 def test_a_negative_expert_is_nobodys():
     buffers = dispatch(**(TOKENS | {"expert_NA": np.full((3, 2), -1, np.int32)}), **SIZES)
     assert (buffers.buffer_row_NA == 6).all()

@@ -116,6 +116,14 @@ def test_a_constant_is_its_array(on):
 
 
 @every_kind
+@pytest.mark.parametrize("count", [1, 7, 20_000])
+def test_a_range_counts_from_0_and_is_no_constant(on, count):
+    numbers = on(lambda x: ops.arange(x, count))(ONE_1)
+    assert numbers.dtype == np.int32
+    np.testing.assert_array_equal(numbers, np.arange(count))
+
+
+@every_kind
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16, np.int32])
 def test_a_full_tensor_is_full(on, dtype):
     tensor = on(lambda x: ops.full(x, (2, 3), 7, dtype))(ONE_1)

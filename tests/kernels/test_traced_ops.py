@@ -38,6 +38,10 @@ def constant(x):
     return np.take(ops.constant(x, np.arange(4, dtype=np.int32)), x, axis=0)
 
 
+def arange(x):
+    return ops.arange(x, 5)
+
+
 def full(x):
     return ops.full(x, (2, 5), 7, BFLOAT16)
 
@@ -61,6 +65,7 @@ CASES = {
     "top_k, indices": (best_index, [ones(2, 6)], np.int32, (2, 3)),
     "sigmoid": (ops.sigmoid, [ones(2, 6)], np.float32, (2, 6)),
     "constant": (constant, [ones(3, dtype=np.int32)], np.int32, (3,)),
+    "arange": (arange, [ones(1)], np.int32, (5,)),
     "full": (full, [ones(1)], BFLOAT16, (2, 5)),
     "put_rows": (put, [ones(5, 2), ones(3, dtype=np.int32), ones(3, 2)], np.float32, (5, 2)),
 }

@@ -26,14 +26,14 @@ LENGTH = 30
 every_layer = pytest.mark.parametrize("index", LAYERS)
 
 
-def empty_cache(model) -> HybridCache:
+def empty_cache(model, dtype=np.float32) -> HybridCache:
     """Return an empty KV cache for one sequence."""
-    return new_cache(model.config.layers, batch_size=1, max_length=LENGTH)
+    return new_cache(model.config.layers, batch_size=1, max_length=LENGTH, dtype=dtype)
 
 
-def attended(model, index: int, x_TD, *, chunks, query_block=4) -> np.ndarray:
+def attended(model, index: int, x_TD, *, chunks, query_block=4, dtype=np.float32) -> np.ndarray:
     """Return the layer's output for `x_TD`, computed in chunks of `chunks` tokens."""
-    spec, cache = model.config.layers[index].attention, empty_cache(model)
+    spec, cache = model.config.layers[index].attention, empty_cache(model, dtype)
     layer = Attention(spec, SoloGroup(), query_block)
     weights, start, outputs = model.weights.layers[index].attention, 0, []
     for count in chunks:
@@ -62,6 +62,20 @@ def test_with_the_past_in_its_cache_it_is_transformers(index, chunks):
     inputs, outputs = layer_io(MODEL, random_tokens(MODEL, LENGTH))[f"{index}.self_attn"]
     y_TD = attended(MODEL, index, inputs[0], chunks=chunks)
     assert_agrees(y_TD, outputs[0], scale=5 * np.max(np.abs(outputs[0])))
+
+
+@every_layer
+@pytest.mark.parametrize("chunks", [[1] * LENGTH, [13, 1, 1, 9, 6]])
+def test_a_step_sees_its_tokens_as_the_cache_will_hold_them(index, chunks):
+    x_TD = np.random.default_rng(0).standard_normal((LENGTH, 23)).astype(np.float32)
+    whole, exact = (
+        attended(MODEL, index, x_TD, chunks=[LENGTH], dtype=dtype)
+        for dtype in (ml_dtypes.bfloat16, np.float32)
+    )
+    y_TD = attended(MODEL, index, x_TD, chunks=chunks, dtype=ml_dtypes.bfloat16)
+    rounding = np.max(np.abs(whole - exact))
+    assert rounding > 0
+    assert np.max(np.abs(y_TD - whole)) < rounding / 20
 
 
 @every_layer

@@ -12,6 +12,7 @@ from mimo_v2_flash.layers.static_mode import StaticMode, kv_length_bucket, step_
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
+from tests.support.kinds import every_kind
 from tests.support.tiny import tiny
 
 MODE = StaticMode()
@@ -144,6 +145,17 @@ def test_tokens_are_split_into_equal_parts():
     ]
     assert parts == [[1, 2, 3], [4, 5, 6], [7, -1, -1]]
     assert MODE.split_tokens(x_ND, np.zeros(1, np.int32), 1, padding=-1) is x_ND
+
+
+@every_kind
+def test_any_number_of_tokens_is_split(on):
+    x_ND = np.arange(40_001, dtype=np.float32)[:, None]
+
+    def last_part(x_ND, rank_1):
+        return MODE.split_tokens(x_ND, rank_1, 2, padding=-1)
+
+    part_ND = on(last_part)(x_ND, np.ones(1, np.int32))
+    np.testing.assert_array_equal(part_ND[:, 0], [*range(20_001, 40_001), -1])
 
 
 def test_every_rank_has_room_for_as_many_sequences():

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.quantization import matmul as stored
@@ -14,6 +14,7 @@ from tests.support.machine import needs_numba
 from tests.support.stored_weights import (
     KINDS,
     assert_is_product,
+    random_float8,
     random_rows,
     random_weight,
     stored_weights,
@@ -76,6 +77,19 @@ def test_what_the_loops_cannot_read_is_left_to_numpy(by_numpy, dtype):
     for w in (unaligned, np.asfortranarray(w_OI), np.repeat(w_OI, 2, axis=0)[::2]):
         assert_is_product(matmul(x_NI, w), x_NI, w_OI)
     assert len(by_numpy) == 3
+
+
+@given(st.integers(-149, 108), st.integers(-149, 108), st.integers(-60, 60), seeds)
+@example(68, 68, 0, 0)  # a power of two too large by 2^60 is infinite
+@example(-140, -140, 60, 0)
+def test_any_scale_gives_the_product(first, second, exponent, seed):
+    generator = np.random.default_rng(seed)
+    w = random_float8(generator, 300, 260)
+    w.scale[:] = np.ldexp(np.float32(1), generator.choice([first, second], w.scale.shape))
+    for rows in (1, 3, 100):
+        x_NI = random_rows(generator, rows, 260)
+        x_NI *= np.float32(2.0 ** min(exponent, 108 - max(first, second)))
+        assert_is_product(matmul(x_NI, w), x_NI, w, atol=260 * 2.0**-149)
 
 
 def test_codes_that_lie_apart_are_left_to_numpy(by_numpy):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.execution.hlo_lint import LARGEST_CONSTANT
 from mimo_v2_flash.kernels import ops
 from tests.support.dialect_array import Strict, mapped, plain
 from tests.support.dialect_checks import FLOATS, NotTraceable, check_dtype
@@ -77,6 +78,10 @@ def _matmul(x: Strict, w: Any) -> Strict:
     return Strict(ops.matmul.dispatch(np.ndarray)(plain(x), plain(w)))
 
 
+def _as_operand(x: Strict, dtype: Any) -> Strict:
+    return x.astype(dtype)
+
+
 def _top_k(x: Strict, k: int) -> tuple[Strict, Strict]:
     if x.dtype not in FLOATS or not 1 <= k <= x.shape[-1]:
         raise NotTraceable(f"top {k} of {x.dtype} {x.shape}", "a float tensor, k within its axis")
@@ -84,7 +89,13 @@ def _top_k(x: Strict, k: int) -> tuple[Strict, Strict]:
     return Strict(value), Strict(index)
 
 
+def _arange(_: Strict, count: int) -> Strict:
+    return strict(np.arange(count, dtype=np.int32))
+
+
 def _constant(_: Strict, array: np.ndarray) -> Strict:
+    if array.nbytes > LARGEST_CONSTANT:
+        raise NotTraceable(f"a constant of {array.nbytes} bytes", "ops.arange, or an argument")
     return strict(np.array(array))
 
 
@@ -100,7 +111,9 @@ def _put_rows(buffer: Strict, row_N: Strict, x: Strict) -> None:
 def register() -> None:
     """Register implementations of the kernels' operations for strict arrays."""
     ops.matmul.register(Strict, _matmul)
+    ops.as_operand.register(Strict, _as_operand)
     ops.top_k.register(Strict, _top_k)
+    ops.arange.register(Strict, _arange)
     ops.constant.register(Strict, _constant)
     ops.full.register(Strict, _full)
     ops.put_rows.register(Strict, _put_rows)
