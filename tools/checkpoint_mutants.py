@@ -25,10 +25,10 @@ CHECKPOINT_MUTANTS = (
     ),
     Mutant(
         "of a key that is there twice the last value counts",
-        f"{PACKAGE}/config_keys.py",
+        f"{PACKAGE}/json_object.py",
         "if len(content) < len(pairs):",
         "if len(content) > len(pairs):",
-        ("tests/test_config_keys.py", "tests/test_config_refusals.py"),
+        ("tests/test_json_object.py", "tests/test_config_refusals.py"),
     ),
     Mutant(
         "a tensor that the model does not use is dropped",

@@ -113,8 +113,8 @@ INPUT_MUTANTS = (
     Mutant(
         "a tokenizer raises whatever its files lead to",
         "mimo_v2_flash/text/tokenizer.py",
-        "    except Exception as error:  # of json",
-        "    except ImportError as error:  # of json",
+        "    except Exception as error:\n        line",
+        "    except OSError as error:\n        line",
         ("tests/text/test_tokenizer.py",),
     ),
 )

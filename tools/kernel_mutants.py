@@ -171,8 +171,8 @@ KERNEL_MUTANTS = (
     _kernel(
         "worst experts instead of best",
         "moe_router",
-        "ops.top_k(score_NE + bias_E",
-        "ops.top_k(-score_NE - bias_E",
+        "np.where(is_finite_NE, biased_NE",
+        "np.where(is_finite_NE, -biased_NE",
     ),
     _kernel(
         "router in bfloat16",

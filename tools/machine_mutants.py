@@ -96,11 +96,4 @@ MACHINE_MUTANTS = (
         "",
         ("tests/cpu/test_hostile_machines.py::test_products_are_right[LLVM fails]",),
     ),
-    Mutant(
-        "a cache of programs is written to when it is read",
-        "mimo_v2_flash/execution/compile_cache.py",
-        "        if manifest.exists():  # its",
-        "        if False:  # its",
-        ("tests/execution/test_compile_cache_folder.py",),
-    ),
 )
