@@ -37,12 +37,16 @@ def check(config: Any) -> None:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return _is_integer(value) and 0 <= value < 2**31  # an array has no longer axis
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:
     # The upper bound refuses NaN, infinity, and integers that no float can hold.
-    return (_is_whole(value) or isinstance(value, float)) and 0 < value <= sys.float_info.max
+    return (_is_integer(value) or isinstance(value, float)) and 0 < value <= sys.float_info.max
 
 
 def _is_per_layer(value: Any) -> bool:
@@ -69,7 +73,7 @@ def _rotates_pairs(factor: float, head_dim: int) -> bool:
 # Type of a field -> (predicate of its allowed values, their description).
 _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "True or False"),
-    int: (lambda value: _is_whole(value) and value > 0, "an integer above 0"),
+    int: (lambda value: _is_whole(value) and value > 0, "an integer above 0, below 2**31"),
     float: (_is_positive, "a finite number above 0"),
     PerLayer: (_is_per_layer, "a tuple of zeros and ones"),
     TokenIds: (_is_token_ids, "None, an integer of at least 0, or a tuple of such integers"),

@@ -326,7 +326,6 @@ class MiMoV2FlashModel:
         inputs.as_count(name, limit, minimum=0, maximum=room)
         cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
         cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
-        seed = resolve_seed(seed, self._context.world_group)
         self._context.check_consistent(
             prompts=prompts,
             generation_config=settings,
@@ -335,6 +334,7 @@ class MiMoV2FlashModel:
             max_new_tokens=limit,
             cache_dtype=cache_dtype,
         )
+        seed = resolve_seed(seed, self._context.world_group)
         cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
         select = make_token_selector(self, cache, settings, seed)
         drawn = generate(select, prompts, limit, ends)

@@ -28,6 +28,9 @@ __all__ = ["ModelRunner"]
 MAX_CAUSES = 4  # rows of a bad step that run again: if all are bad, one cause is likely theirs
 
 
+_ROPE_LOCK = Lock()  # threads may share a model, which may be pickled
+
+
 class ModelRunner:
     """Runs embedding, decoder layers and head on one rank's part of the model.
 
@@ -74,7 +77,6 @@ class ModelRunner:
         programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
         self._programs = [programs[spec] for spec in self.layers]
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
-        self._rope_lock = Lock()  # threads may share a model, each with a cache of its own
 
     def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
         """Return an empty cache of this rank's rows and heads."""
@@ -225,7 +227,7 @@ class ModelRunner:
     def _rope_table(self, length: int, kind: AttentionSpec) -> tuple[Any, Any]:
         """Return (cos_LR, sin_LR) of at least `length` positions; the longest table is cached."""
         key = (kind.rotary_dim, kind.rope_theta)
-        with self._rope_lock:
+        with _ROPE_LOCK:
             table = self._rope_tables.get(key)
             if table is None or table[0].shape[0] < length:
                 table = self._rope_tables[key] = self._to_device(

@@ -108,7 +108,7 @@ def test_a_program_of_the_folder_is_the_one_that_is_looked_for():
 @pytest.mark.parametrize(("mode", "options"), OPTIONS.items(), ids=OPTIONS)
 def test_every_option_keeps_its_spelling(mode, options):
     name = {"prepare_weights": "prepare", **RENAMED}.get(mode, mode)
-    parser = CommandParser(command=COMMANDS[name], label=name).load()
+    parser = CommandParser(command=COMMANDS[name]).load()
     assert set(options) <= {name for action in parser._actions for name in action.option_strings}
 
 

@@ -7,7 +7,7 @@ import pytest
 from mimo_v2_flash.config import MiMoConfig
 
 COUNT, NUMBER, FLAG, KINDS, TOKENS = (
-    "an integer above 0",
+    "an integer above 0, below 2**31",
     "a finite number above 0",
     "True or False",
     "a tuple of zeros and ones",
@@ -21,6 +21,7 @@ COUNT, NUMBER, FLAG, KINDS, TOKENS = (
         ("hidden_size", "4096", COUNT),
         ("hidden_size", 4096.0, COUNT),
         ("hidden_size", None, COUNT),
+        ("head_dim", 2**31, "an integer above 0, below 2**31"),
         ("vocab_size", 0, COUNT),
         ("num_hidden_layers", -1, COUNT),
         ("num_key_value_heads", 0, COUNT),

@@ -150,10 +150,10 @@ def test_views_of_different_sequences_are_told_apart():
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
-        ({"seed": 5}, "seed: 0 on ranks 0, 2, 3; 5 on rank 1"),
+        ({"seed": 5}, "seed: None on ranks 0, 2, 3; 5 on rank 1"),
         (
             {"temperature": 0.5},
-            "settings: .*temperature=1.0.* on ranks 0, 2, 3; .*=0.5.* on rank 1",
+            "generation_config: .*temperature=1.0.* on ranks 0, 2, 3; .*=0.5.* on rank 1",
         ),
         ({"max_new_tokens": 2}, "max_new_tokens: 1 on ranks 0, 2, 3; 2 on rank 1"),
         ({"eos_token_id": [7]}, r"eos_token_id: \[\] on ranks 0, 2, 3; \[7\] on rank 1"),

@@ -35,7 +35,7 @@ MUTANTS = (
     Mutant(
         "rope tables of two threads at once",
         "mimo_v2_flash/model_runner.py",
-        "        with self._rope_lock:\n",
+        "        with _ROPE_LOCK:\n",
         "        if True:\n",
         ("tests/test_model_runner.py",),
     ),

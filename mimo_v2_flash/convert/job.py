@@ -191,9 +191,7 @@ def plan_conversion_job(
     whole = config
     if num_layers is not None:
         config = config.truncated(num_layers)
-    ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
-        replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
-    )
+    _check_parallel_sizes(config, experts, expert_parallel, tensor_parallel)
     shards = all_shard_specs(expert_parallel, tensor_parallel)
     source_files = source.file_states()  # before headers are read
     available = dict.fromkeys(source.names())
@@ -218,6 +216,15 @@ def plan_conversion_job(
     metadata = prepared.to_metadata()
     store = Store(folder, plan.outputs, metadata, source_files=source_files, shards=len(shards))
     return ConversionJob(source, config, encoding, prepared, plan, store, names)
+
+
+def _check_parallel_sizes(
+    config: MiMoConfig, experts: tuple[int, ...], expert_parallel: int, tensor_parallel: int
+) -> None:
+    """Raise ValueError if a model of these experts does not admit the parallel sizes."""
+    ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
+        replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
+    )
 
 
 def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
