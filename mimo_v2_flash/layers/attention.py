@@ -61,8 +61,8 @@ class Attention:
         v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)
         v_NKC = v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)
         q_NHQ, k_NKQ = self.apply_rope(q_NHQ, k_NKQ, metadata)
-        # As later steps will see them: the result does not depend on how tokens form steps.
-        k_NKQ, v_NKC = k_NKQ.astype(cache.k_ZKQ.dtype), v_NKC.astype(cache.v_ZKC.dtype)
+        if k_NKQ.dtype != cache.k_ZKQ.dtype:  # as later steps will see them
+            k_NKQ, v_NKC = k_NKQ.astype(cache.k_ZKQ.dtype), v_NKC.astype(cache.v_ZKC.dtype)
         y_NHC = self._attend_runs(q_NHQ, k_NKQ, v_NKC, metadata, cache, weights.sink_H)
         write_tokens(cache, k_NKQ, v_NKC, metadata.position_N, metadata.slot_mapping_N)
         y_ND = ops.matmul(np.reshape(y_NHC, (x_ND.shape[0], -1)), weights.w_o_DI)

@@ -66,7 +66,7 @@ def _slice_kv_head(
     The step's own keys and values are widened here, once, and not in every block of queries.
     """
     queries, keys = slice(head * G, (head + 1) * G), slice(head, head + 1)
-    step_kv = (part[:, :, keys].astype(np.float32, copy=False) for part in (k_BTKQ, v_BTKC))
-    active = q_BTHQ[:, :, queries], *step_kv, position_BT
+    widened = (part[:, :, keys].astype(np.float32, copy=False) for part in (k_BTKQ, v_BTKC))
+    active = q_BTHQ[:, :, queries], *widened, position_BT
     prior = prior_k_BSKQ[:, :, keys], prior_v_BSKC[:, :, keys], prior_position_BS
     return (*active, *prior, sink_H[queries])
