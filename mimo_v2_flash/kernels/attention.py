@@ -72,8 +72,8 @@ def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, wind
     A key is visible if its slot is not empty, it is not ahead of the query, and it is less than
     `window` behind it. Scores of the segments are concatenated; keys and values are never copied
     together, and KV heads are never repeated: the G query heads of a KV head are rows of one
-    matmul. Weights are rounded alike for all segments: on a device to the dtype of q, as in
-    transformers, on a CPU not at all. A row without a visible key is zero. Masked keys may hold
+    matmul. Weights are rounded to the dtype of q, as in transformers, for all segments alike, and
+    never to that of the cache. A row without a visible key is zero. Masked keys may hold
     anything, masked values anything finite (0 x NaN is NaN).
     """
     B, T, H, Q = q_BTHQ.shape
@@ -89,8 +89,9 @@ def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, wind
         [_visible(position_BT, segment.position_BS, window) for segment in segments]
     )
     weight_BKGTS = softmax(np.reshape(score, (B, K, G, T, -1)), visible_BTS, sink_H)
-    weight = ops.as_operand(np.reshape(weight_BKGTS, (B, K, G * T, -1)), q_BTHQ.dtype)
-    y = _weighted_sum(weight, segments)
+    if q_BTHQ.dtype != np.float32:
+        weight_BKGTS = weight_BKGTS.astype(q_BTHQ.dtype)
+    y = _weighted_sum(np.reshape(weight_BKGTS, (B, K, G * T, -1)), segments)
     y_BTKGC = np.transpose(np.reshape(y, (B, K, G, T, C)), (0, 3, 1, 2, 4))
     return np.reshape(y_BTKGC, (B, T, H, C)).astype(q_BTHQ.dtype)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mimo_v2_flash.quantization.matmul import matmul as stored_matmul
 
-__all__ = ["arange", "as_operand", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+__all__ = ["arange", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
 
 
 @singledispatch
@@ -26,15 +26,6 @@ def matmul(x: Any, w: Any) -> Any:
     dtypes. `w` is a float32 or bfloat16 tensor, or a `QuantizedTensor`. Batch axes broadcast.
     """
     return _for_type_of(x, matmul)(x, w)
-
-
-@singledispatch
-def as_operand(x: Any, dtype: Any) -> Any:
-    """Return float32 `x` as `matmul` takes it beside tensors of `dtype`.
-
-    A device multiplies in `dtype`, so that `x` is rounded to it. A CPU multiplies in float32.
-    """
-    return _for_type_of(x, as_operand)(x, dtype)
 
 
 @singledispatch
@@ -95,11 +86,6 @@ def _(x: np.ndarray, w: Any) -> np.ndarray:
     if x.shape[-1] != w.shape[-1]:
         raise ValueError(f"matmul: x is {x.shape}, w is {w.shape}: last axes must be equal")
     return stored_matmul(x.astype(np.float32, copy=False), w)
-
-
-@as_operand.register
-def _(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return x
 
 
 @top_k.register

@@ -23,11 +23,6 @@ def _(x: NKIPyTensorRef, w: Any) -> NKIPyTensorRef:
     return w.traced_product(x) if isinstance(w, QuantizedTensor) else dot(x, w)
 
 
-@ops.as_operand.register
-def _(x: NKIPyTensorRef, dtype: Any) -> NKIPyTensorRef:
-    return x.astype(dtype)
-
-
 @ops.top_k.register
 def _(x: NKIPyTensorRef, k: int) -> tuple[NKIPyTensorRef, NKIPyTensorRef]:
     value, index = tensor_apis.topk(x, k=k, axis=x.ndim - 1)

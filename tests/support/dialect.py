@@ -78,10 +78,6 @@ def _matmul(x: Strict, w: Any) -> Strict:
     return Strict(ops.matmul.dispatch(np.ndarray)(plain(x), plain(w)))
 
 
-def _as_operand(x: Strict, dtype: Any) -> Strict:
-    return x.astype(dtype)
-
-
 def _top_k(x: Strict, k: int) -> tuple[Strict, Strict]:
     if x.dtype not in FLOATS or not 1 <= k <= x.shape[-1]:
         raise NotTraceable(f"top {k} of {x.dtype} {x.shape}", "a float tensor, k within its axis")
@@ -111,7 +107,6 @@ def _put_rows(buffer: Strict, row_N: Strict, x: Strict) -> None:
 def register() -> None:
     """Register implementations of the kernels' operations for strict arrays."""
     ops.matmul.register(Strict, _matmul)
-    ops.as_operand.register(Strict, _as_operand)
     ops.top_k.register(Strict, _top_k)
     ops.arange.register(Strict, _arange)
     ops.constant.register(Strict, _constant)
