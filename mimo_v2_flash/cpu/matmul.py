@@ -64,15 +64,21 @@ def _fill_by_tile(
 
 
 def batch_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return a matmul for each index of equal batch axes, each on one thread: attention's heads."""
+    """Return a matmul for each index of equal batch axes, on all threads: attention's heads.
+
+    Tasks are parts of the longest batch axis; NumPy's own loop runs over what a part holds.
+    """
     y = np.empty((*x.shape[:-1], w.shape[-2]), np.float32)
-    indices = list(np.ndindex(*x.shape[:-2]))
+    axis = int(np.argmax(x.shape[:-2]))
+    length, is_shared = x.shape[axis], y.size * x.shape[-1] >= MIN_SHARED_WORK
+    tasks = min(length, 4 * available_threads()) if is_shared else 1
+    edges = [length * task // tasks for task in range(tasks + 1)]
 
-    def task(index: int) -> None:
-        batch = indices[index]
-        times_transposed(x[batch], w[batch], out=y[batch])
+    def compute(task: int) -> None:
+        part = (slice(None),) * axis + (slice(edges[task], edges[task + 1]),)
+        times_transposed(x[part], w[part], out=y[part])
 
-    parallel_for(task, len(indices))
+    parallel_for(compute, tasks)
     return y
 
 
