@@ -74,12 +74,12 @@ def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `index_Bn` as indices into the tokens of each row; all of them if it is None.
+    """Return `index_Bn` as indices into the tokens of each row, -1 for none; all if it is None.
 
     Raises
     ------
     ValueError
-        If it is not [B, n], or an index is not in 0..T-1.
+        If it is not [B, n], or an index is not in -1..T-1.
     """
     B, T = shape
     if index_Bn is None:
@@ -87,8 +87,8 @@ def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
     index_Bn = _integers(name, index_Bn)
     if index_Bn.ndim != 2 or len(index_Bn) != B or not index_Bn.size:
         raise ValueError(f"{name} must be [{B}, n], got shape {index_Bn.shape}")
-    if (outside_Bn := (index_Bn < 0) | (index_Bn >= T)).any():
-        raise ValueError(f"{name} must be in 0..{T - 1}, got {index_Bn[outside_Bn][0]}")
+    if (outside_Bn := (index_Bn < -1) | (index_Bn >= T)).any():
+        raise ValueError(f"{name} must be in -1..{T - 1}, got {index_Bn[outside_Bn][0]}")
     return index_Bn
 
 

@@ -1,7 +1,7 @@
 """Hybrid KV cache: all tokens in full layers, a ring buffer of the last ones in sliding layers.
 
 Each layer has one flat array of its final size; memory pages that no token has touched cost
-nothing. All integer arithmetic of slots and rows is in this module and runs on the host.
+nothing. `kv_slots.py` has the arithmetic of slots.
 
 MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
 """
@@ -16,11 +16,9 @@ import numpy as np
 from .config import AttentionSpec, LayerSpec
 from .inputs import as_float, as_integer
 from .kernels.kv_cache import KVCache
+from .kv_slots import MAX_DRAFT_TOKENS, slots_per_sequence
 
-__all__ = ["MAX_DRAFT_TOKENS", "HybridCache", "new_cache", "slot_mapping", "slots_per_sequence"]
-
-MAX_DRAFT_TOKENS = 3
-"""The most draft tokens in a step of speculative decoding; as many can be rolled back after it."""
+__all__ = ["HybridCache", "new_cache"]
 
 
 @dataclass(eq=False)
@@ -47,6 +45,9 @@ class HybridCache:
         This rank's index in `rank_rows`.
     first_row
         Where this rank's first sequence lies in `layers`: not 0 in a `view`.
+    captured
+        Rows of a sliding layer's flat cache, after the rings, that keep the tokens of the last pass
+        which its rings do not.
     start
         The first sequence, among those of the cache that this is a `view` of.
     """
@@ -60,6 +61,7 @@ class HybridCache:
     rank_rows: tuple[slice, ...]
     rank: int = 0
     first_row: int = 0
+    captured: int = 0
     start: int = 0
 
     @property
@@ -75,7 +77,7 @@ class HybridCache:
     @property
     def sequences(self) -> int:
         """Number of sequences that `layers` has room for."""
-        return (self.layers[0].position_Z.shape[0] - 1) // self.slots[0]
+        return self.capture_start(0) // self.slots[0]
 
     @property
     def state(self) -> tuple[Any, ...]:
@@ -118,6 +120,36 @@ class HybridCache:
             start=self.start + start,
             first_row=self.first_row + max(0, start - self.local_rows.start),
         )
+
+    def rank_of(self, row: int) -> int:
+        """Return the data-parallel rank that has a sequence."""
+        return next(i for i, rows in enumerate(self.rank_rows) if rows.start <= row < rows.stop)
+
+    def capture_start(self, layer: int) -> int:
+        """Return a layer's first row after those of the sequences: captured tokens, or trash."""
+        is_ring = self.slots[layer] < self.max_length
+        return self.layers[layer].position_Z.shape[0] - 1 - self.captured * is_ring
+
+    def flat_rows(self, layer: int, sequence: int, position_T: np.ndarray) -> np.ndarray:
+        """Return a layer's rows for positions of one of this rank's sequences."""
+        slots, index = self.slots[layer], self.first_row + sequence - self.local_rows.start
+        return index * slots + position_T % slots
+
+    def copy_sequence(self, source: int, target: int) -> None:
+        """Copy all that the cache holds of a sequence to another row of the same rank.
+
+        Every rank records the length; the rank that has the rows copies keys and values.
+        """
+        length = int(self.length_B[source])
+        is_local = self.rank_of(source) == self.rank
+        for index, layer in enumerate(self.layers if is_local else ()):
+            position_T = np.arange(min(length, self.slots[index]))
+            rows = (self.flat_rows(index, sequence, position_T) for sequence in (source, target))
+            source_T, target_T = rows
+            for part in layer:
+                part[target_T] = part[source_T]
+        self.length_B[target] = length
+        self.oldest_B[target] = self.oldest_B[source]
 
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
         """Raise ValueError if this cache does not fit a model with `layers`."""
@@ -231,11 +263,6 @@ class HybridCache:
         self.length_B[:] += count_B
 
 
-def slots_per_sequence(window: int, max_length: int) -> int:
-    """Return a layer's slots per sequence: `max_length`, or a ring if that is shorter."""
-    return min(max_length, window + MAX_DRAFT_TOKENS)
-
-
 def new_cache(
     layers: tuple[LayerSpec, ...],
     *,
@@ -245,6 +272,7 @@ def new_cache(
     rank_rows: tuple[slice, ...] = (),
     rank: int = 0,
     sequences: int | None = None,
+    captured: int = 0,
 ) -> HybridCache:
     """Return an empty cache for `batch_size` sequences of up to `max_length` tokens.
 
@@ -260,6 +288,8 @@ def new_cache(
         This rank's index in `rank_rows`.
     sequences
         Number of sequences to make room for; those of this rank if not given.
+    captured
+        Tokens of a pass to keep beside the rings, where these do not hold them.
 
     Raises
     ------
@@ -277,9 +307,13 @@ def new_cache(
     if sequences is None:
         sequences = rank_rows[rank].stop - rank_rows[rank].start
     slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
-    specs = (spec.attention for spec in layers)
+    ring = min(slots)
+    captured = -(-captured // ring) * ring  # the flat cache is made of whole sequences
     return HybridCache(
-        tuple(_empty(spec, sequences * n + 1, dtype) for spec, n in zip(specs, slots, strict=True)),
+        tuple(
+            _empty(spec.attention, sequences * n + captured * (n < max_length) + 1, dtype)
+            for spec, n in zip(layers, slots, strict=True)
+        ),
         slots,
         max_length,
         min(spec.attention.window for spec in layers),
@@ -287,6 +321,7 @@ def new_cache(
         np.zeros(batch_size, np.int64),
         rank_rows,
         rank,
+        captured=captured,
     )
 
 
@@ -297,22 +332,3 @@ def _empty(spec: AttentionSpec, rows: int, dtype: np.dtype[Any]) -> KVCache:
         np.zeros((rows, spec.num_kv_heads, spec.v_head_dim), dtype),
         np.full(rows, -1, np.int32),
     )
-
-
-def slot_mapping(
-    position_N: np.ndarray, row_N: np.ndarray, end_N: np.ndarray, *, slots: int, trash: int
-) -> np.ndarray:
-    """Return `slot_mapping_N`, int32: each token's row of a flat cache.
-
-    A sequence's rows are its slots: position mod `slots`. Padding, and tokens that later ones of
-    the same step would overwrite, go to the row `trash`, which is the last one.
-
-    Parameters
-    ----------
-    position_N, row_N
-        Each token's position, -1 for padding, and its sequence in the flat cache.
-    end_N
-        The position after the last of the step's tokens in the same sequence.
-    """
-    is_kept_N = (position_N >= 0) & (position_N >= end_N - slots)
-    return np.where(is_kept_N, row_N * slots + position_N % slots, trash).astype(np.int32)

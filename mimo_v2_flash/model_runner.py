@@ -14,7 +14,8 @@ from .execution import Backend
 from .kernels.kv_cache import KVCache
 from .kernels.moe_block import Dispatcher
 from .kernels.rope_partial import rope_table
-from .kv_cache import HybridCache, new_cache, slot_mapping
+from .kv_cache import HybridCache, new_cache
+from .kv_slots import slot_mapping
 from .layers.decoder import DecoderLayer
 from .layers.embedding import embed
 from .layers.feed_forward import RankIds
@@ -78,7 +79,9 @@ class ModelRunner:
         self._programs = [programs[spec] for spec in self.layers]
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
 
-    def new_cache(self, batch_size: int, max_length: int, dtype: Any) -> HybridCache:
+    def new_cache(
+        self, batch_size: int, max_length: int, dtype: Any, captured: int = 0
+    ) -> HybridCache:
         """Return an empty cache of this rank's rows and heads."""
         rank_rows, rank = self._context.rank_rows(batch_size), self._context.data_parallel_rank
         cache = new_cache(
@@ -89,6 +92,7 @@ class ModelRunner:
             rank_rows=rank_rows,
             rank=rank,
             sequences=self._context.mode.sequences(rank_rows, rank),
+            captured=captured,
         )
         return replace(cache, layers=self._to_device(cache.layers))
 
@@ -216,8 +220,14 @@ class ModelRunner:
             )
             for run in batch.runs
         )
+        captures = cache.captured and slots < cache.max_length
         slot_mapping_N = slot_mapping(
-            batch.position_N, batch.row_N, batch.end_N, slots=slots, trash=trash
+            batch.position_N,
+            batch.row_N,
+            batch.end_N,
+            slots=slots,
+            trash=trash,
+            capture_start=cache.capture_start(layer) if captures else None,
         )
         cos_LR, sin_LR = self._rope_table(cache.max_length, kind)
         return AttentionMetadata(

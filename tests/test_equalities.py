@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from tests.support.drawn import seeds
 from tests.support.oracle import assert_same_logits, decided, decided_tokens
 from tests.support.rows import chunkings, prefill

@@ -83,8 +83,8 @@ def test_indices_are_all_tokens_unless_given():
         ([[0]], r"logits_at must be \[2, n\], got shape \(1, 1\)"),
         ([0, 1], r"logits_at must be \[2, n\], got shape \(2,\)"),
         (np.zeros((2, 0), int), r"logits_at must be \[2, n\], got shape \(2, 0\)"),
-        ([[0], [3]], r"logits_at must be in 0..2, got 3"),
-        ([[-1], [0]], r"logits_at must be in 0..2, got -1"),
+        ([[0], [3]], r"logits_at must be in -1..2, got 3"),
+        ([[-2], [0]], r"logits_at must be in -1..2, got -2"),
         ([[0.5], [0]], "logits_at must be integers"),
     ],
 )

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.config import NO_WINDOW
-from mimo_v2_flash.kv_cache import (
-    MAX_DRAFT_TOKENS,
-    HybridCache,
-    new_cache,
-    slot_mapping,
-    slots_per_sequence,
-)
+from mimo_v2_flash.kv_cache import HybridCache, new_cache
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS, slots_per_sequence
 from tests.support.rows import ragged
-from tests.support.steps import positions
 
 MIMO = MiMoConfig().layers
 FULL, SLIDING = MIMO[0], MIMO[1]
@@ -108,34 +102,6 @@ def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
 def test_a_cache_that_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         cache_of(**options)
-
-
-def expected_row(position: int, last: int, sequence: int, sequences: int, slots: int) -> int:
-    """Return one token's cache row: a slot for the last tokens of a step, else the trash row."""
-    if position < 0 or position <= last - slots:
-        return sequences * slots
-    return sequence * slots + position % slots
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1), st.integers(1, 12))
-def test_every_token_has_its_row(starts_and_counts, slots):
-    starts, counts = zip(*starts_and_counts, strict=True)
-    position_BT, trash = positions(starts, counts, 9), len(starts) * slots
-    slot_mapping_N = slot_mapping(
-        position_BT.ravel(),
-        np.repeat(np.arange(len(starts)), 9),
-        np.repeat(np.add(starts, counts), 9),
-        slots=slots,
-        trash=trash,
-    )
-    assert slot_mapping_N.dtype == np.int32
-    assert slot_mapping_N.tolist() == [
-        expected_row(position, max(row), index, len(starts), slots)
-        for index, row in enumerate(position_BT.tolist())
-        for position in row
-    ]
-    written = slot_mapping_N[slot_mapping_N < trash]
-    assert len(written) == len(set(written.tolist()))
 
 
 def test_a_view_shares_everything_and_sees_its_sequences_alone():

@@ -49,7 +49,7 @@ def content(cache) -> list[bytes]:
         (NEXT_B1, [[9], [4]], {}, "row 1 starts at position 4, .* at most 3 tokens"),
         ([[1, 1]] * 2, [[9, 10], [9, 9]], {}, r"row 1, column 1 is 9, expected consecutive"),
         ([[1, 1]] * 2, [[9, 10], [-1, 9]], {}, r"row 1, column 1 is 9, expected consecutive"),
-        (NEXT_B1, AT_B1, {"logits_at": [[1], [0]]}, r"logits_at must be in 0\.\.0"),
+        (NEXT_B1, AT_B1, {"logits_at": [[1], [0]]}, r"logits_at must be in -1\.\.0"),
         (NEXT_B1, AT_B1, {"logits_at": [0, 0]}, r"logits_at must be \[2, n\]"),
     ],
 )

@@ -14,7 +14,8 @@ from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWei
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
-from mimo_v2_flash.kv_cache import new_cache, slots_per_sequence
+from mimo_v2_flash.kv_cache import new_cache
+from mimo_v2_flash.kv_slots import slots_per_sequence
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
 from .traffic import TokenBytes

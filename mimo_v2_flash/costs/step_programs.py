@@ -18,7 +18,8 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.execution.program_recorder import ProgramRecorder, RecordedProgram, meta_arrays
 from mimo_v2_flash.execution.pytree import tree_arrays
-from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.model import MiMoV2FlashModel

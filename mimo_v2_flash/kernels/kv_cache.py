@@ -72,7 +72,7 @@ def _check_slots(kernel: str, cache: KVCache, slots: int, kv_length: int) -> Non
 def write_tokens(cache: KVCache, k_NKQ, v_NKC, position_N, slot_mapping_N) -> None:
     """Write a step's tokens into rows `slot_mapping_N` of `cache`, in place.
 
-    The host computes the rows: `mimo_v2_flash.kv_cache.slot_mapping`. Padding has the trash row,
+    The host computes the rows: `mimo_v2_flash.kv_slots.slot_mapping`. Padding has the trash row,
     and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
     attention: a read after a write of the same tensor waits.
     """

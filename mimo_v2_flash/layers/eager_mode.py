@@ -23,6 +23,7 @@ class EagerMode:
     `execution_mode.ExecutionMode` says what each method is for.
     """
 
+    pads_steps = False
     attend = staticmethod(attend_per_kv_head)
     expert_fn = staticmethod(grouped_experts)
     dispatchers = staticmethod(eager_dispatchers)

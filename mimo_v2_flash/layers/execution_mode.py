@@ -23,12 +23,15 @@ class ExecutionMode(Protocol):
 
     Attributes
     ----------
+    pads_steps
+        Whether a step's rows are padded to the longest of them.
     attend
         The attention of a rectangle of tokens, as `eager_attention.attend`.
     expert_fn
         Computes a rank's experts on their tokens, as `grouped_experts`.
     """
 
+    pads_steps: bool
     attend: Callable[..., Any]
     expert_fn: ExpertFn
 

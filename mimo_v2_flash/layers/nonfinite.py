@@ -102,6 +102,11 @@ class NonFiniteError(ValueError):
         super().__init__(f"NaN or infinity in {'; '.join(texts)}")
         self.rows, self.causes, self.outputs = rows, causes, outputs
 
+    def of_row(self, row: int, index: int) -> "NonFiniteError":
+        """Return the error of one bad row alone, which its caller calls `index`."""
+        cause = self.causes.get(row, NonFiniteCause(None, None, PARTS[-1]))
+        return NonFiniteError((index,), {index: cause}, ())
+
     @property
     def logits(self) -> np.ndarray:
         """Logits [B, n, V], or [B, n] of `greedy`; those of bad rows are NaN."""

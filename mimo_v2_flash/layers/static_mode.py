@@ -7,7 +7,8 @@ import numpy as np
 
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
-from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS, HybridCache
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.parallel.device_group import DeviceGroup
 
@@ -28,6 +29,7 @@ class StaticMode:
     `execution_mode.ExecutionMode` says what each method is for.
     """
 
+    pads_steps = True
     attend = staticmethod(attend)
     expert_fn = staticmethod(capacity_experts)
     dispatchers = staticmethod(static_dispatchers)

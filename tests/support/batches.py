@@ -6,7 +6,8 @@ import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.kernels.rope_partial import rope_table
-from mimo_v2_flash.kv_cache import HybridCache, slot_mapping
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.kv_slots import slot_mapping
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 
