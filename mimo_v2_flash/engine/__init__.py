@@ -1,0 +1,6 @@
+"""The engine: requests, scheduler, sampling: the one loop that answers prompts."""
+
+from .engine import Engine
+from .sampling_params import SamplingParams
+
+__all__ = ["Engine", "SamplingParams"]

@@ -1,0 +1,336 @@
+"""The engine: one loop that answers many requests at once, each as if it were alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as SequenceOf
+from itertools import count
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from mimo_v2_flash import inputs
+
+from .output_processor import OutputProcessor
+from .prefix_store import PrefixStore
+from .request import Constraint, Event, Request, RequestOutput, Sequence
+from .sampling_params import SamplingParams
+from .scheduler import Scheduler
+from .seeds import resolve_seed
+from .stats import EngineStats, StatsRecorder
+from .step_runner import StepRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mimo_v2_flash.model import MiMoV2FlashModel
+
+__all__ = ["Engine"]
+
+MOST = 2**53  # of priorities and indices: as exact in floating point
+
+
+class Engine:
+    """An engine that answers requests on one model, many at a time.
+
+    `submit`, `cancel`, `stats` and `close` may be called from any thread, `step` from one at a
+    time. A request's tokens are those that it has alone, whatever its neighbours: logits agree
+    within 1e-5 of their range, and the noise of sampling belongs to the request.
+
+    Parameters
+    ----------
+    model : MiMoV2FlashModel
+        The model.
+    max_sequences : int
+        Rows of the KV cache: the most answers that are generated at a time.
+    max_length : int, optional
+        The most tokens of a sequence, prompt and answer; the model's if not given.
+    prefill_chunk : int
+        The most tokens of prompts in a step.
+    max_waiting : int, optional
+        The most requests that wait; any number if not given.
+    prefix_cache : int or str
+        Bytes for keys and values of known prefixes, or a part of the free memory ("10%"); 0 keeps
+        none, nor does a model that pads its steps.
+    cache_dtype : dtype, optional
+        Dtype of the KV cache, float32 or bfloat16; the model's if not given.
+    suppress_tokens : sequence of int, optional
+        Token ids that are never chosen; those of the model's `generation_config` if not given.
+    clock : callable
+        The time in seconds, of which only differences count.
+
+    Raises
+    ------
+    ValueError
+        If a size or the dtype is not allowed.
+
+    Examples
+    --------
+    >>> from mimo_v2_flash import load_model
+    >>> model = load_model("examples/mimo-tiny")
+    >>> with Engine(model, max_length=64) as engine:
+    ...     first = engine.submit([1, 45, 300], SamplingParams(max_tokens=4))
+    ...     second = engine.submit([1, 46], SamplingParams(max_tokens=2, temperature=1.0, seed=7))
+    ...     results = engine.run()
+    >>> len(results[first].tokens), results[second].finish_reason
+    (4, 'length')
+    """
+
+    def __init__(
+        self,
+        model: MiMoV2FlashModel,
+        max_sequences: int = 32,
+        max_length: int | None = None,
+        *,
+        prefill_chunk: int = 512,
+        max_waiting: int | None = None,
+        prefix_cache: int | str = "10%",
+        cache_dtype: Any = None,
+        suppress_tokens: SequenceOf[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        rows = inputs.as_count("max_sequences", max_sequences)
+        chunk = inputs.as_count("prefill_chunk", prefill_chunk)
+        if max_waiting is not None:
+            inputs.as_count("max_waiting", max_waiting, minimum=0)
+        budget = 0 if model.pads_steps else _prefix_budget(prefix_cache)
+        cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
+        self._cache_bytes = cache.nbytes
+        self._model, self._clock, self._max_waiting = model, clock, max_waiting
+        self._max_length = model.max_length if max_length is None else max_length
+        suppressed = _suppressed(model, suppress_tokens)
+        prefixes = [PrefixStore(cache, budget // len(cache.rank_rows)) for _ in cache.rank_rows]
+        self._runner = StepRunner(model, cache, prefixes if budget else (), suppressed)
+        self._processor = OutputProcessor(suppressed)
+        self._scheduler = Scheduler(
+            cache.rank_rows,
+            prefill_chunk=chunk,
+            max_step=model.max_step,
+            clock=clock,
+            begin=self._runner.restore_prefix,
+            pads_steps=model.pads_steps,
+        )
+        self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
+        self._requests: dict[int, Request] = {}
+        self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why
+        self._failure: Exception | None = None
+        self._is_stepping = False
+
+    def __enter__(self) -> Engine:
+        """Return the engine, which is closed after the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the engine."""
+        self.close()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._requests)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Statistics since the engine's start."""
+        with self._lock:
+            waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
+            return self._recorder.snapshot(running, waiting, self._cache_bytes)
+
+    def submit(
+        self,
+        prompt_tokens: SequenceOf[int],
+        params: SamplingParams | None = None,
+        *,
+        constraint: Constraint | None = None,
+        priority: int = 0,
+        first_index: int = 0,
+    ) -> int:
+        """Let a prompt be answered, and return the request's id.
+
+        Parameters
+        ----------
+        prompt_tokens : sequence of int
+            Token ids, at least one.
+        params : SamplingParams, optional
+            How tokens are chosen, and when the answer ends; greedy if not given.
+        constraint : Constraint, optional
+            What the answer may be; every answer has a copy.
+        priority : int
+            Requests of higher priority are served first.
+        first_index : int
+            Index of the first answer: answers of equal seed and index have equal noise.
+
+        Raises
+        ------
+        ValueError
+            If a token id, of the parameters too, is outside of the vocabulary, or the prompt or the
+            number of answers can never fit.
+        RuntimeError
+            If the engine is closed or has failed, or `max_waiting` requests wait already.
+        """
+        params, vocab_size = params or SamplingParams(), self._model.config.vocab_size
+        (prompt,) = inputs.as_prompts([prompt_tokens], vocab_size)
+        params.check_token_ids(vocab_size)
+        inputs.as_count("priority", priority, minimum=-MOST, maximum=MOST)
+        inputs.as_count("first_index", first_index, minimum=0, maximum=MOST)
+        if len(prompt) > self._max_length:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens, the engine's max_length is "
+                f"{self._max_length}"
+            )
+        most = self._scheduler.rows_per_request
+        if params.n > most:
+            raise ValueError(f"n is {params.n}, allowed is 1..{most}: each answer has a row")
+        with self._lock:
+            self._check_open()
+            waiting = len(self._scheduler.waiting)
+            if self._max_waiting is not None and waiting >= self._max_waiting:
+                raise RuntimeError(f"{waiting} requests wait already: max_waiting")
+            request = self._request(prompt, params, constraint, priority, first_index)
+            self._requests[request.id] = request
+            self._scheduler.add(request)
+            if request.limit == 0 and params.prompt_logprobs is None:
+                self._ending.append((request.id, "length"))
+        return request.id
+
+    def _request(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        constraint: Constraint | None,
+        priority: int,
+        first_index: int,
+    ) -> Request:
+        """Return a request of checked values."""
+        room = self._max_length - len(prompt) + 1  # the last token is not fed back
+        ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
+        request = Request(
+            next(self._ids),
+            prompt,
+            params,
+            end_tokens=frozenset(params.stop_token_ids).union(ends),
+            limit=room if params.max_tokens is None else min(room, params.max_tokens),
+            seed=resolve_seed(params.seed, self._model.group),
+            priority=priority,
+            arrival=self._clock(),
+        )
+        request.sequences = [
+            Sequence(request, first_index + answer, constraint.copy() if constraint else None)
+            for answer in range(params.n)
+        ]
+        return request
+
+    def cancel(self, id: int) -> None:  # noqa: A002
+        """End a request at the next `step`; nothing happens if it has ended already."""
+        with self._lock:
+            self._ending.append((id, "cancelled"))
+
+    def close(self) -> None:
+        """Drop all requests, and free the KV cache; a step that runs ends before."""
+        with self._lock:
+            self._failure = self._failure or RuntimeError("the engine is closed")
+            self._requests.clear()
+            if not self._is_stepping:
+                self._runner.release()
+
+    def step(self) -> list[Event]:
+        """Run one step; return what it added to each answer, and which answers ended.
+
+        If the model cannot go on, every answer ends with its error, and the engine is closed.
+
+        Raises
+        ------
+        RuntimeError
+            If the engine is closed.
+        """
+        with self._lock:
+            self._check_open()
+            events = self._end_waiting()
+            self._forget_finished(events)
+            scheduled = self._scheduler.schedule()
+            self._recorder.begin(scheduled, self._clock())
+            self._is_stepping = True
+        try:
+            for result in self._runner.run(scheduled):
+                with self._lock:
+                    events += self._processor(result)
+        except Exception as error:
+            with self._lock:
+                self._failure = error
+                events += self._end_all(error)
+        with self._lock:
+            self._recorder.finish(events, self._requests, self._clock())
+            self._forget_finished(events)
+            self._is_stepping = False
+            if self._failure is not None:
+                self._runner.release()
+        return events
+
+    def run(self) -> dict[int, RequestOutput]:
+        """Run steps until no request is left; return the results of all that were left, by id."""
+        return dict(self.as_completed())
+
+    def as_completed(self) -> Iterator[tuple[int, RequestOutput]]:
+        """Run steps until no request is left; yield each one's id and result as it ends."""
+        requests: dict[int, Request] = {}
+        while self.has_work:
+            with self._lock:
+                requests |= self._requests
+            self.step()
+            for id_ in [id_ for id_, request in requests.items() if request.is_finished]:
+                yield id_, requests.pop(id_).output()
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError(f"the engine is closed: {self._failure}") from self._failure
+
+    def _end_waiting(self) -> list[Event]:
+        """End the requests that were cancelled since the last step, or want nothing computed."""
+        ending, self._ending = self._ending, []
+        return [
+            sequence.end(reason)
+            for id_, reason in ending
+            if id_ in self._requests
+            for sequence in self._requests[id_].sequences
+            if not sequence.finish_reason
+        ]
+
+    def _end_all(self, error: Exception) -> list[Event]:
+        """End all answers by an error of the engine."""
+        return [
+            sequence.end("error", error)
+            for request in self._requests.values()
+            for sequence in request.sequences
+            if not sequence.finish_reason
+        ]
+
+    def _forget_finished(self, events: list[Event]) -> None:
+        """Give the rows of finished answers back, and forget finished requests."""
+        for event in events:
+            if event.finish_reason and (request := self._requests.get(event.id)):
+                for sequence in request.sequences:
+                    if sequence.finish_reason:
+                        self._scheduler.remove(sequence)
+                if request.is_finished:
+                    del self._requests[event.id]
+
+
+def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> frozenset[int]:
+    """Return the token ids that are never chosen, by default the model's; ValueError for others."""
+    tokens = model.generation_config.suppress_tokens if tokens is None else tokens
+    return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))
+
+
+def _prefix_budget(size: int | str) -> int:
+    """Return the bytes of `prefix_cache`."""
+    budget = size if isinstance(size, int) else _part_of_memory(size)
+    return inputs.as_count("prefix_cache", budget, minimum=0)
+
+
+def _part_of_memory(size: str) -> int:
+    """Return the bytes of a part of the free memory, such as "10%"."""
+    number, percent, rest = size.partition("%")
+    if rest or not percent or not number.isdecimal() or int(number) > 100:
+        raise ValueError(f'prefix_cache is {size!r}, allowed is bytes or a part such as "10%"')
+    return psutil.virtual_memory().available * int(number) // 100

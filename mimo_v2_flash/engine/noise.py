@@ -1,0 +1,34 @@
+"""Gumbel noise from counter-based random numbers: a token's noise depends on nothing but itself.
+
+The argmax of log-probabilities plus independent Gumbel noise is a draw from the distribution. The
+noise of a token is a function of the seed, the answer's index, the position and the token's id: no
+batch, order of sorting or order of sums changes it.
+
+Source: Philox4x64-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC11; the
+Gumbel-max trick: Maddison, Tarlow, Minka, arXiv:1411.0030.
+"""
+
+import numpy as np
+
+__all__ = ["GumbelNoise"]
+
+
+class GumbelNoise:
+    """A source of standard Gumbel noise, addressed by seed, answer, position and token id.
+
+    The Philox key is (seed, answer); the counter's second word is the position, and word t of the
+    stream that begins there belongs to token t.
+    """
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0)
+        self._state = self._philox.state  # a copy, of which every call changes key and counter
+
+    def __call__(self, seed: int, answer: int, position: int, token_A: np.ndarray) -> np.ndarray:
+        """Return the noise of the tokens `token_A`, float64, which are in ascending order."""
+        self._state["state"]["key"][:] = seed, answer
+        self._state["state"]["counter"][:] = 0, position, 0, 0
+        self._philox.state = self._state
+        word_A = self._philox.random_raw(int(token_A[-1]) + 1)[token_A]
+        uniform_A = ((word_A >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # never 0 or 1
+        return -np.log(-np.log(uniform_A))

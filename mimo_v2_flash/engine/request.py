@@ -1,0 +1,270 @@
+"""Requests and their sequences: what the engine knows of each, and what it reports."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from .sampling_params import SamplingParams
+
+__all__ = [
+    "Answer",
+    "Constraint",
+    "Event",
+    "Request",
+    "RequestOutput",
+    "Sequence",
+    "TokenLogprob",
+]
+
+
+class Constraint(Protocol):
+    """What an answer may be: a grammar, stop strings, a limit on thinking.
+
+    Those who make it know text; the engine knows tokens.
+    """
+
+    def mask(self) -> np.ndarray | None:
+        """Return which tokens may come next, bool [V]; None if all may."""
+
+    def accept(self, token: int) -> str | None:
+        """Take the next token; return "stop" if it ends the answer, else None."""
+
+    def rollback(self, n: int) -> None:
+        """Take the last `n` tokens back."""
+
+    def copy(self) -> "Constraint":
+        """Return an independent constraint in the same state."""
+
+
+class TokenLogprob(NamedTuple):
+    """The log-probability of one token under the model, and of the most probable tokens there.
+
+    Attributes
+    ----------
+    token, logprob
+        The token's id, and the natural logarithm of its probability.
+    rank
+        How many tokens are at least as probable; the most probable one has rank 1.
+    top
+        (id, logprob) of the most probable tokens, the most probable first.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one engine step added to one answer.
+
+    Attributes
+    ----------
+    id, index
+        The request, and which of its `n` answers.
+    tokens
+        The new tokens, an end token included.
+    logprobs
+        A `TokenLogprob` of each of them, if the request wants them.
+    finish_reason
+        None while the answer goes on; "stop" (an end token, a constraint), "length" (`max_tokens`,
+        or the end of the context), "cancelled" or "error".
+    error
+        What went wrong, if the reason is "error".
+    """
+
+    id: int
+    index: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: str | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished answer of a request; fields are as in `Event`, of all its events together."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: str
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """The result of a request.
+
+    Attributes
+    ----------
+    answers
+        Its `n` answers.
+    prompt_logprobs
+        A `TokenLogprob` of every token of the prompt but the first, if they were wanted.
+    seed
+        The seed that repeats the answers.
+    """
+
+    answers: tuple[Answer, ...]
+    prompt_logprobs: list[TokenLogprob] | None
+    seed: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """The first answer's tokens."""
+        return self.answers[0].tokens
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """The first answer's log-probabilities."""
+        return self.answers[0].logprobs
+
+    @property
+    def finish_reason(self) -> str:
+        """The first answer's finish reason."""
+        return self.answers[0].finish_reason
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt to answer.
+
+    Attributes
+    ----------
+    id
+        Its number, which `Engine.submit` returned.
+    prompt_tokens, params, priority
+        As for `Engine.submit`.
+    end_tokens
+        Token ids that end an answer.
+    limit
+        The most new tokens: fewer than `max_tokens` where the context ends.
+    seed
+        The seed of its noise: the parameters' or a fresh one.
+    arrival
+        When it was submitted, in seconds of the engine's clock.
+    sequences
+        One per answer.
+    """
+
+    id: int
+    prompt_tokens: list[int]
+    params: SamplingParams
+    end_tokens: frozenset[int]
+    limit: int
+    seed: int
+    priority: int = 0
+    arrival: float = 0.0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    sequences: list["Sequence"] = field(default_factory=list)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its answers have ended."""
+        return all(sequence.finish_reason for sequence in self.sequences)
+
+    def output(self) -> RequestOutput:
+        """Return the result of a finished request."""
+        wanted = self.params.prompt_logprobs is not None
+        return RequestOutput(
+            tuple(sequence.answer() for sequence in self.sequences),
+            self.prompt_logprobs if wanted else None,
+            self.seed,
+        )
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One answer in the making: a row of the KV cache while it runs.
+
+    Attributes
+    ----------
+    request, index
+        The request, and which of its answers.
+    constraint
+        What the answer may be; None for anything.
+    row
+        Its row of the cache; None while it waits, and after its end.
+    computed, reused
+        How many of its tokens are in the cache, and how many of them were there at its start.
+    new_tokens, logprobs
+        What has been generated.
+    finish_reason, error
+        As in `Event`.
+    last_time
+        When its last token was chosen, in seconds of the engine's clock.
+    """
+
+    request: Request
+    index: int
+    constraint: Constraint | None = None
+    row: int | None = None
+    computed: int = 0
+    reused: int = 0
+    new_tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    error: Exception | None = None
+    last_time: float | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of its tokens, prompt and answer."""
+        return len(self.request.prompt_tokens) + len(self.new_tokens)
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether a part of its prompt is still to be computed."""
+        return self.computed < len(self.request.prompt_tokens)
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the logits of its prompt are needed."""
+        return self.is_prefill and self.request.params.prompt_logprobs is not None
+
+    @property
+    def is_early(self) -> bool:
+        """Whether `min_tokens` forbids its end."""
+        return len(self.new_tokens) < self.request.params.min_tokens
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether its next token is the argmax of the model's logits, and nobody asks for them."""
+        params = self.request.params
+        is_plain = params.is_greedy and params.logprobs is None
+        return is_plain and self.constraint is None and not self.is_early
+
+    def unseen(self, limit: int) -> list[int]:
+        """Return up to `limit` of the next tokens that the model has not seen."""
+        prompt, start = self.request.prompt_tokens, self.computed
+        if start < len(prompt):
+            return prompt[start : start + limit]
+        return self.new_tokens[start - len(prompt) :][:limit]
+
+    def seen(self) -> list[int]:
+        """Return its tokens that are in the cache."""
+        return [*self.request.prompt_tokens, *self.new_tokens][: self.computed]
+
+    def end(
+        self,
+        reason: str | None,
+        error: Exception | None = None,
+        *,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+    ) -> Event:
+        """End the sequence, unless `reason` is None, and return the event of its new `tokens`."""
+        self.finish_reason, self.error = reason, error
+        return Event(self.request.id, self.index, tokens, logprobs, reason, error)
+
+    def answer(self) -> Answer:
+        """Return the answer of a sequence that has ended."""
+        wanted = self.request.params.logprobs is not None
+        return Answer(
+            self.new_tokens,
+            self.logprobs if wanted else None,
+            self.finish_reason or "",
+            self.error,
+        )

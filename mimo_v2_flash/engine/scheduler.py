@@ -1,0 +1,138 @@
+"""The scheduler: which tokens of which sequences the next step computes.
+
+A step has the next token of every sequence that generates, then chunks of prompts within a budget,
+so that a long prompt delays the others by one chunk at most. Requests are admitted first come,
+first served; higher priorities go first, and a request that waits gains one every 10 seconds.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .prefix_store import BLOCK
+from .request import Request, Sequence
+
+__all__ = ["ScheduledTokens", "Scheduler"]
+
+SECONDS_PER_PRIORITY = 10.0
+PROMPT_LOGITS = 64  # tokens of a prompt whose logits are in memory together
+
+
+class ScheduledTokens(NamedTuple):
+    """A sequence's part of a step: its next tokens, as many as are computed."""
+
+    sequence: Sequence
+    tokens: list[int]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether these are all tokens of the sequence so far, so that the next is to be chosen."""
+        return self.sequence.computed + len(self.tokens) == self.sequence.length
+
+
+class Scheduler:
+    """Admits requests to rows of the KV cache, and plans steps.
+
+    Parameters
+    ----------
+    rank_rows
+        The rows of each data-parallel rank.
+    prefill_chunk
+        The most tokens of prompts in a step.
+    max_step
+        The most tokens in a step, of prompts and others: a chunk is shortened to this, but prompts
+        always get one token.
+    clock
+        A function that returns the time in seconds.
+    pads_steps
+        Whether the model pads its steps: chunks are then steps of their own, and no row is copied,
+        so that every answer computes its prompt.
+    begin
+        Called for each sequence that gets a row: it may set how much of the prompt is known.
+    """
+
+    def __init__(
+        self,
+        rank_rows: tuple[slice, ...],
+        *,
+        prefill_chunk: int,
+        max_step: int,
+        clock: Callable[[], float],
+        begin: Callable[[Sequence], None],
+        pads_steps: bool = False,
+    ) -> None:
+        self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
+        self._rank_of = {row: rank for rank, rows in enumerate(self._free) for row in rows}
+        self._prefill_chunk, self._max_step = prefill_chunk, max_step
+        self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
+        self.waiting: list[Request] = []
+        self.running: list[Sequence] = []
+
+    @property
+    def rows_per_request(self) -> int:
+        """The most answers that a request may have: its rows are of one rank."""
+        return max(list(self._rank_of.values()).count(rank) for rank in range(len(self._free)))
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its rows."""
+        self.waiting.append(request)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Give a sequence's row back; a request whose sequences never ran stops waiting."""
+        if sequence.row is None:
+            if sequence.request in self.waiting:
+                self.waiting.remove(sequence.request)
+            return
+        free = self._free[self._rank_of[sequence.row]]
+        free.append(sequence.row)
+        free.sort()
+        self.running.remove(sequence)
+        sequence.row = None
+
+    def schedule(self) -> list[ScheduledTokens]:
+        """Return the tokens of the next step; requests for which there are rows begin to run."""
+        self._admit()
+        decoding = [sequence for sequence in self.running if not sequence.is_prefill]
+        step = [ScheduledTokens(sequence, sequence.unseen(1)) for sequence in decoding]
+        room = self._max_step - (0 if self._pads_steps else len(step))
+        budget = max(1, min(self._prefill_chunk, room))
+        prefilling = [sequence for sequence in self.running if self._computes_prompt(sequence)]
+        prefilling.sort(key=lambda sequence: self._urgency(sequence.request))
+        for sequence in prefilling:
+            tokens = sequence.unseen(_chunk(sequence, budget))
+            step.append(ScheduledTokens(sequence, tokens))
+            budget -= len(tokens)
+            if budget == 0:
+                break
+        return step
+
+    def _admit(self) -> None:
+        """Give rows to waiting requests, the most urgent first, until one has to wait."""
+        if not self.waiting or not any(self._free):
+            return
+        for request in sorted(self.waiting, key=self._urgency):
+            free = max(self._free, key=len)  # ranks' numbers of rows stay even
+            if len(free) < len(request.sequences):
+                return  # those after it do not overtake it
+            self.waiting.remove(request)
+            for sequence in request.sequences:
+                sequence.row = free.pop(0)  # the lowest: attention spans all rows in use
+                self.running.append(sequence)
+            self._begin(request.sequences[0])
+
+    def _computes_prompt(self, sequence: Sequence) -> bool:
+        """Return whether a sequence computes its prompt; others copy the row of the first."""
+        is_first = sequence is sequence.request.sequences[0]
+        return sequence.is_prefill and (is_first or self._pads_steps)
+
+    def _urgency(self, request: Request) -> tuple[float, int]:
+        """Return the key by which requests are served, the least first."""
+        waited = (self._clock() - request.arrival) // SECONDS_PER_PRIORITY
+        return -(request.priority + waited), request.id
+
+
+def _chunk(sequence: Sequence, budget: int) -> int:
+    """Return the length of a chunk within a budget; where it can, it ends with a prefix block."""
+    if sequence.wants_prompt_logprobs:
+        return min(budget, PROMPT_LOGITS)
+    past = (sequence.computed + budget) % BLOCK
+    return budget - past if past < budget < len(sequence.unseen(budget + 1)) else budget

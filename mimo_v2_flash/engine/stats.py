@@ -1,0 +1,122 @@
+"""Statistics of an engine: queue, rates, latencies and batch sizes, since its start."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .request import Event, Request
+from .scheduler import ScheduledTokens
+
+__all__ = ["EngineStats", "Percentiles", "StatsRecorder"]
+
+KEPT = 4096  # of the latest latencies and steps, for percentiles
+
+
+class Percentiles(NamedTuple):
+    """Percentiles of the latest durations, in seconds; NaN if there are none."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class EngineStats(NamedTuple):
+    """A snapshot of an engine's statistics.
+
+    Attributes
+    ----------
+    running, waiting, finished
+        Sequences that have a row of the KV cache, requests that wait, and answers that ended.
+    prefill_tokens, decode_tokens
+        Tokens computed since the start: of prompts, and of answers.
+    prefill_tokens_per_second, decode_tokens_per_second
+        The same per second of the steps that had such tokens.
+    tokens_per_step
+        New tokens per sequence and decode step: 1.0 without drafts, NaN before the first.
+    first_token_seconds, token_seconds
+        Time from `submit` to a request's first token, and between tokens of a sequence.
+    batch_size
+        Mean number of sequences in a step.
+    cache_bytes
+        Bytes of the KV cache, allocated.
+    """
+
+    running: int
+    waiting: int
+    finished: int
+    prefill_tokens: int
+    decode_tokens: int
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    tokens_per_step: float
+    first_token_seconds: Percentiles
+    token_seconds: Percentiles
+    batch_size: float
+    cache_bytes: int
+
+
+class StatsRecorder:
+    """What an engine counts as it runs."""
+
+    def __init__(self) -> None:
+        self._finished = self._steps = self._sequences = self._new_tokens = 0
+        self._tokens = {True: 0, False: 0}  # by whether they are a prompt's
+        self._seconds = {True: 0.0, False: 0.0}
+        self._first_token: deque[float] = deque(maxlen=KEPT)
+        self._between_tokens: deque[float] = deque(maxlen=KEPT)
+        self._start = 0.0
+
+    def begin(self, scheduled: list[ScheduledTokens], now: float) -> None:
+        """Count the tokens of a step that begins."""
+        self._start, self._steps = now, self._steps + bool(scheduled)
+        self._sequences += len(scheduled)
+        self._step = {True: 0, False: 0}
+        for part in scheduled:
+            self._step[part.sequence.is_prefill] += len(part.tokens)
+
+    def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
+        """Count what a step added to the answers of `requests`."""
+        for is_prefill, tokens in self._step.items():
+            self._tokens[is_prefill] += tokens
+            self._seconds[is_prefill] += (now - self._start) * bool(tokens)
+        for event in events:
+            self._finished += event.finish_reason is not None
+            request = requests.get(event.id)
+            if request is None or not event.tokens:  # None if another thread closed the engine
+                continue
+            sequence = request.sequences[event.index - request.sequences[0].index]
+            if sequence.last_time is None:
+                self._first_token.append(now - request.arrival)
+            else:
+                self._between_tokens.append((now - sequence.last_time) / len(event.tokens))
+                self._new_tokens += len(event.tokens)
+            sequence.last_time = now
+
+    def snapshot(self, running: int, waiting: int, cache_bytes: int) -> EngineStats:
+        """Return the statistics so far."""
+        return EngineStats(
+            running,
+            waiting,
+            self._finished,
+            self._tokens[True],
+            self._tokens[False],
+            _ratio(self._tokens[True], self._seconds[True]),
+            _ratio(self._tokens[False], self._seconds[False]),
+            _ratio(self._new_tokens, self._tokens[False]),
+            _percentiles(self._first_token),
+            _percentiles(self._between_tokens),
+            _ratio(self._sequences, self._steps),
+            cache_bytes,
+        )
+
+
+def _ratio(amount: float, of: float) -> float:
+    return amount / of if of else float("nan")
+
+
+def _percentiles(durations: deque[float]) -> Percentiles:
+    if not durations:
+        return Percentiles(*[float("nan")] * 3)
+    return Percentiles(*map(float, np.percentile(list(durations), [50, 90, 99])))

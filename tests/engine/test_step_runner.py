@@ -1,0 +1,118 @@
+"""step_runner: one flat step, or a step of all rows and one for each chunk; what they give."""
+
+import numpy as np
+import pytest
+
+from mimo_v2_flash.engine.request import Request, Sequence
+from mimo_v2_flash.engine.sampling_params import SamplingParams
+from mimo_v2_flash.engine.scheduler import ScheduledTokens
+from mimo_v2_flash.engine.step_runner import StepRunner
+from tests.support.engine_model import HistoryModel, logits_after
+
+V = 23
+
+
+def sequence_of(row: int, prompt, new=(), *, n: int = 1, **params) -> Sequence:
+    request = Request(row, list(prompt), SamplingParams(**params), frozenset(), 9, 0)
+    request.sequences = [Sequence(request, index, row=row + index) for index in range(n)]
+    request.sequences[0].new_tokens += new
+    return request.sequences[0]
+
+
+class Run:
+    """A runner on a model of hashes with a cache of four rows."""
+
+    def __init__(self, **options) -> None:
+        self.model = HistoryModel(V, 40, **options)
+        self.cache = self.model.new_cache(4)
+        self._runner = StepRunner(self.model, self.cache, [])
+
+    def __call__(self, *parts: tuple[Sequence, int]):
+        """Return the results of a step of the next tokens of sequences, as many as are named."""
+        return list(
+            self._runner.run([ScheduledTokens(each, each.unseen(count)) for each, count in parts])
+        )
+
+
+def after(*tokens) -> np.ndarray:
+    return logits_after(tokens, V)
+
+
+def test_chunks_and_single_tokens_are_one_step():
+    run, one, two, three = (
+        Run(),
+        sequence_of(0, [1, 2]),
+        sequence_of(2, [3] * 5),
+        sequence_of(3, [4]),
+    )
+    run((one, 2))
+    one.new_tokens.append(9)
+    (result,) = run((one, 1), (two, 3), (three, 1))
+    assert result.sequences == [one, three]
+    assert result.token_R.tolist() == [np.argmax(after(1, 2, 9)), np.argmax(after(4))]
+    assert [each.computed for each in (one, two, three)] == [3, 3, 1]
+    tokens, positions = run.model.steps[1]
+    assert positions.tolist() == [[2, -1, -1], [-1] * 3, [0, 1, 2], [0, -1, -1]]
+    assert tokens[2].tolist() == [3] * 3
+
+
+def test_one_sequence_that_needs_logits_gets_them_for_all():
+    run, one, two = Run(), sequence_of(1, [1, 2]), sequence_of(2, [3], temperature=1.0)
+    (result,) = run((one, 2), (two, 1))
+    assert result.token_R is None
+    np.testing.assert_array_equal(result.logits_RV, [after(1, 2), after(3)])
+
+
+def test_padded_steps_are_of_all_rows_or_of_one():
+    run, one, two, three = (
+        Run(pads_steps=True),
+        sequence_of(0, [1, 2]),
+        sequence_of(2, [3] * 5),
+        sequence_of(3, [4, 5]),
+    )
+    run((one, 2))
+    one.new_tokens.append(9)
+    results = run((one, 1), (two, 3), (three, 2))
+    assert [result.sequences for result in results] == [[one], [], [three]]
+    assert results[2].token_R.tolist() == [np.argmax(after(4, 5))]
+    shapes = [tokens.shape for tokens, _ in run.model.steps[1:]]
+    assert shapes == [(4, 1), (1, 3), (1, 2)]
+
+
+@pytest.mark.parametrize("chunks", [[4], [1, 3], [3, 1], [2, 1, 1]])
+def test_a_prompt_whose_logits_are_wanted_is_a_step_of_its_row(chunks):
+    run, wanting = Run(), sequence_of(1, [7, 8, 9, 7], prompt_logprobs=2)
+    other = sequence_of(0, [1])
+    results = [
+        run((wanting, count), *([(other, 1)] if not i else [])) for i, count in enumerate(chunks)
+    ]
+    logprobs = wanting.request.prompt_logprobs
+    assert [each.token for each in logprobs] == [8, 9, 7]
+    assert [each.top[0][0] for each in logprobs] == [
+        np.argmax(after(*[7, 8, 9][: length + 1])) for length in range(3)
+    ]
+    np.testing.assert_array_equal(results[-1][-1].logits_RV, [after(7, 8, 9, 7)])
+    assert results[0][0].sequences == [other]
+
+
+def test_answers_begin_where_the_prompt_ends():
+    run, first = Run(), sequence_of(1, [5, 6, 7], n=3)
+    three = first.request.sequences
+    three[1].row = None  # it has been cancelled
+    (result,) = run((first, 2))
+    assert result.sequences == []
+    (result,) = run((first, 3))
+    assert result.sequences == [three[0], three[2]]
+    assert result.token_R.tolist() == [np.argmax(after(5, 6, 7))] * 2
+    assert [each.computed for each in three] == [3, 0, 3]
+    assert run.cache.length_B.tolist() == [0, 3, 0, 3]
+    first.new_tokens.append(1)
+    three[2].new_tokens.append(2)
+    (result,) = run((three[0], 1), (three[2], 1))
+    assert result.token_R.tolist() == [np.argmax(after(5, 6, 7, token)) for token in (1, 2)]
+
+
+def test_nothing_scheduled_is_no_step():
+    run = Run()
+    assert run() == []
+    assert run.model.steps == []
