@@ -6,16 +6,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import load_weights
     from .config import MiMoConfig
+    from .engine import Engine, SamplingParams
     from .layers.nonfinite import NonFiniteError
     from .model import MiMoV2FlashModel
     from .model_loader import load_model
 
-__all__ = ["MiMoConfig", "MiMoV2FlashModel", "NonFiniteError", "load_model", "load_weights"]
+__all__ = [
+    "Engine",
+    "MiMoConfig",
+    "MiMoV2FlashModel",
+    "NonFiniteError",
+    "SamplingParams",
+    "load_model",
+    "load_weights",
+]
 
 _MODULES = {
+    "Engine": "engine",
     "MiMoConfig": "config",
     "MiMoV2FlashModel": "model",
     "NonFiniteError": "layers.nonfinite",
+    "SamplingParams": "engine",
     "load_model": "model_loader",
     "load_weights": "checkpoint",
 }

@@ -11,11 +11,10 @@ from .checkpoint.shard_weights import shard_weights
 from .checkpoint.subset import check_model, keep_experts
 from .config import MiMoConfig
 from .cpu.blas_threads import single_threaded_blas
+from .engine.generate import GeneratedTokens, generate
+from .engine.sampling_params import SamplingParams
 from .execution import Backend, NumpyBackend
 from .generation.generation_config import GenerationConfig
-from .generation.loop import GeneratedTokens, collect_tokens, generate
-from .generation.seeds import resolve_seed
-from .generation.token_selector import make_token_selector
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
 from .layers.forward_batch import Step
@@ -119,6 +118,16 @@ class MiMoV2FlashModel:
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
         )
 
+    @property
+    def group(self) -> HostGroup:
+        """The group of all ranks."""
+        return self._context.world_group
+
+    @property
+    def pads_steps(self) -> bool:
+        """Whether all rows of a step cost as much as the longest: in programs of fixed shapes."""
+        return self._context.mode.pads_steps
+
     def _check_same_options(self, **options: Any) -> None:
         """Raise ValueError, naming the ranks, if ranks build models of different options."""
         self._context.check_consistent(
@@ -131,12 +140,18 @@ class MiMoV2FlashModel:
         )
 
     def new_cache(
-        self, batch_size: int, max_length: int | None = None, dtype: Any = None
+        self,
+        batch_size: int,
+        max_length: int | None = None,
+        dtype: Any = None,
+        *,
+        captures: bool = False,
     ) -> HybridCache:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
         By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
-        the rows and KV heads of this rank alone.
+        the rows and KV heads of this rank alone. With `captures`, of eager mode alone, it keeps
+        what sliding layers would forget of the last pass: see `HybridCache.captured`.
 
         Raises
         ------
@@ -147,7 +162,8 @@ class MiMoV2FlashModel:
         length = limit if max_length is None else max_length
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
         batch_size = inputs.as_count("batch_size", batch_size)
-        return self._runner.new_cache(batch_size, self._cache_length or length, dtype)
+        captured = self.max_step if captures and not self.pads_steps else 0
+        return self._runner.new_cache(batch_size, self._cache_length or length, dtype, captured)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.
@@ -192,7 +208,7 @@ class MiMoV2FlashModel:
             A cache from `new_cache`. A row whose positions start before its end discards the
             tokens from there on: rejected draft tokens, for instance.
         logits_at : array of int, [B, n], optional
-            Indices into T of the tokens whose logits are returned; all T if not given.
+            Indices into T of the tokens whose logits are returned, -1 for none; all if not given.
 
         Returns
         -------
@@ -288,8 +304,8 @@ class MiMoV2FlashModel:
             Token ids that end a row; those of `generation_config` if not given, an empty sequence
             for none.
         seed : int, optional
-            Seed of the random streams, one per row: a row's tokens do not depend on other rows. A
-            fresh one if not given, the same on all ranks; the result has it.
+            Key of the random numbers, with the row's number: a row's tokens do not depend on other
+            rows. A fresh one if not given, the same on all ranks; the result has it.
         on_token : callable, optional
             Callback for each token as it is sampled: `on_token(row, token)`.
         cache_dtype : dtype, optional
@@ -297,8 +313,9 @@ class MiMoV2FlashModel:
         generation_config : GenerationConfig, optional
             End tokens and sampling parameters; the model's if not given.
         **sampling
-            `temperature` (0 is greedy), `top_k`, `top_p`, `min_p` and `repetition_penalty`: see
-            `SamplingParams`. Those of `generation_config` if not given.
+            `temperature` (0 is greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`,
+            `presence_penalty` and `frequency_penalty`: see `SamplingParams`. Those of
+            `generation_config` if not given.
 
         Returns
         -------
@@ -326,16 +343,7 @@ class MiMoV2FlashModel:
         inputs.as_count(name, limit, minimum=0, maximum=room)
         cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
         cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
-        self._context.check_consistent(
-            prompts=prompts,
-            generation_config=settings,
-            eos_token_id=sorted(ends),
-            seed=seed,
-            max_new_tokens=limit,
-            cache_dtype=cache_dtype,
-        )
-        seed = resolve_seed(seed, self._context.world_group)
-        cache = self.new_cache(len(prompts), longest + max(limit - 1, 0), cache_dtype)
-        select = make_token_selector(self, cache, settings, seed)
-        drawn = generate(select, prompts, limit, ends)
-        return GeneratedTokens(collect_tokens(drawn, len(prompts), on_token), seed)
+        ending: dict[str, Any] = {"stop_token_ids": sorted(ends), "ignore_eos": True, "seed": seed}
+        params = SamplingParams(**settings.sampling(), **ending, max_tokens=limit)
+        options: dict[str, Any] = {"cache_dtype": cache_dtype, "on_token": on_token}
+        return generate(self, prompts, params, suppress_tokens=settings.suppress_tokens, **options)

@@ -126,9 +126,9 @@ def test_a_fresh_seed_is_the_same_on_all_ranks(plan):
     ("name", "options"),
     [
         ("seed", [{"seed": 1}, {"seed": 2}]),
-        ("generation_config", [{"top_k": 5}, {}]),
-        ("eos_token_id", [{"eos_token_id": 3}, {"eos_token_id": [4, 3]}]),
-        ("max_new_tokens", [{"max_new_tokens": 3}, {"max_new_tokens": 4}]),
+        ("top_k", [{"top_k": 5}, {}]),
+        ("stop_token_ids", [{"eos_token_id": 3}, {"eos_token_id": [4, 3]}]),
+        ("max_tokens", [{"max_new_tokens": 3}, {"max_new_tokens": 4}]),
     ],
 )
 def test_ranks_that_would_generate_otherwise_are_named_before_any_step(name, options):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.generation.generation_config import GenerationConfig
-from mimo_v2_flash.kv_cache import MAX_DRAFT_TOKENS
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.hooks import HookedLayers
 from tests.support.agreement import assert_agrees
 from tests.support.oracle import assert_same_logits

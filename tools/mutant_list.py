@@ -1,6 +1,7 @@
 """All mutants: one module for each part of the package, and here those of layers and ranks."""
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
+from tools.engine_mutants import ENGINE_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
@@ -14,6 +15,7 @@ MUTANTS = (
     *KERNEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
+    *ENGINE_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
@@ -119,10 +121,10 @@ MUTANTS = (
     ),
     Mutant(
         "the ring keeps a long step's first tokens",
-        "mimo_v2_flash/kv_cache.py",
+        "mimo_v2_flash/kv_slots.py",
         "(position_N >= end_N - slots)",
         "(position_N < slots)",
-        ("tests/test_kv_cache.py",),
+        ("tests/test_kv_slots.py",),
     ),
     Mutant(
         "all of K scaled by its first row",

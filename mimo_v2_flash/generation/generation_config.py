@@ -4,7 +4,7 @@ Three files say it: config.json, generation_config.json and the tokenizer's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab, read_tokeni
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_keys import check_keys
 from mimo_v2_flash.config_rules import refuse
+from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.inputs import as_token_ids
 from mimo_v2_flash.json_object import read_json_object
 
 from .generation_keys import GENERATION_KEYS
-from .sampling import SamplingParams
 
 __all__ = ["SAMPLING", "GenerationConfig", "load_generation_config"]
 
-SAMPLING = tuple(field.name for field in fields(SamplingParams))
-"""The sampling parameters, which a call of `generate` may have others of."""
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
+"""The sampling parameters that a checkpoint may have, and a call of `generate` others of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class GenerationConfig(SamplingParams):
         ends = config.eos_token_id
         several = ends if isinstance(ends, tuple) else () if ends is None else (ends,)
         return cls(eos_token_ids=tuple(sorted({*several})))
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the sampling parameters by name."""
+        return {name: getattr(self, name) for name in SAMPLING}
 
     def with_sampling(self, sampling: Mapping[str, Any]) -> "GenerationConfig":
         """Return this config with other sampling parameters.

@@ -12,6 +12,7 @@ __all__ = ["GENERATION_KEYS"]
 
 _USED = (
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty"),  # of vLLM and SGLang
     *("eos_token_id", "suppress_tokens"),
 )
 
@@ -21,14 +22,13 @@ _BEAMS = ("num_beams", "num_beam_groups", "num_return_sequences")
 _LENGTHS = ("min_length", "min_new_tokens")
 _NGRAMS = ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
 _CUTOFFS = ("epsilon_cutoff", "eta_cutoff")
-_PENALTIES = ("presence_penalty", "frequency_penalty", "penalty_alpha")  # two of vLLM and SGLang
 _WORDS = ("bad_words_ids", "begin_suppress_tokens", "force_words_ids", "constraints")
 _FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 _OTHERS = ("top_h", "dola_layers", "watermarking_config", "assistant_ensemble_weight", "max_time")
 _DECAY = "exponential_decay_length_penalty"
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys((*_BEAMS, "guidance_scale", "typical_p", "encoder_repetition_penalty"), _ONE),
-    **dict.fromkeys((*_LENGTHS, *_NGRAMS, *_CUTOFFS, *_PENALTIES, "token_healing"), _ZERO),
+    **dict.fromkeys((*_LENGTHS, *_NGRAMS, *_CUTOFFS, "penalty_alpha", "token_healing"), _ZERO),
     **dict.fromkeys((*_WORDS, "stop_strings", "sequence_bias"), _EMPTY),
     **dict.fromkeys((*_FORCED, *_OTHERS, _DECAY), (None,)),
 }

@@ -1,7 +1,7 @@
 """Token selection inside a traced program: greedy, and top-k for the host to sample from.
 
 A step then returns a few numbers per token, where all logits would be 610 kB. Temperature, top-p
-and min-p apply to the top k on the host, in `generation.sampling`.
+and min-p apply to the top k on the host, in `engine.sampler`.
 
 Source: transformers `generation/utils.py` (`_sample`: argmax) and `generation/logits_process.py`
 (`TopKLogitsWarper`, which keeps all ties; this module keeps k). MiMo: V = 152,576.

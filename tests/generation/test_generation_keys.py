@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.engine.sampler import Draw, Sampler, process_logits, scale, thresholds
 from mimo_v2_flash.generation.generation_config import GenerationConfig, load_generation_config
 from mimo_v2_flash.generation.generation_keys import GENERATION_KEYS
-from mimo_v2_flash.generation.sampling import distribution
 from tests.support.tiny_text import write_json
 
 CONFIG = MiMoConfig(vocab_size=40, eos_token_id=None)
@@ -105,7 +105,14 @@ def test_the_tokens_left_of_a_row_are_those_of_transformers(tmp_path_factory, fi
         warnings.simplefilter("ignore")
         expected = survivors_in_transformers(file | off, logits_V, seen)
     ours = written(tmp_path_factory.mktemp("file"), file | off)
-    logits_V[list(ours.suppress_tokens)] = -np.inf
-    token_A, probability_A = distribution(logits_V, ours, seen)
-    actual = dict(zip(token_A.tolist(), probability_A.tolist(), strict=True))
-    assert actual == pytest.approx(expected, abs=1e-9)
+    draw = Draw(ours, 0, 0, len(seen), seen)
+    if not ours.temperature:
+        assert Sampler(ours.suppress_tokens)(logits_V[None], [draw]).tolist() == [*expected]
+        return
+    score_1V = process_logits(logits_V[None], [draw])
+    score_1V[:, list(ours.suppress_tokens)] = -np.inf
+    scaled_1V = scale(score_1V, [ours])
+    token_A = np.flatnonzero(scaled_1V[0] >= thresholds(scaled_1V, [ours]))
+    weight_A = np.exp(np.float64(scaled_1V[0, token_A]))
+    actual = dict(zip(token_A.tolist(), (weight_A / np.sum(weight_A)).tolist(), strict=True))
+    assert actual == pytest.approx(expected, abs=1e-6)
