@@ -109,7 +109,6 @@ def test_shards_write_the_same_text_and_another_plan_is_refused(alone, tmp_path)
             (*GENERATE, "--expert-parallel", 1, "--data-parallel", 1),
             "--data-parallel 1 needs world size 1, but the world size is 2",
         ),
-        (("--mode", "test"), "rank 0: --mode test runs on one rank, not on 2"),
     ],
 )
 def test_a_mistake_is_said_on_every_rank(arguments, message):

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.cpu.thread_count import thread_count
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.model import MiMoV2FlashModel
@@ -26,8 +27,9 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 from .console import amount, console, table
 from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
-from .option_types import natural
+from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
+from .prompt_file import run_prompt_file
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -55,6 +57,18 @@ SAMPLING_ARGUMENTS = (
         "Penalty on tokens that have occurred; above 1 discourages them, 1 is off",
         1,
     ),
+    (
+        "--presence-penalty",
+        float,
+        "Number that is subtracted from the logits of tokens in the answer; 0 is off",
+        0,
+    ),
+    (
+        "--frequency-penalty",
+        float,
+        "The same for each time that the token occurs in the answer; 0 is off",
+        0,
+    ),
 )
 """Options of sampling: name, type, meaning, and the value where the checkpoint has none."""
 
@@ -64,8 +78,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     add_parallel_arguments(parser)
     add_runtime_arguments(parser)
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", help="Text to continue, or message to answer; it may be empty.")
+    prompt.add_argument(
+        "--prompt-file",
+        type=Path,
+        metavar="FILE",
+        help='Many prompts, a JSON object in each line: {"prompt": TEXT} or {"messages": [...]}, '
+        "and parameters of its own; - is standard input. The answers are lines of JSON.",
+    )
+    order = parser.add_argument("--ordered", action=argparse.BooleanOptionalAction, default=True)
+    order.help = (
+        "Write the answers to --prompt-file in its order, or as they end (default: --ordered)."
+    )
     parser.add_argument(
-        "--prompt", required=True, help="Text to continue, or message to answer; it may be empty."
+        "--max-sequences",
+        type=positive,
+        default=32,
+        help="Maximum number of answers to --prompt-file that run at a time (default: 32).",
     )
     parser.add_argument(
         "--chat",
@@ -96,13 +126,57 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
+    prompt_file: Path | None = None,
+    ordered: bool = True,
+    max_sequences: int = 32,
+    setup: RankSetup = SINGLE_RANK,
+    **options: Any,
+) -> Result:
+    """Answer a prompt, or the prompts of a file; return texts, tokens, settings and rates."""
+    if prompt_file is None:
+        return _answer_prompt(setup=setup, **options)
+    queue: dict[str, Any] = {"ordered": ordered, "max_sequences": max_sequences}
+    return _answer_file(prompt_file, setup=setup, **queue, **options)
+
+
+def _answer_file(
+    file: Path,
+    model: Path,
+    max_new_tokens: int,
+    seed: int | None,
+    *,
+    setup: RankSetup,
+    ordered: bool,
+    max_sequences: int,
+    **options: Any,
+) -> Result:
+    """Write a line of JSON for each prompt of a file, and the report."""
+    check_folder(model)
+    runtime = RuntimeOptions.pop_from(options)
+    runner = load_model(
+        model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
+    )
+    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    defaults = runner.generation_config.with_sampling(sampling).sampling()
+    defaults |= {"max_tokens": max_new_tokens, "seed": seed}
+    engine = {"max_sequences": max_sequences}
+    tokenizer = load_tokenizer(model)
+    numbers = run_prompt_file(runner, tokenizer, file, defaults, engine, ordered=ordered)
+    rates = ("prefill_tokens_per_second", "decode_tokens_per_second", "batch_size", "seconds")
+    rows = [(name.replace("_", " "), f"{numbers[name]:.1f}") for name in rates]
+    title = f"{len(numbers['answers'])} prompts"
+    console(sys.stderr).print(table(title, ("what",), ("amount",), rows))
+    return Result({"model": model, "prompt_file": file, "sampling": defaults} | numbers)
+
+
+def _answer_prompt(
     model: Path,
     prompt: str,
     chat: bool,
     max_new_tokens: int,
     seed: int | None,
     stream: bool,
-    setup: RankSetup = SINGLE_RANK,
+    setup: RankSetup,
     **options: Any,
 ) -> Result:
     """Write the text and the report, and return text, tokens, settings, times and rates."""
@@ -188,7 +262,8 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
     out = console(sys.stderr)
     out.print("\n", table(f"Stopped by {numbers['stopped']}", ("what",), ("amount",), rows))
     settings = numbers["sampling"].items()
-    out.print("Sampling:", ", ".join(f"{name} {value}" for name, value in settings))
+    used = ", ".join(f"{name} {value}" for name, value in settings)
+    out.print("Sampling:", used, soft_wrap=True)
     out.print("Seed:", numbers["seed"])
     out.print("End tokens:", ", ".join(map(str, numbers["eos_token_ids"])) or "none")
     if dispatch := dispatch_report(stats.dispatch, stats.group):

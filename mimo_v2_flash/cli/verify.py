@@ -56,7 +56,7 @@ def verify(folder: Path, source: Source | None) -> Result:
         "differences": lines,
         "seconds": time.perf_counter() - start,
     }
-    return Result(numbers, 2 if lines else 0)
+    return Result(numbers, 1 if lines else 0)
 
 
 def _compare_source(

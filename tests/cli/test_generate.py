@@ -108,7 +108,8 @@ def test_what_is_used_is_reported_and_says_the_text_again(tmp_path, written, fol
     (first, report), (second, _) = (written("the", model=model) for _ in range(2))
     assert first != second
     lines = dict(line.split(": ", 1) for line in report.splitlines() if ": " in line)
-    used = "temperature 1.5, top_k 50, top_p 1.0, min_p 0.0, repetition_penalty 1.0"
+    used = "temperature 1.5, top_k 50, top_p 1.0, min_p 0.0, repetition_penalty 1.0, "
+    used += "presence_penalty 0.0, frequency_penalty 0.0"
     assert (lines["Sampling"], lines["End tokens"]) == (used, "0, 7")
     assert written("the", "--seed", lines["Seed"], model=model)[0] == first
 

@@ -36,7 +36,9 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
     held = []
     new_cache = MiMoV2FlashModel.new_cache
     monkeypatch.setattr(
-        MiMoV2FlashModel, "new_cache", lambda *args: held.append(new_cache(*args)) or held[-1]
+        MiMoV2FlashModel,
+        "new_cache",
+        lambda *args, **kwargs: held.append(new_cache(*args, **kwargs)) or held[-1],
     )
     err = reported("the end")
     report, prompt = amounts(err), len(prompt_tokens(load_tokenizer(folder), "the end"))
