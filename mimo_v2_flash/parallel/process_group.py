@@ -204,6 +204,9 @@ def _connect(store: Any, ranks: tuple[int, ...], monitor: HeartbeatMonitor) -> T
     """Return the connections between `ranks`; RankError if the network cannot be used."""
     try:
         return Transport(store, ranks, monitor)
+    except DistError as error:
+        reason = str(error).splitlines()[0]
+        raise RankError(f"rank 0 is lost, which hosts the store: {reason}") from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RankError(
