@@ -27,7 +27,7 @@ class Cases:
         """Return the seconds of one run of `case`; its caches are filled before the first."""
         if case not in self._state:
             kind, name, *sizes = case.split()
-            prepare = {"decode": self._decode, "prompt": self._prompt, "mixed": self._mixed}[kind]
+            prepare = getattr(self, f"_{kind}")
             self._state[case] = prepare(self._models[name], *map(int, sizes))
             self._state[case]()
         start = time.perf_counter()
@@ -49,6 +49,13 @@ class Cases:
     def _prompt(self, model: MiMoV2FlashModel, length: int) -> Callable[[], Any]:
         cache, step = model.new_cache(1, length), _tokens(1, range(length))
         return lambda: model.greedy(*step, cache, at=[[length - 1]])
+
+    def _generate(self, model: MiMoV2FlashModel, length: int, tokens: int) -> Callable[[], Any]:
+        """Generate `tokens` tokens after one prompt of `length`, whatever they are."""
+        prompt = _tokens(1, range(length))[0]
+        return lambda: model.generate(
+            prompt, max_new_tokens=tokens, eos_token_id=[], temperature=0.0
+        )
 
     def _mixed(self, model: MiMoV2FlashModel, length: int) -> Callable[[], Any]:
         """Prefill one row while the others decode a token each, at a length of 64."""

@@ -25,6 +25,8 @@ from .machine import describe_machine
 from .made_weights import model_config, write_float8
 
 ROOT = Path(__file__).parents[1]
+__all__ = ["ask", "worker"]
+
 RESULTS = Path(__file__).parent / "results" / "steps.json"
 CASES = {
     "one token, batch 1": "decode wide 1 8",
@@ -61,7 +63,7 @@ def measure(before: Path, rounds: int, *, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         wide = Path(folder) / "wide"
         write_float8(wide, model_config(quick=quick))
-        with _worker(before, wide) as old, _worker(ROOT, wide) as new:
+        with worker(before, wide) as old, worker(ROOT, wide) as new:
             workers = {"before": old, "after": new}
             with progress("rounds", total=rounds, unit="rounds") as advance:
                 for _ in range(rounds):
@@ -80,7 +82,7 @@ def _measure_case(
     names = ["after"] if case == MIXED else list(workers)
     for index in range(REPEATS[case.partition(" ")[0]]):
         for name in names[:: -1 if index % 2 else 1]:
-            seconds.setdefault((case, name), []).append(_ask(workers[name], case))
+            seconds.setdefault((case, name), []).append(ask(workers[name], case))
 
 
 def _summary(seconds: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _summary(seconds: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _worker(checkout: Path, wide: Path) -> Iterator[subprocess.Popen[str]]:
+def worker(checkout: Path, wide: Path) -> Iterator[subprocess.Popen[str]]:
     """Yield a process that times cases with the package of `checkout`."""
     command = [sys.executable, str(Path(__file__).with_name("step_worker.py")), str(wide)]
     process = subprocess.Popen(
@@ -114,7 +116,8 @@ def _worker(checkout: Path, wide: Path) -> Iterator[subprocess.Popen[str]]:
         process.terminate()
 
 
-def _ask(process: subprocess.Popen[str], case: str) -> float:
+def ask(process: subprocess.Popen[str], case: str) -> float:
+    """Return the seconds that a case takes in a worker."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(case + "\n")

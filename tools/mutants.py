@@ -33,22 +33,25 @@ def main(names: Sequence[str]) -> int:
         copies: SimpleQueue[Path] = SimpleQueue()
         for worker in range(WORKERS):
             copies.put(Path(shutil.copytree(ROOT, Path(folder) / str(worker), ignore=NOT_COPIED)))
-        if not _tests_pass(folder, selected):
-            return 1
         with ThreadPoolExecutor(WORKERS) as pool:
+            if not _tests_pass(pool, Path(folder), selected):
+                return 1
             verdicts = list(pool.map(lambda mutant: _test(mutant, copies), selected))
     survived = verdicts.count("SURVIVED") + verdicts.count("DOES NOT APPLY")
     print(f"{len(selected) - survived} of {len(selected)} mutants killed")
     return 1 if survived else 0
 
 
-def _tests_pass(folder: str, mutants: Sequence[Mutant]) -> bool:
+def _tests_pass(pool: ThreadPoolExecutor, folder: Path, mutants: Sequence[Mutant]) -> bool:
     """Return whether the tests pass without a mutant: else they would kill every mutant."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    if _pytest(Path(folder) / "0", tests) == 0:
-        return True
-    print(f"the tests fail without any mutant: {' '.join(tests)}")
-    return False
+    parts = [tests[worker::WORKERS] for worker in range(min(WORKERS, len(tests)))]
+    copies = [folder / str(worker) for worker in range(len(parts))]
+    for part, status in zip(parts, pool.map(_pytest, copies, parts), strict=True):
+        if status:
+            print(f"the tests fail without any mutant: {' '.join(part)}")
+            return False
+    return True
 
 
 def _test(mutant: Mutant, copies: "SimpleQueue[Path]") -> str:

@@ -141,7 +141,7 @@ STORE_MUTANTS = (
     Mutant(
         "what differs is no error",
         "mimo_v2_flash/cli/verify.py",
-        "return Result(numbers, 2 if lines else 0)",
+        "return Result(numbers, 1 if lines else 0)",
         "return Result(numbers)",
         ("tests/cli/test_verify.py",),
     ),
