@@ -100,8 +100,9 @@ class Engine:
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
         self._max_length = model.max_length if max_length is None else max_length
         suppressed = _suppressed(model, suppress_tokens)
-        prefixes = [PrefixStore(cache, budget // len(cache.rank_rows)) for _ in cache.rank_rows]
-        self._runner = StepRunner(model, cache, prefixes if budget else (), suppressed)
+        ranks = len(cache.rank_rows) if budget else 0
+        prefixes = [PrefixStore(cache, budget // ranks) for _ in range(ranks)]
+        self._runner = StepRunner(model, cache, prefixes, suppressed)
         self._processor = OutputProcessor(suppressed)
         self._scheduler = Scheduler(
             cache.rank_rows,
