@@ -144,8 +144,8 @@ class HybridCache:
         is_local = self.rank_of(source) == self.rank
         for index, layer in enumerate(self.layers if is_local else ()):
             position_T = np.arange(min(length, self.slots[index]))
-            rows = (self.flat_rows(index, sequence, position_T) for sequence in (source, target))
-            source_T, target_T = rows
+            source_T = self.flat_rows(index, source, position_T)
+            target_T = self.flat_rows(index, target, position_T)
             for part in layer:
                 part[target_T] = part[source_T]
         self.length_B[target] = length

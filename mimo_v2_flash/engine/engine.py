@@ -8,6 +8,7 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from mimo_v2_flash import inputs
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mimo_v2_flash.model import MiMoV2FlashModel
+    from mimo_v2_flash.parallel import HostGroup
 
 __all__ = ["Engine"]
 
@@ -94,7 +96,7 @@ class Engine:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        budget = 0 if model.pads_steps else _prefix_budget(prefix_cache)
+        budget = 0 if model.pads_steps else _prefix_budget(prefix_cache, model.group)
         cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
@@ -259,7 +261,8 @@ class Engine:
         except Exception as error:
             with self._lock:
                 self._failure = error
-                events += self._end_all(error)
+                for request in self._requests.values():
+                    events += request.end("error", error)
         with self._lock:
             self._recorder.finish(events, self._requests, self._clock())
             self._forget_finished(events)
@@ -290,20 +293,10 @@ class Engine:
         """End the requests that were cancelled since the last step, or want nothing computed."""
         ending, self._ending = self._ending, []
         return [
-            sequence.end(reason)
+            event
             for id_, reason in ending
             if id_ in self._requests
-            for sequence in self._requests[id_].sequences
-            if not sequence.finish_reason
-        ]
-
-    def _end_all(self, error: Exception) -> list[Event]:
-        """End all answers by an error of the engine."""
-        return [
-            sequence.end("error", error)
-            for request in self._requests.values()
-            for sequence in request.sequences
-            if not sequence.finish_reason
+            for event in self._requests[id_].end(reason)
         ]
 
     def _forget_finished(self, events: list[Event]) -> None:
@@ -323,10 +316,11 @@ def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> froz
     return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))
 
 
-def _prefix_budget(size: int | str) -> int:
-    """Return the bytes of `prefix_cache`."""
+def _prefix_budget(size: int | str, group: HostGroup) -> int:
+    """Return the bytes of `prefix_cache`: ranks, which drop the same blocks, have the least."""
     budget = size if isinstance(size, int) else _part_of_memory(size)
-    return inputs.as_count("prefix_cache", budget, minimum=0)
+    budget = inputs.as_count("prefix_cache", budget, minimum=0)
+    return int(np.min(group.all_gather(np.array([budget], np.int64))))
 
 
 def _part_of_memory(size: str) -> int:

@@ -66,10 +66,6 @@ class PrefixStore:
         """Bytes that the blocks take."""
         return len(self._used) * self._full_bytes + len(self._sliding_used) * self._sliding_bytes
 
-    def match(self, token_T: Sequence[int]) -> int:
-        """Return where a prompt can start: how many of its tokens need not be computed."""
-        return self._find(token_T)[0]
-
     def restore(self, token_T: Sequence[int], row: int) -> int:
         """Fill a row with the known beginning of a prompt, and return where the prompt starts."""
         start, path = self._find(token_T)

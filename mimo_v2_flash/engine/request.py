@@ -165,6 +165,10 @@ class Request:
         """Whether all of its answers have ended."""
         return all(sequence.finish_reason for sequence in self.sequences)
 
+    def end(self, reason: str, error: Exception | None = None) -> list[Event]:
+        """End the answers that have not ended, and return their events."""
+        return [each.end(reason, error) for each in self.sequences if not each.finish_reason]
+
     def output(self) -> RequestOutput:
         """Return the result of a finished request."""
         wanted = self.params.prompt_logprobs is not None

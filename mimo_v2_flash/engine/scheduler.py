@@ -48,6 +48,13 @@ class Scheduler:
         so that every answer computes its prompt.
     begin
         Called for each sequence that gets a row: it may set how much of the prompt is known.
+
+    Attributes
+    ----------
+    waiting, running
+        Requests that wait for rows, and sequences that have one.
+    rows_per_request
+        The most answers that a request may have: its rows are of one rank.
     """
 
     def __init__(
@@ -61,16 +68,12 @@ class Scheduler:
         pads_steps: bool = False,
     ) -> None:
         self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
+        self.rows_per_request = max(map(len, self._free))
         self._rank_of = {row: rank for rank, rows in enumerate(self._free) for row in rows}
         self._prefill_chunk, self._max_step = prefill_chunk, max_step
         self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
-
-    @property
-    def rows_per_request(self) -> int:
-        """The most answers that a request may have: its rows are of one rank."""
-        return max(list(self._rank_of.values()).count(rank) for rank in range(len(self._free)))
 
     def add(self, request: Request) -> None:
         """Let a request wait for its rows."""
