@@ -334,7 +334,6 @@ class MiMoV2FlashModel:
         settings = (generation_config or self.generation_config).with_sampling(sampling)
         ends = settings.eos_token_ids if eos_token_id is None else eos_token_id
         ends = inputs.as_token_ids("eos_token_id", ends, size)
-        inputs.as_token_ids("suppress_tokens", settings.suppress_tokens, size)
         longest = max(map(len, prompts))
         inputs.as_count("tokens of a prompt", longest, maximum=self.max_length)
         room = self.max_length - longest + 1  # the last token is not fed back

@@ -27,8 +27,6 @@ from .layers.parallel_context import ParallelContext
 __all__ = ["ModelRunner"]
 
 MAX_CAUSES = 4  # rows of a bad step that run again: if all are bad, one cause is likely theirs
-
-
 _ROPE_LOCK = Lock()  # threads may share a model, which may be pickled
 
 

@@ -1,15 +1,13 @@
 """Mutants of the engine: its scheduler, sampler, prefix store and rows."""
 
-from tools.kernel_mutants import Mutant
+from functools import partial
+
+from tools.kernel_mutants import Mutant, mutant_in
 
 __all__ = ["ENGINE_MUTANTS"]
 
 
-def _engine(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
-    """Return a mutant of the engine; its module's tests must fail unless others are named."""
-    paths = tuple(f"tests/engine/test_{test}.py" for test in tests or (module,))
-    return Mutant(name, f"mimo_v2_flash/engine/{module}.py", old, new, paths)
-
+_engine = partial(mutant_in, "engine")
 
 ENGINE_MUTANTS = (
     _engine(

@@ -1,8 +1,9 @@
 """Mutants of the kernels: each is a mistake that an implementation of the model has made."""
 
+from functools import partial
 from typing import NamedTuple
 
-__all__ = ["KERNEL_MUTANTS", "Mutant"]
+__all__ = ["KERNEL_MUTANTS", "Mutant", "mutant_in"]
 
 
 class Mutant(NamedTuple):
@@ -15,9 +16,9 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
-def _kernel(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
-    """Return a mutant of a kernel; its own tests must fail unless others are named."""
-    return _module(name, f"kernels/{module}", old, new, *(f"kernels/{test}" for test in tests))
+def mutant_in(folder: str, name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
+    """Return a mutant of a module of `folder`; its tests must fail unless others are named."""
+    return _module(name, f"{folder}/{module}", old, new, *(f"{folder}/{test}" for test in tests))
 
 
 def _module(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
@@ -26,6 +27,8 @@ def _module(name: str, module: str, old: str, new: str, *tests: str) -> Mutant:
     paths = tuple(f"tests/{folder}/test_{stem}.py" for folder, stem in pairs)
     return Mutant(name, f"mimo_v2_flash/{module}.py", old, new, paths)
 
+
+_kernel = partial(mutant_in, "kernels")
 
 KERNEL_MUTANTS = (
     _kernel(

@@ -156,7 +156,7 @@ def _answer_file(
     runner = load_model(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
     )
-    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    sampling = _sampling(options)
     defaults = runner.generation_config.with_sampling(sampling).sampling()
     defaults |= {"max_tokens": max_new_tokens, "seed": seed}
     engine = {"max_sequences": max_sequences}
@@ -187,7 +187,7 @@ def _answer_prompt(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
     )
     content = [{"role": "user", "content": prompt}] if chat else prompt
-    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    sampling = _sampling(options)
     generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
     # A warm-up loads compiled code or programs, which is not to be measured.
     runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
@@ -210,6 +210,11 @@ def _answer_prompt(
     numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, runner)
     _report(numbers, stats)
     return Result(numbers)
+
+
+def _sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the sampling parameters that options set."""
+    return {name: options[name] for name in SAMPLING if options[name] is not None}
 
 
 @contextmanager

@@ -4,8 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from numba.core.errors import TypingError
 
 from mimo_v2_flash.cpu import code_cache
 from mimo_v2_flash.cpu.code_cache import KEPT, digest_folder, source_digest
+from tests.support.processes import ROOT, python_output
 
 PRODUCTS = """
 import json, sys
@@ -60,20 +59,6 @@ w = quantize(-np.ones((256, 256), np.float32))
 print(np.rint(ops.matmul(np.ones((2, 256), np.float32), w)).tolist())
 """
 HOST, GENERIC = {}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-ROOT = Path(__file__).parents[2]
-
-
-def run(program: str, *, cwd: Path = ROOT, **environment: str) -> str:
-    process = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 def compiled_files(folder: Path) -> dict[str, Any]:
@@ -83,18 +68,18 @@ def compiled_files(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("machine", [HOST, GENERIC], ids=["this machine", "any machine"])
 def test_the_second_start_compiles_nothing_and_both_are_right(tmp_path, machine):
     environment = machine | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    target = json.loads(run(PRODUCTS, **environment))
+    target = json.loads(python_output(PRODUCTS, **environment))
     if machine is GENERIC:
         assert target == {"cpu": "generic", "features": ""}
     compiled = compiled_files(tmp_path)
     assert compiled
     assert len(list(tmp_path.iterdir())) == 1  # all lie in the folder of the digest
-    run(PRODUCTS, **environment)
+    python_output(PRODUCTS, **environment)
     assert compiled_files(tmp_path) == compiled
 
 
 def test_without_numba_numpy_multiplies():
-    run(WITHOUT)
+    python_output(WITHOUT)
 
 
 def test_an_edited_decoder_is_compiled_anew(tmp_path):
@@ -106,7 +91,9 @@ def test_an_edited_decoder_is_compiled_anew(tmp_path):
     source, status = decoder.read_text(), decoder.stat()
 
     def product() -> Any:
-        return json.loads(run(PRODUCT_OF_MINUS_ONE, cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)))
+        return json.loads(
+            python_output(PRODUCT_OF_MINUS_ONE, cwd=tmp_path, NUMBA_CACHE_DIR=str(cache))
+        )
 
     assert product() == [[-256] * 256] * 2
     assert source.count("splat(WORDS, mask)") == 1

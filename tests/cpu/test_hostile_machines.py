@@ -3,13 +3,12 @@
 Each is a process of its own on a copy of the package, and none is less able than one without numba.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import python_output
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "/proc/none"  # where not even root can make a folder
@@ -87,16 +86,8 @@ def installation(tmp_path_factory):
 def output(installation: Path, program: str, *before: str, **environment: str) -> str:
     """Return what `program` prints in a process whose caches lie nowhere, by default."""
     nowhere = dict.fromkeys(("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "TMPDIR"), NOWHERE)
-    process = subprocess.run(
-        [sys.executable, *before, "-c", program],
-        env=os.environ | nowhere | {"PYTHONPATH": str(installation)} | environment,
-        cwd=installation,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    environment = nowhere | {"PYTHONPATH": str(installation)} | environment
+    return python_output(program, *before, cwd=installation, **environment)
 
 
 @pytest.mark.parametrize(

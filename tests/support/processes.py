@@ -1,4 +1,4 @@
-"""Ranks as processes: launched by torchrun on one or several nodes, or one by one."""
+"""Processes: ranks, launched by torchrun on one or several nodes or one by one, and programs."""
 
 import os
 import socket
@@ -47,6 +47,20 @@ def ended(processes: Sequence[subprocess.Popen]) -> Ended:
         for process in processes:
             reap(process)
     return Ended("".join(output), [process.returncode for process in processes])
+
+
+def python_output(program: str, *before: str, cwd: Path = ROOT, **environment: str) -> str:
+    """Return what a program of Python prints; options of the interpreter come `before` it."""
+    process = subprocess.run(
+        [sys.executable, *before, "-c", program],
+        env=os.environ | environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def reap(process: subprocess.Popen) -> None:
