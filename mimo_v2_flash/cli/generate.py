@@ -142,6 +142,7 @@ def run(
 def _answer_file(
     file: Path,
     model: Path,
+    chat: bool,
     max_new_tokens: int,
     seed: int | None,
     *,
@@ -161,12 +162,14 @@ def _answer_file(
     defaults |= {"max_tokens": max_new_tokens, "seed": seed}
     engine = {"max_sequences": max_sequences}
     tokenizer = load_tokenizer(model)
-    numbers = run_prompt_file(runner, tokenizer, file, defaults, engine, ordered=ordered)
+    numbers = run_prompt_file(runner, tokenizer, file, defaults, engine, chat=chat, ordered=ordered)
     rates = ("prefill_tokens_per_second", "decode_tokens_per_second", "batch_size", "seconds")
     rows = [(name.replace("_", " "), f"{numbers[name]:.1f}") for name in rates]
     title = f"{len(numbers['answers'])} prompts"
     console(sys.stderr).print(table(title, ("what",), ("amount",), rows))
-    return Result({"model": model, "prompt_file": file, "sampling": defaults} | numbers)
+    return Result(
+        {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults} | numbers
+    )
 
 
 def _answer_prompt(

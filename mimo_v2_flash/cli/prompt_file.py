@@ -32,7 +32,9 @@ class Prompt(NamedTuple):
     params: SamplingParams
 
 
-def read_prompts(file: Path, tokenizer: Any, defaults: dict[str, Any]) -> list[Prompt]:
+def read_prompts(
+    file: Path, tokenizer: Any, defaults: dict[str, Any], *, chat: bool = False
+) -> list[Prompt]:
     """Return the prompts of a JSONL file; blank lines are none.
 
     Parameters
@@ -43,6 +45,8 @@ def read_prompts(file: Path, tokenizer: Any, defaults: dict[str, Any]) -> list[P
         From `load_tokenizer`.
     defaults
         `SamplingParams` of lines that say nothing else.
+    chat
+        Whether a `prompt` is a message to answer, not a text to continue.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def read_prompts(file: Path, tokenizer: Any, defaults: dict[str, Any]) -> list[P
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                prompts.append(_prompt(parse_json_object(line), tokenizer, defaults))
+                prompts.append(_prompt(parse_json_object(line), tokenizer, defaults, chat=chat))
             except ValueError as error:
                 raise ValueError(f"{file}: line {number}: {error}") from error
     if not prompts:
@@ -62,19 +66,26 @@ def read_prompts(file: Path, tokenizer: Any, defaults: dict[str, Any]) -> list[P
     return prompts
 
 
-def _prompt(entry: dict[str, Any], tokenizer: Any, defaults: dict[str, Any]) -> Prompt:
+def _prompt(
+    entry: dict[str, Any], tokenizer: Any, defaults: dict[str, Any], *, chat: bool
+) -> Prompt:
     """Return the prompt of a line."""
     contents = [entry.pop(name) for name in ("prompt", "messages") if name in entry]
     if len(contents) != 1 or not _is_content(contents[0]):
         raise ValueError('expected "prompt", a text, or "messages", objects of role and content')
     if unknown := [key for key in entry if key not in PARAMETERS]:
         raise ValueError(f"{shorten(unknown[0])} is unknown; there are {', '.join(PARAMETERS)}")
-    return Prompt(prompt_tokens(tokenizer, contents[0]), SamplingParams(**defaults | entry))
+    (content,) = contents
+    if chat and isinstance(content, str):
+        content = [{"role": "user", "content": content}]
+    return Prompt(prompt_tokens(tokenizer, content), SamplingParams(**defaults | entry))
 
 
 def _is_content(content: Any) -> bool:
     is_chat = isinstance(content, list) and all(
-        isinstance(message, dict) and all(isinstance(text, str) for text in message.values())
+        isinstance(message, dict)
+        and {"role", "content"} <= message.keys()
+        and all(isinstance(text, str) for text in message.values())
         for message in content
     )
     return isinstance(content, str) or (is_chat and len(content) > 0)
@@ -137,13 +148,14 @@ def run_prompt_file(
     defaults: dict[str, Any],
     options: dict[str, Any],
     *,
+    chat: bool,
     ordered: bool,
 ) -> dict[str, Any]:
     """Answer the prompts of a file on standard output; return answers, rates and latencies.
 
     `options` are those of the `Engine`.
     """
-    prompts = read_prompts(file, tokenizer, defaults)
+    prompts = read_prompts(file, tokenizer, defaults, chat=chat)
     longest = max(_longest(prompt, model.max_length) for prompt in prompts)
     lines, start = [], time.perf_counter()
     with Engine(model, max_length=longest, **options) as engine:

@@ -55,6 +55,14 @@ def test_each_line_is_answered_as_its_prompt_alone(answered, folder, rows):
     assert len(set(map(tuple, several))) > 1
 
 
+def test_a_prompt_may_be_a_message_to_answer(answered, folder):
+    messages = [{"role": "user", "content": "the end"}]
+    prompted, answer = answered([{"prompt": "the end"}, {"messages": messages}], "--chat")[0]
+    assert prompted["tokens"] == answer["tokens"]
+    alone = complete(load_model(folder), load_tokenizer(folder), messages, max_new_tokens=9)
+    assert prompted["tokens"] == alone.new_tokens
+
+
 def test_answers_may_be_written_as_they_end(answered):
     answers, _ = answered(LINES, "--no-ordered")
     assert answers[0]["index"] == 2
@@ -68,6 +76,7 @@ def test_answers_may_be_written_as_they_end(answered):
         ('{"prompt": 3}', 'line 2: expected "prompt", a text, or "messages"'),
         ('{"prompt": "a", "messages": []}', 'line 2: expected "prompt"'),
         ('{"messages": [{"role": 1}]}', 'line 2: expected "prompt"'),
+        ('{"messages": [{"role": "user"}]}', 'line 2: expected "prompt"'),
         ('{"prompt": "a", "heat": 1}', "line 2: 'heat' is unknown; there are temperature, "),
         ('{"prompt": "a", "top_p": 2}', "line 2: top_p is 2, allowed is a number in [0, 1]"),
         ('{"prompt": "a", "n": 4}', "prompt 1: n is 4, allowed is 1..3: each answer has a row"),
