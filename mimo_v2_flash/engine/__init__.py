@@ -1,6 +1,6 @@
 """The engine: requests, scheduler, sampling: the one loop that answers prompts."""
 
-from .engine import Engine
+from .engine import Engine, QueueFullError
 from .sampling_params import SamplingParams
 
-__all__ = ["Engine", "SamplingParams"]
+__all__ = ["Engine", "QueueFullError", "SamplingParams"]

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
     from mimo_v2_flash.parallel import HostGroup
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "QueueFullError"]
 
 MOST = 2**53  # of priorities and indices: as exact in floating point
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may."""
 
 
 class Engine:
@@ -134,6 +138,11 @@ class Engine:
         return bool(self._requests)
 
     @property
+    def is_open(self) -> bool:
+        """Whether requests are answered: not after `close`, nor after a failure of the model."""
+        return self._failure is None
+
+    @property
     def stats(self) -> EngineStats:
         """Statistics since the engine's start."""
         with self._lock:
@@ -170,7 +179,9 @@ class Engine:
             If a token id, of the parameters too, is outside of the vocabulary, or the prompt or the
             number of answers can never fit.
         RuntimeError
-            If the engine is closed or has failed, or `max_waiting` requests wait already.
+            If the engine is closed or has failed.
+        QueueFullError
+            If `max_waiting` requests wait already.
         """
         params, vocab_size = params or SamplingParams(), self._model.config.vocab_size
         (prompt,) = inputs.as_prompts([prompt_tokens], vocab_size)
@@ -189,7 +200,7 @@ class Engine:
             self._check_open()
             waiting = len(self._scheduler.waiting)
             if self._max_waiting is not None and waiting >= self._max_waiting:
-                raise RuntimeError(f"{waiting} requests wait already: max_waiting")
+                raise QueueFullError(f"{waiting} requests wait already: max_waiting")
             request = self._request(prompt, params, constraint, priority, first_index)
             self._requests[request.id] = request
             self._scheduler.add(request)

@@ -73,6 +73,10 @@ class Event:
         or the end of the context), "cancelled" or "error".
     error
         What went wrong, if the reason is "error".
+    cached_tokens
+        How many tokens of the prompt were known at the start: keys and values were copied.
+    prompt_logprobs
+        With the first tokens of an answer: the log-probabilities of the prompt's, if wanted.
     """
 
     id: int
@@ -81,6 +85,8 @@ class Event:
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
     error: Exception | None = None
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +267,14 @@ class Sequence:
     ) -> Event:
         """End the sequence, unless `reason` is None, and return the event of its new `tokens`."""
         self.finish_reason, self.error = reason, error
-        return Event(self.request.id, self.index, tokens, logprobs, reason, error)
+        is_first = len(self.new_tokens) == len(tokens)
+        prompt_logprobs = self.request.prompt_logprobs if is_first else None
+        reused = self.request.sequences[0].reused
+        return Event(
+            *(self.request.id, self.index, tokens, logprobs, reason, error),
+            cached_tokens=reused,
+            prompt_logprobs=prompt_logprobs or None,
+        )
 
     def answer(self) -> Answer:
         """Return the answer of a sequence that has ended."""

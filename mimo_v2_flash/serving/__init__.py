@@ -1,0 +1,1 @@
+"""Serving: requests of OpenAI's API, from Python or over HTTP, answered by one engine."""

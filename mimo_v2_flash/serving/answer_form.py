@@ -1,0 +1,87 @@
+"""The form that a request asks of an answer, as a grammar."""
+
+import json
+from typing import Any
+
+from mimo_v2_flash.text.chat_messages import normalize_tools
+
+from .errors import APIError
+from .protocol import ChatCompletionRequest
+from .tool_grammar import tool_call_grammar
+
+__all__ = ["answer_form"]
+
+TOOL_CHOICES = ("auto", "none", "required")
+
+
+def answer_form(
+    request: ChatCompletionRequest, tokenizer: Any
+) -> tuple[str, str, str] | None:
+    """Return kind and text of a grammar and the field that asks for it; None for any answer.
+
+    Raises
+    ------
+    APIError
+        If fields are malformed, or ask for several forms.
+    """
+    forms = [
+        form
+        for form in (
+            _tool_choice(request, tokenizer),
+            _response_format(request),
+            _structured_outputs(request),
+        )
+        if form is not None
+    ]
+    if len(forms) > 1:
+        raise APIError(f"{forms[0][2]} and {forms[1][2]} exclude each other", param=forms[1][2])
+    return forms[0] if forms else None
+
+
+def _response_format(request: ChatCompletionRequest) -> tuple[str, str, str] | None:
+    asked = request.response_format
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return "json_schema", '{"type": "object"}', "response_format"
+    schema = (asked.json_schema or {}).get("schema")
+    if not isinstance(schema, dict):
+        message = "response_format.json_schema.schema is missing: expected is a JSON schema"
+        raise APIError(message, param="response_format")
+    return "json_schema", json.dumps(schema), "response_format"
+
+
+def _structured_outputs(request: ChatCompletionRequest) -> tuple[str, str, str] | None:
+    asked = request.structured_outputs
+    entries = asked.model_dump(exclude_none=True, by_alias=True) if asked else {}
+    if len(entries) > 1:
+        names = " and ".join(entries)
+        raise APIError(f"structured_outputs has {names}: one is allowed", param=next(iter(entries)))
+    for kind, value in entries.items():
+        if kind == "json_object":
+            return "json_schema", '{"type": "object"}', "structured_outputs"
+        text = value if isinstance(value, str) else json.dumps(value)
+        kind = "json_schema" if kind == "json" else kind
+        return kind, text, "structured_outputs"
+    return None
+
+
+def _tool_choice(
+    request: ChatCompletionRequest, tokenizer: Any
+) -> tuple[str, str, str] | None:
+    choice = request.tool_choice
+    if choice is None or choice in ("auto", "none"):
+        return None
+    tools = [tool["function"] for tool in normalize_tools(request.tools)]
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        tools = [tool for tool in tools if tool["name"] == name]
+    elif choice not in TOOL_CHOICES:
+        message = f"tool_choice is {choice!r:.40}, allowed is {', '.join(TOOL_CHOICES)} or a function"
+        raise APIError(message, param="tool_choice")
+    if not tools:
+        raise APIError("tool_choice names no function of tools", param="tool_choice")
+    is_one = isinstance(choice, dict) or request.parallel_tool_calls is False
+    grammar = tool_call_grammar(tools, tokenizer.added_tokens_encoder, is_one=is_one)
+    return "lark", grammar, "tool_choice"

@@ -1,0 +1,55 @@
+"""Log-probabilities in the shapes of OpenAI's API."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.text.token_bytes import token_bytes
+
+__all__ = ["chat_logprobs", "completion_logprobs"]
+
+LEAST = -9999.0  # JSON has no infinity
+
+
+def chat_logprobs(tokenizer: Any, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Return the log-probabilities of a chat's tokens, each with the most probable ones."""
+    content = [
+        {
+            **_entry(tokenizer, each.token, each.logprob),
+            "top_logprobs": [_entry(tokenizer, *pair) for pair in each.top],
+        }
+        for each in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(
+    tokenizer: Any, logprobs: Sequence[TokenLogprob | int], offset: int
+) -> dict[str, Any]:
+    """Return the log-probabilities of a completion's tokens, from a character of its text on.
+
+    The first token of a prompt has none: it is an id alone.
+    """
+    result: dict[str, list[Any]] = {
+        name: [] for name in ("text_offset", "token_logprobs", "tokens", "top_logprobs")
+    }
+    for each in logprobs:
+        known = None if isinstance(each, int) else each
+        token = _text(tokenizer, each if isinstance(each, int) else each.token)
+        result["text_offset"].append(offset)
+        result["tokens"].append(token)
+        result["token_logprobs"].append(known and max(known.logprob, LEAST))
+        top = known and {_text(tokenizer, t): max(p, LEAST) for t, p in known.top}
+        result["top_logprobs"].append(top)
+        offset += len(token)
+    return result
+
+
+def _entry(tokenizer: Any, token: int, logprob: float) -> dict[str, Any]:
+    content = token_bytes(tokenizer, token)
+    text = content.decode(errors="replace")
+    return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(content)}
+
+
+def _text(tokenizer: Any, token: int) -> str:
+    return token_bytes(tokenizer, token).decode(errors="replace")

@@ -1,0 +1,107 @@
+"""Metrics of a server for Prometheus, by the names that vLLM's dashboards read."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from mimo_v2_flash.engine.stats import EngineStats
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
+class Metrics:
+    """Counters and histograms of a server's requests, and gauges of its engine.
+
+    Parameters
+    ----------
+    model_name
+        The label `model_name` of all metrics.
+    stats
+        Returns the engine's statistics when they are read.
+    """
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self._registry, self._model_name = CollectorRegistry(), model_name
+        self._registry.register(_EngineCollector(model_name, stats))
+        self._finished = Counter(
+            "vllm:request_success",
+            "Answers that ended, by reason.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
+        )
+        self._first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "From the request to its first token.", SECONDS
+        )
+        self._token = self._histogram(
+            "vllm:inter_token_latency_seconds", "Between the tokens of an answer.", SECONDS
+        )
+        self._latency = self._histogram(
+            "vllm:e2e_request_latency_seconds", "From the request to the answer's end.", SECONDS
+        )
+        self._prompt = self._histogram(
+            "vllm:request_prompt_tokens", "Tokens of a prompt.", TOKENS
+        )
+        self._generation = self._histogram(
+            "vllm:request_generation_tokens", "Tokens of an answer.", TOKENS
+        )
+
+    def token(self, seconds: float, *, is_first: bool) -> None:
+        """Count the time to an answer's first token, or to a later one since the last."""
+        (self._first_token if is_first else self._token).observe(seconds)
+
+    def finished(
+        self, reason: str, prompt_tokens: int, completion_tokens: int, seconds: float
+    ) -> None:
+        """Count an answer that ended."""
+        self._finished.labels(self._model_name, reason).inc()
+        self._prompt.observe(prompt_tokens)
+        self._generation.observe(completion_tokens)
+        self._latency.observe(seconds)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Any:
+        histogram = Histogram(
+            name, meaning, ["model_name"], buckets=buckets, registry=self._registry
+        )
+        return histogram.labels(self._model_name)
+
+
+class _EngineCollector(Collector):
+    """What the engine counts itself, read when Prometheus asks."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self._labels, self._stats = [model_name], stats
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics."""
+        stats = self._stats()
+        gauges = {
+            "vllm:num_requests_running": ("Answers that are generated.", stats.running),
+            "vllm:num_requests_waiting": ("Requests that wait.", stats.waiting),
+        }
+        counters = {
+            "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
+            "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
+        }
+        for family, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, (meaning, value) in entries.items():
+                metric = family(name, meaning, labels=["model_name"])
+                metric.add_metric(self._labels, value)
+                yield metric
+
+    def describe(self) -> Iterator[Any]:
+        """Yield nothing: the metrics are not read to be registered."""
+        return iter(())
