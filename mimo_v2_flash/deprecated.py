@@ -38,7 +38,7 @@ MOVED: dict[str, dict[str, str]] = {
         "END_OF_TEXT": "text.tokenizer.END_OF_TEXT",
         "end_of_text": "text.tokenizer.end_of_text",
         "load_tokenizer": "text.tokenizer.load_tokenizer",
-        "prompt_tokens": "text.tokenizer.prompt_tokens",
+        "prompt_tokens": "text.chat_template.prompt_tokens",
         "tokens": "text.tokenizer.tokens",
     },
     "groups": {

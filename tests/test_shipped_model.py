@@ -10,8 +10,9 @@ import torch
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.generation.generation_config import load_generation_config
+from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.completion import complete
-from mimo_v2_flash.text.tokenizer import END_OF_TEXT, load_tokenizer, prompt_tokens, tokens
+from mimo_v2_flash.text.tokenizer import END_OF_TEXT, load_tokenizer, tokens
 from tests.support.oracle import assert_same_logits
 from tests.support.reports import amounts, run_mode
 from tests.support.shipped import FOLDER, shipped_oracle, stored

@@ -17,7 +17,8 @@ from mimo_v2_flash.engine.request import RequestOutput
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.json_object import parse_json_object, shorten
 from mimo_v2_flash.model import MiMoV2FlashModel
-from mimo_v2_flash.text.tokenizer import Detokenizer, prompt_tokens
+from mimo_v2_flash.text.chat_template import prompt_tokens
+from mimo_v2_flash.text.tokenizer import Detokenizer
 
 __all__ = ["Prompt", "answer_prompts", "read_prompts", "run_prompt_file"]
 

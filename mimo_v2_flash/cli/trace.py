@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from mimo_v2_flash.text.chat_template import prompt_tokens
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.tracing.trace_file import write_trace
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab
 from mimo_v2_flash.inputs import as_count, as_token_ids
 
-from .tokenizer import Detokenizer, prompt_tokens
+from .chat_template import prompt_tokens
+from .tokenizer import Detokenizer
 
 if TYPE_CHECKING:
     from mimo_v2_flash.generation.generation_config import GenerationConfig

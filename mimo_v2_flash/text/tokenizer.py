@@ -1,12 +1,12 @@
 """The tokenizer of a checkpoint, loaded by transformers, and an incremental detokenizer.
 
-MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. An empty prompt is
-`<|endoftext|>`, the token that precedes a text in training.
+MiMo's tokenizer is Qwen2's byte-level BPE: a token may end within a character. `<|endoftext|>`
+precedes a text in training.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,15 @@ from typing import Any
 from mimo_v2_flash.checkpoint.source import SIDE_FILES
 from mimo_v2_flash.checkpoint.tokenizer_vocab import TOKENIZER_FILES, read_tokenizer_vocab
 
-__all__ = ["END_OF_TEXT", "Detokenizer", "end_of_text", "load_tokenizer", "prompt_tokens", "tokens"]
+__all__ = [
+    "END_OF_TEXT",
+    "Detokenizer",
+    "end_of_text",
+    "load_tokenizer",
+    "named_errors",
+    "plain_tokens",
+    "tokens",
+]
 
 END_OF_TEXT = "<|endoftext|>"
 LONGEST = 4  # bytes of a character in UTF-8
@@ -42,12 +50,12 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the hub's spelling of config.json
         files = ", ".join(name for name in SIDE_FILES if (path / name).is_file())
-        with _named_errors(f"{path}: no tokenizer in {files}"):
+        with named_errors(f"{path}: no tokenizer in {files}"):
             return auto_tokenizer.from_pretrained(path, local_files_only=True)
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def named_errors(name: str) -> Iterator[None]:
     """Raise what the content of a file makes a library raise as one line that begins with `name`.
 
     transformers, tokenizers and jinja2 raise exceptions of any type, and templates are programs.
@@ -61,47 +69,29 @@ def _named_errors(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {line}") from error
 
 
-def prompt_tokens(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]]) -> list[int]:
-    """Return the token ids of a prompt; an empty one is `<|endoftext|>` alone.
-
-    Parameters
-    ----------
-    tokenizer
-        From `load_tokenizer`.
-    prompt
-        A text to continue, or chat messages ("role", "content") to answer, which the checkpoint's
-        chat template turns into a text.
-
-    Raises
-    ------
-    ValueError
-        If the text holds a lone surrogate, there is no chat template for messages, or it fails.
-    """
-    if not isinstance(prompt, str):
-        return _chat_tokens(tokenizer, prompt)
-    return tokens(tokenizer, prompt, add_special_tokens=True) or [end_of_text(tokenizer)]
-
-
-def _chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
-    file = Path(tokenizer.name_or_path) / "chat_template.jinja"
-    where = file if file.is_file() else file.with_name("tokenizer_config.json")
-    with _named_errors(f"{where}: the chat template fails"):
-        return list(
-            tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        )
-
-
 def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
     """Return the token ids of a text of any length; ValueError if it is not Unicode."""
+    _check_unicode(text)
+    with named_errors(f"{tokenizer.name_or_path}: the tokenizer fails"):
+        encoded = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+    return list(encoded["input_ids"])
+
+
+def plain_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text in which no special or other added token is read."""
+    _check_unicode(text)
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    words = backend.pre_tokenizer.pre_tokenize_str(text)
+    return [token.id for word, _ in words for token in backend.model.tokenize(word)]
+
+
+def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start} of the text is a lone surrogate") from error
-    with _named_errors(f"{tokenizer.name_or_path}: the tokenizer fails"):
-        encoded = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
-    return list(encoded["input_ids"])
 
 
 def end_of_text(tokenizer: Any) -> int:
@@ -142,6 +132,12 @@ class Detokenizer:
         piece = self._text(self._pending)[self._emitted :]
         self._pending, self._emitted = [], 0
         return piece
+
+    def copy(self) -> "Detokenizer":
+        """Return an independent detokenizer in the same state."""
+        other = Detokenizer(self._tokenizer)
+        other._pending, other._emitted = [*self._pending], self._emitted
+        return other
 
     def _drop_certain(self) -> None:
         """Keep the tokens of the last `LONGEST` bytes: what they end in does not depend on others.

@@ -11,7 +11,8 @@ from mimo_v2_flash.cli.console import amount
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.kernels import moe_router
 from mimo_v2_flash.layers import generation_stats
-from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from mimo_v2_flash.text.chat_template import prompt_tokens
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.reports import amounts, run_mode
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
 

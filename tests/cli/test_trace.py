@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import run_example
-from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from mimo_v2_flash.text.chat_template import prompt_tokens
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.tracing.trace_file import open_trace
 from tests.support.tiny_text import CONTEXT, write_text_checkpoint
 

@@ -11,8 +11,9 @@ import torch
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_model, load_weights
+from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.completion import CONTEXT, END, LIMIT, complete
-from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
+from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support import tiny_text
 from tests.support.reports import run_mode
 from tests.support.tiny_text import any_text, text_oracle, write_json, write_text_checkpoint
