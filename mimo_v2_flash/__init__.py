@@ -10,23 +10,32 @@ if TYPE_CHECKING:
     from .layers.nonfinite import NonFiniteError
     from .model import MiMoV2FlashModel
     from .model_loader import load_model
+    from .runner import ChatCompletionRequest, CompletionRequest, Runner, Which
 
 __all__ = [
+    "ChatCompletionRequest",
+    "CompletionRequest",
     "Engine",
     "MiMoConfig",
     "MiMoV2FlashModel",
     "NonFiniteError",
+    "Runner",
     "SamplingParams",
+    "Which",
     "load_model",
     "load_weights",
 ]
 
 _MODULES = {
+    "ChatCompletionRequest": "runner",
+    "CompletionRequest": "runner",
     "Engine": "engine",
     "MiMoConfig": "config",
     "MiMoV2FlashModel": "model",
     "NonFiniteError": "layers.nonfinite",
+    "Runner": "runner",
     "SamplingParams": "engine",
+    "Which": "runner",
     "load_model": "model_loader",
     "load_weights": "checkpoint",
 }

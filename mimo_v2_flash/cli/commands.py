@@ -34,6 +34,10 @@ COMMANDS = {
         "Generate text: continue a prompt, or answer a chat message, and report speed and memory.",
         on_ranks=True,
     ),
+    "serve": Command(
+        "serve",
+        "Serve a model over HTTP, with OpenAI's API: chat, completions, tools, structured output.",
+    ),
     "evaluate": Command(
         "evaluate",
         "Evaluate a model on a text: bits per byte, and perplexity per token.",

@@ -1,22 +1,21 @@
-"""The form that a request asks of an answer, as a grammar."""
+"""The form that a request asks of an answer, as a grammar: JSON, a choice, calls of tools."""
 
 import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mimo_v2_flash.text.chat_messages import normalize_tools
 
 from .errors import APIError
 from .protocol import ChatCompletionRequest
-from .tool_grammar import tool_call_grammar
 
-__all__ = ["answer_form"]
+__all__ = ["answer_form", "tool_call_grammar"]
 
 TOOL_CHOICES = ("auto", "none", "required")
+GRAMMAR_KINDS = {"json": "json_schema"}
 
 
-def answer_form(
-    request: ChatCompletionRequest, tokenizer: Any
-) -> tuple[str, str, str] | None:
+def answer_form(request: ChatCompletionRequest, tokenizer: Any) -> tuple[str, str, str] | None:
     """Return kind and text of a grammar and the field that asks for it; None for any answer.
 
     Raises
@@ -61,14 +60,11 @@ def _structured_outputs(request: ChatCompletionRequest) -> tuple[str, str, str] 
         if kind == "json_object":
             return "json_schema", '{"type": "object"}', "structured_outputs"
         text = value if isinstance(value, str) else json.dumps(value)
-        kind = "json_schema" if kind == "json" else kind
-        return kind, text, "structured_outputs"
+        return GRAMMAR_KINDS.get(kind, kind), text, "structured_outputs"
     return None
 
 
-def _tool_choice(
-    request: ChatCompletionRequest, tokenizer: Any
-) -> tuple[str, str, str] | None:
+def _tool_choice(request: ChatCompletionRequest, tokenizer: Any) -> tuple[str, str, str] | None:
     choice = request.tool_choice
     if choice is None or choice in ("auto", "none"):
         return None
@@ -78,10 +74,58 @@ def _tool_choice(
         name = function.get("name") if isinstance(function, dict) else None
         tools = [tool for tool in tools if tool["name"] == name]
     elif choice not in TOOL_CHOICES:
-        message = f"tool_choice is {choice!r:.40}, allowed is {', '.join(TOOL_CHOICES)} or a function"
+        message = (
+            f"tool_choice is {choice!r:.40}, allowed is {', '.join(TOOL_CHOICES)} or a function"
+        )
         raise APIError(message, param="tool_choice")
     if not tools:
         raise APIError("tool_choice names no function of tools", param="tool_choice")
     is_one = isinstance(choice, dict) or request.parallel_tool_calls is False
     grammar = tool_call_grammar(tools, tokenizer.added_tokens_encoder, is_one=is_one)
     return "lark", grammar, "tool_choice"
+
+
+def tool_call_grammar(
+    tools: Sequence[dict[str, Any]], special: Collection[str], *, is_one: bool = False
+) -> str:
+    """Return the Lark grammar of calls of some tools, in the spelling of MiMo-V2-Flash.
+
+    Parameters
+    ----------
+    tools
+        The functions, each with a name and, if it has any, parameters: a JSON schema.
+    special
+        The special tokens of the vocabulary: a marker that is none of them is text.
+    is_one
+        Whether there is one call; otherwise there are one or more.
+    """
+    start, end = (
+        marker if marker in special else json.dumps(marker)
+        for marker in ("<tool_call>", "</tool_call>")
+    )
+    lines = [f'start: {"call" if is_one else "call+"}\ncall: {start} "\\n" (%s) {end} "\\n"?']
+    lines[0] %= " | ".join(f"function_{index}" for index in range(len(tools)))
+    lines.append('text[lazy]: /(.|\\n)*/ "</parameter>\\n"')
+    for index, tool in enumerate(tools):
+        schema = tool.get("parameters") or {}
+        required = schema.get("required", ())
+        parts = []
+        for number, (name, of_value) in enumerate(schema.get("properties", {}).items()):
+            rule = f"parameter_{index}_{number}"
+            opening = json.dumps(f"<parameter={name}>")
+            lines.append(f"{rule}: {opening} {_value(of_value)}")
+            parts.append(rule if name in required else f"{rule}?")
+        opening = json.dumps(f"<function={tool['name']}>\n")
+        lines.append(f'function_{index}: {opening} {" ".join(parts)} "</function>\\n"')
+    return "\n".join(lines)
+
+
+def _value(schema: dict[str, Any]) -> str:
+    """Return the rule of a parameter's value and its end: verbatim text, or JSON."""
+    end = '"</parameter>\\n"'
+    if choices := schema.get("enum"):
+        texts = [value if isinstance(value, str) else json.dumps(value) for value in choices]
+        return f"({' | '.join(map(json.dumps, texts))}) {end}"
+    if schema.get("type") == "string":
+        return "text"
+    return f"%json {json.dumps(schema)} {end}"

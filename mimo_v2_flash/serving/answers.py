@@ -118,8 +118,10 @@ class Answer:
 
     def text_tokens(self, choice: Choice, event: Event) -> Sequence[int]:
         """Return an event's tokens without the one that ended the answer, which is not shown."""
-        is_end = event.finish_reason == "stop" and event.tokens[-1:] and (
-            event.tokens[-1] in self._end_tokens
+        is_end = (
+            event.finish_reason == "stop"
+            and event.tokens[-1:]
+            and (event.tokens[-1] in self._end_tokens)
         )
         if is_end and event.tokens[-1] in (self.request.stop_token_ids or ()):
             choice.stop_reason = event.tokens[-1]

@@ -19,8 +19,7 @@ from .protocol import (
     TokenizeRequest,
     parse_request,
 )
-from .running_answer import RunningAnswer
-from .service import Service
+from .service import RunningAnswer, Service
 from .tokenization import detokenize, tokenize
 
 __all__ = ["create_app"]
@@ -160,12 +159,14 @@ async def _gone(receive: Any) -> None:
         pass
 
 
-async def _error_response(request: Request, error: Any) -> Response:
+async def _error_response(_: Request, error: Any) -> Response:
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
 async def _http_error_response(request: Request, error: Any) -> Response:
     """Return an error of routing, such as an unknown path, in the shape of all others."""
-    body = APIError(f"{error.detail}: {request.method} {request.url.path}", status=error.status_code)
+    body = APIError(
+        f"{error.detail}: {request.method} {request.url.path}", status=error.status_code
+    )
     return JSONResponse(body.body(), status_code=error.status_code, headers=error.headers)

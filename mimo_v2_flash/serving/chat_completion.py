@@ -8,8 +8,8 @@ from mimo_v2_flash.text.chat_template import THINK_END, ChatPrompt, chat_prompt
 from mimo_v2_flash.text.constraints import AllConstraints, StopStrings
 from mimo_v2_flash.text.output_parser import OutputParser
 
-from .answers import Answer, Choice
 from .answer_form import answer_form
+from .answers import Answer, Choice
 from .context_policy import drop_oldest_turns
 from .errors import APIError
 from .event_stream import Submission
@@ -83,15 +83,7 @@ class ChatCompletion(Answer):
         return [self._chunk([self._chunk_choice(choice, delta)]) for choice in self.choices]
 
     def _choice_chunks(self, choice: Choice, event: Event) -> list[dict[str, Any]]:
-        parser = self._parsers[choice.index]
-        deltas: list[DeltaMessage] = []
-        for token in self.text_tokens(choice, event):
-            deltas += parser.push(token)
-            self._reasoning_tokens += parser.is_reasoning
-        if event.finish_reason:
-            deltas += parser.end()
-            choice.stop_reason = parser.stop_reason or choice.stop_reason
-        deltas = [delta for delta in deltas if self._is_wanted(delta)]
+        deltas = [delta for delta in self._parse(choice, event) if self._is_wanted(delta)]
         self._deltas[choice.index] += deltas
         self._unsent[choice.index] += event.logprobs or ()
         if event.finish_reason:
@@ -103,6 +95,19 @@ class ChatCompletion(Answer):
             choices[0]["logprobs"] = self._logprobs(self._unsent[choice.index])
             self._unsent[choice.index] = []
         return [self._chunk([each]) for each in choices]
+
+    def _parse(self, choice: Choice, event: Event) -> list[DeltaMessage]:
+        """Return what the tokens of an event add to a choice."""
+        parser, deltas = self._parsers[choice.index], list[DeltaMessage]()
+        for token in self.text_tokens(choice, event):
+            deltas += parser.push(token)
+            self._reasoning_tokens += parser.is_reasoning
+        if event.finish_reason:
+            deltas += parser.end()
+            choice.stop_reason = parser.stop_reason or choice.stop_reason
+            if parser.stop_reason and self.request.include_stop_str_in_output:
+                deltas.append(DeltaMessage(content=parser.stop_reason))
+        return deltas
 
     def _is_wanted(self, delta: DeltaMessage) -> bool:
         if delta.tool_call is not None:

@@ -47,7 +47,8 @@ class Completion(Answer):
         text = self._texts[choice.index]
         piece = ""
         is_first = len(choice.tokens) == len(event.tokens)
-        self._prompt_logprobs[choice.prompt] += event.prompt_logprobs or ()
+        if event.prompt_logprobs is not None:  # every answer to a prompt has them
+            self._prompt_logprobs[choice.prompt] = event.prompt_logprobs
         if is_first and self.request.echo:
             piece = self._prompt_text(choice)
         piece += "".join(map(text.push, self.text_tokens(choice, event)))
@@ -67,9 +68,7 @@ class Completion(Answer):
         logprobs = self._logprobs(choice, choice.logprobs, 0, is_first=True)
         return self._object(choice, self._shown[choice.index], logprobs)
 
-    def _object(
-        self, choice: Choice, text: str, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    def _object(self, choice: Choice, text: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "index": choice.index,
             "text": text,

@@ -5,10 +5,9 @@ from typing import Any
 
 from mimo_v2_flash.text.chat_template import ChatPrompt
 
-__all__ = ["CONTEXT_POLICIES", "drop_oldest_turns"]
+__all__ = ["drop_oldest_turns"]
 
-CONTEXT_POLICIES = ("truncate", "error")
-"""Drop the oldest turns, or refuse the request."""
+SYSTEM = ("system", "developer")
 
 
 def drop_oldest_turns(
@@ -46,6 +45,3 @@ def _without_oldest_turn(messages: Sequence[Any]) -> list[Any] | None:
     first, second = starts[:2]
     between = [each for each in messages[first:second] if each.get("role") in SYSTEM]
     return [*messages[:first], *between, *messages[second:]]
-
-
-SYSTEM = ("system", "developer")

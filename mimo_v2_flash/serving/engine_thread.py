@@ -32,6 +32,14 @@ class EngineThread:
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> "EngineThread":
+        """Return the thread, which is closed after the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the thread and the engine."""
+        self.close()
+
     @property
     def is_alive(self) -> bool:
         """Whether requests are answered: False after `close` and after a failure of the model."""

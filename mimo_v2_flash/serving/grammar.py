@@ -1,4 +1,4 @@
-"""Grammars: the tokens that an answer's form allows, by llguidance, as a constraint of the engine."""
+"""Grammars: the tokens that an answer's form allows, by llguidance, as engine constraints."""
 
 from __future__ import annotations
 
@@ -126,8 +126,6 @@ class GrammarConstraint:
 
     def copy(self) -> GrammarConstraint:
         """Return an independent constraint in the same state."""
-        other = GrammarConstraint(
-            self._matcher.deep_copy(), self._vocab_size, self._begins_after
-        )
+        other = GrammarConstraint(self._matcher.deep_copy(), self._vocab_size, self._begins_after)
         other._tokens, other._begin = [*self._tokens], self._begin
         return other

@@ -35,13 +35,14 @@ def completion_logprobs(
     }
     for each in logprobs:
         known = None if isinstance(each, int) else each
-        token = _text(tokenizer, each if isinstance(each, int) else each.token)
+        token_id = each if isinstance(each, int) else each.token
+        token = _text(tokenizer, token_id)
         result["text_offset"].append(offset)
         result["tokens"].append(token)
         result["token_logprobs"].append(known and max(known.logprob, LEAST))
         top = known and {_text(tokenizer, t): max(p, LEAST) for t, p in known.top}
         result["top_logprobs"].append(top)
-        offset += len(token)
+        offset += len(tokenizer.decode([token_id], skip_special_tokens=True))
     return result
 
 

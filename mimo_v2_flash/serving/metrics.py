@@ -48,9 +48,7 @@ class Metrics:
         self._latency = self._histogram(
             "vllm:e2e_request_latency_seconds", "From the request to the answer's end.", SECONDS
         )
-        self._prompt = self._histogram(
-            "vllm:request_prompt_tokens", "Tokens of a prompt.", TOKENS
-        )
+        self._prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", TOKENS)
         self._generation = self._histogram(
             "vllm:request_generation_tokens", "Tokens of an answer.", TOKENS
         )

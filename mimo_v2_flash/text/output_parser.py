@@ -71,7 +71,7 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
         self._has_calls, self._make_id = tools is not None, make_id
         self._buffer, self._deltas = "", list[DeltaMessage]()
         self._read: Callable[[bool], bool] = self._read_text
-        self._is_reasoning = is_reasoning
+        self.is_reasoning = is_reasoning
         self._is_start = True  # nothing but whitespace has come
         self._space: str | None = ""  # a text that is whitespace so far; None if it is not
         self._is_wrapped = False  # `<tool_call>` is open
@@ -114,7 +114,7 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
             self._begin_thinking()
         elif match.lastgroup == "think_end":
             self._end_text()
-            self._is_reasoning = False
+            self.is_reasoning = False
         else:
             self._is_wrapped = False
         self._is_start = False
@@ -192,9 +192,9 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
 
     def _begin_thinking(self) -> None:
         """Begin thinking, at the start of an answer; elsewhere its marker is text or nothing."""
-        if self._is_start and not self._is_reasoning:
-            self._is_reasoning, self._space = True, ""
-        elif not self._is_reasoning:
+        if self._is_start and not self.is_reasoning:
+            self.is_reasoning, self._space = True, ""
+        elif not self.is_reasoning:
             self._emit_text(THINK)
 
     def _begin_call(self, name: str, *, is_wrapped: bool) -> None:
@@ -225,7 +225,7 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
 
     def _emit_certain_text(self, text: str) -> None:
         self._space, self._is_start = None, False
-        is_reasoning = self._is_reasoning
+        is_reasoning = self.is_reasoning
         delta = DeltaMessage(reasoning_content=text) if is_reasoning else DeltaMessage(text)
         self._deltas.append(delta)
 
@@ -280,6 +280,11 @@ class OutputParser:
         self._parser = TextParser(
             tools, is_reasoning=is_reasoning, standins=self._text.standins, make_id=make_id
         )
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is thinking, as far as is known."""
+        return self._parser.is_reasoning
 
     @property
     def stop_reason(self) -> str | None:

@@ -13,8 +13,8 @@ def token_bytes(tokenizer: Any, token: int) -> bytes:
     Examples
     --------
     >>> from mimo_v2_flash.text.tokenizer import load_tokenizer
-    >>> token_bytes(load_tokenizer("examples/mimo-tiny"), 207)
-    b'\\n'
+    >>> token_bytes(load_tokenizer("examples/mimo-tiny"), 8)
+    b'</think>'
     """
     added = tokenizer.added_tokens_decoder.get(token)
     if added is not None:

@@ -1,0 +1,152 @@
+"""Serve a model over HTTP, with OpenAI's API: chat, completions, tools, structured output.
+
+One line of JSON per request goes to standard error, without prompts and answers. SIGTERM and Ctrl-C
+let running answers end first; a second Ctrl-C does not.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mimo_v2_flash.engine import Engine
+from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.model_loader import load_model
+from mimo_v2_flash.serving.engine_thread import EngineThread
+from mimo_v2_flash.serving.served_model import ServedModel
+from mimo_v2_flash.text.tokenizer import load_tokenizer
+
+from .example_model import add_model_argument, check_folder
+from .option_types import natural, positive
+from .result import Result
+from .runtime_options import RuntimeOptions, add_runtime_arguments
+
+__all__ = ["add_arguments", "run"]
+
+CONTEXT_POLICIES = ("truncate", "error")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this command."""
+    add_model_argument(parser)
+    add_runtime_arguments(parser)
+    server = parser.add_argument_group("server", "Address, and who may ask for how much.")
+    server.add_argument(
+        "--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1)."
+    )
+    server.add_argument(
+        "--port", type=natural, default=8000, help="Port; 0 takes a free one (default: 8000)."
+    )
+    server.add_argument(
+        "--served-model-name",
+        metavar="NAME",
+        help="Name of the model in requests (default: the name of its folder).",
+    )
+    server.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="Key that requests must have as a bearer; may be repeated (default: "
+        "MIMO_API_KEY, or none is needed).",
+    )
+    server.add_argument(
+        "--max-body",
+        type=positive,
+        default=8 << 20,
+        metavar="BYTES",
+        help="Maximum size of a request's body (default: 8388608).",
+    )
+    server.add_argument(
+        "--drain-seconds",
+        type=natural,
+        default=30,
+        help="Seconds that running answers have to end after SIGTERM (default: 30).",
+    )
+    _add_engine_arguments(parser)
+
+
+def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    engine = parser.add_argument_group("engine", "How many requests run, and what is kept of them.")
+    engine.add_argument(
+        "--max-sequences",
+        type=positive,
+        default=32,
+        help="Maximum number of answers that are generated at a time (default: 32).",
+    )
+    engine.add_argument(
+        "--max-length",
+        type=positive,
+        help="Maximum number of tokens of a prompt and its answer (default: the model's).",
+    )
+    engine.add_argument(
+        "--max-waiting",
+        type=natural,
+        default=256,
+        help="Maximum number of requests that wait; more are told to come back (default: 256).",
+    )
+    engine.add_argument(
+        "--prefix-cache",
+        default="10%",
+        metavar="BYTES",
+        help="Memory for keys and values of known prefixes, in bytes or as a part of the free "
+        'memory such as "10%%" (default: 10%%).',
+    )
+    engine.add_argument(
+        "--context-policy",
+        choices=CONTEXT_POLICIES,
+        default=CONTEXT_POLICIES[0],
+        help="Drop the oldest turns of a chat that is too long, or refuse it (default: truncate).",
+    )
+
+
+def run(
+    model: Path,
+    host: str,
+    port: int,
+    served_model_name: str | None,
+    api_key: list[str] | None,
+    max_body: int,
+    drain_seconds: int,
+    context_policy: str,
+    max_sequences: int,
+    max_length: int | None,
+    max_waiting: int,
+    prefix_cache: str,
+    **options: Any,
+) -> Result:
+    """Serve until a signal asks to end; return what was served."""
+    check_folder(model)
+    api_server, service = map(_serving, ("api_server", "service"))
+    runtime = RuntimeOptions.pop_from(options)
+    loaded, tokenizer = load_model(model, **runtime.keywords(NumpyBackend())), load_tokenizer(model)
+    size = int(prefix_cache) if prefix_cache.isdecimal() else prefix_cache
+    engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, prefix_cache=size)
+    name = served_model_name or model.resolve().name
+    served = ServedModel(name, loaded, tokenizer, max_length)
+    with EngineThread(engine) as thread:
+        drops_turns = context_policy == "truncate"
+        server = api_server.APIServer(
+            service.Service(served, thread, drops_turns=drops_turns),
+            host=host,
+            port=port,
+            api_keys=api_key or os.environ.get("MIMO_API_KEY", "").split(),
+            max_body_bytes=max_body,
+            drain_seconds=drain_seconds,
+        )
+        sys.stderr.write(f"{name} is served at {server.url}/v1\n")
+        server.run()
+        numbers = engine.stats._asdict()
+    return Result({"model": model} | numbers)
+
+
+def _serving(name: str) -> Any:
+    """Return a module of the server; ImportError if the extra is missing, with the command."""
+    try:
+        return import_module(f"mimo_v2_flash.serving.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"serve needs {error.name}, which is not installed: "
+            'pip install "mimo-v2-flash[serve]", or in a checkout: pip install -e ".[serve]"'
+        ) from error
