@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from .text.tokenizer import load_tokenizer, tokens
 if TYPE_CHECKING:
     import os
 
+    from .engine.stats import EngineStats
     from .serving.answers import Answer
 
 __all__ = ["ChatCompletionRequest", "CompletionRequest", "Runner", "Which"]
@@ -147,7 +149,7 @@ class Runner:
     >>> with Runner(which=Which.Plain(model_id="examples/mimo-tiny")) as runner:
     ...     result = runner.completion("The list type", max_tokens=4, temperature=0)
     >>> result.choices[0].text, result.usage.completion_tokens
-    (' is used', 4)
+    (' is a list of', 4)
     """
 
     def __init__(
@@ -174,6 +176,11 @@ class Runner:
     def close(self) -> None:
         """End all answers, and free the engine's memory."""
         self._thread.close()
+
+    @property
+    def stats(self) -> EngineStats:
+        """The engine's statistics."""
+        return self._thread.stats
 
     @property
     def max_sequence_length(self) -> int:
@@ -236,9 +243,15 @@ class Runner:
         stream = EventStream(self._thread, answer.submissions)
         chunks = _chunks(answer, stream)
         if fields.stream:
-            return map(as_object, chunks)
+            return _objects(chunks)
         deque(chunks, maxlen=0)
         return as_object(answer.result())
+
+
+def _objects(chunks: Any) -> Iterator[Any]:
+    """Yield chunks as objects; closing the iterator closes `chunks`."""
+    with closing(chunks):
+        yield from map(as_object, chunks)
 
 
 def _chunks(answer: Answer, stream: EventStream) -> Iterator[dict[str, Any]]:

@@ -7,14 +7,16 @@ let running answers end first; a second Ctrl-C does not.
 import argparse
 import os
 import sys
+from collections import deque
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.engine import Engine
+from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.serving.engine_thread import EngineThread
+from mimo_v2_flash.serving.event_stream import EventStream, Submission
 from mimo_v2_flash.serving.served_model import ServedModel
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 
@@ -37,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1)."
     )
     server.add_argument(
-        "--port", type=natural, default=8000, help="Port; 0 takes a free one (default: 8000)."
+        "--port",
+        type=int,
+        choices=range(65536),
+        default=8000,
+        metavar="PORT",
+        help="Port; 0 takes a free one (default: 8000).",
     )
     server.add_argument(
         "--served-model-name",
@@ -135,10 +142,17 @@ def run(
             max_body_bytes=max_body,
             drain_seconds=drain_seconds,
         )
+        _warm_up(thread)
         sys.stderr.write(f"{name} is served at {server.url}/v1\n")
+        sys.stderr.flush()
         server.run()
         numbers = engine.stats._asdict()
     return Result({"model": model} | numbers)
+
+
+def _warm_up(thread: EngineThread) -> None:
+    """Load compiled code, or programs, before there is a client."""
+    deque(EventStream(thread, [Submission([0], SamplingParams(max_tokens=2))]), maxlen=0)
 
 
 def _serving(name: str) -> Any:

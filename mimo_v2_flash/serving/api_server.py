@@ -1,6 +1,7 @@
 """The HTTP server: uvicorn on a socket of its own, which drains before it ends."""
 
 import asyncio
+import os
 import socket
 import sys
 import time
@@ -57,8 +58,7 @@ class APIServer:
         drain_seconds: float = 30.0,
         log: TextIO | None = sys.stderr,
     ) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=2048)
+        self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         hosts = {*LOOPBACK, host} if host in LOOPBACK else ()
@@ -87,6 +87,16 @@ class APIServer:
     def shut_down(self) -> None:
         """Let the server drain and end; from any thread."""
         self._service.is_draining = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except socket.gaierror as error:
+        raise OSError(error.errno, error.strerror, host) from error
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), f"{host}:{port}") from error
 
 
 class _DrainingServer(uvicorn.Server):

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .errors import APIError
 from .metrics import CONTENT_TYPE
@@ -133,6 +134,8 @@ async def _body(request: Request) -> bytes:
         return await asyncio.wait_for(request.body(), BODY_SECONDS)
     except asyncio.TimeoutError as error:
         raise APIError(f"no body within {BODY_SECONDS} s", status=408) from error
+    except ClientDisconnect as error:
+        raise _client_has_gone() from error
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
@@ -144,13 +147,17 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise APIError("the client went away", status=499)
+            raise _client_has_gone()
         return task.result()
     finally:
         for each in (task, gone):
             each.cancel()
             with suppress(BaseException):
                 await each
+
+
+def _client_has_gone() -> APIError:
+    return APIError("the client went away", status=499)  # nginx's status, for the log alone
 
 
 async def _gone(receive: Any) -> None:

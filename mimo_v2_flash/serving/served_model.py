@@ -38,7 +38,7 @@ class ServedModel:
     def __init__(
         self, name: str, model: "MiMoV2FlashModel", tokenizer: Any, max_length: int | None = None
     ) -> None:
-        self.name, self.tokenizer = name, tokenizer
+        self.name, self.model, self.tokenizer = name, model, tokenizer
         self.max_length = model.max_length if max_length is None else max_length
         self.vocab_size = model.config.vocab_size
         self.defaults = model.generation_config.sampling()

@@ -1,0 +1,75 @@
+"""`mimo serve` as a process: it says where it is, answers, and ends when it is asked to."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from mimo_v2_flash.cli.main import main
+
+COMMAND = [sys.executable, "-m", "mimo_v2_flash", "serve", "--port", "0", "--max-length", "128"]
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Run the server; yield its URL, then end it and check how it ended."""
+    command = [*COMMAND, "--api-key", "secret", "--served-model-name", "m"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        match = None
+        while match is None:
+            line = run.stderr.readline()
+            assert line, "the server ended"
+            match = re.search(r"m is served at (http://\S+)/v1", line)
+        yield match[1]
+        run.send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (0, "")
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {line["status"] for line in lines} == {200, 401}
+    assert "a secret text" not in err
+
+
+def test_it_answers_who_has_the_key(served):
+    body = {"model": "m", "prompt": "a secret text", "max_tokens": 2}
+    headers = {"authorization": "Bearer secret"}
+    answer = httpx.post(f"{served}/v1/completions", json=body, headers=headers, timeout=60)
+    assert answer.json()["usage"]["completion_tokens"] == 2
+    assert httpx.post(f"{served}/v1/completions", json=body).status_code == 401
+
+
+def test_a_port_that_is_taken_is_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in use" in line
+    assert str(port) in line
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("mimo_v2_flash.serving.a")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'serve needs uvicorn, which is not installed: pip install "mimo-v2-flash[serve]"' in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "nowhere"], "--model nowhere: no such folder"),
+        (["--prefix-cache", "lots"], "--prefix-cache is 'lots'"),
+        (["--port", "99999"], "--port"),
+        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(capsys, options, words):
+    assert main(["serve", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

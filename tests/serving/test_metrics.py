@@ -1,0 +1,37 @@
+"""Metrics: the names that dashboards read, with the label of the model."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from mimo_v2_flash.engine.stats import StatsRecorder
+from mimo_v2_flash.serving.metrics import Metrics
+
+
+def read(metrics):
+    """Return the values by name and labels, but for the histograms' buckets."""
+    return {
+        (sample.name, sample.labels.get("finished_reason")): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if "le" not in sample.labels and sample.labels["model_name"] == "tiny"
+    }
+
+
+def test_requests_are_counted_by_reason_and_measured():
+    metrics = Metrics("tiny", lambda: StatsRecorder().snapshot(2, 3, 100))
+    metrics.token(0.25, is_first=True)
+    metrics.token(0.125, is_first=False)
+    metrics.finished("stop", 10, 4, 1.5)
+    metrics.finished("stop", 10, 4, 0.5)
+    metrics.finished("length", 1, 1, 1.0)
+    values = read(metrics)
+    assert values["vllm:num_requests_running", None] == 2
+    assert values["vllm:num_requests_waiting", None] == 3
+    assert values["vllm:request_success_total", "stop"] == 2
+    assert values["vllm:request_success_total", "length"] == 1
+    assert values["vllm:time_to_first_token_seconds_sum", None] == 0.25
+    assert values["vllm:inter_token_latency_seconds_sum", None] == 0.125
+    assert values["vllm:e2e_request_latency_seconds_count", None] == 3
+    assert values["vllm:request_prompt_tokens_sum", None] == 21
+    assert values["vllm:request_generation_tokens_sum", None] == 9
+    assert ("vllm:prompt_tokens_total", None) in values
+    assert ("vllm:generation_tokens_total", None) in values
