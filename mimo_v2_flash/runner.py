@@ -7,6 +7,7 @@ runner.chat_completion(messages=[{"role": "user", "content": "Hello"}]).choices[
 from __future__ import annotations
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -24,7 +25,7 @@ from .serving.event_stream import EventStream
 from .serving.objects import as_object
 from .serving.protocol import ChatCompletionRequest as ChatFields
 from .serving.protocol import CompletionRequest as CompletionFields
-from .serving.protocol import parse_request
+from .serving.protocol import GenerationRequest, parse_request
 from .serving.served_model import ServedModel
 from .text.tokenizer import load_tokenizer, tokens
 
@@ -160,10 +161,9 @@ class Runner:
         max_length: int | None = None,
         **options: Any,
     ) -> None:
-        model = load_model(which.model_id, **options)
-        tokenizer = load_tokenizer(which.model_id)
-        self._served = ServedModel(str(which.model_id), model, tokenizer, max_length)
-        self._thread = EngineThread(Engine(model, max_seqs, max_length))
+        model = load_model(which.model_id, max_length=max_length, **options)
+        self._served = ServedModel(str(which.model_id), model, load_tokenizer(which.model_id))
+        self._thread = EngineThread(Engine(model, max_seqs))
 
     def __enter__(self) -> Runner:
         """Return the runner, which is closed after the block."""
@@ -224,6 +224,19 @@ class Runner:
         """Return the answer to a request: see `completion`."""
         return self._send(CompletionFields, Completion, request)
 
+    def check_fields(self, fields: Mapping[str, Any]) -> None:
+        """Raise ValueError if fields of a request are not allowed."""
+        try:
+            parse_request(GenerationRequest, fields).sampling(self._served.defaults)
+        except APIError as error:
+            raise ValueError(str(error)) from error
+
+    def count_tokens(self, messages: list[Mapping[str, Any]], **fields: Any) -> int:
+        """Return how many tokens a chat has for the model; ValueError if it is none."""
+        request = ChatCompletionRequest(messages, **fields)
+        answer = self._begin(ChatFields, ChatCompletion, request)
+        return len(answer.submissions[0].prompt_tokens)
+
     def tokenize_text(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text."""
         return tokens(self._served.tokenizer, text, add_special_tokens=add_special_tokens)
@@ -233,16 +246,23 @@ class Runner:
         tokenizer = self._served.tokenizer
         return str(tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
-    def _send(self, kind: Any, answer_kind: Any, request: _Request) -> Any:
+    def _begin(self, kind: Any, answer_kind: Any, request: _Request) -> Answer:
+        """Return the answer to a request, not yet begun; ValueError if it is malformed."""
         try:
             fields = parse_request(kind, request.fields)
             fields.check()
             answer: Answer = answer_kind(fields, self._served)
         except APIError as error:
             raise ValueError(str(error)) from error
-        stream = EventStream(self._thread, answer.submissions)
-        chunks = _chunks(answer, stream)
-        if fields.stream:
+        return answer
+
+    def _send(self, kind: Any, answer_kind: Any, request: _Request) -> Any:
+        answer = self._begin(kind, answer_kind, request)
+        if dropped := answer.notes.get("dropped_turns"):
+            message = f"the context is full: the oldest turns ({dropped}) are left out"
+            warnings.warn(message, stacklevel=4)
+        chunks = _chunks(answer, EventStream(self._thread, answer.submissions))
+        if answer.request.stream:
             return _objects(chunks)
         deque(chunks, maxlen=0)
         return as_object(answer.result())

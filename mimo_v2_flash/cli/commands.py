@@ -34,6 +34,7 @@ COMMANDS = {
         "Generate text: continue a prompt, or answer a chat message, and report speed and memory.",
         on_ranks=True,
     ),
+    "run": Command("run", "Chat with a model in the terminal, or through pipes."),
     "serve": Command(
         "serve",
         "Serve a model over HTTP, with OpenAI's API: chat, completions, tools, structured output.",

@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the option of the checkpoint."""
     parser.add_argument(
-        "--model",
+        *("-m", "--model"),
         type=Path,
         default=EXAMPLE,
         metavar="FOLDER",

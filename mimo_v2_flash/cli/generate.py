@@ -33,7 +33,7 @@ from .prompt_file import run_prompt_file
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "add_sampling_arguments", "run"]
 
 SAMPLING_ARGUMENTS = (
     ("--temperature", float, "Sampling temperature; 0 decodes greedily", 0),
@@ -108,13 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=200,
         help="Maximum number of tokens to generate (default: 200).",
     )
-    _add_sampling_arguments(parser)
+    add_sampling_arguments(parser)
     stream = parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True)
     # Given as an argument, the help would get a second default from Python 3.10 to 3.12.
     stream.help = "Write the text as it is generated, or all at its end (default: --stream)."
 
 
-def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of sampling, and the seed."""
     for name, kind, meaning, off in SAMPLING_ARGUMENTS:
         default = f"(default: the checkpoint's generation_config.json, or {off})"
         parser.add_argument(name, type=kind, help=f"{meaning} {default}.")

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(words: list[str]) -> Invocation:
     parser = _parser()
+    if words[:1] == ["-i"] and "run" in words:  # interactive, which `run` is: mistral.rs's spelling
+        words = words[1:]
     if not words:
         parser.error(f"a command is required: {', '.join(COMMANDS)}; mimo --help describes them")
     if not words[0].startswith("-") and words[0] not in COMMANDS:

@@ -19,7 +19,9 @@ COMMAND = [sys.executable, "-m", "mimo_v2_flash", "serve", "--port", "0", "--max
 def served():
     """Run the server; yield its URL, then end it and check how it ended."""
     command = [*COMMAND, "--api-key", "secret", "--served-model-name", "m"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
         match = None
         while match is None:
             line = run.stderr.readline()

@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
 
 from mimo_v2_flash.engine import SamplingParams
+from mimo_v2_flash.serving.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 from tests.support.engine_model import HistoryModel
 from tests.support.engine_tiny import run_alone
 from tests.support.served import NAME, WEATHER, serving
@@ -181,13 +187,20 @@ def test_a_client_that_goes_away_frees_its_row(endless, is_streamed):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(width=32) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["messages", "prompt", "tools", "tool_choice", "response_format", "stop", "logit_bias", "n"]
-    + ["max_tokens", "temperature", "logprobs", "top_logprobs", "stream", "stream_options", "seed"]
-    + ["chat_template_kwargs", "structured_outputs", "tokens", "model", "thinking", "echo"]
+    sorted(
+        {
+            *ChatCompletionRequest.model_fields,
+            *CompletionRequest.model_fields,
+            *TokenizeRequest.model_fields,
+            *DetokenizeRequest.model_fields,
+        }
+    )
 )
 
 
@@ -232,22 +245,27 @@ async def one_client(http, generator, kind, results):
     if kind == "garbage":
         answer = await http.post("/v1/completions", json={**body, "prompt": {"a": 1}})
         assert answer.status_code == 400
-        return
-    if kind == "whole":
+    elif kind == "whole":
         answer = await http.post("/v1/completions", json=body)
         assert answer.status_code == 200, answer.text
         results.append((prompt, tokens, answer.json()["choices"][0]["text"]))
-        return
+    else:
+        text = await read_stream(http, body, 0.3 * (kind == "leaves"), generator)
+        if text is not None:
+            results.append((prompt, tokens, text))
+
+
+async def read_stream(http, body, leaving, generator):
+    """Return the text of a stream; None if the client left, at each line with a probability."""
     text = ""
     async with http.stream("POST", "/v1/completions", json=body) as answer:
         async for line in answer.aiter_lines():
-            if kind == "leaves" and generator.random() < 0.3:
-                return
+            if generator.random() < leaving:
+                return None
             if line.startswith("data: {"):
                 text += json.loads(line[6:])["choices"][0]["text"]
-    assert line == "" or line == "data: [DONE]"
-    if kind == "stream":
-        results.append((prompt, tokens, text))
+    assert line in {"", "data: [DONE]"}
+    return text
 
 
 KINDS = ("stream", "whole", "leaves", "garbage")

@@ -53,9 +53,7 @@ def test_the_last_turn_stays_however_long_it_is():
     st.integers(0, 150),
 )
 def test_what_is_left_is_the_end_of_the_chat_and_its_system_messages(roles, limit):
-    messages = [
-        {"role": role, "content": chr(97 + index) * 10} for index, role in enumerate(roles)
-    ]
+    messages = [{"role": role, "content": chr(97 + index) * 10} for index, role in enumerate(roles)]
     kept, dropped = kept_of(messages, limit)
     assert [each for each in messages if each["role"] == "system"] == [
         each for each in kept if each["role"] == "system"

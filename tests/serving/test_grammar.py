@@ -18,6 +18,7 @@ SCHEMA = {
     "required": ["a"],
     "additionalProperties": False,
 }
+TEXT = json.dumps(SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def compiler(tokenizer):
     return GrammarCompiler(tokenizer, 4100, [0, END])  # four rows that the tokenizer lacks
 
 
-def constraint(compiler, kind="json_schema", text=json.dumps(SCHEMA), begins_after=None):
+def constraint(compiler, kind="json_schema", text=TEXT, begins_after=None):
     return compiler.constraint(compiler.compile(kind, text, "response_format"), begins_after)
 
 
@@ -114,9 +115,8 @@ def test_going_back_is_as_if_tokens_had_not_come(compiler, tokenizer, moves):
                 each.accept(token)
             position = min(position + count, len(text))
         else:
-            count = min(count, position)
-            each.rollback(count)
-            position -= count
+            each.rollback(min(count, position))
+            position -= min(count, position)
         fresh = constraint(compiler, begins_after=think_end)
         for token in text[:position]:
             fresh.accept(token)

@@ -118,7 +118,9 @@ def test_what_completions_do_not_have_is_refused(fields):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -131,10 +133,12 @@ def test_any_fields_make_parameters_or_one_line(kind, data):
     names = st.sampled_from(sorted(kind.model_fields))
     fields = data.draw(st.dictionaries(names, JSON, max_size=4))
     body = {**(CHAT if kind is ChatCompletionRequest else {"prompt": "A"}), **fields}
+    message = ""
     try:
         request = parse_request(kind, json.dumps(body))
         request.check()
         request.sampling({"top_k": 50})
     except APIError as error:
-        assert len(str(error).splitlines()) == 1
-        assert len(str(error)) < 1000
+        message = str(error)
+    assert len(message.splitlines()) <= 1
+    assert len(message) < 1000

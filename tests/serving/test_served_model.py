@@ -26,7 +26,9 @@ def test_another_model_does_not_exist(served):
 
 def test_a_prompt_that_is_too_long_is_refused_in_the_words_that_clients_know(served):
     served.check_length([1] * 64)
-    with pytest.raises(APIError, match="^This model's maximum context length is 64 tokens") as caught:
+    with pytest.raises(
+        APIError, match=r"^This model's maximum context length is 64 tokens"
+    ) as caught:
         served.check_length([1] * 65)
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(APIError, match="empty"):

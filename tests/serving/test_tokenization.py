@@ -41,5 +41,5 @@ def test_what_is_neither_is_refused(served, fields):
 
 
 def test_a_token_that_is_none_is_refused(served):
-    with pytest.raises(APIError, match="4096, allowed is 0..4095"):
+    with pytest.raises(APIError, match=r"4096, allowed is 0\.\.4095"):
         detokenize(parse_request(DetokenizeRequest, {"tokens": [4096]}), served)

@@ -1,4 +1,4 @@
-"""The shipped model behind a server on a real socket, and chats as a model would have written them."""
+"""The shipped model behind a server on a real socket, and answers as a model would write them."""
 
 import io
 import json

@@ -1,0 +1,121 @@
+"""Mutants of the server and the Runner: rows that stay taken, text of others, fields ignored."""
+
+from functools import partial
+
+from tools.kernel_mutants import Mutant, mutant_in
+
+__all__ = ["SERVING_MUTANTS"]
+
+_serving = partial(mutant_in, "serving")
+
+SERVING_MUTANTS: tuple[Mutant, ...] = (
+    _serving(
+        "a client that went away keeps its row",
+        "event_stream",
+        "            self._thread.cancel(id_)\n",
+        "            pass\n",
+    ),
+    _serving(
+        "answers to the second prompt go to the first",
+        "answers",
+        "self.choices[self._first[number] + event.index]",
+        "self.choices[event.index]",
+    ),
+    _serving(
+        "the end token is not counted",
+        "answers",
+        "            choice.tokens += event.tokens\n",
+        "            choice.tokens += self.text_tokens(choice, event)\n",
+    ),
+    _serving(
+        "the end token is shown",
+        "answers",
+        "return event.tokens[:-1] if is_end else event.tokens",
+        "return event.tokens",
+    ),
+    _serving(
+        "the last token is lost",
+        "answers",
+        "return event.tokens[:-1] if is_end else event.tokens",
+        "return event.tokens[:-1] if event.finish_reason else event.tokens",
+        "completion",
+    ),
+    _serving(
+        "thinking is not counted",
+        "chat_completion",
+        "self._reasoning_tokens += parser.is_reasoning",
+        "self._reasoning_tokens += 0",
+    ),
+    _serving(
+        "text that was held back is lost at the end",
+        "chat_completion",
+        "            deltas += parser.end()\n",
+        "            parser.end()\n",
+    ),
+    _serving(
+        "a grammar binds thinking too",
+        "chat_completion",
+        "if prompt.is_reasoning else None",
+        "if False else None",
+    ),
+    _serving(
+        "a grammar that is taken back stays begun",
+        "grammar",
+        "self._begin = None\n        del",
+        "pass\n        del",
+    ),
+    _serving(
+        "a copy of a grammar shares its state",
+        "grammar",
+        "self._matcher.deep_copy()",
+        "self._matcher",
+    ),
+    _serving(
+        "a turn goes without its tool's results",
+        "context_policy",
+        'if message.get("role") == "user"]',
+        'if message.get("role") in {"user", "tool"}]',
+    ),
+    _serving(
+        "a system message goes with a turn",
+        "context_policy",
+        "return [*messages[:first], *between, *messages[second:]]",
+        "return [*messages[:first], *messages[second:]]",
+    ),
+    _serving(
+        "any key is right",
+        "gate",
+        "return any(matches) or not self._key_digests",
+        "return True",
+    ),
+    _serving(
+        "any host is right",
+        "gate",
+        "if self._hosts and _without_port(host) not in self._hosts:",
+        "if False:",
+    ),
+    _serving(
+        "a body of any size is read",
+        "gate",
+        "if total > self._max_body_bytes:",
+        "if False:",
+    ),
+    _serving(
+        "requests are taken while the server drains",
+        "service",
+        "if self.is_draining or not self.thread.is_alive:",
+        "if not self.thread.is_alive:",
+    ),
+    _serving(
+        "a field's own value gives way to the checkpoint's",
+        "protocol",
+        "SamplingParams(**{**defaults, **set_fields, **others})",
+        "SamplingParams(**{**set_fields, **defaults, **others})",
+    ),
+    _serving(
+        "log-probabilities are sent twice",
+        "chat_completion",
+        "            self._unsent[choice.index] = []\n",
+        "",
+    ),
+)
