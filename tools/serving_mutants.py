@@ -8,6 +8,8 @@ __all__ = ["SERVING_MUTANTS"]
 
 _serving = partial(mutant_in, "serving")
 
+_chat = partial(mutant_in, "chat")
+
 SERVING_MUTANTS: tuple[Mutant, ...] = (
     _serving(
         "a client that went away keeps its row",
@@ -111,6 +113,24 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "protocol",
         "SamplingParams(**{**defaults, **set_fields, **others})",
         "SamplingParams(**{**set_fields, **defaults, **others})",
+    ),
+    _chat(
+        "an answer that was interrupted is lost",
+        "conversation",
+        "            pass  # what was said is kept\n",
+        "            raise\n",
+    ),
+    _chat(
+        "a message that failed stays",
+        "conversation",
+        "        except Exception:\n            self.messages.pop()\n            raise\n",
+        "        except ZeroDivisionError:\n            raise\n",
+    ),
+    _chat(
+        "thinking goes to standard output through pipes",
+        "terminal",
+        'return sys.stdout if kind == "content" or self._is_terminal else sys.stderr',
+        "return sys.stdout",
     ),
     _serving(
         "log-probabilities are sent twice",

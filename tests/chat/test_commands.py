@@ -19,8 +19,12 @@ def conversation(runner):
     return Conversation(runner, settings=settings, experts_touched=lambda: (3, 80))
 
 
+def silent(kind, part):
+    """Show nothing."""
+
+
 def run(conversation, line):
-    return run_command(conversation, line, lambda kind, part: None)
+    return run_command(conversation, line, silent)
 
 
 def test_help_lists_all_commands(conversation):
@@ -39,7 +43,7 @@ def test_a_conversation_is_changed(conversation, tmp_path):
     run(conversation, "/think on")
     assert conversation.enable_thinking is True
     run(conversation, "/think off")
-    conversation.reply("What is a list?", lambda kind, part: None)
+    conversation.reply("What is a list?", silent)
     assert "length" in run(conversation, "/regen")
     assert run(conversation, "/tokens").endswith(" of 256 tokens.")
     assert run(conversation, f"/save {tmp_path / 'a file'}").endswith("2 messages.")

@@ -1,5 +1,6 @@
 """The terminal of a chat: lines of pipes and of people, and where texts go."""
 
+import contextlib
 import io
 import os
 import sys
@@ -55,10 +56,10 @@ def test_a_reader_edits_lines_on_a_terminal(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text("onw\x7fe\rtwo\x1b\rthree\r\x1b[200~a\nb\x1b[201~\r\x04")
-        source = read_lines()
-        with pytest.raises(EOFError):
-            while True:
-                lines.append(next(source))
+        with contextlib.suppress(EOFError):
+            for line in read_lines():
+                lines.append(line)  # noqa: PERF402  they are kept though the end raises
+            raise AssertionError
     assert lines == ["one", "two\nthree", "a\nb"]
     assert "one" in history_file().read_text()
 
@@ -75,7 +76,7 @@ def test_ctrl_c_twice_leaves(monkeypatch, tmp_path, capsys):
 def test_without_prompt_toolkit_lines_are_read_too(monkeypatch):
     monkeypatch.setattr(sys, "stdin", Screen("one\n"))
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
-    monkeypatch.setattr("builtins.input", lambda prompt: "one")
+    monkeypatch.setattr("builtins.input", lambda _: "one")
     assert next(read_lines()) == "one"
 
 
