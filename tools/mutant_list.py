@@ -9,6 +9,7 @@ from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
+from tools.text_mutants import TEXT_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -22,6 +23,7 @@ MUTANTS = (
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
     *ISOLATION_MUTANTS,
+    *TEXT_MUTANTS,
     Mutant(
         "own keys and values seen before they are rounded",
         "mimo_v2_flash/layers/attention.py",

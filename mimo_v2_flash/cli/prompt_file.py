@@ -71,25 +71,16 @@ def _prompt(
     entry: dict[str, Any], tokenizer: Any, defaults: dict[str, Any], *, chat: bool
 ) -> Prompt:
     """Return the prompt of a line."""
-    contents = [entry.pop(name) for name in ("prompt", "messages") if name in entry]
-    if len(contents) != 1 or not _is_content(contents[0]):
+    text, messages = (entry.pop(name, None) for name in ("prompt", "messages"))
+    is_text = isinstance(text, str) and messages is None
+    if not is_text and (text is not None or not isinstance(messages, list)):
         raise ValueError('expected "prompt", a text, or "messages", objects of role and content')
     if unknown := [key for key in entry if key not in PARAMETERS]:
         raise ValueError(f"{shorten(unknown[0])} is unknown; there are {', '.join(PARAMETERS)}")
-    (content,) = contents
-    if chat and isinstance(content, str):
-        content = [{"role": "user", "content": content}]
-    return Prompt(prompt_tokens(tokenizer, content), SamplingParams(**defaults | entry))
-
-
-def _is_content(content: Any) -> bool:
-    is_chat = isinstance(content, list) and all(
-        isinstance(message, dict)
-        and {"role", "content"} <= message.keys()
-        and all(isinstance(text, str) for text in message.values())
-        for message in content
-    )
-    return isinstance(content, str) or (is_chat and len(content) > 0)
+    if chat and is_text:
+        messages = [{"role": "user", "content": text}]
+    token_ids = prompt_tokens(tokenizer, text if messages is None else messages)
+    return Prompt(token_ids, SamplingParams(**defaults | entry))
 
 
 def answer_prompts(

@@ -1,1 +1,1 @@
-"""Text generation around the model: tokenizer, incremental detokenizer, prompt completion."""
+"""Text around the model: tokenizer, chat template, completion, parser of answers, stop strings."""

@@ -49,7 +49,7 @@ class Completion(NamedTuple):
 def complete(
     model: MiMoV2FlashModel,
     tokenizer: Any,
-    prompt: str | Sequence[Mapping[str, str]],
+    prompt: str | Sequence[Mapping[str, Any]],
     *,
     max_new_tokens: int = 64,
     eos_token_id: int | Collection[int] | None = None,
@@ -66,8 +66,8 @@ def complete(
     tokenizer
         The tokenizer of the same checkpoint, from `load_tokenizer`.
     prompt
-        A text to continue, or chat messages ("role", "content") to answer. An empty text stands
-        for the beginning of any text.
+        A text to continue, or the messages of a chat to answer, as in `chat_prompt`. An empty text
+        stands for the beginning of any text.
     max_new_tokens : int
         Tokens to generate at most; fewer if the model's context is full.
     eos_token_id : int or sequence of int, optional

@@ -6,7 +6,7 @@ with or without whitespace between tags. Decision 0030 has the rules for what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +28,46 @@ NAME = r"[^<>\r\n]{1,200}"  # a text that goes on longer is not held back
 
 def _call_id() -> str:
     return f"call_{uuid4().hex}"
+
+
+class _Patterns:
+    """What is no text in an answer, and ends a value. A tag alone may be a part of the value."""
+
+    def __init__(self, markers: Mapping[str, str], functions: Collection[str] | None) -> None:
+        think, think_end, self._call, self._call_end = map(regex.escape, markers.values())
+        self._following = rf"(?P<rest>\s*(?:<parameter={NAME}>|{FUNCTION_END}|{self._call_end}))"
+        self.tag = regex.compile(
+            rf"\s*(?:<parameter=(?P<key>{NAME})>|{FUNCTION_END}|(?P<wrapper>{self._call_end}))"
+        )
+        thinking = f"(?P<think>{think})|(?P<think_end>{think_end})"
+        bare = wrapped = thinking
+        if functions is not None:
+            bare += f"|{self._begin(_either(functions))}"
+            wrapped += f"|{self._begin(NAME)}|(?P<call_end>{self._call_end})"
+        self._texts = (regex.compile(bare), regex.compile(wrapped))
+
+    def _begin(self, names: str) -> str:
+        """Return the pattern of a call's beginning; `names` are those without `<tool_call>`."""
+        wrapped = rf"(?P<wrapper>{self._call})\s*<function=(?P<name>{NAME})>"
+        return f"(?P<call>(?:{wrapped}|<function=(?P<name>{names})>){self._following})"
+
+    def text(self, *, is_wrapped: bool) -> regex.Pattern[str]:
+        """Return the pattern of what ends content or thinking."""
+        return self._texts[is_wrapped]
+
+    def value_end(self, missing: Collection[str]) -> regex.Pattern[str]:
+        """Return the pattern of a value's end, if the parameters `missing` may still come."""
+        parts = (
+            f"{VALUE_END}{self._following}",
+            rf"(?P<rest>{FUNCTION_END}\s*{self._call_end})",
+            rf"(?P<rest>{self._call_end}\s*{self._call})",
+            f"(?P<rest><parameter=(?:{_either(missing)})>)",
+        )
+        return regex.compile("|".join(parts))
+
+
+def _either(names: Collection[str]) -> str:
+    return "|".join(map(regex.escape, sorted(names))) or "(?!)"
 
 
 class TextParser:
@@ -68,7 +108,9 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
         self._spelling = {ord(c): name for name, c in self._markers.items() if c != name}
         functions = [tool["function"] for tool in normalize_tools(tools)]
         self._parameters = {each["name"]: each.get("parameters") for each in functions}
-        self._has_calls, self._make_id = tools is not None, make_id
+        self._make_id = make_id
+        self._patterns = _Patterns(self._markers, None if tools is None else self._parameters)
+        self._value_end = self._patterns.value_end(())
         self._buffer, self._deltas = "", list[DeltaMessage]()
         self._read: Callable[[bool], bool] = self._read_text
         self.is_reasoning = is_reasoning
@@ -101,7 +143,8 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
 
     def _read_text(self, is_end: bool) -> bool:
         """Read content or thinking up to the next marker, and the marker."""
-        match = self._text_pattern().search(self._buffer, partial=not is_end)
+        pattern = self._patterns.text(is_wrapped=self._is_wrapped)
+        match = pattern.search(self._buffer, partial=not is_end)
         start, end = match.span() if match else (len(self._buffer), len(self._buffer))
         self._emit_text(self._buffer[:start])
         if match is None or match.partial:
@@ -116,40 +159,19 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
             self._end_text()
             self.is_reasoning = False
         else:
-            self._is_wrapped = False
+            self._end_wrapper()
         self._is_start = False
         return True
 
-    def _text_pattern(self) -> regex.Pattern[str]:
-        think, think_end, call, call_end = map(regex.escape, self._markers.values())
-        parts = [f"(?P<think>{think})", f"(?P<think_end>{think_end})"]
-        if self._has_calls:
-            names = NAME if self._is_wrapped else "|".join(map(regex.escape, self._parameters))
-            parts.append(
-                rf"(?P<call>(?:(?P<wrapper>{call})\s*<function=(?P<name>{NAME})>"
-                rf"|<function=(?P<name>{names or '(?!)'})>){self._following()})"
-            )
-        if self._is_wrapped:
-            parts.append(f"(?P<call_end>{call_end})")
-        return regex.compile("|".join(parts))
-
-    def _following(self) -> str:
-        """Return the pattern of what follows the beginning of a call, and a value."""
-        call_end = regex.escape(self._markers[CALL_END])
-        return rf"(?P<rest>\s*(?:<parameter={NAME}>|{FUNCTION_END}|{call_end}))"
-
     def _read_call(self, is_end: bool) -> bool:
         """Read the tag before a value, or the end of the call."""
-        call_end = regex.escape(self._markers[CALL_END])
-        match = regex.match(
-            rf"\s*(?:<parameter=(?P<key>{NAME})>|{FUNCTION_END}|(?P<wrapper>{call_end}))",
-            self._buffer,
-        )
+        match = self._patterns.tag.match(self._buffer)
         if match is None:
             return False
         self._buffer = self._buffer[match.end() :]
         if match["key"]:
             self._emit_arguments(self._arguments.begin_value(match["key"]))
+            self._value_end = self._patterns.value_end(self._arguments.missing)
             self._read = self._read_value
         else:
             self._is_wrapped &= match["wrapper"] is None
@@ -158,7 +180,7 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
 
     def _read_value(self, is_end: bool) -> bool:
         """Read the text of a value up to its end."""
-        match = self._value_pattern().search(self._buffer, partial=True)
+        match = self._value_end.search(self._buffer, partial=True)
         start, end = match.span() if match else (len(self._buffer), len(self._buffer))
         rest = self._buffer[start:]
         is_whole = match is not None and not match.partial
@@ -178,24 +200,18 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
         self._emit_arguments(written)
         return is_whole
 
-    def _value_pattern(self) -> regex.Pattern[str]:
-        """Return the pattern of a value's end: a tag alone may be a part of the value."""
-        call, call_end = (regex.escape(self._markers[name]) for name in (CALL, CALL_END))
-        missing = "|".join(map(regex.escape, sorted(self._arguments.missing))) or "(?!)"
-        parts = (
-            f"{VALUE_END}{self._following()}",
-            rf"(?P<rest>{FUNCTION_END}\s*{call_end})",
-            rf"(?P<rest>{call_end}\s*{call})",
-            f"(?P<rest><parameter=(?:{missing})>)",
-        )
-        return regex.compile("|".join(parts))
-
     def _begin_thinking(self) -> None:
         """Begin thinking, at the start of an answer; elsewhere its marker is text or nothing."""
         if self._is_start and not self.is_reasoning:
             self.is_reasoning, self._space = True, ""
         elif not self.is_reasoning:
             self._emit_text(THINK)
+
+    def _end_wrapper(self) -> None:
+        """End `<tool_call>`; whitespace alone before its end is none of the text."""
+        self._is_wrapped = False
+        if self._space:
+            self._space = ""
 
     def _begin_call(self, name: str, *, is_wrapped: bool) -> None:
         self._is_wrapped |= is_wrapped

@@ -1,6 +1,5 @@
 """tokenizer: round trips of any Unicode, whole characters only, and errors that name the cause."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -12,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.tokenizer import (
     Detokenizer,
     end_of_text,
     load_tokenizer,
-    prompt_tokens,
+    plain_tokens,
     tokens,
 )
 from tests.support.tiny_text import (
@@ -25,10 +25,8 @@ from tests.support.tiny_text import (
     TEMPLATE,
     any_text,
     small_tokenizer,
-    write_json,
 )
 
-MESSAGES = [{"role": "user", "content": "is it 世?"}]
 ids = st.integers(0, len(small_tokenizer()) - 1)
 
 
@@ -154,51 +152,29 @@ def test_the_files_give_the_same_tokenizer(folder):
     assert prompt_tokens(loaded, "the naïve 世界") == tokens(small_tokenizer(), "the naïve 世界")
 
 
+@given(any_text)
+def test_plain_tokens_are_those_of_a_text_without_special_tokens(text):
+    assert plain_tokens(small_tokenizer(), text) == tokens(small_tokenizer(), text)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_special_token_in_plain_text_is_its_characters(name):
+    token_T = plain_tokens(small_tokenizer(), f"a{name}b")
+    assert small_tokenizer().added_tokens_encoder[name] not in token_T
+    assert decoded(token_T) == f"a{name}b"
+
+
+def test_a_copied_detokenizer_goes_on_by_itself():
+    first, *rest = tokens(small_tokenizer(), "🚀")
+    detokenizer = Detokenizer(small_tokenizer())
+    detokenizer.push(first)
+    copied = detokenizer.copy()
+    assert "".join(map(copied.push, rest)) == "🚀"
+    assert detokenizer.end() == "\ufffd"
+
+
 def test_an_empty_prompt_is_the_end_of_text():
     assert prompt_tokens(small_tokenizer(), "") == [end_of_text(small_tokenizer())] == [0]
-
-
-def test_messages_are_put_into_the_chat_template(folder):
-    written = f"<|im_start|>user\nis it 世?{MESSAGE_END}<|im_start|>assistant\n"
-    token_T = prompt_tokens(load_tokenizer(folder), MESSAGES)
-    assert token_T == tokens(small_tokenizer(), written)
-    assert token_T.count(SPECIAL.index(MESSAGE_END)) == 1
-
-
-def test_messages_without_a_template_are_refused():
-    with pytest.raises(ValueError, match="no chat template"):
-        prompt_tokens(small_tokenizer(), MESSAGES)
-
-
-BROKEN_TEMPLATES = {
-    "{% for x in %}": "TemplateSyntaxError: ",
-    "{{ raise_exception('no system') }}": "TemplateError: no system",
-    "{{ messages[0].a.b }}": "UndefinedError: ",
-    "{{ messages[0] + 1 }}": "TypeError: ",
-    "{{ 1 / 0 }}": "ZeroDivisionError: ",
-    "{{ ''.__class__.mro() }}": "SecurityError: ",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError: ",
-}
-
-
-@pytest.mark.parametrize(("template", "message"), BROKEN_TEMPLATES.items())
-def test_a_template_that_fails_is_one_line_that_names_its_file(folder, tmp_path, template, message):
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    (copy / "chat_template.jinja").write_text(template)
-    with pytest.raises(ValueError, match="the chat template fails") as refusal:
-        prompt_tokens(load_tokenizer(copy), MESSAGES)
-    beginning = f"{copy}/chat_template.jinja: the chat template fails: {message}"
-    assert str(refusal.value).startswith(beginning)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_template_in_the_config_that_fails_is_named_too(folder, tmp_path):
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    (copy / "chat_template.jinja").unlink()
-    config = json.loads((copy / "tokenizer_config.json").read_text())
-    write_json(copy / "tokenizer_config.json", config | {"chat_template": "{{ 1 / 0 }}"})
-    with pytest.raises(ValueError, match=r"copy/tokenizer_config\.json: the chat template fails"):
-        prompt_tokens(load_tokenizer(copy), MESSAGES)
 
 
 DAMAGES = [
