@@ -1,0 +1,212 @@
+"""Benchmark the server: what it adds to the engine's own time, and to its throughput.
+
+Both sides are measured in turn, on the shipped model: 32 streams over HTTP from a client of its own
+process, and the same requests on the engine alone. The grammar's share is that of its masks.
+
+    python -m benchmarks.serving      # about 4 minutes
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash import load_model
+from mimo_v2_flash.cli.console import console, table
+from mimo_v2_flash.engine import Engine, SamplingParams
+from mimo_v2_flash.serving.api_server import APIServer
+from mimo_v2_flash.serving.engine_thread import EngineThread
+from mimo_v2_flash.serving.served_model import ServedModel
+from mimo_v2_flash.serving.service import Service
+from mimo_v2_flash.text.tokenizer import load_tokenizer
+
+from .machine import describe_machine
+from .steps import ROOT
+
+RESULTS = Path(__file__).parent / "results" / "serving.json"
+TINY = ROOT / "examples" / "mimo-tiny"
+STREAMS, PROMPT, NEW = 32, 32, 64
+BARS = {
+    "throughput of 32 streams over the engine's alone": 0.9,
+    "request to first byte beyond the engine's, p50, ms": 5,
+    "request to first byte beyond the engine's, p99, ms": 30,
+    "grammar's share of a step, 8 rows": 0.05,
+}
+CLIENT = """
+import asyncio, json, sys, time
+import httpx
+
+async def one(http, body):
+    start = time.perf_counter()
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith("data: {"):
+                break
+        first = time.perf_counter() - start
+        async for line in lines:
+            pass
+        return first
+
+async def main(url, bodies):
+    limits = httpx.Limits(max_connections=len(bodies))
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600) as http:
+        await asyncio.gather(*(http.get("/health") for _ in bodies))
+        start = time.perf_counter()
+        firsts = await asyncio.gather(*(one(http, body) for body in bodies))
+        print(json.dumps({"firsts": firsts, "seconds": time.perf_counter() - start}))
+
+asyncio.run(main(sys.argv[1], json.load(sys.stdin)))
+"""
+
+
+def main() -> int:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="Number of rounds (default: 5).")
+    options = parser.parse_args()
+    model, tokenizer = load_model(TINY), load_tokenizer(TINY)
+    figures: dict[str, list[float]] = {name: [] for name in BARS}
+    for round_ in range(options.rounds + 1):
+        random = np.random.default_rng(round_)
+        prompts = random.integers(9, 4000, (STREAMS, PROMPT)).tolist()
+        alone = engine_alone(model, prompts)
+        served = over_http(model, tokenizer, prompts)
+        beyond = np.array(served["firsts"]) - np.array(served["engine_firsts"])
+        values = (
+            alone / served["seconds"],
+            float(np.percentile(beyond, 50)) * 1e3,
+            float(np.percentile(beyond, 99)) * 1e3,
+            grammar_share(model, tokenizer, prompts[:8]),
+        )
+        for name, value in zip(BARS, values, strict=True):
+            if round_:  # the first warms up
+                figures[name].append(value)
+    report = table("The server", ("figure",), ("median", "least", "greatest", "bar"))
+    for name, values_of_rounds in figures.items():
+        numbers = median(values_of_rounds), min(values_of_rounds), max(values_of_rounds), BARS[name]
+        report.add_row(name, *(f"{number:.3g}" for number in numbers))
+    console().print(report)
+    results = {"machine": describe_machine(), "rounds": options.rounds, "figures": figures}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def engine_alone(model: Any, prompts: list[list[int]]) -> float:
+    """Return the seconds in which the engine answers prompts."""
+    params = SamplingParams(max_tokens=NEW, ignore_eos=True)
+    with Engine(model, STREAMS, PROMPT + NEW, prefix_cache=0) as engine:
+        start = time.perf_counter()
+        for prompt in prompts:
+            engine.submit(prompt, params)
+        engine.run()
+        return time.perf_counter() - start
+
+
+class TimedThread(EngineThread):
+    """An engine's thread that notes when each prompt's first token comes, from its submission."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.firsts: dict[tuple[int, ...], float] = {}
+        super().__init__(engine)
+
+    def submit(self, prompt_tokens: Any, params: Any, listener: Any, **options: Any) -> int:
+        """Submit a prompt."""
+        start, key = time.perf_counter(), tuple(prompt_tokens)
+
+        def timed(events: Any) -> None:
+            self.firsts.setdefault(key, time.perf_counter() - start)
+            listener(events)
+
+        return super().submit(prompt_tokens, params, timed, **options)
+
+
+def over_http(model: Any, tokenizer: Any, prompts: list[list[int]]) -> dict[str, Any]:
+    """Return the seconds of streams over HTTP, and of each those to its first byte and token."""
+    body = {"model": "tiny", "max_tokens": NEW, "temperature": 0, "ignore_eos": True}
+    bodies = [{**body, "prompt": prompt, "stream": True} for prompt in prompts]
+    with serving(model, tokenizer) as (url, thread):
+        command = [sys.executable, "-c", CLIENT, url]
+        run = subprocess.run(
+            command, input=json.dumps(bodies), capture_output=True, text=True, check=True
+        )
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result | {"engine_firsts": [thread.firsts[tuple(prompt)] for prompt in prompts]}
+
+
+@contextmanager
+def serving(model: Any, tokenizer: Any) -> Iterator[tuple[str, TimedThread]]:
+    """Serve the model while the block runs."""
+    engine = Engine(model, STREAMS, PROMPT + NEW, prefix_cache=0)
+    with TimedThread(engine) as thread:
+        service = Service(ServedModel("tiny", model, tokenizer), thread)
+        server = APIServer(service, port=0, log=None)
+        runner = Thread(target=server.run)
+        runner.start()
+        yield server.url, thread
+        server.shut_down()
+        runner.join()
+
+
+def grammar_share(model: Any, tokenizer: Any, prompts: list[list[int]]) -> float:
+    """Return the part of steps of rows with grammars that masks and tokens of grammars take."""
+    served = ServedModel("tiny", model, tokenizer)
+    matcher = served.grammars.compile("json_schema", '{"type": "array"}', "schema")
+    timed = [
+        TimedConstraint(served.grammars.constraint(matcher.deep_copy(), None)) for _ in prompts
+    ]
+    params = SamplingParams(max_tokens=NEW, temperature=1.0, seed=1)
+    with Engine(model, len(prompts), PROMPT + NEW, prefix_cache=0) as engine:
+        for prompt, constraint in zip(prompts, timed, strict=True):
+            engine.submit(prompt, params, constraint=constraint)
+        engine.step()  # the prompts
+        before = TimedConstraint.seconds
+        start = time.perf_counter()
+        engine.run()
+        seconds = time.perf_counter() - start
+    return (TimedConstraint.seconds - before) / seconds
+
+
+class TimedConstraint:
+    """A constraint that adds up the seconds of all constraints."""
+
+    seconds = 0.0
+
+    def __init__(self, constraint: Any) -> None:
+        self._constraint = constraint
+
+    def mask(self) -> Any:
+        """Return the constraint's mask."""
+        return self._timed(self._constraint.mask)
+
+    def accept(self, token: int) -> Any:
+        """Take a token."""
+        return self._timed(self._constraint.accept, token)
+
+    def rollback(self, n: int) -> None:
+        """Take tokens back."""
+        self._constraint.rollback(n)
+
+    def copy(self) -> "TimedConstraint":
+        """Return a constraint in the same state."""
+        return TimedConstraint(self._constraint.copy())
+
+    @staticmethod
+    def _timed(function: Any, *args: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*args)
+        TimedConstraint.seconds += time.perf_counter() - start
+        return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
