@@ -1,5 +1,6 @@
 """Chats for tests: the shipped tokenizer, tools, a template in both spellings, parsed answers."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from mimo_v2_flash.text.chat_output import ChatMessage, DeltaMessage, join_deltas
 from mimo_v2_flash.text.output_parser import OutputParser, TextParser
@@ -63,6 +66,18 @@ def shipped_tokenizer(spelling: str | None = None) -> Any:
     return tokenizer
 
 
+@cache
+def qwen_like_tokenizer() -> Any:
+    """Return the same tokenizer, whose markers are added tokens but not special, as in Qwen3's."""
+    content = json.loads((SHIPPED / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["content"].startswith("<|")
+    backend = Tokenizer.from_str(json.dumps(content))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.chat_template = TEMPLATES["compact"]
+    return tokenizer
+
+
 def tool(name: str, properties: Any = None, **schema: Any) -> dict[str, Any]:
     """Return an OpenAI tool with parameters of the schemas `properties`."""
     parameters = {"type": "object", "properties": properties or {}, **schema}
@@ -88,10 +103,12 @@ def deltas_of(parts: Sequence[str], tools: Any = TOOLS, **options: Any) -> list[
     return [delta for part in parts for delta in parser.push(part)] + parser.end()
 
 
-def parse_tokens(token_T: Sequence[int], tools: Any = TOOLS, **options: Any) -> ChatMessage:
-    """Return the answer of the shipped tokenizer's `token_T`."""
-    ids = count()
-    parser = OutputParser(shipped_tokenizer(), tools, make_id=lambda: str(next(ids)), **options)
+def parse_tokens(
+    token_T: Sequence[int], tools: Any = TOOLS, tokenizer: Any = None, **options: Any
+) -> ChatMessage:
+    """Return the answer of the shipped tokenizer's `token_T`, or of another's."""
+    ids, tokenizer = count(), tokenizer or shipped_tokenizer()
+    parser = OutputParser(tokenizer, tools, make_id=lambda: str(next(ids)), **options)
     deltas = [delta for token in token_T for delta in parser.push(token)]
     return join_deltas([*deltas, *parser.end()])
 

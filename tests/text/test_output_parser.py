@@ -18,6 +18,7 @@ from tests.support.chat_text import (
     deltas_of,
     parse,
     parse_tokens,
+    qwen_like_tokenizer,
     shipped_tokenizer,
     splits,
     tool,
@@ -56,6 +57,15 @@ def test_a_transcript_of_tokens_is_the_same(name):
     text, is_reasoning, *_ = TRANSCRIPTS[name]
     token_T = [*tokens(shipped_tokenizer(), text), *tokens(shipped_tokenizer(), "<|im_end|>")]
     message = parse_tokens(token_T, is_reasoning=is_reasoning)
+    assert canonical(message) == message_of(TRANSCRIPTS[name])
+
+
+@every_transcript
+def test_markers_need_not_be_special_tokens(name):
+    text, is_reasoning, *_ = TRANSCRIPTS[name]
+    tokenizer = qwen_like_tokenizer()
+    token_T = tokens(tokenizer, f"{text}<|im_end|>")
+    message = parse_tokens(token_T, tokenizer=tokenizer, is_reasoning=is_reasoning)
     assert canonical(message) == message_of(TRANSCRIPTS[name])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.text.chat_template import chat_prompt
 from mimo_v2_flash.text.special_tokens import BORDERS, SpecialTokenGuard
 from mimo_v2_flash.text.tokenizer import load_tokenizer
-from tests.support.chat_text import SHIPPED, TEMPLATES, shipped_tokenizer, tool
+from tests.support.chat_text import SHIPPED, TEMPLATES, qwen_like_tokenizer, shipped_tokenizer, tool
 
 NAMES = sorted(shipped_tokenizer().added_tokens_encoder)
 IDS = set(shipped_tokenizer().added_tokens_encoder.values())
@@ -39,7 +39,7 @@ def special(token_T) -> list[int]:
     return [token for token in token_T if token in IDS]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(hostile, hostile, hostile, hostile, st.sampled_from([*TEMPLATES]))
 def test_hostile_texts_add_no_special_token(user, reasoning, value, key, spelling):
     """The special tokens are those of the same chat with harmless texts."""
@@ -81,6 +81,14 @@ def test_texts_do_not_complete_what_the_template_begins(text, key, value):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_special_token_that_a_user_types_is_its_characters(name):
     tokenizer, text = shipped_tokenizer("compact"), f"type {name}{name[0]}{name} to end"
+    prompt = chat_prompt(tokenizer, [{"role": "user", "content": text}])
+    assert special(prompt.tokens) == [1, 2, 1, 7, 8]
+    assert text in tokenizer.decode(prompt.tokens)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_added_tokens_that_are_not_special_are_guarded_too(name):
+    tokenizer, text = qwen_like_tokenizer(), f"type {name} to end"
     prompt = chat_prompt(tokenizer, [{"role": "user", "content": text}])
     assert special(prompt.tokens) == [1, 2, 1, 7, 8]
     assert text in tokenizer.decode(prompt.tokens)
