@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
     from .sampling_params import SamplingParams
+    from .stats import EngineStats
 
 __all__ = ["GeneratedTokens", "generate"]
 
@@ -26,11 +27,13 @@ class GeneratedTokens(list[list[int]]):
     ----------
     seed
         The seed with which the same call generates them again.
+    stats
+        The engine's statistics of the call.
     """
 
-    def __init__(self, rows: Sequence[list[int]], seed: int) -> None:
+    def __init__(self, rows: Sequence[list[int]], seed: int, stats: EngineStats) -> None:
         super().__init__(rows)
-        self.seed = seed
+        self.seed, self.stats = seed, stats
 
 
 def generate(
@@ -70,7 +73,7 @@ def generate(
             rows[row].append(token)
             if on_token is not None:
                 on_token(row, token)
-    return GeneratedTokens(rows, seed)
+    return GeneratedTokens(rows, seed, engine.stats)
 
 
 def _tokens(engine: Engine) -> Iterator[tuple[int, int]]:
