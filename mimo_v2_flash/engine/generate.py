@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .sampling_params import SamplingParams
     from .stats import EngineStats
 
-__all__ = ["GeneratedTokens", "generate"]
+__all__ = ["GeneratedTokens", "generate", "stream_events"]
 
 
 class GeneratedTokens(list[list[int]]):
@@ -79,7 +79,7 @@ def generate(
     with Engine(model, len(prompts), longest, **options) as engine:
         for row, prompt in enumerate(prompts):
             engine.submit(prompt, params, first_index=row)
-        for event in _events(engine):
+        for event in stream_events(engine):
             logprobs[event.index] += event.logprobs or ()
             for token in event.tokens:
                 rows[event.index].append(token)
@@ -88,7 +88,7 @@ def generate(
     return GeneratedTokens(rows, seed, engine.stats, logprobs)
 
 
-def _events(engine: Engine) -> Iterator[Event]:
+def stream_events(engine: Engine) -> Iterator[Event]:
     """Yield the events of all steps; raise the error of an answer."""
     while engine.has_work:
         for event in engine.step():

@@ -68,6 +68,8 @@ class Event:
         The new tokens, an end token included.
     logprobs
         A `TokenLogprob` of each of them, if the request wants them.
+    prompt_logprobs
+        Those of the prompt's tokens that the step predicted, if the request wants them.
     finish_reason
         None while the answer goes on; "stop" (an end token, a constraint), "length" (`max_tokens`,
         or the end of the context), "cancelled" or "error".
@@ -81,6 +83,7 @@ class Event:
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
     error: Exception | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ class Request:
     id
         Its number, which `Engine.submit` returned.
     prompt_tokens, params, priority
-        As for `Engine.submit`.
+        As for `Engine.submit`; the prompt without `last_target`.
+    last_target
+        The last token of a prompt that is only scored, which is predicted and not computed.
     end_tokens
         Token ids that end an answer.
     limit
@@ -157,6 +162,7 @@ class Request:
     seed: int
     priority: int = 0
     arrival: float = 0.0
+    last_target: list[int] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     sequences: list["Sequence"] = field(default_factory=list)
 
