@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,9 +161,9 @@ def test_a_file_without_a_prompt_is_refused(answered):
 
 
 def test_lines_are_read_as_there_is_room_for_them(folder, monkeypatch):
-    """A file without an end is answered: at most `ahead` prompts are read and not answered."""
-    read = count()
-    lines = ((next(read) and b'{"prompt": "a"}\n') or b'{"prompt": "the"}\n' for _ in count())
+    """Of a long file at most `ahead` prompts are read and not answered."""
+    read = []
+    lines = (read.append(n) or b'{"prompt": "a"}\n' for n in range(500))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines))
     defaults = {"max_tokens": 3, "ignore_eos": True}
     prompts = PromptFile(Path("-"), load_tokenizer(folder), defaults)
@@ -171,12 +171,10 @@ def test_lines_are_read_as_there_is_room_for_them(folder, monkeypatch):
         answers = in_order(prompts.answer(engine, ahead=5))
         for index, answer in enumerate(islice(answers, 20)):
             assert (answer["index"], len(answer["tokens"])) == (index, 3)
-            seen = engine.stats.finished + 5
-            assert next(read) <= seen + index + 1  # this count is one more, each time
-            assert engine.stats.waiting <= 5
+            assert len(read) <= engine.stats.finished + 5
 
 
-def start_endless(folder) -> subprocess.Popen:
+def start_long(folder) -> subprocess.Popen:
     """Return a process that answers standard input, which has prompts enough for minutes."""
     command = [sys.executable, "-m", "mimo_v2_flash", "generate", "--prompt-file", "-"]
     process = subprocess.Popen(
@@ -189,7 +187,7 @@ def start_endless(folder) -> subprocess.Popen:
 
 
 def test_an_interrupt_leaves_whole_lines(folder):
-    with start_endless(folder) as process:
+    with start_long(folder) as process:
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         out = first + process.stdout.read()
@@ -200,7 +198,7 @@ def test_an_interrupt_leaves_whole_lines(folder):
 
 
 def test_nobody_who_reads_is_a_quiet_end(folder):
-    with start_endless(folder) as process:
+    with start_long(folder) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(60) == 141
