@@ -120,7 +120,7 @@ def test_a_request_that_fails_has_its_error_in_its_line(answered, monkeypatch):
         return finished(prompts, output)
 
     monkeypatch.setattr(PromptFile, "_answers", failing)
-    one, two = answered([{"prompt": "a"}, {"prompt": "a", "n": 2}], status=1)[0]
+    ((one,), _), ((two,), _) = (answered([{"prompt": "a", "n": n}], status=1) for n in (1, 2))
     assert one["error"] == two["answers"][1]["error"] == "NaN"
     assert "error" not in two["answers"][0]
 
