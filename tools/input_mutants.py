@@ -85,7 +85,7 @@ INPUT_MUTANTS = (
     Mutant(
         "an error continues the line of the prompt",
         "mimo_v2_flash/cli/generate.py",
-        "        if has_begun():\n",
+        "        if has_begun:\n",
         "        if False:\n",
         ("tests/cli/test_generate.py",),
     ),

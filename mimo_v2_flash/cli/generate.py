@@ -6,16 +6,20 @@ either they are transformers': decoding is greedy.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.cpu.thread_count import thread_count
+from mimo_v2_flash.engine import Engine
+from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.layers.generation_stats import GenerationStats
@@ -26,10 +30,11 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .console import amount, console, table
 from .dispatch_report import dispatch_numbers, dispatch_report
+from .engine_report import engine_numbers, engine_rows, finite
 from .example_model import add_model_argument, check_folder
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
-from .prompt_file import run_prompt_file
+from .prompt_file import PromptFile, has_error, in_order
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -133,7 +138,7 @@ def run(
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
-    """Answer a prompt, or the prompts of a file; return texts, tokens, settings and rates."""
+    """Answer a prompt, or the prompts of a file; return settings, rates and what was generated."""
     if prompt_file is None:
         return _answer_prompt(setup=setup, **options)
     queue: dict[str, Any] = {"ordered": ordered, "max_sequences": max_sequences}
@@ -152,7 +157,7 @@ def _answer_file(
     max_sequences: int,
     **options: Any,
 ) -> Result:
-    """Write a line of JSON for each prompt of a file, and the report."""
+    """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
     check_folder(model)
     runtime = RuntimeOptions.pop_from(options)
     runner = load_model(
@@ -161,16 +166,22 @@ def _answer_file(
     sampling = _sampling(options)
     defaults = runner.generation_config.with_sampling(sampling).sampling()
     defaults |= {"max_tokens": max_new_tokens, "seed": seed}
-    engine = {"max_sequences": max_sequences}
-    tokenizer = load_tokenizer(model)
-    numbers = run_prompt_file(runner, tokenizer, file, defaults, engine, chat=chat, ordered=ordered)
-    rates = ("prefill_tokens_per_second", "decode_tokens_per_second", "batch_size", "seconds")
-    rows = [(name.replace("_", " "), f"{numbers[name]:.1f}") for name in rates]
-    title = f"{len(numbers['answers'])} prompts"
-    console(sys.stderr).print(table(title, ("what",), ("amount",), rows))
-    return Result(
-        {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults} | numbers
-    )
+    if not runner.pads_steps:
+        runner.forward([[0]])  # it loads compiled code, which is not to be measured
+    prompts = PromptFile(file, load_tokenizer(model), defaults, chat)
+    start, failed, count = time.perf_counter(), 0, 0
+    with Engine(runner, max_sequences) as engine:
+        answers = prompts.answer(engine, ahead=2 * max_sequences)
+        for answer in in_order(answers) if ordered else answers:
+            _write(sys.stdout, f"{json.dumps(answer, ensure_ascii=False)}\n")
+            count, failed = count + 1, failed + has_error(answer)
+    seconds = time.perf_counter() - start
+    rows = [("prompts, errors", f"{count:,}, {failed:,}"), *engine_rows(engine.stats)]
+    rows.append(("whole time", f"{seconds:.1f} s"))
+    console(sys.stderr).print(table(f"{file}", ("what",), ("amount",), rows))
+    numbers = {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults}
+    numbers |= {"prompts": count, "errors": failed, "seconds": seconds}
+    return Result(numbers | {"stats": engine_numbers(engine.stats)}, int(failed > 0))
 
 
 def _answer_prompt(
@@ -196,23 +207,17 @@ def _answer_prompt(
     # A warm-up loads compiled code or programs, which is not to be measured.
     runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
     stats.begin()
-
-    def show(piece: str) -> None:
-        stats.times.append(time.perf_counter())
-        if stream and len(stats.times) == 2:  # now the prompt has been accepted
-            _write(sys.stderr, f"{prompt}\n" if chat else prompt)
-        if stream:
-            _write(sys.stdout, piece)
-
-    with _line_ended(lambda: stream and len(stats.times) > 1):
+    start = time.perf_counter()
+    with _writer(f"{prompt}\n" if chat else prompt, stream=stream) as show:
         completion = generated(max_new_tokens=max_new_tokens, on_text=show)
+    seconds = time.perf_counter() - start
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
     used = runner.generation_config.with_sampling(sampling)
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
-    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend}
+    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend, "seconds": seconds}
     numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
     numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, runner)
-    _report(numbers, stats)
+    _report(numbers, completion.stats, stats)
     return Result(numbers)
 
 
@@ -222,12 +227,22 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _line_ended(has_begun: Callable[[], bool]) -> Iterator[None]:
-    """End the line of the prompt and the text, if it has begun, before an error is written."""
+def _writer(prompt: str, *, stream: bool) -> Iterator[Callable[[str], None]]:
+    """Write pieces of text as they come, after the prompt; an error begins a new line."""
+    has_begun = False
+
+    def show(piece: str) -> None:
+        nonlocal has_begun
+        if stream and not has_begun:  # now the prompt has been accepted
+            _write(sys.stderr, prompt)
+        has_begun = stream
+        if stream:
+            _write(sys.stdout, piece)
+
     try:
-        yield
+        yield show
     except BaseException:
-        if has_begun():
+        if has_begun:
             _write(sys.stderr, "\n")
         raise
 
@@ -237,16 +252,16 @@ def _numbers(
 ) -> dict[str, Any]:
     """Return tokens, times, rates and memory of a completion, on all ranks together."""
     prompt, new = len(completion.prompt_tokens), len(completion.new_tokens)
-    start, first, last = stats.times[0], stats.times[1], stats.times[max(new, 1)]
+    engine = completion.stats
     cache = model.new_cache(1, prompt + max(new - 1, 0))
     touched, experts = stats.experts_touched()
-    return completion._asdict() | {
+    return asdict(completion) | {
         "threads": thread_count().number,
         "finish_reason": "stop" if completion.stopped == END else "length",
-        "first_token_seconds": first - start if new else None,
-        "seconds": stats.times[-1] - start,
-        "prefill_tokens_per_second": prompt / (first - start) if new else None,
-        "decode_tokens_per_second": (new - 1) / (last - first) if new > 1 else None,
+        "stats": engine_numbers(engine),
+        "first_token_seconds": finite(engine.first_token_seconds.p50),
+        "prefill_tokens_per_second": finite(engine.prefill_tokens_per_second),
+        "decode_tokens_per_second": finite(engine.decode_tokens_per_second),
         "kv_cache_tokens": cache.max_length,
         "kv_cache_bytes": stats.total(cache.nbytes),
         "experts_touched": touched if stats.is_eager else None,
@@ -255,15 +270,13 @@ def _numbers(
     }
 
 
-def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
+def _report(numbers: dict[str, Any], engine: EngineStats, stats: GenerationStats) -> None:
     """Print the numbers of a completion and its settings."""
     prompt, new = len(numbers["prompt_tokens"]), len(numbers["new_tokens"])
     expert_rows = [("experts touched", f"{numbers['experts_touched']} of {numbers['experts']}")]
     rows = (
         ("prompt, new tokens", f"{prompt}, {new}"),
-        ("time to first token", _amount(numbers["first_token_seconds"], ".3f", "s")),
-        ("prefill", _amount(numbers["prefill_tokens_per_second"], ".1f", "tokens/s")),
-        ("decode", _amount(numbers["decode_tokens_per_second"], ".1f", "tokens/s")),
+        *engine_rows(engine),
         (f"KV cache of {numbers['kv_cache_tokens']} tokens", amount(numbers["kv_cache_bytes"])),
         *(expert_rows if stats.is_eager else ()),
         ("threads", "{} ({})".format(*thread_count())),
@@ -279,10 +292,6 @@ def _report(numbers: dict[str, Any], stats: GenerationStats) -> None:
         out.print(dispatch)
     if numbers["stopped"] == CONTEXT:
         out.print(f"The context is full: the model knows {prompt + max(new - 1, 0)} positions.")
-
-
-def _amount(value: float | None, digits: str, unit: str) -> str:
-    return "none" if value is None else f"{value:{digits}} {unit}"
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -1,13 +1,13 @@
 """Run the model at its true widths with random weights, and report its speed and memory.
 
 Tokens are random too. The command measures, and checks that decoding with the KV cache gives the
-same logits as one prefill of all tokens.
+same log-probabilities as one prefill of all tokens.
 """
 
 import argparse
-import time
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,17 @@ from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.cpu.thread_count import thread_count
-from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.engine import SamplingParams
+from mimo_v2_flash.engine.generate import generate
+from mimo_v2_flash.engine.logprobs import token_logprobs
+from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import build_model
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report
+from .engine_report import engine_rows, finite
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
@@ -30,16 +34,6 @@ from .result import Result
 __all__ = ["add_arguments", "run"]
 
 ALLOWED = 1e-4  # relative to the range of the logits
-
-
-class Trial(NamedTuple):
-    """A prompt and its greedy continuation: tokens, logits of the new ones, cache, and seconds."""
-
-    tokens: list[int]
-    logits: np.ndarray
-    cache: HybridCache
-    prefill_seconds: float
-    decode_seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +84,13 @@ def run(
     stats = DispatchStatsBackend()
     model = build_model(weights, config, backend=stats, group=setup.group, parallel=setup.plan)
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
-    trial = _decode(model, prompt, new_tokens)
+    params = SamplingParams(max_tokens=new_tokens, ignore_eos=True, logprobs=0)
+    with progress("tokens", total=new_tokens, unit="tokens") as advance:
+        generated = generate(model, [prompt], params, on_token=lambda _, __: advance(1))
     with progress("one prefill of all tokens", total=None) as _:
-        whole = model.forward([trial.tokens[:-1]])[0]
-    difference = np.max(np.abs(whole[prompt_tokens - 1 :] - trial.logits)) / np.ptp(whole)
+        logits_TV = model.forward([[*prompt, *generated[0][:-1]]])[0]
+    difference = _difference(logits_TV[prompt_tokens - 1 :], generated.logprobs[0])
+    engine = generated.stats
     numbers = {
         "layers": num_layers,
         "experts": num_experts,
@@ -102,30 +99,29 @@ def run(
         "new_tokens": new_tokens,
         "parameters": parameters,
         "weights_bytes": nbytes(weights),
-        "kv_cache_bytes": trial.cache.nbytes,
-        "prefill_tokens_per_second": prompt_tokens / trial.prefill_seconds,
-        "decode_tokens_per_second": (new_tokens - 1) / trial.decode_seconds,
+        "kv_cache_bytes": engine.cache_bytes,
+        "prefill_tokens_per_second": engine.prefill_tokens_per_second,
+        "decode_tokens_per_second": finite(engine.decode_tokens_per_second),
         "peak_memory_bytes": peak_memory(),
         "threads": thread_count().number,
-        "relative_difference": difference,
+        "relative_difference": difference / np.ptp(logits_TV),
         "allowed_difference": ALLOWED,
         "dispatch": dispatch_numbers(stats, setup.group),
     }
-    _report(numbers, " of rank 0" if setup.group.size > 1 else "")
+    _report(numbers, engine, " of rank 0" if setup.group.size > 1 else "")
     if dispatch := dispatch_report(stats, setup.group):
         console().print(dispatch)
-    return Result(numbers, 0 if difference <= ALLOWED else 1)
+    return Result(numbers, 0 if numbers["relative_difference"] <= ALLOWED else 1)
 
 
-def _report(numbers: dict[str, Any], rank: str) -> None:
+def _report(numbers: dict[str, Any], engine: EngineStats, rank: str) -> None:
     difference = "{relative_difference:.1e} of the range, allowed {allowed_difference:.0e}"
     rows = (
         ("layers, experts", f"{numbers['layers']}, {numbers['experts']}"),
         ("parameters", f"{numbers['parameters'] / 1e9:.2f} billion"),
         (f"weights{rank}", amount(numbers["weights_bytes"])),
         (f"KV cache{rank}", amount(numbers["kv_cache_bytes"])),
-        ("prefill", f"{numbers['prefill_tokens_per_second']:.1f} tokens/s"),
-        ("decode", f"{numbers['decode_tokens_per_second']:.2f} tokens/s"),
+        *engine_rows(engine),
         (f"peak memory{rank}", amount(numbers["peak_memory_bytes"])),
         ("threads", "{} ({})".format(*thread_count())),
         ("decode against one prefill", difference.format(**numbers)),
@@ -144,19 +140,9 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     )
 
 
-def _decode(model: MiMoV2FlashModel, prompt: list[int], new_tokens: int) -> Trial:
-    """Return the greedy continuation of a prompt, with the logits of each of its tokens."""
-    cache = model.new_cache(1, len(prompt) + new_tokens)
-    tokens, rows, start = list(prompt), [], time.perf_counter()
-    unseen, prefill_end = prompt, start
-    with progress("tokens", total=new_tokens, unit="tokens") as advance:
-        for index in range(new_tokens):
-            position_T = np.arange(len(tokens) - len(unseen), len(tokens))
-            logits = model.step([unseen], [position_T], cache, logits_at=[[len(unseen) - 1]])
-            rows.append(logits[0, 0])
-            unseen = [int(np.argmax(rows[-1]))]
-            tokens += unseen
-            prefill_end = prefill_end if index else time.perf_counter()
-            advance(1)
-    decode_seconds = max(time.perf_counter() - prefill_end, 1e-9)
-    return Trial(tokens, np.stack(rows), cache, prefill_end - start, decode_seconds)
+def _difference(logits_TV: np.ndarray, decoded: SequenceOf[TokenLogprob]) -> float:
+    """Return the largest difference of a prefill's log-probabilities to those of decoding."""
+    token_T = np.array([each.token for each in decoded])
+    prefilled = token_logprobs(logits_TV, token_T, [0] * len(token_T))
+    pairs = zip(prefilled, decoded, strict=True)
+    return max(abs(one.logprob - two.logprob) for one, two in pairs)

@@ -188,6 +188,8 @@ class Engine:
         params.check_token_ids(vocab_size)
         inputs.as_count("priority", priority, minimum=-MOST, maximum=MOST)
         inputs.as_count("first_index", first_index, minimum=0, maximum=MOST)
+        last = len(prompt) - (params.max_tokens == 0)  # what nothing follows is not computed
+        prompt, last_target = prompt[:last], prompt[last:]
         if len(prompt) > self._max_length:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, the engine's max_length is "
@@ -202,9 +204,10 @@ class Engine:
             if self._max_waiting is not None and waiting >= self._max_waiting:
                 raise QueueFullError(f"{waiting} requests wait already: max_waiting")
             request = self._request(prompt, params, constraint, priority, first_index)
+            request.last_target = last_target
             self._requests[request.id] = request
             self._scheduler.add(request)
-            if request.limit == 0 and params.prompt_logprobs is None:
+            if request.limit == 0 and (params.prompt_logprobs is None or not prompt):
                 self._ending.append((request.id, "length"))
         return request.id
 

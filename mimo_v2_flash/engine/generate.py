@@ -14,9 +14,11 @@ from .seeds import resolve_seed
 if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
+    from .request import Event, TokenLogprob
     from .sampling_params import SamplingParams
+    from .stats import EngineStats
 
-__all__ = ["GeneratedTokens", "generate"]
+__all__ = ["GeneratedTokens", "generate", "stream_events"]
 
 
 class GeneratedTokens(list[list[int]]):
@@ -26,11 +28,21 @@ class GeneratedTokens(list[list[int]]):
     ----------
     seed
         The seed with which the same call generates them again.
+    stats
+        The engine's statistics of the call.
+    logprobs
+        A `TokenLogprob` of each token of each row, if the parameters ask for them.
     """
 
-    def __init__(self, rows: Sequence[list[int]], seed: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[list[int]],
+        seed: int,
+        stats: EngineStats,
+        logprobs: list[list[TokenLogprob]],
+    ) -> None:
         super().__init__(rows)
-        self.seed = seed
+        self.seed, self.stats, self.logprobs = seed, stats, logprobs
 
 
 def generate(
@@ -62,21 +74,24 @@ def generate(
     params = replace(params, seed=seed)
     longest = max(map(len, prompts)) + max((params.max_tokens or 0) - 1, 0)
     rows: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in prompts]
     options = {"prefix_cache": 0, "cache_dtype": cache_dtype, "suppress_tokens": suppress_tokens}
     with Engine(model, len(prompts), longest, **options) as engine:
         for row, prompt in enumerate(prompts):
             engine.submit(prompt, params, first_index=row)
-        for row, token in _tokens(engine):
-            rows[row].append(token)
-            if on_token is not None:
-                on_token(row, token)
-    return GeneratedTokens(rows, seed)
+        for event in stream_events(engine):
+            logprobs[event.index] += event.logprobs or ()
+            for token in event.tokens:
+                rows[event.index].append(token)
+                if on_token is not None:
+                    on_token(event.index, token)
+    return GeneratedTokens(rows, seed, engine.stats, logprobs)
 
 
-def _tokens(engine: Engine) -> Iterator[tuple[int, int]]:
-    """Yield the index of an answer and its next token, as they are chosen; raise its error."""
+def stream_events(engine: Engine) -> Iterator[Event]:
+    """Yield the events of all steps; raise the error of an answer."""
     while engine.has_work:
         for event in engine.step():
             if event.error is not None:
                 raise event.error
-            yield from ((event.index, token) for token in event.tokens)
+            yield event

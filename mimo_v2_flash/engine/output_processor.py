@@ -31,6 +31,11 @@ class OutputProcessor:
         An error of one sequence, of its constraint for instance, ends that sequence alone.
         """
         events = [sequence.end("error", error) for sequence, error in result.failed]
+        events += [
+            Event(sequence.request.id, sequence.index, prompt_logprobs=tuple(scored))
+            for sequence, scored in result.scored
+            if scored
+        ]
         sequences = result.sequences
         if result.token_R is not None:
             tokens = map(int, result.token_R)

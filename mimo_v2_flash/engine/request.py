@@ -68,6 +68,8 @@ class Event:
         The new tokens, an end token included.
     logprobs
         A `TokenLogprob` of each of them, if the request wants them.
+    prompt_logprobs
+        Those of the prompt's tokens that the step predicted, if the request wants them.
     finish_reason
         None while the answer goes on; "stop" (an end token, a constraint), "length" (`max_tokens`,
         or the end of the context), "cancelled" or "error".
@@ -75,8 +77,6 @@ class Event:
         What went wrong, if the reason is "error".
     cached_tokens
         How many tokens of the prompt were known at the start: keys and values were copied.
-    prompt_logprobs
-        With the first tokens of an answer: the log-probabilities of the prompt's, if wanted.
     """
 
     id: int
@@ -85,8 +85,8 @@ class Event:
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
     error: Exception | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
-    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,9 @@ class Request:
     id
         Its number, which `Engine.submit` returned.
     prompt_tokens, params, priority
-        As for `Engine.submit`.
+        As for `Engine.submit`; the prompt without `last_target`.
+    last_target
+        The last token of a prompt that is only scored, which is predicted and not computed.
     end_tokens
         Token ids that end an answer.
     limit
@@ -163,6 +165,7 @@ class Request:
     seed: int
     priority: int = 0
     arrival: float = 0.0
+    last_target: list[int] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     sequences: list["Sequence"] = field(default_factory=list)
 
@@ -267,14 +270,9 @@ class Sequence:
     ) -> Event:
         """End the sequence, unless `reason` is None, and return the event of its new `tokens`."""
         self.finish_reason, self.error = reason, error
-        is_first = len(self.new_tokens) == len(tokens)
-        prompt_logprobs = self.request.prompt_logprobs if is_first else None
         reused = self.request.sequences[0].reused
-        return Event(
-            *(self.request.id, self.index, tokens, logprobs, reason, error),
-            cached_tokens=reused,
-            prompt_logprobs=prompt_logprobs or None,
-        )
+        event = self.request.id, self.index, tokens, logprobs, reason, error
+        return Event(*event, cached_tokens=reused)
 
     def answer(self) -> Answer:
         """Return the answer of a sequence that has ended."""

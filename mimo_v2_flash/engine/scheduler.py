@@ -14,7 +14,7 @@ from .request import Request, Sequence
 __all__ = ["ScheduledTokens", "Scheduler"]
 
 SECONDS_PER_PRIORITY = 10.0
-PROMPT_LOGITS = 64  # tokens of a prompt whose logits are in memory together
+PROMPT_LOGITS = 256  # tokens of prompts whose logits are in memory together
 
 
 class ScheduledTokens(NamedTuple):

@@ -31,6 +31,8 @@ class EngineStats(NamedTuple):
         Sequences that have a row of the KV cache, requests that wait, and answers that ended.
     prefill_tokens, decode_tokens
         Tokens computed since the start: of prompts, and of answers.
+    reused_tokens
+        Tokens of prompts that were not computed, since the prefix store had them.
     prefill_tokens_per_second, decode_tokens_per_second
         The same per second of the steps that had such tokens.
     tokens_per_step
@@ -48,6 +50,7 @@ class EngineStats(NamedTuple):
     finished: int
     prefill_tokens: int
     decode_tokens: int
+    reused_tokens: int
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
     tokens_per_step: float
@@ -61,7 +64,8 @@ class StatsRecorder:
     """What an engine counts as it runs."""
 
     def __init__(self) -> None:
-        self._finished = self._steps = self._sequences = self._new_tokens = 0
+        self._finished = self._steps = self._sequences = 0
+        self._new_tokens = self._reused_tokens = 0
         self._tokens = {True: 0, False: 0}  # by whether they are a prompt's
         self._seconds = {True: 0.0, False: 0.0}
         self._first_token: deque[float] = deque(maxlen=KEPT)
@@ -74,7 +78,10 @@ class StatsRecorder:
         self._sequences += len(scheduled)
         self._step = {True: 0, False: 0}
         for part in scheduled:
-            self._step[part.sequence.is_prefill] += len(part.tokens)
+            sequence = part.sequence
+            self._step[sequence.is_prefill] += len(part.tokens)
+            if sequence.computed == sequence.reused:  # it begins to run
+                self._reused_tokens += sequence.reused
 
     def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
         """Count what a step added to the answers of `requests`."""
@@ -102,6 +109,7 @@ class StatsRecorder:
             self._finished,
             self._tokens[True],
             self._tokens[False],
+            self._reused_tokens,
             _ratio(self._tokens[True], self._seconds[True]),
             _ratio(self._tokens[False], self._seconds[False]),
             _ratio(self._new_tokens, self._tokens[False]),

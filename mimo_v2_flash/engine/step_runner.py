@@ -16,13 +16,14 @@ from mimo_v2_flash.layers.nonfinite import NonFiniteError
 
 from .logprobs import token_logprobs
 from .prefix_store import BLOCK
+from .scheduler import PROMPT_LOGITS
 
 if TYPE_CHECKING:
     from mimo_v2_flash.kv_cache import HybridCache
     from mimo_v2_flash.model import MiMoV2FlashModel
 
     from .prefix_store import PrefixStore
-    from .request import Sequence
+    from .request import Sequence, TokenLogprob
     from .scheduler import ScheduledTokens
 
 __all__ = ["StepResult", "StepRunner"]
@@ -43,12 +44,15 @@ class StepResult(NamedTuple):
         The argmax of the logits of `sequences`, where that is all that they need; else None.
     logits_RV
         Their logits, if `token_R` is None.
+    scored
+        Sequences whose prompts are scored, each with the log-probabilities of this step.
     """
 
     sequences: list[Sequence]
     failed: list[tuple[Sequence, NonFiniteError]]
     token_R: np.ndarray | None = None
     logits_RV: Any = None
+    scored: SequenceOf[tuple[Sequence, list[TokenLogprob]]] = ()
 
 
 class StepRunner:
@@ -91,10 +95,27 @@ class StepRunner:
         together = [part for part in scheduled if not self._is_apart(part.sequence)]
         if together:
             yield self._step(together, 0, self._cache.batch_size)
-        for part in scheduled:
-            if self._is_apart(part.sequence):
-                row = part.sequence.row or 0
-                yield self._step([part], row, row + 1)
+        apart = [part for part in scheduled if self._is_apart(part.sequence)]
+        for parts in self._rectangles(apart):
+            rows = [part.sequence.row or 0 for part in parts]
+            yield self._step(parts, rows[0], rows[-1] + 1)
+
+    def _rectangles(self, parts: list[ScheduledTokens]) -> Iterator[list[ScheduledTokens]]:
+        """Yield chunks that are steps together, by rows: of prompts whose logits are wanted.
+
+        Logits are a rectangle, from the first row to the last, which is not to be too large.
+        """
+        step: list[ScheduledTokens] = []
+        for part in sorted(parts, key=lambda part: part.sequence.row or 0):
+            longest = max(len(each.tokens) for each in [*step, part])
+            first = (step or [part])[0].sequence.row or 0
+            height = (part.sequence.row or 0) - first + 1
+            if step and (self._model.pads_steps or height * longest > PROMPT_LOGITS):
+                yield step
+                step = []
+            step.append(part)
+        if step:
+            yield step
 
     def _is_apart(self, sequence: Sequence) -> bool:
         """Return whether a sequence's chunk is a step of its own."""
@@ -109,10 +130,8 @@ class StepRunner:
         for row, part in by_row.items():
             index_Bn[row] = len(part.tokens) - 1 if part.is_last else NO_LOGITS
         if wants_prompt:
-            index_Bn = np.arange(token_BT.shape[1])[None]
+            index_Bn = np.where(position_BT < 0, NO_LOGITS, np.arange(token_BT.shape[1]))
         token_Bn, logits_BnV, error = self._compute(token_BT, position_BT, start, index_Bn, by_row)
-        if wants_prompt and error is None:
-            _add_prompt_logprobs(parts[0], logits_BnV[0])
         ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
         bad_rows = error.rows if error else ()
         self._finish(by_row, bad_rows)
@@ -121,9 +140,15 @@ class StepRunner:
             (row, each) for row in ready if row not in bad_rows for each in self._fork(ready[row])
         ]
         row_R, sequences = [row for row, _ in chosen], [sequence for _, sequence in chosen]
+        scored = [
+            (part.sequence, _add_prompt_logprobs(part, logits_BnV[row]))
+            for row, part in by_row.items()
+            if wants_prompt and row not in bad_rows
+        ]
         if token_Bn is not None:
             return StepResult(sequences, failed, token_R=token_Bn[row_R, -1])
-        return StepResult(sequences, failed, logits_RV=logits_BnV[row_R, -1])
+        last_R = [np.flatnonzero(index_Bn[row] != NO_LOGITS)[-1] for row in row_R]
+        return StepResult(sequences, failed, logits_RV=logits_BnV[row_R, last_R], scored=scored)
 
     def _compute(
         self,
@@ -216,10 +241,13 @@ def _padded(by_row: dict[int, ScheduledTokens], height: int) -> tuple[np.ndarray
     return token_BT, position_BT
 
 
-def _add_prompt_logprobs(part: ScheduledTokens, logits_TV: np.ndarray) -> None:
-    """Add the log-probabilities of the prompt's tokens that a chunk predicts."""
+def _add_prompt_logprobs(part: ScheduledTokens, logits_TV: np.ndarray) -> list[TokenLogprob]:
+    """Add the log-probabilities of the prompt's tokens that a chunk predicts, and return them."""
     request = part.sequence.request
     first = len(request.prompt_logprobs) + 1
-    target_T = np.array(request.prompt_tokens[first : first + len(part.tokens)], np.int64)
+    known = request.prompt_tokens[first : first + len(part.tokens)]
+    target_T = np.array([*known, *request.last_target][: len(part.tokens)], np.int64)
     top = [request.params.prompt_logprobs or 0] * len(target_T)
-    request.prompt_logprobs += token_logprobs(logits_TV[: len(target_T)], target_T, top)
+    scored = token_logprobs(logits_TV[: len(target_T)], target_T, top)
+    request.prompt_logprobs += scored
+    return scored

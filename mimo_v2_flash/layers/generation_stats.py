@@ -1,6 +1,5 @@
-"""Statistics of a generation run: token times, experts that were used, and expert dispatch."""
+"""Statistics of a run beside those of the engine: experts that were used, and expert dispatch."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +31,6 @@ class GenerationStats(NumpyBackend):
 
     Attributes
     ----------
-    times
-        Seconds at the start, at every token and at the end.
     dispatch
         Statistics of the expert dispatchers.
     is_eager
@@ -42,7 +39,6 @@ class GenerationStats(NumpyBackend):
 
     def __init__(self, config: MiMoConfig, group: HostGroup, plan: ParallelConfig) -> None:
         self.group = group
-        self.times: list[float] = []
         self.is_eager = False
         self.dispatch = DispatchStatsBackend()
         shard_spec = plan.shard_spec(group.rank)
@@ -52,10 +48,9 @@ class GenerationStats(NumpyBackend):
         self._hooked = HookedLayers(self._count_experts)
 
     def begin(self) -> None:
-        """Discard all statistics, and start the clock."""
+        """Discard all statistics."""
         self._touched_LE[:] = 0
         self.dispatch.reset()
-        self.times = [time.perf_counter()]
 
     def compile(
         self, function: Callable[..., Any], *, donate: str | None = None

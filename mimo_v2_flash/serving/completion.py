@@ -44,25 +44,29 @@ class Completion(Answer):
         self._prompt_logprobs: list[list[TokenLogprob]] = [[] for _ in prompts]
 
     def _choice_chunks(self, choice: Choice, event: Event) -> list[dict[str, Any]]:
-        text = self._texts[choice.index]
-        piece = ""
+        self._prompt_logprobs[choice.prompt] += event.prompt_logprobs
+        if not (event.tokens or event.finish_reason):
+            return []
         is_first = len(choice.tokens) == len(event.tokens)
-        if event.prompt_logprobs is not None:  # every answer to a prompt has them
-            self._prompt_logprobs[choice.prompt] = event.prompt_logprobs
-        if is_first and self.request.echo:
-            piece = self._prompt_text(choice)
-        piece += "".join(map(text.push, self.text_tokens(choice, event)))
-        if choice.finish_reason:
+        piece = self._prompt_text(choice) if is_first and self.request.echo else ""
+        piece += self._new_text(choice, event)
+        offset = len(self._shown[choice.index])
+        self._shown[choice.index] += piece
+        if not (piece or event.finish_reason or event.logprobs):
+            return []
+        logprobs = self._logprobs(choice, list(event.logprobs or ()), offset, is_first=is_first)
+        return [self._chunk([self._object(choice, piece, logprobs)])]
+
+    def _new_text(self, choice: Choice, event: Event) -> str:
+        """Return the text that an event adds to a choice."""
+        text = self._texts[choice.index]
+        piece = "".join(map(text.push, self.text_tokens(choice, event)))
+        if event.finish_reason:
             piece += text.end()
             choice.stop_reason = text.stop_reason or choice.stop_reason
             if text.stop_reason and self.request.include_stop_str_in_output:
                 piece += text.stop_reason
-        offset = len(self._shown[choice.index])
-        self._shown[choice.index] += piece
-        if not (piece or choice.finish_reason or event.logprobs):
-            return []
-        logprobs = self._logprobs(choice, list(event.logprobs or ()), offset, is_first=is_first)
-        return [self._chunk([self._object(choice, piece, logprobs)])]
+        return piece
 
     def _choice_object(self, choice: Choice) -> dict[str, Any]:
         logprobs = self._logprobs(choice, choice.logprobs, 0, is_first=True)

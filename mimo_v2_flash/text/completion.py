@@ -7,7 +7,8 @@ complete(model, load_tokenizer(folder), "A list is", max_new_tokens=20).text
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab
 from mimo_v2_flash.inputs import as_count, as_token_ids
@@ -16,6 +17,7 @@ from .chat_template import prompt_tokens
 from .tokenizer import Detokenizer
 
 if TYPE_CHECKING:
+    from mimo_v2_flash.engine.stats import EngineStats
     from mimo_v2_flash.generation.generation_config import GenerationConfig
     from mimo_v2_flash.model import MiMoV2FlashModel
 
@@ -24,7 +26,8 @@ __all__ = ["CONTEXT", "END", "LIMIT", "Completion", "complete"]
 END, LIMIT, CONTEXT = "an end token", "max_new_tokens", "a full context"
 
 
-class Completion(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Completion:
     """The text that a model generated, its tokens, and why it ended.
 
     Attributes
@@ -37,6 +40,8 @@ class Completion(NamedTuple):
         Why generation stopped: `END`, `LIMIT` or `CONTEXT`.
     seed
         The seed with which the same call generates the same text.
+    stats
+        The engine's statistics of the call: rates and latencies. Equality does not depend on them.
     """
 
     text: str
@@ -44,6 +49,7 @@ class Completion(NamedTuple):
     new_tokens: list[int]
     stopped: str
     seed: int
+    stats: EngineStats = field(compare=False, repr=False)
 
 
 def complete(
@@ -117,7 +123,9 @@ def complete(
     stopped = LIMIT if len(new_ids) == limit else CONTEXT
     if ends.intersection(new_ids[-1:]):
         stopped = END
-    return Completion("".join(pieces), prompt_ids, new_ids, stopped, generated.seed)
+    return Completion(
+        "".join(pieces), prompt_ids, new_ids, stopped, generated.seed, generated.stats
+    )
 
 
 def _text_defaults(

@@ -1,16 +1,14 @@
 """The report of --mode generate: every number is that of the run."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 
-from mimo_v2_flash import MiMoV2FlashModel
-from mimo_v2_flash.cli import generate
+from mimo_v2_flash import Engine, MiMoV2FlashModel
 from mimo_v2_flash.cli.console import amount
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.kernels import moe_router
-from mimo_v2_flash.layers import generation_stats
+from mimo_v2_flash.model_runner import ModelRunner
 from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.reports import amounts, run_mode
@@ -54,15 +52,20 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
 
 def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
     """The first token comes after four seconds, each further one after a quarter."""
-    seconds = iter([0.0, *(4 + token / 4 for token in range(99))])
-    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
-    for module in (generate, generation_stats):
-        monkeypatch.setattr(module, "time", clock)
+    now, forward = [0.0], ModelRunner.forward
+
+    def timed(runner, output, step, cache):
+        now[0] += 4 if max(step.count_B) > 1 else 0.25
+        return forward(runner, output, step, cache)
+
+    monkeypatch.setattr(ModelRunner, "forward", timed)
+    monkeypatch.setitem(Engine.__init__.__kwdefaults__, "clock", lambda: now[0])
     report = amounts(reported("the end"))
     prompt = len(prompt_tokens(load_tokenizer(folder), "the end"))
     assert report["time to first token"] == "4.000 s"
     assert report["prefill"] == f"{prompt / 4:.1f} tokens/s"
     assert report["decode"] == "4.0 tokens/s"
+    assert report["time between tokens"] == "0.250 s"
 
 
 def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monkeypatch):
@@ -85,7 +88,8 @@ def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monk
 
 def test_no_tokens_are_reported_as_none(reported):
     report = amounts(reported("the", "--max-new-tokens", 0))
-    assert {report[what] for what in ("time to first token", "prefill", "decode")} == {"none"}
+    rates = "time to first token", "time between tokens", "prefill", "decode"
+    assert {report[what] for what in rates} == {"none"}
 
 
 def test_of_one_token_there_is_no_decoding(reported):

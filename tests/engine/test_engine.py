@@ -69,6 +69,28 @@ def test_no_tokens_still_give_the_prompts_logprobs():
     assert result.prompt_logprobs == prompt_logprobs_alone(after, [9, 1, 4], 2)
 
 
+@pytest.mark.parametrize("length", [1, 2, LENGTH, LENGTH + 1])
+def test_the_last_token_of_a_prompt_that_is_only_scored_is_not_computed(length):
+    prompt, model = (
+        np.random.default_rng(0).integers(0, V, length).tolist(),
+        HistoryModel(V, LENGTH),
+    )
+    result = result_of(prompt, SamplingParams(max_tokens=0, prompt_logprobs=0), model=model)
+    assert (result.tokens, result.finish_reason) == ([], "length")
+    assert result.prompt_logprobs == prompt_logprobs_alone(after, prompt, 0)
+    assert sum(int(np.sum(position_BT >= 0)) for _, position_BT in model.steps) == length - 1
+
+
+def test_scores_of_a_prompt_are_in_the_events_of_its_steps():
+    engine, prompt = engine_of(prefill_chunk=3), [7, 3, 3, 0, 22, 8, 1]
+    engine.submit(prompt, SamplingParams(max_tokens=2, prompt_logprobs=1))
+    events = step_until_idle(engine)
+    scored = [event.prompt_logprobs for event in events if event.prompt_logprobs]
+    assert [len(each) for each in scored] == [3, 3]
+    assert [*scored[0], *scored[1]] == prompt_logprobs_alone(after, prompt, 1)
+    assert together(events)[0, 0].tokens == greedy_tokens(prompt, 2)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
 def test_prompt_logprobs_of_any_chunks_are_those_of_the_prompt(length, chunk):

@@ -231,10 +231,10 @@ def test_a_step_has_max_step_tokens_but_always_one_of_a_prompt():
 
 
 def test_logits_of_a_prompt_are_wanted_for_a_few_tokens_at_a_time():
-    simulation = Simulation(prefill_chunk=1000)
-    simulation.add(0, 100, params=SamplingParams(prompt_logprobs=0))
+    simulation = Simulation(prefill_chunk=1000, max_step=1000)
+    simulation.add(0, PROMPT_LOGITS + 9, params=SamplingParams(prompt_logprobs=0))
     assert simulation.step() == {(0, 0): (0, PROMPT_LOGITS, True)}
-    assert simulation.step() == {(0, 0): (PROMPT_LOGITS, 100 - PROMPT_LOGITS, True)}
+    assert simulation.step() == {(0, 0): (PROMPT_LOGITS, 9, True)}
 
 
 def test_rows_are_the_lowest_that_are_free():

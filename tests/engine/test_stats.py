@@ -45,6 +45,21 @@ def test_tokens_and_seconds_are_of_prompts_and_of_answers():
     assert stats.token_seconds == (3.0, 3.0, 3.0)
 
 
+def test_reused_tokens_are_counted_once():
+    recorder, request = StatsRecorder(), request_of(0, 0.0, n=2)
+    first, second = request.sequences
+    first.computed = first.reused = 2
+    for tokens in ([3], [7]):
+        recorder.begin([ScheduledTokens(first, tokens)], 0.0)
+        first.computed += 1
+        second.computed = 3
+        recorder.finish([], {}, 1.0)
+    recorder.begin([ScheduledTokens(second, [8])], 0.0)
+    recorder.finish([], {}, 1.0)
+    stats = recorder.snapshot(0, 0, 0)
+    assert (stats.reused_tokens, stats.prefill_tokens, stats.decode_tokens) == (2, 1, 2)
+
+
 def test_idle_steps_and_forgotten_requests_count_nothing():
     recorder = StatsRecorder()
     recorder.begin([], 0.0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mimo_v2_flash.engine import step_runner
 from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.engine.scheduler import ScheduledTokens
@@ -93,6 +94,47 @@ def test_a_prompt_whose_logits_are_wanted_is_a_step_of_its_row(chunks):
     ]
     np.testing.assert_array_equal(results[-1][-1].logits_RV, [after(7, 8, 9, 7)])
     assert results[0][0].sequences == [other]
+
+
+def scores(sequence: Sequence) -> list[int]:
+    """Return the tokens of a prompt that were scored, each checked against the model's logits."""
+    prompt = sequence.request.prompt_tokens
+    for position, each in enumerate(sequence.request.prompt_logprobs, start=1):
+        logits_V = after(*prompt[:position]).astype(np.float64)
+        expected = logits_V[each.token] - np.log(np.sum(np.exp(logits_V)))
+        assert each.logprob == pytest.approx(expected, abs=1e-9)
+    return [each.token for each in sequence.request.prompt_logprobs]
+
+
+@pytest.mark.parametrize(
+    ("most", "shapes"),
+    [(16, [(4, 4)]), (12, [(3, 4), (1, 2)]), (8, [(2, 4), (2, 3)]), (1, None)],
+)
+def test_prompts_whose_logits_are_wanted_are_rectangles_of_a_limited_size(
+    monkeypatch, most, shapes
+):
+    monkeypatch.setattr(step_runner, "PROMPT_LOGITS", most)
+    prompts = [7, 8, 9, 7], [1, 2], [5, 6, 7], [3, 4]
+    run = Run()
+    all_ = [sequence_of(row, prompt, prompt_logprobs=0) for row, prompt in enumerate(prompts)]
+    results = run(*[(each, 4) for each in reversed(all_)])
+    assert list(map(scores, all_)) == [prompt[1:] for prompt in prompts]
+    assert [each for result in results for each in result.sequences] == all_
+    for result in results:
+        for sequence, logits_V in zip(result.sequences, result.logits_RV, strict=True):
+            np.testing.assert_array_equal(logits_V, after(*sequence.request.prompt_tokens))
+    actual = [tokens.shape for tokens, _ in run.model.steps]
+    assert actual == (shapes or [(1, 4), (1, 2), (1, 3), (1, 2)])
+
+
+def test_a_row_that_is_not_finite_leaves_the_scores_of_others():
+    run = Run(nan_after=9)
+    bad = sequence_of(0, [9, 1, 2], prompt_logprobs=0)
+    good = sequence_of(1, [5, 6, 7], prompt_logprobs=0)
+    (result,) = run((bad, 3), (good, 3))
+    assert [sequence for sequence, _ in result.failed] == [bad]
+    assert [sequence for sequence, _ in result.scored] == [good]
+    assert scores(good) == [6, 7]
 
 
 def test_answers_begin_where_the_prompt_ends():

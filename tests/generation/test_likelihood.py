@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.generation import likelihood
-from mimo_v2_flash.generation.likelihood import total_bits, windows
+from mimo_v2_flash.generation.likelihood import total_bits
+from mimo_v2_flash.layers.nonfinite import NonFiniteError
+from mimo_v2_flash.model_runner import ModelRunner
+from tests.support.engine_model import HistoryModel
 from tests.support.tiny import random_tokens, running, tiny
 
 BEGIN = 60
@@ -44,31 +47,28 @@ def test_long_windows_go_in_chunks(monkeypatch, chunk):
     assert max(sizes) == chunk
 
 
-@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 50))
-def test_every_token_is_predicted_once_after_those_before_it_in_its_window(token_T, length):
-    pairs = list(windows(token_T, length=length, begin=BEGIN))
-    assert [token for _, target_T in pairs for token in target_T] == token_T
-    assert all(len(target_T) == length for _, target_T in pairs[:-1])
-    for input_T, target_T in pairs:
-        assert [*input_T, target_T[-1]] == [BEGIN, *target_T]
+@pytest.mark.parametrize("length", [1, 5, 16, 23])
+def test_windows_are_computed_together_where_they_are_short(monkeypatch, length):
+    """No step has more tokens than a chunk, and none could have another window."""
+    monkeypatch.setattr(likelihood, "CHUNK", 16)
+    token_T, steps = random_tokens(tiny(), 23), []
+    model, forward = running(tiny()), ModelRunner.forward
+
+    def counting_forward(runner, output, step, cache):
+        steps.append(step.count_B.tolist())
+        return forward(runner, output, step, cache)
+
+    monkeypatch.setattr(ModelRunner, "forward", counting_forward)
+    total_bits(model, token_T, length=length, begin=BEGIN)
+    flat = [count for counts in steps for count in counts if count]
+    assert sum(flat) == 23
+    assert len(steps) == {1: 2, 5: 2, 16: 2, 23: 2}[length]
+    assert max(map(sum, steps)) <= 16
 
 
-class Certain:
-    """A model that is certain that token t + 1 follows token t."""
-
-    config, max_length = tiny().config, 8192
-
-    def new_cache(self, *_):
-        """Return None: this model needs no cache."""
-
-    def step(self, token_BT, position_BT, cache):
-        """Return logits so far apart that exp overflows unless they are shifted first."""
-        return np.float32(2000) * np.eye(61, dtype=np.float32)[(np.array(token_BT) + 1) % 61]
-
-
-def test_logits_far_apart_do_not_overflow():
-    assert total_bits(Certain(), [0, 1, 2], length=3, begin=60) == 0
-    assert total_bits(Certain(), [5], length=3, begin=60) == pytest.approx(2000 / np.log(2))
+def test_a_row_that_is_not_finite_is_an_error():
+    with pytest.raises(NonFiniteError, match="row 0"):
+        total_bits(HistoryModel(vocabulary=61, nan_after=5), [1, 5, 7], length=3, begin=BEGIN)
 
 
 @pytest.mark.parametrize("length", [0, -1, 8193])

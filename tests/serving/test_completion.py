@@ -64,10 +64,10 @@ def test_an_echo_has_the_prompt_and_its_log_probabilities(served):
     (submission,) = one.submissions
     assert submission.params.prompt_logprobs == submission.params.logprobs == 1
     entry = TokenLogprob(685, -1.0, 1, ((685, -1.0),))
-    prompt = [entry] * (len(submission.prompt_tokens) - 1)
+    prompt = (entry,) * (len(submission.prompt_tokens) - 1)
+    assert one.push([(0, Event(0, 0, prompt_logprobs=prompt))]) == []
     for index in (0, 1):
-        event = Event(0, index, (685,), (entry,), "length", prompt_logprobs=prompt)
-        (chunk,) = one.push([(0, event)])
+        (chunk,) = one.push([(0, Event(0, index, (685,), (entry,), "length"))])
         (choice,) = chunk["choices"]
         assert choice["text"] == "A listget"
         assert choice["logprobs"]["token_logprobs"] == [None, *[-1.0] * len(prompt), -1.0]
@@ -76,8 +76,8 @@ def test_an_echo_has_the_prompt_and_its_log_probabilities(served):
 
 def test_a_prompt_alone_has_log_probabilities(served):
     one = answer(served, echo=True, logprobs=0, max_tokens=0)
-    prompt = [TokenLogprob(685, -1.0, 1, ())]
-    one.push([(0, Event(0, 0, (), None, "length", prompt_logprobs=prompt))])
+    one.push([(0, Event(0, 0, prompt_logprobs=(TokenLogprob(685, -1.0, 1, ()),)))])
+    one.push([(0, Event(0, 0, (), None, "length"))])
     (choice,) = one.result()["choices"]
     assert choice["logprobs"]["token_logprobs"] == [None, -1.0]
 

@@ -116,7 +116,8 @@ def together(events: Sequence[Event]) -> dict[tuple[int, int], Alone]:
         before = answer_of.get(key, Alone([], None, None, None))
         assert before.finish_reason is None, f"{event} comes after the end"
         assert event.logprobs is None or len(event.logprobs) == len(event.tokens)
-        assert event.tokens or event.finish_reason, f"{event} says nothing"
+        says = event.tokens or event.finish_reason or event.prompt_logprobs
+        assert says, f"{event} says nothing"
         assert (event.error is not None) == (event.finish_reason == "error")
         logprobs = before.logprobs
         if event.logprobs is not None:

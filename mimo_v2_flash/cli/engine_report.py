@@ -1,0 +1,47 @@
+"""Report of an engine's statistics: rows of a table, and numbers of `--json`."""
+
+import math
+from typing import Any
+
+from mimo_v2_flash.engine.stats import EngineStats, Percentiles
+
+__all__ = ["engine_numbers", "engine_rows", "finite"]
+
+
+def engine_numbers(stats: EngineStats) -> dict[str, Any]:
+    """Return all statistics by name; percentiles are objects."""
+    return {
+        name: value._asdict() if isinstance(value, Percentiles) else value
+        for name, value in stats._asdict().items()
+    }
+
+
+def engine_rows(stats: EngineStats) -> list[tuple[str, str]]:
+    """Return rates and latencies as rows of a table; of many requests, what they shared too."""
+    rows = [
+        ("time to first token", _seconds(stats.first_token_seconds)),
+        ("time between tokens", _seconds(stats.token_seconds)),
+        ("prefill", _amount(stats.prefill_tokens_per_second, "tokens/s")),
+        ("decode", _amount(stats.decode_tokens_per_second, "tokens/s")),
+    ]
+    if stats.finished > 1:
+        rows.append(("sequences per step", _amount(stats.batch_size)))
+        rows.append(("reused tokens of prompts", f"{stats.reused_tokens:,}"))
+    return rows
+
+
+def finite(value: float) -> float | None:
+    """Return a statistic, None if there is none."""
+    return None if math.isnan(value) else value
+
+
+def _seconds(durations: Percentiles) -> str:
+    """Return percentiles as text, once if they are one duration."""
+    if math.isnan(durations.p50):
+        return "none"
+    p50, p90, p99 = (f"{seconds:.3f}" for seconds in durations)
+    return f"{p50} s" if p50 == p99 else f"{p50} s, p90 {p90}, p99 {p99}"
+
+
+def _amount(value: float, unit: str = "") -> str:
+    return "none" if math.isnan(value) else f"{value:.1f} {unit}".rstrip()

@@ -1,0 +1,49 @@
+"""engine_report: every statistic for programs, rates and latencies for people."""
+
+import json
+import math
+
+import pytest
+
+from mimo_v2_flash.cli.engine_report import engine_numbers, engine_rows, finite
+from mimo_v2_flash.engine.stats import EngineStats, Percentiles, StatsRecorder
+
+NOTHING = StatsRecorder().snapshot(0, 0, 0)
+STATS = NOTHING._replace(
+    finished=2,
+    reused_tokens=1234,
+    prefill_tokens_per_second=12.34,
+    decode_tokens_per_second=5.0,
+    first_token_seconds=Percentiles(0.5, 1.0, 2.0),
+    token_seconds=Percentiles(0.25, 0.25, 0.25),
+    batch_size=3.21,
+)
+
+
+def test_programs_get_every_statistic():
+    numbers = engine_numbers(STATS)
+    assert tuple(numbers) == EngineStats._fields
+    assert numbers["first_token_seconds"] == {"p50": 0.5, "p90": 1.0, "p99": 2.0}
+    assert numbers["batch_size"] == 3.21
+    assert math.isnan(engine_numbers(NOTHING)["token_seconds"]["p99"])
+    assert json.loads(json.dumps(numbers))["reused_tokens"] == 1234
+
+
+def test_people_get_rates_and_latencies():
+    assert engine_rows(STATS) == [
+        ("time to first token", "0.500 s, p90 1.000, p99 2.000"),
+        ("time between tokens", "0.250 s"),
+        ("prefill", "12.3 tokens/s"),
+        ("decode", "5.0 tokens/s"),
+        ("sequences per step", "3.2"),
+        ("reused tokens of prompts", "1,234"),
+    ]
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_one_answer_shares_nothing_and_what_was_not_measured_is_none(finished):
+    rows = dict(engine_rows(NOTHING._replace(finished=finished)))
+    assert len(rows) == 4
+    assert set(rows.values()) == {"none"}
+    assert finite(float("nan")) is None
+    assert finite(1.5) == 1.5
