@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROCESSES := 2
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-machines test-distributed test-nkipy fuzz check mutants bench format clean
@@ -23,13 +25,14 @@ demo: .venv/installed-text  ## a tiny trained model writes, then every kernel ag
 	$(BIN)/mimo generate --prompt "The list type" --max-new-tokens 120
 	$(BIN)/mimo test
 
-test: .venv/installed-test  ## the test suite
-	$(BIN)/python -m pytest
+test: .venv/installed-test  ## the test suite, in two processes (PROCESSES=1, or more)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal
 
 # No test may depend on the machine. MACHINES=--short takes minutes; names select some.
 test-machines: .venv/installed-test  ## the numbers under other BLAS kernels, processors, Pythons
 	$(BIN)/python -m tools.machines $(MACHINES)
 
+# One test after the other: ranks have timeouts, and there are up to eight of them.
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
 

@@ -61,7 +61,11 @@ def test_what_the_files_of_the_family_may_ask_for_and_is_not_computed(tmp_path, 
     assert f"config.json: {key} = {value!r}: allowed is " in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [HUB, OMNI, SAVED, MiMoConfig().to_dict()], ids=id)
+@pytest.mark.parametrize(
+    "content",
+    [HUB, OMNI, SAVED, MiMoConfig().to_dict()],
+    ids=["hub", "omni", "saved by transformers", "default"],
+)
 def test_published_files_have_no_unknown_key(tmp_path, content):
     assert loaded_with_warnings(tmp_path, content)[1] == []
 

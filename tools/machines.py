@@ -31,6 +31,7 @@ MODEL = tuple(
         *("model_runner", "shipped_model", "trace_transformers"),
     )
 )
+PROCESSES = ("--numprocesses=2", "--dist=worksteal")
 NO_WARNING = ("-W", "ignore:numba cannot be used:RuntimeWarning")
 PROBE = """
 import json, platform, warnings
@@ -148,7 +149,8 @@ def run(machine: Machine) -> dict[str, str]:
             return row  # this processor, BLAS or system cannot be that machine
         print(f"{machine.name}: {' '.join(machine.tests)}", flush=True)
         report = Path(folder) / "report.xml"
-        command = (python, "-m", "pytest", "-q", f"--junit-xml={report}", *machine.tests)
+        options = ("-q", f"--junit-xml={report}", *PROCESSES)
+        command = (python, "-m", "pytest", *options, *machine.tests)
         row |= counts(report, process(command, machine).returncode)
     return row | {"seconds": f"{time.perf_counter() - start:.0f}"}
 

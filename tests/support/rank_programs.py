@@ -1,6 +1,7 @@
 """Programs of one rank, run as processes: `python -m tests.support.rank_programs NAME ...`.
 
-The odd rank misbehaves as the name of the program says; the others do not.
+The odd rank misbehaves as the name of the program says; the others do not. A program imports what
+it alone needs: transformers takes several times as long to import as all the rest.
 """
 
 import os
@@ -9,14 +10,8 @@ import sys
 import time
 
 import numpy as np
-import pytest
 
-from mimo_v2_flash import NonFiniteError
 from mimo_v2_flash.parallel import HostGroup, check_consistent, init_process_group
-from mimo_v2_flash.parallel_config import ParallelConfig
-from tests.support.poison import BAD_TOKEN, poisoned
-from tests.support.same_collectives import same_as_threads
-from tests.support.tiny import Recipe, running, tiny
 
 ONE = np.ones(1, np.float32)
 
@@ -26,6 +21,8 @@ def nothing_wrong(group: HostGroup, odd: bool) -> None:
 
 
 def equals_threads(group: HostGroup, odd: bool) -> None:
+    from tests.support.same_collectives import same_as_threads
+
     same_as_threads(group)
 
 
@@ -78,6 +75,13 @@ def splits_otherwise(group: HostGroup, odd: bool) -> None:
 
 def raises_non_finite(group: HostGroup, odd: bool) -> None:
     """Run a step of which one row has a bad embedding: it ends, on every rank, and no other."""
+    import pytest
+
+    from mimo_v2_flash import NonFiniteError
+    from mimo_v2_flash.parallel_config import ParallelConfig
+    from tests.support.poison import BAD_TOKEN, poisoned
+    from tests.support.tiny import Recipe, running, tiny
+
     model = poisoned(tiny(Recipe(experts=8, dense_width=32, vocabulary=64)), "embedding")
     plan = ParallelConfig(group.size, group.size // 2, 2)
     ours = running(model, group=group, plan=plan)
