@@ -42,13 +42,12 @@ def program_name(program: RecordedProgram, rows: int) -> str:
     sizes = {"kv_length": run.kv_length} if run else {}
     sizes |= vars(dispatcher) if is_dataclass(dispatcher) else {}
     labels = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]
-    if "caches" in arguments:
-        tokens, labels = f"{len(arguments['row_N'])}", [f"{len(arguments['caches'])} layers"]
-    else:
-        x_N = next(value for value in arguments.values() if hasattr(value, "shape"))
-        seen = f"{len(arguments['row_N'])} of " if "row_N" in arguments else ""
-        tokens = f"{seen}{rows} x {x_N.shape[0] // rows}"
-    return ", ".join([_function_name(program.function), f"{tokens} tokens", *labels])
+    x_N = next(value for value in arguments.values() if hasattr(value, "shape"))
+    seen = f"{len(arguments['row_N'])} of " if "row_N" in arguments else ""
+    if "caches" in arguments:  # tokens of a sequence are copied, in layers of a kind
+        rows, seen, labels = 1, "", [f"{len(arguments['caches'])} layers"]
+    tokens = f"{seen}{rows} x {x_N.shape[0] // rows} tokens"
+    return ", ".join([_function_name(program.function), tokens, *labels])
 
 
 def sequence_run(program: RecordedProgram) -> SequenceRun | None:
