@@ -1,6 +1,7 @@
 """prefix_store: known beginnings are not computed again, and nothing else changes."""
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
 from mimo_v2_flash.engine.engine import _prefix_budget
-from mimo_v2_flash.engine.prefix_store import BLOCK
+from mimo_v2_flash.engine.prefix_store import BLOCK, PrefixStore
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
@@ -208,3 +209,19 @@ def test_ranks_of_unequal_memory_keep_the_same_prefixes(monkeypatch):
         return _prefix_budget("10%", group), _prefix_budget(50, group)
 
     assert group.run(budget) == [(300, 50)] * 2
+
+
+@every_mode
+def test_blocks_of_another_ranks_rows_take_no_memory(pads_steps):
+    """Every rank has the tree, and runs the programs; the keys are on one rank."""
+    engine = engine_of(pads_steps=pads_steps)
+    rank_rows = slice(0, 2), slice(2, 3)
+    cache = replace(engine._runner._cache, rank_rows=rank_rows, rank=1)
+    store = PrefixStore(cache, LARGE)
+    store.save(stem(70), 0, 0, 0)
+    blocks = [part for block in store._used for pair in block.full for part in pair]
+    assert len(blocks) == 2 * (70 // BLOCK)
+    assert all(part.strides[0] == 0 and len(part) == BLOCK for part in blocks)
+    assert store.restore(stem(70), 0) == 64
+    assert cache.length_B.tolist() == [64, 0, 0]
+    assert all((layer.position_Z == -1).all() for layer in cache.layers)
