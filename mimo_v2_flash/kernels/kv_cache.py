@@ -113,6 +113,10 @@ def put_tokens(
 
     Rows that are not to be written are the trash row. Returns a zero: a program has an output.
     """
+    trash = caches[0].position_Z.shape[0] - 1
+    position_N = np.where(row_N == trash, -1, position_N)
     for cache, (k_NKQ, v_NKC) in zip(caches, tokens, strict=True):
-        write_tokens(cache, k_NKQ, v_NKC, position_N, row_N)
+        ops.put_rows(cache.k_ZKQ, row_N, k_NKQ)
+        ops.put_rows(cache.v_ZKC, row_N, v_NKC)
+        ops.put_rows(cache.position_Z, row_N, position_N)
     return ops.full(position_N, (1,), 0, np.int32)

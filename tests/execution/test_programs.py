@@ -39,8 +39,8 @@ MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
     "sliding attention": (800, 350),
     "full attention": (800, 350),
     "experts": (5000, 1600),
-    "take tokens": (500, 500),
-    "put tokens": (1500, 1500),
+    "take tokens": (250, 250),
+    "put tokens": (500, 500),
 }
 COPIED = 32  # tokens
 MOST_OF_LAST_BUCKET = 13_000  # the bucket for tokens that all choose the same rank
