@@ -17,6 +17,7 @@ from .config import AttentionSpec, LayerSpec
 from .inputs import as_float, as_integer
 from .kernels.kv_cache import KVCache
 from .kv_slots import MAX_DRAFT_TOKENS, slots_per_sequence
+from .kv_transfer import KVTransfer
 
 __all__ = ["HybridCache", "new_cache"]
 
@@ -50,6 +51,8 @@ class HybridCache:
         which its rings do not.
     start
         The first sequence, among those of the cache that this is a `view` of.
+    transfer
+        Copies tokens between rows, and between rows and the host.
     """
 
     layers: tuple[KVCache, ...]
@@ -63,6 +66,7 @@ class HybridCache:
     first_row: int = 0
     captured: int = 0
     start: int = 0
+    transfer: KVTransfer = field(default=KVTransfer(), repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -131,23 +135,29 @@ class HybridCache:
         return self.layers[layer].position_Z.shape[0] - 1 - self.captured * is_ring
 
     def flat_rows(self, layer: int, sequence: int, position_T: np.ndarray) -> np.ndarray:
-        """Return a layer's rows for positions of one of this rank's sequences."""
+        """Return a layer's rows for positions of a sequence.
+
+        They are the trash row for position -1, and for a sequence that another rank has.
+        """
         slots, index = self.slots[layer], self.first_row + sequence - self.local_rows.start
-        return index * slots + position_T % slots
+        is_kept_T = (position_T >= 0) & (self.rank_of(sequence) == self.rank)
+        trash = self.layers[layer].position_Z.shape[0] - 1
+        return np.where(is_kept_T, index * slots + position_T % slots, trash)
 
     def copy_sequence(self, source: int, target: int) -> None:
         """Copy all that the cache holds of a sequence to another row of the same rank.
 
-        Every rank records the length; the rank that has the rows copies keys and values.
+        Every rank records the length and runs the same programs; the rank that has the rows copies
+        keys and values, the others their trash.
         """
         length = int(self.length_B[source])
-        is_local = self.rank_of(source) == self.rank
-        for index, layer in enumerate(self.layers if is_local else ()):
-            position_T = np.arange(min(length, self.slots[index]))
-            source_T = self.flat_rows(index, source, position_T)
-            target_T = self.flat_rows(index, target, position_T)
-            for part in layer:
-                part[target_T] = part[source_T]
+        for slots in dict.fromkeys(self.slots):
+            layers = [layer for layer, each in enumerate(self.slots) if each == slots]
+            position_T = np.arange(max(0, length - slots), length)
+            source_T = self.flat_rows(layers[0], source, position_T)
+            target_T = self.flat_rows(layers[0], target, position_T)
+            caches = tuple(self.layers[layer] for layer in layers)
+            self.transfer.copy(caches, source_T, target_T, position_T)
         self.length_B[target] = length
         self.oldest_B[target] = self.oldest_B[source]
 

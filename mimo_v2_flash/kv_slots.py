@@ -29,7 +29,7 @@ def slot_mapping(
 
     A sequence's rows are its slots: position mod `slots`. Padding, and tokens that later ones of
     the same step would overwrite, go to the row `trash`, which is the last one. With a
-    `capture_start` each of these has a row from there on instead.
+    `capture_start` each of these tokens has a row from there on instead.
 
     Parameters
     ----------
@@ -38,6 +38,9 @@ def slot_mapping(
     end_N
         The position after the last of the step's tokens in the same sequence.
     """
-    is_kept_N = (position_N >= 0) & (position_N >= end_N - slots)
-    other = trash if capture_start is None else capture_start + np.arange(len(position_N))
-    return np.where(is_kept_N, row_N * slots + position_N % slots, other).astype(np.int32)
+    is_token_N = position_N >= 0
+    is_kept_N = is_token_N & (position_N >= end_N - slots)
+    lost_N = np.full(len(position_N), trash)
+    if capture_start is not None:
+        lost_N = np.where(is_token_N, capture_start + np.arange(len(position_N)), trash)
+    return np.where(is_kept_N, row_N * slots + position_N % slots, lost_N).astype(np.int32)

@@ -150,8 +150,9 @@ class MiMoV2FlashModel:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
         By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
-        the rows and KV heads of this rank alone. With `captures`, of eager mode alone, it keeps
-        what sliding layers would forget of the last pass: see `HybridCache.captured`.
+        the rows and KV heads of this rank alone. With `captures`, and always in static mode, where
+        a shape is a program, it keeps what sliding layers would forget of the last pass: see
+        `HybridCache.captured`.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class MiMoV2FlashModel:
         length = limit if max_length is None else max_length
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
         batch_size = inputs.as_count("batch_size", batch_size)
-        captured = self.max_step if captures and not self.pads_steps else 0
+        captured = self.max_step if captures or self.pads_steps else 0
         return self._runner.new_cache(batch_size, self._cache_length or length, dtype, captured)
 
     def forward(self, input_ids: Any) -> np.ndarray:

@@ -11,11 +11,12 @@ import numpy as np
 from .checkpoint.params import DecoderWeights, ModelWeights
 from .config import AttentionSpec, LayerSpec, MiMoConfig
 from .execution import Backend
-from .kernels.kv_cache import KVCache
+from .kernels.kv_cache import KVCache, put_tokens, take_tokens
 from .kernels.moe_block import Dispatcher
 from .kernels.rope_partial import rope_table
 from .kv_cache import HybridCache, new_cache
 from .kv_slots import slot_mapping
+from .kv_transfer import TRANSFER_ROWS, KVTransfer
 from .layers.decoder import DecoderLayer
 from .layers.embedding import embed
 from .layers.feed_forward import RankIds
@@ -73,6 +74,11 @@ class ModelRunner:
         self._max_step, self._context = max_step, context
         self._to_device, self._dtype = backend.to_device, np.dtype(dtype).name
         self._embed = backend.compile(embed)
+        self._transfer = KVTransfer(
+            backend.compile(take_tokens),
+            backend.compile(put_tokens),
+            TRANSFER_ROWS if context.mode.pads_steps else None,
+        )
         programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
         self._programs = [programs[spec] for spec in self.layers]
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
@@ -92,7 +98,7 @@ class ModelRunner:
             sequences=self._context.mode.sequences(rank_rows, rank),
             captured=captured,
         )
-        return replace(cache, layers=self._to_device(cache.layers))
+        return replace(cache, layers=self._to_device(cache.layers), transfer=self._transfer)
 
     def forward(self, output: HeadOutput, step: Step, cache: HybridCache) -> tuple[np.ndarray, ...]:
         """Return what `output` computes at the wanted tokens; write all tokens into `cache`.

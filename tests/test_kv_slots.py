@@ -44,3 +44,9 @@ def test_what_a_ring_forgets_has_a_row_after_the_rings(start, count, slots):
     kept_N = position_N >= end - slots
     assert mapped_N[kept_N].tolist() == (position_N[kept_N] % slots).tolist()
     assert mapped_N[~kept_N].tolist() == [slots + index for index in np.flatnonzero(~kept_N)]
+
+
+def test_padding_goes_to_the_trash_row_though_what_is_forgotten_is_kept():
+    position_N, row_N, end_N = np.array([7, 8, 9, -1, -1]), np.zeros(5, int), np.full(5, 10)
+    mapped_N = slot_mapping(position_N, row_N, end_N, slots=2, trash=99, capture_start=20)
+    assert mapped_N.tolist() == [20, 0, 1, 99, 99]

@@ -55,7 +55,7 @@ def lower_bound(
     slots = sizes.rows * min(sizes.kv_length, sizes.window)
     operations = sum(2 * _multiplications(path, array, sizes) for path, array in others.items())
     return LowerBound(
-        operations + (_attention(weights, cache, sizes) if cache else 0),
+        operations + (_attention(weights, cache, sizes) if weights and cache else 0),
         rows + sum(array.nbytes for array in others.values()),
         sum(slots * array.nbytes // array.shape[0] for array in cache.values()),
     )

@@ -44,6 +44,8 @@ def program_name(program: RecordedProgram, rows: int) -> str:
     labels = [f"{sizes[name]} {label}" for name, label in LABELS.items() if name in sizes]
     x_N = next(value for value in arguments.values() if hasattr(value, "shape"))
     seen = f"{len(arguments['row_N'])} of " if "row_N" in arguments else ""
+    if "caches" in arguments:  # tokens of a sequence are copied, in layers of a kind
+        rows, seen, labels = 1, "", [f"{len(arguments['caches'])} layers"]
     tokens = f"{seen}{rows} x {x_N.shape[0] // rows} tokens"
     return ", ".join([_function_name(program.function), tokens, *labels])
 

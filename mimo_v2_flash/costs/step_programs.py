@@ -83,6 +83,7 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     model = _model(deployment, recorder)
     sizes = list(_sizes(deployment))
     called = [_run(model, deployment, recorder, tokens, start) for tokens, _, start in sizes]
+    _cache(model, deployment, 1).copy_sequence(0, 0)  # records the programs that copy tokens
     names = unique_names(recorder.programs, _local_rows(deployment))
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
@@ -163,7 +164,7 @@ def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
     return {
         path: "weights"
         if id(array) in weights
-        else ("cache" if path.startswith("cache.") else "activations")
+        else ("cache" if path.startswith(("cache.", "caches.")) else "activations")
         for path, array in tree_arrays(program.arguments).items()
     }
 

@@ -58,7 +58,7 @@ class Engine:
         The most requests that wait; any number if not given.
     prefix_cache : int or str
         Bytes for keys and values of known prefixes, or a part of the free memory ("10%"); 0 keeps
-        none, nor does a model that pads its steps.
+        none.
     cache_dtype : dtype, optional
         Dtype of the KV cache, float32 or bfloat16; the model's if not given.
     suppress_tokens : sequence of int, optional
@@ -100,7 +100,7 @@ class Engine:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        budget = 0 if model.pads_steps else _prefix_budget(prefix_cache, model.group)
+        budget = _prefix_budget(prefix_cache, model.group)
         cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting

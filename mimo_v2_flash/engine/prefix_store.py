@@ -14,27 +14,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.kv_transfer import TokenKV
 
 __all__ = ["BLOCK", "PrefixStore"]
 
 BLOCK = 32  # positions
-
-LayerBlocks = dict[int, tuple[np.ndarray, np.ndarray]]
-"""Keys and values of a block's positions, by layer."""
 
 
 @dataclass(eq=False)
 class _Block:
     """The keys and values of 32 tokens after those of the parent.
 
-    Those of other ranks hold nothing: every rank knows the tree, and decides alike.
+    They are on the host. Those of other ranks are empty shapes: every rank knows the tree, decides
+    alike, and runs the same programs.
     """
 
     token_T: tuple[int, ...]
     parent: "_Block | None"
-    full: LayerBlocks = field(default_factory=dict)
-    sliding: LayerBlocks = field(default_factory=dict)
+    full: TokenKV = ()
+    sliding: TokenKV = ()
     children: "dict[tuple[int, ...], _Block]" = field(default_factory=dict)
 
 
@@ -74,10 +74,10 @@ class PrefixStore:
         first, cache = self._first_needed(start), self._cache
         self._touch(path, path[first:])
         for index, block in enumerate(path):
-            position_T = np.arange(index * BLOCK, min((index + 1) * BLOCK, start))
-            self._fill(row, position_T, block.full)
+            position_T = np.arange(index * BLOCK, (index + 1) * BLOCK)
+            self._fill(self._full, row, position_T, start, block.full)
             if index >= first:
-                self._fill(row, position_T, block.sliding)
+                self._fill(self._sliding, row, position_T, start, block.sliding)
         cache.length_B[row] = start
         cache.oldest_B[row] = max(first * BLOCK, start - min(cache.slots))
         return start
@@ -165,7 +165,7 @@ class PrefixStore:
             leaf = next(iter(self._used))
             oldest = next(iter(self._sliding_used), None)
             if oldest is not None and self._sliding_used[oldest] <= self._used[leaf]:
-                oldest.sliding = {}
+                oldest.sliding = ()
                 del self._sliding_used[oldest]
             else:
                 del self._used[leaf]
@@ -175,19 +175,20 @@ class PrefixStore:
 
     def _block_bytes(self, layers: list[int]) -> int:
         """Return the bytes of a block in some layers."""
-        return sum(part[:BLOCK].nbytes for i in layers for part in self._cache.layers[i][:2])
+        parts = [part for layer in layers for part in self._cache.layers[layer][:2]]
+        return sum(BLOCK * (part.nbytes // part.shape[0]) for part in parts)
 
-    def _is_local(self, row: int) -> bool:
-        rows = self._cache.local_rows
-        return rows.start <= row < rows.stop
+    def _caches(self, layers: list[int]) -> tuple[KVCache, ...]:
+        return tuple(self._cache.layers[layer] for layer in layers)
 
-    def _fill(self, row: int, position_T: np.ndarray, blocks: LayerBlocks) -> None:
-        """Write a block's keys and values, as many as there are positions, into a row."""
-        for layer, (k_TKQ, v_TKC) in blocks.items():
-            cache, row_T = self._cache.layers[layer], self._cache.flat_rows(layer, row, position_T)
-            cache.k_ZKQ[row_T] = k_TKQ[: len(position_T)]
-            cache.v_ZKC[row_T] = v_TKC[: len(position_T)]
-            cache.position_Z[row_T] = position_T
+    def _fill(
+        self, layers: list[int], row: int, position_T: np.ndarray, end: int, tokens: TokenKV
+    ) -> None:
+        """Write those tokens of a block that are before `end` into a row."""
+        if layers:
+            position_T = np.where(position_T < end, position_T, -1)
+            row_T = self._cache.flat_rows(layers[0], row, position_T)
+            self._cache.transfer.write(self._caches(layers), tokens, position_T, row_T)
 
     def _read(
         self,
@@ -196,12 +197,19 @@ class PrefixStore:
         position_T: np.ndarray,
         is_captured_T: np.ndarray | bool = False,
         first_token: int = 0,
-    ) -> LayerBlocks:
+    ) -> TokenKV:
         """Return a copy of a row's keys and values; those captured lie beside the ring."""
-        blocks = {}
-        for layer in layers if self._is_local(row) else ():
-            cache, row_T = self._cache.layers[layer], self._cache.flat_rows(layer, row, position_T)
-            captured_T = self._cache.capture_start(layer) + first_token + position_T
-            row_T = np.where(is_captured_T, captured_T, row_T)
-            blocks[layer] = cache.k_ZKQ[row_T], cache.v_ZKC[row_T]
-        return blocks
+        if not layers:
+            return ()
+        row_T = self._cache.flat_rows(layers[0], row, position_T)
+        captured_T = self._cache.capture_start(layers[0]) + first_token + position_T
+        row_T = np.where(is_captured_T, captured_T, row_T)
+        tokens = self._cache.transfer.read(self._caches(layers), row_T)
+        if self._cache.rank_of(row) == self._cache.rank:
+            return tokens
+        return tuple((_empty_shape(k_TKQ), _empty_shape(v_TKC)) for k_TKQ, v_TKC in tokens)
+
+
+def _empty_shape(x_T: np.ndarray) -> np.ndarray:
+    """Return an array of the same shape, whose rows are one."""
+    return np.broadcast_to(x_T[:1].copy(), x_T.shape)

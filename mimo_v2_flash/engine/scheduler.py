@@ -44,8 +44,7 @@ class Scheduler:
     clock
         A function that returns the time in seconds.
     pads_steps
-        Whether the model pads its steps: chunks are then steps of their own, and no row is copied,
-        so that every answer computes its prompt.
+        Whether the model pads its steps: chunks are then steps of their own.
     begin
         Called for each sequence that gets a row: it may set how much of the prompt is known.
 
@@ -125,7 +124,7 @@ class Scheduler:
     def _computes_prompt(self, sequence: Sequence) -> bool:
         """Return whether a sequence computes its prompt; others copy the row of the first."""
         is_first = sequence is sequence.request.sequences[0]
-        return sequence.is_prefill and (is_first or self._pads_steps)
+        return sequence.is_prefill and is_first
 
     def _urgency(self, request: Request) -> tuple[float, int]:
         """Return the key by which requests are served, the least first."""

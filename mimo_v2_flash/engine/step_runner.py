@@ -210,7 +210,7 @@ class StepRunner:
 
     def _answers(self, sequence: Sequence) -> list[Sequence]:
         """Return a sequence, and at its prompt's end the other answers, which begin there."""
-        if sequence.new_tokens or self._model.pads_steps:
+        if sequence.new_tokens:
             return [sequence]
         return [each for each in sequence.request.sequences if each.row is not None]
 

@@ -15,7 +15,14 @@ from . import ops
 from .attention import KVSegment
 from .axes import checked
 
-__all__ = ["KVCache", "prior_tokens", "take_prior_tokens", "write_tokens"]
+__all__ = [
+    "KVCache",
+    "prior_tokens",
+    "put_tokens",
+    "take_prior_tokens",
+    "take_tokens",
+    "write_tokens",
+]
 
 
 class KVCache(NamedTuple):
@@ -86,3 +93,30 @@ def _write_tokens(k_ZKQ, v_ZKC, position_Z, k_NKQ, v_NKC, position_N, slot_mappi
     ops.put_rows(k_ZKQ, slot_mapping_N, k_NKQ.astype(k_ZKQ.dtype))
     ops.put_rows(v_ZKC, slot_mapping_N, v_NKC.astype(v_ZKC.dtype))
     ops.put_rows(position_Z, slot_mapping_N, position_N)
+
+
+def take_tokens(caches: tuple[KVCache, ...], row_N) -> tuple[tuple[Any, Any], ...]:
+    """Return the keys and values (k_NKQ, v_NKC) in rows `row_N` of each layer's cache, copied.
+
+    The rows are data, so that one program copies any tokens of the layers.
+    """
+    return tuple(
+        (np.take(cache.k_ZKQ, row_N, axis=0), np.take(cache.v_ZKC, row_N, axis=0))
+        for cache in caches
+    )
+
+
+def put_tokens(
+    caches: tuple[KVCache, ...], tokens: tuple[tuple[Any, Any], ...], position_N, row_N
+) -> Any:
+    """Write what `take_tokens` returned into rows `row_N` of each layer's cache, in place.
+
+    Rows that are not to be written are the trash row. Returns a zero: a program has an output.
+    """
+    trash = caches[0].position_Z.shape[0] - 1
+    position_N = np.where(row_N == trash, -1, position_N)
+    for cache, (k_NKQ, v_NKC) in zip(caches, tokens, strict=True):
+        ops.put_rows(cache.k_ZKQ, row_N, k_NKQ)
+        ops.put_rows(cache.v_ZKC, row_N, v_NKC)
+        ops.put_rows(cache.position_Z, row_N, position_N)
+    return ops.full(position_N, (1,), 0, np.int32)

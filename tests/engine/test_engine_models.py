@@ -79,6 +79,24 @@ def assert_as_alone(results, schedule, model, *, oracle=None, tolerance=2e-5, **
             )
 
 
+class StaticNumpy(NumpyBackend):
+    """A static-mode backend on NumPy, which records how many tokens its programs take."""
+
+    execution_mode = "static"
+
+    def __init__(self) -> None:
+        self.lengths: set[int] = set()
+
+    def compile(self, function, *, donate=None):
+        """Return `function`, which records its tokens if it is the first of a step."""
+
+        def program(token_N, *args, **kwargs):
+            self.lengths.add(len(token_N))
+            return function(token_N, *args, **kwargs)
+
+        return program if function is embed else function
+
+
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
     """Blocks of four positions, so that short prompts share some."""
@@ -93,9 +111,12 @@ def short_blocks(monkeypatch):
     st.sampled_from([3, 16, 64]),
     st.sampled_from([4, 512]),
     st.sampled_from([0, 6000, 1 << 20]),
+    st.sampled_from([NumpyBackend, StaticNumpy]),
 )
-def test_each_request_is_answered_as_if_it_were_alone(schedule, rows, chunk, max_step, budget):
-    model = small_model(max_step=max_step)
+def test_each_request_is_answered_as_if_it_were_alone(
+    schedule, rows, chunk, max_step, budget, backend
+):
+    model = small_model(max_step=max_step, backend=backend())
     with Engine(model, rows, prefill_chunk=chunk, prefix_cache=budget) as engine:
         results = run(engine, schedule)
     assert_as_alone(results, schedule, small_model())
@@ -151,24 +172,6 @@ def test_rounded_requests_are_answered_as_alone_where_they_are_cut_alike(dtype, 
     with Engine(model, 4, prefix_cache=0, **options) as engine:
         results = run(engine, schedule)
     assert_as_alone(results, schedule, model, tolerance=0.02, **options)
-
-
-class StaticNumpy(NumpyBackend):
-    """A static-mode backend on NumPy, which records how many tokens its programs take."""
-
-    execution_mode = "static"
-
-    def __init__(self) -> None:
-        self.lengths: set[int] = set()
-
-    def compile(self, function, *, donate=None):
-        """Return `function`, which records its tokens if it is the first of a step."""
-
-        def program(token_N, *args, **kwargs):
-            self.lengths.add(len(token_N))
-            return function(token_N, *args, **kwargs)
-
-        return program if function is embed else function
 
 
 def test_static_programs_answer_alike_and_have_two_numbers_of_rows():

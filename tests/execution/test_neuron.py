@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from mimo_v2_flash.engine import Engine, SamplingParams
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels import ops
 from tests.support.neuron_stand_ins import CORE, stand_in
-from tests.support.tiny import random_tokens, running, tiny
+from tests.support.tiny import Recipe, random_tokens, running, tiny
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax")
@@ -154,3 +156,21 @@ def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy(make_backend):
     assert ours.generate(prompts, **options) == expected
     again = running(model, backend=make_backend(skip_compile=True), max_step=16)
     assert again.generate(prompts, **options) == expected
+
+
+def test_known_prefixes_and_answers_are_copied_on_the_device(make_backend):
+    model = tiny(Recipe(layers=Recipe().layers[:2]))
+    prompt, params = random_tokens(model, 70).tolist(), SamplingParams(max_tokens=4, n=2, seed=1)
+
+    def answers(backend) -> tuple[list[list[int]], int]:
+        engine = Engine(running(model, backend=backend, max_length=80, max_step=40), 2)
+        with engine:
+            first = engine.submit(prompt[:65], params)
+            tokens = [each.tokens for each in engine.run()[first].answers]
+            second = engine.submit(prompt, params)
+            sequence = engine._requests[second].sequences[0]
+            tokens += [each.tokens for each in engine.run()[second].answers]
+            return tokens, sequence.reused
+
+    assert answers(make_backend()) == answers(NumpyBackend())
+    assert answers(make_backend(skip_compile=True))[1] == 64

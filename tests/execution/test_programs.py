@@ -39,7 +39,10 @@ MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
     "sliding attention": (800, 350),
     "full attention": (800, 350),
     "experts": (5000, 1600),
+    "take tokens": (250, 250),
+    "put tokens": (500, 500),
 }
+COPIED = 32  # tokens
 MOST_OF_LAST_BUCKET = 13_000  # the bucket for tokens that all choose the same rank
 SMALL = 1 << 12  # bytes of a weight that stays on the chip once it has been read: norms, sinks
 CHUNK = 5  # fewest tokens of a chunk
@@ -82,6 +85,9 @@ def test_hidden_states_and_caches_are_updated_in_place(name):
         expected = set()
         if "attention" in program:
             expected = {"x_ND", "cache.k_ZKQ", "cache.v_ZKC", "cache.position_Z"}
+        if program.startswith("put tokens"):
+            expected = {path for path in called.traced.inputs if path.startswith("caches.")}
+            assert len(expected) in (3 * 9, 3 * 39)
         assert expected <= set(called.traced.in_place.values()), program
 
 
@@ -116,6 +122,23 @@ def test_filled_slots_are_read_once_at_most_by_each_block_of_queries(name):
             once, blocks = rows * run.kv_length * token, -(-tokens // QUERY_BLOCK)
             assert once <= entry.cost.read[path] <= blocks * once, program
             assert entry.cost.written[path] == rows * tokens * token, program
+
+
+@every_deployment
+def test_a_copy_reads_and_writes_its_tokens_alone(name):
+    """A program takes the layers of a kind, and writes what another one read."""
+    steps, costs = traced(name)
+    copies = [program for program in costs.entries if program.startswith(("take", "put"))]
+    assert len(copies) == 4
+    for program in copies:
+        entry = costs.entries[program]
+        arrays = tree_arrays(steps.programs[program].arguments)
+        keys = [path for path in arrays if path.startswith("caches.") and "position" not in path]
+        moved = entry.cost.read if program.startswith("take") else entry.cost.written
+        assert {path: moved[path] for path in keys} == {
+            path: COPIED * arrays[path][0].nbytes for path in keys
+        }
+        assert entry.cost.operations == entry.lower_bound.operations == 0
 
 
 @every_deployment

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from mimo_v2_flash.kernels.kv_cache import (
     KVCache,
     prior_tokens,
+    put_tokens,
     take_prior_tokens,
+    take_tokens,
     write_tokens,
 )
 from mimo_v2_flash.reference import kv_cache as oracle
@@ -189,6 +191,39 @@ def test_sequences_may_be_data(on):
         taken = on(take_prior_tokens)(cache, np.array(rows, np.int32), slots=S, kv_length=3)
         for part, expected_part in zip(taken, expected, strict=True):
             np.testing.assert_array_equal(part, expected_part[rows])
+
+
+def put_and_return_nothing(caches, tokens, position_N, row_N) -> None:
+    """Put tokens as a kernel whose arguments `every_kind` reads back, since it has no output."""
+    put_tokens(caches, tokens, position_N, row_N)
+
+
+@every_kind
+@given(st.permutations(range(TRASH)), st.integers(0, 4), floats, seeds)
+def test_tokens_that_are_copied_are_where_they_are_put(on, rows, padding, dtype, seed):
+    """The rows are data; those of the trash row, whatever their number, are not written."""
+    wide = KVCache(*(np.concatenate([part] * 2) for part in empty_cache(dtype)))
+    caches, random = (empty_cache(dtype), wide), np.random.default_rng(seed)
+    for cache in caches:
+        for part in cache[:2]:
+            part[...] = random.standard_normal(part.shape)
+    before = [KVCache(*(part.copy() for part in cache)) for cache in caches]
+    row_N = np.array(rows[:4], np.int32)
+    tokens = on(take_tokens)(caches, row_N)
+    for (k_NKQ, v_NKC), cache in zip(tokens, before, strict=True):
+        np.testing.assert_array_equal(k_NKQ, cache.k_ZKQ[row_N])
+        np.testing.assert_array_equal(v_NKC, cache.v_ZKC[row_N])
+    target_N, position_N = np.array(rows[4:8], np.int32), np.arange(30, 34, dtype=np.int32)
+    target_N[4 - padding :] = TRASH
+    on(put_and_return_nothing)(caches[:1], tokens[:1], position_N, target_N)
+    (cache, _), kept_N, row_N = caches, target_N[: 4 - padding], row_N[: 4 - padding]
+    assert cache.position_Z[kept_N].tolist() == position_N[: 4 - padding].tolist()
+    is_other_Z = np.ones(TRASH + 1, bool)
+    is_other_Z[[*kept_N, TRASH]] = False
+    assert set(cache.position_Z[is_other_Z].tolist()) == {-1} == {cache.position_Z[TRASH]}
+    for part, old in zip(cache[:2], before[0][:2], strict=True):
+        np.testing.assert_array_equal(part[kept_N], old[row_N])
+        np.testing.assert_array_equal(part[is_other_Z], old[is_other_Z])
 
 
 def test_nothing_is_written_if_values_do_not_fit():

@@ -5,6 +5,7 @@ the bit however a sequence is cut into steps, and any stale, missing or foreign 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.kv_slots import slot_mapping
+from mimo_v2_flash.kv_transfer import TRANSFER_ROWS, KVTransfer
 from mimo_v2_flash.layers.nonfinite import NonFiniteCause, NonFiniteError
 from mimo_v2_flash.parallel import ALONE
 
@@ -50,7 +52,7 @@ class HistoryModel:
     window
         Keys that a token of the sliding layer sees, itself included.
     pads_steps
-        Whether steps are rectangles.
+        Whether steps are rectangles, and tokens are copied by programs of a fixed number of rows.
     nan_after
         A token after which the logits are NaN.
     fails_at
@@ -93,13 +95,14 @@ class HistoryModel:
     ) -> HybridCache:
         """Return an empty cache for `batch_size` sequences."""
         length = self.max_length if max_length is None else max_length
-        captured = self.max_step if captures and not self.pads_steps else 0
-        self.cache = new_cache(
+        cache = new_cache(
             _layers(NO_WINDOW, self._window),
             batch_size=batch_size,
             max_length=length,
-            captured=captured,
+            captured=self.max_step if captures or self.pads_steps else 0,
         )
+        transfer = KVTransfer(rows=TRANSFER_ROWS) if self.pads_steps else KVTransfer()
+        self.cache = replace(cache, transfer=transfer)
         return self.cache
 
     def step(
