@@ -86,6 +86,10 @@ class StepRunner:
             store = self.prefixes[self._cache.rank_of(row)]
             sequence.computed = sequence.reused = store.restore(request.prompt_tokens, row)
 
+    def give_back(self, row: int, start: int, stop: int) -> bool:
+        """Give the pages of a row's tokens back, as `HybridCache.give_back`."""
+        return self._cache.give_back(row, start, stop)
+
     def run(self, scheduled: SequenceOf[ScheduledTokens]) -> Iterator[StepResult]:
         """Compute the scheduled tokens; yield the sequences of which all tokens are computed."""
         together = [part for part in scheduled if not self._is_apart(part.sequence)]
