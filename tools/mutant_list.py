@@ -7,6 +7,7 @@ from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
+from tools.memory_mutants import MEMORY_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -16,6 +17,7 @@ MUTANTS = (
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *ENGINE_MUTANTS,
+    *MEMORY_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
@@ -295,7 +297,7 @@ MUTANTS = (
     ),
     Mutant(
         "the quota is that of the innermost cgroup",
-        "mimo_v2_flash/cpu/thread_count.py",
+        "mimo_v2_flash/cpu/cgroup.py",
         "for n in range(len(parts) + 1)",
         "for n in (len(parts),)",
         ("tests/cpu/test_thread_count.py",),
