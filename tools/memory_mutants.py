@@ -68,7 +68,7 @@ MEMORY_MUTANTS = (
     _engine(
         "prefixes take memory beside the rows'",
         "memory_budget",
-        "min(self._prefix_budget, rest)",
+        "min(self._prefix_budget, max(0, room - self._counted(rank)))",
         "self._prefix_budget",
     ),
     _engine(

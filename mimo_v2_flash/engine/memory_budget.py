@@ -142,15 +142,20 @@ class MemoryBudget:
         """Give pages back where prefixes would have to be dropped, and then drop prefixes."""
         if self._limit is None:
             return
-        room = self._limit - self._sizes.fixed - self._prefix_budget
-        if self._counted(rank) > room:
-            for row in self._ranks[rank]:
-                held, reserved = self._held[row], self._reserved[row]
-                if held > reserved and self._runner.give_back(row, reserved, held):
-                    self._held[row] = reserved
+        room = self._limit - self._sizes.fixed
+        if self._counted(rank) + self._prefix_budget > room:
+            self._give_back(rank)
         if self._runner.prefixes:
-            rest = max(0, self._limit - self._sizes.fixed - self._counted(rank))
-            self._runner.prefixes[rank].resize(min(self._prefix_budget, rest))
+            budget = min(self._prefix_budget, max(0, room - self._counted(rank)))
+            if budget != self._runner.prefixes[rank].budget:
+                self._runner.resize_prefixes(rank, budget)
+
+    def _give_back(self, rank: int) -> None:
+        """Give back the pages of a rank's rows that no reservation covers."""
+        for row in self._ranks[rank]:
+            held, reserved = self._held[row], self._reserved[row]
+            if held > reserved and self._runner.give_back(row, reserved, held):
+                self._held[row] = reserved
 
     def _counted(self, rank: int) -> int:
         """Return the bytes that a rank's rows have or may get."""

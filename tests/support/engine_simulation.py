@@ -73,6 +73,10 @@ class Pages:
             self.written[row], self.releases = min(self.written[row], start), self.releases + 1
         return self.gives_back
 
+    def resize_prefixes(self, rank: int, budget: int) -> None:
+        """Let a prefix store have another budget."""
+        self.prefixes[rank].resize(budget)
+
     def write(self, row: int, tokens: int) -> None:
         """Write the first tokens of a row; prefixes are kept of them."""
         self.written[row] = max(self.written[row], tokens)
