@@ -1,9 +1,7 @@
 """Hybrid KV cache: all tokens in full layers, a ring buffer of the last ones in sliding layers.
 
 Each layer has one flat array of its final size; memory pages that no token has touched cost
-nothing. `kv_slots.py` has the arithmetic of slots.
-
-MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (ring buffers).
+nothing (`kv_pages.py`). `kv_slots.py` has the arithmetic of slots, `kv_bytes.py` that of bytes.
 """
 
 from collections.abc import Callable
@@ -13,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .config import AttentionSpec, LayerSpec
+from .config import LayerSpec
 from .inputs import as_float, as_integer
 from .kernels.kv_cache import KVCache
+from .kv_bytes import KVBytes
+from .kv_pages import GIVES_BACK, empty_layers, give_back
 from .kv_slots import MAX_DRAFT_TOKENS, slots_per_sequence
 from .kv_transfer import KVTransfer
 
@@ -36,6 +36,8 @@ class HybridCache:
         The most tokens that a sequence may have.
     window
         Keys that a token of a sliding layer attends to, itself included.
+    kv_bytes
+        Bytes of this rank's arrays, by what they depend on.
     length_B
         Tokens that each sequence has; the next step starts at this position or before it.
     oldest_B
@@ -59,6 +61,7 @@ class HybridCache:
     slots: tuple[int, ...]
     max_length: int
     window: int
+    kv_bytes: KVBytes
     length_B: np.ndarray = field(repr=False)
     oldest_B: np.ndarray = field(repr=False)
     rank_rows: tuple[slice, ...]
@@ -160,6 +163,22 @@ class HybridCache:
             self.transfer.copy(caches, source_T, target_T, position_T)
         self.length_B[target] = length
         self.oldest_B[target] = self.oldest_B[source]
+
+    def give_back(self, sequence: int, start: int, stop: int) -> bool:
+        """Give the memory of a sequence's tokens from `start` to `stop` - 1 to the system.
+
+        They are its last ones; rings are given back with the first. Returns False, and changes
+        nothing, where the system takes no memory back.
+        """
+        is_local = self.rank_of(sequence) == self.rank
+        for index, layer in enumerate(self.layers if GIVES_BACK and is_local else ()):
+            slots, first = self.slots[index], int(self.flat_rows(index, sequence, np.array(0)))
+            if slots == self.max_length or start == 0:
+                give_back(layer, first + min(start, slots), first + min(stop, slots))
+        if GIVES_BACK:
+            self.length_B[sequence] = min(self.length_B[sequence], start)
+            self.oldest_B[sequence] = min(self.oldest_B[sequence], start)
+        return GIVES_BACK
 
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
         """Raise ValueError if this cache does not fit a model with `layers`."""
@@ -305,6 +324,8 @@ def new_cache(
     ------
     ValueError
         If a size is not positive or the dtype is neither of the two.
+    MemoryError
+        If the system refuses arrays of this size.
     """
     batch_size = as_integer("new_cache: batch_size", batch_size)
     max_length = as_integer("new_cache: max_length", max_length)
@@ -319,26 +340,16 @@ def new_cache(
     slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
     ring = min(slots)
     captured = -(-captured // ring) * ring  # the flat cache is made of whole sequences
+    sizes = {"sequences": sequences, "max_length": max_length, "dtype": dtype, "captured": captured}
     return HybridCache(
-        tuple(
-            _empty(spec.attention, sequences * n + captured * (n < max_length) + 1, dtype)
-            for spec, n in zip(layers, slots, strict=True)
-        ),
+        empty_layers(layers, **sizes),
         slots,
         max_length,
         min(spec.attention.window for spec in layers),
+        KVBytes.of(layers, **sizes),
         np.zeros(batch_size, np.int64),
         np.zeros(batch_size, np.int64),
         rank_rows,
         rank,
         captured=captured,
-    )
-
-
-def _empty(spec: AttentionSpec, rows: int, dtype: np.dtype[Any]) -> KVCache:
-    """Return a layer's cache of `rows` rows, none of which holds a token."""
-    return KVCache(
-        np.zeros((rows, spec.num_kv_heads, spec.head_dim), dtype),
-        np.zeros((rows, spec.num_kv_heads, spec.v_head_dim), dtype),
-        np.full(rows, -1, np.int32),
     )

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash import MiMoConfig, kv_cache
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
+from mimo_v2_flash.kv_pages import GIVES_BACK
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS, slots_per_sequence
 from tests.support.rows import ragged
 
@@ -237,3 +238,64 @@ def test_a_wrong_position_is_named_by_its_column_however_long_the_row():
     with pytest.raises(ValueError, match="row 0, column 321 is 7, expected consecutive") as caught:
         cache.check_positions(position_1T)
     assert len(str(caught.value)) < 150
+
+
+only_linux = pytest.mark.skipif(not GIVES_BACK, reason="only Linux takes pages back at once")
+
+
+def written(cache: HybridCache, row: int, length: int) -> None:
+    """Fill the slots of a row that holds `length` tokens."""
+    for index, layer in enumerate(cache.layers):
+        slots = cache.slots[index]
+        position_T = np.arange(max(0, length - slots), length)
+        row_T = cache.flat_rows(index, row, position_T)
+        layer.k_ZKQ[row_T], layer.v_ZKC[row_T], layer.position_Z[row_T] = 3, 4, position_T
+    cache.length_B[row], cache.oldest_B[row] = length, max(0, length - min(cache.slots))
+
+
+@only_linux
+@given(st.integers(0, 2), st.integers(1, 30), st.integers(0, 30))
+def test_a_row_is_given_back_from_a_token_on(row, length, start):
+    """Its rings are given back with its first token; other rows and ranks have what they had."""
+    rank_rows = slice(0, 1), slice(1, 4)
+    cache = cache_of(batch_size=4, max_length=30, rank_rows=rank_rows, rank=1)
+    expected = cache_of(batch_size=4, max_length=30, rank_rows=rank_rows, rank=1)
+    row, start = row + 1, min(start, length)
+    for other in range(1, 4):
+        written(cache, other, length)
+        written(expected, other, start if other == row else length)
+    if start:  # what the ring holds stays
+        for part, other in zip(expected.layers[1], cache.layers[1], strict=True):
+            part[:] = other
+    assert cache.give_back(row, start, length)
+    assert cache.length_B.tolist() == expected.length_B.tolist()
+    assert cache.oldest_B[row] <= start
+    for actual, layer in zip(cache.layers, expected.layers, strict=True):
+        for part, other in zip(actual, layer, strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
+@only_linux
+def test_every_rank_knows_that_a_row_is_empty():
+    rank_rows = slice(0, 1), slice(1, 2)
+    caches = [cache_of(batch_size=2, rank_rows=rank_rows, rank=rank) for rank in range(2)]
+    for cache in caches:
+        written(cache, cache.rank, 20)
+        cache.length_B[:], cache.oldest_B[:] = 20, 13
+        assert cache.give_back(1, 0, 20)
+        assert (cache.length_B.tolist(), cache.oldest_B.tolist()) == ([20, 0], [13, 0])
+    zero, one = (cache.layers[0].k_ZKQ for cache in caches)
+    assert zero[:20].all()
+    assert not one.any()
+
+
+def test_where_no_memory_is_taken_back_a_row_stays(monkeypatch):
+    monkeypatch.setattr(kv_cache, "GIVES_BACK", False)
+    cache = cache_of(batch_size=2)
+    written(cache, 1, 20)
+    before = [[part.copy() for part in layer] for layer in cache.layers]
+    assert not cache.give_back(1, 0, 20)
+    assert cache.length_B.tolist() == [0, 20]
+    for layer, parts in zip(cache.layers, before, strict=True):
+        for part, other in zip(layer, parts, strict=True):
+            np.testing.assert_array_equal(part, other)

@@ -207,8 +207,8 @@ ENGINE_MUTANTS = (
     _engine(
         "rows of one rank first",
         "scheduler",
-        "            free = max(self._free, key=len)",
-        "            free = next(filter(None, self._free), [])",
+        "for free in sorted(self._free, key=len, reverse=True):",
+        "for free in self._free:",
     ),
     _engine(
         "a row that is not given back",

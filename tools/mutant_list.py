@@ -7,6 +7,7 @@ from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
+from tools.memory_mutants import MEMORY_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 from tools.text_mutants import TEXT_MUTANTS
@@ -18,6 +19,7 @@ MUTANTS = (
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *ENGINE_MUTANTS,
+    *MEMORY_MUTANTS,
     *SERVING_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
@@ -299,7 +301,7 @@ MUTANTS = (
     ),
     Mutant(
         "the quota is that of the innermost cgroup",
-        "mimo_v2_flash/cpu/thread_count.py",
+        "mimo_v2_flash/cpu/cgroup.py",
         "for n in range(len(parts) + 1)",
         "for n in (len(parts),)",
         ("tests/cpu/test_thread_count.py",),

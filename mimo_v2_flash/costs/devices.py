@@ -1,7 +1,7 @@
 """Memory of every device: bytes of weights, KV cache and activation buffers.
 
 Shapes come from the modules that allocate: weights are counted on sharded meta tensors, which take
-no memory, and the cache on one with a single slot.
+no memory, and the cache by the arithmetic with which the engine admits requests.
 """
 
 from collections import Counter
@@ -14,8 +14,7 @@ from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWei
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
-from mimo_v2_flash.kv_cache import new_cache
-from mimo_v2_flash.kv_slots import slots_per_sequence
+from mimo_v2_flash.kv_bytes import KVBytes
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
 from .traffic import TokenBytes
@@ -92,13 +91,9 @@ def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> lis
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
     """Return the bytes of a rank's cache of `rows` sequences."""
-    layers = tuple(map(shard_spec.local_layer, config.layers))
-    small = new_cache(layers, batch_size=1, max_length=1, dtype=workload.cache_dtype)
-    slots = (slots_per_sequence(spec.attention.window, workload.context) for spec in layers)
-    return sum(
-        (rows * count + 1) * nbytes(layer) // 2  # the small cache has one slot and the trash row
-        for count, layer in zip(slots, small.layers, strict=True)
-    )
+    layers = map(shard_spec.local_layer, config.layers)
+    sizes = KVBytes.of(layers, rows, workload.context, workload.cache_dtype)
+    return sizes.total(rows, workload.context)
 
 
 def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .cgroup import cgroup_folders
+
 __all__ = [
     "ThreadCount",
     "cgroup_quota",
@@ -20,7 +22,6 @@ __all__ = [
 ]
 
 VARIABLE, RANKS, OPENMP = "MIMO_NUM_THREADS", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"
-CGROUPS = Path("sys/fs/cgroup")
 QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # version 2, version 1
 
 
@@ -96,25 +97,8 @@ def cgroup_quota(root: Path = Path("/")) -> float:
 
     Infinity if there is none. `root` is the folder that holds `proc` and `sys`.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return math.inf
-    folders = (folder for line in lines for folder in _chain(root, line))
+    folders = cgroup_folders("cpu", root)
     return min((_quota(folder, *files) for folder in folders for files in QUOTAS), default=math.inf)
-
-
-def _chain(root: Path, line: str) -> list[Path]:
-    """Return the folders of a cgroup and of all above it, if it controls the CPU.
-
-    In a container the folders below the mount may be the host's, and missing; the mount is its own.
-    """
-    _, controllers, path = line.split(":", 2)
-    if controllers and "cpu" not in controllers.split(","):
-        return []
-    mounts = {root / CGROUPS / controllers, root / CGROUPS / ("cpu" if controllers else "")}
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [mount.joinpath(*parts[:n]) for mount in mounts for n in range(len(parts) + 1)]
 
 
 def _quota(folder: Path, *files: str) -> float:

@@ -8,14 +8,13 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import psutil
-
 from mimo_v2_flash import inputs
 
+from .memory_budget import MemoryBudget, largest_sizes, memory_limit
+from .memory_size import memory_size
 from .output_processor import OutputProcessor
 from .prefix_store import PrefixStore
-from .request import Constraint, Event, Request, RequestOutput, Sequence
+from .request import Constraint, Event, Request, RequestOutput, Sequence, most_tokens
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
 from .seeds import resolve_seed
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mimo_v2_flash.model import MiMoV2FlashModel
-    from mimo_v2_flash.parallel import HostGroup
 
 __all__ = ["Engine", "QueueFullError"]
 
@@ -56,9 +54,15 @@ class Engine:
         The most tokens of prompts in a step.
     max_waiting : int, optional
         The most requests that wait; any number if not given.
+    memory : int or str, optional
+        The most memory of each rank for the rows of the KV cache and known prefixes together:
+        bytes, a size ("8GiB") or a part of the free memory ("50%"). A request whose prompt and
+        `max_tokens` do not fit waits, or is refused if they never can. By default it is 90% of the
+        free memory, so that no request ends the process; no limit where the model pads its steps,
+        whose cache is allocated as a whole.
     prefix_cache : int or str
-        Bytes for keys and values of known prefixes, or a part of the free memory ("10%"); 0 keeps
-        none.
+        The part of it for keys and values of known prefixes, as for `memory`; 0 keeps none.
+        Prefixes are dropped before a request waits.
     cache_dtype : dtype, optional
         Dtype of the KV cache, float32 or bfloat16; the model's if not given.
     suppress_tokens : sequence of int, optional
@@ -69,7 +73,9 @@ class Engine:
     Raises
     ------
     ValueError
-        If a size or the dtype is not allowed.
+        If a size or the dtype is not allowed, or `memory` does not even hold an empty cache.
+    MemoryError
+        If the system refuses the cache's arrays.
 
     Examples
     --------
@@ -91,6 +97,7 @@ class Engine:
         *,
         prefill_chunk: int = 512,
         max_waiting: int | None = None,
+        memory: int | str | None = None,
         prefix_cache: int | str = "10%",
         cache_dtype: Any = None,
         suppress_tokens: SequenceOf[int] | None = None,
@@ -100,29 +107,35 @@ class Engine:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        budget = _prefix_budget(prefix_cache, model.group)
+        limit = memory_limit(model, memory)
+        budget = memory_size("prefix_cache", prefix_cache, model.group)
         cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
         self._max_length = model.max_length if max_length is None else max_length
         suppressed = _suppressed(model, suppress_tokens)
-        ranks = len(cache.rank_rows) if budget else 0
-        prefixes = [PrefixStore(cache, budget // ranks) for _ in range(ranks)]
+        prefixes = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
         self._runner = StepRunner(model, cache, prefixes, suppressed)
+        sizes = largest_sizes(model, cache)
+        self._memory = MemoryBudget(cache.rank_rows, sizes, limit, self._runner)
         self._processor = OutputProcessor(suppressed)
-        self._scheduler = Scheduler(
-            cache.rank_rows,
-            prefill_chunk=chunk,
-            max_step=model.max_step,
-            clock=clock,
-            begin=self._runner.restore_prefix,
-            pads_steps=model.pads_steps,
-        )
+        self._scheduler = self._new_scheduler(cache.rank_rows, chunk)
         self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
         self._requests: dict[int, Request] = {}
         self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why
         self._failure: Exception | None = None
         self._is_stepping = False
+
+    def _new_scheduler(self, rank_rows: tuple[slice, ...], prefill_chunk: int) -> Scheduler:
+        return Scheduler(
+            rank_rows,
+            memory=self._memory,
+            prefill_chunk=prefill_chunk,
+            max_step=self._model.max_step,
+            clock=self._clock,
+            begin=self._runner.restore_prefix,
+            pads_steps=self._model.pads_steps,
+        )
 
     def __enter__(self) -> Engine:
         """Return the engine, which is closed after the block."""
@@ -147,7 +160,8 @@ class Engine:
         """Statistics since the engine's start."""
         with self._lock:
             waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
-            return self._recorder.snapshot(running, waiting, self._cache_bytes)
+            usage = self._scheduler.memory_usage()
+            return self._recorder.snapshot(running, waiting, self._cache_bytes, usage)
 
     def submit(
         self,
@@ -176,8 +190,8 @@ class Engine:
         Raises
         ------
         ValueError
-            If a token id, of the parameters too, is outside of the vocabulary, or the prompt or the
-            number of answers can never fit.
+            If a token id, of the parameters too, is outside of the vocabulary, or the prompt, the
+            number of answers or their memory can never fit.
         RuntimeError
             If the engine is closed or has failed.
         QueueFullError
@@ -190,14 +204,7 @@ class Engine:
         inputs.as_count("first_index", first_index, minimum=0, maximum=MOST)
         last = len(prompt) - (params.max_tokens == 0)  # what nothing follows is not computed
         prompt, last_target = prompt[:last], prompt[last:]
-        if len(prompt) > self._max_length:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens, the engine's max_length is "
-                f"{self._max_length}"
-            )
-        most = self._scheduler.rows_per_request
-        if params.n > most:
-            raise ValueError(f"n is {params.n}, allowed is 1..{most}: each answer has a row")
+        self._check_fits(prompt, params)
         with self._lock:
             self._check_open()
             waiting = len(self._scheduler.waiting)
@@ -211,6 +218,23 @@ class Engine:
                 self._ending.append((request.id, "length"))
         return request.id
 
+    def _check_fits(self, prompt: list[int], params: SamplingParams) -> None:
+        """Raise ValueError if a request of checked values can never fit."""
+        if len(prompt) > self._max_length:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens, the engine's max_length is "
+                f"{self._max_length}"
+            )
+        most = self._scheduler.rows_per_request
+        if params.n > most:
+            raise ValueError(f"n is {params.n}, allowed is 1..{most}: each answer has a row")
+        self._memory.check(params.n, most_tokens(prompt, self._limit(prompt, params)))
+
+    def _limit(self, prompt: list[int], params: SamplingParams) -> int:
+        """Return the most new tokens of an answer."""
+        room = self._max_length - len(prompt) + 1  # the last token is not fed back
+        return room if params.max_tokens is None else min(room, params.max_tokens)
+
     def _request(
         self,
         prompt: list[int],
@@ -220,14 +244,13 @@ class Engine:
         first_index: int,
     ) -> Request:
         """Return a request of checked values."""
-        room = self._max_length - len(prompt) + 1  # the last token is not fed back
         ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
         request = Request(
             next(self._ids),
             prompt,
             params,
             end_tokens=frozenset(params.stop_token_ids).union(ends),
-            limit=room if params.max_tokens is None else min(room, params.max_tokens),
+            limit=self._limit(prompt, params),
             seed=resolve_seed(params.seed, self._model.group),
             priority=priority,
             arrival=self._clock(),
@@ -328,18 +351,3 @@ def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> froz
     """Return the token ids that are never chosen, by default the model's; ValueError for others."""
     tokens = model.generation_config.suppress_tokens if tokens is None else tokens
     return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))
-
-
-def _prefix_budget(size: int | str, group: HostGroup) -> int:
-    """Return the bytes of `prefix_cache`: ranks, which drop the same blocks, have the least."""
-    budget = size if isinstance(size, int) else _part_of_memory(size)
-    budget = inputs.as_count("prefix_cache", budget, minimum=0)
-    return int(np.min(group.all_gather(np.array([budget], np.int64))))
-
-
-def _part_of_memory(size: str) -> int:
-    """Return the bytes of a part of the free memory, such as "10%"."""
-    number, percent, rest = size.partition("%")
-    if rest or not percent or not number.isdecimal() or int(number) > 100:
-        raise ValueError(f'prefix_cache is {size!r}, allowed is bytes or a part such as "10%"')
-    return psutil.virtual_memory().available * int(number) // 100

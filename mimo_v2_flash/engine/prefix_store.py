@@ -51,7 +51,7 @@ class PrefixStore:
     """
 
     def __init__(self, cache: HybridCache, budget: int) -> None:
-        self._cache, self._budget = cache, budget
+        self._cache, self.budget = cache, budget
         layers = range(len(cache.slots))
         self._sliding = [layer for layer in layers if cache.slots[layer] < cache.max_length]
         self._full = [layer for layer in layers if layer not in self._sliding]
@@ -118,6 +118,11 @@ class PrefixStore:
         self._touch(path, saved)
         self._drop()
 
+    def resize(self, budget: int) -> None:
+        """Take another budget, and drop what is beyond it."""
+        self.budget = budget
+        self._drop()
+
     def _find(self, token_T: Sequence[int]) -> tuple[int, list[_Block]]:
         """Return where a prompt can start, and the blocks before that."""
         last = len(token_T) - 1
@@ -161,7 +166,7 @@ class PrefixStore:
 
     def _drop(self) -> None:
         """Drop what has not been used for longest, until the rest is within the budget."""
-        while self.nbytes > self._budget:
+        while self.nbytes > self.budget:
             leaf = next(iter(self._used))
             oldest = next(iter(self._sliding_used), None)
             if oldest is not None and self._sliding_used[oldest] <= self._used[leaf]:

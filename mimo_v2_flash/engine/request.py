@@ -15,6 +15,7 @@ __all__ = [
     "RequestOutput",
     "Sequence",
     "TokenLogprob",
+    "most_tokens",
 ]
 
 
@@ -174,6 +175,11 @@ class Request:
         """Whether all of its answers have ended."""
         return all(sequence.finish_reason for sequence in self.sequences)
 
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that each of its answers has in the cache."""
+        return most_tokens(self.prompt_tokens, self.limit)
+
     def end(self, reason: str, error: Exception | None = None) -> list[Event]:
         """End the answers that have not ended, and return their events."""
         return [each.end(reason, error) for each in self.sequences if not each.finish_reason]
@@ -186,6 +192,11 @@ class Request:
             self.prompt_logprobs if wanted else None,
             self.seed,
         )
+
+
+def most_tokens(prompt: list[int], limit: int) -> int:
+    """Return the most tokens of a prompt and its answer in the cache: the last is not fed back."""
+    return len(prompt) + max(limit - 1, 0)
 
 
 @dataclass(eq=False)

@@ -2,12 +2,14 @@
 
 A step has the next token of every sequence that generates, then chunks of prompts within a budget,
 so that a long prompt delays the others by one chunk at most. Requests are admitted first come,
-first served; higher priorities go first, and a request that waits gains one every 10 seconds.
+first served, as rows and memory allow; higher priorities go first, and a request that waits gains
+one every 10 seconds.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .memory_budget import MemoryBudget, MemoryUsage
 from .prefix_store import BLOCK
 from .request import Request, Sequence
 
@@ -36,6 +38,8 @@ class Scheduler:
     ----------
     rank_rows
         The rows of each data-parallel rank.
+    memory
+        The memory of rows: a request waits until its tokens fit.
     prefill_chunk
         The most tokens of prompts in a step.
     max_step
@@ -60,6 +64,7 @@ class Scheduler:
         self,
         rank_rows: tuple[slice, ...],
         *,
+        memory: MemoryBudget,
         prefill_chunk: int,
         max_step: int,
         clock: Callable[[], float],
@@ -69,7 +74,7 @@ class Scheduler:
         self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
         self.rows_per_request = max(map(len, self._free))
         self._rank_of = {row: rank for rank, rows in enumerate(self._free) for row in rows}
-        self._prefill_chunk, self._max_step = prefill_chunk, max_step
+        self._memory, self._prefill_chunk, self._max_step = memory, prefill_chunk, max_step
         self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
@@ -87,11 +92,14 @@ class Scheduler:
         free = self._free[self._rank_of[sequence.row]]
         free.append(sequence.row)
         free.sort()
+        self._memory.release(sequence.row, sequence.computed)
         self.running.remove(sequence)
         sequence.row = None
 
     def schedule(self) -> list[ScheduledTokens]:
-        """Return the tokens of the next step; requests for which there are rows begin to run."""
+        """Return the tokens of the next step; requests for which there is room begin to run."""
+        self.memory_usage()
+        self._memory.settle()
         self._admit()
         decoding = [sequence for sequence in self.running if not sequence.is_prefill]
         step = [ScheduledTokens(sequence, sequence.unseen(1)) for sequence in decoding]
@@ -107,19 +115,35 @@ class Scheduler:
                 break
         return step
 
+    def memory_usage(self) -> MemoryUsage:
+        """Return the memory in use, the tokens of the last step included."""
+        for sequence in self.running:
+            self._memory.record(sequence.row or 0, sequence.computed)
+        return self._memory.usage()
+
     def _admit(self) -> None:
         """Give rows to waiting requests, the most urgent first, until one has to wait."""
         if not self.waiting or not any(self._free):
             return
         for request in sorted(self.waiting, key=self._urgency):
-            free = max(self._free, key=len)  # ranks' numbers of rows stay even
-            if len(free) < len(request.sequences):
+            rows = self._place(request)
+            if not rows:
                 return  # those after it do not overtake it
             self.waiting.remove(request)
-            for sequence in request.sequences:
-                sequence.row = free.pop(0)  # the lowest: attention spans all rows in use
+            for sequence, row in zip(request.sequences, rows, strict=True):
+                sequence.row = row
                 self.running.append(sequence)
             self._begin(request.sequences[0])
+
+    def _place(self, request: Request) -> list[int]:
+        """Return free rows of one rank, with memory for a request; none if it has to wait."""
+        count = len(request.sequences)
+        for free in sorted(self._free, key=len, reverse=True):  # ranks' rows stay even
+            rows = free[:count]  # the lowest: attention spans all rows in use
+            if len(rows) == count and self._memory.reserve(rows, request.most_tokens):
+                del free[:count]
+                return rows
+        return []
 
     def _computes_prompt(self, sequence: Sequence) -> bool:
         """Return whether a sequence computes its prompt; others copy the row of the first."""

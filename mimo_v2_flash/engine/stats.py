@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .memory_budget import MemoryUsage
 from .request import Event, Request
 from .scheduler import ScheduledTokens
 
@@ -43,6 +44,8 @@ class EngineStats(NamedTuple):
         Mean number of sequences in a step.
     cache_bytes
         Bytes of the KV cache, allocated.
+    row_bytes, prefix_bytes, memory_bytes, peak_memory_bytes, max_memory_bytes
+        Bytes of memory in use, as in `MemoryUsage`.
     """
 
     running: int
@@ -58,6 +61,11 @@ class EngineStats(NamedTuple):
     token_seconds: Percentiles
     batch_size: float
     cache_bytes: int
+    row_bytes: int
+    prefix_bytes: int
+    memory_bytes: int
+    peak_memory_bytes: int
+    max_memory_bytes: int | None
 
 
 class StatsRecorder:
@@ -101,7 +109,9 @@ class StatsRecorder:
                 self._new_tokens += len(event.tokens)
             sequence.last_time = now
 
-    def snapshot(self, running: int, waiting: int, cache_bytes: int) -> EngineStats:
+    def snapshot(
+        self, running: int, waiting: int, cache_bytes: int, usage: MemoryUsage
+    ) -> EngineStats:
         """Return the statistics so far."""
         return EngineStats(
             running,
@@ -117,6 +127,7 @@ class StatsRecorder:
             _percentiles(self._between_tokens),
             _ratio(self._sequences, self._steps),
             cache_bytes,
+            *usage,
         )
 
 

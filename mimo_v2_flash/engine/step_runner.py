@@ -90,6 +90,14 @@ class StepRunner:
             store = self.prefixes[self._cache.rank_of(row)]
             sequence.computed = sequence.reused = store.restore(request.prompt_tokens, row)
 
+    def give_back(self, row: int, start: int, stop: int) -> bool:
+        """Give the pages of a row's tokens back, as `HybridCache.give_back`."""
+        return self._cache.give_back(row, start, stop)
+
+    def resize_prefixes(self, rank: int, budget: int) -> None:
+        """Let the prefixes of a data-parallel rank have another budget of bytes."""
+        self.prefixes[rank].resize(budget)
+
     def run(self, scheduled: SequenceOf[ScheduledTokens]) -> Iterator[StepResult]:
         """Compute the scheduled tokens; yield the sequences of which all tokens are computed."""
         together = [part for part in scheduled if not self._is_apart(part.sequence)]

@@ -1,19 +1,14 @@
 """prefix_store: known beginnings are not computed again, and nothing else changes."""
 
-import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
-from mimo_v2_flash.engine.engine import _prefix_budget
 from mimo_v2_flash.engine.prefix_store import BLOCK, PrefixStore
-from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
 
@@ -151,6 +146,20 @@ def test_what_is_kept_is_within_the_budget(blocks, pads_steps):
     assert kept == store.nbytes > 0
 
 
+def test_a_smaller_budget_drops_what_is_beyond_it():
+    engine = engine_of()
+    computed(engine, stem(150))
+    (store,) = engine._runner.prefixes
+    before = store.nbytes
+    store.resize(before)
+    assert store.nbytes == before
+    store.resize(before - 1)
+    assert 0 < store.nbytes < before
+    store.resize(0)
+    assert store.nbytes == 0
+    assert computed(engine, stem(150)) == 150
+
+
 @every_mode
 def test_the_least_recently_used_is_dropped_first(pads_steps):
     budget = 9 * 2 * BLOCK * KEY_BYTES  # nine blocks of both layers
@@ -197,18 +206,6 @@ def test_any_prefixes_chunks_budgets_and_windows_change_nothing(
         events = [*expected.pop("events"), *step_until_idle(engine)]
         assert together(events) == expected
         assert all(store.nbytes <= budget for store in engine._runner.prefixes)
-
-
-def test_ranks_of_unequal_memory_keep_the_same_prefixes(monkeypatch):
-    """A rank that dropped other blocks than the others would start prompts elsewhere."""
-    free, group = threading.local(), ThreadGroup(2)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free.available))
-
-    def budget(rank: int) -> tuple[int, int]:
-        free.available = [4_000, 3_000][rank]
-        return _prefix_budget("10%", group), _prefix_budget(50, group)
-
-    assert group.run(budget) == [(300, 50)] * 2
 
 
 @every_mode

@@ -1,125 +1,14 @@
 """scheduler: first come, first served; priorities, aging; decode first; budgets; rows."""
 
 from collections import Counter
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
-from mimo_v2_flash.engine.scheduler import PROMPT_LOGITS, Scheduler
-
-PLAIN = SamplingParams()
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.now
-
-
-class Simulation:
-    """A scheduler whose steps are run by nobody: tokens are counted as computed.
-
-    Attributes
-    ----------
-    trace
-        Of every step, the tokens of each sequence: {(request, answer): (start, count, is_prefill)}.
-    began
-        Requests in the order in which they got rows.
-    """
-
-    def __init__(
-        self, rank_rows=(slice(0, 4),), *, prefill_chunk: int = 8, max_step: int = 512
-    ) -> None:
-        self.clock = Clock()
-        self.scheduler = Scheduler(
-            rank_rows,
-            prefill_chunk=prefill_chunk,
-            max_step=max_step,
-            clock=self.clock,
-            begin=self._begin,
-        )
-        self.trace: list[dict] = []
-        self.began: list[int] = []
-        self.left: dict[int, int] = {}
-
-    def add(
-        self, id_: int, prompt: int, new: int = 2, *, n: int = 1, priority: int = 0, params=PLAIN
-    ) -> Request:
-        """Add a request of `prompt` tokens whose answers have `new`."""
-        request = Request(
-            id_,
-            list(range(1000 * id_, 1000 * id_ + prompt)),
-            params,
-            frozenset(),
-            new,
-            0,
-            priority,
-            self.clock.now,
-        )
-        request.sequences = [Sequence(request, index) for index in range(n)]
-        self.scheduler.add(request)
-        return request
-
-    def step(self, seconds: float = 1.0) -> dict:
-        """Run a step as the engine does, and check what is true of any."""
-        scheduled = self.scheduler.schedule()
-        rows = [sequence.row for sequence in self.scheduler.running]
-        assert len(set(rows)) == len(rows)
-        assert None not in rows
-        step = {}
-        for part in scheduled:
-            sequence, count = part.sequence, len(part.tokens)
-            key = sequence.request.id, sequence.index
-            assert key not in step
-            assert count > 0
-            step[key] = sequence.computed, count, sequence.is_prefill
-            every = [*sequence.request.prompt_tokens, *sequence.new_tokens]
-            assert part.tokens == every[sequence.computed : sequence.computed + count]
-            self._compute(part)
-        self.trace.append(step)
-        self.clock.now += seconds
-        return step
-
-    def cancel(self, request: Request) -> None:
-        """End a request as the engine does."""
-        for sequence in request.sequences:
-            sequence.finish_reason = sequence.finish_reason or "cancelled"
-            self.scheduler.remove(sequence)
-
-    def run(self, seconds: float = 1.0) -> None:
-        """Run until nothing is left."""
-        for _ in range(5000):
-            if not self.scheduler.running and not self.scheduler.waiting:
-                return
-            assert self.step(seconds), "a step without tokens: starvation"
-        raise AssertionError("not done")
-
-    def _begin(self, sequence: Sequence) -> None:
-        self.began.append(sequence.request.id)
-
-    def _compute(self, part) -> None:
-        sequence, is_last = part.sequence, part.is_last
-        was_prefill = sequence.is_prefill
-        sequence.computed += len(part.tokens)
-        if not is_last:
-            return
-        for each in sequence.request.sequences if was_prefill else [sequence]:
-            if each.row is None:
-                continue
-            each.computed = sequence.computed
-            each.new_tokens.append(7)
-            if len(each.new_tokens) == sequence.request.limit:
-                each.finish_reason = "length"
-                self.scheduler.remove(each)
+from mimo_v2_flash.engine.scheduler import PROMPT_LOGITS
+from tests.support.engine_simulation import Simulation, arrivals, arrive
 
 
 def test_first_come_first_served():
@@ -138,6 +27,46 @@ def test_a_small_request_does_not_overtake_one_that_needs_more_rows():
     simulation.add(2, 1)
     simulation.run(seconds=0.01)
     assert simulation.began == [0, 1, 2]
+
+
+def test_a_short_request_does_not_overtake_one_that_waits_for_memory():
+    simulation = Simulation(limit=20)
+    simulation.add(0, 10, 6)  # 15 tokens in the end
+    simulation.add(1, 6, 1)
+    simulation.add(2, 1, 1)
+    simulation.run(seconds=0.01)
+    assert simulation.began == [0, 1, 2]
+    ends = next(i for i, step in enumerate(simulation.trace) if (1, 0) in step)
+    assert (0, 0) not in simulation.trace[ends]
+
+
+@pytest.mark.parametrize(("tokens", "together"), [(20, True), (19, False)])
+def test_requests_run_together_if_their_last_tokens_fit(tokens, together):
+    simulation = Simulation(limit=tokens)
+    simulation.add(0, 4, 3, n=2)
+    simulation.add(1, 4, 5)
+    simulation.step()
+    assert (simulation.began == [0, 1]) == together
+    simulation.run()
+
+
+def test_the_rank_that_has_memory_takes_a_request():
+    simulation = Simulation((slice(0, 2), slice(2, 4)), limit=10)
+    requests = [simulation.add(id_, *size) for id_, size in enumerate([(3, 8), (1, 1), (2, 7)])]
+    simulation.step()
+    assert [request.sequences[0].row for request in requests] == [0, None, 3]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_cancelled_request_gives_its_memory_to_the_next(steps):
+    simulation = Simulation(limit=30)
+    first = simulation.add(0, 10, 21)
+    for _ in range(steps):
+        simulation.step()
+    second = simulation.add(1, 10, 21)
+    simulation.cancel(first)
+    simulation.step()
+    assert second.sequences[0].row is not None
 
 
 def test_higher_priorities_go_first():
@@ -272,26 +201,6 @@ def test_a_request_that_never_ran_stops_waiting():
     assert simulation.began == [0]
 
 
-class Arrival(NamedTuple):
-    """A request of a drawn schedule."""
-
-    step: int
-    prompt: int
-    new: int
-    n: int
-    priority: int
-    patience: int | None
-
-
-arrivals = st.builds(
-    Arrival,
-    st.integers(0, 12),
-    st.integers(1, 40),
-    st.integers(1, 6),
-    st.sampled_from([1, 1, 1, 2]),
-    st.integers(0, 3),
-    st.sampled_from([None, None, None, 0, 2, 9]),
-)
 rank_rows = st.sampled_from([(slice(0, 2),), (slice(0, 5),), RANKS, (slice(0, 2), slice(2, 2))])
 
 
@@ -316,20 +225,6 @@ def test_any_schedule_is_served_within_its_budgets(schedule, rows, chunk, max_st
     whole = [simulation.add(100 + rank, 1) for rank in range(sum(r.stop - r.start for r in rows))]
     simulation.step()  # no row is lost
     assert sorted(request.sequences[0].row for request in whole) == list(range(len(whole)))
-
-
-def arrive(simulation: Simulation, schedule, seconds: float) -> dict[int, Request]:
-    """Return the requests by their ids, which have come, and some of which have been cancelled."""
-    requests: dict[int, Request] = {}
-    for step in range(13):
-        for id_, each in enumerate(schedule):
-            if each.step == step:
-                options = {"n": each.n, "priority": each.priority}
-                requests[id_] = simulation.add(id_, each.prompt, each.new, **options)
-            if each.patience is not None and step == each.step + each.patience:
-                simulation.cancel(requests[id_])
-        simulation.step(seconds)
-    return requests
 
 
 def check_step(step: dict, computed: Counter, chunk: int, max_step: int) -> None:

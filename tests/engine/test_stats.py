@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 
+from mimo_v2_flash.engine.memory_budget import MemoryUsage
 from mimo_v2_flash.engine.request import Event, Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.engine.scheduler import ScheduledTokens
 from mimo_v2_flash.engine.stats import KEPT, StatsRecorder
+
+USAGE = MemoryUsage(4, 5, 10, 11, None)
 
 
 def request_of(id_: int, arrival: float, n: int = 1, first: int = 0) -> Request:
@@ -17,8 +20,9 @@ def request_of(id_: int, arrival: float, n: int = 1, first: int = 0) -> Request:
 
 
 def test_before_the_first_step_there_are_no_numbers():
-    stats = StatsRecorder().snapshot(1, 2, 3)
+    stats = StatsRecorder().snapshot(1, 2, 3, USAGE)
     assert (stats.running, stats.waiting, stats.cache_bytes) == (1, 2, 3)
+    assert stats[-5:] == USAGE
     assert (stats.finished, stats.prefill_tokens, stats.decode_tokens) == (0, 0, 0)
     rest = [stats.tokens_per_step, stats.batch_size, stats.decode_tokens_per_second]
     assert all(map(math.isnan, [*rest, *stats.first_token_seconds, *stats.token_seconds]))
@@ -35,7 +39,7 @@ def test_tokens_and_seconds_are_of_prompts_and_of_answers():
     recorder.finish([Event(0, 0, (8,), None, "stop")], requests, 15.0)
     recorder.begin([ScheduledTokens(two.sequences[0], [3])], 15.0)
     recorder.finish([Event(1, 4, (5,)), Event(1, 5, (6,), None, "length")], requests, 16.0)
-    stats = recorder.snapshot(0, 0, 0)
+    stats = recorder.snapshot(0, 0, 0, USAGE)
     assert (stats.finished, stats.prefill_tokens, stats.decode_tokens) == (2, 6, 1)
     assert stats.prefill_tokens_per_second == 6 / (2 + 3 + 1)
     assert stats.decode_tokens_per_second == 1 / 3
@@ -64,7 +68,7 @@ def test_idle_steps_and_forgotten_requests_count_nothing():
     recorder = StatsRecorder()
     recorder.begin([], 0.0)
     recorder.finish([Event(5, 0, (1,)), Event(5, 0, (), None, "cancelled")], {}, 1.0)
-    stats = recorder.snapshot(0, 0, 0)
+    stats = recorder.snapshot(0, 0, 0, USAGE)
     assert (stats.finished, stats.decode_tokens) == (1, 0)
     assert math.isnan(stats.batch_size)
 
@@ -77,4 +81,4 @@ def test_percentiles_are_of_the_latest():
         recorder.finish([Event(index, 0, (1,))], {index: request}, float(index))
     latest = np.arange(100, KEPT + 100)
     expected = np.percentile(latest, [50, 90, 99])
-    np.testing.assert_allclose(recorder.snapshot(0, 0, 0).first_token_seconds, expected)
+    np.testing.assert_allclose(recorder.snapshot(0, 0, 0, USAGE).first_token_seconds, expected)

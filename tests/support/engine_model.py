@@ -18,14 +18,14 @@ from mimo_v2_flash.kv_transfer import TRANSFER_ROWS, KVTransfer
 from mimo_v2_flash.layers.nonfinite import NonFiniteCause, NonFiniteError
 from mimo_v2_flash.parallel import ALONE
 
-__all__ = ["WINDOW", "HistoryModel", "logits_after"]
+__all__ = ["WINDOW", "HistoryModel", "layers_of", "logits_after"]
 
 WINDOW = 5
 
 
-def _layers(*windows: int) -> tuple[Any, ...]:
-    """Return layers of one head with one channel."""
-    sizes = {"num_kv_heads": 1, "head_dim": 1, "v_head_dim": 1}
+def layers_of(*windows: int, heads: int = 1, channels: int = 1) -> tuple[Any, ...]:
+    """Return layers that have what a cache knows of them."""
+    sizes = {"num_kv_heads": heads, "head_dim": channels, "v_head_dim": channels}
     return tuple(
         SimpleNamespace(attention=SimpleNamespace(window=window, **sizes)) for window in windows
     )
@@ -96,7 +96,7 @@ class HistoryModel:
         """Return an empty cache for `batch_size` sequences."""
         length = self.max_length if max_length is None else max_length
         cache = new_cache(
-            _layers(NO_WINDOW, self._window),
+            layers_of(NO_WINDOW, self._window),
             batch_size=batch_size,
             max_length=length,
             captured=self.max_step if captures or self.pads_steps else 0,
