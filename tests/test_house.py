@@ -165,6 +165,15 @@ def test_nothing_is_a_flag(path):
         assert flags == [], f"{function.name} takes {flags}"
 
 
+@every_module
+def test_tensors_are_passed_by_name(path):
+    """`*tensors` hides an order that every caller must know; a wrapper passes on what it gets."""
+    if path.parent.name not in {"kernels", "layers"}:
+        return
+    packing = [f.name for f in functions(path) if f.args.vararg and not f.args.kwarg]
+    assert packing == []
+
+
 def test_a_storage_format_is_known_to_its_files_alone():
     """Whatever else multiplies, shards or counts a weight, asks it (`QuantizedTensor`)."""
     others = [p for p in MODULES if p.parent.name not in {"quantization", "cpu"}]
