@@ -81,14 +81,14 @@ CHECKPOINT_MUTANTS = (
     ),
     Mutant(
         "crossing scales stay narrow",
-        f"{PACKAGE}/checkpoint/fp8.py",
+        f"{PACKAGE}/quantization/fp8_projections.py",
         "(widened(k[1]), widened(v[1]))",
         "(k[1], v[1])",
         (STORED_DTYPES,),
     ),
     Mutant(
         "fused scales stay narrow",
-        f"{PACKAGE}/checkpoint/fp8.py",
+        f"{PACKAGE}/quantization/fp8_projections.py",
         "np.repeat(widened(scale_YX),",
         "np.repeat(scale_YX,",
         (STORED_DTYPES,),

@@ -21,6 +21,7 @@ from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.store import JOURNAL, Store
 from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 
@@ -120,7 +121,7 @@ def test_what_is_needed_is_read_once_and_nothing_else(folder, tmp_path, experts)
     assert set(source.reads.values()) == {1}
     assert job.bytes_to_read == sum(end - begin for _, begin, end in source.reads)
     params = {param.name for param in param_specs.all_params(job.config, experts)}
-    names = [n for n in source.names() if n.removesuffix(param_specs.SCALE) in params]
+    names = [n for n in source.names() if n.removesuffix(SCALE) in params]
     infos = source.tensor_infos(names).values()
     assert job.bytes_to_read == sum(info.end - info.begin for info in infos)
 
