@@ -53,9 +53,10 @@ def read_prompts(
     ValueError
         If there is no prompt, or a line is damaged or has an unknown key; the line is named.
     """
-    text = sys.stdin.read() if str(file) == "-" else file.read_bytes().decode(errors="replace")
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     prompts = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: a JSON string may hold U+2028, and bytes that are not UTF-8 are an error.
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             try:
                 prompts.append(_prompt(parse_json_object(line), tokenizer, defaults, chat=chat))

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from mimo_v2_flash import load_model
+from mimo_v2_flash.cli.prompt_file import read_prompts
 from mimo_v2_flash.text.completion import complete
-from mimo_v2_flash.text.tokenizer import load_tokenizer
+from mimo_v2_flash.text.tokenizer import load_tokenizer, prompt_tokens
 from tests.support.reports import run_mode
 from tests.support.tiny_text import write_text_checkpoint
 
@@ -89,6 +90,17 @@ def test_a_line_that_cannot_be_answered_is_named_before_anything_is_written(
     assert answers == []
     assert len(err.splitlines()) == 1
     assert message in err
+
+
+def test_a_line_ends_at_a_newline_alone_and_is_utf_8(folder, tmp_path):
+    """JSON's strings may hold U+2028, at which str.splitlines splits."""
+    file, tokenizer = tmp_path / "prompts.jsonl", load_tokenizer(folder)
+    file.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
+    tokens = [prompt.tokens for prompt in read_prompts(file, tokenizer, {})]
+    assert tokens == [prompt_tokens(tokenizer, text) for text in ("a\u2028b", "c")]
+    file.write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
+    with pytest.raises(ValueError, match="line 2: not JSON: 'utf-8' codec can't decode byte 0xff"):
+        read_prompts(file, tokenizer, {})
 
 
 def test_a_file_without_a_prompt_is_refused(answered):
