@@ -29,6 +29,7 @@ HUB_FEATURES: dict[str, tuple[Any, ...]] = {
     "n_group": (1,),
     "topk_group": (1,),
     "n_shared_experts": (None, 0),
+    "store_dtype": ("fp8", None),
 }
 """Features without alternatives: key -> values that are computed, the hub's first."""
 

@@ -140,5 +140,7 @@ def _integers(name: str, value: Any) -> np.ndarray:
     except (OverflowError, ValueError):
         raise ValueError(f"{name} must be integers in rows of one length") from None
     if array.dtype.kind not in "iu":
+        if not array.size:  # which NumPy takes for floats
+            raise ValueError(f"{name} must not be empty, got shape {array.shape}")
         raise ValueError(f"{name} must be integers, got {array.dtype} of shape {array.shape}")
     return array

@@ -162,7 +162,7 @@ class MiMoV2FlashModel:
         limit, dtype = self.max_length, self._cache_dtype if dtype is None else dtype
         length = limit if max_length is None else max_length
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
-        batch_size = inputs.as_count("batch_size", batch_size)
+        batch_size = inputs.as_count("batch_size", batch_size, maximum=np.iinfo(np.int32).max)
         captured = self.max_step if captures or self.pads_steps else 0
         return self._runner.new_cache(batch_size, self._cache_length or length, dtype, captured)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .checkpoint.params import DecoderWeights, ModelWeights
 from .config import AttentionSpec, LayerSpec, MiMoConfig
-from .execution import Backend
+from .execution import Backend, MissingProgramError
 from .kernels.kv_cache import KVCache, put_tokens, take_tokens
 from .kernels.moe_block import Dispatcher
 from .kernels.rope_partial import rope_table
@@ -178,7 +178,7 @@ class ModelRunner:
         again = runner.logits if output is self.logits else runner.greedy_tokens
         is_row_B = np.arange(len(step.count_B)) == row
         step = step._replace(count_B=np.where(is_row_B, step.count_B, 0))
-        with suppress(OSError, ValueError):  # shapes of its own, whose programs may not be compiled
+        with suppress(MissingProgramError, ChildProcessError):  # its shapes are the row's own
             runner.forward(again, step, cache)
         return finder.cause(context.world_group)
 

@@ -1,5 +1,8 @@
-"""Hypothesis profiles: the same examples on every run and every machine."""
+"""Hypothesis profiles: the same examples on every run and every machine; a shared checkpoint."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import Phase, settings
 
 settings.register_profile(
@@ -10,3 +13,12 @@ settings.register_profile(
     "mutants", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate]
 )
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory) -> Path:
+    """Return a folder as the hub has it, which no test changes: tests copy it."""
+    from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+    from tests.support.tiny import tiny
+
+    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder

@@ -25,23 +25,13 @@ READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py"}
 STORAGE_FORMAT = re.compile(r"BlockScaled|fp8|float8|e4m3|scale_inv", re.IGNORECASE)
 KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "config_features.py": "the formats that a config.json may name",
-    "deployment.py": "a value of the option --weight-dtype",
-    "prepare.py": "values of the options --dtype and --target",
-    "runtime_options.py": "a value of the option --dtype",
-    "workload.py": "a value of the option --weight-dtype",
+    "prepare.py": "the help of --target, and its report",
     "kernel_checks.py": "the format's self-check, beside its oracle",
     "hlo.py": "HLO's element types",
     "hlo_lint.py": "HLO's element types",
     "io_spec.py": "HLO's element types",
     "safetensors_file.py": "the file format's dtypes",
-    "param_specs.py": "how the hub's checkpoint is stored",
-    "check.py": "how the hub's checkpoint is stored",
-    "meta.py": "how the hub's checkpoint is stored",
-    "fp8.py": "K and V of the hub's checkpoint share scale rows",
-    "load.py": "K and V of the hub's checkpoint share scale rows",
-    "plan.py": "conversion of the hub's checkpoint",
-    "encoding.py": "conversion of the hub's checkpoint",
-    "shard_plan.py": "conversion of the hub's checkpoint",
+    "param_specs.py": "the hub's format, in one place",
 }
 ARRAY = re.compile(r"_[A-Z][A-Za-z1]*: Any|: (np\.)?(ndarray|NDArray)|: tuple\[KVCache")
 DEPRECATED = {PACKAGE / f"{module.replace('.', '/')}.py" for module in MOVED}
@@ -165,8 +155,17 @@ def test_nothing_is_a_flag(path):
         assert flags == [], f"{function.name} takes {flags}"
 
 
+@every_module
+def test_tensors_are_passed_by_name(path):
+    """`*tensors` hides an order that every caller must know; a wrapper passes on what it gets."""
+    if path.parent.name not in {"kernels", "layers"}:
+        return
+    packing = [f.name for f in functions(path) if f.args.vararg and not f.args.kwarg]
+    assert packing == []
+
+
 def test_a_storage_format_is_known_to_its_files_alone():
-    """Whatever else multiplies, shards or counts a weight, asks it (`QuantizedTensor`)."""
+    """Whatever else reads, converts, multiplies, shards or counts a weight asks its format."""
     others = [p for p in MODULES if p.parent.name not in {"quantization", "cpu"}]
     knowing = {p.name for p in others if any(map(STORAGE_FORMAT.search, words(p)))}
     assert knowing == set(KNOWS_A_FORMAT)

@@ -43,6 +43,7 @@ def test_lists_are_taken_as_arrays():
         ([1, 2], r"must be \[B, T\] and not empty, got shape \(2,\)"),
         ([[[1]]], r"must be \[B, T\] and not empty, got shape \(1, 1, 1\)"),
         (np.zeros((2, 0), int), r"must be \[B, T\] and not empty, got shape \(2, 0\)"),
+        ([[]], r"token ids must not be empty, got shape \(1, 0\)"),
         ([[1.0]], r"token ids must be integers, got float64 of shape \(1, 1\)"),
         ([[True]], r"token ids must be integers, got bool of shape \(1, 1\)"),
         ([["a"]], "token ids must be integers, got <U1"),

@@ -124,6 +124,7 @@ def test_a_model_that_cannot_be_is_refused(options, message):
     ("sizes", "message"),
     [
         ((0, 9), "batch_size must be at least 1, got 0"),
+        ((10**30, 9), f"batch_size must be at most {2**31 - 1}, got {10**30}"),
         ((1, 0), "max_length 0"),
         ((1, 8193), "max_length must be at most 8192, got 8193"),
     ],

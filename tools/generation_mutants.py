@@ -15,8 +15,8 @@ GENERATION_MUTANTS = (
     Mutant(
         "generation_config.json replaces the end tokens of config.json",
         "mimo_v2_flash/generation/generation_config.py",
-        "    ends |= as_token_ids(",
-        "    ends = as_token_ids(",
+        "    ends |= read_end_tokens(",
+        "    ends = read_end_tokens(",
         ("tests/generation/test_generation_config.py",),
     ),
     Mutant(

@@ -134,23 +134,23 @@ MUTANTS = (
     ),
     Mutant(
         "all of K scaled by its first row",
-        "mimo_v2_flash/checkpoint/fp8.py",
+        "mimo_v2_flash/quantization/fp8_projections.py",
         "k_grid = run[:, :end_of_k]",
         "k_grid = np.repeat(run[:, :1], end_of_k, axis=1)",
-        ("tests/checkpoint/test_fp8.py",),
+        ("tests/quantization/test_fp8_projections.py",),
     ),
     Mutant(
         "V scaled by its own rows alone",
-        "mimo_v2_flash/checkpoint/fp8.py",
+        "mimo_v2_flash/quantization/fp8_projections.py",
         "v_grid = run[:, end_of_k:end_of_v]",
         "v_grid = np.repeat(run[:, -1:], end_of_v - end_of_k, axis=1)",
-        ("tests/checkpoint/test_fp8.py",),
+        ("tests/quantization/test_fp8_projections.py",),
     ),
     Mutant(
         "halved codes with their old scales",
         "mimo_v2_flash/quantization/fp8.py",
-        "w.scale * np.float32(2)",
-        "w.scale",
+        "self.scale * np.float32(2)",
+        "self.scale",
         ("tests/convert/test_encoding.py",),
     ),
     Mutant(
@@ -190,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         "blocks of a share as high as the whole's",
-        "mimo_v2_flash/quantization/fp8.py",
+        "mimo_v2_flash/quantization/fp8_grid.py",
         "gcd(height, rows.start, len(rows))",
         "height",
         ("tests/checkpoint/test_shard_weights.py",),

@@ -13,7 +13,7 @@ from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
 
 from .param_specs import (
     FUSED,
-    HUB_FORMAT,
+    HUB_DTYPE,
     MTP_PREFIX,
     MULTIPLIED,
     OTHER_MODALITIES,
@@ -24,7 +24,6 @@ from .safetensors_file import READABLE, TensorInfo
 
 __all__ = ["TensorNames", "check_names", "check_tensors"]
 
-HUB_DTYPE = "F8_E4M3"  # of the hub's format
 PLAIN = ("F32", "BF16", "F16")  # dtypes of weights in no storage format
 LEFT_OUT = (MTP_PREFIX, *OTHER_MODALITIES)
 NOT_REQUESTED = "experts and layers that are not requested"
@@ -120,8 +119,11 @@ def check_tensors(
             _check_plain(where, shape, infos[name])
             continue
         form.check(where, shape, form.read(arrays, name))
-        if form.format == HUB_FORMAT and infos[name].dtype != HUB_DTYPE:  # U8 is read alike
-            raise ValueError(f"{where}: dtype is {infos[name].dtype}, expected {HUB_DTYPE}")
+        names = form.tensor_names(name)
+        for tensor in form.tensors:
+            dtype = infos[names[tensor.field]].dtype
+            if tensor.file_dtype not in ("", dtype):  # read alike, and another thing
+                raise ValueError(f"{where}: dtype is {dtype}, expected {tensor.file_dtype}")
         formats[name] = form
     _warn_of_narrow_routers(infos)
     return formats

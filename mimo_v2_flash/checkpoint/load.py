@@ -12,11 +12,10 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import QuantizedTensor
-from mimo_v2_flash.quantization.fp8 import check_scales
+from mimo_v2_flash.quantization import QuantizedTensor, find_joint_layout
 
-from . import check, fp8, param_specs
-from .param_specs import OTHER_MODALITIES, SCALE, ParamSpec
+from . import check, param_specs
+from .param_specs import OTHER_MODALITIES, ParamSpec
 from .params import (
     AttentionWeights,
     DecoderWeights,
@@ -111,7 +110,9 @@ class ModelBuilder(ABC):
 
     def model(self) -> ModelWeights:
         """Return all weights."""
-        embedding, final_norm, logits = param_specs.embedding_norm_head(self._config)
+        embedding, final_norm, logits = param_specs.embedding_norm_head(
+            self._config, self._shard_spec
+        )
         specs = enumerate(map(self._shard_spec.local_layer, self._config.layers))
         return ModelWeights(
             embedding_VD=self._matrix(embedding),
@@ -140,7 +141,7 @@ class ModelBuilder(ABC):
         return AttentionWeights(q, k, v, self._matrix(o), sink_H)
 
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
-        """Return w_q, w_k and w_v, with scales on plain grids."""
+        """Return w_q, w_k and w_v."""
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         return self._matrix(q), self._matrix(k), self._matrix(v)
 
@@ -185,24 +186,15 @@ class Reader(ModelBuilder):
         self._tensors, self._formats = tensors, formats
 
     def _projections(self, prefix: str, spec: LayerSpec) -> tuple[Any, Any, Any]:
-        """Return w_q, w_k and w_v, with scales on plain grids."""
-        joined = fp8.joined_projections(
-            prefix, spec, self._config, self._tensors, self._where, self._shard_spec
-        )
-        if joined is None:
+        """Return w_q, w_k and w_v, also of a checkpoint where they were quantized together."""
+        if self._shard_spec.tensor_parallel_size > 1:  # whose preparation took them apart
             return super()._projections(prefix, spec)
-        if isinstance(joined, fp8.FusedQKV):
-            where, weight = self._where(joined.qkv), self._stored(joined.qkv)
-            parts = fp8.split_fused(where, *weight, joined.heads, joined.ranks)
-            for part in parts:
-                check_scales(where + SCALE, part)
-            return parts
+        request = param_specs.projections(prefix, self._config, spec)
+        layout = find_joint_layout(request, self._tensors, self._where)
+        joint = layout.load(self._tensors) if layout else {}
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        both = self._stored(k.name), self._stored(v.name)
-        w_k, w_v = fp8.keys_and_values(self._where(k.name), *both, joined.heads)
-        check_scales(self._where(k.name) + SCALE, w_k)
-        check_scales(self._where(v.name) + SCALE, w_v)
-        return self._matrix(q), w_k, w_v
+        w_q, w_k, w_v = (joint[p.name] if p.name in joint else self._matrix(p) for p in (q, k, v))
+        return w_q, w_k, w_v
 
     def _matrix(self, param: ParamSpec) -> Any:
         """Return a weight as stored: its format is that of its tensors, whatever a config says."""
@@ -214,10 +206,6 @@ class Reader(ModelBuilder):
         first = next(iter(form.tensor_names(name).values()))
         where = f"{self._tensors.file_of(first)}: {name}"
         return form.from_checkpoint(where, shape, form.read(self._tensors, name))
-
-    def _stored(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the codes and scales of a weight whose scales loading rearranges."""
-        return self._tensors[name], self._tensors[name + SCALE]
 
     def _where(self, name: str) -> str:
         return f"{self._tensors.file_of(name)}: {name}"

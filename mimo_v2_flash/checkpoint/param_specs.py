@@ -1,4 +1,4 @@
-"""Parameter specs: the checkpoint name and shape of every weight, and which of them may be FP8.
+"""Parameter specs: the checkpoint name and shape of every weight, and how the hub stores it.
 
 Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash; transformers 5.23 `save_pretrained` writes the
 same names.
@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
     "FUSED",
+    "HUB_DTYPE",
     "HUB_FORMAT",
     "MTP_PREFIX",
     "MULTIPLIED",
     "OTHER_MODALITIES",
     "ROUTER",
-    "SCALE",
     "ParamSpec",
     "all_params",
     "attention",
@@ -28,22 +29,22 @@ __all__ = [
     "is_fused",
     "layer_norms",
     "mtp",
+    "projections",
     "router",
     "stored_dtype",
 ]
 
 MTP_PREFIX = "model.mtp."
 OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
-HUB_FORMAT = "fp8"  # how the hub's checkpoint stores most matmul weights
-SCALE = "_scale_inv"  # after the name of an FP8 weight: the name of its scales
+HUB_FORMAT, HUB_DTYPE = "fp8", "F8_E4M3"  # how the hub's checkpoint stores most matmul weights
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of matmul weights
-NEVER_FP8 = (
+PLAIN_MULTIPLIED = (
     ".o_proj.weight",
     ".eh_proj.weight",
     "lm_head.weight",
-)  # matmul weights that the hub does not store as FP8
+)  # matmul weights that the hub does not store so
 
 
 class ParamSpec(NamedTuple):
@@ -53,13 +54,15 @@ class ParamSpec(NamedTuple):
     shape: tuple[int, ...]
 
 
-def embedding_norm_head(config: MiMoConfig) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
-    """Return embedding_VD, final_norm_D and w_logits_VD."""
+def embedding_norm_head(
+    config: MiMoConfig, shard_spec: ShardSpec = UNSHARDED
+) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
+    """Return embedding_VD, final_norm_D and w_logits_VD, of which a shard has some rows."""
     V, D = config.vocab_size, config.hidden_size
     return (
         ParamSpec("model.embed_tokens.weight", (V, D)),
         ParamSpec("model.norm.weight", (D,)),
-        ParamSpec("lm_head.weight", (V, D)),
+        ParamSpec("lm_head.weight", (len(shard_spec.tensor_range(V)), D)),
     )
 
 
@@ -89,6 +92,15 @@ def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[Para
     q, k, v, *rest = attention(prefix, spec, hidden)
     rows = q.shape[0] + k.shape[0] + v.shape[0]
     return (ParamSpec(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
+
+
+def projections(prefix: str, config: MiMoConfig, spec: LayerSpec) -> Projections:
+    """Return q, k and v of the layer at `prefix`; `config` is the whole model's."""
+    a = spec.attention
+    q, k, v, *_ = attention(prefix, a, spec.hidden_size)
+    heads = Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
+    fused = f"{prefix}.{FUSED}"
+    return Projections(q.name, k.name, v.name, fused, heads, config.num_key_value_heads)
 
 
 def router(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
@@ -133,7 +145,8 @@ def stored_dtype(name: str) -> str:
     """Return the safetensors dtype that the hub stores the weight `name` in."""
     if ROUTER in name:
         return "F32"
-    return "F8_E4M3" if name.endswith(MULTIPLIED) and not name.endswith(NEVER_FP8) else "BF16"
+    is_quantized = name.endswith(MULTIPLIED) and not name.endswith(PLAIN_MULTIPLIED)
+    return HUB_DTYPE if is_quantized else "BF16"
 
 
 def is_fused(names: Container[str]) -> bool:
@@ -148,7 +161,7 @@ def all_params(
     fused: bool = False,
     shard_spec: ShardSpec = UNSHARDED,
 ) -> Iterator[ParamSpec]:
-    """Yield every parameter of a checkpoint of `config`, without scales and MTP weights.
+    """Yield every parameter of a checkpoint of `config`, without MTP weights.
 
     Parameters
     ----------
@@ -164,8 +177,7 @@ def all_params(
     ids = range(config.n_routed_experts) if experts is None else experts
     local_experts = shard_spec.expert_range(len(ids))
     attention_params = fused_attention if fused else attention
-    *ends, (head, (V, D)) = embedding_norm_head(config)
-    yield from (*ends, ParamSpec(head, (len(shard_spec.tensor_range(V)), D)))
+    yield from embedding_norm_head(config, shard_spec)
     for index, spec in enumerate(map(shard_spec.local_layer, config.layers)):
         prefix = f"model.layers.{index}"
         yield from layer_norms(prefix, spec)

@@ -24,6 +24,7 @@ __all__ = [
     "Header",
     "Index",
     "TensorInfo",
+    "dtype_name",
     "merge_headers",
     "parse_index",
     "read_header",
@@ -40,6 +41,11 @@ READABLE = DTYPES | {
     name: np.dtype(dtype) for name, dtype in (("I8", np.int8), ("U8", np.uint8), ("I32", np.int32))
 }  # storage formats have integers too
 LARGEST_HEADER = 100_000_000  # the format's limit, bytes
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name that files have for a NumPy dtype; of codes it is not known."""
+    return next(name for name, readable in READABLE.items() if readable == np.dtype(dtype))
 
 
 class TensorInfo(NamedTuple):

@@ -4,13 +4,13 @@ Rows and experts are contiguous in a file and stay memory-mapped. Columns are no
 o_proj and of the dense down_proj are copied. A `QuantizedTensor` slices itself.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization import AxisSlice, QuantizedTensor
 
 from .params import (
     AttentionWeights,
@@ -21,19 +21,11 @@ from .params import (
 )
 
 __all__ = [
-    "AxisSlice",
     "attention_slices",
     "dense_slices",
     "shard_weights",
     "slice_weight",
 ]
-
-
-class AxisSlice(NamedTuple):
-    """A rank's slice of a weight [out, in]: its `indices` along `axis`."""
-
-    axis: int
-    indices: range
 
 
 def attention_slices(spec: AttentionSpec, shard_spec: ShardSpec) -> AttentionWeights:
@@ -97,7 +89,7 @@ def _layer(layer: DecoderWeights, spec: LayerSpec, shard_spec: ShardSpec) -> Dec
 
 def slice_weight(weight: Any, axis_slice: AxisSlice) -> Any:
     """Return a slice of a weight: rows as a view, columns as a copy."""
-    axis, indices = axis_slice
+    axis, indices, _ = axis_slice
     if isinstance(weight, QuantizedTensor):
         return weight.shard(axis, indices)
     if axis == 0:

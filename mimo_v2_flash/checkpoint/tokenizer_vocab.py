@@ -1,4 +1,4 @@
-"""A tokenizer's token ids and its end token, read from its files without a tokenizer library.
+"""A tokenizer's token ids, and the end tokens of files beside it, read without a tokenizer library.
 
 The model needs them where no text is involved: the end token ends a sequence, and ids that the
 tokenizer does not have are never drawn. The files are read as transformers 5.23 reads them
@@ -10,13 +10,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.inputs import as_token_ids
 from mimo_v2_flash.json_object import read_json_object
 
-__all__ = ["TOKENIZER_FILES", "TokenizerVocab", "read_tokenizer_vocab"]
+__all__ = [
+    "GENERATION_CONFIG",
+    "TOKENIZER_FILES",
+    "TokenizerVocab",
+    "read_end_tokens",
+    "read_tokenizer_vocab",
+]
 
 TOKENIZER, VOCABULARY = TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 """Files of which a tokenizer has at least one."""
 
+GENERATION_CONFIG = "generation_config.json"
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
 
@@ -59,6 +67,18 @@ def read_tokenizer_vocab(folder: str | PathLike[str]) -> TokenizerVocab | None:
         raise ValueError(f"{file}: eos_token is {token!r}, which the tokenizer does not have")
     end = None if token is None else id_by_token[token]
     return TokenizerVocab(frozenset(id_by_token.values()), end, file)
+
+
+def read_end_tokens(folder: str | PathLike[str], vocab_size: int) -> set[int]:
+    """Return the end tokens of the generation_config.json in `folder`, an empty set without one.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or one is outside of the vocabulary.
+    """
+    file = Path(folder) / GENERATION_CONFIG
+    return as_token_ids(f"{file}: eos_token_id", _read(file).get("eos_token_id"), vocab_size)
 
 
 def _read(file: Path) -> dict[str, Any]:

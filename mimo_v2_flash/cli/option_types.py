@@ -9,13 +9,18 @@ from pathlib import Path
 
 __all__ = ["STDOUT", "natural", "output_file", "positive"]
 
+LARGEST = 2**31 - 1  # of a size or number: positions are int32
+
 STDOUT = Path("-")
 """The value of `--json` without a file."""
 
 
 def positive(text: str) -> int:
-    """Return an integer above 0; ArgumentTypeError if `text` is none."""
-    return _integer(text, 1, "an integer above 0")
+    """Return an integer above 0 that int32 holds; ArgumentTypeError if `text` is none."""
+    value = _integer(text, 1, "an integer above 0")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r:.100} is above {LARGEST:,}")
+    return value
 
 
 def natural(text: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
+from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
 from mimo_v2_flash.checkpoint.subset import check_experts, from_ranges
 from mimo_v2_flash.config import MiMoConfig
@@ -107,8 +108,9 @@ def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=STORED,
-        default="fp8",
-        help="Dtype of the prepared weights; fp8 keeps them as stored (default: fp8).",
+        default=HUB_FORMAT,
+        help=f"Dtype of the prepared weights; {HUB_FORMAT} keeps them as stored "
+        f"(default: {HUB_FORMAT}).",
     )
 
 

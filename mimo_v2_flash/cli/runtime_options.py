@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.convert.encoding import STORED
 from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
@@ -105,7 +106,10 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
 def add_dtype_arguments(parser: argparse.ArgumentParser, *, activation_dtype: str) -> None:
     """Declare the dtypes of a deployment, with a default for the activations."""
     parser.add_argument(
-        "--dtype", choices=STORED, default="fp8", help="Dtype of the weights (default: fp8)."
+        "--dtype",
+        choices=STORED,
+        default=HUB_FORMAT,
+        help=f"Dtype of the weights (default: {HUB_FORMAT}).",
     )
     parser.add_argument(
         "--cache-dtype",

@@ -1,6 +1,6 @@
-"""The encoding of prepared weights: FP8, bfloat16 or float32, for a CPU or for Trainium2.
+"""The encoding of prepared weights: as stored, bfloat16 or float32, for a CPU or for Trainium2.
 
-For Trainium2 values are halved (`quantization.fp8`); those that halving rounds are counted.
+For Trainium2 a storage format narrows its range; values that this rounds are counted.
 """
 
 from dataclasses import dataclass, field
@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED
-from mimo_v2_flash.quantization.fp8 import ROUNDS, BlockScaled, check_values, halved
+from mimo_v2_flash.quantization import QuantizedTensor
 
 __all__ = ["STORED", "TARGETS", "Encoding"]
 
-STORED = {"fp8": None, "bfloat16": "BF16", "float32": "F32"}
+STORED = {HUB_FORMAT: None, "bfloat16": "BF16", "float32": "F32"}
 TARGETS = ("cpu", "trainium2")
+ROWS = 128  # of a weight that are dequantized at a time
 
 
 @dataclass
@@ -25,14 +27,14 @@ class Encoding:
     Parameters
     ----------
     dtype
-        A key of `STORED`; "fp8" keeps the stored dtype of every weight.
+        A key of `STORED`; the hub's format keeps every weight as stored, whatever its format.
     target
-        One of `TARGETS`; it changes FP8 weights only.
+        One of `TARGETS`; it changes weights in a storage format only.
 
     Attributes
     ----------
     rounded
-        How many FP8 values halving has rounded so far.
+        How many values the target's range has rounded so far.
     """
 
     dtype: str
@@ -51,30 +53,34 @@ class Encoding:
         """Return the safetensors dtype of a matrix that the source stores as `dtype`."""
         return STORED[self.dtype] or WIDENED.get(dtype, dtype)
 
-    def scaled(self, name: str, weight: BlockScaled) -> list[np.ndarray]:
-        """Return the arrays to write for an FP8 weight: codes and scales, or the values alone.
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether weights stay in their storage format."""
+        return STORED[self.dtype] is None
+
+    def encode(self, where: str, weight: QuantizedTensor) -> list[np.ndarray]:
+        """Return the arrays to write for a weight: its tensors in their order, or its values.
 
         Raises
         ------
         ValueError
-            If a code is NaN, or a scale is bad or too large to be doubled; the message names the
-            weight.
+            If a stored value is not finite, or cannot be stored for the target; the message begins
+            with `where`.
         """
-        check_values(name, weight)
+        weight.check_values(where)
         if stored := STORED[self.dtype]:
             return [_dequantized(weight, DTYPES[stored])]
-        if self.target == "cpu":
-            return [weight.code, weight.scale]
-        half = halved(name, weight)
-        with self._lock:
-            self.rounded += int(np.count_nonzero(ROUNDS[weight.code]))
-        return [half.code, half.scale]
+        if self.target != "cpu":
+            weight, rounded = weight.to_device_range(where)
+            with self._lock:
+                self.rounded += rounded
+        return [getattr(weight, tensor.field) for tensor in weight.tensors]
 
 
-def _dequantized(weight: BlockScaled, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return a weight's values in `dtype`; in float32 there is only one block row at a time."""
+def _dequantized(weight: QuantizedTensor, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return a weight's values in `dtype`; only some rows at a time are in float32."""
     values = np.empty(weight.shape, dtype)
-    for start in range(0, len(values), weight.block_height):
-        rows = slice(start, start + weight.block_height)
+    for start in range(0, len(values), ROWS):
+        rows = slice(start, start + ROWS)
         values[rows] = weight.dequantize(rows)
     return values

@@ -13,7 +13,7 @@ from mimo_v2_flash.checkpoint.check import TensorNames, check_names
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
 from mimo_v2_flash.checkpoint.prepared import SOURCE_DIGEST, PreparedMetadata
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
@@ -140,11 +140,8 @@ class ConversionJob:
         arrays = []
         for info in task.sources:
             data = self.source.read(info.file, info.begin, info.end)
-            arrays.append(np.frombuffer(data, DTYPES[info.dtype]).reshape(info.shape))
-        try:
-            return task.convert(arrays)
-        except ValueError as error:
-            raise ValueError(f"{task.sources[0].file}: {error}") from error
+            arrays.append(np.frombuffer(data, READABLE[info.dtype]).reshape(info.shape))
+        return task.convert(arrays)
 
     def _run_tasks(self, workers: int, advance: Callable[[int], None]) -> None:
         done = self.store.begin(list(map(_key, self.plan.tasks)))

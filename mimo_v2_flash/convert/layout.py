@@ -6,7 +6,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.checkpoint.prepared import STEM
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
+from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 
 from .plan import OutputTensor
 
@@ -77,7 +77,7 @@ def _entries(group: list[OutputTensor]) -> tuple[dict[str, Any], int]:
     """Return the header entries of a file's tensors, and how many bytes their data has."""
     entries, end = {}, 0
     # Widest elements first, so that each tensor is aligned to its element size.
-    for output in sorted(group, key=lambda output: -DTYPES[output.dtype].itemsize):
+    for output in sorted(group, key=lambda output: -READABLE[output.dtype].itemsize):
         begin, end = end, end + _nbytes(output)
         entries[output.name] = {
             "dtype": output.dtype,
@@ -106,4 +106,4 @@ def _header(entries: dict[str, Any]) -> bytes:
 
 
 def _nbytes(output: OutputTensor) -> int:
-    return prod(output.shape) * DTYPES[output.dtype].itemsize
+    return prod(output.shape) * READABLE[output.dtype].itemsize

@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from mimo_v2_flash.checkpoint import param_specs
-from mimo_v2_flash.checkpoint.fp8 import crossing_keys
 from mimo_v2_flash.checkpoint.load import Reader
 from mimo_v2_flash.checkpoint.param_specs import ParamSpec
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
+from mimo_v2_flash.checkpoint.safetensors_file import READABLE, TensorInfo, dtype_name
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization import find_format
-from mimo_v2_flash.quantization.fp8 import BLOCK
+from mimo_v2_flash.quantization import find_format, get_format
 
 from .encoding import Encoding
 from .plan import OutputTensor, plan_conversion
@@ -55,7 +53,7 @@ def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
     config : MiMoConfig
         The model.
     dtype : str
-        A key of `encoding.STORED`: "fp8" is as the hub stores them.
+        A key of `encoding.STORED`; the hub's format is as the hub stores them.
     """
     params = list(param_specs.all_params(config))
     plan = plan_conversion(config, params, hub_tensors(config), Encoding(dtype, "cpu"))
@@ -87,21 +85,33 @@ class _MetaCheckpoint(Checkpoint):
 
     def __getitem__(self, name: str) -> np.ndarray:
         output = self._outputs[name]
-        return np.broadcast_to(np.ones((), DTYPES[output.dtype]), output.shape)
+        return np.broadcast_to(np.ones((), READABLE[output.dtype]), output.shape)
 
 
 def _stored(params: Iterator[ParamSpec], config: MiMoConfig) -> Iterator[tuple[str, TensorInfo]]:
-    crossing = crossing_keys(config)
+    crossing, form = _crossing_keys(config), get_format(param_specs.HUB_FORMAT)
     for name, shape in params:
         dtype = param_specs.stored_dtype(name)
-        yield name, _tensor_info(dtype, shape)
-        if dtype == "F8_E4M3":
-            # Scale rows begin anew on each tensor-parallel rank that quantised the weight.
-            by_rank = name in crossing or name.endswith(param_specs.FUSED)
-            ranks = config.num_key_value_heads if by_rank else 1
-            grid = ranks * -(-shape[0] // ranks // BLOCK), -(-shape[1] // BLOCK)
-            yield name + param_specs.SCALE, _tensor_info("F32", grid)
+        if dtype != param_specs.HUB_DTYPE:
+            yield name, _tensor_info(dtype, shape)
+            continue
+        # Each tensor-parallel rank quantized its rows by itself.
+        by_rank = name in crossing or name.endswith(param_specs.FUSED)
+        shapes = form.stored_shapes(shape, config.num_key_value_heads if by_rank else 1)
+        names = form.tensor_names(name)
+        for field, _, stored, _, file_dtype in form.tensors:
+            yield names[field], _tensor_info(file_dtype or dtype_name(stored), shapes[field])
+
+
+def _crossing_keys(config: MiMoConfig) -> set[str]:
+    """Return the names of the k weights whose last scale row covers rows of v too."""
+    form = get_format(param_specs.HUB_FORMAT)
+    layers = (
+        param_specs.projections(f"model.layers.{index}", config, spec)
+        for index, spec in enumerate(config.layers)
+    )
+    return {layer.k for layer in layers if form.joins_heads(layer.heads, layer.ranks)}
 
 
 def _tensor_info(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    return TensorInfo("", dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)
+    return TensorInfo("", dtype, shape, 0, prod(shape) * READABLE[dtype].itemsize)

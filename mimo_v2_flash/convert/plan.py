@@ -5,17 +5,22 @@ each other, and no two of them read the same byte of the source.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint import fp8, param_specs
+from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
-from mimo_v2_flash.checkpoint.param_specs import ROUTER, SCALE, ParamSpec
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED, TensorInfo
+from mimo_v2_flash.checkpoint.param_specs import ROUTER, ParamSpec
+from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED, TensorInfo, dtype_name
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled, grid, plain_height, widened
+from mimo_v2_flash.quantization import (
+    QuantizedTensor,
+    StoredLayout,
+    find_joint_layout,
+    row_layout,
+)
+from mimo_v2_flash.quantization.stored_layout import LayoutPart, WeightShapes
 
 from .encoding import Encoding
 
@@ -23,16 +28,13 @@ __all__ = [
     "ConversionPlan",
     "ConversionTask",
     "OutputTensor",
-    "QuantizedTensorInfo",
     "TensorChunk",
-    "crossing",
-    "fused",
     "plain",
     "plan_conversion",
-    "scaled",
+    "quantized",
 ]
 
-TASK_BYTES = 1 << 22  # bytes of the source that a task reads, or one row (of FP8 blocks) if larger
+TASK_BYTES = 1 << 22  # bytes of the source that a task reads, or a row (of blocks) if larger
 
 
 class OutputTensor(NamedTuple):
@@ -75,18 +77,21 @@ class ConversionTask(NamedTuple):
 
 
 class ConversionPlan(NamedTuple):
-    """The tensors of a prepared checkpoint, and the tasks that fill them."""
+    """A plan of a conversion.
+
+    Attributes
+    ----------
+    outputs
+        The tensors of the prepared checkpoint.
+    tasks
+        The tasks that fill them.
+    formats
+        The storage formats of its weights that are in one, by name.
+    """
 
     outputs: list[OutputTensor]
     tasks: list[ConversionTask]
-
-
-class QuantizedTensorInfo(NamedTuple):
-    """An FP8 weight's name, and the TensorInfo of its codes and of its scales."""
-
-    name: str
-    code: TensorInfo
-    scale: TensorInfo
+    formats: dict[str, type[QuantizedTensor]]
 
 
 def plan_conversion(
@@ -102,44 +107,43 @@ def plan_conversion(
     ValueError
         If a tensor's shape or dtype does not fit its parameter; the message names file and tensor.
     """
-    check_tensors(params, infos)
-    joined = dict(_joined(config, infos, encoding))
-    done = {name for names in joined for name in names}
-    names = [name for name in infos if name not in done and not name.endswith(SCALE)]
-    plans = [*joined.values(), *(_apart(name, infos, encoding) for name in names)]
-    outputs, tasks = zip(*plans, strict=True)
-    return ConversionPlan(list(chain(*outputs)), list(chain(*tasks)))
+    formats = check_tensors(params, infos)
+    joint = list(_joint_layouts(config, infos))
+    done = {name for layout in joint for name in layout.stored}
+    plans = [quantized(layout, infos, encoding) for layout in joint]
+    for name, shape in params:
+        if name in done:
+            continue
+        if form := formats.get(name):
+            layout = _row_layout(form, name, shape, infos)
+            plans.append(quantized(layout, infos, encoding))
+        else:
+            plans.append(plain(name, infos[name], encoding))
+    return ConversionPlan(
+        [output for plan in plans for output in plan.outputs],
+        [task for plan in plans for task in plan.tasks],
+        {name: form for plan in plans for name, form in plan.formats.items()},
+    )
 
 
-def _joined(
-    config: MiMoConfig, infos: Mapping[str, TensorInfo], encoding: Encoding
-) -> Iterator[tuple[tuple[str, ...], ConversionPlan]]:
-    """Yield the names of weights that are converted together, and the plan for them."""
-
-    def where(name: str) -> str:
-        return f"{infos[name].file}: {name}"
-
+def _joint_layouts(config: MiMoConfig, infos: Mapping[str, TensorInfo]) -> Iterator[StoredLayout]:
+    """Yield the layouts of projections that were quantized together."""
     for index, spec in enumerate(config.layers):
-        prefix = f"model.layers.{index}"
-        weights = fp8.joined_projections(prefix, spec, config, infos, where)
-        if isinstance(weights, fp8.CrossingKV):
-            k, v, heads = weights
-            yield (k, v), crossing(_quantized(k, infos), _quantized(v, infos), heads, encoding)
-        if isinstance(weights, fp8.FusedQKV):
-            qkv, heads, ranks = weights
-            params = param_specs.attention(prefix, spec.attention, spec.hidden_size)[:3]
-            names = tuple(param.name for param in params)
-            yield (qkv,), fused(_quantized(qkv, infos), names, heads, ranks, encoding)
+        request = param_specs.projections(f"model.layers.{index}", config, spec)
+        if layout := find_joint_layout(request, infos, lambda name: f"{infos[name].file}: {name}"):
+            yield layout
 
 
-def _apart(name: str, infos: Mapping[str, TensorInfo], encoding: Encoding) -> ConversionPlan:
-    if name + SCALE in infos:
-        return scaled(_quantized(name, infos), encoding)
-    return plain(name, infos[name], encoding)
-
-
-def _quantized(name: str, infos: Mapping[str, TensorInfo]) -> QuantizedTensorInfo:
-    return QuantizedTensorInfo(name, infos[name], infos[name + SCALE])
+def _row_layout(
+    form: type[QuantizedTensor],
+    name: str,
+    shape: tuple[int, ...],
+    infos: Mapping[str, TensorInfo],
+) -> StoredLayout:
+    names = form.tensor_names(name)
+    shapes = {field: infos[stored].shape for field, stored in names.items()}
+    where = f"{next(infos[stored].file for stored in names.values())}: {name}"
+    return row_layout(form, name, where, WeightShapes(shape, shapes))
 
 
 def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
@@ -156,9 +160,8 @@ def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
         return ConversionTask(f"{name} {start}", (_rows(info, start, rows),), convert)
 
     starts = range(0, info.shape[0], step)
-    return ConversionPlan(
-        [OutputTensor(name, dtype, info.shape)], [task(start) for start in starts]
-    )
+    tasks = [task(start) for start in starts]
+    return ConversionPlan([OutputTensor(name, dtype, info.shape)], tasks, {})
 
 
 def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
@@ -169,102 +172,46 @@ def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
     return encoding.stored(info.dtype) if is_matrix else WIDENED.get(info.dtype, info.dtype)
 
 
-def scaled(weight: QuantizedTensorInfo, encoding: Encoding) -> ConversionPlan:
-    """Return the plan of an FP8 weight on a plain grid; each task converts some block rows."""
-    name, code, scale = weight
-    height = plain_height(f"{code.file}: {name}", code.shape, scale.shape)
-    step = max(1, TASK_BYTES // (height * code.shape[1]))
+def quantized(
+    layout: StoredLayout, infos: Mapping[str, TensorInfo], encoding: Encoding
+) -> ConversionPlan:
+    """Return the plan of weights in a storage format, which stay in it or become plain arrays."""
+    weights = {
+        name: list(_outputs(layout.form, name, shapes, encoding))
+        for name, shapes in layout.weights.items()
+    }
 
-    def task(first: int) -> ConversionTask:
-        start, blocks = first * height, min(step, scale.shape[0] - first)
-        rows = min(blocks * height, code.shape[0] - start)
+    def task(part: LayoutPart) -> ConversionTask:
+        sources = tuple(_rows(infos[rows.tensor], rows.start, rows.length) for rows in part.rows)
 
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            weight = BlockScaled(arrays[0], widened(arrays[1]), height)
-            return _chunks(name, weight, encoding, start)
+            chunks = []
+            for name, start, weight in part.weights(arrays):
+                encoded = encoding.encode(f"{sources[0].file}: {name}", weight)
+                for (output, group), array in zip(weights[name], encoded, strict=True):
+                    chunks.append(TensorChunk.at_row(output.name, start // group, array))
+            return chunks
 
-        sources = _rows(code, start, rows), _rows(scale, first, blocks)
-        return ConversionTask(f"{name} {start}", sources, convert)
+        return ConversionTask(part.key, sources, convert)
 
-    tasks = [task(first) for first in range(0, scale.shape[0], step)]
-    return ConversionPlan(_outputs(name, code.shape, height, encoding), tasks)
-
-
-def crossing(
-    k: QuantizedTensorInfo, v: QuantizedTensorInfo, heads: fp8.Heads, encoding: Encoding
-) -> ConversionPlan:
-    """Return the plan of K and V that share scale rows: one task; its scales are of 64 rows."""
-
-    def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-        k_code, k_scale, v_code, v_scale = arrays
-        w_k, w_v = fp8.keys_and_values(k.name, (k_code, k_scale), (v_code, v_scale), heads)
-        return _chunks(k.name, w_k, encoding, 0) + _chunks(v.name, w_v, encoding, 0)
-
-    outputs = [
-        output
-        for weight in (k, v)
-        for output in _outputs(weight.name, weight.code.shape, fp8.HALF_BLOCK, encoding)
-    ]
-    return ConversionPlan(outputs, [ConversionTask(k.name, (*k[1:], *v[1:]), convert)])
-
-
-def fused(
-    qkv: QuantizedTensorInfo,
-    split_names: tuple[str, ...],
-    heads: fp8.Heads,
-    ranks: int,
-    encoding: Encoding,
-) -> ConversionPlan:
-    """Return the plan that splits MiMo-V2.5's `qkv_proj` into q, k and v, rank by rank."""
-    name, code, scale = qkv
-    rows = fp8.rank_rows(f"{code.file}: {name}", (code.shape, scale.shape), heads, ranks)
-    code_rows, scale_rows = sum(rows), scale.shape[0] // ranks
-    step = max(1, TASK_BYTES // (BLOCK * code.shape[1]))
-
-    def task(rank: int, first: int) -> ConversionTask:
-        start, blocks = first * BLOCK, min(step, scale_rows - first)
-        count = min(blocks * BLOCK, code_rows - start)
-
-        def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            return [
-                chunk
-                for part, row, weight in fp8.split_rank(arrays[0], arrays[1], rows, start)
-                for chunk in _chunks(split_names[part], weight, encoding, rank * rows[part] + row)
-            ]
-
-        sources = (
-            _rows(code, rank * code_rows + start, count),
-            _rows(scale, rank * scale_rows + first, blocks),
-        )
-        return ConversionTask(f"{name} {rank} {start}", sources, convert)
-
-    shapes = [(ranks * count, code.shape[1]) for count in rows]
-    outputs = [
-        output
-        for split_name, shape in zip(split_names, shapes, strict=True)
-        for output in _outputs(split_name, shape, fp8.HALF_BLOCK, encoding)
-    ]
-    starts = product(range(ranks), range(0, scale_rows, step))
-    return ConversionPlan(outputs, [task(rank, first) for rank, first in starts])
+    return ConversionPlan(
+        [output for outputs in weights.values() for output, _ in outputs],
+        [task(part) for part in layout.parts(TASK_BYTES)],
+        dict.fromkeys(weights, layout.form) if encoding.is_as_stored else {},
+    )
 
 
 def _outputs(
-    name: str, shape: tuple[int, ...], height: int, encoding: Encoding
-) -> list[OutputTensor]:
-    """Return the output tensors of an FP8 weight: codes and scales, or values alone."""
-    dtype = encoding.stored("F8_E4M3")
-    scales = [OutputTensor(name + SCALE, "F32", grid(shape, height))] if dtype == "F8_E4M3" else []
-    return [OutputTensor(name, dtype, shape), *scales]
-
-
-def _chunks(name: str, weight: BlockScaled, encoding: Encoding, row: int) -> list[TensorChunk]:
-    """Return the output chunks of `weight`: the rows of weight `name` from `row` on."""
-    values, *scales = encoding.scaled(name, weight)
-    scale_row = row // weight.block_height
-    return [
-        TensorChunk.at_row(name, row, values),
-        *(TensorChunk.at_row(name + SCALE, scale_row, scale) for scale in scales),
-    ]
+    form: type[QuantizedTensor], name: str, shapes: WeightShapes, encoding: Encoding
+) -> Iterator[tuple[OutputTensor, int]]:
+    """Yield the output tensors of a weight, and of how many of its rows each has a row."""
+    if not encoding.is_as_stored:
+        yield OutputTensor(name, encoding.stored(""), shapes.shape), 1
+        return
+    names, groups = form.tensor_names(name), form.row_groups(name, shapes.tensors)
+    for field, _, stored, _, file_dtype in form.tensors:
+        dtype = file_dtype or dtype_name(stored)
+        yield OutputTensor(names[field], dtype, shapes.tensors[field]), groups[field]
 
 
 def _rows(info: TensorInfo, start: int, count: int) -> TensorInfo:

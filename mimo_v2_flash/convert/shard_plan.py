@@ -9,24 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint import fp8, param_specs
-from mimo_v2_flash.checkpoint.shard_weights import AxisSlice, attention_slices, dense_slices
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.shard_weights import attention_slices, dense_slices
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
-from mimo_v2_flash.quantization.fp8 import BLOCK, sliced_block_height
+from mimo_v2_flash.quantization import AxisSlice
 
 from .plan import ConversionPlan, ConversionTask, OutputTensor, TensorChunk
 
 __all__ = ["shard_conversion_plan"]
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 class _Slice(NamedTuple):
-    """A shard's slice of a tensor: `axis_slice`, after each row was repeated `repeat` times."""
+    """A shard's slice of a tensor."""
 
     shard: int
-    repeat: int
     axis_slice: AxisSlice
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
@@ -36,11 +33,12 @@ class _Slice(NamedTuple):
 
     def apply(self, chunk: TensorChunk) -> list[TensorChunk]:
         """Return the shard's slice of some rows of the tensor; an empty list if it has none."""
-        start, stop = self.axis_slice.indices.start, self.axis_slice.indices.stop
+        axis, indices, repeat = self.axis_slice
+        start, stop = indices.start, indices.stop
         first = chunk.begin // (chunk.array.nbytes // len(chunk.array))
-        if self.axis_slice.axis == 1:
+        if axis == 1:
             return [TensorChunk.at_row(chunk.name, first, chunk.array[:, start:stop], self.shard)]
-        array, first = np.repeat(chunk.array, self.repeat, axis=0), first * self.repeat
+        array, first = np.repeat(chunk.array, repeat, axis=0), first * repeat
         rows = array[max(start - first, 0) : max(stop - first, 0)]
         row = max(first - start, 0)
         return [TensorChunk.at_row(chunk.name, row, rows, self.shard)] if len(rows) else []
@@ -63,28 +61,28 @@ def shard_conversion_plan(
     Raises
     ------
     ValueError
-        If a slice splits FP8 blocks that cannot be made lower; the message names the weight.
+        If a slice parts what a format stores together; the message names the weight.
     """
     shapes = {output.name: output.shape for output in plan.outputs}
+    weights = {name: weight for weight, names in _tensors(plan) for name in names.values()}
     slices: dict[str, list[_Slice]] = {name: [] for name in shapes}
     for shard, shard_spec in enumerate(shards):
-        axis_slices = (
-            dict(_axis_slices(config, shard_spec)) if shard_spec.tensor_parallel_size > 1 else {}
-        )
+        axis_slices = {}
+        if shard_spec.tensor_parallel_size > 1:
+            axis_slices = _of_tensors(dict(_axis_slices(config, shard_spec)), plan, shapes)
         local_experts = shard_spec.expert_range(len(experts))
         absent = _experts(config, [e for i, e in enumerate(experts) if i not in local_experts])
         for name in shapes:
-            weight = name.removesuffix(param_specs.SCALE)
-            if axis_slice := axis_slices.get(weight):
-                slices[name].append(_slice(shard, name, axis_slice, shapes))
-            elif weight not in absent:
-                slices[name].append(_Slice(shard, 1, AxisSlice(0, range(shapes[name][0]))))
+            if weights.get(name, name) not in absent:
+                whole = AxisSlice(0, range(shapes[name][0]))
+                slices[name].append(_Slice(shard, axis_slices.get(name, whole)))
     outputs = [
         OutputTensor(name, dtype, part.shape(shape), part.shard)
         for name, dtype, shape, _ in plan.outputs
         for part in slices[name]
     ]
-    return ConversionPlan(outputs, [_sharded_task(task, slices) for task in plan.tasks])
+    tasks = [_sharded_task(task, slices) for task in plan.tasks]
+    return ConversionPlan(outputs, tasks, plan.formats)
 
 
 def _sharded_task(task: ConversionTask, slices: dict[str, list[_Slice]]) -> ConversionTask:
@@ -122,17 +120,21 @@ def _experts(config: MiMoConfig, experts: Sequence[int]) -> set[str]:
     }
 
 
-def _slice(shard: int, name: str, axis_slice: AxisSlice, shapes: Shapes) -> _Slice:
-    """Return a shard's slice of a weight by `axis_slice`, or of the weight's scales."""
-    if not name.endswith(param_specs.SCALE):
-        return _Slice(shard, 1, axis_slice)
-    weight, indices = name.removesuffix(param_specs.SCALE), axis_slice.indices
-    height = fp8.block_height((shapes[weight], shapes[name])) or BLOCK
-    new = sliced_block_height(height, indices) if axis_slice.axis == 0 else BLOCK
-    if new not in (BLOCK, fp8.HALF_BLOCK) or indices.start % new:
-        raise ValueError(
-            f"{weight}: shards of {len(indices)} {('rows', 'columns')[axis_slice.axis]} split FP8 "
-            f"blocks of {BLOCK}: choose another tensor_parallel"
-        )
-    blocks = AxisSlice(axis_slice.axis, range(indices.start // new, -(-indices.stop // new)))
-    return _Slice(shard, height // new if axis_slice.axis == 0 else 1, blocks)
+def _tensors(plan: ConversionPlan) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each weight that is in a storage format, and the names of its tensors by field."""
+    for weight, form in plan.formats.items():
+        yield weight, form.tensor_names(weight)
+
+
+def _of_tensors(
+    axis_slices: dict[str, AxisSlice], plan: ConversionPlan, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, AxisSlice]:
+    """Return the slices of tensors, from those of weights."""
+    slices = dict(axis_slices)
+    for weight, names in _tensors(plan):
+        if axis_slice := axis_slices.get(weight):
+            of_fields = {field: shapes[name] for field, name in names.items()}
+            form = plan.formats[weight]
+            for field, part in form.shard_tensors(weight, of_fields, axis_slice).items():
+                slices[names[field]] = part
+    return slices

@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_dtypes
 
+from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 
@@ -42,7 +43,7 @@ class Deployment:
     batch_size: int = 1
     context: int = 4096
     chunk: int = 128
-    weight_dtype: str = "fp8"
+    weight_dtype: str = HUB_FORMAT
     cache_dtype: Any = ml_dtypes.bfloat16
     activation_dtype: Any = ml_dtypes.bfloat16
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 
@@ -32,7 +33,7 @@ class Workload:
     batch_size: int
     context: int
     step: int
-    weight_dtype: str = "fp8"
+    weight_dtype: str = HUB_FORMAT
     cache_dtype: Any = np.float32
     activation_dtype: Any = np.float32
 

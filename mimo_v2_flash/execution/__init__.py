@@ -1,6 +1,6 @@
 """Execution backends: each compiles a layer into a program with the same signature."""
 
-from .backend import Backend
+from .backend import Backend, MissingProgramError
 from .numpy import NumpyBackend
 
-__all__ = ["Backend", "NumpyBackend"]
+__all__ = ["Backend", "MissingProgramError", "NumpyBackend"]

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "MissingProgramError"]
+
+
+class MissingProgramError(FileNotFoundError, ValueError):
+    """A program is not compiled, and compilation is disabled, or there is no compiler."""
 
 
 class Backend(Protocol):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from .backend import MissingProgramError
 from .compile_cache import CacheEntry, CompileCache
 from .compiler import NeuronCompiler, compiler_arguments
 from .registry import INSTALL
@@ -50,13 +51,16 @@ class ProgramBuilder:
 
         Raises
         ------
+        MissingProgramError
+            If the program is not compiled, damaged or stale; the message names it.
         ValueError
-            If the program is not compiled, damaged or stale, or its folder holds another program;
-            the message names it.
+            If its folder holds another program.
         """
         entry = self._cache.entry(module)
         if why := self._why_stale(entry):
-            raise ValueError(f"program {_describe(entry)} {why}, and compilation is disabled")
+            raise MissingProgramError(
+                f"program {_describe(entry)} {why}, and compilation is disabled"
+            )
         return entry.neff
 
     def compile(self, module: Any) -> Path:
@@ -64,7 +68,7 @@ class ProgramBuilder:
 
         Raises
         ------
-        FileNotFoundError
+        MissingProgramError
             If it must be compiled, and no compiler is installed.
         ChildProcessError
             If the compiler fails; the message has the end of its output, and the log's path.
@@ -73,7 +77,7 @@ class ProgramBuilder:
         """
         entry = self._cache.entry(module)
         if (why := self._why_stale(entry)) and self.compiler is None:
-            raise FileNotFoundError(
+            raise MissingProgramError(
                 f"program {_describe(entry)} {why}, and neuronx-cc is not installed: {INSTALL}"
             )
         self._build(entry)

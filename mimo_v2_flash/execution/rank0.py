@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import MissingProgramError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_same_program", "run_on_rank_0"]
 
-DONE, FAILED = "done", "failed"
+DONE, FAILED, MISSING = "done", "failed", "missing"
 
 
 def run_on_rank_0(group: HostGroup | None, work: Callable[[], Any]) -> str:
@@ -23,8 +25,9 @@ def run_on_rank_0(group: HostGroup | None, work: Callable[[], Any]) -> str:
     Raises
     ------
     ValueError
-        On the other ranks, if `work` raises on rank 0; the message contains rank 0's. On rank 0
-        the error itself is raised.
+        On the other ranks, if `work` raises on rank 0; the message contains rank 0's. It is a
+        MissingProgramError if a program is missing or its compiler failed. On rank 0 the error
+        itself is raised.
     """
     if group is None or group.size == 1:
         return str(work())
@@ -32,13 +35,14 @@ def run_on_rank_0(group: HostGroup | None, work: Callable[[], Any]) -> str:
         try:
             result = str(work())
         except Exception as error:
-            _broadcast(group, FAILED, str(error))
+            is_missing = isinstance(error, MissingProgramError | ChildProcessError)
+            _broadcast(group, MISSING if is_missing else FAILED, str(error))
             raise
         _broadcast(group, DONE, result)
         return result
     state, text = _broadcast(group)
-    if state == FAILED:
-        raise ValueError(f"rank 0: {text}")
+    if state != DONE:
+        raise {FAILED: ValueError, MISSING: MissingProgramError}[state](f"rank 0: {text}")
     return text
 
 

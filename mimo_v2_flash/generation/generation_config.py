@@ -9,7 +9,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab, read_tokenizer_vocab
+from mimo_v2_flash.checkpoint.tokenizer_vocab import (
+    GENERATION_CONFIG,
+    TokenizerVocab,
+    read_end_tokens,
+    read_tokenizer_vocab,
+)
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_keys import check_keys
 from mimo_v2_flash.config_rules import refuse
@@ -121,10 +126,10 @@ def load_generation_config(folder: str | PathLike[str], config: MiMoConfig) -> G
         If generation_config.json has keys that nothing is known of.
     """
     path, size = Path(folder), config.vocab_size
-    file = path / "generation_config.json"
+    file = path / GENERATION_CONFIG
     entries = read_json_object(file) if file.is_file() else {}
     ends = as_token_ids(f"{path / 'config.json'}: eos_token_id", config.eos_token_id, size)
-    ends |= as_token_ids(f"{file}: eos_token_id", entries.get("eos_token_id"), size)
+    ends |= read_end_tokens(path, size)
     suppressed = as_token_ids(f"{file}: suppress_tokens", entries.get("suppress_tokens"), size)
     try:
         check_keys(file, entries, GENERATION_KEYS, stacklevel=3)

@@ -59,8 +59,8 @@ def attend_in_blocks(
         segments = [KVSegment(*(part[:, first:end] for part in active))]
         if prior.k_BSKQ.shape[1] and start < window - 1:
             segments.append(prior)
-        queries = q_BTHQ[:, start:end], active.position_BS[:, start:end]
-        blocks.append(attend_block(*queries, segments, sink_H, window=window))
+        q_BnHQ, position_Bn = q_BTHQ[:, start:end], active.position_BS[:, start:end]
+        blocks.append(attend_block(q_BnHQ, position_Bn, segments, sink_H, window=window))
     return np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
 

@@ -83,7 +83,8 @@ def write_tokens(cache: KVCache, k_NKQ, v_NKC, position_N, slot_mapping_N) -> No
     and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
     attention: a read after a write of the same tensor waits.
     """
-    _write_tokens(*cache, k_NKQ, v_NKC, position_N, slot_mapping_N)
+    k_ZKQ, v_ZKC, position_Z = cache
+    _write_tokens(k_ZKQ, v_ZKC, position_Z, k_NKQ, v_NKC, position_N, slot_mapping_N)
 
 
 @checked

@@ -37,7 +37,8 @@ def masked_experts(x_ND, weight_NA, expert_NA, experts):
     for expert in range(len(experts)):
         chosen_NA = (expert_NA == expert).astype(np.float32)
         weight_N1 = np.sum(weight_NA * chosen_NA, axis=-1, keepdims=True)
-        output_ND = weight_N1 * moe_expert(x_ND, *experts[expert])
+        w_gate_FD, w_up_FD, w_down_DF = experts[expert]
+        output_ND = weight_N1 * moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF)
         # 0 x NaN is NaN: of a bad expert, tokens that did not choose it must see nothing.
         is_chosen_N1 = np.max(chosen_NA, axis=-1, keepdims=True) > 0
         output_ND = np.where(is_chosen_N1, output_ND, np.float32(0))
@@ -62,5 +63,7 @@ def capacity_experts(x_ND, weight_NA, expert_NA, experts, *, capacity: int | Non
     for expert in range(E):
         chosen_MA = (buffers.expert_PMA[expert] == expert).astype(np.float32)
         weight_M1 = np.sum(buffers.weight_PMA[expert] * chosen_MA, axis=-1, keepdims=True)
-        outputs.append(weight_M1 * moe_expert(buffers.x_PMD[expert], *experts[expert]))
+        w_gate_FD, w_up_FD, w_down_DF = experts[expert]
+        output_MD = moe_expert(buffers.x_PMD[expert], w_gate_FD, w_up_FD, w_down_DF)
+        outputs.append(weight_M1 * output_MD)
     return combine(np.stack(outputs), buffers.buffer_row_NA)

@@ -9,6 +9,7 @@ import numpy as np
 from mimo_v2_flash.checkpoint.params import AttentionWeights
 from mimo_v2_flash.config import AttentionSpec
 from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.kernels.kv_cache import KVCache, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_partial
 from mimo_v2_flash.parallel import Group
@@ -86,10 +87,8 @@ class Attention:
         outputs = [
             self.attend(
                 run.gather(q_NHQ),
-                run.gather(k_NKQ),
-                run.gather(v_NKC),
-                run.positions(metadata.position_N),
-                *run.prior(cache, metadata.slots),
+                KVSegment(run.gather(k_NKQ), run.gather(v_NKC), run.positions(metadata.position_N)),
+                run.prior(cache, metadata.slots),
                 sink_H,
                 window=self.spec.window,
                 query_block=self.query_block,

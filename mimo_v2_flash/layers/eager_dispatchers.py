@@ -8,6 +8,7 @@ Source: expert parallelism of GShard, arXiv:2006.16668, section 3.2; one message
 as in DeepEP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,10 +83,10 @@ class RaggedAllToAllDispatcher:
         chosen_PN = np.any(rank_NA == np.arange(P)[:, None, None], axis=2)
         count_P = np.sum(chosen_PN, axis=1)
         token_J = np.nonzero(chosen_PN)[1]  # rank after rank
-        message_JU = _pack_rows(x_ND[token_J], weight_NA[token_J], expert_NA[token_J])
+        message_JU = _pack_rows([x_ND[token_J], weight_NA[token_J], expert_NA[token_J]])
         message_MU, count_M = group.ragged_all_to_all(message_JU, count_P)
-        received = _unpack_rows(message_MU, x_ND, weight_NA, expert_NA)
-        output_MD = expert_fn(*received).astype(x_ND.dtype)
+        x_MD, weight_MA, expert_MA = _unpack_rows(message_MU, [x_ND, weight_NA, expert_NA])
+        output_MD = expert_fn(x_MD, weight_MA, expert_MA).astype(x_ND.dtype)
         output_JD, _ = group.ragged_all_to_all(output_MD, count_M)
         y_ND = np.zeros(x_ND.shape, np.float32)
         ends = np.cumsum(count_P)[:-1]
@@ -131,12 +132,12 @@ def eager_dispatchers(name: str | None, shape: MoEStepShape) -> tuple[Dispatcher
     return (RaggedAllToAllDispatcher(),)
 
 
-def _pack_rows(*arrays: np.ndarray) -> np.ndarray:
+def _pack_rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Return rows of bytes: row i of every array, one after the other."""
     return np.concatenate([np.ascontiguousarray(array).view(np.uint8) for array in arrays], axis=1)
 
 
-def _unpack_rows(message_MU: np.ndarray, *like: np.ndarray) -> list[np.ndarray]:
+def _unpack_rows(message_MU: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the arrays that `_pack_rows` packed, with the dtypes and widths of `like`."""
     widths = np.cumsum([array.shape[1] * array.itemsize for array in like])
     columns = np.split(message_MU, widths[:-1], axis=1)

@@ -214,12 +214,13 @@ class NonFiniteFinder:
             self._look("attention projections", x_NHQ, self._position_N)
 
     def _look_at_attention(self, call: HookCall) -> None:
-        _, _, v_BTKC, position_BT, prior_k_BSKQ, prior_v_BSKC, prior_position_BS, *_ = call.args
-        prior_BS = np.where(prior_position_BS < position_BT[:, :1], prior_position_BS, -1)
+        _, active, prior, _ = call.args
+        position_BT = active.position_BS
+        prior_BS = np.where(prior.position_BS < position_BT[:, :1], prior.position_BS, -1)
         for part, x_BT, at_BT in (
-            ("attention projections", v_BTKC, position_BT),
-            ("KV cache", prior_k_BSKQ, prior_BS),
-            ("KV cache", prior_v_BSKC, prior_BS),
+            ("attention projections", active.v_BSKC, position_BT),
+            ("KV cache", prior.k_BSKQ, prior_BS),
+            ("KV cache", prior.v_BSKC, prior_BS),
             ("attention", call.output, position_BT),
         ):
             self._look(part, x_BT.reshape(at_BT.size, *x_BT.shape[2:]), at_BT.reshape(-1))
@@ -231,7 +232,9 @@ class NonFiniteFinder:
         for token in np.flatnonzero(is_bad_N):
             chosen_A = expert_NA[token]
             for expert in chosen_A[(chosen_A >= 0) & (chosen_A < len(experts))]:
-                if has_nonfinite(moe_expert(x_ND[token : token + 1], *experts[expert]))[0]:
+                w_gate_FD, w_up_FD, w_down_DF = experts[expert]
+                output_ND = moe_expert(x_ND[token : token + 1], w_gate_FD, w_up_FD, w_down_DF)
+                if has_nonfinite(output_ND)[0]:
                     self._keep("expert FFN", expert=self._expert_ids[expert])
                     return
 
@@ -254,6 +257,6 @@ class _Event(NamedTuple):
 
 def _earliest(events: Sequence[_Event]) -> _Event:
     """Return the first event; of several at one place the first position, and the known expert."""
-    at = min(event[:3] for event in events)
-    same = [event for event in events if event[:3] == at]
-    return _Event(*at, min(event.position for event in same), max(event.expert for event in same))
+    first = min(events)
+    same = [event for event in events if event[:3] == first[:3]]
+    return first._replace(expert=max(event.expert for event in same))

@@ -5,7 +5,18 @@ registers itself with `register_format`.
 """
 
 from . import fp8 as _fp8  # noqa: F401  # registers itself
-from .quantized_tensor import QuantizedTensor, StoredTensor
-from .registry import find_format, get_format, register_format
+from .quantized_tensor import AxisSlice, QuantizedTensor, StoredTensor
+from .registry import find_format, find_joint_layout, get_format, register_format
+from .stored_layout import StoredLayout, row_layout
 
-__all__ = ["QuantizedTensor", "StoredTensor", "find_format", "get_format", "register_format"]
+__all__ = [
+    "AxisSlice",
+    "QuantizedTensor",
+    "StoredLayout",
+    "StoredTensor",
+    "find_format",
+    "find_joint_layout",
+    "get_format",
+    "register_format",
+    "row_layout",
+]

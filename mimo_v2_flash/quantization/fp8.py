@@ -13,7 +13,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
 from typing import Any
 
 import ml_dtypes
@@ -21,29 +20,21 @@ import numpy as np
 
 from mimo_v2_flash.cpu.loading import compiled_module
 
-from .quantized_tensor import QuantizedTensor, StoredTensor
+from .fp8_grid import BLOCK, HALF_BLOCK, grid, plain_height, sliced_block_height
+from .quantized_tensor import AxisSlice, QuantizedTensor, StoredTensor
 from .registry import register_format
+from .stored_layout import Heads
 
 __all__ = [
     "BLOCK",
     "FP8_MAX",
-    "HALF_BLOCK",
     "BlockScaled",
     "MappedBlockScaled",
-    "Shapes",
-    "block_height",
     "check_scales",
-    "check_values",
-    "grid",
-    "halved",
-    "plain_grid",
-    "plain_height",
     "quantize",
-    "sliced_block_height",
     "widened",
 ]
 
-BLOCK, HALF_BLOCK = 128, 64
 FP8_MAX = 448.0
 MIN_SCALE = np.float32(2.0**-126)  # below, float32 rounds scales coarsely, or to zero
 MIN_SCALE_BITS, INFINITY_BITS = (int(x.view(np.int32)) for x in (MIN_SCALE, np.float32(np.inf)))
@@ -53,8 +44,6 @@ HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
 HALVED_CODE = HALF.view(np.uint8)
 ROUNDS = HALF.astype(np.float32) * 2 != E4M3_VALUES
 LARGEST_DEVICE_CODE = 0x77  # of 240
-
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 
 
 @register_format
@@ -78,7 +67,7 @@ class BlockScaled(QuantizedTensor):
 
     format = "fp8"
     tensors = (
-        StoredTensor("code", "weight", np.uint8),
+        StoredTensor("code", "weight", np.uint8, file_dtype="F8_E4M3"),
         StoredTensor("scale", "weight_scale_inv", np.float32, (ml_dtypes.bfloat16, np.float16)),
     )
 
@@ -149,6 +138,60 @@ class BlockScaled(QuantizedTensor):
         codes = (values / unit).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
         return cls(draw(codes), np.full(grid(shape, BLOCK), unit))
 
+    @classmethod
+    def stored_shapes(cls, shape: tuple[int, ...], ranks: int = 1) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of codes and scales; scale rows begin anew on each rank."""
+        rows, columns = grid((shape[0] // ranks, shape[1]), BLOCK)
+        return {"code": shape, "scale": (ranks * rows, columns)}
+
+    @classmethod
+    def joins_heads(cls, heads: Heads, ranks: int) -> bool:
+        """Return whether a rank's k ends in half a block, which goes on into v."""
+        ends_in_half = heads.head_dim % BLOCK and not heads.head_dim % HALF_BLOCK
+        return bool(ends_in_half and not heads.v_head_dim % BLOCK and heads.keys == ranks)
+
+    @classmethod
+    def row_groups(cls, where: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Return 1 for codes, and for scales the height of blocks on a plain grid."""
+        return {"code": 1, "scale": plain_height(where, shapes["code"], shapes["scale"])}
+
+    @classmethod
+    def joint_layout(cls, *request: Any) -> Any:
+        """Return the layout of projections that were quantized together: fused, or k and v."""
+        return importlib.import_module(".fp8_projections", __package__).joint_layout(*request)
+
+    @classmethod
+    def shard_tensors(
+        cls, where: str, shapes: Mapping[str, tuple[int, ...]], axis_slice: AxisSlice
+    ) -> dict[str, AxisSlice]:
+        """Return the slices of codes and scales; rows that part blocks of 128 get blocks of 64."""
+        axis, indices, _ = axis_slice
+        height = cls.row_groups(where, shapes)["scale"]
+        unit = sliced_block_height(height, indices) if axis == 0 else BLOCK
+        if unit not in (BLOCK, HALF_BLOCK) or indices.start % unit:
+            raise ValueError(
+                f"{where}: shards of {len(indices)} {('rows', 'columns')[axis]} split FP8 blocks "
+                f"of {BLOCK}: choose another tensor_parallel"
+            )
+        blocks = range(indices.start // unit, -(-indices.stop // unit))
+        return {
+            "code": axis_slice,
+            "scale": AxisSlice(axis, blocks, height // unit if axis == 0 else 1),
+        }
+
+    def check_values(self, where: str) -> None:
+        """Raise ValueError, beginning with `where`, if a code is NaN, or for `check_scales`."""
+        if np.isnan(E4M3_VALUES)[self.code].any():
+            raise ValueError(f"{where}: holds NaN")
+        check_scales(f"{where}_scale_inv", self)
+
+    def to_device_range(self, where: str) -> tuple["BlockScaled", int]:
+        """Return half the values with doubled scales, and how many of them `ROUNDS` rounds."""
+        if self.scale.max() > MAX_DOUBLED_SCALE:
+            raise ValueError(f"{where}: a scale of {self.scale.max()} is too large to be doubled")
+        half = BlockScaled(HALVED_CODE[self.code], self.scale * np.float32(2), self.block_height)
+        return half, int(np.count_nonzero(ROUNDS[self.code]))
+
     @cached_property
     def compiled(self) -> Any:
         """The codes and scales as `cpu.fp8` reads them."""
@@ -161,8 +204,8 @@ class BlockScaled(QuantizedTensor):
             return self
         w = self
         if np.any(self.code & np.uint8(0x7F) > LARGEST_DEVICE_CODE):
-            check_values("an FP8 weight", self)
-            w = halved("an FP8 weight", self)
+            self.check_values("an FP8 weight")
+            w, _ = self.to_device_range("an FP8 weight")
         return BlockScaled(w.code.view(ml_dtypes.float8_e4m3), w.scale, w.block_height)
 
     def traced_product(self, x: Any) -> Any:
@@ -223,26 +266,6 @@ def quantize(w_OI, *, block_height: int = BLOCK) -> BlockScaled:
     return BlockScaled(code_OI.view(np.uint8), scale_YX, block_height)
 
 
-def halved(where: str, w: BlockScaled) -> BlockScaled:
-    """Return half the values with doubled scales, for Trainium2; `ROUNDS` says which round.
-
-    Raises
-    ------
-    ValueError
-        If a scale is too large to be doubled; the message begins with `where`.
-    """
-    if w.scale.max() > MAX_DOUBLED_SCALE:
-        raise ValueError(f"{where}: a scale of {w.scale.max()} is too large to be doubled")
-    return BlockScaled(HALVED_CODE[w.code], w.scale * np.float32(2), w.block_height)
-
-
-def check_values(where: str, w: BlockScaled) -> None:
-    """Raise ValueError, beginning with `where`, if a code is NaN, or for `check_scales`."""
-    if np.isnan(E4M3_VALUES)[w.code].any():
-        raise ValueError(f"{where}: holds NaN")
-    check_scales(f"{where}_scale_inv", w)
-
-
 def check_scales(where: str, w: BlockScaled) -> None:
     """Raise ValueError, beginning with `where`, unless all scales are positive, finite numbers.
 
@@ -275,46 +298,3 @@ def _exact(scale: np.ndarray) -> np.ndarray:
     bits = scale.view(np.int32)
     is_subnormal = bits < MIN_SCALE_BITS
     return np.where(is_subnormal, bits * 2.0**-149, scale) if is_subnormal.any() else scale
-
-
-def plain_grid(where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
-    """Return a weight whose scales are on a plain grid; ValueError as for `plain_height`."""
-    return BlockScaled(code_OI, scale_YX, plain_height(where, code_OI.shape, scale_YX.shape))
-
-
-def plain_height(where: str, code: tuple[int, ...], scale: tuple[int, ...]) -> int:
-    """Return the height of blocks of a weight on a plain grid, from its shape and its scales'.
-
-    Raises
-    ------
-    ValueError
-        If the number of scale rows or columns is another; the message begins with `where`.
-    """
-    height = block_height((code, scale))
-    if height is None:
-        grids = " or ".join(str(grid(code, h)) for h in (BLOCK, HALF_BLOCK))
-        raise ValueError(
-            f"{where}: {code} has scales {scale}, expected {grids}: blocks of {BLOCK} or "
-            f"{HALF_BLOCK} rows"
-        )
-    return height
-
-
-def block_height(*weights: Shapes) -> int | None:
-    """Return the block height that puts the scales of all `weights` on a plain grid, or None."""
-    heights = (BLOCK, HALF_BLOCK)
-    return next((h for h in heights if all(grid(code, h) == s for code, s in weights)), None)
-
-
-def sliced_block_height(height: int, rows: range) -> int:
-    """Return the height of blocks in a slice of `rows`, from blocks of `height`.
-
-    It is the same in all equal shards: heads of 192 rows in blocks of 128 have blocks of 64.
-    """
-    return gcd(height, rows.start, len(rows))
-
-
-def grid(shape: tuple[int, ...], height: int) -> tuple[int, int]:
-    """Return the shape of the scales of a weight of `shape` in blocks of `height` rows."""
-    outputs, inputs = shape
-    return -(-outputs // height), -(-inputs // BLOCK)

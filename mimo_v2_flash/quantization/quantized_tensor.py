@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from mimo_v2_flash.cpu.matmul import CompiledWeight
 
-__all__ = ["QuantizedTensor", "StoredTensor"]
+    from .stored_layout import Heads, Projections, StoredLayout
+
+__all__ = ["AxisSlice", "QuantizedTensor", "StoredTensor"]
+
+
+class AxisSlice(NamedTuple):
+    """A slice of a tensor: `indices` along `axis`, after each row was repeated `repeat` times."""
+
+    axis: int
+    indices: range
+    repeat: int = 1
 
 
 class StoredTensor(NamedTuple):
@@ -36,12 +46,15 @@ class StoredTensor(NamedTuple):
         NumPy's, as the file is read; 8-bit floats are read as uint8.
     widened
         Other dtypes that a file may have; the format widens them to `dtype`, exactly.
+    file_dtype
+        The safetensors dtype, where several are read as `dtype`.
     """
 
     field: str
     suffix: str
     dtype: Any
     widened: tuple[Any, ...] = ()
+    file_dtype: str = ""
 
     def accepts(self, dtype: Any) -> bool:
         """Return whether a file may have `dtype`."""
@@ -116,6 +129,81 @@ class QuantizedTensor(ABC):
         """Return a weight of random elements of `values`; `draw` picks at random from a table."""
         raise TypeError(f"{cls.format} has no random weights")
 
+    @classmethod
+    def stored_shapes(cls, shape: tuple[int, ...], ranks: int = 1) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors of a weight [O, I], each of `ranks` parts by itself."""
+        raise TypeError(f"{cls.format} does not say the shapes of its tensors")
+
+    @classmethod
+    def joins_heads(cls, heads: Heads, ranks: int) -> bool:
+        """Return whether k and v of these heads, quantized on `ranks` ranks, share numbers."""
+        return False
+
+    @classmethod
+    def row_groups(cls, where: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Return how many rows of a weight [O, I] a row of each of its tensors stands for: one.
+
+        Raises
+        ------
+        ValueError
+            If the tensors' `shapes` do not fit each other; the message begins with `where`.
+        """
+        return dict.fromkeys(shapes, 1)
+
+    @classmethod
+    def joint_layout(
+        cls,
+        projections: Projections,
+        tensors: Mapping[str, Any],
+        where: Callable[[str], str],
+    ) -> StoredLayout | None:
+        """Return the layout of a layer's projections that must be read together, if they must.
+
+        Parameters
+        ----------
+        projections
+            The layer's q, k and v.
+        tensors
+            What has a `shape`, by name: arrays, or entries of headers.
+        where
+            Returns the beginning of messages about the tensor of a name.
+        """
+        return None
+
+    @classmethod
+    def shard_tensors(
+        cls, where: str, shapes: Mapping[str, tuple[int, ...]], axis_slice: AxisSlice
+    ) -> dict[str, AxisSlice]:
+        """Return the slice of each tensor that a slice of a weight [O, I] has, by field.
+
+        Without a format's own rule all tensors have the weight's rows, and its columns or none.
+
+        Raises
+        ------
+        ValueError
+            If the slice parts what the format stores together; the message begins with `where`.
+        """
+        whole = {field: AxisSlice(0, range(shape[0])) for field, shape in shapes.items()}
+        is_sliced = {f: axis_slice.axis < len(shape) for f, shape in shapes.items()}
+        return {f: axis_slice if is_sliced[f] else whole[f] for f in shapes}
+
+    def check_values(self, where: str) -> None:
+        """Raise ValueError, beginning with `where`, if a stored number is not finite."""
+        for tensor in self.tensors:
+            array = getattr(self, tensor.field)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{where}: its {tensor.suffix} holds NaN or infinity")
+
+    def to_device_range(self, where: str) -> tuple[Self, int]:
+        """Return the weight in the narrower range of Trainium2, and how many values that rounds.
+
+        Raises
+        ------
+        ValueError
+            If a value cannot be stored so; the message begins with `where`.
+        """
+        return self, 0
+
     def to_device_layout(self) -> QuantizedTensor:
         """Return the weight as traced programs take it."""
         return self
@@ -151,6 +239,15 @@ class QuantizedTensor(ABC):
     def stack(cls, weights: Sequence[Self]) -> Self:
         """Return equal weights as one stack, a copy."""
         return weights[0]._map(lambda field, _: np.stack([getattr(w, field) for w in weights]))
+
+    @classmethod
+    def concatenate(cls, weights: Sequence[Self]) -> Self:
+        """Return the rows of all weights [O, I], one after another, a copy if there are several."""
+        if len(weights) == 1:
+            return weights[0]
+        return weights[0]._map(
+            lambda field, _: np.concatenate([getattr(weight, field) for weight in weights])
+        )
 
     @property
     def nbytes(self) -> int:

@@ -1,13 +1,14 @@
 """The storage formats by name, and the format of a weight in a checkpoint."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .quantized_tensor import QuantizedTensor
+from .stored_layout import Projections, StoredLayout
 
-__all__ = ["FORMATS", "find_format", "get_format", "register_format"]
+__all__ = ["FORMATS", "find_format", "find_joint_layout", "get_format", "register_format"]
 
 Format = TypeVar("Format", bound=type[QuantizedTensor])
 
@@ -53,3 +54,14 @@ def find_format(tensors: Mapping[str, np.ndarray], weight: str) -> type[Quantize
         if all(tensor.accepts(tensors[named[form][tensor.field]].dtype) for tensor in form.tensors)
     ]
     return next(iter(fitting or stored), None)
+
+
+def find_joint_layout(
+    projections: Projections, tensors: Mapping[str, Any], where: Callable[[str], str]
+) -> StoredLayout | None:
+    """Return the layout of a layer's q, k and v that must be read together, in whatever format.
+
+    The parameters, and ValueError, are those of `QuantizedTensor.joint_layout`.
+    """
+    layouts = (form.joint_layout(projections, tensors, where) for form in FORMATS.values())
+    return next(filter(None, layouts), None)

@@ -7,10 +7,10 @@ complete(model, load_tokenizer(folder), "A list is", max_new_tokens=20).text
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab
+from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab, read_end_tokens
 from mimo_v2_flash.inputs import as_count, as_token_ids
 
 from .chat_template import prompt_tokens
@@ -78,7 +78,8 @@ def complete(
         Tokens to generate at most; fewer if the model's context is full.
     eos_token_id : int or sequence of int, optional
         Ids of the end tokens, an empty sequence for none; by default those of
-        `generation_config` and the tokenizer's.
+        `generation_config` and the tokenizer's. Without `generation_config` those that a
+        generation_config.json beside the tokenizer names end the text too.
     on_text : callable, optional
         Called after each token with the text that is now complete, "" if the token ends within a
         character; and once at the end, with the remaining text.
@@ -99,7 +100,7 @@ def complete(
     prompt_ids, context = prompt_tokens(tokenizer, prompt), model.max_length
     if len(prompt_ids) > context:
         raise ValueError(f"the prompt has {len(prompt_ids)} tokens, the model's context {context}")
-    defaults = _text_defaults(model, tokenizer, generation_config or model.generation_config)
+    defaults = _text_defaults(model, tokenizer, generation_config)
     ends = defaults.eos_token_ids if eos_token_id is None else eos_token_id
     ends = as_token_ids("eos_token_id", ends, model.config.vocab_size)
     detokenizer, pieces = Detokenizer(tokenizer), list[str]()
@@ -129,10 +130,17 @@ def complete(
 
 
 def _text_defaults(
-    model: MiMoV2FlashModel, tokenizer: Any, defaults: GenerationConfig
+    model: MiMoV2FlashModel, tokenizer: Any, requested: GenerationConfig | None
 ) -> GenerationConfig:
-    """Return `defaults` for texts of `tokenizer`; those of `load_model` are so already."""
+    """Return the `requested` or the model's defaults for texts of `tokenizer`.
+
+    Those of `load_model` are so already; a model that is made of its parts knows of no file.
+    """
     end, size = tokenizer.eos_token_id, model.config.vocab_size
+    defaults = requested or model.generation_config
+    if requested is None:
+        ends = read_end_tokens(tokenizer.name_or_path, size).union(defaults.eos_token_ids)
+        defaults = replace(defaults, eos_token_ids=tuple(sorted(ends)))
     lacking = size - len(tokenizer)
     if end in (None, *defaults.eos_token_ids) and lacking <= len(defaults.suppress_tokens):
         return defaults

@@ -57,8 +57,11 @@ class TraceTensor(NamedTuple):
 
 def _log_sum(call: HookCall) -> np.ndarray:
     """Return log(exp(sink) + sum over visible keys of exp(score)), `log_sum_TH`, in float64."""
-    tensors = [np.asarray(tensor, np.float64)[0] for tensor in call.args[:-1]]
-    q_THQ, k_TKQ, _, position_T, prior_k_SKQ, _, prior_position_S = tensors
+    q_BTHQ, active, prior, sink_H = call.args
+    q_THQ = np.asarray(q_BTHQ, np.float64)[0]
+    (k_TKQ, _, position_T), (prior_k_SKQ, _, prior_position_S) = (
+        [np.asarray(part, np.float64)[0] for part in segment] for segment in (active, prior)
+    )
     prior_position_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
     key_position_S = np.concatenate([prior_position_S, position_T])
     age_TS = position_T[:, None] - key_position_S
@@ -66,7 +69,7 @@ def _log_sum(call: HookCall) -> np.ndarray:
     k_SKQ = np.concatenate([prior_k_SKQ, k_TKQ])
     group = q_THQ.shape[1] // k_SKQ.shape[1]
     columns = []
-    for head, sink in enumerate(np.asarray(call.args[-1], np.float64)):
+    for head, sink in enumerate(np.asarray(sink_H, np.float64)):
         score_TS = q_THQ[:, head] @ k_SKQ[:, head // group].T / np.sqrt(q_THQ.shape[2])
         score_TS = np.where(visible_TS, score_TS, -np.inf)
         peak_T = np.maximum(np.max(score_TS, axis=1), sink)
@@ -88,8 +91,8 @@ def _expert_output(call: HookCall) -> np.ndarray:
     return np.reshape(output_JD, (N, A, -1))
 
 
-# Arguments of the hooked parts: apply_rope(q, k, ...), attend(q, k, v, ...), and experts(x, weight,
-# expert, ...).
+# Arguments of the hooked parts: apply_rope(q, k, ...), attend(q, active, ...), and experts(x,
+# weight, expert, ...).
 TENSORS = (
     TraceTensor("tokens", "T", "token ids, integers", "before"),
     TraceTensor("positions", "T", "each token's position, integers", "before"),
@@ -104,12 +107,14 @@ TENSORS = (
     TraceTensor("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0]),
     TraceTensor("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1]),
     TraceTensor(
-        "attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[2][0]
+        "attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[1].v_BSKC[0]
     ),
     TraceTensor(
         "attention.query_rotated", "THQ", "queries, rotated", "attend", lambda c: c.args[0][0]
     ),
-    TraceTensor("attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1][0]),
+    TraceTensor(
+        "attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1].k_BSKQ[0]
+    ),
     TraceTensor(
         "attention.log_sum",
         "TH",

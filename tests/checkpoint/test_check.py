@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint import check
-from mimo_v2_flash.checkpoint.param_specs import FUSED, SCALE, all_params, is_fused
+from mimo_v2_flash.checkpoint.param_specs import FUSED, all_params, is_fused
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
@@ -21,6 +21,7 @@ from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import fp8
 from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.damage import change_entry, change_index, cut, drop, overwrite
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.quantised import SMALL, model_tensors

@@ -26,6 +26,14 @@ def test_what_is_no_number_is_refused(text):
         natural(text)
 
 
+@pytest.mark.parametrize("number", [2**31, 10**30])
+def test_a_size_is_at_most_what_int32_holds_and_a_seed_is_not_bounded(number):
+    with pytest.raises(argparse.ArgumentTypeError, match=rf"'{number}' is above 2,147,483,647"):
+        positive(str(number))
+    assert positive(str(2**31 - 1)) == 2**31 - 1
+    assert natural(str(number)) == number
+
+
 def test_a_file_need_not_exist_but_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert output_file(f"{tmp_path}/new.json") == tmp_path / "new.json"

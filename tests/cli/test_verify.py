@@ -11,9 +11,7 @@ import pytest
 import prepare_weights
 from mimo_v2_flash.cli.main import main
 from tests.support.damage import overwrite
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import COMMIT, REPOSITORY, LocalHub, visited
-from tests.support.tiny import tiny
 
 FILE, INDEX = "mimo_weights.safetensors", "mimo_weights.safetensors.index.json"
 EXPERT = "model.layers.1.mlp.experts.1.up_proj.weight"
@@ -21,8 +19,8 @@ DAMAGE = overwrite("model_1_linear_fc1.safetensors", b"\x11", EXPERT)
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> Path:
-    folder = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+def hub(hub_folder, tmp_path_factory) -> Path:
+    folder = Path(shutil.copytree(hub_folder, tmp_path_factory.mktemp("hub") / "hub"))
     (folder / "tokenizer.json").write_text("{}")
     return folder
 

@@ -39,7 +39,7 @@ def random_weight(seed: int, shape: tuple[int, int], height: int = 64) -> BlockS
 
 def test_the_cpu_gets_codes_and_scales_as_they_were():
     weight, encoding = random_weight(0, (130, 130)), Encoding("fp8", "cpu")
-    code, scale = encoding.scaled("w", weight)
+    code, scale = encoding.encode("w", weight)
     assert code is weight.code
     assert scale is weight.scale
     assert encoding.rounded == 0
@@ -49,7 +49,7 @@ def test_the_cpu_gets_codes_and_scales_as_they_were():
 def test_all_codes_but_16_keep_their_value_when_halved(exponent):
     scale = 2.0**exponent
     encoding = Encoding("fp8", "trainium2")
-    code, doubled = encoding.scaled("w", one_row(CODES, scale))
+    code, doubled = encoding.encode("w", one_row(CODES, scale))
     value = np.array([oracle.decode(c) for c in code[0].tolist()]) * doubled[0, 0].astype(
         np.float64
     )
@@ -60,21 +60,21 @@ def test_all_codes_but_16_keep_their_value_when_halved(exponent):
 
 
 def test_the_16_round_to_even_and_keep_their_sign():
-    code, _ = Encoding("fp8", "trainium2").scaled("w", one_row(ROUNDING[:8]))
+    code, _ = Encoding("fp8", "trainium2").encode("w", one_row(ROUNDING[:8]))
     assert code.tolist() == [[0, 2, 2, 4, 4, 6, 6, 8]]
-    code, _ = Encoding("fp8", "trainium2").scaled("w", one_row(ROUNDING[8:]))
+    code, _ = Encoding("fp8", "trainium2").encode("w", one_row(ROUNDING[8:]))
     assert (code & 0x7F).tolist() == [[0, 2, 2, 4, 4, 6, 6, 8]]
     assert (code >= 0x80).all()
 
 
 def test_nothing_is_above_the_240_that_trainium2_holds():
-    code, _ = Encoding("fp8", "trainium2").scaled("w", one_row(CODES))
+    code, _ = Encoding("fp8", "trainium2").encode("w", one_row(CODES))
     assert max(abs(oracle.decode(c)) for c in code[0].tolist()) == 224
 
 
 @pytest.mark.parametrize("scale", [1e-45, 2.0**-126, 0.1, 1.0, np.pi, LARGEST / 2])
 def test_scales_are_doubled_exactly(scale):
-    _, (doubled,) = Encoding("fp8", "trainium2").scaled("w", one_row([0x38], scale))
+    _, (doubled,) = Encoding("fp8", "trainium2").encode("w", one_row([0x38], scale))
     assert doubled.dtype == np.float32
     assert doubled.astype(np.float64) == 2 * np.float64(np.float32(scale))
 
@@ -82,15 +82,15 @@ def test_scales_are_doubled_exactly(scale):
 def test_a_scale_that_cannot_be_doubled_is_refused_for_trainium2_alone():
     weight = one_row([0x01], np.nextafter(LARGEST / 2, np.float32(np.inf)))
     with pytest.raises(ValueError, match=r"^w: a scale of 1\.70\d+e\+38 is too large"):
-        Encoding("fp8", "trainium2").scaled("w", weight)
-    Encoding("fp8", "cpu").scaled("w", weight)
+        Encoding("fp8", "trainium2").encode("w", weight)
+    Encoding("fp8", "cpu").encode("w", weight)
 
 
 def test_every_rounded_value_is_counted():
     encoding = Encoding("fp8", "trainium2")
     codes = [0x01, 0x02, 0x01, 0x8F, 0x38, 0x11]  # three of them
-    encoding.scaled("w", one_row(codes))
-    encoding.scaled("w", one_row(codes * 50))
+    encoding.encode("w", one_row(codes))
+    encoding.encode("w", one_row(codes * 50))
     assert encoding.rounded == 3 * 51
 
 
@@ -100,7 +100,7 @@ def test_threads_lose_no_count():
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: encoding.scaled("w", weight), range(4000)))
+            list(pool.map(lambda _: encoding.encode("w", weight), range(4000)))
     finally:
         sys.setswitchinterval(interval)
     assert encoding.rounded == 4000 * 64
@@ -114,7 +114,7 @@ def test_threads_lose_no_count():
 @given(seeds, shapes)
 def test_float32_is_the_dequantised_value(target, height, seed, shape):
     weight = random_weight(seed, shape, height)
-    (value,) = Encoding("float32", target).scaled("w", weight)
+    (value,) = Encoding("float32", target).encode("w", weight)
     assert value.dtype == np.float32
     np.testing.assert_array_equal(value, weight.dequantize())
 
@@ -123,7 +123,7 @@ def test_float32_is_the_dequantised_value(target, height, seed, shape):
 @given(seeds, shapes)
 def test_bfloat16_is_its_nearest(target, seed, shape):
     weight = random_weight(seed, shape)
-    (value,) = Encoding("bfloat16", target).scaled("w", weight)
+    (value,) = Encoding("bfloat16", target).encode("w", weight)
     assert value.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(value.view(np.uint16), nearest_bfloat16(weight.dequantize()))
 
@@ -151,7 +151,7 @@ def test_the_dtype_in_the_file_is_that_of_what_is_written():
 @pytest.mark.parametrize("code", [0x7F, 0xFF])
 def test_nan_is_refused_by_name(dtype, target, code):
     with pytest.raises(ValueError, match=r"^layers\.3: holds NaN$"):
-        Encoding(dtype, target).scaled("layers.3", one_row([0, code, 0x38]))
+        Encoding(dtype, target).encode("layers.3", one_row([0, code, 0x38]))
 
 
 @pytest.mark.parametrize("dtype", STORED)
@@ -161,7 +161,7 @@ def test_a_scale_that_is_no_positive_number_is_refused_by_name(dtype, target, sc
     weight = one_row([0x38] * 130)
     weight.scale[0, 1] = scale
     with pytest.raises(ValueError, match=r"^layers\.3_scale_inv holds NaN, infinity, zero or"):
-        Encoding(dtype, target).scaled("layers.3", weight)
+        Encoding(dtype, target).encode("layers.3", weight)
 
 
 @pytest.mark.parametrize(("dtype", "target"), [("int8", "cpu"), ("fp8", "gpu"), ("", "")])

@@ -21,16 +21,11 @@ from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.store import JOURNAL, Store
 from mimo_v2_flash.model import MiMoV2FlashModel
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
-from tests.support.tiny import tiny
+from mimo_v2_flash.quantization.fp8_projections import SCALE
+from tests.support.hub_checkpoint import RECIPE
 
 EVERY = tuple(range(RECIPE.experts))
 TOKENS = np.arange(7)[None]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
 
 
 @pytest.fixture(autouse=True)
@@ -76,72 +71,72 @@ def logits(path: Path, config: MiMoConfig, experts=None) -> np.ndarray:
 
 @pytest.mark.parametrize("largest_file", [1 << 40, 300_000], ids=["one file", "several"])
 def test_folder_and_file_name_both_open_the_sources_model(
-    folder, tmp_path, monkeypatch, largest_file
+    hub_folder, tmp_path, monkeypatch, largest_file
 ):
     monkeypatch.setattr(convert, "Store", partial(Store, largest_file=largest_file))
-    job = run(job_of(FolderSource(folder), tmp_path))
+    job = run(job_of(FolderSource(hub_folder), tmp_path))
     split = len(list(tmp_path.glob("*.safetensors"))) > 1
     assert split == (largest_file == 300_000)
-    expected = logits(folder, job.config)
+    expected = logits(hub_folder, job.config)
     assert MiMoConfig.from_pretrained(tmp_path) == job.config
     for path in (tmp_path, tmp_path / "mimo_weights.safetensors"):
         np.testing.assert_array_equal(logits(path, job.config), expected)
 
 
 @pytest.mark.parametrize("experts", [(0, 2, 3), (4,)])
-def test_some_experts_are_those_of_the_whole_model(folder, tmp_path, experts):
-    job = run(job_of(FolderSource(folder), tmp_path, experts))
+def test_some_experts_are_those_of_the_whole_model(hub_folder, tmp_path, experts):
+    job = run(job_of(FolderSource(hub_folder), tmp_path, experts))
     assert load_weights(tmp_path, job.config).expert_ids == experts
-    expected = logits(folder, job.config, experts)
+    expected = logits(hub_folder, job.config, experts)
     np.testing.assert_array_equal(logits(tmp_path, job.config), expected)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_other_dtypes_are_the_same_numbers(folder, tmp_path, dtype):
-    job = run(job_of(FolderSource(folder), tmp_path, dtype=dtype))
-    expected, actual = logits(folder, job.config), logits(tmp_path, job.config)
+def test_other_dtypes_are_the_same_numbers(hub_folder, tmp_path, dtype):
+    job = run(job_of(FolderSource(hub_folder), tmp_path, dtype=dtype))
+    expected, actual = logits(hub_folder, job.config), logits(tmp_path, job.config)
     allowed = {"bfloat16": 2e-2, "float32": 1e-5}[dtype] * np.ptp(expected)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=allowed)
 
 
-def test_trainium2s_fp8_is_within_its_range_and_the_same_numbers(folder, tmp_path):
-    job = run(job_of(FolderSource(folder), tmp_path, target="trainium2"))
+def test_trainium2s_fp8_is_within_its_range_and_the_same_numbers(hub_folder, tmp_path):
+    job = run(job_of(FolderSource(hub_folder), tmp_path, target="trainium2"))
     assert job.encoding.rounded > 0
-    expected, actual = logits(folder, job.config), logits(tmp_path, job.config)
+    expected, actual = logits(hub_folder, job.config), logits(tmp_path, job.config)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3 * np.ptp(expected))
     w_gate = load_weights(tmp_path, job.config).layers[0].feed_forward.w_gate_FD
     assert np.unique(w_gate.code & 0x7F).max() <= 0x77  # 240
 
 
 @pytest.mark.parametrize("experts", [EVERY, (1, 3)])
-def test_what_is_needed_is_read_once_and_nothing_else(folder, tmp_path, experts):
-    source = CountingSource(folder)
+def test_what_is_needed_is_read_once_and_nothing_else(hub_folder, tmp_path, experts):
+    source = CountingSource(hub_folder)
     job = run(job_of(source, tmp_path, experts))
     assert set(source.reads.values()) == {1}
     assert job.bytes_to_read == sum(end - begin for _, begin, end in source.reads)
     params = {param.name for param in param_specs.all_params(job.config, experts)}
-    names = [n for n in source.names() if n.removesuffix(param_specs.SCALE) in params]
+    names = [n for n in source.names() if n.removesuffix(SCALE) in params]
     infos = source.tensor_infos(names).values()
     assert job.bytes_to_read == sum(info.end - info.begin for info in infos)
 
 
-def test_advance_hears_of_every_byte_in_one_run_and_in_two(folder, tmp_path):
+def test_advance_hears_of_every_byte_in_one_run_and_in_two(hub_folder, tmp_path):
     first, second = [], []
     with pytest.raises(OSError, match="cut off"):
-        job_of(CountingSource(folder, most=50), tmp_path).run(workers=1, advance=first.append)
-    job = job_of(FolderSource(folder), tmp_path)
+        job_of(CountingSource(hub_folder, most=50), tmp_path).run(workers=1, advance=first.append)
+    job = job_of(FolderSource(hub_folder), tmp_path)
     job.run(workers=2, advance=second.append)
     assert 0 < sum(first) == second[0]
     assert sum(second) == job.bytes_to_read
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers):
-    run(job_of(FolderSource(folder), tmp_path / "at once"))
+def test_cut_off_again_and_again_it_is_as_done_at_once(hub_folder, tmp_path, workers):
+    run(job_of(FolderSource(hub_folder), tmp_path / "at once"))
     output, journal = tmp_path / "cut off", tmp_path / "cut off" / JOURNAL
     for _ in range(1000):
         known = journal.read_text() if journal.exists() else ""
-        job = job_of(source := CountingSource(folder, most=30), output)
+        job = job_of(source := CountingSource(hub_folder, most=30), output)
         stored = [task for task in job.plan.tasks if f'["{task.key} ' in known]
         try:
             run(job, workers)
@@ -155,17 +150,17 @@ def test_cut_off_again_and_again_it_is_as_done_at_once(folder, tmp_path, workers
     assert contents(output) == contents(tmp_path / "at once")
 
 
-def test_another_size_of_tasks_does_not_trust_the_journal(folder, tmp_path, monkeypatch):
+def test_another_size_of_tasks_does_not_trust_the_journal(hub_folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cut off"):
-        run(job_of(CountingSource(folder, most=60), tmp_path / "a"))
+        run(job_of(CountingSource(hub_folder, most=60), tmp_path / "a"))
     monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 30_000)
-    run(job_of(FolderSource(folder), tmp_path / "a"))
-    run(job_of(FolderSource(folder), tmp_path / "b"))
+    run(job_of(FolderSource(hub_folder), tmp_path / "a"))
+    run(job_of(FolderSource(hub_folder), tmp_path / "b"))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_complete_result_is_known_and_another_is_refused(folder, tmp_path):
-    source = FolderSource(folder)
+def test_a_complete_result_is_known_and_another_is_refused(hub_folder, tmp_path):
+    source = FolderSource(hub_folder)
     assert not job_of(source, tmp_path, (0, 1)).is_complete()
     run(job_of(source, tmp_path, (0, 1)))
     assert job_of(source, tmp_path, (0, 1)).is_complete()

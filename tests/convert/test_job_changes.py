@@ -21,15 +21,14 @@ from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.store import JOURNAL, Store
 from tests.support.damage import INDEX, overwrite
 from tests.support.faulty_disk import FaultyDisk, Killed
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
-from tests.support.tiny import tiny
+from tests.support.hub_checkpoint import RECIPE
 
 FILE, SCALE = "model_1.safetensors", "model.layers.1.self_attn.q_proj.weight_scale_inv"
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> Path:
-    folder = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+def hub(hub_folder, tmp_path_factory) -> Path:
+    folder = Path(shutil.copytree(hub_folder, tmp_path_factory.mktemp("hub") / "hub"))
     (folder / "tokenizer.json").write_text("{}")
     return folder
 

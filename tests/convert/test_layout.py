@@ -11,6 +11,7 @@ from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.layout import LARGEST_FILE, Layout, lay_out
 from mimo_v2_flash.convert.plan import OutputTensor
+from mimo_v2_flash.quantization.fp8_projections import SCALE
 
 METADATA = {"format": "mimo-v2-flash", "source": '"a \\"quoted\\" folder, ä"'}
 UNLIMITED = 1 << 40
@@ -85,7 +86,7 @@ def test_files_of_the_real_model_are_at_most_5_gb(dtype):
         outputs.append(OutputTensor(name, dtype, shape))
         if dtype == "F8_E4M3" and len(shape) == 2:
             grid = tuple(-(-length // 128) for length in shape)
-            outputs.append(OutputTensor(name + param_specs.SCALE, "F32", grid))
+            outputs.append(OutputTensor(name + SCALE, "F32", grid))
     sizes = lay_out(outputs, METADATA, LARGEST_FILE).sizes.values()
     assert max(sizes) <= 5_000_000_000
     assert sum(sizes) > 300_000_000_000

@@ -9,6 +9,7 @@ from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.plan import ConversionPlan, plan_conversion
+from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.disk import Disk, made
 from tests.support.quantised import FULL_LAYERS, SMALL, model_tensors
 
@@ -53,12 +54,12 @@ def test_a_model_of_either_layout_becomes_the_split_one(checkpoint, dtype, targe
     disk, infos, truth = checkpoint
     encoding, halved = Encoding(dtype, target), (dtype, target) == ("fp8", "trainium2")
     result = made(disk, plan_of(infos, encoding), encoding)
-    weights = {name for name in result.arrays if not name.endswith(param_specs.SCALE)}
+    weights = {name for name in result.arrays if not name.endswith(SCALE)}
     assert weights == truth.keys()
     for name, value in truth.items():
         is_matrix = value.ndim == 2 and name not in {ROUTER, ROUTER.replace("1", "2")}
         expected = value.astype(DTYPES[STORED[dtype]]) if is_matrix and STORED[dtype] else value
-        scale = result.arrays.get(name + param_specs.SCALE, np.zeros(1)) if halved else np.zeros(1)
+        scale = result.arrays.get(name + SCALE, np.zeros(1)) if halved else np.zeros(1)
         error = np.abs(result.value(name) - expected.astype(np.float32))
         assert error.max() <= 2.0**-10 * scale.max() * (1 + 1e-5), name
     assert (encoding.rounded > 0) == halved
@@ -70,7 +71,7 @@ def test_scales_are_on_64_rows_where_they_crossed(checkpoint):
     for prefix in FULL_LAYERS:
         k, v = (outputs[f"{prefix}.self_attn.{x}_proj.weight_scale_inv"] for x in "kv")
         assert ((k.dtype, k.shape), (v.dtype, v.shape)) == (("F32", (12, 2)), ("F32", (8, 2)))
-    assert outputs[UP + param_specs.SCALE].shape == (1, 2)
+    assert outputs[UP + SCALE].shape == (1, 2)
     assert outputs[ROUTER].dtype == "F32"
     assert (outputs[NORM].dtype, outputs[OUT].dtype, outputs[UP].dtype) == (
         "BF16",
@@ -86,7 +87,7 @@ def test_k_and_v_that_cross_are_one_task():
     assert [task.key for task in several] == [f"{a}.k_proj.weight" for a in attention]
     for task, prefix in zip(several, attention, strict=True):
         stored = [f"{prefix}.{letter}_proj.weight" for letter in "kv"]
-        names = [name + end for name in stored for end in ("", param_specs.SCALE)]
+        names = [name + end for name in stored for end in ("", SCALE)]
         assert task.sources == tuple(infos[name] for name in names)
 
 
@@ -113,23 +114,23 @@ REFUSED = {
     "FP8 without scales": (OUT, put(dtype="F8_E4M3"), "is F8_E4M3 and has no scales or other"),
     "scales without FP8": (UP, put(dtype="BF16"), "its weight is bfloat16, expected uint8, as fp8"),
     "scales of bytes": (
-        UP + param_specs.SCALE,
+        UP + SCALE,
         put(dtype="U8"),
         "its weight_scale_inv is uint8, expected float32",
     ),
     "scales in float64": (
-        UP + param_specs.SCALE,
+        UP + SCALE,
         put(dtype="F64"),
         "its weight_scale_inv is F64, expected float32",
     ),
     "another grid": (
-        UP + param_specs.SCALE,
+        UP + SCALE,
         put(shape=(2, 2)),
         r"\(40, 136\) has scales \(2, 2\)",
     ),
-    "another grid of q": (Q + param_specs.SCALE, put(shape=(13, 2)), r"has scales \(13, 2\)"),
-    "another map": (K + param_specs.SCALE, put(shape=(7, 2)), r"have scales \(7, 2\) and \(4, 2\)"),
-    "k without v": (V + param_specs.SCALE, put(shape=(3, 2)), r"have scales \(8, 2\) and \(3, 2\)"),
+    "another grid of q": (Q + SCALE, put(shape=(13, 2)), r"has scales \(13, 2\)"),
+    "another map": (K + SCALE, put(shape=(7, 2)), r"have scales \(7, 2\) and \(4, 2\)"),
+    "k without v": (V + SCALE, put(shape=(3, 2)), r"have scales \(8, 2\) and \(3, 2\)"),
 }
 
 
@@ -137,7 +138,7 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_by_file_and_tensor(name, change, fault):
     infos = model_infos()
     infos[name] = change(infos[name])
-    tensor = (K if name.startswith(V) else name).removesuffix(param_specs.SCALE)
+    tensor = (K if name.startswith(V) else name).removesuffix(SCALE)
     with pytest.raises(ValueError, match=rf"{tensor}\.safetensors: {tensor}.* {fault}"):
         plan_of(infos)
 
@@ -146,7 +147,7 @@ def test_what_does_not_fit_is_refused_by_file_and_tensor(name, change, fault):
 def test_only_matrices_of_matmuls_may_be_fp8(name):
     infos = model_infos()
     infos[name] = infos[name]._replace(dtype="F8_E4M3")
-    infos[name + param_specs.SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
+    infos[name + SCALE] = TensorInfo("s", "F32", (1, 2), 0, 8)
     with pytest.raises(ValueError, match=rf"{name}\.safetensors: {name} is fp8, which only"):
         plan_of(infos)
 
@@ -156,10 +157,10 @@ def test_only_matrices_of_matmuls_may_be_fp8(name):
     [
         ({QKV: put(shape=(2815, 136))}, r" is \(2815, 136\), the config asks for \(2816, 136\)"),
         (
-            {QKV + param_specs.SCALE: put(shape=(22, 2))},
+            {QKV + SCALE: put(shape=(22, 2))},
             r": \(2816, 136\) with scales \(22, 2\), expect",
         ),
-        ({QKV: put(dtype="BF16"), QKV + param_specs.SCALE: None}, " is BF16, expected F8_E4M3"),
+        ({QKV: put(dtype="BF16"), QKV + SCALE: None}, " is BF16, expected F8_E4M3"),
     ],
 )
 def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor(change, fault):
@@ -174,8 +175,8 @@ def test_a_fused_weight_that_does_not_fit_is_refused_by_file_and_tensor(change, 
 
 def test_k_may_be_fp8_where_v_is_not():
     infos = model_infos()
-    del infos[V + param_specs.SCALE]
+    del infos[V + SCALE]
     infos[V] = infos[V]._replace(dtype="BF16")
-    infos[K + param_specs.SCALE] = infos[K + param_specs.SCALE]._replace(shape=(6, 2))
+    infos[K + SCALE] = infos[K + SCALE]._replace(shape=(6, 2))
     outputs = {output.name: output.dtype for output in plan_of(infos).outputs}
     assert (outputs[K], outputs[V]) == ("F8_E4M3", "BF16")

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.quantization.fp8_grid import block_height
+from mimo_v2_flash.quantization.fp8_projections import SCALE, keys_and_values
+from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 from tests.support.disk import Disk, Made, made
 from tests.support.drawn import seeds
-from tests.support.quantised import attention, stored
+from tests.support.quantised import attention, split_fused, stored
 
 QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 
@@ -31,10 +33,10 @@ def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScal
     """Assert that FP8 weights became what `encoding` makes of each as a whole."""
     alone = Encoding(encoding.dtype, encoding.target)
     for name, weight in expected.items():
-        array, *scale = alone.scaled(name, weight)
+        array, *scale = alone.encode(name, weight)
         np.testing.assert_array_equal(result.arrays[name], array)
         if scale:
-            np.testing.assert_array_equal(result.arrays[name + param_specs.SCALE], scale[0])
+            np.testing.assert_array_equal(result.arrays[name + SCALE], scale[0])
     written = len(expected) * (2 if encoding.dtype == "fp8" else 1)
     assert len(result.arrays) == written
     assert result.rounded == alone.rounded
@@ -82,37 +84,36 @@ def test_a_router_is_written_in_float32_and_never_rounded(dtype, stored_as):
     np.testing.assert_array_equal(array, router.astype(np.float32))
 
 
-def shapes_of(weight: conversion_tasks.QuantizedTensorInfo) -> fp8.Shapes:
-    return weight.code.shape, weight.scale.shape
-
-
 @given(shapes, heights, encodings, sizes, seeds)
 def test_a_plain_grid_is_converted_as_a_whole_would_be(shape, height, encoding, size, seed):
     generator, disk = np.random.default_rng(seed), Disk()
     code = generator.integers(0, 0x7F, shape, np.uint8)
     scale = generator.random((-(-shape[0] // height), -(-shape[1] // 128)), np.float32) + 0.1
-    weight = disk.coded("w", (code, scale))
     with patch.object(conversion_tasks, "TASK_BYTES", size):
-        plan = conversion_tasks.scaled(weight, encoding)
-    height = fp8.block_height(shapes_of(weight))  # 128 where both fit
+        plan = disk.row_plan("w.weight", (code, scale), encoding)
+    height = block_height((code.shape, scale.shape))  # 128 where both fit
     expected = BlockScaled(code, scale, height)
-    assert_means(made(disk, plan, encoding), encoding, {"w": expected})
+    assert_means(made(disk, plan, encoding), encoding, {"w.weight": expected})
 
 
 @given(st.integers(2, 4), st.integers(1, 4), st.integers(2, 3), encodings, sizes, seeds)
 def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding, size, seed):
-    heads, disk = fp8.Heads(2 * keys, keys, 64 * Q, 64 * C), Disk()
+    heads, disk = Heads(2 * keys, keys, 64 * Q, 64 * C), Disk()
     (_, k, v), _ = attention(heads, ranks=keys, hidden=130, seed=seed)
-    w_k, w_v = disk.coded("k", stored(k)), disk.coded("v", stored(v))
-    assume(fp8.crosses("layer", shapes_of(w_k), shapes_of(w_v), heads))
+    assume(not block_height(*((w.code_OI.shape, w.scale_YX.shape) for w in (k, v))))
+    infos = disk.coded("k.weight", stored(k)) | disk.coded("v.weight", stored(v))
     with patch.object(conversion_tasks, "TASK_BYTES", size):
-        plan = conversion_tasks.crossing(w_k, w_v, heads, encoding)
+        plan = disk.joint_plan(
+            Projections("q.weight", "k.weight", "v.weight", "qkv.weight", heads, keys),
+            infos,
+            encoding,
+        )
     result = made(disk, plan, encoding)
-    assert [task.key for task in plan.tasks] == ["k"]
-    both = fp8.keys_and_values("layer", stored(k), stored(v), heads)
-    assert_means(result, encoding, dict(zip("kv", both, strict=True)))
+    assert [task.key for task in plan.tasks] == ["k.weight"]
+    both = keys_and_values("layer", stored(k), stored(v), heads)
+    assert_means(result, encoding, dict(zip(("k.weight", "v.weight"), both, strict=True)))
     if encoding.target == "cpu":
-        for name, truth in (("k", k.truth_OI), ("v", v.truth_OI)):
+        for name, truth in (("k.weight", k.truth_OI), ("v.weight", v.truth_OI)):
             expected = truth.astype(DTYPES[STORED[encoding.dtype] or "F32"])
             np.testing.assert_array_equal(result.value(name), expected)
 
@@ -120,13 +121,13 @@ def test_crossing_scales_are_converted_as_a_whole_would_be(keys, Q, C, encoding,
 @settings(max_examples=40)
 @given(st.sampled_from([2, 4, 8]), st.integers(1, 3), st.integers(1, 2), encodings, sizes, seeds)
 def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding, size, seed):
-    heads, disk = fp8.Heads(H * ranks, K * ranks, 192, 128), Disk()
+    heads, disk = Heads(H * ranks, K * ranks, 192, 128), Disk()
     apart, whole = attention(heads, ranks=ranks, hidden=30, seed=seed)
-    quantized = disk.coded("qkv_proj.weight", stored(whole))
+    infos = disk.coded("qkv.weight", stored(whole))
     with patch.object(conversion_tasks, "TASK_BYTES", size):
-        plan = conversion_tasks.fused(quantized, QKV, heads, ranks, encoding)
+        plan = disk.joint_plan(Projections(*QKV, "qkv.weight", heads, ranks), infos, encoding)
     result = made(disk, plan, encoding)
-    split = fp8.split_fused("qkv", *stored(whole), heads, ranks)
+    split = split_fused("qkv.weight", stored(whole), heads, ranks)
     assert_means(result, encoding, dict(zip(QKV, split, strict=True)))
     if encoding.target == "cpu":
         for name, part in zip(QKV, apart, strict=True):
@@ -136,15 +137,16 @@ def test_fused_attention_is_converted_as_a_whole_would_be(ranks, H, K, encoding,
 
 @pytest.mark.parametrize("size", [1, 20_000, 70_000])
 def test_a_task_is_small_or_one_row_of_blocks(size):
-    heads, disk, encoding = fp8.Heads(8, 4, 192, 128), Disk(), Encoding("fp8", "cpu")
+    heads, disk, encoding = Heads(8, 4, 192, 128), Disk(), Encoding("fp8", "cpu")
+    projections = Projections(*QKV, "w.weight", heads, 4)
     (q, _, _), whole = attention(heads, ranks=4, hidden=130, seed=0)
     wide = np.zeros((40, 5000), ml_dtypes.bfloat16)
     with patch.object(conversion_tasks, "TASK_BYTES", size):
         plans = [
-            (128 * 130, conversion_tasks.scaled(disk.coded("q", stored(q)), encoding)),
+            (128 * 130, disk.row_plan("q.weight", stored(q), encoding)),
             (
                 128 * 130,
-                conversion_tasks.fused(disk.coded("w", stored(whole)), QKV, heads, 4, encoding),
+                disk.joint_plan(projections, disk.coded("w.weight", stored(whole)), encoding),
             ),
             (5000 * 2, conversion_tasks.plain("o", disk.add(wide, "BF16"), encoding)),
         ]
@@ -154,10 +156,14 @@ def test_a_task_is_small_or_one_row_of_blocks(size):
 
 
 def test_another_grid_is_refused_by_file_and_name():
-    disk, encoding, heads = Disk(), Encoding("fp8", "cpu"), fp8.Heads(8, 4, 192, 128)
-    code, scale = np.zeros((200, 3), np.uint8), np.ones((3, 1), np.float32)
-    weight = disk.coded("w", (code, scale))
-    with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) has scales \(3, 1\)"):
-        conversion_tasks.scaled(weight, encoding)
-    with pytest.raises(ValueError, match=r"^x\.safetensors: w: \(200, 3\) with scales \(3, 1\)"):
-        conversion_tasks.fused(weight, QKV, heads, 4, encoding)
+    disk, encoding = Disk(), Encoding("fp8", "cpu")
+    projections = Projections(*QKV, "w.weight", Heads(8, 4, 192, 128), 4)
+    weight = np.zeros((200, 3), np.uint8), np.ones((3, 1), np.float32)
+    with pytest.raises(
+        ValueError, match=r"^x\.safetensors: w\.weight: \(200, 3\) has scales \(3, 1\)"
+    ):
+        disk.row_plan("w.weight", weight, encoding)
+    with pytest.raises(
+        ValueError, match=r"^x\.safetensors: w\.weight: \(200, 3\) with scales \(3, 1\)"
+    ):
+        disk.joint_plan(projections, disk.coded("w.weight", weight), encoding)

@@ -23,9 +23,7 @@ from tests.support.damage import (
     place_elsewhere,
 )
 from tests.support.faulty_disk import FaultyDisk
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.local_hub import REPOSITORY, LocalHub, never_waiting, visited
-from tests.support.tiny import tiny
 
 SHARD = "model_1_linear_fc1.safetensors"
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
@@ -104,11 +102,6 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
-
-
 @pytest.fixture
 def refused(capsys, tmp_path):
     """Return a function that fails to prepare weights, and returns its one line of stderr."""
@@ -131,9 +124,9 @@ def assert_unfinished(output: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS)
 def test_damage_is_named_on_a_disk_and_on_the_hub(
-    folder, tmp_path, monkeypatch, refused, damage, message
+    hub_folder, tmp_path, monkeypatch, refused, damage, message
 ):
-    damage(damaged := Path(shutil.copytree(folder, tmp_path / "damaged")))
+    damage(damaged := Path(shutil.copytree(hub_folder, tmp_path / "damaged")))
     lines = [refused("--checkpoint", damaged, output=tmp_path / "from_disk")]
     with visited(LocalHub(damaged), monkeypatch, tmp_path / "home"):
         never_waiting(monkeypatch)
@@ -158,43 +151,43 @@ def forbidden(*names: str):
     return opens
 
 
-def test_a_disk_that_fills_up_is_named_with_file_and_tensor(folder, tmp_path, refused):
+def test_a_disk_that_fills_up_is_named_with_file_and_tensor(hub_folder, tmp_path, refused):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     message = r"output/mimo_weights\.safetensors\.partial: model\S+: .*No space left on device"
     with FaultyDisk(9, full, ends=".safetensors.partial"):
-        assert re.search(message, refused("--checkpoint", folder))
+        assert re.search(message, refused("--checkpoint", hub_folder))
     assert_unfinished(tmp_path / "output")
-    arguments = ["--checkpoint", str(folder), "--output", str(tmp_path / "output"), "--resume"]
+    arguments = ["--checkpoint", str(hub_folder), "--output", str(tmp_path / "output"), "--resume"]
     assert prepare_weights.main(arguments) == 0
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_read(
-    folder, tmp_path, monkeypatch, refused
+    hub_folder, tmp_path, monkeypatch, refused
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     monkeypatch.setattr(FolderSource, "read", None)
     message = r"output: [\d,]+ more bytes are needed, 1,000 are free"
-    assert re.search(message, refused("--checkpoint", folder))
+    assert re.search(message, refused("--checkpoint", hub_folder))
     assert list((tmp_path / "output").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [".safetensors.partial", ".journal", "config.json.partial"])
-def test_what_may_not_be_written_is_named(folder, tmp_path, monkeypatch, refused, name):
+def test_what_may_not_be_written_is_named(hub_folder, tmp_path, monkeypatch, refused, name):
     monkeypatch.setattr(Path, "open", forbidden(name))
-    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", folder))
+    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", hub_folder))
     monkeypatch.undo()
     assert_unfinished(tmp_path / "output")
 
 
 @pytest.mark.parametrize("name", [SHARD, INDEX])
-def test_what_may_not_be_read_is_named(folder, monkeypatch, refused, name):
+def test_what_may_not_be_read_is_named(hub_folder, monkeypatch, refused, name):
     monkeypatch.setattr(Path, "open", forbidden(name))
-    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", folder))
+    assert re.search(rf"\S+{name}: permission denied", refused("--checkpoint", hub_folder))
 
 
-def test_an_output_that_is_a_file_is_named(folder, tmp_path, refused):
+def test_an_output_that_is_a_file_is_named(hub_folder, tmp_path, refused):
     (tmp_path / "output").write_text("a file")
-    assert "output: file exists" in refused("--checkpoint", folder)
+    assert "output: file exists" in refused("--checkpoint", hub_folder)
 
 
 def test_a_pickle_is_not_loaded(tmp_path, refused):

@@ -17,17 +17,11 @@ from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.convert.verify import compare_tensors, open_prepared
 from tests.support.damage import change_header, overwrite
-from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
-from tests.support.tiny import tiny
+from tests.support.hub_checkpoint import RECIPE
 
 FILE, SHARD = "mimo_weights.safetensors", "rank-00001-of-00005"
 EXPERT = "model.layers.1.mlp.experts.1.up_proj.weight"
 CROSSING = "model.layers.2.self_attn"  # K and V share scales
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> Path:
-    return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +38,10 @@ def job_of(source: Path, output: Path, shards: int, dtype: str = "fp8") -> Conve
 
 
 @pytest.fixture(scope="module", params=[1, 5], ids=["one", "shards"])
-def finished(request, hub, tmp_path_factory) -> tuple[Path, int]:
+def finished(request, hub_folder, tmp_path_factory) -> tuple[Path, int]:
     """Return a prepared folder, which no test changes, and its number of shards."""
     output = tmp_path_factory.mktemp("finished")
-    job_of(hub, output, request.param).run(workers=2, advance=id)
+    job_of(hub_folder, output, request.param).run(workers=2, advance=id)
     return output, request.param
 
 
@@ -64,7 +58,7 @@ def differences(output: Path, source: Path, shards: int, dtype: str = "fp8") -> 
     return lines
 
 
-def test_a_folder_as_it_was_finished_has_no_damage_and_is_its_source(finished, hub):
+def test_a_folder_as_it_was_finished_has_no_damage_and_is_its_source(finished, hub_folder):
     output, shards = finished
     folder, read = open_prepared(output), []
     assert folder.damaged_files(read.append) == []
@@ -72,7 +66,7 @@ def test_a_folder_as_it_was_finished_has_no_damage_and_is_its_source(finished, h
     files = {path for path in output.rglob("*") if path.is_file()}
     indexes = {path for path in files if path.name in {PREPARED_INDEX, MANIFEST}}
     assert folder.checksums.keys() == files - indexes
-    assert differences(output, hub, shards) == []
+    assert differences(output, hub_folder, shards) == []
 
 
 @settings(max_examples=25)
@@ -109,9 +103,11 @@ def test_a_file_that_is_missing_or_empty_is_named(prepared, change):
     ],
     ids=["expert", "crossing scale", "head"],
 )
-def test_each_tensor_that_the_source_changed_is_named(prepared, hub, tmp_path, damage, names):
+def test_each_tensor_that_the_source_changed_is_named(
+    prepared, hub_folder, tmp_path, damage, names
+):
     output, shards = prepared
-    damage(changed := Path(shutil.copytree(hub, tmp_path / "changed")))
+    damage(changed := Path(shutil.copytree(hub_folder, tmp_path / "changed")))
     lines = differences(output, changed, shards)
     assert {line.split(": ")[1] for line in lines} == {
         f"{n} differs from the source" for n in names
@@ -120,14 +116,14 @@ def test_each_tensor_that_the_source_changed_is_named(prepared, hub, tmp_path, d
     assert len(lines) == replicated
 
 
-def test_tensors_of_another_dtype_are_named(finished, hub):
+def test_tensors_of_another_dtype_are_named(finished, hub_folder):
     output, shards = finished
-    lines = differences(output, hub, shards, "float32")
+    lines = differences(output, hub_folder, shards, "float32")
     assert any(f"{FILE}: {EXPERT} is F8_E4M3 (72, 136), the source's is F32" in x for x in lines)
     assert any(f"{EXPERT}_scale_inv is not in the source" in line for line in lines)
 
 
-def test_tensors_that_the_folder_lacks_are_named(prepared, hub):
+def test_tensors_that_the_folder_lacks_are_named(prepared, hub_folder):
     output, shards = prepared
     folder = output / (SHARD if shards > 1 else "")
 
@@ -138,7 +134,7 @@ def test_tensors_that_the_folder_lacks_are_named(prepared, hub):
     index = json.loads((folder / PREPARED_INDEX).read_text())
     index["weight_map"]["other"] = index["weight_map"].pop(EXPERT)
     (folder / PREPARED_INDEX).write_text(json.dumps(index))
-    lines = differences(output, hub, shards)
+    lines = differences(output, hub_folder, shards)
     assert lines == [
         f"{EXPERT} of the source is missing",
         f"{folder}/{FILE}: other is not in the source",

@@ -11,6 +11,7 @@ from tests.support.neuron_stand_ins import stand_in
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
+from mimo_v2_flash.execution import MissingProgramError  # noqa: E402
 from mimo_v2_flash.execution.program_builder import ProgramBuilder  # noqa: E402
 from mimo_v2_flash.execution.tracing import trace  # noqa: E402
 
@@ -124,7 +125,7 @@ def test_without_a_compiler_modules_are_written_and_compiled_ones_found(
     assert [(folder / "program.hlo.pb").is_file() for folder in folders] == [True] * 3
     assert [(folder / "program.neff").is_file() for folder in folders] == [True, False, False]
     message = "is not compiled, and neuronx-cc is not installed: https://"
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(MissingProgramError, match=message):
         without_compiler.compile(MODULES[1])
 
 

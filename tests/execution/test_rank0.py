@@ -2,6 +2,7 @@
 
 import pytest
 
+from mimo_v2_flash.execution import MissingProgramError
 from mimo_v2_flash.execution.rank0 import check_same_program, run_on_rank_0
 from mimo_v2_flash.parallel import SoloGroup, ThreadGroup
 
@@ -25,11 +26,19 @@ def test_all_ranks_get_the_result_and_only_rank_0_works(size, result):
     assert worked == [0]
 
 
-def test_an_error_reaches_all_ranks_and_is_unchanged_on_rank_0():
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (LookupError, "ValueError"),
+        (ChildProcessError, "MissingProgramError"),
+        (MissingProgramError, "MissingProgramError"),
+    ],
+)
+def test_an_error_reaches_all_ranks_and_is_unchanged_on_rank_0(fault, name):
     group, raised = ThreadGroup(3), {}
 
     def work() -> None:
-        raise LookupError("no such program")
+        raise fault("no such program")
 
     def rank(_: int) -> None:
         try:
@@ -38,8 +47,8 @@ def test_an_error_reaches_all_ranks_and_is_unchanged_on_rank_0():
             raised[group.rank] = error
 
     group.run(rank)
-    assert isinstance(raised[0], LookupError)
-    assert [repr(raised[rank]) for rank in (1, 2)] == ["ValueError('rank 0: no such program')"] * 2
+    assert type(raised[0]) is fault
+    assert [repr(raised[rank]) for rank in (1, 2)] == [f"{name}('rank 0: no such program')"] * 2
 
 
 def test_ranks_with_another_program_are_named():

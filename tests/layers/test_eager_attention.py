@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.layers import eager_attention
 from mimo_v2_flash.layers.eager_attention import attend, attend_per_kv_head
 from tests.support.drawn import seeds
@@ -13,20 +14,24 @@ from tests.support.drawn import seeds
 B, K, GROUP, Q, C = 2, 3, 2, 6, 4
 
 
-def tensors(seed: int, active: int, prior: int) -> list[np.ndarray]:
+def tensors(
+    seed: int, active: int, prior: int
+) -> tuple[np.ndarray, KVSegment, KVSegment, np.ndarray]:
     """Return a step of `active` tokens after `prior` ones; the second row has padding."""
-    normal = np.random.default_rng(seed).standard_normal
-    shapes = [(B, active, K * GROUP, Q), (B, active, K, Q), (B, active, K, C)]
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    generator = np.random.default_rng(seed)
     position_BT = np.tile(np.arange(prior, prior + active, dtype=np.int32), (B, 1))
     position_BT[1, active // 2 + 1 :] = -1
     prior_position_BS = np.tile(np.arange(prior, dtype=np.int32), (B, 1))
-    return [
-        *(normal(shape).astype(np.float32) for shape in shapes),
-        position_BT,
-        *(normal((B, prior, K, width)).astype(np.float32) for width in (Q, C)),
-        prior_position_BS,
-        normal(K * GROUP).astype(np.float32),
-    ]
+    return (
+        normal(B, active, K * GROUP, Q),
+        KVSegment(normal(B, active, K, Q), normal(B, active, K, C), position_BT),
+        KVSegment(normal(B, prior, K, Q), normal(B, prior, K, C), prior_position_BS),
+        normal(K * GROUP),
+    )
 
 
 @given(seeds, st.integers(1, 40), st.integers(0, 30), st.sampled_from([1, 5, 40, NO_WINDOW]))
@@ -72,6 +77,7 @@ def test_the_window_decides_which_kernel(monkeypatch):
     called = []
     for name in ("attention_full", "attention_swa"):
         monkeypatch.setattr(eager_attention, name, lambda *_, name=name, **__: called.append(name))
-    attend(window=NO_WINDOW, query_block=1)
-    attend(window=129, query_block=1)
+    step = tensors(0, 1, 1)
+    attend(*step, window=NO_WINDOW, query_block=1)
+    attend(*step, window=129, query_block=1)
     assert called == ["attention_full", "attention_swa"]

@@ -44,7 +44,9 @@ def test_what_is_heard_is_what_flows():
     for apply_rope, attend in pairwise(calls):
         if attend.part == "attend":
             assert np.shares_memory(attend.args[0], apply_rope.output[0])
-            np.testing.assert_array_equal(attend.args[1][0], apply_rope.output[1])  # as cached
+            np.testing.assert_array_equal(
+                attend.args[1].k_BSKQ[0], apply_rope.output[1]
+            )  # as cached
 
 
 def test_layers_are_counted_from_the_first_after_a_step_that_failed():

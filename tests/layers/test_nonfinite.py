@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash import NonFiniteError
-from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.execution import MissingProgramError, NumpyBackend
 from mimo_v2_flash.layers.nonfinite import NonFiniteCause, has_nonfinite
 from tests.support.agreement import assert_agrees
 from tests.support.poison import BAD_TOKEN, poisoned, poisoned_cache
@@ -246,14 +246,29 @@ def test_every_part_is_looked_at(dtype, values):
     assert has_nonfinite(x_ND).tolist() == expected
 
 
-def test_a_row_that_cannot_run_again_is_named_without_a_part():
+@pytest.mark.parametrize("fault", [MissingProgramError, ChildProcessError])
+def test_a_row_that_cannot_run_again_is_named_without_a_part(fault):
     """A row alone has shapes of its own: a backend may have no programs for them."""
+    error = run_again_with(fault("program is not compiled, and compilation is disabled"))
+    assert isinstance(error, NonFiniteError)
+    assert error.causes == {1: NonFiniteCause(None, None, "hidden states")}
+    assert is_bad(error.logits) == [False, True, False]
+
+
+@pytest.mark.parametrize("fault", [ValueError, OSError, KeyError])
+def test_any_other_fault_of_the_second_run_is_raised(fault):
+    error = fault("a fault of the program")
+    assert run_again_with(error) is error
+
+
+def run_again_with(fault: Exception) -> Exception:
+    """Return what a step with a bad row raises, if the row's second run raises `fault`."""
 
     class Compiled(StaticBackend):
         def compile(self, function, *, donate=None):
             def program(*args, **kwargs):
                 if len(args[0]) == len(rows):  # tokens of the row alone, padded
-                    raise ValueError("program is not compiled, and compilation is disabled")
+                    raise fault
                 return function(*args, **kwargs)
 
             return program
@@ -261,6 +276,6 @@ def test_a_row_that_cannot_run_again_is_named_without_a_part():
     model = running(poisoned(MODEL, "embedding"), backend=Compiled(), max_step=12)
     rows = rows_of([4, 1, 4])
     rows[1][0] = BAD_TOKEN
-    error = failure(model.step, *ragged(rows, [0] * 3), model.new_cache(3, 9))
-    assert error.causes == {1: NonFiniteCause(None, None, "hidden states")}
-    assert is_bad(error.logits) == [False, True, False]
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # which one is what is tested
+        model.step(*ragged(rows, [0] * 3), model.new_cache(3, 9))
+    return raised.value

@@ -1,11 +1,14 @@
-"""A format made outside the package: the registry is all that it needs to be loaded, sharded, run.
+"""A format made outside the package: the registry is all that it needs to be loaded, prepared, run.
 
 Matmul weights are int8 codes under names of their own, with a float32 scale for each row. Nothing
 in the package knows of it, and it has neither compiled loops nor a traced product.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -13,10 +16,14 @@ from safetensors.numpy import load_file, save_file
 from mimo_v2_flash import MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.param_specs import MULTIPLIED
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
+from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel import ThreadGroup
-from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
 from mimo_v2_flash.quantization import QuantizedTensor, StoredTensor, register_format, registry
 from tests.support.tiny import Recipe, Tiny, random_tokens, running, tiny
 
@@ -132,6 +139,65 @@ def test_its_logits_are_the_same_on_two_ranks(models, folders, plan):
 
     for logits_BTV in group.run(on_rank):
         assert_same(logits_BTV, expected_BTV)
+
+
+PREPARE = ["--dtype", "fp8"], ["--dtype", "bfloat16"], ["--target", "trainium2"]
+
+
+@pytest.mark.parametrize("options", PREPARE, ids=" ".join)
+def test_it_is_prepared_as_stored_or_dequantized(folders, tmp_path, options, monkeypatch):
+    """The option's word for what is kept as stored is fp8, as it is in the hub's format."""
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 300)  # several tasks per tensor
+    prepare(folders[0], tmp_path / "out", options)
+    weights = load_weights(tmp_path / "out", MODEL.config)
+    stored = load_weights(folders[0], MODEL.config)
+    for actual, expected in zip(
+        weights.layers[1].attention, stored.layers[1].attention, strict=True
+    ):
+        if not isinstance(expected, Int8Rows):
+            np.testing.assert_array_equal(actual, expected)
+        elif "bfloat16" in options:
+            dequantized = expected.dequantize().astype(ml_dtypes.bfloat16)
+            np.testing.assert_array_equal(actual, dequantized)
+        else:
+            np.testing.assert_array_equal(actual.code, expected.code)
+            np.testing.assert_array_equal(actual.row_scale, expected.row_scale)
+
+
+def test_it_is_prepared_in_shards(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 300)
+    prepare(folders[0], tmp_path / "out", ["--expert-parallel", "2", "--tensor-parallel", "2"])
+    whole = load_weights(folders[0], MODEL.config)
+    for shard_spec in all_shard_specs(2, 2):
+        shard = load_weights(tmp_path / "out", MODEL.config, share=shard_spec)
+        expected = shard_weights(whole, MODEL.config, shard_spec)
+        expected = tree_leaves(expected._replace(prepared=shard.prepared), leaf=Int8Rows)
+        for name, w in tree_leaves(shard, leaf=Int8Rows).items():
+            same = expected[name]
+            assert type(w) is type(same)
+            if isinstance(w, Int8Rows):
+                np.testing.assert_array_equal(w.code, same.code)
+                np.testing.assert_array_equal(w.row_scale, same.row_scale)
+
+
+def test_a_scale_that_is_no_number_is_refused_when_it_is_prepared(folders, tmp_path, capsys):
+    tensors = load_file(folders[0] / "model.safetensors")
+    tensors[f"{HEAD}qscale"][3] = np.nan
+    (tmp_path / "in").mkdir()
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    (tmp_path / "in" / "config.json").write_text(json.dumps(MODEL.config.to_dict()))
+    assert (
+        main(["prepare", "--checkpoint", str(tmp_path / "in"), "--output", str(tmp_path / "o")])
+        == 2
+    )
+    expected = "model.safetensors: lm_head.weight: its qscale holds NaN or infinity"
+    assert expected in capsys.readouterr().err
+
+
+def prepare(source: Path, output: Path, options: list[str]) -> None:
+    """Run `mimo prepare` in this process, and expect that it succeeds."""
+    (source / "config.json").write_text(json.dumps(MODEL.config.to_dict()))
+    assert main(["prepare", "--checkpoint", str(source), "--output", str(output), *options]) == 0
 
 
 def test_it_is_stacked_for_a_device(models):

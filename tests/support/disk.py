@@ -1,7 +1,7 @@
 """An in-memory checkpoint, and the execution of conversion plans on it.
 
 disk = Disk()
-plan = conversion_tasks.scaled(disk.coded("w", (code, scale)), encoding)
+plan = disk.row_plan("w", (code, scale), encoding)
 made(disk, plan, encoding).value("w")
 """
 
@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint import fp8, param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
 from mimo_v2_flash.convert.encoding import Encoding
-from mimo_v2_flash.convert.plan import (
-    ConversionPlan,
-    ConversionTask,
-    QuantizedTensorInfo,
-)
+from mimo_v2_flash.convert.plan import ConversionPlan, ConversionTask, quantized
+from mimo_v2_flash.quantization import StoredLayout, row_layout
 from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.quantization.fp8_grid import block_height
+from mimo_v2_flash.quantization.fp8_projections import SCALE
+from mimo_v2_flash.quantization.stored_layout import Projections, WeightShapes
+
+Infos = dict[str, TensorInfo]
 
 GAP = 3  # bytes between tensors, so that their ranges never touch
 
@@ -37,9 +38,27 @@ class Disk:
         self.used.append((begin, len(self.data)))
         return TensorInfo("x.safetensors", dtype, array.shape, begin, len(self.data))
 
-    def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> QuantizedTensorInfo:
-        """Append codes and scales and return their QuantizedTensorInfo."""
-        return QuantizedTensorInfo(name, self.add(weight[0], "F8_E4M3"), self.add(weight[1], "F32"))
+    def coded(self, name: str, weight: tuple[np.ndarray, np.ndarray]) -> Infos:
+        """Append codes and scales and return their TensorInfos."""
+        code, scale = weight
+        return {name: self.add(code, "F8_E4M3"), name + SCALE: self.add(scale, "F32")}
+
+    def row_plan(
+        self, name: str, weight: tuple[np.ndarray, np.ndarray], encoding: Encoding
+    ) -> ConversionPlan:
+        """Append codes and scales and return the plan that converts them."""
+        code, scale = weight
+        shapes = WeightShapes(code.shape, {"code": code.shape, "scale": scale.shape})
+        layout = row_layout(BlockScaled, name, f"x.safetensors: {name}", shapes)
+        return quantized(layout, self.coded(name, weight), encoding)
+
+    def joint_plan(
+        self, projections: Projections, infos: Infos, encoding: Encoding
+    ) -> ConversionPlan:
+        """Return the plan of projections that must be converted together."""
+        layout = BlockScaled.joint_layout(projections, infos, lambda name: f"x.safetensors: {name}")
+        assert isinstance(layout, StoredLayout)
+        return quantized(layout, infos, encoding)
 
     def read(self, task: ConversionTask) -> list[np.ndarray]:
         """Return the source arrays of a conversion task."""
@@ -60,8 +79,8 @@ class Made(NamedTuple):
         array = self.arrays[name]
         if array.dtype != np.uint8:
             return array.astype(np.float32)
-        scale = self.arrays[name + param_specs.SCALE]
-        height = fp8.block_height((array.shape, scale.shape))
+        scale = self.arrays[name + SCALE]
+        height = block_height((array.shape, scale.shape))
         return BlockScaled(array, scale, height).dequantize()
 
 

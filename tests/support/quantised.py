@@ -7,8 +7,12 @@ tensors, truth = model_tensors(SMALL, fused=True)
 import numpy as np
 
 from mimo_v2_flash.checkpoint import param_specs
-from mimo_v2_flash.checkpoint.fp8 import Heads
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization.fp8 import BlockScaled
+from mimo_v2_flash.quantization.fp8_grid import plain_height
+from mimo_v2_flash.quantization.fp8_projections import SCALE, joint_layout
+from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 from tests.support.fp8_blocks import Arrays, Quantised, quantise_attention, quantize_weights
 
 # Full and dense, sliding, full; MiMo's head widths and 4 KV heads, so that scales cross.
@@ -72,3 +76,27 @@ def model_tensors(config: MiMoConfig, *, fused: bool = False) -> tuple[Arrays, A
 def as_read(array: np.ndarray) -> np.ndarray:
     """Return `array` as read from a file: FP8 as codes."""
     return array.view(np.uint8) if array.dtype.itemsize == 1 else array
+
+
+def split_fused(
+    name: str, weight: tuple[np.ndarray, np.ndarray], heads: Heads, ranks: int
+) -> list[QuantizedTensor]:
+    """Return q, k and v of a fused weight, as loading reads them."""
+    code, scale = weight
+    tensors = {name: code, name + SCALE: scale}
+    layout = joint_layout(Projections(*"qkv", name, heads, ranks), tensors, lambda name: name)
+    weights = layout.load(tensors)
+    return [weights[part] for part in "qkv"]
+
+
+def plain_grid(name: str, code: np.ndarray, scale: np.ndarray) -> BlockScaled:
+    """Return a weight whose scales are on a plain grid."""
+    return BlockScaled(code, scale, plain_height(name, code.shape, scale.shape))
+
+
+def random_codes(
+    *shape: int, grid: tuple[int, ...], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return finite codes, and scales that are far apart."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 0x7F, shape, np.uint8), generator.random(grid, np.float32) + 0.1

@@ -131,6 +131,9 @@ def test_each_file_may_name_an_end_token_of_python_and_the_command(loaded, tmp_p
     assert completion.new_tokens == free[: free.index(end) + 1]
     assert completion.stopped == END
     assert model.generate([completion.prompt_tokens], max_new_tokens=14) == [completion.new_tokens]
+    config = MiMoConfig.from_pretrained(folder)
+    parts = MiMoV2FlashModel(load_weights(folder, config), config)
+    assert complete(parts, tokenizer, "the end", max_new_tokens=14)[:4] == completion[:4]
     options = ("--prompt", "the end", "--max-new-tokens", 14)
     out, err = run_mode(capsys, "generate", "--model", folder, *options)
     assert out == f"{completion.text}\n"

@@ -1,4 +1,4 @@
-"""FP8 weights of a checkpoint as `BlockScaled`: q, k and v apart, crossing, or fused.
+"""FP8 projections that were quantized together: K and V whose scales cross, and fused [q | k | v].
 
 The hub's weights were quantised on four tensor-parallel ranks, each on its fused [Q | K | V], in
 blocks of 128 x 128, and split afterwards. Where a rank's K and V rows are not multiples of 128
@@ -14,122 +14,120 @@ Source: sglang-jax #969 (`_dequant_fused_kv_heads`); SGLang's `QKVParallelLinear
 the rank's fused row; docs/checkpoint.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, pairwise, product
+from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.config import LayerSpec, MiMoConfig
-from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization.fp8 import (
-    BLOCK,
-    HALF_BLOCK,
-    BlockScaled,
-    Shapes,
-    block_height,
-    grid,
-    plain_grid,
-    widened,
+from .fp8 import BlockScaled, check_scales, widened
+from .fp8_grid import BLOCK, HALF_BLOCK, Shapes, block_height, grid, plain_height
+from .stored_layout import (
+    Heads,
+    LayoutPart,
+    Projections,
+    StoredLayout,
+    StoredRows,
+    WeightRows,
+    WeightShapes,
 )
 
-from . import param_specs
-from .param_specs import SCALE
-
 __all__ = [
-    "HALF_BLOCK",
-    "BlockScaled",
-    "CrossingKV",
-    "FusedQKV",
-    "Heads",
-    "Shapes",
-    "block_height",
+    "SCALE",
     "crosses",
-    "crossing_keys",
-    "joined_projections",
+    "joint_layout",
     "keys_and_values",
-    "plain_grid",
     "rank_rows",
-    "split_fused",
     "split_rank",
 ]
 
-
-class Heads(NamedTuple):
-    """Numbers and widths of a layer's query and KV heads."""
-
-    queries: int
-    keys: int
-    head_dim: int
-    v_head_dim: int
+SCALE = "_scale_inv"  # after the name of a weight: the name of its scales
 
 
-class CrossingKV(NamedTuple):
-    """The names of k and v where scale rows of k go on into v."""
-
-    k: str
-    v: str
-    heads: Heads
-
-
-class FusedQKV(NamedTuple):
-    """The name of MiMo-V2.5's `qkv_proj`: [q | k | v] of each of some tensor-parallel ranks."""
-
-    qkv: str
-    heads: Heads
-    ranks: int
-
-
-def joined_projections(
-    prefix: str,
-    spec: LayerSpec,
-    config: MiMoConfig,
-    tensors: Mapping[str, Any],
-    where: Callable[[str], str],
-    shard_spec: ShardSpec = UNSHARDED,
-) -> CrossingKV | FusedQKV | None:
-    """Return which of a layer's q, k and v must be read together; None if each has its own scales.
-
-    Parameters
-    ----------
-    prefix, spec
-        The layer.
-    config
-        The whole model.
-    tensors
-        What has a `shape`, by name: arrays or TensorInfos.
-    where
-        Returns the beginning of messages about the tensor of a name.
-    shard_spec
-        The part of the model in the checkpoint: where heads are split, scales do not cross.
+def joint_layout(
+    projections: Projections, tensors: Mapping[str, Any], where: Callable[[str], str]
+) -> StoredLayout | None:
+    """Return the layout of a layer's fused weight, or of k and v whose scales cross; else None.
 
     Raises
     ------
     ValueError
-        If the scale rows of k and v fit neither plain grids nor the crossing map.
+        If the scale rows of k and v fit neither plain grids nor the crossing map, or those of a
+        fused weight are not its ranks'.
     """
-    a = spec.attention
-    heads = Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
-    fused = f"{prefix}.{param_specs.FUSED}"
-    if fused in tensors:
-        return FusedQKV(fused, heads, config.num_key_value_heads)
-    _, k, v, *_ = (param.name for param in param_specs.attention(prefix, a, spec.hidden_size))
+    _, k, v, qkv, heads, _ = projections
+
+    def shapes(name: str) -> Shapes:
+        return tensors[name].shape, tensors[name + SCALE].shape
+
+    if qkv in tensors:
+        is_scaled = qkv + SCALE in tensors
+        return _fused_layout(projections, shapes(qkv), where(qkv)) if is_scaled else None
     are_scaled = k + SCALE in tensors and v + SCALE in tensors
-    if not are_scaled or shard_spec.tensor_parallel_size > 1:
+    if not are_scaled or not crosses(where(k), shapes(k), shapes(v), heads):
         return None
-    k_shapes, v_shapes = ((tensors[n].shape, tensors[n + SCALE].shape) for n in (k, v))
-    return CrossingKV(k, v, heads) if crosses(where(k), k_shapes, v_shapes, heads) else None
+    return _crossing_layout(projections, {k: shapes(k), v: shapes(v)}, where)
 
 
-def crossing_keys(config: MiMoConfig) -> set[str]:
-    """Return the names of the k weights whose last scale row covers rows of v too, on the hub."""
-    names = set()
-    for index, spec in enumerate(config.layers):
-        a = spec.attention
-        ends_in_half = a.head_dim % BLOCK and not (a.head_dim % HALF_BLOCK or a.v_head_dim % BLOCK)
-        if ends_in_half and a.num_kv_heads == config.num_key_value_heads:
-            names.add(param_specs.attention(f"model.layers.{index}", a, spec.hidden_size)[1].name)
-    return names
+def _crossing_layout(
+    projections: Projections, shapes: Mapping[str, Shapes], where: Callable[[str], str]
+) -> StoredLayout:
+    """Return the layout of K and V that share scale rows: one part; its scales are of 64 rows."""
+    k, v = shapes
+    rows = tuple(
+        StoredRows(name + end, 0, shape[0])
+        for name, both in shapes.items()
+        for end, shape in zip(("", SCALE), both, strict=True)
+    )
+
+    def weights(arrays: Sequence[np.ndarray]) -> list[WeightRows]:
+        k_code, k_scale, v_code, v_scale = arrays
+        both = keys_and_values(where(k), (k_code, k_scale), (v_code, v_scale), projections.heads)
+        for name, weight in zip(shapes, both, strict=True):
+            check_scales(where(name) + SCALE, weight)
+        return [WeightRows(name, 0, weight) for name, weight in zip(shapes, both, strict=True)]
+
+    outputs = {name: _of_half_blocks(code) for name, (code, _) in shapes.items()}
+    return StoredLayout(
+        BlockScaled, (k, v), outputs, lambda _: iter([LayoutPart(k, rows, weights)])
+    )
+
+
+def _fused_layout(projections: Projections, shapes: Shapes, where: str) -> StoredLayout:
+    """Return the layout of MiMo-V2.5's `qkv_proj`, rank by rank, as q, k and v."""
+    (q, k, v, name, heads, ranks), (code, scale) = projections, shapes
+    rows = rank_rows(where, shapes, heads, ranks)
+    code_rows, scale_rows, columns = sum(rows), scale[0] // ranks, code[1]
+
+    def parts(max_bytes: int | None) -> Iterator[LayoutPart]:
+        step = scale_rows if max_bytes is None else max(1, max_bytes // (BLOCK * columns))
+        for rank, first in product(range(ranks), range(0, scale_rows, step)):
+            start, blocks = first * BLOCK, min(step, scale_rows - first)
+            count = min(blocks * BLOCK, code_rows - start)
+            stored = (
+                StoredRows(name, rank * code_rows + start, count),
+                StoredRows(name + SCALE, rank * scale_rows + first, blocks),
+            )
+            yield LayoutPart(f"{name} {rank} {start}", stored, partial(weights, rank, start))
+
+    def weights(rank: int, start: int, arrays: Sequence[np.ndarray]) -> list[WeightRows]:
+        code_OI, scale_YX = arrays
+        slices = []
+        for part, row, weight in split_rank(code_OI, scale_YX, rows, start):
+            check_scales(where + SCALE, weight)
+            slices.append(WeightRows((q, k, v)[part], rank * rows[part] + row, weight))
+        return slices
+
+    outputs = {
+        part: _of_half_blocks((ranks * count, columns))
+        for part, count in zip((q, k, v), rows, strict=True)
+    }
+    return StoredLayout(BlockScaled, (name,), outputs, parts)
+
+
+def _of_half_blocks(shape: tuple[int, ...]) -> WeightShapes:
+    return WeightShapes(shape, {"code": shape, "scale": grid(shape, HALF_BLOCK)})
 
 
 def keys_and_values(
@@ -148,7 +146,7 @@ def keys_and_values(
     (k_code, v_code), (k_scale, v_scale) = (k[0], v[0]), (widened(k[1]), widened(v[1]))
     shapes = (k_code.shape, k_scale.shape), (v_code.shape, v_scale.shape)
     if not crosses(name, *shapes, heads):
-        return plain_grid(name, k_code, k_scale), plain_grid(name, v_code, v_scale)
+        return _plain(name, k_code, k_scale), _plain(name, v_code, v_scale)
     K, columns = heads.keys, k_scale.shape[1]
     by_head = [scale.reshape(K, len(scale) // K, columns) for scale in (k_scale, v_scale)]
     run = np.repeat(np.concatenate(by_head, axis=1), 2, axis=1)
@@ -183,32 +181,6 @@ def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
     return True
 
 
-def split_fused(
-    name: str, code_OI: np.ndarray, scale_YX: np.ndarray, heads: Heads, ranks: int
-) -> tuple[BlockScaled, BlockScaled, BlockScaled]:
-    """Return w_q, w_k and w_v of MiMo-V2.5's `qkv_proj`: rank after rank, each [q | k | v].
-
-    They are copies, since a rank's rows of q are not next to the next rank's.
-
-    Raises
-    ------
-    ValueError
-        If the rows or scale rows are not those of `ranks` ranks; the message names the weight.
-    """
-    rows = rank_rows(name, (code_OI.shape, scale_YX.shape), heads, ranks)
-    by_rank = zip(np.split(code_OI, ranks), np.split(scale_YX, ranks), strict=True)
-    weights = [[w for _, _, w in split_rank(code, scale, rows, 0)] for code, scale in by_rank]
-    q, k, v = (
-        BlockScaled(
-            np.concatenate([w.code for w in slices]),
-            np.concatenate([w.scale for w in slices]),
-            HALF_BLOCK,
-        )
-        for slices in zip(*weights, strict=True)
-    )
-    return q, k, v
-
-
 def split_rank(
     code_OI: np.ndarray, scale_YX: np.ndarray, rows: tuple[int, int, int], start: int
 ) -> Iterator[tuple[int, int, BlockScaled]]:
@@ -237,7 +209,7 @@ def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int,
     Raises
     ------
     ValueError
-        As for `split_fused`.
+        If the rows or scale rows are not those of `ranks` ranks; the message names the weight.
     """
     (H, K, Q, C), (code, scale) = heads, shapes
     q, k, v = (count // ranks for count in (H * Q, K * Q, K * C))
@@ -249,3 +221,7 @@ def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int,
             f"{expected}: {ranks} ranks of [q | k | v]"
         )
     return q, k, v
+
+
+def _plain(name: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> BlockScaled:
+    return BlockScaled(code_OI, scale_YX, plain_height(name, code_OI.shape, scale_YX.shape))

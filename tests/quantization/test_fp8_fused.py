@@ -1,13 +1,14 @@
-"""Tests of split_fused: MiMo-V2.5's qkv_proj, rank after rank, with each rank's scales."""
+"""Tests of fused projections: MiMo-V2.5's qkv_proj, rank after rank, with each rank's scales."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.checkpoint.fp8 import Heads, rank_rows, split_fused, split_rank
+from mimo_v2_flash.quantization.fp8_projections import rank_rows, split_rank
+from mimo_v2_flash.quantization.stored_layout import Heads
 from tests.support.drawn import seeds
-from tests.support.quantised import assert_is, attention, stored
+from tests.support.quantised import assert_is, attention, split_fused, stored
 
 PRO = Heads(queries=16, keys=8, head_dim=192, v_head_dim=128)  # V2.5-Pro has 128 query heads
 TRUE = [  # heads, ranks, rows and scale rows of MiMo-V2.5 and MiMo-V2.5-Pro
@@ -29,7 +30,7 @@ def heads_and_ranks(draw) -> tuple[Heads, int]:
 def test_fused_attention_is_split_as_it_was_made(drawn, width, seed):
     heads, ranks = drawn
     apart, whole = attention(heads, ranks=ranks, hidden=width, seed=seed)
-    split = split_fused("qkv", *stored(whole), heads, ranks)
+    split = split_fused("qkv", stored(whole), heads, ranks)
     for weight, expected in zip(split, apart, strict=True):
         assert weight.block_height == 64
         assert_is(weight, expected)
@@ -80,7 +81,7 @@ def test_true_models_have_the_rows_that_are_asked_for(heads, ranks, rows, scale_
 def test_heads_that_ranks_cannot_share_are_refused(heads, ranks):
     _, whole = attention(heads, ranks=ranks, hidden=1, seed=0)
     with pytest.raises(ValueError, match=f"^qkv: .* {ranks} ranks"):
-        split_fused("qkv", *stored(whole), heads, ranks)
+        split_fused("qkv", stored(whole), heads, ranks)
 
 
 def test_another_number_of_ranks_is_refused():
@@ -88,4 +89,4 @@ def test_another_number_of_ranks_is_refused():
     _, whole = attention(heads, ranks=4, hidden=1, seed=0)
     for ranks in (1, 2):
         with pytest.raises(ValueError, match=rf"\(2816, 1\) with scales \(24, 1\).*{ranks} ranks"):
-            split_fused("qkv", *stored(whole), heads, ranks)
+            split_fused("qkv", stored(whole), heads, ranks)

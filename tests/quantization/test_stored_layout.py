@@ -1,4 +1,4 @@
-"""Tests of joined_projections: which of q, k and v are read together, from shapes alone."""
+"""Tests of layouts: which of q, k and v are read together, and which rows of which tensors."""
 
 from types import SimpleNamespace
 
@@ -6,58 +6,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.checkpoint.fp8 import CrossingKV, FusedQKV, crossing_keys, joined_projections
-from mimo_v2_flash.checkpoint.param_specs import FUSED, SCALE
+from mimo_v2_flash.checkpoint import param_specs
+from mimo_v2_flash.checkpoint.param_specs import FUSED
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.meta import hub_tensors
-from mimo_v2_flash.parallel_config import ShardSpec
+from mimo_v2_flash.quantization import StoredLayout, find_joint_layout
+from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.quantised import SMALL, model_tensors
 
 PREFIX = "model.layers.2"
 K, V = (f"{PREFIX}.self_attn.{letter}_proj.weight" for letter in "kv")
 
 
-def joined(index: int, config: MiMoConfig, tensors, **options):
-    return joined_projections(
-        f"model.layers.{index}",
-        config.layers[index],
-        config,
-        tensors,
-        lambda name: f"file: {name}",
-        **options,
-    )
+def joint(index: int, config: MiMoConfig, tensors) -> StoredLayout | None:
+    request = param_specs.projections(f"model.layers.{index}", config, config.layers[index])
+    return find_joint_layout(request, tensors, lambda name: f"file: {name}")
 
 
 def test_of_the_real_model_nine_full_layers_have_crossing_scales():
     """Source: the hub's index has 8 scale rows for K of 768 rows, and 4 for V of 512."""
     config = MiMoConfig()
     tensors = hub_tensors(config)
-    layers = [joined(index, config, tensors) for index in range(48)]
+    layers = [joint(index, config, tensors) for index in range(48)]
     full = [index for index, pattern in enumerate(config.hybrid_layer_pattern) if not pattern]
     assert [index for index, layer in enumerate(layers) if layer] == full
     assert len(full) == 9
-    assert crossing_keys(config) == {layers[index].k for index in full}
     for index in full:
-        k, v, heads = layers[index]
+        k, v = layers[index].stored
         assert (tensors[k].shape, tensors[v].shape) == ((768, 4096), (512, 4096))
         assert (tensors[k + SCALE].shape, tensors[v + SCALE].shape) == ((8, 32), (4, 32))
-        assert heads == (64, 4, 192, 128)
+        shapes = [layers[index].weights[name].tensors["scale"] for name in (k, v)]
+        assert shapes == [(12, 32), (8, 32)]
 
 
 @pytest.mark.parametrize("index", range(3))
 def test_a_fused_weight_is_rank_after_rank(index):
     tensors = model_tensors(SMALL, fused=True)[0]
-    layer = joined(index, SMALL, tensors)
-    assert isinstance(layer, FusedQKV)
-    assert (layer.qkv, layer.ranks) == (f"model.layers.{index}.{FUSED}", 4)
+    layer = joint(index, SMALL, tensors)
+    assert layer.stored == (f"model.layers.{index}.{FUSED}",)
+    keys = [part.key for part in layer.parts(None)]
+    assert keys == [f"model.layers.{index}.{FUSED} {rank} 0" for rank in range(4)]
 
 
 def test_full_layers_cross_and_sliding_ones_do_not():
-    layers = [joined(index, SMALL, model_tensors(SMALL)[0]) for index in range(3)]
+    layers = [joint(index, SMALL, model_tensors(SMALL)[0]) for index in range(3)]
     assert layers[1] is None
     for index in (0, 2):
-        assert isinstance(layers[index], CrossingKV)
-        assert layers[index].k == f"model.layers.{index}.self_attn.k_proj.weight"
+        attention = f"model.layers.{index}.self_attn"
+        assert layers[index].stored == tuple(f"{attention}.{x}_proj.weight" for x in "kv")
 
 
 @pytest.mark.parametrize("names", [(K,), (V,), (K, V)])
@@ -65,12 +61,7 @@ def test_what_has_no_scales_crosses_nothing(names):
     tensors = dict(model_tensors(SMALL)[0])
     for name in names:
         del tensors[name + SCALE]
-    assert joined(2, SMALL, tensors) is None
-
-
-def test_in_a_shard_of_heads_nothing_crosses():
-    tensors = model_tensors(SMALL)[0]
-    assert joined(2, SMALL, tensors, shard_spec=ShardSpec(0, 2, 0, 1)) is None
+    assert joint(2, SMALL, tensors) is None
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -79,9 +70,9 @@ def test_only_plain_or_crossing_rows_are_accepted(k_rows, v_rows):
     shapes = {K: (768, 136), K + SCALE: (k_rows, 2), V: (512, 136), V + SCALE: (v_rows, 2)}
     tensors = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
     if (k_rows, v_rows) in {(6, 4), (12, 8)}:
-        assert joined(2, SMALL, tensors) is None
+        assert joint(2, SMALL, tensors) is None
     elif (k_rows, v_rows) == (8, 4):
-        assert isinstance(joined(2, SMALL, tensors), CrossingKV)
+        assert joint(2, SMALL, tensors).stored == (K, V)
     else:
         with pytest.raises(ValueError, match=rf"^file: {K}: k and v have scales \({k_rows}, 2\)"):
-            joined(2, SMALL, tensors)
+            joint(2, SMALL, tensors)

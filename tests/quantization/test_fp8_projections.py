@@ -4,27 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_dtypes import float8_e4m3fn
 
-from mimo_v2_flash.checkpoint import fp8
-from mimo_v2_flash.checkpoint.fp8 import Heads
+from mimo_v2_flash.quantization.fp8_projections import keys_and_values
+from mimo_v2_flash.quantization.stored_layout import Heads
 from tests.support.drawn import seeds
-from tests.support.quantised import assert_is, attention, stored
+from tests.support.quantised import assert_is, attention, plain_grid, random_codes, stored
 
 MIMO = Heads(queries=4, keys=4, head_dim=192, v_head_dim=128)
 columns = st.sampled_from([1, 128, 130])
-
-
-def grid_of(code: tuple[int, int], height: int) -> tuple[int, int]:
-    return -(-code[0] // height), -(-code[1] // 128)
-
-
-def random_codes(
-    *shape: int, grid: tuple[int, ...], seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return finite codes, and scales that are far apart."""
-    generator = np.random.default_rng(seed)
-    return generator.integers(0, 0x7F, shape, np.uint8), generator.random(grid, np.float32) + 0.1
 
 
 @st.composite
@@ -34,48 +21,11 @@ def one_head_a_rank(draw) -> Heads:
     return Heads(K * draw(st.sampled_from([2, 4])), K, Q, C)
 
 
-# Plain grids
-
-
-@given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([128, 64]), seeds)
-def test_a_plain_grid_gives_each_row_the_scale_of_its_block(shape, height, seed):
-    code, scale = random_codes(*shape, grid=grid_of(shape, height), seed=seed)
-    weight = fp8.plain_grid("w", code, scale)
-    assert weight.code is code
-    assert weight.scale is scale
-    of_row, of_column = np.arange(shape[0]) // height, np.arange(shape[1]) // 128
-    value = code.view(float8_e4m3fn).astype(np.float32) * scale[of_row][:, of_column]
-    np.testing.assert_array_equal(weight.dequantize(), value)
-
-
-@pytest.mark.parametrize("rows", [n for n in range(15) if n not in {6, 12}])
-def test_any_other_number_of_scale_rows_is_refused(rows):
-    with pytest.raises(ValueError, match=r"q_proj\.weight: \(768, 130\)") as refusal:
-        fp8.plain_grid("q_proj.weight", *random_codes(768, 130, grid=(rows, 2)))
-    assert f"({rows}, 2), expected (6, 2) or (12, 2)" in str(refusal.value)
-
-
-@pytest.mark.parametrize("grid", [(6, 1), (6, 3), (6,), (6, 2, 1), (12, 130), (2, 6)])
-def test_any_other_number_of_scale_columns_is_refused(grid):
-    with pytest.raises(ValueError, match=r"w: .* expected \(6, 2\) or \(12, 2\)"):
-        fp8.plain_grid("w", *random_codes(768, 130, grid=grid))
-
-
-def test_the_height_of_a_plain_grid_must_fit_all():
-    assert fp8.block_height(((768, 4096), (6, 32)), ((512, 4096), (4, 32))) == 128
-    assert fp8.block_height(((768, 4096), (12, 32)), ((512, 4096), (8, 32))) == 64
-    assert fp8.block_height(((768, 4096), (12, 32)), ((512, 4096), (4, 32))) is None
-    assert fp8.block_height(((768, 4096), (8, 32))) is None
-
-
-# K and V
-
-
 @settings(max_examples=60)
 @given(one_head_a_rank(), columns, seeds)
 def test_scales_that_cross_from_k_into_v_are_read_as_they_were_made(heads, width, seed):
     (_, k, v), _ = attention(heads, ranks=heads.keys, hidden=width, seed=seed)
-    w_k, w_v = fp8.keys_and_values("layer", stored(k), stored(v), heads)
+    w_k, w_v = keys_and_values("layer", stored(k), stored(v), heads)
     assert_is(w_k, k)
     assert_is(w_v, v)
 
@@ -84,7 +34,7 @@ def test_scales_that_cross_from_k_into_v_are_read_as_they_were_made(heads, width
 def test_an_even_number_of_heads_on_a_rank_is_on_the_plain_grid(heads, half, seed):
     heads = heads._replace(keys=4 * half, queries=8 * half)
     (_, k, v), _ = attention(heads, ranks=2, hidden=130, seed=seed)
-    w_k, w_v = fp8.keys_and_values("layer", stored(k), stored(v), heads)
+    w_k, w_v = keys_and_values("layer", stored(k), stored(v), heads)
     assert (w_k.block_height, w_v.block_height) == (128, 128)
     assert_is(w_k, k)
     assert_is(w_v, v)
@@ -93,7 +43,7 @@ def test_an_even_number_of_heads_on_a_rank_is_on_the_plain_grid(heads, half, see
 def test_the_rows_of_mimos_scales_are_those_of_the_table():
     k, v = random_codes(768, 1, grid=(8, 1)), random_codes(512, 1, grid=(4, 1))
     (_, k_scale), (_, v_scale) = k, v
-    w_k, w_v = fp8.keys_and_values("layer", k, v, MIMO)
+    w_k, w_v = keys_and_values("layer", k, v, MIMO)
     assert (w_k.block_height, w_v.block_height) == (64, 64)
     for g in range(4):
         expected = k_scale[[2 * g, 2 * g, 2 * g + 1]]
@@ -105,8 +55,8 @@ def test_the_rows_of_mimos_scales_are_those_of_the_table():
 def test_a_plain_grid_is_wrong_in_half_of_v_and_impossible_for_k():
     (_, k, v), _ = attention(MIMO._replace(queries=8), ranks=4, hidden=130, seed=0)
     with pytest.raises(ValueError, match=r"\(8, 2\), expected \(6, 2\)"):
-        fp8.plain_grid("k", *stored(k))
-    naive, truth = fp8.plain_grid("v", *stored(v)).dequantize(), v.truth_OI
+        plain_grid("k", *stored(k))
+    naive, truth = plain_grid("v", *stored(v)).dequantize(), v.truth_OI
     wrong = (naive != truth).reshape(4, 2, 64, -1).any(axis=(2, 3))
     assert wrong.tolist() == [[True, False]] * 4
 
@@ -114,7 +64,7 @@ def test_a_plain_grid_is_wrong_in_half_of_v_and_impossible_for_k():
 @pytest.mark.parametrize("grids", [((8, 1), (4, 1)), ((6, 1), (4, 1)), ((12, 1), (8, 1))])
 def test_codes_are_views_of_what_was_read(grids):
     k, v = random_codes(768, 3, grid=grids[0]), random_codes(512, 3, grid=grids[1])
-    w_k, w_v = fp8.keys_and_values("layer", k, v, MIMO)
+    w_k, w_v = keys_and_values("layer", k, v, MIMO)
     assert w_k.code is k[0]
     assert w_v.code is v[0]
 
@@ -124,10 +74,10 @@ def test_every_other_pair_of_scale_rows_is_refused_by_layer():
     for rows in np.ndindex(15, 12):
         k, v = random_codes(768, 1, grid=(rows[0], 1)), random_codes(512, 1, grid=(rows[1], 1))
         if rows in fitting:
-            fp8.keys_and_values("layers.5", k, v, MIMO)
+            keys_and_values("layers.5", k, v, MIMO)
             continue
         with pytest.raises(ValueError, match=r"^layers\.5: k and v have scales") as refusal:
-            fp8.keys_and_values("layers.5", k, v, MIMO)
+            keys_and_values("layers.5", k, v, MIMO)
         message = str(refusal.value)
         assert f"({rows[0]}, 1) and ({rows[1]}, 1), expected ((6, 1), (4, 1))" in message
         assert "or ((8, 1), (4, 1))" in message
@@ -137,18 +87,18 @@ def test_every_other_pair_of_scale_rows_is_refused_by_layer():
 def test_other_scale_columns_of_k_and_v_are_refused(k_grid, v_grid):
     k, v = random_codes(768, 1, grid=k_grid), random_codes(512, 1, grid=v_grid)
     with pytest.raises(ValueError, match=r"layers\.5: k and v"):
-        fp8.keys_and_values("layers.5", k, v, MIMO)
+        keys_and_values("layers.5", k, v, MIMO)
 
 
 def test_an_odd_number_of_heads_on_a_rank_is_refused():
     heads = Heads(queries=12, keys=6, head_dim=192, v_head_dim=128)
     (_, k, v), _ = attention(heads, ranks=2, hidden=1, seed=0)
     with pytest.raises(ValueError, match=r"scales \(10, 1\) and \(6, 1\), expected"):
-        fp8.keys_and_values("layer", stored(k), stored(v), heads)
+        keys_and_values("layer", stored(k), stored(v), heads)
 
 
 def test_a_run_that_half_blocks_cannot_show_is_refused():
     heads = Heads(queries=8, keys=4, head_dim=160, v_head_dim=128)
     (_, k, v), _ = attention(heads._replace(queries=16), ranks=4, hidden=1, seed=0)
     with pytest.raises(ValueError, match=r"scales \(8, 1\) and \(4, 1\), expected"):
-        fp8.keys_and_values("layer", stored(k), stored(v), heads)
+        keys_and_values("layer", stored(k), stored(v), heads)
