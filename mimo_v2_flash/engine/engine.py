@@ -8,25 +8,24 @@ from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import psutil
-
 from mimo_v2_flash import inputs
+from mimo_v2_flash.parallel import ALONE, check_consistent
 
+from .executor import Executor
 from .output_processor import OutputProcessor
-from .prefix_store import PrefixStore
-from .request import Constraint, Event, Request, RequestOutput, Sequence
+from .prefix_store import PrefixStore, prefix_budget
+from .request import Constraint, Event, Request, RequestOutput
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
 from .seeds import resolve_seed
 from .stats import EngineStats, StatsRecorder
 from .step_runner import StepRunner
+from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mimo_v2_flash.model import MiMoV2FlashModel
-    from mimo_v2_flash.parallel import HostGroup
 
 __all__ = ["Engine"]
 
@@ -39,6 +38,8 @@ class Engine:
     `submit`, `cancel`, `stats` and `close` may be called from any thread, `step` from one at a
     time. A request's tokens are those that it has alone, whatever its neighbours: logits agree
     within 1e-5 of their range, and the noise of sampling belongs to the request.
+
+    All ranks of a model construct it alike. Rank 0 answers requests; the others `follow`.
 
     Parameters
     ----------
@@ -61,11 +62,13 @@ class Engine:
         Token ids that are never chosen; those of the model's `generation_config` if not given.
     clock : callable
         The time in seconds, of which only differences count.
+    share_events : bool
+        Whether `follow` gets the events of each step.
 
     Raises
     ------
     ValueError
-        If a size or the dtype is not allowed.
+        If a size or the dtype is not allowed, or ranks disagree.
 
     Examples
     --------
@@ -91,12 +94,15 @@ class Engine:
         cache_dtype: Any = None,
         suppress_tokens: SequenceOf[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        share_events: bool = False,
     ) -> None:
         rows = inputs.as_count("max_sequences", max_sequences)
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        budget = 0 if model.pads_steps else _prefix_budget(prefix_cache, model.group)
+        sizes = {"max_sequences": rows, "max_length": max_length, "prefill_chunk": chunk}
+        check_consistent(model.group, **sizes, cache_dtype=cache_dtype, share_events=share_events)
+        budget = 0 if model.pads_steps else prefix_budget(prefix_cache, model.group)
         cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
@@ -104,7 +110,11 @@ class Engine:
         suppressed = _suppressed(model, suppress_tokens)
         ranks = len(cache.rank_rows) if budget else 0
         prefixes = [PrefixStore(cache, budget // ranks) for _ in range(ranks)]
-        self._runner = StepRunner(model, cache, prefixes, suppressed)
+        self._worker = Worker(model, cache, prefixes)
+        self._executor = Executor(model.group, self._worker)
+        self._runner = StepRunner(
+            self._executor, rows, pads_steps=model.pads_steps, suppressed=suppressed
+        )
         self._processor = OutputProcessor(suppressed)
         self._scheduler = Scheduler(
             cache.rank_rows,
@@ -112,21 +122,22 @@ class Engine:
             max_step=model.max_step,
             clock=clock,
             begin=self._runner.restore_prefix,
+            known_prefix=self._runner.known_prefix,
             pads_steps=model.pads_steps,
         )
         self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
         self._requests: dict[int, Request] = {}
         self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why
         self._failure: Exception | None = None
-        self._is_stepping = False
+        self._is_stepping, self._share_events = False, share_events
 
     def __enter__(self) -> Engine:
         """Return the engine, which is closed after the block."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close the engine."""
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Close the engine; an error of the block is an error of those that follow."""
+        self._close(error)
 
     @property
     def has_work(self) -> bool:
@@ -170,7 +181,7 @@ class Engine:
             If a token id, of the parameters too, is outside of the vocabulary, or the prompt or the
             number of answers can never fit.
         RuntimeError
-            If the engine is closed or has failed, or `max_waiting` requests wait already.
+            If the engine is closed or has failed, `max_waiting` requests wait, or a rank follows.
         """
         params, vocab_size = params or SamplingParams(), self._model.config.vocab_size
         (prompt,) = inputs.as_prompts([prompt_tokens], vocab_size)
@@ -190,39 +201,23 @@ class Engine:
             waiting = len(self._scheduler.waiting)
             if self._max_waiting is not None and waiting >= self._max_waiting:
                 raise RuntimeError(f"{waiting} requests wait already: max_waiting")
-            request = self._request(prompt, params, constraint, priority, first_index)
+            ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
+            request = Request(
+                next(self._ids),
+                prompt,
+                params,
+                end_tokens=frozenset(params.stop_token_ids).union(ends),
+                limit=params.limit(self._max_length - len(prompt) + 1),  # the last is not fed back
+                seed=resolve_seed(params.seed, ALONE),  # rank 0's alone counts
+                priority=priority,
+                arrival=self._clock(),
+            )
+            request.add_sequences(first_index, constraint)
             self._requests[request.id] = request
             self._scheduler.add(request)
             if request.limit == 0 and params.prompt_logprobs is None:
                 self._ending.append((request.id, "length"))
         return request.id
-
-    def _request(
-        self,
-        prompt: list[int],
-        params: SamplingParams,
-        constraint: Constraint | None,
-        priority: int,
-        first_index: int,
-    ) -> Request:
-        """Return a request of checked values."""
-        room = self._max_length - len(prompt) + 1  # the last token is not fed back
-        ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
-        request = Request(
-            next(self._ids),
-            prompt,
-            params,
-            end_tokens=frozenset(params.stop_token_ids).union(ends),
-            limit=room if params.max_tokens is None else min(room, params.max_tokens),
-            seed=resolve_seed(params.seed, self._model.group),
-            priority=priority,
-            arrival=self._clock(),
-        )
-        request.sequences = [
-            Sequence(request, first_index + answer, constraint.copy() if constraint else None)
-            for answer in range(params.n)
-        ]
-        return request
 
     def cancel(self, id: int) -> None:  # noqa: A002
         """End a request at the next `step`; nothing happens if it has ended already."""
@@ -230,12 +225,43 @@ class Engine:
             self._ending.append((id, "cancelled"))
 
     def close(self) -> None:
-        """Drop all requests, and free the KV cache; a step that runs ends before."""
+        """Drop all requests, and free the KV cache; a step that runs ends before.
+
+        `follow` on other ranks returns.
+        """
+        self._close()
+
+    def _close(self, error: BaseException | None = None) -> None:
         with self._lock:
             self._failure = self._failure or RuntimeError("the engine is closed")
             self._requests.clear()
             if not self._is_stepping:
-                self._runner.release()
+                self._executor.close(error)
+
+    def follow(self, on_events: Callable[[list[Event]], None] | None = None) -> None:
+        """Compute this rank's part of rank 0's steps, until rank 0 closes its engine.
+
+        An error of this rank is to leave its program: then rank 0's requests end with it.
+
+        Parameters
+        ----------
+        on_events : callable, optional
+            Called with the events of each of rank 0's steps, if the engines `share_events`.
+
+        Raises
+        ------
+        RankError
+            If rank 0 fails, or a rank is lost; it is named.
+        RuntimeError
+            If this is rank 0, or the engine is closed.
+        """
+        if self._model.group.rank == 0:
+            raise RuntimeError("rank 0 leads: call submit() and step()")
+        self._check_open(follows=True)
+        try:
+            self._worker.follow(on_events or (lambda _: None))
+        finally:
+            self._close()
 
     def step(self) -> list[Event]:
         """Run one step; return what it added to each answer, and which answers ended.
@@ -245,8 +271,9 @@ class Engine:
         Raises
         ------
         RuntimeError
-            If the engine is closed.
+            If the engine is closed, or this rank follows.
         """
+        failure: Exception | None = None
         with self._lock:
             self._check_open()
             events = self._end_waiting()
@@ -260,15 +287,17 @@ class Engine:
                     events += self._processor(result)
         except Exception as error:
             with self._lock:
-                self._failure = error
+                self._failure = failure = error
                 for request in self._requests.values():
                     events += request.end("error", error)
         with self._lock:
             self._recorder.finish(events, self._requests, self._clock())
             self._forget_finished(events)
             self._is_stepping = False
+            if failure is None and self._share_events:
+                self._executor.share(events)
             if self._failure is not None:
-                self._runner.release()
+                self._executor.close(failure)
         return events
 
     def run(self) -> dict[int, RequestOutput]:
@@ -285,9 +314,11 @@ class Engine:
             for id_ in [id_ for id_, request in requests.items() if request.is_finished]:
                 yield id_, requests.pop(id_).output()
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, follows: bool = False) -> None:
         if self._failure is not None:
             raise RuntimeError(f"the engine is closed: {self._failure}") from self._failure
+        if (rank := self._model.group.rank) and not follows:
+            raise RuntimeError(f"rank {rank} follows: call follow()")
 
     def _end_waiting(self) -> list[Event]:
         """End the requests that were cancelled since the last step, or want nothing computed."""
@@ -314,18 +345,3 @@ def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> froz
     """Return the token ids that are never chosen, by default the model's; ValueError for others."""
     tokens = model.generation_config.suppress_tokens if tokens is None else tokens
     return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))
-
-
-def _prefix_budget(size: int | str, group: HostGroup) -> int:
-    """Return the bytes of `prefix_cache`: ranks, which drop the same blocks, have the least."""
-    budget = size if isinstance(size, int) else _part_of_memory(size)
-    budget = inputs.as_count("prefix_cache", budget, minimum=0)
-    return int(np.min(group.all_gather(np.array([budget], np.int64))))
-
-
-def _part_of_memory(size: str) -> int:
-    """Return the bytes of a part of the free memory, such as "10%"."""
-    number, percent, rest = size.partition("%")
-    if rest or not percent or not number.isdecimal() or int(number) > 100:
-        raise ValueError(f'prefix_cache is {size!r}, allowed is bytes or a part such as "10%"')
-    return psutil.virtual_memory().available * int(number) // 100

@@ -14,6 +14,7 @@ from .seeds import resolve_seed
 if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
+    from .request import Event
     from .sampling_params import SamplingParams
 
 __all__ = ["GeneratedTokens", "generate"]
@@ -62,21 +63,39 @@ def generate(
     params = replace(params, seed=seed)
     longest = max(map(len, prompts)) + max((params.max_tokens or 0) - 1, 0)
     rows: list[list[int]] = [[] for _ in prompts]
-    options = {"prefix_cache": 0, "cache_dtype": cache_dtype, "suppress_tokens": suppress_tokens}
-    with Engine(model, len(prompts), longest, **options) as engine:
-        for row, prompt in enumerate(prompts):
-            engine.submit(prompt, params, first_index=row)
-        for row, token in _tokens(engine):
+
+    def take(events: Sequence[Event]) -> None:
+        for row, token in _tokens(events):
             rows[row].append(token)
             if on_token is not None:
                 on_token(row, token)
+
+    options: dict[str, Any] = {"prefix_cache": 0, "cache_dtype": cache_dtype}
+    options |= {"suppress_tokens": suppress_tokens, "share_events": True}
+    with Engine(model, len(prompts), longest, **options) as engine:
+        if model.group.rank:
+            engine.follow(take)
+        else:
+            _run(engine, prompts, params, take)
     return GeneratedTokens(rows, seed)
 
 
-def _tokens(engine: Engine) -> Iterator[tuple[int, int]]:
-    """Yield the index of an answer and its next token, as they are chosen; raise its error."""
+def _run(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    take: Callable[[Sequence[Event]], None],
+) -> None:
+    """Answer all prompts, the one of row r with index r; `take` gets the events of each step."""
+    for row, prompt in enumerate(prompts):
+        engine.submit(prompt, params, first_index=row)
     while engine.has_work:
-        for event in engine.step():
-            if event.error is not None:
-                raise event.error
-            yield from ((event.index, token) for token in event.tokens)
+        take(engine.step())
+
+
+def _tokens(events: Sequence[Event]) -> Iterator[tuple[int, int]]:
+    """Yield the index of an answer and its next token, as they were chosen; raise its error."""
+    for event in events:
+        if event.error is not None:
+            raise event.error
+        yield from ((event.index, token) for token in event.tokens)

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import psutil
 
+from mimo_v2_flash.inputs import as_count
 from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.parallel import HostGroup
 
-__all__ = ["BLOCK", "PrefixStore"]
+__all__ = ["BLOCK", "PrefixStore", "prefix_budget"]
 
 BLOCK = 32  # positions
 
@@ -66,6 +69,10 @@ class PrefixStore:
         """Bytes that the blocks take."""
         return len(self._used) * self._full_bytes + len(self._sliding_used) * self._sliding_bytes
 
+    def known(self, token_T: Sequence[int]) -> int:
+        """Return where `restore` would let a prompt start."""
+        return self._find(token_T)[0]
+
     def restore(self, token_T: Sequence[int], row: int) -> int:
         """Fill a row with the known beginning of a prompt, and return where the prompt starts."""
         start, path = self._find(token_T)
@@ -83,7 +90,7 @@ class PrefixStore:
         return start
 
     def save(self, token_T: Sequence[int], row: int, start: int, first_token: int) -> None:
-        """Keep the blocks that a step completed.
+        """Keep the blocks that a step completed, if any.
 
         Parameters
         ----------
@@ -96,8 +103,8 @@ class PrefixStore:
         """
         begin, end = start // BLOCK * BLOCK, len(token_T) // BLOCK * BLOCK
         path = self._path(token_T[:begin])
-        if len(path) * BLOCK < begin:
-            return  # earlier blocks have been dropped
+        if begin == end or len(path) * BLOCK < begin:
+            return  # none is complete, or earlier ones have been dropped
         saved = []
         for first in range(begin, end, BLOCK):
             parent = path[-1] if path else self._root
@@ -205,3 +212,18 @@ class PrefixStore:
             row_T = np.where(is_captured_T, captured_T, row_T)
             blocks[layer] = cache.k_ZKQ[row_T], cache.v_ZKC[row_T]
         return blocks
+
+
+def prefix_budget(size: int | str, group: HostGroup) -> int:
+    """Return the bytes of `prefix_cache`: ranks, which drop the same blocks, have the least."""
+    budget = size if isinstance(size, int) else _part_of_memory(size)
+    budget = as_count("prefix_cache", budget, minimum=0)
+    return int(np.min(group.all_gather(np.array([budget], np.int64))))
+
+
+def _part_of_memory(size: str) -> int:
+    """Return the bytes of a part of the free memory, such as "10%"."""
+    number, percent, rest = size.partition("%")
+    if rest or not percent or not number.isdecimal() or int(number) > 100:
+        raise ValueError(f'prefix_cache is {size!r}, allowed is bytes or a part such as "10%"')
+    return psutil.virtual_memory().available * int(number) // 100

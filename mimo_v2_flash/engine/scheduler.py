@@ -48,6 +48,8 @@ class Scheduler:
         so that every answer computes its prompt.
     begin
         Called for each sequence that gets a row: it may set how much of the prompt is known.
+    known_prefix
+        How many tokens of a request's prompt a data-parallel rank need not compute.
 
     Attributes
     ----------
@@ -65,13 +67,14 @@ class Scheduler:
         max_step: int,
         clock: Callable[[], float],
         begin: Callable[[Sequence], None],
+        known_prefix: Callable[[Request, int], int] = lambda *_: 0,
         pads_steps: bool = False,
     ) -> None:
         self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
         self.rows_per_request = max(map(len, self._free))
-        self._rank_of = {row: rank for rank, rows in enumerate(self._free) for row in rows}
         self._prefill_chunk, self._max_step = prefill_chunk, max_step
         self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
+        self._known_prefix = known_prefix
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
 
@@ -85,7 +88,7 @@ class Scheduler:
             if sequence.request in self.waiting:
                 self.waiting.remove(sequence.request)
             return
-        free = self._free[self._rank_of[sequence.row]]
+        free = self._free[sequence.rank]
         free.append(sequence.row)
         free.sort()
         self.running.remove(sequence)
@@ -113,14 +116,27 @@ class Scheduler:
         if not self.waiting or not any(self._free):
             return
         for request in sorted(self.waiting, key=self._urgency):
-            free = max(self._free, key=len)  # ranks' numbers of rows stay even
-            if len(free) < len(request.sequences):
+            rank = self._rank_for(request)
+            if rank is None:
                 return  # those after it do not overtake it
             self.waiting.remove(request)
             for sequence in request.sequences:
-                sequence.row = free.pop(0)  # the lowest: attention spans all rows in use
+                sequence.rank = rank
+                sequence.row = self._free[rank].pop(0)  # the lowest: attention spans all in use
                 self.running.append(sequence)
             self._begin(request.sequences[0])
+
+    def _rank_for(self, request: Request) -> int | None:
+        """Return the rank that gets a request: None if no rank has as many rows as it needs.
+
+        It is the rank that knows most of its prompt. Where ranks know equally much, the one with
+        most free rows gets it, so that their numbers of sequences stay even.
+        """
+        rows = len(request.sequences)
+        ranks = [rank for rank, free in enumerate(self._free) if len(free) >= rows]
+        if len(ranks) < 2:
+            return ranks[0] if ranks else None
+        return max(ranks, key=lambda r: (self._known_prefix(request, r), len(self._free[r])))
 
     def _computes_prompt(self, sequence: Sequence) -> bool:
         """Return whether a sequence computes its prompt; others copy the row of the first."""

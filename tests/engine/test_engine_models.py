@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
+from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.layers.embedding import embed
 from mimo_v2_flash.parallel import ThreadGroup
@@ -82,7 +82,7 @@ def assert_as_alone(results, schedule, model, *, oracle=None, tolerance=2e-5, **
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
     """Blocks of four positions, so that short prompts share some."""
-    for module in (prefix_store, scheduler, step_runner):
+    for module in (prefix_store, scheduler):
         monkeypatch.setattr(module, "BLOCK", 4)
 
 
@@ -176,13 +176,13 @@ def test_static_programs_answer_alike_and_have_two_numbers_of_rows():
     model = small_model(backend=backend, max_step=40)
     shapes = set()
     with Engine(model, rows, prefill_chunk=chunk) as engine:
-        step = model._check_step
+        forward = model.runner.forward
 
-        def recorded(token_BT, *args):
-            shapes.add(np.shape(token_BT))
-            return step(token_BT, *args)
+        def recorded(output, step, *args, **kwargs):
+            shapes.add(step.token_BT.shape)
+            return forward(output, step, *args, **kwargs)
 
-        model._check_step = recorded
+        model.runner.forward = recorded
         results = run(engine, MIXED)
     assert_as_alone(results, MIXED, small_model())
     assert (rows, 1) in shapes
@@ -204,10 +204,8 @@ def test_ranks_answer_as_one(plan):
 
     def on_rank(rank: int):
         model = running(oracle, group=group, plan=plan, max_length=64)
-        with Engine(model, 8, prefill_chunk=8, prefix_cache=1 << 20, clock=lambda: 0.0) as engine:
-            return run(engine, MIXED)
+        with Engine(model, 8, prefill_chunk=8, prefix_cache=1 << 20) as engine:
+            return run(engine, MIXED) if rank == 0 else engine.follow()
 
-    first, *others = group.run(on_rank)
-    for results in others:
-        assert results == first
+    first = group.run(on_rank)[0]
     assert_as_alone(first, MIXED, running(oracle, max_length=64), oracle=oracle)

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
-from mimo_v2_flash.engine.engine import _prefix_budget
-from mimo_v2_flash.engine.prefix_store import BLOCK
+from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler
+from mimo_v2_flash.engine.prefix_store import BLOCK, prefix_budget
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
@@ -122,7 +121,7 @@ def test_a_size_that_means_nothing_is_refused(size):
 def test_what_is_kept_is_within_the_budget(blocks):
     budget = blocks * 2 * BLOCK * KEY_BYTES
     engine = engine_of(prefix_cache=budget)
-    (store,) = engine._runner.prefixes
+    (store,) = engine._worker.prefixes
     for seed in range(4):
         computed(engine, stem(150, seed))
         computed(engine, stem(100, seed))
@@ -165,7 +164,7 @@ def test_any_prefixes_chunks_budgets_and_windows_change_nothing(
     block, drawn, budget, chunk, window, max_step
 ):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (prefix_store, scheduler, step_runner):
+        for module in (prefix_store, scheduler):
             patch.setattr(module, "BLOCK", block)
         engine = engine_of(prefix_cache=budget, chunk=chunk, window=window, max_step=max_step)
         expected = {}
@@ -178,7 +177,7 @@ def test_any_prefixes_chunks_budgets_and_windows_change_nothing(
             expected.setdefault("events", []).extend(events)
         events = [*expected.pop("events"), *step_until_idle(engine)]
         assert together(events) == expected
-        assert all(store.nbytes <= budget for store in engine._runner.prefixes)
+        assert all(store.nbytes <= budget for store in engine._worker.prefixes)
 
 
 def test_ranks_of_unequal_memory_keep_the_same_prefixes(monkeypatch):
@@ -188,6 +187,6 @@ def test_ranks_of_unequal_memory_keep_the_same_prefixes(monkeypatch):
 
     def budget(rank: int) -> tuple[int, int]:
         free.available = [4_000, 3_000][rank]
-        return _prefix_budget("10%", group), _prefix_budget(50, group)
+        return prefix_budget("10%", group), prefix_budget(50, group)
 
     assert group.run(budget) == [(300, 50)] * 2

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from mimo_v2_flash.engine.executor import Executor
 from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.engine.scheduler import ScheduledTokens
 from mimo_v2_flash.engine.step_runner import StepRunner
+from mimo_v2_flash.engine.worker import Worker
+from mimo_v2_flash.parallel import ALONE
 from tests.support.engine_model import HistoryModel, logits_after
 
 V = 23
@@ -25,7 +28,8 @@ class Run:
     def __init__(self, **options) -> None:
         self.model = HistoryModel(V, 40, **options)
         self.cache = self.model.new_cache(4)
-        self._runner = StepRunner(self.model, self.cache, [])
+        executor = Executor(ALONE, Worker(self.model, self.cache))
+        self._runner = StepRunner(executor, 4, pads_steps=self.model.pads_steps)
 
     def __call__(self, *parts: tuple[Sequence, int]):
         """Return the results of a step of the next tokens of sequences, as many as are named."""
