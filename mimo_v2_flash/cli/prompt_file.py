@@ -153,12 +153,15 @@ def run_prompt_file(
 ) -> dict[str, Any]:
     """Answer the prompts of a file on standard output; return answers, rates and latencies.
 
-    `options` are those of the `Engine`.
+    `options` are those of the `Engine`. Rank 0 answers; other ranks follow, and return no answers.
     """
     prompts = read_prompts(file, tokenizer, defaults, chat=chat)
     longest = max(_longest(prompt, model.max_length) for prompt in prompts)
     lines, start = [], time.perf_counter()
     with Engine(model, max_length=longest, **options) as engine:
+        if model.group.rank:
+            engine.follow()
+            prompts = []
         for line in answer_prompts(engine, tokenizer, prompts, ordered=ordered):
             lines.append(line)
             sys.stdout.write(f"{json.dumps(line, ensure_ascii=False)}\n")
