@@ -14,6 +14,7 @@ from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone
 from tests.support.engine_tiny import RECIPE
 from tests.support.poison import BAD_TOKEN, poisoned
+from tests.support.processes import by_hand, by_torchrun
 from tests.support.spread import admitting
 from tests.support.tiny import running, tiny
 
@@ -286,3 +287,34 @@ def test_generate_raises_the_same_on_all_ranks():
         return str(caught.value)
 
     assert len(set(group.run(program))) == 1
+
+
+@pytest.mark.distributed
+def test_processes_generate_alike():
+    run = by_torchrun("generates", 4)
+    assert run.codes == [0], run.output
+    tokens = [line for line in run.output.splitlines() if line.startswith("tokens ")]
+    assert len(tokens) == 4
+    assert len(set(tokens)) == 1
+    counts = Counter(line for line in run.output.splitlines() if line.startswith("token "))
+    assert sum(counts.values()) == 4 * 10
+    assert all(count % 4 == 0 for count in counts.values())
+
+
+@pytest.mark.distributed
+def test_processes_follow_through_a_pause_and_end_when_rank_0_closes():
+    runs = by_hand("leads_and_follows", 3, heartbeat_timeout=4)
+    assert [run.codes for run in runs.values()] == [[0]] * 3, runs
+    answers = [line for line in runs[0].output.splitlines() if line.startswith("answer")]
+    assert answers == [f"answer {number}: length: None" for number in range(4)]
+
+
+@pytest.mark.distributed
+def test_a_process_that_is_killed_ends_the_requests_by_its_name():
+    runs = by_hand("leads_and_follows", 3, odd=2, heartbeat_timeout=4)
+    cause = "rank 2 sent no heartbeat for 4 s"
+    for number in (0, 1):
+        assert f"answer {number}: error: {cause}" in runs[0].output
+    for rank in (0, 1):
+        assert runs[rank].codes != [0]
+        assert cause in runs[rank].output
