@@ -13,8 +13,9 @@ ENGINE_MUTANTS = (
     _engine(
         "a row is not reset",
         "step_runner",
-        "sequence.computed = sequence.reused = store.restore(request.prompt_tokens, row)",
-        "sequence.computed = int(self._cache.length_B[row])",
+        "            sequence.computed = sequence.reused = start\n",
+        "            cache = self._executor._worker._cache\n"
+        "            sequence.computed = int(cache.length_B[sequence.running_row])\n",
         "engine_schedules",
     ),
     Mutant(
@@ -152,8 +153,8 @@ ENGINE_MUTANTS = (
     _engine(
         "rows of one rank first",
         "scheduler",
-        "            free = max(self._free, key=len)",
-        "            free = next(filter(None, self._free), [])",
+        "(self._known_prefix(request, r), len(self._free[r]))",
+        "(self._known_prefix(request, r), -r)",
     ),
     _engine(
         "a row that is not given back",
@@ -186,8 +187,9 @@ ENGINE_MUTANTS = (
     ),
     _engine(
         "answers share a constraint",
-        "engine",
+        "request",
         "constraint.copy() if constraint else None",
         "constraint",
+        "engine",
     ),
 )

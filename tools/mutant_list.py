@@ -7,6 +7,7 @@ from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
+from tools.rank_mutants import RANK_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -16,6 +17,7 @@ MUTANTS = (
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *ENGINE_MUTANTS,
+    *RANK_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,

@@ -1,6 +1,7 @@
 """Shares of the head's outputs: each rank sends to rank 0 what it computed of them, and no more."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,29 +35,28 @@ def gather_outputs(
     rank_rows
         The rows of each data-parallel rank.
     """
-    group, is_bad_B = context.world_group, np.zeros(len(is_wanted_Bn), bool)
-    rows_of = [rank_rows[context.data_parallel_rank_of(rank)] for rank in range(group.size)]
-    is_bad_B[rows_of[group.rank]] = is_bad_b
-    message = np.zeros(0, np.uint8)
-    if group.rank:
-        rows = rows_of[group.rank]
-        parts = output.parts(outputs, group.rank)
-        wanted = [part[rows][is_wanted_Bn[rows]] for part in parts]
-        message = np.concatenate([_bytes(array) for array in (*wanted, is_bad_b)])
-    count_P = [len(message), *[0] * (group.size - 1)]
-    received, count_P = group.ragged_all_to_all(message, count_P)
+    group, received = context.world_group, np.zeros(0, np.uint8)
+    is_bad_PB = np.zeros((group.size, len(is_wanted_Bn)), bool)
+    is_bad_PB[group.rank, rank_rows[context.data_parallel_rank]] = is_bad_b
+
+    def share(rank: int) -> list[tuple[np.ndarray, Any]]:
+        """Return the arrays that a rank has a part of, each with the indices of that part."""
+        rows = rank_rows[context.data_parallel_rank_of(rank)]
+        parts = output.parts(outputs, rank)
+        return [*((part[rows], is_wanted_Bn[rows]) for part in parts), (is_bad_PB[rank], rows)]
+
+    sent = [_bytes(array[index]) for array, index in share(group.rank)] if group.rank else []
+    message = np.concatenate([*sent, received])
+    received, _ = group.ragged_all_to_all(message, [len(message), *[0] * (group.size - 1)])
     if group.rank:
         return
-    messages = np.split(received, np.cumsum(count_P)[:-1])
-    for rank, rows in list(enumerate(rows_of))[1:]:
-        rest = messages[rank]
-        for part in output.parts(outputs, rank):
-            wanted_N = part[rows][is_wanted_Bn[rows]]
-            filled = rest[: wanted_N.nbytes].view(wanted_N.dtype)
-            part[rows][is_wanted_Bn[rows]] = filled.reshape(wanted_N.shape)
-            rest = rest[wanted_N.nbytes :]
-        is_bad_B[rows] |= rest.view(bool)
-    outputs[-1][is_bad_B] = np.nan
+    end = 0
+    for rank in range(1, group.size):
+        for array, index in share(rank):
+            wanted = array[index]
+            start, end = end, end + wanted.nbytes
+            array[index] = received[start:end].view(wanted.dtype).reshape(wanted.shape)
+    outputs[-1][is_bad_PB.any(axis=0)] = np.nan
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
