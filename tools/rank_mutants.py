@@ -74,7 +74,7 @@ RANK_MUTANTS = (
         "scheduler",
         "(self._known_prefix(request, r), len(self._free[r]))",
         "(-self._known_prefix(request, r), len(self._free[r]))",
-        "scheduler",
+        "scheduler_prefixes",
         "engine_models",
     ),
     _engine(
