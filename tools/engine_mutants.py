@@ -14,7 +14,7 @@ ENGINE_MUTANTS = (
         "a row is not reset",
         "step_runner",
         "            sequence.computed = sequence.reused = start\n",
-        "            cache = self._executor._worker._cache\n"
+        "            cache = self._executor._worker.cache\n"
         "            sequence.computed = int(cache.length_B[sequence.running_row])\n",
         "engine_schedules",
     ),

@@ -63,7 +63,7 @@ class Engine:
     clock : callable
         The time in seconds, of which only differences count.
     share_events : bool
-        Whether `follow` gets the events of each step.
+        Whether `follow` on other ranks gets the events of each step.
 
     Raises
     ------
@@ -100,24 +100,16 @@ class Engine:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        sizes = {"max_sequences": rows, "max_length": max_length, "prefill_chunk": chunk}
-        check_consistent(model.group, **sizes, cache_dtype=cache_dtype, share_events=share_events)
-        budget = 0 if model.pads_steps else prefix_budget(prefix_cache, model.group)
-        cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
-        self._cache_bytes = cache.nbytes
+        self._worker = _new_worker(model, rows, max_length, cache_dtype, prefix_cache)
+        self._cache_bytes = self._worker.cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
         self._max_length = model.max_length if max_length is None else max_length
         suppressed = _suppressed(model, suppress_tokens)
-        ranks = len(cache.rank_rows) if budget else 0
-        prefixes = [PrefixStore(cache, budget // ranks) for _ in range(ranks)]
-        self._worker = Worker(model, cache, prefixes)
         self._executor = Executor(model.group, self._worker)
-        self._runner = StepRunner(
-            self._executor, rows, pads_steps=model.pads_steps, suppressed=suppressed
-        )
+        self._runner = StepRunner(self._executor, rows, suppressed, pads_steps=model.pads_steps)
         self._processor = OutputProcessor(suppressed)
         self._scheduler = Scheduler(
-            cache.rank_rows,
+            self._worker.cache.rank_rows,
             prefill_chunk=chunk,
             max_step=model.max_step,
             clock=clock,
@@ -137,7 +129,7 @@ class Engine:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Close the engine; an error of the block is an error of those that follow."""
-        self._close(error)
+        self.close(error)
 
     @property
     def has_work(self) -> bool:
@@ -188,14 +180,7 @@ class Engine:
         params.check_token_ids(vocab_size)
         inputs.as_count("priority", priority, minimum=-MOST, maximum=MOST)
         inputs.as_count("first_index", first_index, minimum=0, maximum=MOST)
-        if len(prompt) > self._max_length:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens, the engine's max_length is "
-                f"{self._max_length}"
-            )
-        most = self._scheduler.rows_per_request
-        if params.n > most:
-            raise ValueError(f"n is {params.n}, allowed is 1..{most}: each answer has a row")
+        self._check_fits(len(prompt), params.n)
         with self._lock:
             self._check_open()
             waiting = len(self._scheduler.waiting)
@@ -219,19 +204,26 @@ class Engine:
                 self._ending.append((request.id, "length"))
         return request.id
 
+    def _check_fits(self, tokens: int, answers: int) -> None:
+        """Raise ValueError if a prompt, or its answers, can never fit."""
+        if tokens > self._max_length:
+            raise ValueError(
+                f"the prompt has {tokens} tokens, the engine's max_length is {self._max_length}"
+            )
+        most = self._scheduler.rows_per_request
+        if answers > most:
+            raise ValueError(f"n is {answers}, allowed is 1..{most}: each answer has a row")
+
     def cancel(self, id: int) -> None:  # noqa: A002
         """End a request at the next `step`; nothing happens if it has ended already."""
         with self._lock:
             self._ending.append((id, "cancelled"))
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Drop all requests, and free the KV cache; a step that runs ends before.
 
-        `follow` on other ranks returns.
+        `follow` on other ranks returns, or raises if there is an `error`.
         """
-        self._close()
-
-    def _close(self, error: BaseException | None = None) -> None:
         with self._lock:
             self._failure = self._failure or RuntimeError("the engine is closed")
             self._requests.clear()
@@ -243,10 +235,7 @@ class Engine:
 
         An error of this rank is to leave its program: then rank 0's requests end with it.
 
-        Parameters
-        ----------
-        on_events : callable, optional
-            Called with the events of each of rank 0's steps, if the engines `share_events`.
+        `on_events` is called with the events of each of rank 0's steps, if it shares them.
 
         Raises
         ------
@@ -261,7 +250,7 @@ class Engine:
         try:
             self._worker.follow(on_events or (lambda _: None))
         finally:
-            self._close()
+            self.close()
 
     def step(self) -> list[Event]:
         """Run one step; return what it added to each answer, and which answers ended.
@@ -339,6 +328,18 @@ class Engine:
                         self._scheduler.remove(sequence)
                 if request.is_finished:
                     del self._requests[event.id]
+
+
+def _new_worker(
+    model: MiMoV2FlashModel, rows: int, max_length: int | None, dtype: Any, prefixes: int | str
+) -> Worker:
+    """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
+    sizes = {"max_sequences": rows, "max_length": max_length}
+    check_consistent(model.group, **sizes, cache_dtype=dtype)
+    budget = 0 if model.pads_steps else prefix_budget(prefixes, model.group)
+    cache = model.new_cache(rows, max_length, dtype, captures=budget > 0)
+    ranks = len(cache.rank_rows) if budget else 0
+    return Worker(model, cache, [PrefixStore(cache, budget // ranks) for _ in range(ranks)])
 
 
 def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> frozenset[int]:

@@ -55,19 +55,19 @@ class StepRunner:
         It lets all ranks execute plans.
     rows
         The rows of the cache.
-    pads_steps
-        Whether the model pads its steps.
     suppressed
         Token ids that are never chosen: where the argmax is one of them, logits are needed.
+    pads_steps
+        Whether the model pads its steps.
     """
 
     def __init__(
         self,
         executor: Executor,
         rows: int,
+        suppressed: frozenset[int] = frozenset(),
         *,
         pads_steps: bool = False,
-        suppressed: frozenset[int] = frozenset(),
     ) -> None:
         self._executor, self._rows = executor, rows
         self._pads_steps, self._suppressed = pads_steps, suppressed

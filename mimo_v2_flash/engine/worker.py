@@ -94,14 +94,14 @@ class Worker:
 
     Attributes
     ----------
-    prefixes
-        The parameter of this name.
+    cache, prefixes
+        The parameters of these names.
     """
 
     def __init__(
         self, model: MiMoV2FlashModel, cache: HybridCache, prefixes: Sequence[PrefixStore] = ()
     ) -> None:
-        self._model, self._cache, self.prefixes = model, cache, prefixes
+        self._model, self.cache, self.prefixes = model, cache, prefixes
         self._row_tokens: dict[int, list[int]] = {}  # of each row, what is in the cache
         self._plan: StepPlan
         self._last: tuple[HeadOutput, Step, HybridCache]  # how the last step's plan was executed
@@ -114,13 +114,13 @@ class Worker:
         """Fill a row with what is known of a prompt; return where the prompt starts."""
         if not self.prefixes:
             return 0
-        start = self.prefixes[self._cache.rank_of(row)].restore(tokens, row)
+        start = self.prefixes[self.cache.rank_of(row)].restore(tokens, row)
         self._row_tokens[row] = list(tokens[:start])
         return start
 
     def copy(self, source: int, target: int) -> None:
         """Copy a row to another one of its rank."""
-        self._cache.copy_sequence(source, target)
+        self.cache.copy_sequence(source, target)
         self._row_tokens[target] = list(self._row_tokens[source])
 
     @single_threaded_blas
@@ -131,8 +131,8 @@ class Worker:
         """
         token_BT, position_BT, index_Bn = plan.arrays()
         stop, runner = plan.first_row + plan.rows, self._model.runner
-        is_whole = plan.rows == self._cache.batch_size
-        cache = self._cache if is_whole else self._cache.view(plan.first_row, stop)
+        is_whole = plan.rows == self.cache.batch_size
+        cache = self.cache if is_whole else self.cache.view(plan.first_row, stop)
         step = Step(token_BT, *cache.check_positions(position_BT), index_Bn)
         output = runner.greedy_tokens if plan.greedy else runner.logits
         self._plan, self._last = plan, (output, step, cache)
@@ -156,7 +156,7 @@ class Worker:
             return  # what the rings lost of all passes but the last is gone
         first_tokens = [0] * len(self.prefixes)
         for row, start, tokens, _ in plan.parts:
-            rank = self._cache.rank_of(row)
+            rank = self.cache.rank_of(row)
             if row - plan.first_row not in bad_rows:
                 known = self._row_tokens[row]
                 self.prefixes[rank].save(known, row, start, first_tokens[rank])
@@ -164,7 +164,7 @@ class Worker:
 
     def release(self) -> None:
         """Free the cache and all prefixes; nothing runs any more."""
-        for name in ("_cache", "_last"):
+        for name in ("cache", "_last"):
             self.__dict__.pop(name, None)
         self.prefixes = ()
 

@@ -156,7 +156,6 @@ def test_a_model_that_fails_elsewhere_ends_the_requests_and_names_the_rank(rank)
         ("max_sequences", {"max_sequences": 3}),
         ("max_length", {"max_length": 20}),
         ("cache_dtype", {"cache_dtype": "bfloat16"}),
-        ("share_events", {"share_events": True}),
     ],
 )
 def test_engines_that_differ_are_named(name, odd):
