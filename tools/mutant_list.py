@@ -8,6 +8,7 @@ from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
+from tools.rank_mutants import RANK_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 from tools.text_mutants import TEXT_MUTANTS
@@ -21,6 +22,7 @@ MUTANTS = (
     *ENGINE_MUTANTS,
     *MEMORY_MUTANTS,
     *SERVING_MUTANTS,
+    *RANK_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,

@@ -100,7 +100,7 @@ def test_two_thousand_requests_leave_nothing():
         answer_of = together(traffic.events)
         events, traffic.events = len(traffic.events), []
         end = sizes()
-        (store,) = engine._runner.prefixes
+        (store,) = engine._worker.prefixes
         blocks = BUDGET // store._full_bytes
     assert sorted(id_ for id_, _ in answer_of) == sorted(traffic.sent) == list(range(COUNT))
     reasons = Counter(answer.finish_reason for answer in answer_of.values())
