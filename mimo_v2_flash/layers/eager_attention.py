@@ -1,7 +1,8 @@
-"""Eager-mode attention: KV heads in parallel on threads, in query blocks that fit a core's cache.
+"""Eager-mode attention: one-token sequences in a compiled call, others by KV head and query block.
 
-Host code, not a kernel: threads and blocks follow from sizes. Static mode attends with all heads at
-once (`attend`); both modes compute with the same kernels.
+Host code, not a kernel: loops, threads and blocks follow from sizes. Static mode attends with all
+heads at once (`attend`). The kernels say what is computed; `cpu/decode_attention.py` computes it
+for sequences of one token, where numba can be used.
 """
 
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.cpu.loading import compiled_module
 from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
+from mimo_v2_flash.kernels.axes import checked
 
-__all__ = ["attend", "attend_per_kv_head"]
+__all__ = ["attend", "attend_per_kv_head", "eager_attend"]
 
 BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about one core's cache
 FEW_SCORES = 1 << 17  # below, threads cost more than they save
@@ -25,6 +28,43 @@ def attend(*tensors: Any, window: int, query_block: int) -> Any:
     if window == NO_WINDOW:
         return attention_full(*tensors, query_block=query_block)
     return attention_swa(*tensors, window=window, query_block=query_block)
+
+
+@checked
+def eager_attend(
+    q_BTHQ: Any,
+    k_BTKQ: Any,
+    v_BTKC: Any,
+    position_BT: Any,
+    prior_k_BSKQ: Any,
+    prior_v_BSKC: Any,
+    prior_position_BS: Any,
+    sink_H: Any,
+    *,
+    window: int,
+    query_block: int,
+) -> Any:
+    """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is."""
+    segments = k_BTKQ, v_BTKC, position_BT, prior_k_BSKQ, prior_v_BSKC, prior_position_BS
+    tensors = (q_BTHQ.astype(np.float32, copy=False), *segments, sink_H)
+    loops = _decode_loops(*tensors) if window >= 1 else None
+    if loops is None:
+        y_BTHC = attend_per_kv_head(*tensors, window=window, query_block=query_block)
+    else:
+        y_BTHC = loops.decode_attention(*tensors, window=window)
+    return y_BTHC.astype(q_BTHQ.dtype, copy=False)
+
+
+def _decode_loops(
+    q_BTHQ: Any, k_BTKQ: Any, v_BTKC: Any, _: Any, prior_k: Any, prior_v: Any, *__: Any
+) -> Any:
+    """Return the module of compiled decode attention, or None if it cannot read these tensors."""
+    (T, H), K = q_BTHQ.shape[1:3], k_BTKQ.shape[2]
+    loops = compiled_module("decode_attention") if T == 1 and H % K == 0 else None
+    dtypes = {part.dtype for part in (k_BTKQ, v_BTKC, prior_k, prior_v)}
+    if loops is None or len(dtypes) > 1:
+        return None
+    return loops if loops.is_readable(prior_k) and loops.is_readable(prior_v) else None
 
 
 def attend_per_kv_head(*tensors: Any, window: int, query_block: int) -> Any:
