@@ -154,8 +154,8 @@ class HybridCache:
         for slots in dict.fromkeys(self.slots):
             kind = [layer for layer, each in enumerate(self.slots) if each == slots]
             position_T = np.arange(max(0, length - slots), length)
-            rows = [self.flat_rows(kind[0], row, position_T) for row in (source, target)]
-            self.transfer.copy(tuple(self.layers[i] for i in kind), *rows, position_T)
+            from_T, to_T = (self.flat_rows(kind[0], row, position_T) for row in (source, target))
+            self.transfer.copy(tuple(self.layers[i] for i in kind), from_T, to_T, position_T)
         self.length_B[target] = length
         self.oldest_B[target] = self.oldest_B[source]
 

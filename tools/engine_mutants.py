@@ -42,8 +42,8 @@ ENGINE_MUTANTS = (
     Mutant(
         "copied tokens lie one row late",
         "mimo_v2_flash/kv_cache.py",
-        "            self.transfer.copy(caches, source_T, target_T, position_T)\n",
-        "            self.transfer.copy(caches, source_T, target_T + 1, position_T)\n",
+        "for i in kind), from_T, to_T, position_T)",
+        "for i in kind), from_T, to_T + 1, position_T)",
         ("tests/test_kv_transfer.py",),
     ),
     Mutant(

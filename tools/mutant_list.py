@@ -1,6 +1,7 @@
 """All mutants: one module for each part of the package, and here those of layers and ranks."""
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
+from tools.decode_mutants import DECODE_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
@@ -17,6 +18,7 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *DECODE_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *ENGINE_MUTANTS,
