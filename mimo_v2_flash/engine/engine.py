@@ -110,7 +110,8 @@ class Engine:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         if max_waiting is not None:
             inputs.as_count("max_waiting", max_waiting, minimum=0)
-        check_consistent(model.group, max_sequences=rows, max_length=max_length, dtype=cache_dtype)
+        options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
+        check_consistent(model.group, **options)
         limit = memory_limit(model, memory)
         budget = memory_size("prefix_cache", prefix_cache, model.group)
         self._worker = new_worker(model, rows, max_length, cache_dtype, budget)
@@ -262,7 +263,6 @@ class Engine:
         """Compute this rank's part of rank 0's steps, until rank 0 closes its engine.
 
         An error of this rank is to leave its program: then rank 0's requests end with it.
-
         `on_events` is called with the events of each of rank 0's steps, if it shares them.
 
         Raises

@@ -56,7 +56,7 @@ def run(engine: Engine, schedule: list[Arrival]) -> list[Any]:
         for number, each in enumerate(schedule):
             if each.step == step:
                 ids[number] = engine.submit(each.prompt, each.params)
-        requests |= engine._requests
+        requests |= engine._scheduler.requests
         if engine.has_work:
             engine.step()
         elif len(ids) == len(schedule):
@@ -255,7 +255,7 @@ def test_a_request_goes_to_the_rank_that_has_its_prefix(plan):
             engine.run()
             later = [prompts[number] for number in (1, 1, 1, 0)]
             ids = [engine.submit(prompt, params) for prompt in later]
-            requests = dict(engine._requests)
+            requests = dict(engine._scheduler.requests)
             results = engine.run()
             first = [requests[id_].sequences[0] for id_ in ids]
             places = [(each.rank, each.reused) for each in first]
