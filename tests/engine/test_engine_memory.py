@@ -211,9 +211,9 @@ def test_each_request_is_answered_as_alone_in_any_memory(schedule, rows, room, p
 def test_long_rows_are_given_back_and_used_again_by_others(monkeypatch):
     """Rows of three pages, of which poison would be seen."""
     engine, calls = engine_of(2, 2 * RING + TOKEN * 2000, length=LONG), []
-    give_back = engine._runner.give_back
+    give_back = engine._executor.give_back
     monkeypatch.setattr(
-        engine._runner, "give_back", lambda *row: calls.append(row) or give_back(*row)
+        engine._executor, "give_back", lambda *row: calls.append(row) or give_back(*row)
     )
     for length in (1700, 1690, 1680):
         prompt = np.random.default_rng(length).integers(0, V, length).tolist()
