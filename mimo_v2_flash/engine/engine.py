@@ -9,11 +9,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash import inputs
-from mimo_v2_flash.parallel import ALONE, check_consistent
+from mimo_v2_flash.parallel import ALONE
 
 from .executor import Executor
-from .memory_budget import MemoryBudget, largest_sizes, memory_limit
-from .memory_size import memory_size
+from .memory_budget import new_memory_budget
 from .output_processor import OutputProcessor
 from .request import Constraint, Event, QueueFullError, Request, RequestOutput, most_tokens
 from .sampling_params import SamplingParams
@@ -106,24 +105,17 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         share_events: bool = False,
     ) -> None:
-        rows = inputs.as_count("max_sequences", max_sequences)
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
-        if max_waiting is not None:
-            inputs.as_count("max_waiting", max_waiting, minimum=0)
-        options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
-        check_consistent(model.group, **options)
-        limit = memory_limit(model, memory)
-        budget = memory_size("prefix_cache", prefix_cache, model.group)
-        self._worker = new_worker(model, rows, max_length, cache_dtype, budget)
+        inputs.as_count("max_waiting", 0 if max_waiting is None else max_waiting, minimum=0)
+        self._worker = new_worker(model, max_sequences, max_length, cache_dtype, prefix_cache)
         cache, suppressed = self._worker.cache, _suppressed(model, suppress_tokens)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
         self._max_length = model.max_length if max_length is None else max_length
         self._executor = Executor(model.group, self._worker)
-        self._runner = StepRunner(self._executor, rows, suppressed, pads_steps=model.pads_steps)
+        self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
-        sizes = largest_sizes(model, cache)
-        self._memory = MemoryBudget(cache.rank_rows, sizes, limit, self._executor)
+        self._memory = new_memory_budget(model, cache, memory, self._executor)
         self._scheduler = Scheduler(
             cache.rank_rows,
             memory=self._memory,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .executor import Executor
 
-__all__ = ["MemoryBudget", "MemoryUsage", "largest_sizes", "memory_limit"]
+__all__ = ["MemoryBudget", "MemoryUsage", "new_memory_budget"]
 
 DEFAULT = "90%"
 
@@ -166,15 +166,17 @@ class MemoryBudget:
         return self._executor.prefixes[rank].nbytes if self._executor.prefixes else 0
 
 
-def memory_limit(model: MiMoV2FlashModel, memory: int | str | None) -> int | None:
-    """Return the bytes of the engine's parameter `memory` on each rank, or None for no limit."""
-    if memory is None and model.pads_steps:
-        return None
-    return memory_size("memory", DEFAULT if memory is None else memory, model.group)
+def new_memory_budget(
+    model: MiMoV2FlashModel, cache: HybridCache, memory: int | str | None, executor: Executor
+) -> MemoryBudget:
+    """Return the budget of an engine's parameter `memory`: a collective call.
 
-
-def largest_sizes(model: MiMoV2FlashModel, cache: HybridCache) -> KVBytes:
-    """Return the bytes of the largest rank's cache, by which all ranks admit the same requests."""
+    All ranks admit the same requests: the largest rank's cache counts.
+    """
+    limit = None
+    if memory is not None or not model.pads_steps:
+        limit = memory_size("memory", DEFAULT if memory is None else memory, model.group)
     sizes = KVBytes(cache.nbytes, 0, 0) if model.pads_steps else cache.kv_bytes
     sizes_P3 = model.group.all_gather(np.array(sizes, np.int64))
-    return KVBytes(*np.max(sizes_P3, axis=0).tolist())
+    largest = KVBytes(*np.max(sizes_P3, axis=0).tolist())
+    return MemoryBudget(cache.rank_rows, largest, limit, executor)

@@ -70,7 +70,6 @@ class StepRunner:
         executor: Executor,
         rows: int,
         suppressed: frozenset[int] = frozenset(),
-        *,
         pads_steps: bool = False,
     ) -> None:
         self._executor, self._rows = executor, rows

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.inputs import as_count
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
-from mimo_v2_flash.parallel import RankError
+from mimo_v2_flash.parallel import RankError, check_consistent
 
+from .memory_size import memory_size
 from .prefix_store import PrefixStore
 
 if TYPE_CHECKING:
@@ -206,9 +208,17 @@ class Worker:
 
 
 def new_worker(
-    model: MiMoV2FlashModel, rows: int, max_length: int | None, dtype: Any, prefix_budget: int
+    model: MiMoV2FlashModel,
+    max_sequences: int,
+    max_length: int | None,
+    cache_dtype: Any,
+    prefix_cache: int | str,
 ) -> Worker:
-    """Return this rank's worker, of an empty cache and no known prefix."""
-    cache = model.new_cache(rows, max_length, dtype, captures=prefix_budget > 0)
-    stores = [PrefixStore(cache, prefix_budget) for _ in cache.rank_rows if prefix_budget]
+    """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
+    rows = as_count("max_sequences", max_sequences)
+    options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
+    check_consistent(model.group, **options)
+    budget = memory_size("prefix_cache", prefix_cache, model.group)
+    cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
+    stores = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
     return Worker(model, cache, stores)
