@@ -139,6 +139,22 @@ def test_a_message_is_answered_token_by_token(page, paused):
     assert last(page).get_attribute("aria-busy") == "false"
 
 
+BYTE_BY_BYTE = """() => {
+  const whole = window.fetch;
+  const transform = (bytes, to) => bytes.forEach((byte) => to.enqueue(Uint8Array.of(byte)));
+  window.fetch = async (...request) => {
+    const response = await whole(...request);
+    return new Response(response.body.pipeThrough(new TransformStream({ transform })), response);
+  };
+}"""
+
+
+def test_events_may_be_split_anywhere(page):
+    page.evaluate(BYTE_BY_BYTE)
+    send(page, "naïve 字 🙂")
+    answer(page).get_by_text("naïve 字 🙂", exact=True).wait_for()
+
+
 def test_shift_and_enter_is_a_new_line(page):
     field = page.get_by_role("textbox", name="Message")
     field.press("Enter")
@@ -264,7 +280,7 @@ def test_a_chat_survives_a_reload_and_ends_with_a_new_one(page, open_page):
     assert open_page.bodies[-1]["messages"] == [{"role": "user", "content": "Long"}]
 
 
-def test_a_new_chat_ends_the_answer_that_comes(page, server, paused):
+def test_a_new_chat_ends_the_answer_that_comes(page, open_page, server, paused):
     send(page, "Long")
     last(page).get_by_text("list").wait_for()
     page.get_by_role("button", name="New chat").click()
@@ -273,6 +289,7 @@ def test_a_new_chat_ends_the_answer_that_comes(page, server, paused):
     send(page, "Hello")
     assert SCRIPT["Hello"] in answer(page).inner_text()
     assert page.get_by_role("article").count() == 2
+    assert open_page.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
 
 
 def test_an_error_is_shown_in_the_servers_words(page, open_page):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,12 @@ class ScriptedModel(HistoryModel):
         count = len(seen) - start - len(header)
         if count >= self.pause_after:
             assert self.resumed.wait(30)
-        message = self._tokenizer.decode(seen[:start]).rpartition(f"{TURN}user\n")[2]
-        message = message.removesuffix(TURN_END)
-        answer = tokens(self._tokenizer, f"{self._script.get(message, message)}{TURN_END}")
+        answer = self._answer(tuple(seen[:start]))
         return np.where(np.arange(self.config.vocab_size) == answer[count], 9.0, -9.0)
+
+    @cache  # noqa: B019 (a model lives as long as its server)
+    def _answer(self, prompt: tuple[int, ...]) -> list[int]:
+        """Return the tokens of the answer to the last message of a prompt."""
+        message = self._tokenizer.decode(prompt).rpartition(f"{TURN}user\n")[2]
+        message = message.removesuffix(TURN_END)
+        return tokens(self._tokenizer, f"{self._script.get(message, message)}{TURN_END}")
