@@ -143,7 +143,7 @@ def run(
             drain_seconds=drain_seconds,
         )
         _warm_up(thread)
-        sys.stderr.write(f"{name} is served at {server.url}/v1, with a chat page at {server.url}\n")
+        sys.stderr.write(f"{name} is served at {server.url}/v1\n")
         sys.stderr.flush()
         server.run()
         numbers = engine.stats._asdict()
