@@ -186,7 +186,9 @@ def _serve(
         drain_seconds=drain_seconds,
     )
     _warm_up(service.thread)
-    sys.stderr.write(f"{service.served.name} is served at {server.url}/v1\n")
+    sys.stderr.write(
+        f"{service.served.name} is served at {server.url}/v1, with a chat page at {server.url}\n"
+    )
     sys.stderr.flush()
     server.run()
 
