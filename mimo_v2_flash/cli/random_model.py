@@ -15,14 +15,18 @@ from mimo_v2_flash.checkpoint.param_specs import all_params
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.costs import Workload, devices
+from mimo_v2_flash.costs.device_memory import verdict
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.engine import SamplingParams
 from mimo_v2_flash.engine.generate import generate
 from mimo_v2_flash.engine.logprobs import token_logprobs
+from mimo_v2_flash.engine.memory_size import memory_size
 from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.model_loader import build_model
+from mimo_v2_flash.model_loader import DEFAULTS, build_model
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report
@@ -78,6 +82,7 @@ def run(
 ) -> Result:
     """Build the model, run it, print the report, and return its numbers."""
     config = _config(num_experts, num_layers)
+    _check_sizes(config, setup, prompt_tokens, new_tokens)
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as advance:
         weights = random_weights(config, seed=seed, made=advance, shard_spec=setup.shard_spec)
@@ -138,6 +143,28 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
         n_routed_experts=num_experts,
         num_experts_per_tok=min(whole.num_experts_per_tok, num_experts),
     )
+
+
+def _check_sizes(config: MiMoConfig, setup: RankSetup, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ValueError, before a weight is made, unless the model and its tokens fit into memory.
+
+    A rank makes all heads, which it shards afterwards, and the logits of all tokens, to compare.
+    """
+    setup.plan.check(config)
+    tokens, longest = prompt_tokens + new_tokens - 1, config.max_position_embeddings
+    if tokens > longest:
+        raise ValueError(
+            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} are a context of "
+            f"{tokens}, allowed is {longest}"
+        )
+    ranks = setup.plan.expert_parallel_size
+    workload = Workload(ranks, tokens, min(tokens, DEFAULTS["numpy"].max_step))
+    device = devices(config, ParallelConfig(ranks, 1, ranks), workload)[0]
+    logits = 2 * tokens * config.vocab_size * np.dtype(np.float32).itemsize
+    device = device._replace(buffers=device.buffers | {"logits": logits})
+    memory = memory_size("memory", "100%", setup.group)
+    if device.total > memory:
+        raise ValueError(f"the free memory of this machine: {verdict(device, memory)}")
 
 
 def _difference(logits_TV: np.ndarray, decoded: SequenceOf[TokenLogprob]) -> float:

@@ -128,7 +128,8 @@ def run(
     api_server, service = map(_serving, ("api_server", "service"))
     runtime = RuntimeOptions.pop_from(options)
     loaded, tokenizer = load_model(model, **runtime.keywords(NumpyBackend())), load_tokenizer(model)
-    size = int(prefix_cache) if prefix_cache.isdecimal() else prefix_cache
+    is_number = prefix_cache.isdecimal() and len(prefix_cache) < 20
+    size = int(prefix_cache) if is_number else prefix_cache
     engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, prefix_cache=size)
     name = served_model_name or model.resolve().name
     served = ServedModel(name, loaded, tokenizer, max_length)
