@@ -44,6 +44,6 @@ def test_a_config_is_warned_of_once(command, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"unheard_of": 1}))
     prompt = "--prompt" if command == "generate" else "--input"
     words = (command, "--model", str(folder), prompt, "the", "--max-new-tokens", "1")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="unheard_of") as caught:
         assert main(words) == 0
     assert [str(each.message).endswith("without effect: unheard_of") for each in caught] == [True]
