@@ -82,13 +82,12 @@ _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
 }
 
 # Above every model; a plan of the rows of larger arrays would itself take the memory.
-WIDEST = 1 << 17
+WIDEST = 1 << 20
 _LARGEST = {
     "vocab_size": 1 << 24,
     "max_position_embeddings": 2**31 - 1,
     "sliding_window": 2**31 - 1,
-    **dict.fromkeys(("num_attention_heads", "swa_num_attention_heads"), 1 << 12),
-    **dict.fromkeys(("head_dim", "v_head_dim", "swa_head_dim", "swa_v_head_dim"), 1 << 12),
+    "n_routed_experts": 1 << 14,
 }
 
 # (field, predicate of its value and another field's, description of the relation, other field).
