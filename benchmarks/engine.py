@@ -13,7 +13,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,8 +101,8 @@ class Cases:
         return self._share(SAMPLED)
 
     def _share(self, params: SamplingParams) -> float:
-        timed = TimedModel(self._tiny)
-        with Engine(timed, 32, 2 * NEW) as engine:
+        with Engine(self._tiny, 32, 2 * NEW) as engine:
+            timed = engine._executor = engine._runner._executor = Timed(engine._executor, "step")
             for prompt in self._prompts([PROMPT] * 32):
                 engine.submit(prompt, params)
             engine.step()
@@ -138,25 +137,22 @@ class Cases:
         return [self._random.integers(3, 4000, length).tolist() for length in lengths]
 
 
-class TimedModel:
-    """A model that adds up the seconds of its steps."""
+class Timed:
+    """An object that adds up the seconds of one of its methods."""
 
-    def __init__(self, model: MiMoV2FlashModel) -> None:
-        self._model, self.seconds = model, 0.0
+    def __init__(self, timed: Any, method: str) -> None:
+        self._timed, self._method, self.seconds = timed, method, 0.0
 
     def __getattr__(self, name: str) -> Any:
-        """Return the model's attribute; a step is timed."""
-        attribute = getattr(self._model, name)
-        return self._timed(attribute) if name in {"step", "greedy"} else attribute
+        """Return the object's attribute; calls of the method are timed."""
+        attribute = getattr(self._timed, name)
+        return self._call if name == self._method else attribute
 
-    def _timed(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = run(*args, **kwargs)
-            self.seconds += time.perf_counter() - start
-            return result
-
-        return timed
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = getattr(self._timed, self._method)(*args, **kwargs)
+        self.seconds += time.perf_counter() - start
+        return result
 
 
 def _seconds(

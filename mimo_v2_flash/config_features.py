@@ -29,7 +29,6 @@ HUB_FEATURES: dict[str, tuple[Any, ...]] = {
     "n_group": (1,),
     "topk_group": (1,),
     "n_shared_experts": (None, 0),
-    "store_dtype": ("fp8", None),
 }
 """Features without alternatives: key -> values that are computed, the hub's first."""
 
@@ -57,6 +56,7 @@ _QUANTIZATION_FEATURES: dict[str, tuple[Any, ...]] = {
 _OFF = (None, False)
 _OTHER_FEATURES: dict[str, tuple[Any, ...]] = {
     "moe_router_dtype": (None, "float32"),
+    "store_dtype": (None, "fp8"),
     "fused_qkv_weight_order": (None, "interleaved"),  # "plain": not rank by rank
     "use_sliding_window": (None, True),
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "alibi"), _OFF),

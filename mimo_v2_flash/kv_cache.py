@@ -114,11 +114,8 @@ class HybridCache:
                 f"view({start!r:.40}, {stop!r:.40}): the cache has {self.batch_size} sequences, "
                 "expected integers from 0 on, the second larger"
             )
-
-        def within(row: int) -> int:
-            return min(max(row, start), stop) - start
-
-        rank_rows = tuple(slice(within(rows.start), within(rows.stop)) for rows in self.rank_rows)
+        ends = np.clip([(rows.start, rows.stop) for rows in self.rank_rows], start, stop) - start
+        rank_rows = tuple(slice(*pair) for pair in ends.tolist())
         return replace(
             self,
             length_B=self.length_B[start:stop],
@@ -155,12 +152,10 @@ class HybridCache:
         """
         length = int(self.length_B[source])
         for slots in dict.fromkeys(self.slots):
-            layers = [layer for layer, each in enumerate(self.slots) if each == slots]
+            kind = [layer for layer, each in enumerate(self.slots) if each == slots]
             position_T = np.arange(max(0, length - slots), length)
-            source_T = self.flat_rows(layers[0], source, position_T)
-            target_T = self.flat_rows(layers[0], target, position_T)
-            caches = tuple(self.layers[layer] for layer in layers)
-            self.transfer.copy(caches, source_T, target_T, position_T)
+            from_T, to_T = (self.flat_rows(kind[0], row, position_T) for row in (source, target))
+            self.transfer.copy(tuple(self.layers[i] for i in kind), from_T, to_T, position_T)
         self.length_B[target] = length
         self.oldest_B[target] = self.oldest_B[source]
 

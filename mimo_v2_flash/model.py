@@ -18,6 +18,7 @@ from .generation.generation_config import GenerationConfig
 from .kv_cache import HybridCache
 from .layers.execution_mode import EXECUTION_MODES
 from .layers.forward_batch import Step
+from .layers.head import as_greedy
 from .layers.parallel_context import ParallelContext
 from .model_runner import ModelRunner
 from .parallel import ALONE, HostGroup
@@ -72,6 +73,8 @@ class MiMoV2FlashModel:
         The architecture, with the number of experts that are kept.
     max_length, max_step, generation_config
         The parameters of these names.
+    runner : ModelRunner
+        What runs a step that all ranks agree on already: `step` for an engine's workers.
 
     Raises
     ------
@@ -114,7 +117,7 @@ class MiMoV2FlashModel:
         shard = shard_weights(weights, config, context.shard_spec)
         context.check_same_weights(shard)
         self.weights = backend.to_device(context.mode.process_weights(shard))
-        self._runner = ModelRunner(
+        self.runner = ModelRunner(
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
         )
 
@@ -165,7 +168,7 @@ class MiMoV2FlashModel:
         batch_size = inputs.as_count("batch_size", batch_size, maximum=np.iinfo(np.int32).max)
         captured = self.max_step if captures or self.pads_steps else 0
         length = self._cache_length or self._context.mode.cache_length(length, limit)
-        return self._runner.new_cache(batch_size, length, dtype, captured)
+        return self.runner.new_cache(batch_size, length, dtype, captured)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.
@@ -228,8 +231,8 @@ class MiMoV2FlashModel:
             what they had before the step, or nothing if that is bad itself.
         """
         step = self._check_step(token_BT, position_BT, cache, "logits_at", logits_at)
-        outputs = self._runner.forward(self._runner.logits, step, cache)
-        self._runner.check_finite(outputs, self._runner.logits, step, cache)
+        outputs = self.runner.forward(self.runner.logits, step, cache)
+        self.runner.check_finite(outputs, self.runner.logits, step, cache)
         return outputs[0]
 
     @single_threaded_blas
@@ -260,13 +263,10 @@ class MiMoV2FlashModel:
             As `step`.
         """
         step = self._check_step(token_BT, position_BT, cache, "at", at)
-        runner, ranks = self._runner, self._context.parallel_config.tensor_parallel_size
-        output = runner.greedy_tokens if ranks <= self.config.vocab_size else runner.logits
-        outputs = runner.forward(output, step, cache)
-        runner.check_finite(outputs, output, step, cache)
-        if output is runner.logits:
-            return np.argmax(outputs[0], axis=2).astype(np.int32), np.max(outputs[0], axis=2)
-        return outputs[0], outputs[1]
+        output = self.runner.greedy_tokens
+        outputs = as_greedy(self.runner.forward(output, step, cache))
+        self.runner.check_finite(outputs, output, step, cache)
+        return outputs
 
     def _check_step(
         self, token_BT: Any, position_BT: Any, cache: HybridCache, name: str, index_Bn: Any
@@ -278,7 +278,7 @@ class MiMoV2FlashModel:
         self._context.check_consistent(
             token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}, cache=cache.state
         )  # before what one rank alone might refuse
-        cache.check_layers(self._runner.layers)
+        cache.check_layers(self.runner.layers)
         start_B, count_B = cache.check_positions(position_BT)
         return Step(token_BT, start_B, count_B, index_Bn)
 

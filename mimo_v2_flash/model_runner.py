@@ -22,7 +22,14 @@ from .layers.embedding import embed
 from .layers.feed_forward import RankIds
 from .layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 from .layers.head import GreedyTokens, HeadOutput, Logits
-from .layers.nonfinite import NonFiniteCause, NonFiniteError, NonFiniteFinder, has_nonfinite
+from .layers.nonfinite import (
+    NonFiniteCause,
+    NonFiniteError,
+    NonFiniteFinder,
+    bad_rows,
+    has_nonfinite,
+)
+from .layers.output_shares import gather_outputs
 from .layers.parallel_context import ParallelContext
 
 __all__ = ["ModelRunner"]
@@ -54,7 +61,7 @@ class ModelRunner:
     layers
         The layer specs, with this rank's heads.
     logits, greedy_tokens
-        The outputs that `forward` can compute.
+        The outputs that `forward` can compute: see `layers.head.as_greedy`.
     """
 
     def __init__(
@@ -69,7 +76,9 @@ class ModelRunner:
     ) -> None:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self.logits = Logits(config, backend, context)
-        self.greedy_tokens = GreedyTokens(config, backend, context)
+        self.greedy_tokens: HeadOutput = GreedyTokens(config, backend, context)
+        if context.parallel_config.tensor_parallel_size > config.vocab_size:
+            self.greedy_tokens = self.logits  # a rank without a token has no argmax
         self._config, self._weights, self._backend = config, weights, backend
         self._max_step, self._context = max_step, context
         self._to_device, self._dtype = backend.to_device, np.dtype(dtype).name
@@ -100,12 +109,15 @@ class ModelRunner:
         )
         return replace(cache, layers=self._to_device(cache.layers), transfer=self._transfer)
 
-    def forward(self, output: HeadOutput, step: Step, cache: HybridCache) -> tuple[np.ndarray, ...]:
+    def forward(
+        self, output: HeadOutput, step: Step, cache: HybridCache, *, everywhere: bool = True
+    ) -> tuple[np.ndarray, ...]:
         """Return what `output` computes at the wanted tokens; write all tokens into `cache`.
 
         A step of more than `max_step` tokens runs in several passes. The head sees the wanted
-        tokens alone. A row with NaN or infinity anywhere has such numbers in its outputs, on every
-        rank: `check_finite` is for them.
+        tokens alone. A row with NaN or infinity anywhere has such numbers in its last output:
+        `check_finite` is for them. Every rank gets all outputs, or rank 0 alone unless
+        `everywhere`; then the other ranks' are not of use.
         """
         mode, rows = self._context.mode, cache.local_rows
         outputs = output.allocate(step.index_Bn.shape)
@@ -126,9 +138,14 @@ class ModelRunner:
                 with np.errstate(invalid="ignore", over="ignore"):
                     output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
         outputs[-1][rows][is_bad_b] = np.nan
-        if self._context.world_group.size == 1:
+        group = self._context.world_group
+        if group.size == 1:
             return outputs
-        return tuple(map(self._context.world_group.all_reduce, outputs))
+        if everywhere:
+            return tuple(map(group.all_reduce, outputs))
+        is_wanted_Bn = step.index_Bn >= 0
+        gather_outputs(output, outputs, is_bad_b, is_wanted_Bn, cache.rank_rows, self._context)
+        return outputs
 
     def check_finite(
         self,
@@ -144,13 +161,20 @@ class ModelRunner:
         NonFiniteError
             It names the bad rows; `cache` has lost what this step wrote of them.
         """
-        # Column by column: the flags of a prompt's logits would take a quarter of their memory.
-        columns = np.swapaxes(outputs[-1], 0, 1)
-        is_bad_B = np.any([has_nonfinite(column_B) for column_B in columns], axis=0)
-        if not np.any(is_bad_B):
-            return
+        if rows := bad_rows(outputs):
+            raise self.nonfinite_error(rows, outputs, output, step, cache)
+
+    def nonfinite_error(
+        self,
+        rows: tuple[int, ...],
+        outputs: tuple[np.ndarray, ...],
+        output: HeadOutput,
+        step: Step,
+        cache: HybridCache,
+    ) -> NonFiniteError:
+        """Return the error of a step's bad `rows`, of which `cache` loses it: a collective call."""
+        is_bad_B = np.isin(np.arange(len(step.count_B)), rows)
         kept_B = np.where(is_bad_B, step.start_B, cache.length_B)
-        rows = tuple(np.flatnonzero(is_bad_B).tolist())
         causes = {}
         cache.discard(kept_B, self._to_device)
         for row in rows[:MAX_CAUSES]:
@@ -163,7 +187,7 @@ class ModelRunner:
             cache.discard(np.where(is_lost_B, 0, kept_B), self._to_device)
         for array in outputs:
             array[is_bad_B] = np.nan if array.dtype.kind == "f" else -1
-        raise NonFiniteError(rows, causes, outputs)
+        return NonFiniteError(rows, causes, outputs)
 
     def _find_cause(
         self, output: HeadOutput, step: Step, cache: HybridCache, row: int

@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 from .engine import Engine
 from .json_object import shorten
 from .model_loader import load_model
-from .serving.chat_completion import ChatCompletion
-from .serving.completion import Completion
+from .serving.chat_completion import ChatCompletionBuilder
+from .serving.completion import CompletionBuilder
 from .serving.engine_thread import EngineThread
 from .serving.errors import APIError
 from .serving.event_stream import EventStream
 from .serving.objects import as_object
-from .serving.protocol import ChatCompletionRequest as ChatFields
-from .serving.protocol import CompletionRequest as CompletionFields
-from .serving.protocol import GenerationRequest, parse_request
+from .serving.protocol import (
+    ChatCompletionFields,
+    CompletionFields,
+    GenerationRequest,
+    parse_request,
+)
 from .serving.served_model import ServedModel
 from .text.tokenizer import load_tokenizer, tokens
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     import os
 
     from .engine.stats import EngineStats
-    from .serving.answers import Answer
+    from .serving.answers import ResponseBuilder
 
 __all__ = ["ChatCompletionRequest", "CompletionRequest", "Runner", "Which"]
 
@@ -218,11 +221,11 @@ class Runner:
 
     def send_chat_completion_request(self, request: ChatCompletionRequest) -> Any:
         """Return the answer to a request: see `chat_completion`."""
-        return self._send(ChatFields, ChatCompletion, request)
+        return self._send(ChatCompletionFields, ChatCompletionBuilder, request)
 
     def send_completion_request(self, request: CompletionRequest) -> Any:
         """Return the answer to a request: see `completion`."""
-        return self._send(CompletionFields, Completion, request)
+        return self._send(CompletionFields, CompletionBuilder, request)
 
     def check_fields(self, fields: Mapping[str, Any]) -> None:
         """Raise ValueError if fields of a request are not allowed."""
@@ -234,7 +237,7 @@ class Runner:
     def count_tokens(self, messages: list[Mapping[str, Any]], **fields: Any) -> int:
         """Return how many tokens a chat has for the model; ValueError if it is none."""
         request = ChatCompletionRequest(messages, **fields)
-        answer = self._begin(ChatFields, ChatCompletion, request)
+        answer = self._begin(ChatCompletionFields, ChatCompletionBuilder, request)
         return len(answer.submissions[0].prompt_tokens)
 
     def tokenize_text(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -246,12 +249,12 @@ class Runner:
         tokenizer = self._served.tokenizer
         return str(tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
-    def _begin(self, kind: Any, answer_kind: Any, request: _Request) -> Answer:
+    def _begin(self, kind: Any, answer_kind: Any, request: _Request) -> ResponseBuilder:
         """Return the answer to a request, not yet begun; ValueError if it is malformed."""
         try:
             fields = parse_request(kind, request.fields)
             fields.check()
-            answer: Answer = answer_kind(fields, self._served)
+            answer: ResponseBuilder = answer_kind(fields, self._served)
         except APIError as error:
             raise ValueError(str(error)) from error
         return answer
@@ -274,7 +277,7 @@ def _objects(chunks: Any) -> Iterator[Any]:
         yield from map(as_object, chunks)
 
 
-def _chunks(answer: Answer, stream: EventStream) -> Iterator[dict[str, Any]]:
+def _chunks(answer: ResponseBuilder, stream: EventStream) -> Iterator[dict[str, Any]]:
     """Yield the chunks of an answer; leaving the iterator ends the answer."""
     try:
         yield from answer.begin()

@@ -21,7 +21,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 VAGUE_WORDS = {
     *("said", "told", "given", "found", "here", "there", "asked", "own", "way", "ways"),
 }
-READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py"}
+READS_ENVIRONMENT = {"cpu", "execution", "model_loader.py", "entry.py", "serve.py", "terminal.py"}
 STORAGE_FORMAT = re.compile(r"BlockScaled|fp8|float8|e4m3|scale_inv", re.IGNORECASE)
 KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "config_features.py": "the formats that a config.json may name",

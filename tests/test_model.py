@@ -145,7 +145,7 @@ def test_32_sequences_decode_in_one_attention_call_whoever_is_idle():
 
     def hook(call):
         if call.part == "attend":
-            calls.append(call.args[3])
+            calls.append(call.args[1].position_BS)
 
     model = running(tiny(), backend=HookedLayers(hook))
     cache = model.new_cache(40, 9)

@@ -65,6 +65,19 @@ def test_the_text_is_that_of_one_rank(alone, ranks):
     )
 
 
+def test_the_answers_to_a_prompt_file_are_those_of_one_rank(tmp_path):
+    prompts = ["The list is", "A set is", "The list is", "In Python"]
+    entries = [{"prompt": text, "seed": seed} for seed, text in enumerate(prompts)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    command = "--mode", "generate", "--prompt-file", file, "--max-new-tokens", "9"
+    sampled = (*command, "--temperature", "0.8", "--max-sequences", "3")
+    alone, _ = ran(*sampled)
+    out, err = ran(*sampled, *SPLITS[4], ranks=4)
+    assert out == alone
+    assert err.count("4 prompts") == 1
+
+
 def test_json_is_one_object_of_rank_0_with_what_was_sent():
     out, err = ran(*GENERATE, *SPLITS[4], "--json", ranks=4)
     dispatch = json.loads(out)["dispatch"]["all_gather"]

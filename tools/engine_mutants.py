@@ -13,8 +13,9 @@ ENGINE_MUTANTS = (
     _engine(
         "a row is not reset",
         "step_runner",
-        "sequence.computed = sequence.reused = store.restore(request.prompt_tokens, row)",
-        "sequence.computed = int(self._cache.length_B[row])",
+        "            sequence.computed = sequence.reused = start\n",
+        "            cache = self._executor._worker.cache\n"
+        "            sequence.computed = int(cache.length_B[sequence.running_row])\n",
         "engine_schedules",
     ),
     Mutant(
@@ -41,8 +42,8 @@ ENGINE_MUTANTS = (
     Mutant(
         "copied tokens lie one row late",
         "mimo_v2_flash/kv_cache.py",
-        "            self.transfer.copy(caches, source_T, target_T, position_T)\n",
-        "            self.transfer.copy(caches, source_T, target_T + 1, position_T)\n",
+        "for i in kind), from_T, to_T, position_T)",
+        "for i in kind), from_T, to_T + 1, position_T)",
         ("tests/test_kv_transfer.py",),
     ),
     Mutant(
@@ -207,8 +208,8 @@ ENGINE_MUTANTS = (
     _engine(
         "rows of one rank first",
         "scheduler",
-        "for free in sorted(self._free, key=len, reverse=True):",
-        "for free in self._free:",
+        "(known[rank], len(self._free[rank])), reverse=True)",
+        "(known[rank], -rank), reverse=True)",
     ),
     _engine(
         "a row that is not given back",
@@ -221,7 +222,7 @@ ENGINE_MUTANTS = (
     _engine(
         "a cancelled sequence is computed once more",
         "engine",
-        "            self._forget_finished(events)\n            scheduled",
+        "            self._scheduler.remove_finished(events)\n            scheduled",
         "            scheduled",
         "engine_cancel",
     ),
@@ -242,7 +243,7 @@ ENGINE_MUTANTS = (
     _engine(
         "prompts are scored by a neighbour's logits",
         "step_runner",
-        "_add_prompt_logprobs(part, logits_BnV[row]))",
+        "_add_prompt_logprobs(part, logits_BnV[row - first_row]))",
         "_add_prompt_logprobs(part, logits_BnV[0]))",
     ),
     _engine(
@@ -267,8 +268,8 @@ ENGINE_MUTANTS = (
     _engine(
         "a short row of a rectangle takes the logits of its padding",
         "step_runner",
-        "np.flatnonzero(index_Bn[row] != NO_LOGITS)[-1]",
-        "-1",
+        "[plan.last_wanted(first_row + index) for index in index_R]",
+        "[-1 for index in index_R]",
     ),
     _engine(
         "reused tokens are counted at each step",
@@ -279,8 +280,8 @@ ENGINE_MUTANTS = (
     Mutant(
         "a window is scored twice",
         "mimo_v2_flash/generation/likelihood.py",
-        "for start in starts[first : first + rows]:",
-        "for start in starts[first : first + rows + 1]:",
+        "() if model.group.rank else starts:",
+        "() if model.group.rank else [0, *starts]:",
         ("tests/generation/test_likelihood.py",),
     ),
     Mutant(
@@ -320,8 +321,9 @@ ENGINE_MUTANTS = (
     ),
     _engine(
         "answers share a constraint",
-        "engine",
+        "request",
         "constraint.copy() if constraint else None",
         "constraint",
+        "engine",
     ),
 )

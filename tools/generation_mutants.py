@@ -64,7 +64,7 @@ GENERATION_MUTANTS = (
     Mutant(
         "ids past the tokenizer are taken greedily",
         "mimo_v2_flash/engine/step_runner.py",
-        "if not self._suppressed.intersection(token_Bn[index_Bn >= 0].tolist()):",
+        "if not self._suppressed.intersection(token_Bn[wanted, -1].tolist()):",
         "if True:",
         ("tests/engine/test_generate.py",),
     ),

@@ -1,6 +1,7 @@
 """All mutants: one module for each part of the package, and here those of layers and ranks."""
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
+from tools.decode_mutants import DECODE_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
@@ -8,6 +9,7 @@ from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
+from tools.rank_mutants import RANK_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 from tools.text_mutants import TEXT_MUTANTS
@@ -16,11 +18,13 @@ __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS = (
     *KERNEL_MUTANTS,
+    *DECODE_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *ENGINE_MUTANTS,
     *MEMORY_MUTANTS,
     *SERVING_MUTANTS,
+    *RANK_MUTANTS,
     *STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,

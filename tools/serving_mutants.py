@@ -36,7 +36,7 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "return event.tokens",
     ),
     _serving(
-        "the last token is lost",
+        "the last token of an answer is lost",
         "answers",
         "return event.tokens[:-1] if is_end else event.tokens",
         "return event.tokens[:-1] if event.finish_reason else event.tokens",

@@ -173,6 +173,9 @@ def _answer_file(
     start, failed, count = time.perf_counter(), 0, 0
     with Engine(runner, max_sequences) as engine:
         answers = prompts.answer(engine, ahead=2 * max_sequences)
+        if setup.group.rank:
+            engine.follow()
+            answers = iter(())
         for answer in in_order(answers) if ordered else answers:
             _write(sys.stdout, f"{json.dumps(answer, ensure_ascii=False)}\n")
             count, failed = count + 1, failed + has_error(answer)

@@ -96,12 +96,9 @@ def run(
         logits_TV = model.forward([[*prompt, *generated[0][:-1]]])[0]
     difference = _difference(logits_TV[prompt_tokens - 1 :], generated.logprobs[0])
     engine = generated.stats
-    numbers = {
-        "layers": num_layers,
-        "experts": num_experts,
-        "seed": seed,
-        "prompt_tokens": prompt_tokens,
-        "new_tokens": new_tokens,
+    numbers: dict[str, Any] = {"layers": num_layers, "experts": num_experts, "seed": seed}
+    numbers |= {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    numbers |= {
         "parameters": parameters,
         "weights_bytes": nbytes(weights),
         "kv_cache_bytes": engine.cache_bytes,
@@ -116,7 +113,7 @@ def run(
     _report(numbers, engine, " of rank 0" if setup.group.size > 1 else "")
     if dispatch := dispatch_report(stats, setup.group):
         console().print(dispatch)
-    return Result(numbers, 0 if numbers["relative_difference"] <= ALLOWED else 1)
+    return Result(numbers, int(numbers["relative_difference"] > ALLOWED))
 
 
 def _report(numbers: dict[str, Any], engine: EngineStats, rank: str) -> None:

@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Key that requests must have as a bearer; may be repeated (default: "
         "MIMO_API_KEY, or none is needed).",
     )
+    _add_limits(server)
+    _add_engine_arguments(parser)
+
+
+def _add_limits(server: Any) -> None:
     server.add_argument(
         "--max-body",
         type=positive,
@@ -71,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30,
         help="Seconds that running answers have to end after SIGTERM (default: 30).",
     )
-    _add_engine_arguments(parser)
 
 
 def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:

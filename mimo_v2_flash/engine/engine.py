@@ -9,30 +9,27 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash import inputs
+from mimo_v2_flash.parallel import ALONE
 
-from .memory_budget import MemoryBudget, largest_sizes, memory_limit
-from .memory_size import memory_size
+from .executor import Executor
+from .memory_budget import new_memory_budget
 from .output_processor import OutputProcessor
-from .prefix_store import PrefixStore
-from .request import Constraint, Event, Request, RequestOutput, Sequence, most_tokens
+from .request import Constraint, Event, QueueFullError, Request, RequestOutput, most_tokens
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
 from .seeds import resolve_seed
 from .stats import EngineStats, StatsRecorder
 from .step_runner import StepRunner
+from .worker import new_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-__all__ = ["Engine", "QueueFullError"]
+__all__ = ["Engine"]
 
 MOST = 2**53  # of priorities and indices: as exact in floating point
-
-
-class QueueFullError(RuntimeError):
-    """As many requests wait as may."""
 
 
 class Engine:
@@ -41,6 +38,8 @@ class Engine:
     `submit`, `cancel`, `stats` and `close` may be called from any thread, `step` from one at a
     time. A request's tokens are those that it has alone, whatever its neighbours: logits agree
     within 1e-5 of their range, and the noise of sampling belongs to the request.
+
+    All ranks of a model construct it alike. Rank 0 answers requests; the others `follow`.
 
     Parameters
     ----------
@@ -69,11 +68,13 @@ class Engine:
         Token ids that are never chosen; those of the model's `generation_config` if not given.
     clock : callable
         The time in seconds, of which only differences count.
+    share_events : bool
+        Whether `follow` on other ranks gets the events of each step.
 
     Raises
     ------
     ValueError
-        If a size or the dtype is not allowed, or `memory` does not even hold an empty cache.
+        If a size or dtype is not allowed, `memory` holds not even an empty cache, or ranks differ.
     MemoryError
         If the system refuses the cache's arrays.
 
@@ -102,53 +103,46 @@ class Engine:
         cache_dtype: Any = None,
         suppress_tokens: SequenceOf[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        share_events: bool = False,
     ) -> None:
-        rows = inputs.as_count("max_sequences", max_sequences)
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
-        if max_waiting is not None:
-            inputs.as_count("max_waiting", max_waiting, minimum=0)
-        limit = memory_limit(model, memory)
-        budget = memory_size("prefix_cache", prefix_cache, model.group)
-        cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
+        inputs.as_count("max_waiting", 0 if max_waiting is None else max_waiting, minimum=0)
+        self._worker = new_worker(model, max_sequences, max_length, cache_dtype, prefix_cache)
+        cache, suppressed = self._worker.cache, _suppressed(model, suppress_tokens)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
         self._max_length = model.max_length if max_length is None else max_length
-        suppressed = _suppressed(model, suppress_tokens)
-        prefixes = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
-        self._runner = StepRunner(model, cache, prefixes, suppressed)
-        sizes = largest_sizes(model, cache)
-        self._memory = MemoryBudget(cache.rank_rows, sizes, limit, self._runner)
+        self._executor = Executor(model.group, self._worker)
+        self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
-        self._scheduler = self._new_scheduler(cache.rank_rows, chunk)
+        self._memory = new_memory_budget(model, cache, memory, self._executor)
+        self._scheduler = Scheduler(
+            cache.rank_rows,
+            memory=self._memory,
+            prefill_chunk=chunk,
+            max_step=model.max_step,
+            clock=clock,
+            begin=self._runner.restore_prefix,
+            known_prefix=self._runner.known_prefix,
+            pads_steps=model.pads_steps,
+        )
         self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
-        self._requests: dict[int, Request] = {}
         self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why
         self._failure: Exception | None = None
-        self._is_stepping = False
-
-    def _new_scheduler(self, rank_rows: tuple[slice, ...], prefill_chunk: int) -> Scheduler:
-        return Scheduler(
-            rank_rows,
-            memory=self._memory,
-            prefill_chunk=prefill_chunk,
-            max_step=self._model.max_step,
-            clock=self._clock,
-            begin=self._runner.restore_prefix,
-            pads_steps=self._model.pads_steps,
-        )
+        self._is_stepping, self._share_events = False, share_events
 
     def __enter__(self) -> Engine:
         """Return the engine, which is closed after the block."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close the engine."""
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Close the engine; an error of the block is an error of those that follow."""
+        self.close(error)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._requests)
+        return bool(self._scheduler.requests)
 
     @property
     def is_open(self) -> bool:
@@ -193,7 +187,7 @@ class Engine:
             If a token id, of the parameters too, is outside of the vocabulary, or the prompt, the
             number of answers or their memory can never fit.
         RuntimeError
-            If the engine is closed or has failed.
+            If the engine is closed or has failed, or this rank follows.
         QueueFullError
             If `max_waiting` requests wait already.
         """
@@ -204,75 +198,79 @@ class Engine:
         inputs.as_count("first_index", first_index, minimum=0, maximum=MOST)
         last = len(prompt) - (params.max_tokens == 0)  # what nothing follows is not computed
         prompt, last_target = prompt[:last], prompt[last:]
-        self._check_fits(prompt, params)
+        limit = params.limit(self._max_length - len(prompt) + 1)  # the last is not fed back
+        self._check_fits(prompt, params.n, limit)
+        ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
         with self._lock:
             self._check_open()
             waiting = len(self._scheduler.waiting)
             if self._max_waiting is not None and waiting >= self._max_waiting:
                 raise QueueFullError(f"{waiting} requests wait already: max_waiting")
-            request = self._request(prompt, params, constraint, priority, first_index)
-            request.last_target = last_target
-            self._requests[request.id] = request
+            request = Request(
+                next(self._ids),
+                prompt,
+                params,
+                end_tokens=frozenset(params.stop_token_ids).union(ends),
+                limit=limit,
+                seed=resolve_seed(params.seed, ALONE),  # rank 0's alone counts
+                priority=priority,
+                arrival=self._clock(),
+                last_target=last_target,
+            )
+            request.add_sequences(first_index, constraint)
             self._scheduler.add(request)
-            if request.limit == 0 and (params.prompt_logprobs is None or not prompt):
+            if limit == 0 and (params.prompt_logprobs is None or not prompt):
                 self._ending.append((request.id, "length"))
         return request.id
 
-    def _check_fits(self, prompt: list[int], params: SamplingParams) -> None:
-        """Raise ValueError if a request of checked values can never fit."""
+    def _check_fits(self, prompt: list[int], answers: int, limit: int) -> None:
+        """Raise ValueError if a prompt, its answers, or their memory can never fit."""
         if len(prompt) > self._max_length:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, the engine's max_length is "
                 f"{self._max_length}"
             )
         most = self._scheduler.rows_per_request
-        if params.n > most:
-            raise ValueError(f"n is {params.n}, allowed is 1..{most}: each answer has a row")
-        self._memory.check(params.n, most_tokens(prompt, self._limit(prompt, params)))
-
-    def _limit(self, prompt: list[int], params: SamplingParams) -> int:
-        """Return the most new tokens of an answer."""
-        room = self._max_length - len(prompt) + 1  # the last token is not fed back
-        return room if params.max_tokens is None else min(room, params.max_tokens)
-
-    def _request(
-        self,
-        prompt: list[int],
-        params: SamplingParams,
-        constraint: Constraint | None,
-        priority: int,
-        first_index: int,
-    ) -> Request:
-        """Return a request of checked values."""
-        ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
-        request = Request(
-            next(self._ids),
-            prompt,
-            params,
-            end_tokens=frozenset(params.stop_token_ids).union(ends),
-            limit=self._limit(prompt, params),
-            seed=resolve_seed(params.seed, self._model.group),
-            priority=priority,
-            arrival=self._clock(),
-        )
-        request.sequences = [
-            Sequence(request, first_index + answer, constraint.copy() if constraint else None)
-            for answer in range(params.n)
-        ]
-        return request
+        if answers > most:
+            raise ValueError(f"n is {answers}, allowed is 1..{most}: each answer has a row")
+        self._memory.check(answers, most_tokens(prompt, limit))
 
     def cancel(self, id: int) -> None:  # noqa: A002
         """End a request at the next `step`; nothing happens if it has ended already."""
         with self._lock:
             self._ending.append((id, "cancelled"))
 
-    def close(self) -> None:
-        """Drop all requests, and free the KV cache; a step that runs ends before."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Drop all requests, and free the KV cache; a step that runs ends before.
+
+        `follow` on other ranks returns, or raises if there is an `error`.
+        """
         with self._lock:
             self._failure = self._failure or RuntimeError("the engine is closed")
-            self._requests.clear()
+            self._scheduler.requests.clear()
             if not self._is_stepping:
-                self._runner.release()
+                self._executor.close(error)
+
+    def follow(self, on_events: Callable[[list[Event]], None] | None = None) -> None:
+        """Compute this rank's part of rank 0's steps, until rank 0 closes its engine.
+
+        An error of this rank is to leave its program: then rank 0's requests end with it.
+        `on_events` is called with the events of each of rank 0's steps, if it shares them.
+
+        Raises
+        ------
+        RankError
+            If rank 0 fails, or a rank is lost; it is named.
+        RuntimeError
+            If this is rank 0, or the engine is closed.
+        """
+        if self._model.group.rank == 0:
+            raise RuntimeError("rank 0 leads: call submit() and step()")
+        self._check_open(follows=True)
+        try:
+            self._worker.follow(on_events or (lambda _: None))
+        finally:
+            self.close()
 
     def step(self) -> list[Event]:
         """Run one step; return what it added to each answer, and which answers ended.
@@ -282,12 +280,13 @@ class Engine:
         Raises
         ------
         RuntimeError
-            If the engine is closed.
+            If the engine is closed, or this rank follows.
         """
+        failure: Exception | None = None
         with self._lock:
             self._check_open()
             events = self._end_waiting()
-            self._forget_finished(events)
+            self._scheduler.remove_finished(events)
             scheduled = self._scheduler.schedule()
             self._recorder.begin(scheduled, self._clock())
             self._is_stepping = True
@@ -297,15 +296,17 @@ class Engine:
                     events += self._processor(result)
         except Exception as error:
             with self._lock:
-                self._failure = error
-                for request in self._requests.values():
+                self._failure = failure = error
+                for request in self._scheduler.requests.values():
                     events += request.end("error", error)
         with self._lock:
-            self._recorder.finish(events, self._requests, self._clock())
-            self._forget_finished(events)
+            self._recorder.finish(events, self._scheduler.requests, self._clock())
+            self._scheduler.remove_finished(events)
             self._is_stepping = False
+            if failure is None and self._share_events:
+                self._executor.share(events)
             if self._failure is not None:
-                self._runner.release()
+                self._executor.close(failure)
         return events
 
     def run(self) -> dict[int, RequestOutput]:
@@ -317,34 +318,22 @@ class Engine:
         requests: dict[int, Request] = {}
         while self.has_work:
             with self._lock:
-                requests |= self._requests
+                requests |= self._scheduler.requests
             self.step()
             for id_ in [id_ for id_, request in requests.items() if request.is_finished]:
                 yield id_, requests.pop(id_).output()
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, follows: bool = False) -> None:
         if self._failure is not None:
             raise RuntimeError(f"the engine is closed: {self._failure}") from self._failure
+        if (rank := self._model.group.rank) and not follows:
+            raise RuntimeError(f"rank {rank} follows: call follow()")
 
     def _end_waiting(self) -> list[Event]:
         """End the requests that were cancelled since the last step, or want nothing computed."""
         ending, self._ending = self._ending, []
-        return [
-            event
-            for id_, reason in ending
-            if id_ in self._requests
-            for event in self._requests[id_].end(reason)
-        ]
-
-    def _forget_finished(self, events: list[Event]) -> None:
-        """Give the rows of finished answers back, and forget finished requests."""
-        for event in events:
-            if event.finish_reason and (request := self._requests.get(event.id)):
-                for sequence in request.sequences:
-                    if sequence.finish_reason:
-                        self._scheduler.remove(sequence)
-                if request.is_finished:
-                    del self._requests[event.id]
+        requests = self._scheduler.requests
+        return [event for id_, why in ending if id_ in requests for event in requests[id_].end(why)]
 
 
 def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> frozenset[int]:

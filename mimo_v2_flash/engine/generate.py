@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .sampling_params import SamplingParams
     from .stats import EngineStats
 
-__all__ = ["GeneratedTokens", "generate", "stream_events"]
+__all__ = ["GeneratedTokens", "generate", "take_events"]
 
 
 class GeneratedTokens(list[list[int]]):
@@ -75,23 +75,36 @@ def generate(
     longest = max(map(len, prompts)) + max((params.max_tokens or 0) - 1, 0)
     rows: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[TokenLogprob]] = [[] for _ in prompts]
+
+    def take(event: Event) -> None:
+        logprobs[event.index] += event.logprobs or ()
+        for token in event.tokens:
+            rows[event.index].append(token)
+            if on_token is not None:
+                on_token(event.index, token)
+
     options = {"prefix_cache": 0, "cache_dtype": cache_dtype, "suppress_tokens": suppress_tokens}
-    with Engine(model, len(prompts), longest, **options) as engine:
-        for row, prompt in enumerate(prompts):
-            engine.submit(prompt, params, first_index=row)
-        for event in stream_events(engine):
-            logprobs[event.index] += event.logprobs or ()
-            for token in event.tokens:
-                rows[event.index].append(token)
-                if on_token is not None:
-                    on_token(event.index, token)
+    with Engine(model, len(prompts), longest, share_events=True, **options) as engine:
+        if not model.group.rank:
+            for row, prompt in enumerate(prompts):
+                engine.submit(prompt, params, first_index=row)
+        take_events(engine, model.group.rank, take)
     return GeneratedTokens(rows, seed, engine.stats, logprobs)
 
 
-def stream_events(engine: Engine) -> Iterator[Event]:
-    """Yield the events of all steps; raise the error of an answer."""
-    while engine.has_work:
-        for event in engine.step():
+def take_events(engine: Engine, rank: int, take: Callable[[Event], None]) -> None:
+    """Run what rank 0 has submitted; `take` gets the events on every rank, if they are shared.
+
+    The error of an answer is raised.
+    """
+
+    def take_all(events: Sequence[Event]) -> None:
+        for event in events:
             if event.error is not None:
                 raise event.error
-            yield event
+            take(event)
+
+    if rank:
+        engine.follow(take_all)
+    while not rank and engine.has_work:
+        take_all(engine.step())

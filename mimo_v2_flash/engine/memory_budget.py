@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mimo_v2_flash.kv_cache import HybridCache
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-    from .step_runner import StepRunner
+    from .executor import Executor
 
-__all__ = ["MemoryBudget", "MemoryUsage", "largest_sizes", "memory_limit"]
+__all__ = ["MemoryBudget", "MemoryUsage", "new_memory_budget"]
 
 DEFAULT = "90%"
 
@@ -62,8 +62,8 @@ class MemoryBudget:
         Bytes of a cache, by what they depend on.
     limit
         Bytes of each rank for rows and prefixes; None for any number.
-    runner
-        What has the rows and the prefix stores.
+    executor
+        What has the rows and the prefix stores of all ranks.
 
     Raises
     ------
@@ -76,11 +76,11 @@ class MemoryBudget:
         rank_rows: Sequence[slice],
         sizes: KVBytes,
         limit: int | None,
-        runner: StepRunner,
+        executor: Executor,
     ) -> None:
         self._ranks = [range(rows.start, rows.stop) for rows in rank_rows]
-        self._sizes, self._limit, self._runner = sizes, limit, runner
-        self._prefix_budget = max((store.budget for store in runner.prefixes), default=0)
+        self._sizes, self._limit, self._executor = sizes, limit, executor
+        self._prefix_budget = max((store.budget for store in executor.prefixes), default=0)
         self._held = [0] * sum(map(len, self._ranks))  # tokens, by row
         self._reserved = [0] * len(self._held)
         self._peak = 0
@@ -145,16 +145,16 @@ class MemoryBudget:
         room = self._limit - self._sizes.fixed
         if self._counted(rank) + self._prefix_budget > room:
             self._give_back(rank)
-        if self._runner.prefixes:
+        if self._executor.prefixes:
             budget = min(self._prefix_budget, max(0, room - self._counted(rank)))
-            if budget != self._runner.prefixes[rank].budget:
-                self._runner.resize_prefixes(rank, budget)
+            if budget != self._executor.prefixes[rank].budget:
+                self._executor.resize_prefixes(rank, budget)
 
     def _give_back(self, rank: int) -> None:
         """Give back the pages of a rank's rows that no reservation covers."""
         for row in self._ranks[rank]:
             held, reserved = self._held[row], self._reserved[row]
-            if held > reserved and self._runner.give_back(row, reserved, held):
+            if held > reserved and self._executor.give_back(row, reserved, held):
                 self._held[row] = reserved
 
     def _counted(self, rank: int) -> int:
@@ -163,18 +163,20 @@ class MemoryBudget:
         return sum(self._sizes.row(max(self._held[row], self._reserved[row])) for row in rows)
 
     def _prefix_bytes(self, rank: int) -> int:
-        return self._runner.prefixes[rank].nbytes if self._runner.prefixes else 0
+        return self._executor.prefixes[rank].nbytes if self._executor.prefixes else 0
 
 
-def memory_limit(model: MiMoV2FlashModel, memory: int | str | None) -> int | None:
-    """Return the bytes of the engine's parameter `memory` on each rank, or None for no limit."""
-    if memory is None and model.pads_steps:
-        return None
-    return memory_size("memory", DEFAULT if memory is None else memory, model.group)
+def new_memory_budget(
+    model: MiMoV2FlashModel, cache: HybridCache, memory: int | str | None, executor: Executor
+) -> MemoryBudget:
+    """Return the budget of an engine's parameter `memory`: a collective call.
 
-
-def largest_sizes(model: MiMoV2FlashModel, cache: HybridCache) -> KVBytes:
-    """Return the bytes of the largest rank's cache, by which all ranks admit the same requests."""
+    All ranks admit the same requests: the largest rank's cache counts.
+    """
+    limit = None
+    if memory is not None or not model.pads_steps:
+        limit = memory_size("memory", DEFAULT if memory is None else memory, model.group)
     sizes = KVBytes(cache.nbytes, 0, 0) if model.pads_steps else cache.kv_bytes
     sizes_P3 = model.group.all_gather(np.array(sizes, np.int64))
-    return KVBytes(*np.max(sizes_P3, axis=0).tolist())
+    largest = KVBytes(*np.max(sizes_P3, axis=0).tolist())
+    return MemoryBudget(cache.rank_rows, largest, limit, executor)

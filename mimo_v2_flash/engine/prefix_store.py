@@ -66,6 +66,10 @@ class PrefixStore:
         """Bytes that the blocks take."""
         return len(self._used) * self._full_bytes + len(self._sliding_used) * self._sliding_bytes
 
+    def known(self, token_T: Sequence[int]) -> int:
+        """Return where `restore` would let a prompt start."""
+        return self._find(token_T)[0]
+
     def restore(self, token_T: Sequence[int], row: int) -> int:
         """Fill a row with the known beginning of a prompt, and return where the prompt starts."""
         start, path = self._find(token_T)
@@ -83,7 +87,7 @@ class PrefixStore:
         return start
 
     def save(self, token_T: Sequence[int], row: int, start: int, first_token: int) -> None:
-        """Keep the blocks that a step completed.
+        """Keep the blocks that a step completed, if any.
 
         Parameters
         ----------
@@ -96,8 +100,8 @@ class PrefixStore:
         """
         begin, end = start // BLOCK * BLOCK, len(token_T) // BLOCK * BLOCK
         path = self._path(token_T[:begin])
-        if len(path) * BLOCK < begin:
-            return  # earlier blocks have been dropped
+        if begin == end or len(path) * BLOCK < begin:
+            return  # none is complete, or earlier ones have been dropped
         saved = []
         for first in range(begin, end, BLOCK):
             parent = path[-1] if path else self._root

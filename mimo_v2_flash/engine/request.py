@@ -11,6 +11,7 @@ __all__ = [
     "Answer",
     "Constraint",
     "Event",
+    "QueueFullError",
     "Request",
     "RequestOutput",
     "Sequence",
@@ -36,6 +37,10 @@ class Constraint(Protocol):
 
     def copy(self) -> "Constraint":
         """Return an independent constraint in the same state."""
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may."""
 
 
 class TokenLogprob(NamedTuple):
@@ -180,6 +185,12 @@ class Request:
         """The most tokens that each of its answers has in the cache."""
         return most_tokens(self.prompt_tokens, self.limit)
 
+    def add_sequences(self, first_index: int, constraint: Constraint | None) -> None:
+        """Begin the `n` answers, each with its index and a constraint of its own."""
+        for index in range(first_index, first_index + self.params.n):
+            copied = constraint.copy() if constraint else None
+            self.sequences.append(Sequence(self, index, copied))
+
     def end(self, reason: str, error: Exception | None = None) -> list[Event]:
         """End the answers that have not ended, and return their events."""
         return [each.end(reason, error) for each in self.sequences if not each.finish_reason]
@@ -209,8 +220,8 @@ class Sequence:
         The request, and which of its answers.
     constraint
         What the answer may be; None for anything.
-    row
-        Its row of the cache; None while it waits, and after its end.
+    row, rank
+        Its row of the cache, None while it waits and after its end; the data-parallel rank of it.
     computed, reused
         How many of its tokens are in the cache, and how many of them were there at its start.
     new_tokens, logprobs
@@ -225,6 +236,7 @@ class Sequence:
     index: int
     constraint: Constraint | None = None
     row: int | None = None
+    rank: int = 0
     computed: int = 0
     reused: int = 0
     new_tokens: list[int] = field(default_factory=list)
@@ -232,6 +244,13 @@ class Sequence:
     finish_reason: str | None = None
     error: Exception | None = None
     last_time: float | None = None
+
+    @property
+    def running_row(self) -> int:
+        """Its row; a sequence that waits or has ended has none, and is not to be asked for it."""
+        if self.row is None:
+            raise RuntimeError(f"answer {self.index} of request {self.request.id} has no row")
+        return self.row
 
     @property
     def length(self) -> int:
@@ -266,10 +285,6 @@ class Sequence:
         if start < len(prompt):
             return prompt[start : start + limit]
         return self.new_tokens[start - len(prompt) :][:limit]
-
-    def seen(self) -> list[int]:
-        """Return its tokens that are in the cache."""
-        return [*self.request.prompt_tokens, *self.new_tokens][: self.computed]
 
     def end(
         self,

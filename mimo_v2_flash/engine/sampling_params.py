@@ -146,6 +146,10 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
 
+    def limit(self, room: int) -> int:
+        """Return the most new tokens of an answer in a context with `room` for so many."""
+        return room if self.max_tokens is None else min(room, self.max_tokens)
+
     def check_token_ids(self, vocab_size: int) -> None:
         """Raise ValueError if a token id is outside of the vocabulary."""
         for name in ("logit_bias", "stop_token_ids"):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .memory_budget import MemoryBudget, MemoryUsage
 from .prefix_store import BLOCK
-from .request import Request, Sequence
+from .request import Event, Request, Sequence
 
 __all__ = ["ScheduledTokens", "Scheduler"]
 
@@ -51,9 +51,13 @@ class Scheduler:
         Whether the model pads its steps: chunks are then steps of their own.
     begin
         Called for each sequence that gets a row: it may set how much of the prompt is known.
+    known_prefix
+        How many tokens of a request's prompt a data-parallel rank need not compute.
 
     Attributes
     ----------
+    requests
+        All that have not ended, by id.
     waiting, running
         Requests that wait for rows, and sequences that have one.
     rows_per_request
@@ -69,19 +73,32 @@ class Scheduler:
         max_step: int,
         clock: Callable[[], float],
         begin: Callable[[Sequence], None],
+        known_prefix: Callable[[Request, int], int] = lambda *_: 0,
         pads_steps: bool = False,
     ) -> None:
         self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
         self.rows_per_request = max(map(len, self._free))
-        self._rank_of = {row: rank for rank, rows in enumerate(self._free) for row in rows}
         self._memory, self._prefill_chunk, self._max_step = memory, prefill_chunk, max_step
         self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
+        self._known_prefix = known_prefix
+        self.requests: dict[int, Request] = {}
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
 
     def add(self, request: Request) -> None:
         """Let a request wait for its rows."""
+        self.requests[request.id] = request
         self.waiting.append(request)
+
+    def remove_finished(self, events: list[Event]) -> None:
+        """Give the rows of answers back that `events` end, and forget finished requests."""
+        for event in events:
+            if event.finish_reason and (request := self.requests.get(event.id)):
+                for sequence in request.sequences:
+                    if sequence.finish_reason:
+                        self.remove(sequence)
+                if request.is_finished:
+                    del self.requests[event.id]
 
     def remove(self, sequence: Sequence) -> None:
         """Give a sequence's row back; a request whose sequences never ran stops waiting."""
@@ -89,7 +106,7 @@ class Scheduler:
             if sequence.request in self.waiting:
                 self.waiting.remove(sequence.request)
             return
-        free = self._free[self._rank_of[sequence.row]]
+        free = self._free[sequence.rank]
         free.append(sequence.row)
         free.sort()
         self._memory.release(sequence.row, sequence.computed)
@@ -118,7 +135,7 @@ class Scheduler:
     def memory_usage(self) -> MemoryUsage:
         """Return the memory in use, the tokens of the last step included."""
         for sequence in self.running:
-            self._memory.record(sequence.row or 0, sequence.computed)
+            self._memory.record(sequence.running_row, sequence.computed)
         return self._memory.usage()
 
     def _admit(self) -> None:
@@ -126,24 +143,33 @@ class Scheduler:
         if not self.waiting or not any(self._free):
             return
         for request in sorted(self.waiting, key=self._urgency):
-            rows = self._place(request)
-            if not rows:
+            place = self._place(request)
+            if place is None:
                 return  # those after it do not overtake it
+            rank, rows = place
             self.waiting.remove(request)
             for sequence, row in zip(request.sequences, rows, strict=True):
-                sequence.row = row
+                sequence.rank, sequence.row = rank, row
                 self.running.append(sequence)
             self._begin(request.sequences[0])
 
-    def _place(self, request: Request) -> list[int]:
-        """Return free rows of one rank, with memory for a request; none if it has to wait."""
+    def _place(self, request: Request) -> tuple[int, list[int]] | None:
+        """Return a rank and free rows of it, with memory for a request; None if it has to wait.
+
+        It is the rank that knows most of the prompt. Where ranks know equally much, the one with
+        most free rows gets it, so that their numbers of sequences stay even.
+        """
         count = len(request.sequences)
-        for free in sorted(self._free, key=len, reverse=True):  # ranks' rows stay even
-            rows = free[:count]  # the lowest: attention spans all rows in use
-            if len(rows) == count and self._memory.reserve(rows, request.most_tokens):
-                del free[:count]
-                return rows
-        return []
+        ranks = [rank for rank, free in enumerate(self._free) if len(free) >= count]
+        if len(ranks) > 1:
+            known = {rank: self._known_prefix(request, rank) for rank in ranks}
+            ranks.sort(key=lambda rank: (known[rank], len(self._free[rank])), reverse=True)
+        for rank in ranks:
+            rows = self._free[rank][:count]  # the lowest: attention spans all rows in use
+            if self._memory.reserve(rows, request.most_tokens):
+                del self._free[rank][:count]
+                return rank, rows
+        return None
 
     def _computes_prompt(self, sequence: Sequence) -> bool:
         """Return whether a sequence computes its prompt; others copy the row of the first."""

@@ -12,23 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.layers.nonfinite import NonFiniteError
-
 from .logprobs import token_logprobs
-from .prefix_store import BLOCK
 from .scheduler import PROMPT_LOGITS
+from .worker import RowTokens, StepPlan
 
 if TYPE_CHECKING:
-    from mimo_v2_flash.kv_cache import HybridCache
-    from mimo_v2_flash.model import MiMoV2FlashModel
+    from mimo_v2_flash.layers.nonfinite import NonFiniteError
 
-    from .prefix_store import PrefixStore
-    from .request import Sequence, TokenLogprob
+    from .executor import Executor
+    from .request import Request, Sequence, TokenLogprob
     from .scheduler import ScheduledTokens
 
 __all__ = ["StepResult", "StepRunner"]
-
-NO_LOGITS = -1  # an index of `logits_at`
 
 
 class StepResult(NamedTuple):
@@ -56,57 +51,52 @@ class StepResult(NamedTuple):
 
 
 class StepRunner:
-    """Runs scheduled tokens on a model and a cache.
+    """Makes plans of scheduled tokens, and reads what the ranks return.
 
     Parameters
     ----------
-    model, cache
-        The model, and the cache whose rows the sequences have.
-    prefixes
-        The prefix store of each data-parallel rank; none if no prefix is kept.
+    executor
+        It lets all ranks execute plans.
+    rows
+        The rows of the cache.
     suppressed
         Token ids that are never chosen: where the argmax is one of them, logits are needed.
+    pads_steps
+        Whether the model pads its steps.
     """
 
     def __init__(
         self,
-        model: MiMoV2FlashModel,
-        cache: HybridCache,
-        prefixes: SequenceOf[PrefixStore] = (),
+        executor: Executor,
+        rows: int,
         suppressed: frozenset[int] = frozenset(),
+        pads_steps: bool = False,
     ) -> None:
-        self._model, self._cache, self.prefixes = model, cache, prefixes
-        self._suppressed = suppressed
+        self._executor, self._rows = executor, rows
+        self._pads_steps, self._suppressed = pads_steps, suppressed
 
-    def release(self) -> None:
-        """Free the cache and all prefixes; nothing runs any more."""
-        self.__dict__.pop("_cache", None)
-        self.prefixes = ()
+    def known_prefix(self, request: Request, rank: int) -> int:
+        """Return how many tokens of a prompt need not be computed on a data-parallel rank."""
+        if request.params.prompt_logprobs is not None:
+            return 0
+        return self._executor.known(rank, request.prompt_tokens)
 
     def restore_prefix(self, sequence: Sequence) -> None:
         """Fill a sequence's row with what is known of its prompt."""
-        request, row = sequence.request, sequence.row or 0
-        if self.prefixes and request.params.prompt_logprobs is None:
-            store = self.prefixes[self._cache.rank_of(row)]
-            sequence.computed = sequence.reused = store.restore(request.prompt_tokens, row)
-
-    def give_back(self, row: int, start: int, stop: int) -> bool:
-        """Give the pages of a row's tokens back, as `HybridCache.give_back`."""
-        return self._cache.give_back(row, start, stop)
-
-    def resize_prefixes(self, rank: int, budget: int) -> None:
-        """Let the prefixes of a data-parallel rank have another budget of bytes."""
-        self.prefixes[rank].resize(budget)
+        request = sequence.request
+        if request.params.prompt_logprobs is None:
+            start = self._executor.restore(sequence.running_row, request.prompt_tokens)
+            sequence.computed = sequence.reused = start
 
     def run(self, scheduled: SequenceOf[ScheduledTokens]) -> Iterator[StepResult]:
         """Compute the scheduled tokens; yield the sequences of which all tokens are computed."""
         together = [part for part in scheduled if not self._is_apart(part.sequence)]
         if together:
-            yield self._step(together, 0, self._cache.batch_size)
+            yield self._step(together, 0, self._rows)
         apart = [part for part in scheduled if self._is_apart(part.sequence)]
         for parts in self._rectangles(apart):
-            rows = [part.sequence.row or 0 for part in parts]
-            yield self._step(parts, rows[0], rows[-1] + 1)
+            rows = [part.sequence.running_row for part in parts]
+            yield self._step(parts, rows[0], rows[-1] + 1 - rows[0])
 
     def _rectangles(self, parts: list[ScheduledTokens]) -> Iterator[list[ScheduledTokens]]:
         """Yield chunks that are steps together, by rows: of prompts whose logits are wanted.
@@ -114,11 +104,11 @@ class StepRunner:
         Logits are a rectangle, from the first row to the last, which is not to be too large.
         """
         step: list[ScheduledTokens] = []
-        for part in sorted(parts, key=lambda part: part.sequence.row or 0):
+        for part in sorted(parts, key=lambda part: part.sequence.running_row):
             longest = max(len(each.tokens) for each in [*step, part])
-            first = (step or [part])[0].sequence.row or 0
-            height = (part.sequence.row or 0) - first + 1
-            if step and (self._model.pads_steps or height * longest > PROMPT_LOGITS):
+            first = (step or [part])[0].sequence.running_row
+            height = part.sequence.running_row - first + 1
+            if step and (self._pads_steps or height * longest > PROMPT_LOGITS):
                 yield step
                 step = []
             step.append(part)
@@ -127,94 +117,63 @@ class StepRunner:
 
     def _is_apart(self, sequence: Sequence) -> bool:
         """Return whether a sequence's chunk is a step of its own."""
-        return sequence.is_prefill and (sequence.wants_prompt_logprobs or self._model.pads_steps)
+        return sequence.is_prefill and (sequence.wants_prompt_logprobs or self._pads_steps)
 
-    def _step(self, parts: list[ScheduledTokens], start: int, stop: int) -> StepResult:
-        """Run one step of the rows from `start` to `stop` - 1."""
-        by_row = {(part.sequence.row or 0) - start: part for part in parts}
-        token_BT, position_BT = _padded(by_row, stop - start)
-        wants_prompt = parts[0].sequence.wants_prompt_logprobs
-        index_Bn = np.full((stop - start, 1), NO_LOGITS)
-        for row, part in by_row.items():
-            index_Bn[row] = len(part.tokens) - 1 if part.is_last else NO_LOGITS
-        if wants_prompt:
-            index_Bn = np.where(position_BT < 0, NO_LOGITS, np.arange(token_BT.shape[1]))
-        token_Bn, logits_BnV, error = self._compute(token_BT, position_BT, start, index_Bn, by_row)
-        ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
-        bad_rows = error.rows if error else ()
-        self._finish(by_row, bad_rows)
-        failed = [] if error is None else self._failed(by_row, error)
-        chosen = [
-            (row, each) for row in ready if row not in bad_rows for each in self._fork(ready[row])
-        ]
-        row_R, sequences = [row for row, _ in chosen], [sequence for _, sequence in chosen]
+    def _step(self, parts: list[ScheduledTokens], first_row: int, rows: int) -> StepResult:
+        """Run one step of some rows of the cache."""
+        by_row = {part.sequence.running_row: part for part in parts}
+        by_row = dict(sorted(by_row.items()))
+        plan = StepPlan(first_row, rows, tuple(map(_row_tokens, by_row.values())), greedy=False)
+        token_Bn, logits_BnV, errors = self._compute(plan, by_row)
         scored = [
-            (part.sequence, _add_prompt_logprobs(part, logits_BnV[row]))
+            (part.sequence, _add_prompt_logprobs(part, logits_BnV[row - first_row]))
             for row, part in by_row.items()
-            if wants_prompt and row not in bad_rows
+            if part.sequence.wants_prompt_logprobs and row not in errors
         ]
+        ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
+        for part in parts:
+            part.sequence.computed += len(part.tokens)
+        failed = [
+            (sequence, errors[row].of_row(row - first_row, sequence.index))
+            for row in sorted(errors)
+            for sequence in self._answers(by_row[row].sequence)
+        ]
+        chosen = [
+            (row - first_row, each)
+            for row in ready
+            if row not in errors
+            for each in self._fork(ready[row])
+        ]
+        index_R, sequences = [index for index, _ in chosen], [sequence for _, sequence in chosen]
         if token_Bn is not None:
-            return StepResult(sequences, failed, token_R=token_Bn[row_R, -1])
-        last_R = [np.flatnonzero(index_Bn[row] != NO_LOGITS)[-1] for row in row_R]
-        return StepResult(sequences, failed, logits_RV=logits_BnV[row_R, last_R], scored=scored)
+            return StepResult(sequences, failed, token_R=token_Bn[index_R, -1])
+        last_R = [plan.last_wanted(first_row + index) for index in index_R]
+        return StepResult(sequences, failed, logits_RV=logits_BnV[index_R, last_R], scored=scored)
 
     def _compute(
-        self,
-        token_BT: np.ndarray,
-        position_BT: np.ndarray,
-        start: int,
-        index_Bn: np.ndarray,
-        by_row: dict[int, ScheduledTokens],
-    ) -> tuple[Any, Any, NonFiniteError | None]:
-        """Return (token_Bn or None, logits_BnV, the error of rows that are not finite).
+        self, plan: StepPlan, by_row: dict[int, ScheduledTokens]
+    ) -> tuple[Any, Any, dict[int, NonFiniteError]]:
+        """Return (token_Bn or None, logits_BnV, the errors of rows that are not finite).
 
         The argmax of a program may be a suppressed token. A step of one token can then run again
         for its logits; after a longer one, the rings have no room to go back.
         """
-        cache, model, error = self._view(start, len(token_BT)), self._model, None
-        is_short = token_BT.shape[1] == 1 or not self._suppressed
+        errors: dict[int, NonFiniteError] = {}
+        is_short = not self._suppressed or max(len(part.tokens) for part in plan.parts) == 1
         if is_short and all(map(_takes_argmax, by_row.values())):
-            try:
-                token_Bn, logit_Bn = model.greedy(token_BT, position_BT, cache, at=index_Bn)
-            except NonFiniteError as raised:
-                error, token_Bn, logit_Bn = raised, raised.outputs[0], raised.logits
-                position_BT[list(raised.rows)], index_Bn[list(raised.rows)] = -1, NO_LOGITS
-            if not self._suppressed.intersection(token_Bn[index_Bn >= 0].tolist()):
-                return token_Bn, logit_Bn, error
-        try:
-            return None, model.step(token_BT, position_BT, cache, logits_at=index_Bn), error
-        except NonFiniteError as raised:
-            return None, raised.logits, raised
+            (token_Bn, logit_Bn), errors = self._execute(plan._replace(greedy=True))
+            good = tuple(part for part in plan.parts if part.row not in errors)
+            wanted = [part.row - plan.first_row for part in good if part.wanted]
+            if not self._suppressed.intersection(token_Bn[wanted, -1].tolist()):
+                return token_Bn, logit_Bn, errors
+            plan = plan._replace(parts=good)
+        (logits_BnV,), later = self._execute(plan)
+        return None, logits_BnV, errors | later
 
-    def _failed(
-        self, by_row: dict[int, ScheduledTokens], error: NonFiniteError
-    ) -> list[tuple[Sequence, NonFiniteError]]:
-        """Return the sequences of bad rows, each with its error."""
-        return [
-            (sequence, error.of_row(row, sequence.index))
-            for row in error.rows
-            for sequence in self._answers(by_row[row].sequence)
-        ]
-
-    def _view(self, start: int, rows: int) -> HybridCache:
-        """Return the cache's rows from `start` on."""
-        cache = self._cache
-        return cache if rows == cache.batch_size else cache.view(start, start + rows)
-
-    def _finish(self, by_row: dict[int, ScheduledTokens], bad_rows: SequenceOf[int]) -> None:
-        """Record that parts have been computed, and keep the prefixes of those that are good."""
-        parts = by_row.values()
-        keeps = sum(len(part.tokens) for part in parts) <= self._model.max_step  # in one pass
-        first_tokens = [0] * len(self.prefixes)
-        for index, (sequence, tokens) in sorted(by_row.items()):
-            row, start = sequence.row or 0, sequence.computed
-            sequence.computed += len(tokens)
-            if not self.prefixes:
-                continue
-            rank, is_block = self._cache.rank_of(row), start // BLOCK < sequence.computed // BLOCK
-            if keeps and is_block and index not in bad_rows:
-                self.prefixes[rank].save(sequence.seen(), row, start, first_tokens[rank])
-            first_tokens[rank] += len(tokens)
+    def _execute(self, plan: StepPlan) -> tuple[tuple[np.ndarray, ...], dict[int, NonFiniteError]]:
+        """Return the outputs of a plan on all ranks, and the error of each bad row."""
+        outputs, error = self._executor.step(plan)
+        return outputs, {} if error is None else {plan.first_row + row: error for row in error.rows}
 
     def _answers(self, sequence: Sequence) -> list[Sequence]:
         """Return a sequence, and at its prompt's end the other answers, which begin there."""
@@ -226,27 +185,23 @@ class StepRunner:
         """Return `_answers`, to whose rows the sequence's row is copied."""
         sequences = self._answers(sequence)
         for other in sequences:
-            if other is not sequence and other.row is not None:
-                self._cache.copy_sequence(sequence.row or 0, other.row)
+            if other is not sequence:
+                self._executor.copy(sequence.running_row, other.running_row)
                 other.computed = sequence.computed
         return sequences
+
+
+def _row_tokens(part: ScheduledTokens) -> RowTokens:
+    """Return a part of a step as its row and tokens, of which the last one's output is wanted."""
+    sequence, tokens = part
+    wanted = len(tokens) if sequence.wants_prompt_logprobs else int(part.is_last)
+    return RowTokens(sequence.running_row, sequence.computed, tokens, wanted)
 
 
 def _takes_argmax(part: ScheduledTokens) -> bool:
     """Return whether nothing but the argmax of a part's logits is needed, if that."""
     sequence = part.sequence
     return not sequence.wants_prompt_logprobs and (sequence.is_argmax or not part.is_last)
-
-
-def _padded(by_row: dict[int, ScheduledTokens], height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (token_BT, position_BT) of parts by their rows, of which there are `height`."""
-    width = max(len(part.tokens) for part in by_row.values())
-    token_BT = np.zeros((height, width), np.int32)
-    position_BT = np.full((height, width), -1, np.int32)
-    for row, (sequence, tokens) in by_row.items():
-        token_BT[row, : len(tokens)] = tokens
-        position_BT[row, : len(tokens)] = np.arange(len(tokens)) + sequence.computed
-    return token_BT, position_BT
 
 
 def _add_prompt_logprobs(part: ScheduledTokens, logits_TV: np.ndarray) -> list[TokenLogprob]:

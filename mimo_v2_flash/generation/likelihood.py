@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash.engine import Engine, SamplingParams
-from mimo_v2_flash.engine.generate import stream_events
+from mimo_v2_flash.engine.generate import take_events
 from mimo_v2_flash.inputs import as_tokens
 
 if TYPE_CHECKING:
+    from mimo_v2_flash.engine.request import Event
     from mimo_v2_flash.model import MiMoV2FlashModel
 
 __all__ = ["total_bits"]
@@ -59,11 +60,15 @@ def total_bits(
     longest, starts = min(length, len(text_T)), range(0, len(text_T), length)
     rows = 1 if model.pads_steps else max(1, CHUNK // longest)
     params, nats = SamplingParams(max_tokens=0, prompt_logprobs=0), 0.0
-    with Engine(model, rows, longest, prefill_chunk=CHUNK, prefix_cache=0) as engine:
-        for first in range(0, len(starts), rows):
-            for start in starts[first : first + rows]:
-                engine.submit([begin, *text_T[start : start + length]], params)
-            for event in stream_events(engine):
-                nats -= sum(token.logprob for token in event.prompt_logprobs)
-                advance(len(event.prompt_logprobs))
+
+    def take(event: Event) -> None:
+        nonlocal nats
+        nats -= sum(token.logprob for token in event.prompt_logprobs)
+        advance(len(event.prompt_logprobs))
+
+    options: dict[str, Any] = {"prefill_chunk": CHUNK, "prefix_cache": 0, "share_events": True}
+    with Engine(model, rows, longest, **options) as engine:
+        for start in () if model.group.rank else starts:
+            engine.submit([begin, *text_T[start : start + length]], params)
+        take_events(engine, model.group.rank, take)
     return nats / math.log(2)

@@ -1,7 +1,8 @@
-"""Eager-mode attention: KV heads in parallel on threads, in query blocks that fit a core's cache.
+"""Eager-mode attention: one-token sequences in a compiled call, others by KV head and query block.
 
-Host code, not a kernel: threads and blocks follow from sizes. Static mode attends with all heads at
-once (`attend`); both modes compute with the same kernels.
+Host code, not a kernel: loops, threads and blocks follow from sizes. Static mode attends with all
+heads at once (`attend`). The kernels say what is computed; `cpu/decode_attention.py` computes it
+for sequences of one token, where numba can be used.
 """
 
 from functools import partial
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.cpu.loading import compiled_module
 from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
+from mimo_v2_flash.kernels.axes import checked
 
-__all__ = ["attend", "attend_per_kv_head"]
+__all__ = ["attend", "attend_per_kv_head", "eager_attend"]
 
 BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about one core's cache
 FEW_SCORES = 1 << 17  # below, threads cost more than they save
@@ -37,6 +40,60 @@ def attend(
         prior.position_BS,
         sink_H,
         query_block=query_block,
+    )
+
+
+def eager_attend(
+    q_BTHQ: Any, active: KVSegment, prior: KVSegment, sink_H: Any, *, window: int, query_block: int
+) -> Any:
+    """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is."""
+    wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)
+    loops = _decode_loops(q_BTHQ, active, prior) if window >= 1 else None
+    if loops is None:
+        options = {"window": window, "query_block": query_block}
+        y_BTHC = attend_per_kv_head(wide_BTHQ, active, prior, sink_H, **options)
+    else:
+        step = *active, *prior
+        y_BTHC = _attend_decoding(wide_BTHQ, *step, sink_H, window=window, loops=loops)
+    return y_BTHC.astype(q_BTHQ.dtype, copy=False)
+
+
+def _decode_loops(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
+    """Return the module of compiled decode attention, or None if it cannot read these tensors."""
+    (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
+    loops = compiled_module("decode_attention") if T == 1 and H % K == 0 else None
+    parts = active.k_BSKQ, active.v_BSKC, prior.k_BSKQ, prior.v_BSKC
+    if loops is None or len({part.dtype for part in parts}) > 1:
+        return None
+    is_readable = loops.is_readable(prior.k_BSKQ) and loops.is_readable(prior.v_BSKC)
+    return loops if is_readable else None
+
+
+@checked
+def _attend_decoding(
+    q_BTHQ: Any,
+    k_BTKQ: Any,
+    v_BTKC: Any,
+    position_BT: Any,
+    prior_k_BSKQ: Any,
+    prior_v_BSKC: Any,
+    prior_position_BS: Any,
+    sink_H: Any,
+    *,
+    window: int,
+    loops: Any,
+) -> Any:
+    """Return `y_BTHC` of one token for each sequence, by the compiled loops."""
+    return loops.decode_attention(
+        q_BTHQ,
+        k_BTKQ,
+        v_BTKC,
+        position_BT,
+        prior_k_BSKQ,
+        prior_v_BSKC,
+        prior_position_BS,
+        sink_H,
+        window=window,
     )
 
 

@@ -9,7 +9,7 @@ from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 
-from .eager_attention import attend_per_kv_head
+from .eager_attention import eager_attend
 from .eager_dispatchers import eager_dispatchers
 from .forward_batch import ForwardBatch, SequenceRun, Step
 from .grouped_experts import grouped_experts
@@ -24,7 +24,7 @@ class EagerMode:
     """
 
     pads_steps = False
-    attend = staticmethod(attend_per_kv_head)
+    attend = staticmethod(eager_attend)
     expert_fn = staticmethod(grouped_experts)
     dispatchers = staticmethod(eager_dispatchers)
 

@@ -15,7 +15,7 @@ from mimo_v2_flash.parallel import Group
 
 from .parallel_context import ParallelContext
 
-__all__ = ["GreedyHead", "GreedyTokens", "HeadOutput", "Logits", "LogitsHead"]
+__all__ = ["GreedyHead", "GreedyTokens", "HeadOutput", "Logits", "LogitsHead", "as_greedy"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,22 @@ class HeadOutput(Protocol):
         The head computes the tokens `row_N` of `x_ND`, of which those in `kept` are the wanted.
         """
 
+    def parts(self, outputs: tuple[np.ndarray, ...], rank: int) -> tuple[np.ndarray, ...]:
+        """Return what `rank` fills of its rows, as views of `outputs`."""
+
+
+def as_greedy(outputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (token_Bn, logit_Bn), from the outputs of `GreedyTokens` or of `Logits`."""
+    if len(outputs) == 1:
+        return np.argmax(outputs[0], axis=2).astype(np.int32), np.max(outputs[0], axis=2)
+    return outputs[0], outputs[1]
+
 
 class Logits:
     """Logits of all rows, of which each rank computes its part of the vocabulary."""
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
-        self._vocab_size = config.vocab_size
+        self._vocab_size, self._shard_spec = config.vocab_size, context.parallel_config.shard_spec
         self._vocab_range = context.shard_spec.tensor_range(config.vocab_size)
         self._head = backend.compile(LogitsHead(config.layernorm_epsilon))
 
@@ -99,12 +109,17 @@ class Logits:
         v = self._vocab_range
         outputs[0][is_wanted_bn, v.start : v.stop] = np.asarray(logits_Nv)[kept]
 
+    def parts(self, outputs: tuple[np.ndarray, ...], rank: int) -> tuple[np.ndarray, ...]:
+        """Return the rank's part of the vocabulary."""
+        v = self._shard_spec(rank).tensor_range(self._vocab_size)
+        return (outputs[0][..., v.start : v.stop],)
+
 
 class GreedyTokens:
     """Greedy tokens of all rows and their logits; the argmax is part of the head program."""
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
-        self._shard = context.shard_spec
+        self._shard, self._shard_spec = context.shard_spec, context.parallel_config.shard_spec
         vocab_range = self._shard.tensor_range(config.vocab_size)
         self._vocab_start_1 = np.array([vocab_range.start], np.int32)
         self._head = backend.compile(
@@ -131,3 +146,7 @@ class GreedyTokens:
         if self._shard.tensor_parallel_rank == 0:
             for output, result_N in zip(outputs, results_N, strict=True):
                 output[is_wanted_bn] = np.asarray(result_N)[kept]
+
+    def parts(self, outputs: tuple[np.ndarray, ...], rank: int) -> tuple[np.ndarray, ...]:
+        """Return all outputs for the first rank of a tensor group, none for the others."""
+        return outputs if self._shard_spec(rank).tensor_parallel_rank == 0 else ()

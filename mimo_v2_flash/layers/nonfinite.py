@@ -19,7 +19,7 @@ from .embedding import embed
 from .head import GreedyHead, LogitsHead
 from .hooks import HookCall, HookedLayers
 
-__all__ = ["NonFiniteCause", "NonFiniteError", "NonFiniteFinder", "has_nonfinite"]
+__all__ = ["NonFiniteCause", "NonFiniteError", "NonFiniteFinder", "bad_rows", "has_nonfinite"]
 
 PARTS = (
     *("embedding", "attention projections", "KV cache", "attention", "attention output"),
@@ -107,10 +107,22 @@ class NonFiniteError(ValueError):
         cause = self.causes.get(row, NonFiniteCause(None, None, PARTS[-1]))
         return NonFiniteError((index,), {index: cause}, ())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how it is pickled: with its fields, not with its text."""
+        return NonFiniteError, (self.rows, self.causes, self.outputs)
+
     @property
     def logits(self) -> np.ndarray:
         """Logits [B, n, V], or [B, n] of `greedy`; those of bad rows are NaN."""
         return self.outputs[-1]
+
+
+def bad_rows(outputs: tuple[np.ndarray, ...]) -> tuple[int, ...]:
+    """Return the rows that have NaN or infinity in the last of a head's outputs [B, n, ...]."""
+    # Column by column: the flags of a prompt's logits would take a quarter of their memory.
+    columns = np.swapaxes(outputs[-1], 0, 1)
+    is_bad_B = np.any([has_nonfinite(column_B) for column_B in columns], axis=0)
+    return tuple(np.flatnonzero(is_bad_B).tolist())
 
 
 def has_nonfinite(x_N: Any) -> np.ndarray:

@@ -96,7 +96,11 @@ class ParallelContext:
     @property
     def data_parallel_rank(self) -> int:
         """Number of the part of the batch that this rank has."""
-        return self.world_group.rank // self.parallel_config.tensor_parallel_size
+        return self.data_parallel_rank_of(self.world_group.rank)
+
+    def data_parallel_rank_of(self, rank: int) -> int:
+        """Return the number of the part of the batch that a rank has."""
+        return rank // self.parallel_config.tensor_parallel_size
 
     def rank_rows(self, batch_size: int) -> tuple[slice, ...]:
         """Return the rows of the batch of each data-parallel rank."""

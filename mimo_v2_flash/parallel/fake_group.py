@@ -52,6 +52,13 @@ class FakeGroup:
         rows = [x_ND[start : start + counts[self.rank]]] * self.size
         return np.concatenate(rows), np.full(self.size, counts[self.rank])
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return `message`, as if it were rank 0's."""
+        return message
+
+    def abort(self, error: BaseException) -> None:
+        """Do nothing: no rank waits."""
+
     def split(self, ranks: Sequence[int]) -> "FakeGroup":
         """Return the subgroup of `ranks`, where this rank keeps its place among them."""
         return FakeGroup(len(check_ranks(ranks, self)), list(ranks).index(self.rank))

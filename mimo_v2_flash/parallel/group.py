@@ -49,6 +49,19 @@ class HostGroup(Group, Protocol):
             If `count_P` does not have one count for every rank, or does not sum to N.
         """
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return rank 0's `message`; that of other ranks counts nothing.
+
+        A rank may wait for it as long as rank 0 has nothing to send.
+        """
+
+    def abort(self, error: BaseException) -> None:
+        """Let every collective of the run raise, on all ranks: this rank cannot go on.
+
+        It is for a rank that survives its error while others are in a collective. An error that
+        leaves a rank's program does the same by itself.
+        """
+
     def split(self, ranks: Sequence[int]) -> "HostGroup":
         """Return the subgroup whose rank i is rank `ranks[i]` of this group.
 

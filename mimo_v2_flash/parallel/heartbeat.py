@@ -87,11 +87,15 @@ class HeartbeatMonitor:
 
     def report_error(self, error: BaseException) -> None:
         """Publish the error of this rank, unless another cause is known; wait until all have it."""
+        self.publish_error(error)
+        time.sleep(2.5 * _BEAT)
+
+    def publish_error(self, error: BaseException) -> None:
+        """Publish the error of this rank, unless another cause is known."""
         if not self._cause:
             with suppress(RuntimeError):  # the store may have ended before this rank
                 description = f"{type(error).__name__}: {error}".rstrip(": ")
                 self._publish([self.rank], f"rank {self.rank} raised {description}")
-        time.sleep(2.5 * _BEAT)
 
     def check(self) -> None:
         """Raise if the run cannot go on.

@@ -76,6 +76,17 @@ class InstrumentedGroup:
         self._record("ragged_all_to_all", rows * x_ND[:1].nbytes, start)
         return received
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return rank 0's `message`, which counts once for each other rank, there alone."""
+        start = time.perf_counter()
+        received = self._group.broadcast(message)
+        self._record("broadcast", 0 if self.rank else len(message) * (self.size - 1), start)
+        return received
+
+    def abort(self, error: BaseException) -> None:
+        """Abort the group."""
+        self._group.abort(error)
+
     def split(self, ranks: Sequence[int]) -> "InstrumentedGroup":
         """Return the subgroup of `ranks`, with statistics of its own."""
         return InstrumentedGroup(self._group.split(ranks))

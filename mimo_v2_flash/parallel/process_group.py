@@ -80,6 +80,16 @@ class ProcessGroup:
         rows = [part.reshape(-1, *row) for part in received]
         return np.concatenate(rows), np.array([len(part) for part in rows])
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return rank 0's `message`."""
+        sent = np.frombuffer(b"" if self.rank else message, np.uint8)
+        received: bytes = self._exchange("broadcast", [sent] * self.size)[0].tobytes()
+        return received
+
+    def abort(self, error: BaseException) -> None:
+        """Publish `error`: collectives raise RankError, and after some seconds every rank ends."""
+        self._transport.abort(error)
+
     def split(self, ranks: Sequence[int]) -> Any:
         """Return the subgroup whose rank i is rank `ranks[i]` of this group."""
         world_ranks = tuple(self._transport.ranks[rank] for rank in check_ranks(ranks, self))

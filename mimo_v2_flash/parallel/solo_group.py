@@ -38,6 +38,13 @@ class SoloGroup:
         """Return `x_ND` and its count."""
         return x_ND, np.array(check_counts(x_ND, count_P, 1))
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return `message`."""
+        return message
+
+    def abort(self, error: BaseException) -> None:
+        """Do nothing: no rank waits."""
+
     def split(self, ranks: Sequence[int]) -> "SoloGroup":
         """Return this group."""
         check_ranks(ranks, self)

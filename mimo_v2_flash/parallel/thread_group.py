@@ -59,6 +59,14 @@ class _Threads:
             describe_collective("ragged_all_to_all", x_ND), sent, concatenate
         )
 
+    def broadcast(self, message: bytes) -> bytes:
+        """Return rank 0's `message`."""
+        return self._rendezvous.exchange("broadcast", message, lambda messages: messages[0])
+
+    def abort(self, error: BaseException) -> None:
+        """Release all ranks that wait: they raise RankError, which names this rank and `error`."""
+        self._world.fail(self._world.current.rank, error)
+
     def split(self, ranks: Sequence[int]) -> "_Threads":
         """Return the subgroup whose rank i is rank `ranks[i]` of this group."""
         world_ranks = self._rendezvous.ranks

@@ -50,6 +50,10 @@ class Transport:
         """Close the connections while gloo's threads can end: later they abort the process."""
         self._gloo = None
 
+    def abort(self, error: BaseException) -> None:
+        """Publish the error of this rank, with which the run ends."""
+        self._monitor.publish_error(error)
+
     def exchange_bytes(self, collective: str, messages: Sequence[Any]) -> list[Any]:
         """Send message p to rank p; return the messages received, all as flat uint8 arrays.
 

@@ -7,7 +7,7 @@ from typing import Any
 from mimo_v2_flash.text.chat_messages import normalize_tools
 
 from .errors import APIError
-from .protocol import ChatCompletionRequest
+from .protocol import ChatCompletionFields
 
 __all__ = ["answer_form", "tool_call_grammar"]
 
@@ -15,7 +15,7 @@ TOOL_CHOICES = ("auto", "none", "required")
 GRAMMAR_KINDS = {"json": "json_schema"}
 
 
-def answer_form(request: ChatCompletionRequest, tokenizer: Any) -> tuple[str, str, str] | None:
+def answer_form(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, str, str] | None:
     """Return kind and text of a grammar and the field that asks for it; None for any answer.
 
     Raises
@@ -37,22 +37,22 @@ def answer_form(request: ChatCompletionRequest, tokenizer: Any) -> tuple[str, st
     return forms[0] if forms else None
 
 
-def _response_format(request: ChatCompletionRequest) -> tuple[str, str, str] | None:
-    asked = request.response_format
-    if asked is None or asked.type == "text":
+def _response_format(request: ChatCompletionFields) -> tuple[str, str, str] | None:
+    requested = request.response_format
+    if requested is None or requested.type == "text":
         return None
-    if asked.type == "json_object":
+    if requested.type == "json_object":
         return "json_schema", '{"type": "object"}', "response_format"
-    schema = (asked.json_schema or {}).get("schema")
+    schema = (requested.json_schema or {}).get("schema")
     if not isinstance(schema, dict):
         message = "response_format.json_schema.schema is missing: expected is a JSON schema"
         raise APIError(message, param="response_format")
     return "json_schema", json.dumps(schema), "response_format"
 
 
-def _structured_outputs(request: ChatCompletionRequest) -> tuple[str, str, str] | None:
-    asked = request.structured_outputs
-    entries = asked.model_dump(exclude_none=True, by_alias=True) if asked else {}
+def _structured_outputs(request: ChatCompletionFields) -> tuple[str, str, str] | None:
+    requested = request.structured_outputs
+    entries = requested.model_dump(exclude_none=True, by_alias=True) if requested else {}
     if len(entries) > 1:
         names = " and ".join(entries)
         raise APIError(f"structured_outputs has {names}: one is allowed", param=next(iter(entries)))
@@ -64,7 +64,7 @@ def _structured_outputs(request: ChatCompletionRequest) -> tuple[str, str, str] 
     return None
 
 
-def _tool_choice(request: ChatCompletionRequest, tokenizer: Any) -> tuple[str, str, str] | None:
+def _tool_choice(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, str, str] | None:
     choice = request.tool_choice
     if choice is None or choice in ("auto", "none"):
         return None

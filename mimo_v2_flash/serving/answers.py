@@ -17,7 +17,7 @@ from .event_stream import StepEvents, Submission
 from .protocol import GenerationRequest
 from .served_model import ServedModel
 
-__all__ = ["Answer", "Choice"]
+__all__ = ["Choice", "ResponseBuilder"]
 
 FINGERPRINT = "mimo-v2-flash-numpy"
 
@@ -41,8 +41,8 @@ class Choice:
         self.stop_reason: str | int | None = None
 
 
-class Answer:
-    """The answer to a request, from its first chunk to its end.
+class ResponseBuilder:
+    """The response to a request in the making, from its first chunk to its end.
 
     Parameters
     ----------

@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from .errors import APIError
 from .metrics import CONTENT_TYPE
 from .protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
+    ChatCompletionFields,
+    CompletionFields,
     DetokenizeRequest,
     TokenizeRequest,
     parse_request,
@@ -56,11 +56,11 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await answer(request, ChatCompletionRequest)
+        return await answer(request, ChatCompletionFields)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await answer(request, CompletionRequest)
+        return await answer(request, CompletionFields)
 
 
 class EventResponse(StreamingResponse):
@@ -72,7 +72,7 @@ class EventResponse(StreamingResponse):
         self._running = running
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send the events; the answer is closed even if none was asked for."""
+        """Send the events; the answer is closed even if none was requested for."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -102,8 +102,8 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     async def tokenize_text(request: Request) -> dict[str, Any]:
-        asked = parse_request(TokenizeRequest, await _body(request))
-        return await asyncio.to_thread(tokenize, asked, served)
+        requested = parse_request(TokenizeRequest, await _body(request))
+        return await asyncio.to_thread(tokenize, requested, served)
 
     @app.post("/detokenize")
     async def detokenize_tokens(request: Request) -> dict[str, Any]:
@@ -141,7 +141,7 @@ async def _body(request: Request) -> bytes:
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """Return the result of `work`, which is cancelled if the client goes away.
 
-    `Request.is_disconnected` would have to be asked again and again.
+    `Request.is_disconnected` would have to be requested again and again.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request.receive))
     try:

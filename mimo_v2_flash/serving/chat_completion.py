@@ -9,20 +9,20 @@ from mimo_v2_flash.text.constraints import AllConstraints, StopStrings
 from mimo_v2_flash.text.output_parser import OutputParser
 
 from .answer_form import answer_form
-from .answers import Answer, Choice
+from .answers import Choice, ResponseBuilder
 from .context_policy import drop_oldest_turns
 from .errors import APIError
 from .event_stream import Submission
 from .logprobs import chat_logprobs
-from .protocol import ChatCompletionRequest
+from .protocol import ChatCompletionFields
 from .served_model import ServedModel
 
-__all__ = ["ChatCompletion"]
+__all__ = ["ChatCompletionBuilder"]
 
 TEMPLATE_VARIABLES = ("enable_thinking", "keep_all_reasoning")
 
 
-class ChatCompletion(Answer):
+class ChatCompletionBuilder(ResponseBuilder):
     """The answer to a request of /v1/chat/completions.
 
     Parameters
@@ -37,10 +37,10 @@ class ChatCompletion(Answer):
 
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    request: ChatCompletionRequest
+    request: ChatCompletionFields
 
     def __init__(
-        self, request: ChatCompletionRequest, served: ServedModel, *, drops_turns: bool = True
+        self, request: ChatCompletionFields, served: ServedModel, *, drops_turns: bool = True
     ) -> None:
         limit = request.max_tokens
         if request.max_completion_tokens is not None:
@@ -165,7 +165,7 @@ class ChatCompletion(Answer):
         return super().usage() | {"completion_tokens_details": details}
 
 
-def _render(request: ChatCompletionRequest, served: ServedModel, messages: Any) -> ChatPrompt:
+def _render(request: ChatCompletionFields, served: ServedModel, messages: Any) -> ChatPrompt:
     """Return the prompt of messages."""
     variables = request.chat_template_kwargs or {}
     if unknown := [name for name in variables if name not in TEMPLATE_VARIABLES]:
@@ -183,7 +183,7 @@ def _render(request: ChatCompletionRequest, served: ServedModel, messages: Any) 
 
 
 def _constraint(
-    request: ChatCompletionRequest, served: ServedModel, prompt: ChatPrompt
+    request: ChatCompletionFields, served: ServedModel, prompt: ChatPrompt
 ) -> Constraint | None:
     """Return what the answer may be: up to its stop strings, and of the form that is asked for."""
     constraints: list[Constraint] = []

@@ -5,28 +5,28 @@ from typing import Any
 from mimo_v2_flash.engine.request import Event, TokenLogprob
 from mimo_v2_flash.text.constraints import StopStrings
 
-from .answers import Answer, Choice
+from .answers import Choice, ResponseBuilder
 from .errors import APIError
 from .event_stream import Submission
 from .logprobs import completion_logprobs
-from .protocol import CompletionRequest
+from .protocol import CompletionFields
 from .served_model import ServedModel
 
-__all__ = ["Completion"]
+__all__ = ["CompletionBuilder"]
 
 MAX_TOKENS = 16  # OpenAI's, of a request that says nothing
 MOST_PROMPTS = 256
 
 
-class Completion(Answer):
-    """The answer to a request of /v1/completions: parameters and attributes as `Answer`."""
+class CompletionBuilder(ResponseBuilder):
+    """The response to a request of /v1/completions; parameters and attributes are its base's."""
 
     object = chunk_object = "text_completion"
     prefix = "cmpl"
 
-    request: CompletionRequest
+    request: CompletionFields
 
-    def __init__(self, request: CompletionRequest, served: ServedModel) -> None:
+    def __init__(self, request: CompletionFields, served: ServedModel) -> None:
         prompts = _prompts(request, served)
         limit = MAX_TOKENS if request.max_tokens is None else request.max_tokens
         others = {"max_tokens": limit, "logprobs": request.logprobs}
@@ -98,7 +98,7 @@ class Completion(Answer):
         return str(self.served.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _prompts(request: CompletionRequest, served: ServedModel) -> list[list[int]]:
+def _prompts(request: CompletionFields, served: ServedModel) -> list[list[int]]:
     """Return the token ids of a request's prompts: texts or ids, one or several."""
     prompt: Any = request.prompt
     is_one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))

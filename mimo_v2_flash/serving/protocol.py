@@ -14,8 +14,8 @@ from mimo_v2_flash.json_object import parse_json_object, shorten
 from .errors import APIError
 
 __all__ = [
-    "ChatCompletionRequest",
-    "CompletionRequest",
+    "ChatCompletionFields",
+    "CompletionFields",
     "DetokenizeRequest",
     "GenerationRequest",
     "TokenizeRequest",
@@ -112,7 +112,7 @@ class GenerationRequest(_Request):
         return {int(token): min(max(b, -100), 100) for token, b in self.logit_bias.items()}
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionFields(GenerationRequest):
     """A request of /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
@@ -151,7 +151,7 @@ class StructuredOutputs(BaseModel):
     json_object: bool | None = None
 
 
-class ChatCompletionRequest(GenerationRequest):
+class ChatCompletionFields(GenerationRequest):
     """A request of /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)

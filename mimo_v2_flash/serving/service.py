@@ -8,14 +8,14 @@ from typing import Any
 
 from mimo_v2_flash.engine import QueueFullError
 
-from .answers import Answer
-from .chat_completion import ChatCompletion
-from .completion import Completion
+from .answers import ResponseBuilder
+from .chat_completion import ChatCompletionBuilder
+from .completion import CompletionBuilder
 from .engine_thread import EngineThread
 from .errors import APIError
 from .event_stream import AsyncEventStream, StepEvents
 from .metrics import Metrics
-from .protocol import ChatCompletionRequest, CompletionRequest, parse_request
+from .protocol import ChatCompletionFields, CompletionFields, parse_request
 from .served_model import ServedModel
 
 __all__ = ["RunningAnswer", "Service"]
@@ -40,7 +40,7 @@ class RunningAnswer:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: ResponseBuilder,
         stream: AsyncEventStream,
         metrics: Metrics,
         log: dict[str, Any],
@@ -127,8 +127,8 @@ class Service:
         self.metrics = Metrics(served.name, lambda: thread.stats)
         self.running = set[RunningAnswer]()
         self._kinds: dict[Any, Any] = {
-            ChatCompletionRequest: partial(ChatCompletion, drops_turns=drops_turns),
-            CompletionRequest: Completion,
+            ChatCompletionFields: partial(ChatCompletionBuilder, drops_turns=drops_turns),
+            CompletionFields: CompletionBuilder,
         }
 
     def check_open(self) -> None:
@@ -137,7 +137,7 @@ class Service:
             reason = "shuts down" if self.is_draining else "has failed"
             raise APIError(f"the server {reason}", status=503)
 
-    def parse(self, kind: Any, body: bytes) -> Answer:
+    def parse(self, kind: Any, body: bytes) -> ResponseBuilder:
         """Return the answer to a request, not yet begun.
 
         It is slow for long prompts, and may be called from any thread.
@@ -150,10 +150,10 @@ class Service:
         request = parse_request(kind, body)
         self.served.check_name(request.model)
         request.check()
-        answer: Answer = self._kinds[kind](request, self.served)
+        answer: ResponseBuilder = self._kinds[kind](request, self.served)
         return answer
 
-    def start(self, answer: Answer, log: dict[str, Any]) -> RunningAnswer:
+    def start(self, answer: ResponseBuilder, log: dict[str, Any]) -> RunningAnswer:
         """Let the engine answer; whoever starts an answer closes it.
 
         Raises

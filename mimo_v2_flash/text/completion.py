@@ -111,7 +111,7 @@ def complete(
             on_text(piece)
 
     # The last new token takes no position in the context.
-    generated = model.generate(
+    (new_ids,) = generated = model.generate(
         [prompt_ids],
         max_new_tokens=min(limit, context - len(prompt_ids) + 1),
         eos_token_id=ends,
@@ -120,13 +120,11 @@ def complete(
         **options,
     )
     emit(detokenizer.end())
-    (new_ids,) = generated
     stopped = LIMIT if len(new_ids) == limit else CONTEXT
     if ends.intersection(new_ids[-1:]):
         stopped = END
-    return Completion(
-        "".join(pieces), prompt_ids, new_ids, stopped, generated.seed, generated.stats
-    )
+    text = "".join(pieces)
+    return Completion(text, prompt_ids, new_ids, stopped, generated.seed, generated.stats)
 
 
 def _text_defaults(

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from mimo_v2_flash.cli.engine_report import engine_numbers, engine_rows, finite
+from mimo_v2_flash.engine.memory_budget import MemoryUsage
 from mimo_v2_flash.engine.stats import EngineStats, Percentiles, StatsRecorder
 
-NOTHING = StatsRecorder().snapshot(0, 0, 0)
+NOTHING = StatsRecorder().snapshot(0, 0, 0, MemoryUsage(0, 0, 0, 0, None))
 STATS = NOTHING._replace(
     finished=2,
     reused_tokens=1234,

@@ -88,7 +88,7 @@ def test_every_number_has_a_range_and_names_its_option(command):
     for name in (name for option in options for name in option.option_strings):
         assert refused(command, name, "-1").startswith(f"argument {name}: '-1' is not an integer")
     unlimited = {option.dest for option in parser._actions if option.type is int}
-    assert unlimited <= {"top_k", "lnc"}  # with `choices`, and as the checkpoint allows
+    assert unlimited <= {"top_k", "lnc", "port"}  # with `choices`, and as the checkpoint allows
 
 
 @pytest.mark.parametrize("name", ["--activation-dtype", "--stream-dtype"])

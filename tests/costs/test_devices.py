@@ -109,7 +109,8 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
             if call.part == "layer":
                 sizes["layer"] = 2 * call.args[0].nbytes
             if call.part == "attend":
-                size = sum(x.nbytes for x in (*call.args[:3], call.output))
+                q_BTHQ, active = call.args[:2]
+                size = sum(x.nbytes for x in (q_BTHQ, *active[:2], call.output))
                 sizes["attend"] = max(sizes["attend"], size)
             if call.part == "experts":
                 sizes["experts"] = sum(x.nbytes for x in (*call.args[:3], call.output))

@@ -26,7 +26,7 @@ TOKEN, RING = 8, 8 * 8  # bytes of the model's layers: a key and a value, eight 
 def sizes_of(rows: int, length: int = LENGTH, **options) -> KVBytes:
     """Return the bytes of the cache of an engine."""
     with Engine(HistoryModel(V, length), rows, prefix_cache=0, **options) as engine:
-        return engine._runner._cache.kv_bytes
+        return engine._worker.cache.kv_bytes
 
 
 def engine_of(rows: int, room: int, *, length: int = LENGTH, prefix_cache=0, **options) -> Engine:
@@ -91,13 +91,13 @@ def test_the_memory_of_a_cancelled_request_is_free_at_once(steps):
     second = engine.submit([2] * 8, params)
     engine.cancel(first)
     engine.step()
-    assert engine._requests[second].sequences[0].row is not None
+    assert engine._scheduler.requests[second].sequences[0].row is not None
 
 
 def test_prefixes_are_dropped_before_a_request_waits():
     """Prefixes may have all that rows leave."""
     engine, params = engine_of(2, 3000, length=240, prefix_cache=1 << 20), SamplingParams(1)
-    (store,) = engine._runner.prefixes
+    (store,) = engine._worker.prefixes
     for seed in range(3):
         engine.submit(np.random.default_rng(seed).integers(0, V, 100).tolist(), params)
         engine.run()
@@ -211,9 +211,9 @@ def test_each_request_is_answered_as_alone_in_any_memory(schedule, rows, room, p
 def test_long_rows_are_given_back_and_used_again_by_others(monkeypatch):
     """Rows of three pages, of which poison would be seen."""
     engine, calls = engine_of(2, 2 * RING + TOKEN * 2000, length=LONG), []
-    give_back = engine._runner.give_back
+    give_back = engine._executor.give_back
     monkeypatch.setattr(
-        engine._runner, "give_back", lambda *row: calls.append(row) or give_back(*row)
+        engine._executor, "give_back", lambda *row: calls.append(row) or give_back(*row)
     )
     for length in (1700, 1690, 1680):
         prompt = np.random.default_rng(length).integers(0, V, length).tolist()
@@ -243,7 +243,7 @@ def test_ranks_wait_alike_and_answer_as_one():
         options = {"memory": memory, "prefix_cache": 0, "clock": lambda: 0.0}
         with Engine(model, 4, **options) as engine:
             ids = [engine.submit(prompt, params) for prompt in prompts]
-            requests = dict(engine._requests)
+            requests = dict(engine._scheduler.requests)
             while engine.has_work:
                 engine.step()
                 running_[rank].append(engine.stats.running)

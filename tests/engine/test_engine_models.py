@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
+from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.layers.embedding import embed
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.engine_tiny import RECIPE, assert_same_answer, run_alone, small_model
-from tests.support.spread import admitting
+from tests.support.spread import admitting, plans
 from tests.support.tiny import running, tiny
 
 V = RECIPE.vocabulary
@@ -56,7 +56,7 @@ def run(engine: Engine, schedule: list[Arrival]) -> list[Any]:
         for number, each in enumerate(schedule):
             if each.step == step:
                 ids[number] = engine.submit(each.prompt, each.params)
-        requests |= engine._requests
+        requests |= engine._scheduler.requests
         if engine.has_work:
             engine.step()
         elif len(ids) == len(schedule):
@@ -100,7 +100,7 @@ class StaticNumpy(NumpyBackend):
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
     """Blocks of four positions, so that short prompts share some."""
-    for module in (prefix_store, scheduler, step_runner):
+    for module in (prefix_store, scheduler):
         monkeypatch.setattr(module, "BLOCK", 4)
 
 
@@ -179,13 +179,13 @@ def test_static_programs_answer_alike_and_have_two_numbers_of_rows():
     model = small_model(backend=backend, max_step=40)
     shapes = set()
     with Engine(model, rows, prefill_chunk=chunk) as engine:
-        step = model._check_step
+        forward = model.runner.forward
 
-        def recorded(token_BT, *args):
-            shapes.add(np.shape(token_BT))
-            return step(token_BT, *args)
+        def recorded(output, step, *args, **kwargs):
+            shapes.add(step.token_BT.shape)
+            return forward(output, step, *args, **kwargs)
 
-        model._check_step = recorded
+        model.runner.forward = recorded
         results = run(engine, MIXED)
     assert_as_alone(results, MIXED, small_model())
     assert (rows, 1) in shapes
@@ -207,10 +207,63 @@ def test_ranks_answer_as_one(plan):
 
     def on_rank(rank: int):
         model = running(oracle, group=group, plan=plan, max_length=64)
-        with Engine(model, 8, prefill_chunk=8, prefix_cache=1 << 20, clock=lambda: 0.0) as engine:
-            return run(engine, MIXED)
+        with Engine(model, 8, prefill_chunk=8, prefix_cache=1 << 20) as engine:
+            return run(engine, MIXED) if rank == 0 else engine.follow()
 
-    first, *others = group.run(on_rank)
-    for results in others:
-        assert results == first
+    first = group.run(on_rank)[0]
     assert_as_alone(first, MIXED, running(oracle, max_length=64), oracle=oracle)
+
+
+@settings(max_examples=10)
+@given(
+    st.data(),
+    st.sampled_from([2, 4, 8]),
+    st.lists(arrivals, min_size=2, max_size=5),
+    st.sampled_from([3, 16]),
+    st.sampled_from([4, 512]),
+    st.sampled_from([0, 12_000, 1 << 20]),
+)
+def test_any_schedule_on_any_ranks_is_answered_as_alone(
+    data, world, schedule, chunk, max_step, budget
+):
+    plan = data.draw(plans(world))
+    oracle, group = tiny(admitting(RECIPE, plan)), ThreadGroup(world)
+    rows = plan.data_parallel_size * data.draw(st.integers(2, 3))
+
+    def on_rank(rank: int):
+        model = running(oracle, group=group, plan=plan, max_length=64, max_step=max_step)
+        with Engine(model, rows, prefill_chunk=chunk, prefix_cache=budget) as engine:
+            return run(engine, schedule) if rank == 0 else engine.follow()
+
+    results = group.run(on_rank)[0]
+    assert_as_alone(results, schedule, running(oracle, max_length=64), oracle=oracle)
+
+
+@pytest.mark.parametrize("plan", [ParallelConfig(2, 1, 2), ParallelConfig(4, 2, 2)], ids=str)
+def test_a_request_goes_to_the_rank_that_has_its_prefix(plan):
+    oracle, group = tiny(admitting(RECIPE, plan)), ThreadGroup(plan.world_size)
+    prompts = [tokens_of(seed, 24, 0) for seed in (0, 1)]
+
+    def on_rank(rank: int):
+        model = running(oracle, group=group, plan=plan, max_length=64)
+        with Engine(model, 8, prefix_cache=1 << 20) as engine:
+            if rank:
+                return engine.follow()
+            one, params = SamplingParams(max_tokens=1), SamplingParams(max_tokens=4)
+            for prompt in prompts:
+                engine.submit(prompt, one)
+            engine.run()
+            later = [prompts[number] for number in (1, 1, 1, 0)]
+            ids = [engine.submit(prompt, params) for prompt in later]
+            requests = dict(engine._scheduler.requests)
+            results = engine.run()
+            first = [requests[id_].sequences[0] for id_ in ids]
+            places = [(each.rank, each.reused) for each in first]
+            return places, [results[id_].tokens for id_ in ids]
+
+    places, tokens = group.run(on_rank)[0]
+    assert places == [(1, 24)] * 3 + [(0, 24)]
+    alone = running(oracle, max_length=64)
+    for number, each in zip((1, 1, 1, 0), tokens, strict=True):
+        params = SamplingParams(max_tokens=4)
+        assert each == run_alone(alone, prompts[number], params)[0].tokens

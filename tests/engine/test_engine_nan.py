@@ -52,7 +52,7 @@ def test_a_row_that_held_nan_is_like_any_other(cancelled):
             engine.step()
         if cancelled:
             engine.cancel(broken)
-        while broken in engine._requests:
+        while broken in engine._scheduler.requests:
             engine.step()
         id_ = engine.submit(GOOD, PARAMS)
         results = engine.run()

@@ -65,7 +65,7 @@ def steps(model, backend) -> int:
 def answered(engine: Engine, prompt: list[int], params: SamplingParams) -> int:
     """Answer a prompt as it is answered alone; return how many of its tokens were known."""
     id_ = engine.submit(prompt, params)
-    request = engine._requests[id_]
+    request = engine._scheduler.requests[id_]
     assert_as_alone(engine.run()[id_].answers, prompt, params)
     return request.sequences[0].reused
 
@@ -90,7 +90,7 @@ def test_two_branches_part_anywhere(model, steps, at):
 
 def test_what_is_dropped_is_computed_again(model, steps):
     with Engine(model, ROWS, prefix_cache=1) as engine:
-        (store,) = engine._runner.prefixes
+        (store,) = engine._worker.prefixes
         store._budget = 6 * (store._full_bytes + store._sliding_bytes)
         for seed in (0, 1, 0):
             assert answered(engine, stem(170, seed), ANSWER) == 0
@@ -132,7 +132,7 @@ def test_ranks_copy_together():
                 engine.submit(prompt, ANSWERS)
             engine.run()
             ids = [engine.submit(prompt, ANSWERS) for prompt in prompts]
-            firsts = [engine._requests[id_].sequences[0] for id_ in ids]
+            firsts = [engine._scheduler.requests[id_].sequences[0] for id_ in ids]
             results = engine.run()
             answers = [results[id_].answers for id_ in ids]
             return answers, [first.reused for first in firsts], kept(engine)
@@ -147,5 +147,5 @@ def test_ranks_copy_together():
 
 def kept(engine: Engine) -> list[bool]:
     """Return of each data-parallel rank's blocks whether they take memory on this rank."""
-    first_blocks = [next(iter(store._used)) for store in engine._runner.prefixes]
+    first_blocks = [next(iter(store._used)) for store in engine._worker.prefixes]
     return [block.full[0][0].strides[0] > 0 for block in first_blocks]

@@ -47,14 +47,14 @@ class Traffic:
         """Send `count` requests while the engine steps, and step until it is idle."""
         for _ in range(count):
             self._send()
-            while len(self._engine._requests) > 2 * ROWS:
+            while len(self._engine._scheduler.requests) > 2 * ROWS:
                 self._step()
         while self._engine.has_work:
             self._step()
 
     def _step(self) -> None:
         if self._random.random() < 0.05:
-            running = list(self._engine._requests)
+            running = list(self._engine._scheduler.requests)
             self._cancel(int(self._random.choice(running)))
         self.events += self._engine.step()
 
@@ -73,7 +73,7 @@ class Traffic:
         id_ = self._engine.submit(prompt, params, priority=int(random.integers(3)))
         self.sent[id_] = prompt, params
         if random.random() < 0.18:
-            self._cancel(int(random.choice(list(self._engine._requests))))
+            self._cancel(int(random.choice(list(self._engine._scheduler.requests))))
 
     def _cancel(self, id_: int) -> None:
         self.cancelled.add(id_)
@@ -100,7 +100,7 @@ def test_two_thousand_requests_leave_nothing():
         answer_of = together(traffic.events)
         events, traffic.events = len(traffic.events), []
         end = sizes()
-        (store,) = engine._runner.prefixes
+        (store,) = engine._worker.prefixes
         blocks = BUDGET // store._full_bytes
     assert sorted(id_ for id_, _ in answer_of) == sorted(traffic.sent) == list(range(COUNT))
     reasons = Counter(answer.finish_reason for answer in answer_of.values())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler, step_runner
+from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler
 from mimo_v2_flash.engine.prefix_store import BLOCK, PrefixStore
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
@@ -131,7 +131,7 @@ def test_a_size_that_means_nothing_is_refused(size):
 def test_what_is_kept_is_within_the_budget(blocks, pads_steps):
     budget = blocks * 2 * BLOCK * KEY_BYTES
     engine = engine_of(prefix_cache=budget, pads_steps=pads_steps)
-    (store,) = engine._runner.prefixes
+    (store,) = engine._worker.prefixes
     for seed in range(4):
         computed(engine, stem(150, seed))
         computed(engine, stem(100, seed))
@@ -149,7 +149,7 @@ def test_what_is_kept_is_within_the_budget(blocks, pads_steps):
 def test_a_smaller_budget_drops_what_is_beyond_it():
     engine = engine_of()
     computed(engine, stem(150))
-    (store,) = engine._runner.prefixes
+    (store,) = engine._worker.prefixes
     before = store.nbytes
     store.resize(before)
     assert store.nbytes == before
@@ -191,7 +191,7 @@ def test_any_prefixes_chunks_budgets_and_windows_change_nothing(
     block, drawn, budget, chunk, window, max_step, pads_steps
 ):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (prefix_store, scheduler, step_runner):
+        for module in (prefix_store, scheduler):
             patch.setattr(module, "BLOCK", block)
         sizes = {"chunk": chunk, "window": window, "max_step": max_step}
         engine = engine_of(prefix_cache=budget, pads_steps=pads_steps, **sizes)
@@ -205,7 +205,7 @@ def test_any_prefixes_chunks_budgets_and_windows_change_nothing(
             expected.setdefault("events", []).extend(events)
         events = [*expected.pop("events"), *step_until_idle(engine)]
         assert together(events) == expected
-        assert all(store.nbytes <= budget for store in engine._runner.prefixes)
+        assert all(store.nbytes <= budget for store in engine._worker.prefixes)
 
 
 @every_mode
@@ -213,7 +213,7 @@ def test_blocks_of_another_ranks_rows_take_no_memory(pads_steps):
     """Every rank has the tree, and runs the programs; the keys are on one rank."""
     engine = engine_of(pads_steps=pads_steps)
     rank_rows = slice(0, 2), slice(2, 3)
-    cache = replace(engine._runner._cache, rank_rows=rank_rows, rank=1)
+    cache = replace(engine._worker.cache, rank_rows=rank_rows, rank=1)
     store = PrefixStore(cache, LARGE)
     store.save(stem(70), 0, 0, 0)
     blocks = [part for block in store._used for pair in block.full for part in pair]

@@ -60,7 +60,7 @@ def test_reused_tokens_are_counted_once():
         recorder.finish([], {}, 1.0)
     recorder.begin([ScheduledTokens(second, [8])], 0.0)
     recorder.finish([], {}, 1.0)
-    stats = recorder.snapshot(0, 0, 0)
+    stats = recorder.snapshot(0, 0, 0, USAGE)
     assert (stats.reused_tokens, stats.prefill_tokens, stats.decode_tokens) == (2, 1, 2)
 
 

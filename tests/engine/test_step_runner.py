@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.engine import step_runner
+from mimo_v2_flash.engine.executor import Executor
 from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.engine.scheduler import ScheduledTokens
 from mimo_v2_flash.engine.step_runner import StepRunner
+from mimo_v2_flash.engine.worker import Worker
+from mimo_v2_flash.layers.nonfinite import NonFiniteCause, NonFiniteError
+from mimo_v2_flash.parallel import ALONE
 from tests.support.engine_model import HistoryModel, logits_after
 
 V = 23
@@ -23,10 +27,13 @@ def sequence_of(row: int, prompt, new=(), *, n: int = 1, **params) -> Sequence:
 class Run:
     """A runner on a model of hashes with a cache of four rows."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, suppressed: frozenset[int] = frozenset(), **options) -> None:
         self.model = HistoryModel(V, 40, **options)
         self.cache = self.model.new_cache(4)
-        self._runner = StepRunner(self.model, self.cache, [])
+        executor = Executor(ALONE, Worker(self.model, self.cache))
+        self._runner = StepRunner(
+            executor, 4, pads_steps=self.model.pads_steps, suppressed=suppressed
+        )
 
     def __call__(self, *parts: tuple[Sequence, int]):
         """Return the results of a step of the next tokens of sequences, as many as are named."""
@@ -152,6 +159,41 @@ def test_answers_begin_where_the_prompt_ends():
     three[2].new_tokens.append(2)
     (result,) = run((three[0], 1), (three[2], 1))
     assert result.token_R.tolist() == [np.argmax(after(5, 6, 7, token)) for token in (1, 2)]
+
+
+def test_a_bad_row_keeps_its_error_where_a_suppressed_token_is_the_best_of_another():
+    """The step runs again for the logits of the others, in which nothing is bad, or another row."""
+    best = int(np.argmax(after(4)))
+    for worse in ((), (2,)):
+        run = Run(nan_after=9, suppressed=frozenset({best}))
+        model = run.model
+        bad, good, later = sequence_of(0, [9]), sequence_of(1, [4]), sequence_of(2, [6])
+        forward = model.forward
+
+        def forward_again(*args, forward=forward, model=model, worse=worse, **kwargs):
+            outputs = forward(*args, **kwargs)
+            if len(model.steps) == 2 and worse:
+                outputs[-1][list(worse)] = np.nan
+                model._error = NonFiniteError(worse, {2: NonFiniteCause(0, 1, "router")}, outputs)
+            return outputs
+
+        model.forward = forward_again
+        (result,) = run((bad, 1), (good, 1), (later, 1))
+        assert len(model.steps) == 2
+        assert result.token_R is None
+        errors = {sequence: str(error) for sequence, error in result.failed}
+        assert errors.pop(bad) == "NaN or infinity in row 0: embedding"
+        assert list(errors) == ([later] if worse else [])
+        assert all("router, layer 1" in text for text in errors.values())
+        assert result.sequences == ([good] if worse else [good, later])
+        np.testing.assert_array_equal(result.logits_RV[0], after(4))
+
+
+def test_a_sequence_that_does_not_run_has_no_row():
+    sequence = sequence_of(0, [1])
+    sequence.row = None
+    with pytest.raises(RuntimeError, match="answer 0 of request 0 has no row"):
+        Run()((sequence, 1))
 
 
 def test_nothing_scheduled_is_no_step():

@@ -168,7 +168,7 @@ def test_known_prefixes_and_answers_are_copied_on_the_device(make_backend):
             first = engine.submit(prompt[:65], params)
             tokens = [each.tokens for each in engine.run()[first].answers]
             second = engine.submit(prompt, params)
-            sequence = engine._requests[second].sequences[0]
+            sequence = engine._scheduler.requests[second].sequences[0]
             tokens += [each.tokens for each in engine.run()[second].answers]
             return tokens, sequence.reused
 

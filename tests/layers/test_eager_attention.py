@@ -1,15 +1,20 @@
-"""Eager attention per KV head, on threads, against attention of all heads at once."""
+"""Eager attention, compiled and per KV head on threads, against attention of all heads at once."""
 
+import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.layers import eager_attention
-from mimo_v2_flash.layers.eager_attention import attend, attend_per_kv_head
-from tests.support.drawn import seeds
+from mimo_v2_flash.layers.eager_attention import attend, attend_per_kv_head, eager_attend
+from mimo_v2_flash.layers.eager_mode import EagerMode
+from mimo_v2_flash.reference.attention import attention as oracle
+from tests.support.agreement import assert_agrees
+from tests.support.drawn import floats, seeds
+from tests.support.steps import Step, random_step
 
 B, K, GROUP, Q, C = 2, 3, 2, 6, 4
 
@@ -81,3 +86,91 @@ def test_the_window_decides_which_kernel(monkeypatch):
     attend(*step, window=NO_WINDOW, query_block=1)
     attend(*step, window=129, query_block=1)
     assert called == ["attention_full", "attention_swa"]
+
+
+def segments(step: Step) -> tuple[np.ndarray, KVSegment, KVSegment, np.ndarray]:
+    """Return a step as attention takes it."""
+    return step.q_BTHQ, KVSegment(*step[1:4]), KVSegment(*step[4:7]), step.sink_H
+
+
+def refuse(*_, **__):
+    raise AssertionError("another path computed this step")
+
+
+def test_one_token_sequences_are_a_compiled_call(monkeypatch):
+    assert EagerMode.attend is eager_attend
+    step = random_step(starts=(5, 3), T=1, S=5)
+    expected = attend(*segments(step), window=4, query_block=16)
+    monkeypatch.setattr(eager_attention, "attend_per_kv_head", refuse)
+    np.testing.assert_allclose(
+        eager_attend(*segments(step), window=4, query_block=16), expected, atol=1e-6
+    )
+
+
+def test_prompts_are_not(monkeypatch):
+    step = random_step(starts=(5, 3), T=2, S=5)
+    monkeypatch.setattr(eager_attention, "compiled_module", refuse)
+    expected = attend(*segments(step), window=4, query_block=16)
+    np.testing.assert_array_equal(eager_attend(*segments(step), window=4, query_block=16), expected)
+
+
+@pytest.mark.parametrize("change", ["no numba", "other rows", "other dtype"])
+def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change):
+    step = random_step(starts=(5, 3), T=1, S=5)
+    expected = attend(*segments(step), window=4, query_block=16)
+    if change == "no numba":
+        monkeypatch.setattr(eager_attention, "compiled_module", lambda _: None)
+    elif change == "other rows":
+        step = step._replace(
+            prior_v_BSKC=np.swapaxes(np.swapaxes(step.prior_v_BSKC, 1, 2).copy(), 1, 2)
+        )
+    else:
+        step = step._replace(k_BTKQ=step.k_BTKQ.astype(ml_dtypes.bfloat16))
+        expected = attend(*segments(step), window=4, query_block=16)
+    np.testing.assert_array_equal(eager_attend(*segments(step), window=4, query_block=16), expected)
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(1, 3), floats, st.sampled_from([3, NO_WINDOW]))
+def test_a_bfloat16_stream_rounds_no_weights(seed, T, dtype, window):
+    """The output is the oracle's, rounded once: by half a unit of the last of 8 bits."""
+    step = random_step(seed, starts=(40, 7), T=T, S=40, dtype=ml_dtypes.bfloat16)
+    narrow = ("k_BTKQ", "v_BTKC", "prior_k_BSKQ", "prior_v_BSKC")
+    step = step._replace(**{name: getattr(step, name).astype(dtype) for name in narrow})
+    exact = oracle(*step, window=window)
+    actual = eager_attend(*segments(step), window=window, query_block=2)
+    assert actual.dtype == ml_dtypes.bfloat16
+    error = np.abs(actual.astype(np.float64) - exact)
+    assert np.all(error <= 2.0**-8 * np.abs(exact) + 1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_bad_shapes_are_named(T):
+    step = random_step(T=T, S=3, starts=(2,))
+    with pytest.raises(ValueError, match="axis K is 2"):
+        eager_attend(
+            *segments(step._replace(v_BTKC=step.v_BTKC[:, :, :1])), window=4, query_block=16
+        )
+    three = step._replace(q_BTHQ=step.q_BTHQ[:, :, :3], sink_H=step.sink_H[:3])
+    with pytest.raises(ValueError, match="3 query heads are no multiple of 2 KV heads"):
+        eager_attend(*segments(three), window=4, query_block=16)
+    with pytest.raises(ValueError, match="window must be at least 1"):
+        eager_attend(*segments(step), window=0, query_block=16)
+
+
+@settings(deadline=None)
+@given(seeds, st.integers(0, 300), floats)
+def test_one_token_steps_are_those_of_a_prompt(seed, start, dtype):
+    """The last token of a chunk, and the same token by itself after the others are cached."""
+    step = random_step(seed, starts=(start,), T=4, S=0)
+    narrow = {name: getattr(step, name).astype(dtype) for name in ("k_BTKQ", "v_BTKC")}
+    step = step._replace(**narrow)
+    chunk = eager_attend(
+        *segments(step._replace(prior_k_BSKQ=step.k_BTKQ[:, :0], prior_v_BSKC=step.v_BTKC[:, :0])),
+        window=3,
+        query_block=16,
+    )
+    last, before = ([part[:, side] for part in step[:4]] for side in (np.s_[3:], np.s_[:3]))
+    active, prior = KVSegment(*last[1:]), KVSegment(*before[1:])
+    alone = eager_attend(last[0], active, prior, step.sink_H, window=3, query_block=16)
+    assert_agrees(alone, chunk[:, 3:], scale=4)

@@ -35,6 +35,11 @@ def test_ragged_all_to_all_equals_that_of_threads(counts, rank):
         np.testing.assert_array_equal(actual, reference)
 
 
+def test_a_broadcast_is_its_message_and_an_abort_nothing():
+    assert FakeGroup(3, 1).broadcast(b"a plan") == b"a plan"
+    FakeGroup(3).abort(LookupError())
+
+
 def test_a_split_is_a_fake_group():
     assert FakeGroup(8, 5).split([7, 5]) == FakeGroup(2, 1)
     with pytest.raises(ValueError, match="5 among them, got \\[0, 1\\]"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.parallel import InstrumentedGroup, SoloGroup, ThreadGroup
+from mimo_v2_flash.parallel import InstrumentedGroup, RankError, SoloGroup, ThreadGroup
 from mimo_v2_flash.parallel.instrumented_group import CollectiveStats
 
 COLLECTIVES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce"]
@@ -57,6 +57,33 @@ def test_rows_that_a_rank_keeps_are_not_counted(count_PP):
         assert senders == [sender for sender in range(3) for _ in range(expected[sender])]
         assert stats.calls == 1
         assert stats.sent == 8 * sum(n for to, n in enumerate(count_PP[rank]) if to != rank)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_broadcast_is_sent_by_rank_0_to_each_other_rank(size):
+    group = ThreadGroup(size)
+
+    def program(rank: int):
+        instrumented = InstrumentedGroup(group)
+        received = instrumented.broadcast(b"seven b" if rank == 0 else b"")
+        return received, instrumented.stats["broadcast"].calls, instrumented.stats["broadcast"].sent
+
+    first, *others = group.run(program)
+    assert first == (b"seven b", 1, 7 * (size - 1))
+    assert others == [(b"seven b", 1, 0)] * (size - 1)
+
+
+def test_an_abort_is_one_of_the_group():
+    group = ThreadGroup(2)
+
+    def program(rank: int):
+        instrumented = InstrumentedGroup(group)
+        if rank == 0:
+            instrumented.abort(LookupError("no such expert"))
+        instrumented.all_reduce(np.ones(1))
+
+    with pytest.raises(RankError, match=r"^rank 0 raised LookupError: no such expert$"):
+        group.run(program)
 
 
 def test_a_split_has_statistics_of_its_own():

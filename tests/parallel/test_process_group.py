@@ -13,6 +13,7 @@ MESSAGES = {
     "raises": "rank {odd} raised LookupError: no such expert",
     "is_killed": "rank {odd} sent no heartbeat for 6 s: killed, or cut off",
     "is_killed_while_others_compute": "rank {odd} sent no heartbeat for 6 s",
+    "aborts": "rank {odd} raised LookupError: no such expert",
     "freezes": "rank {odd} sent no heartbeat for 6 s",
     "returns_early": "all_reduce of float32 [1] waits for rank {odd}; rank {odd}: returned",
     "splits_otherwise": "rank {odd}: split into [0, 1, 2] waits for ranks 0, 1",

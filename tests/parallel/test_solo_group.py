@@ -31,6 +31,11 @@ def test_ragged_rows_are_returned():
         SoloGroup().ragged_all_to_all(x_ND, [2])
 
 
+def test_a_broadcast_is_its_message_and_an_abort_nothing():
+    assert SoloGroup().broadcast(b"a plan") == b"a plan"
+    SoloGroup().abort(LookupError())
+
+
 def test_it_splits_into_itself():
     assert SoloGroup().split([0]) == SoloGroup()
     with pytest.raises(ValueError, match="expected distinct ranks of 0 to 0"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.parallel import ThreadGroup
+from mimo_v2_flash.parallel import RankError, ThreadGroup
 from tests.support.kinds import host_kinds
 
 sizes = pytest.mark.parametrize("P", [1, 2, 3, 8])
@@ -171,3 +171,31 @@ def test_sums_are_added_in_rank_order(name):
     """In another order the small one is lost: (1e8 - 1e8) + 1 = 1, (1 - 1e8) + 1e8 = 0."""
     x_PPD = np.repeat(np.float32([1e8, -1e8, 1]), 3).reshape(3, 3, 1)
     assert collective(3, name, x_PPD).ravel().tolist() == [1] * (9 if name == "all_reduce" else 3)
+
+
+def test_a_broadcast_is_rank_0s_message_in_any_subgroup():
+    group = ThreadGroup(4)
+
+    def program(rank: int):
+        pair = group.split([3, 1]) if rank % 2 else group.split([0, 2])
+        return group.broadcast(b"of %d" % rank), pair.broadcast(b"of %d" % rank)
+
+    assert [whole for whole, _ in group.run(program)] == [b"of 0"] * 4
+    assert [part for _, part in group.run(program)] == [b"of 0", b"of 3", b"of 0", b"of 3"]
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_an_abort_releases_those_that_wait_and_those_that_call_later(rank):
+    group, errors = ThreadGroup(3), []
+
+    def program(at: int):
+        if at == rank:
+            group.abort(LookupError("no such expert"))
+        for _ in range(0 if at == rank else 2):
+            with pytest.raises(RankError) as caught:
+                group.broadcast(b"")
+            errors.append(str(caught.value))
+
+    group.run(program)
+    assert errors == [f"rank {rank} raised LookupError: no such expert"] * 4
+    assert group.run(lambda at: group.broadcast(b"%d" % at)) == [b"0"] * 3  # the next run is new

@@ -7,7 +7,7 @@ import pytest
 from mimo_v2_flash.serving.answer_form import answer_form, tool_call_grammar
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.grammar import GrammarCompiler
-from mimo_v2_flash.serving.protocol import ChatCompletionRequest, parse_request
+from mimo_v2_flash.serving.protocol import ChatCompletionFields, parse_request
 from mimo_v2_flash.text.chat_output import join_deltas
 from mimo_v2_flash.text.output_parser import OutputParser
 from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
@@ -28,7 +28,7 @@ def tokenizer():
 
 def form(tokenizer, **fields):
     body = {"messages": [{"role": "user", "content": "Hello"}], **fields}
-    return answer_form(parse_request(ChatCompletionRequest, body), tokenizer)
+    return answer_form(parse_request(ChatCompletionFields, body), tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 
 from mimo_v2_flash.engine.request import Event
-from mimo_v2_flash.serving.completion import Completion
+from mimo_v2_flash.serving.completion import CompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
-from mimo_v2_flash.serving.protocol import CompletionRequest, parse_request
+from mimo_v2_flash.serving.protocol import CompletionFields, parse_request
 from tests.support.served import served_tiny
 
 
@@ -15,7 +15,9 @@ def served():
 
 
 def answer(served, **fields):
-    return Completion(parse_request(CompletionRequest, {"prompt": "A list", **fields}), served)
+    return CompletionBuilder(
+        parse_request(CompletionFields, {"prompt": "A list", **fields}), served
+    )
 
 
 def test_a_prompt_counts_once_and_end_tokens_count(served):

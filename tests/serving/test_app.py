@@ -14,8 +14,8 @@ from openai import APIError, BadRequestError, NotFoundError, OpenAI
 
 from mimo_v2_flash.engine import SamplingParams
 from mimo_v2_flash.serving.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
+    ChatCompletionFields,
+    CompletionFields,
     DetokenizeRequest,
     TokenizeRequest,
 )
@@ -195,8 +195,8 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(
     sorted(
         {
-            *ChatCompletionRequest.model_fields,
-            *CompletionRequest.model_fields,
+            *ChatCompletionFields.model_fields,
+            *CompletionFields.model_fields,
             *TokenizeRequest.model_fields,
             *DetokenizeRequest.model_fields,
         }

@@ -9,9 +9,9 @@ from openai.types.chat import ChatCompletion as OpenAIChatCompletion
 from openai.types.chat import ChatCompletionChunk
 
 from mimo_v2_flash.engine.request import Event, TokenLogprob
-from mimo_v2_flash.serving.chat_completion import ChatCompletion
+from mimo_v2_flash.serving.chat_completion import ChatCompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
-from mimo_v2_flash.serving.protocol import ChatCompletionRequest, parse_request
+from mimo_v2_flash.serving.protocol import ChatCompletionFields, parse_request
 from mimo_v2_flash.text.tokenizer import tokens
 from tests.support.served import WEATHER, events_of, served_tiny
 
@@ -31,9 +31,9 @@ def served():
 
 def answer(served, **fields):
     body = {"messages": [{"role": "user", "content": "Rain?"}], "tools": [WEATHER], **fields}
-    request = parse_request(ChatCompletionRequest, body)
+    request = parse_request(ChatCompletionFields, body)
     request.check()
-    return ChatCompletion(request, served)
+    return ChatCompletionBuilder(request, served)
 
 
 def push(one, steps):
@@ -194,9 +194,9 @@ def test_the_oldest_turns_go_where_a_chat_is_too_long():
     assert "the last question" in prompt
     assert "word 0" not in prompt
     assert one.notes == {"dropped_turns": 1 + ("word 1" not in prompt) + ("word 2" not in prompt)}
-    request = parse_request(ChatCompletionRequest, {"messages": LONG})
+    request = parse_request(ChatCompletionFields, {"messages": LONG})
     with pytest.raises(APIError, match="maximum context length is 512"):
-        ChatCompletion(request, served, drops_turns=False)
+        ChatCompletionBuilder(request, served, drops_turns=False)
     with pytest.raises(APIError, match="maximum context length is 512"):
         answer(served, messages=[{"role": "user", "content": "word " * 800}])
 

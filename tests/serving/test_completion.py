@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from openai.types import Completion as OpenAICompletion
 
 from mimo_v2_flash.engine.request import Event, TokenLogprob
-from mimo_v2_flash.serving.completion import Completion
+from mimo_v2_flash.serving.completion import CompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
-from mimo_v2_flash.serving.protocol import CompletionRequest, parse_request
+from mimo_v2_flash.serving.protocol import CompletionFields, parse_request
 from tests.support.served import events_of, served_tiny
 
 
@@ -18,7 +18,9 @@ def served():
 
 
 def answer(served, **fields):
-    return Completion(parse_request(CompletionRequest, {"prompt": "A list", **fields}), served)
+    return CompletionBuilder(
+        parse_request(CompletionFields, {"prompt": "A list", **fields}), served
+    )
 
 
 def push(one, steps):

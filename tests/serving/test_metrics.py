@@ -2,8 +2,11 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from mimo_v2_flash.engine.memory_budget import MemoryUsage
 from mimo_v2_flash.engine.stats import StatsRecorder
 from mimo_v2_flash.serving.metrics import Metrics
+
+USAGE = MemoryUsage(0, 0, 0, 0, None)
 
 
 def read(metrics):
@@ -17,7 +20,7 @@ def read(metrics):
 
 
 def test_requests_are_counted_by_reason_and_measured():
-    metrics = Metrics("tiny", lambda: StatsRecorder().snapshot(2, 3, 100))
+    metrics = Metrics("tiny", lambda: StatsRecorder().snapshot(2, 3, 100, USAGE))
     metrics.token(0.25, is_first=True)
     metrics.token(0.125, is_first=False)
     metrics.finished("stop", 10, 4, 1.5)

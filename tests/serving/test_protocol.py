@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
+    ChatCompletionFields,
+    CompletionFields,
     parse_request,
 )
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
-def parse(kind=ChatCompletionRequest, **fields):
-    body = {**(CHAT if kind is ChatCompletionRequest else {"prompt": "A"}), **fields}
+def parse(kind=ChatCompletionFields, **fields):
+    body = {**(CHAT if kind is ChatCompletionFields else {"prompt": "A"}), **fields}
     request = parse_request(kind, json.dumps(body))
     request.check()
     return request
@@ -79,7 +79,7 @@ def test_a_sampling_parameter_that_is_not_allowed_is_named(fields, param):
 )
 def test_a_body_that_is_no_json_object_is_refused(body):
     with pytest.raises(APIError, match="the body is"):
-        parse_request(ChatCompletionRequest, body)
+        parse_request(ChatCompletionFields, body)
 
 
 def test_parameters_are_the_requests_and_else_the_models():
@@ -113,7 +113,7 @@ def test_thinking_is_asked_for_by_several_names(fields, expected):
 @pytest.mark.parametrize("fields", [{"suffix": "x"}, {"best_of": 2}, {"best_of": 1, "n": 2}])
 def test_what_completions_do_not_have_is_refused(fields):
     with pytest.raises(APIError):
-        parse(CompletionRequest, **fields)
+        parse(CompletionFields, **fields)
 
 
 JSON = st.recursive(
@@ -126,13 +126,13 @@ JSON = st.recursive(
 
 
 @hypothesis.given(
-    st.sampled_from([ChatCompletionRequest, CompletionRequest]),
+    st.sampled_from([ChatCompletionFields, CompletionFields]),
     st.data(),
 )
 def test_any_fields_make_parameters_or_one_line(kind, data):
     names = st.sampled_from(sorted(kind.model_fields))
     fields = data.draw(st.dictionaries(names, JSON, max_size=4))
-    body = {**(CHAT if kind is ChatCompletionRequest else {"prompt": "A"}), **fields}
+    body = {**(CHAT if kind is ChatCompletionFields else {"prompt": "A"}), **fields}
     message = ""
     try:
         request = parse_request(kind, json.dumps(body))

@@ -8,7 +8,7 @@ import pytest
 from mimo_v2_flash.engine import Engine
 from mimo_v2_flash.serving.engine_thread import EngineThread
 from mimo_v2_flash.serving.errors import APIError
-from mimo_v2_flash.serving.protocol import CompletionRequest
+from mimo_v2_flash.serving.protocol import CompletionFields
 from mimo_v2_flash.serving.service import Service
 from tests.support.engine_model import HistoryModel
 from tests.support.served import NAME, served_tiny
@@ -23,7 +23,7 @@ def service():
 
 def answer(service, **fields):
     body = {"model": NAME, "prompt": [5], **fields}
-    return service.parse(CompletionRequest, json.dumps(body).encode())
+    return service.parse(CompletionFields, json.dumps(body).encode())
 
 
 def test_a_whole_answer_is_measured_and_logged(service):

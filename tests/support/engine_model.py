@@ -15,6 +15,7 @@ from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.kv_slots import slot_mapping
 from mimo_v2_flash.kv_transfer import TRANSFER_ROWS, KVTransfer
+from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.nonfinite import NonFiniteCause, NonFiniteError
 from mimo_v2_flash.parallel import ALONE
 
@@ -141,6 +142,40 @@ class HistoryModel:
         if error is not None:
             raise NonFiniteError(error.rows, error.causes, outputs)
         return outputs
+
+    @property
+    def runner(self) -> "HistoryModel":
+        """What an engine's worker runs: this model, as `ModelRunner`."""
+        return self
+
+    logits, greedy_tokens = "step", "greedy"
+
+    def forward(
+        self, output: str, step: Step, cache: HybridCache, *, everywhere: bool
+    ) -> tuple[np.ndarray, ...]:
+        """Return the logits, or greedy tokens and their logits; those of bad rows are NaN."""
+        assert not everywhere
+        index_T = np.arange(step.token_BT.shape[1])
+        is_token_BT = index_T < step.count_B[:, None]
+        position_BT = np.where(is_token_BT, step.start_B[:, None] + index_T, -1)
+        call = self.step if output == "step" else self.greedy
+        at = {"logits_at" if output == "step" else "at": step.index_Bn}
+        self._error = None
+        try:
+            outputs: Any = call(step.token_BT, position_BT, cache, **at)
+        except NonFiniteError as error:
+            self._error, outputs = error, error.outputs
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs[-1][step.index_Bn < 0] = 0
+        return outputs
+
+    def nonfinite_error(
+        self, rows: tuple[int, ...], outputs: tuple[np.ndarray, ...], *_: Any
+    ) -> NonFiniteError:
+        """Return the error of the last step."""
+        assert self._error is not None
+        assert self._error.rows == rows
+        return NonFiniteError(rows, self._error.causes, outputs)
 
     def poison(self, rows: Iterable[int]) -> None:
         """Fill rows of the last cache, and what it captured, as other sequences would have."""

@@ -119,6 +119,7 @@ class Simulation:
         limit: int | None = None,
         sizes: KVBytes = BYTE_PER_TOKEN,
         known: int = 0,
+        known_prefix=lambda *_: 0,
         **pages,
     ) -> None:
         self.clock, self._known, self._limit = Clock(), known, limit
@@ -131,6 +132,7 @@ class Simulation:
             max_step=max_step,
             clock=self.clock,
             begin=self._begin,
+            known_prefix=known_prefix,
         )
         self.trace: list[dict] = []
         self.began: list[int] = []

@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +92,64 @@ def raises_non_finite(group: HostGroup, odd: bool) -> None:
     assert np.isfinite(caught.value.logits[[0, 2]]).all()
     sys.stdout.write(f"{caught.value}\n")
     assert np.isfinite(ours.forward([[1, 2, 3]])).all()
+
+
+def aborts(group: HostGroup, odd: bool) -> None:
+    """Abort on the odd rank, whose program goes on; the others wait for a message."""
+    if odd:
+        group.abort(LookupError("no such expert"))
+        time.sleep(600)
+    group.broadcast(b"")
+
+
+def generates(group: HostGroup, odd: bool) -> None:
+    """Generate on all ranks: each has all tokens, and hears of each."""
+    rows = _small_model(group).generate(
+        [[1, 2, 3], [4]], max_new_tokens=5, temperature=1.0, seed=3, on_token=_write_token
+    )
+    sys.stdout.write(f"tokens {rows}\n")
+
+
+def _write_token(row: int, token: int) -> None:
+    sys.stdout.write(f"token {row} {token}\n")
+
+
+def leads_and_follows(group: HostGroup, odd: bool) -> None:
+    """Answer requests on rank 0, with a pause in which the others wait; the odd rank is killed."""
+    from mimo_v2_flash import Engine, SamplingParams
+
+    with Engine(_small_model(group), 4) as engine:
+        if odd:
+            step = engine._worker.step
+            engine._worker.step = lambda plan: _step_or_die(engine, step, plan)
+        if group.rank:
+            engine.follow()
+            return
+        for pause in (0, 3):
+            time.sleep(pause)
+            ids = [engine.submit([1, 2, token], SamplingParams(max_tokens=6)) for token in (3, 4)]
+            results = engine.run()
+            for id_ in ids:
+                (answer,) = results[id_].answers
+                sys.stdout.write(f"answer {id_}: {answer.finish_reason}: {answer.error}\n")
+                sys.stdout.flush()
+
+
+def _step_or_die(engine: Any, step: Callable[[Any], Any], plan: Any) -> Any:
+    """Die at the fourth step, as if the machine were gone."""
+    engine._taken = getattr(engine, "_taken", 0) + 1
+    if engine._taken == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(plan)
+
+
+def _small_model(group: HostGroup) -> Any:
+    from mimo_v2_flash.parallel_config import ParallelConfig
+    from tests.support.spread import admitting
+    from tests.support.tiny import Recipe, running, tiny
+
+    plan = ParallelConfig(group.size, 1, group.size)
+    return running(tiny(admitting(Recipe(), plan)), group=group, plan=plan, max_length=64)
 
 
 def is_slow(group: HostGroup, odd: bool) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.parallel import HostGroup, ThreadGroup
 
 COLLECTIVES = ["all_to_all", "all_gather", "reduce_scatter", "all_reduce", "ragged_all_to_all"]
+MESSAGES = [b"", b"\0", b"a plan", bytes(range(256)) * 1000]
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.int32, np.uint8]
 SHAPES = [(0,), (1,), (3, 5), (2, 0, 3), (7, 64), (4, 5000), (2, 40_000)]
 
@@ -36,6 +37,11 @@ def same_as_threads(group: HostGroup) -> None:
     size, rank = group.size, group.rank
     half = range(size // 2) if rank < size // 2 else range(size // 2, size)
     groups = [group, group.split(half), group.split(range(size)[::-1])]
+
+    for message in MESSAGES:
+        for each in groups:
+            local = message if each.rank == 0 else b"another"
+            assert each.broadcast(local) == message
 
     @settings(deadline=None, derandomize=True, database=None, max_examples=40)
     @given(

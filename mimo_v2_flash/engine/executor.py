@@ -1,0 +1,124 @@
+"""The executor: rank 0's calls to the workers of all ranks.
+
+Its own worker does a call at once. The others get all calls up to a step in one broadcast: a step
+costs no other message that is not the model's.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mimo_v2_flash.layers.nonfinite import NonFiniteError, bad_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mimo_v2_flash.parallel import HostGroup
+
+    from .prefix_store import PrefixStore
+    from .worker import StepPlan, Worker
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Calls the workers of all ranks, in one order; the methods are those of `Worker`.
+
+    Parameters
+    ----------
+    group
+        The ranks, of which this is rank 0.
+    worker
+        This rank's worker.
+    """
+
+    def __init__(self, group: HostGroup, worker: Worker) -> None:
+        self._group, self._worker = group, worker
+        self._calls: list[tuple[Any, ...]] = []  # since the last broadcast
+        self._is_open, self._is_broken = True, False
+
+    def known(self, rank: int, tokens: Sequence[int]) -> int:
+        """Return where a prompt starts whose row is on a data-parallel rank."""
+        return self._worker.known(rank, tokens)
+
+    def restore(self, row: int, tokens: Sequence[int]) -> int:
+        """Fill a row with what is known of a prompt; return where the prompt starts."""
+        start = self._worker.restore(row, tokens)
+        if start:
+            self._later("restore", row, tokens[: start + 1])  # the same start follows from these
+        return start
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row to another one of its rank."""
+        self._worker.copy(source, target)
+        self._later("copy", source, target)
+
+    @property
+    def prefixes(self) -> Sequence[PrefixStore]:
+        """The prefix store of each data-parallel rank; none if no prefix is kept."""
+        return self._worker.prefixes
+
+    def give_back(self, row: int, start: int, stop: int) -> bool:
+        """Give the pages of a row's tokens back to the system; return whether it takes any."""
+        self._later("give_back", row, start, stop)
+        return self._worker.give_back(row, start, stop)
+
+    def resize_prefixes(self, rank: int, budget: int) -> None:
+        """Let the prefixes of a data-parallel rank have another budget of bytes."""
+        self._worker.resize_prefixes(rank, budget)
+        self._later("resize_prefixes", rank, budget)
+
+    def share(self, value: Any) -> None:
+        """Let `Worker.follow` have a value, with the next step or the end."""
+        self._later("share", value)
+
+    def step(self, plan: StepPlan) -> tuple[tuple[np.ndarray, ...], NonFiniteError | None]:
+        """Run a step, and keep the prefixes that it completed.
+
+        Returns
+        -------
+        outputs
+            (token_Bn, logit_Bn), or (logits_BnV,) unless the plan is greedy.
+        error
+            What became of rows with NaN or infinity, counted in the plan; None if there are none.
+        """
+        try:
+            return self._step(plan)
+        except BaseException:
+            self._is_broken = True  # other ranks may be in any of the step's collectives
+            raise
+
+    def _step(self, plan: StepPlan) -> tuple[tuple[np.ndarray, ...], NonFiniteError | None]:
+        self._send("step", plan)
+        outputs, error = self._worker.step(plan), None
+        if rows := bad_rows(outputs):
+            self._send("explain", rows)
+            error = self._worker.explain(rows, outputs)
+        if self._worker.prefixes:
+            self._worker.save(rows)
+            self._later("save", rows)
+        return outputs, error
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Let the workers of other ranks end, because of `error` if there is one; free this one."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._is_broken:
+            self._group.abort(error or RuntimeError("the engine is closed"))
+        else:
+            self._send("close", None if error is None else f"{type(error).__name__}: {error}")
+        self._worker.release()
+
+    def _later(self, *call: Any) -> None:
+        """Let the other ranks do a call with the next broadcast."""
+        if self._group.size > 1:
+            self._calls.append(call)
+
+    def _send(self, *call: Any) -> None:
+        """Broadcast a call, after those that wait."""
+        if self._group.size > 1 and self._group.rank == 0:
+            calls, self._calls = [*self._calls, call], []
+            self._group.broadcast(pickle.dumps(calls))

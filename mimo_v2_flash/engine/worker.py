@@ -1,0 +1,224 @@
+"""The worker: one rank's part of the engine: its rows of the cache, and its known prefixes.
+
+It knows no requests. Rank 0's `Executor` calls its own worker, and sends the same calls to those of
+the other ranks, so that caches and prefix trees of all ranks stay equal.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.inputs import as_count
+from mimo_v2_flash.layers.forward_batch import Step
+from mimo_v2_flash.layers.head import as_greedy
+from mimo_v2_flash.parallel import RankError, check_consistent
+
+from .memory_size import memory_size
+from .prefix_store import PrefixStore
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.kv_cache import HybridCache
+    from mimo_v2_flash.layers.head import HeadOutput
+    from mimo_v2_flash.layers.nonfinite import NonFiniteError
+    from mimo_v2_flash.model import MiMoV2FlashModel
+
+__all__ = ["RowTokens", "StepPlan", "Worker", "new_worker"]
+
+
+class RowTokens(NamedTuple):
+    """One row's part of a step.
+
+    Attributes
+    ----------
+    row
+        The row of the cache.
+    start
+        The position of the first token.
+    tokens
+        The token ids.
+    wanted
+        Of how many of the tokens, the last ones, the outputs are wanted.
+    """
+
+    row: int
+    start: int
+    tokens: list[int]
+    wanted: int
+
+
+class StepPlan(NamedTuple):
+    """A step of the model, as plain data that all ranks execute alike.
+
+    Attributes
+    ----------
+    first_row, rows
+        The rows of the cache that the step spans, idle ones too.
+    parts
+        The rows that have tokens, in their order.
+    greedy
+        Whether greedy tokens are wanted, and not logits.
+    """
+
+    first_row: int
+    rows: int
+    parts: tuple[RowTokens, ...]
+    greedy: bool
+
+    def last_wanted(self, row: int) -> int:
+        """Return the index, among a row's outputs, of those of its last token."""
+        return next(part.wanted for part in self.parts if part.row == row) - 1
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (token_BT, position_BT, index_Bn), padded; unwanted indices are -1."""
+        width = max(len(part.tokens) for part in self.parts)
+        wanted = max(1, *(part.wanted for part in self.parts))
+        token_BT = np.zeros((self.rows, width), np.int32)
+        position_BT = np.full((self.rows, width), -1, np.int32)
+        index_Bn = np.full((self.rows, wanted), -1)
+        for row, start, tokens, count in self.parts:
+            index, length = row - self.first_row, len(tokens)
+            token_BT[index, :length] = tokens
+            position_BT[index, :length] = np.arange(start, start + length)
+            index_Bn[index, :count] = np.arange(length - count, length)
+        return token_BT, position_BT, index_Bn
+
+
+class Worker:
+    """Fills rows of the cache, runs the model on them, and keeps prefixes, as one of the ranks.
+
+    Parameters
+    ----------
+    model, cache
+        This rank's part of the model, and its rows of the cache.
+    prefixes
+        The prefix store of each data-parallel rank; none if no prefix is kept.
+
+    Attributes
+    ----------
+    cache, prefixes
+        The parameters of these names.
+    """
+
+    def __init__(
+        self, model: MiMoV2FlashModel, cache: HybridCache, prefixes: Sequence[PrefixStore] = ()
+    ) -> None:
+        self._model, self.cache, self.prefixes = model, cache, prefixes
+        self._row_tokens: dict[int, list[int]] = {}  # of each row, what is in the cache
+        self._plan: StepPlan
+        self._last: tuple[HeadOutput, Step, HybridCache]  # how the last step's plan was executed
+
+    def known(self, rank: int, tokens: Sequence[int]) -> int:
+        """Return where a prompt starts whose row is on a data-parallel rank."""
+        return self.prefixes[rank].known(tokens) if self.prefixes else 0
+
+    def restore(self, row: int, tokens: Sequence[int]) -> int:
+        """Fill a row with what is known of a prompt; return where the prompt starts."""
+        if not self.prefixes:
+            return 0
+        start = self.prefixes[self.cache.rank_of(row)].restore(tokens, row)
+        self._row_tokens[row] = list(tokens[:start])
+        return start
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row to another one of its rank."""
+        self.cache.copy_sequence(source, target)
+        self._row_tokens[target] = list(self._row_tokens[source])
+
+    def give_back(self, row: int, start: int, stop: int) -> bool:
+        """Give the pages of a row's tokens back, as `HybridCache.give_back`."""
+        return self.cache.give_back(row, start, stop)
+
+    def resize_prefixes(self, rank: int, budget: int) -> None:
+        """Let the prefixes of a data-parallel rank have another budget of bytes."""
+        self.prefixes[rank].resize(budget)
+
+    @single_threaded_blas
+    def step(self, plan: StepPlan) -> tuple[np.ndarray, ...]:
+        """Run a step; return (token_Bn, logit_Bn) or (logits_BnV,), of use on rank 0 alone.
+
+        It is a collective call. Rows with NaN or infinity have NaN in the last output.
+        """
+        token_BT, position_BT, index_Bn = plan.arrays()
+        stop, runner = plan.first_row + plan.rows, self._model.runner
+        is_whole = plan.rows == self.cache.batch_size
+        cache = self.cache if is_whole else self.cache.view(plan.first_row, stop)
+        step = Step(token_BT, *cache.check_positions(position_BT), index_Bn)
+        output = runner.greedy_tokens if plan.greedy else runner.logits
+        self._plan, self._last = plan, (output, step, cache)
+        outputs = runner.forward(output, step, cache, everywhere=False)
+        for part in plan.parts:
+            self._row_tokens.setdefault(part.row, [])[part.start :] = part.tokens
+        return as_greedy(outputs) if plan.greedy else outputs
+
+    @single_threaded_blas
+    def explain(
+        self, rows: tuple[int, ...], outputs: tuple[np.ndarray, ...] = ()
+    ) -> NonFiniteError:
+        """Return the error of the last step's bad rows, counted in its plan: a collective call."""
+        output, step, cache = self._last
+        return self._model.runner.nonfinite_error(rows, outputs, output, step, cache)
+
+    def save(self, bad_rows: Sequence[int]) -> None:
+        """Keep the prefixes that the last step completed, but for bad rows of its plan."""
+        plan = self._plan
+        if sum(len(part.tokens) for part in plan.parts) > self._model.max_step:
+            return  # what the rings lost of all passes but the last is gone
+        first_tokens = [0] * len(self.prefixes)
+        for row, start, tokens, _ in plan.parts:
+            rank = self.cache.rank_of(row)
+            if row - plan.first_row not in bad_rows:
+                known = self._row_tokens[row]
+                self.prefixes[rank].save(known, row, start, first_tokens[rank])
+            first_tokens[rank] += len(tokens)
+
+    def release(self) -> None:
+        """Free the cache and all prefixes; nothing runs any more."""
+        for name in ("cache", "_last"):
+            self.__dict__.pop(name, None)
+        self.prefixes = ()
+
+    def follow(self, on_shared: Callable[[Any], None]) -> None:
+        """Do what rank 0's executor sends, until it closes.
+
+        Parameters
+        ----------
+        on_shared
+            Called with each value that rank 0 shares.
+
+        Raises
+        ------
+        RankError
+            If rank 0 fails, or a rank is lost.
+        """
+        while True:
+            for name, *args in pickle.loads(self._model.group.broadcast(b"")):
+                if name == "share":
+                    on_shared(*args)
+                elif name != "close":
+                    getattr(self, name)(*args)
+                elif args == [None]:
+                    return
+                else:
+                    raise RankError(f"rank 0 raised {args[0]}")
+
+
+def new_worker(
+    model: MiMoV2FlashModel,
+    max_sequences: int,
+    max_length: int | None,
+    cache_dtype: Any,
+    prefix_cache: int | str,
+) -> Worker:
+    """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
+    rows = as_count("max_sequences", max_sequences)
+    options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
+    check_consistent(model.group, **options)
+    budget = memory_size("prefix_cache", prefix_cache, model.group)
+    cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
+    stores = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
+    return Worker(model, cache, stores)

@@ -1,0 +1,145 @@
+"""Mutants of decode attention in a compiled call."""
+
+from functools import partial
+
+from tools.kernel_mutants import mutant_in
+
+__all__ = ["DECODE_MUTANTS"]
+
+_loops = partial(mutant_in, "cpu")
+_layer = partial(mutant_in, "layers")
+
+DECODE_MUTANTS = (
+    _loops(
+        "compiled decode forgets the sink",
+        "decode_attention",
+        "max(sink_H[first + g], NO_SINK), ONE",
+        "NO_SINK, ONE",
+    ),
+    _loops(
+        "compiled decode takes a window for the keys before a token",
+        "decode_attention",
+        "(age > 0) & (age < window)",
+        "(age > 0) & (age <= window)",
+    ),
+    _loops(
+        "compiled decode sees rejected drafts",
+        "decode_attention",
+        "(age > 0) & (age < window)",
+        "(age < window)",
+    ),
+    _loops(
+        "compiled decode sees empty slots",
+        "decode_attention",
+        "(position_S[s] >= 0) & ",
+        "",
+    ),
+    _loops(
+        "compiled decode gives the queries of a KV head in turn to all",
+        "decode_attention",
+        "scratch.q_GQ[g, i] = q_BHQ[b, first + g, i]",
+        "scratch.q_GQ[g, i] = q_BHQ[b, (first + g) % scratch.peak_G.size, i]",
+    ),
+    _loops(
+        "compiled decode reads another KV head of the cache",
+        "decode_attention",
+        "_copy_slots(prior_v_ZKI, b * slots, block_S, head, is_float32, v_SC)",
+        "_copy_slots(prior_v_ZKI, b * slots, block_S, 0, is_float32, v_SC)",
+    ),
+    _loops(
+        "compiled decode reads the first row's slots",
+        "decode_attention",
+        "_copy_slots(prior_k_ZKI, b * slots, block_S",
+        "_copy_slots(prior_k_ZKI, 0 * slots, block_S",
+    ),
+    _loops(
+        "compiled decode takes a view's slots for a sequence's",
+        "decode_attention",
+        "return prior_BSK.strides[0] // prior_BSK.strides[1] if prior_BSK.size else 0",
+        "return prior_BSK.shape[1]",
+    ),
+    _loops(
+        "compiled decode misses a token's own key",
+        "decode_attention",
+        "has_token = int(position_B[b] >= 0)",
+        "has_token = int(position_B[b] >= 0 and keys == 0)",
+    ),
+    _loops(
+        "compiled decode gives idle rows a key",
+        "decode_attention",
+        "has_token = int(position_B[b] >= 0)",
+        "has_token = 1",
+    ),
+    _loops(
+        "compiled decode keeps the slots of the sequence before",
+        "decode_attention",
+        "        if b != row:\n",
+        "        if row < 0:\n",
+    ),
+    _loops(
+        "compiled decode does not bring sums to the new peak",
+        "decode_attention",
+        "            y_GC[g, c] *= factor\n",
+        "            y_GC[g, c] *= ONE\n",
+    ),
+    _loops(
+        "compiled decode begins with the sums of another row",
+        "decode_attention",
+        "    scratch.y_GC[:] = ZERO\n",
+        "    scratch.y_GC[:] *= ZERO\n",
+    ),
+    _loops(
+        "compiled decode makes NaN a number",
+        "decode_attention",
+        "is_low = x < LOWEST",
+        "is_low = not x >= LOWEST",
+    ),
+    _loops(
+        "tasks of equally many pairs",
+        "decode_attention",
+        "np.repeat(key_B.astype(np.int64) + PAIR_KEYS, heads)",
+        "np.repeat(np.ones_like(key_B), heads)",
+    ),
+    _loops(
+        "columns of a cache are read as its rows",
+        "decode_attention",
+        "is_whole = inner == [heads * width * size, width * size, size] and ",
+        "is_whole = ",
+    ),
+    _loops(
+        "a bfloat16 is half a float32",
+        "attention_tile",
+        "build.shl(build.zext(value, words), shift)",
+        "build.zext(value, words)",
+    ),
+    _loops(
+        "a row's last elements are not copied",
+        "attention_tile",
+        "((INT64(0), whole, LANES), (whole, length, 1))",
+        "((INT64(0), whole, LANES),)",
+    ),
+    _loops(
+        "the lanes of two sums are mixed",
+        "attention_tile",
+        "range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)",
+        "range(0, LANES), range(LANES, 2 * LANES)",
+    ),
+    _layer(
+        "eager mode rounds weights to a bfloat16 stream",
+        "eager_attention",
+        "    wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)\n",
+        "    wide_BTHQ = q_BTHQ\n",
+    ),
+    _layer(
+        "compiled decode reads a step that the cache does not round",
+        "eager_attention",
+        "if loops is None or len({part.dtype for part in parts}) > 1:",
+        "if loops is None:",
+    ),
+    _layer(
+        "eager mode never decodes in a compiled call",
+        "eager_attention",
+        "if T == 1 and H % K == 0 else None",
+        "if T == 0 and H % K == 0 else None",
+    ),
+)
