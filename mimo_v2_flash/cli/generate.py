@@ -140,6 +140,8 @@ def run(
     """Answer a prompt, or the prompts of a file; return settings, rates and what was generated."""
     if prompt_file is None:
         return _answer_prompt(setup=setup, **options)
+    if str(prompt_file) != "-":
+        prompt_file.open("rb").close()  # an error comes before the model is loaded
     queue: dict[str, Any] = {"ordered": ordered, "max_sequences": max_sequences}
     return _answer_file(prompt_file, setup=setup, **queue, **options)
 
@@ -158,8 +160,6 @@ def _answer_file(
 ) -> Result:
     """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
     check_folder(model)
-    if str(file) != "-":
-        file.open("rb").close()  # before the model is loaded
     sampling = sampling_options(options)
     runtime = RuntimeOptions.pop_from(options)
     runner = load_model(
