@@ -94,7 +94,6 @@ def run(
         generated = generate(model, [prompt], params, on_token=lambda _, __: advance(1))
     with progress("one prefill of all tokens", total=None) as _:
         logits_TV = model.forward([[*prompt, *generated[0][:-1]]])[0]
-    difference = _difference(logits_TV[prompt_tokens - 1 :], generated.logprobs[0])
     engine = generated.stats
     numbers: dict[str, Any] = {"layers": num_layers, "experts": num_experts, "seed": seed}
     numbers |= {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
@@ -106,7 +105,7 @@ def run(
         "decode_tokens_per_second": finite(engine.decode_tokens_per_second),
         "peak_memory_bytes": peak_memory(),
         "threads": thread_count().number,
-        "relative_difference": difference / np.ptp(logits_TV),
+        "relative_difference": _difference(logits_TV, prompt_tokens, generated.logprobs[0]),
         "allowed_difference": ALLOWED,
         "dispatch": dispatch_numbers(stats, setup.group),
     }
@@ -164,9 +163,14 @@ def _check_sizes(config: MiMoConfig, setup: RankSetup, prompt_tokens: int, new_t
         raise ValueError(f"the free memory of this machine: {verdict(device, memory)}")
 
 
-def _difference(logits_TV: np.ndarray, decoded: SequenceOf[TokenLogprob]) -> float:
-    """Return the largest difference of a prefill's log-probabilities to those of decoding."""
+def _difference(
+    logits_TV: np.ndarray, prompt_tokens: int, decoded: SequenceOf[TokenLogprob]
+) -> float:
+    """Return the largest difference of a prefill's log-probabilities to those of decoding.
+
+    It is relative to the range of the prefill's logits.
+    """
     token_T = np.array([each.token for each in decoded])
-    prefilled = token_logprobs(logits_TV, token_T, [0] * len(token_T))
+    prefilled = token_logprobs(logits_TV[prompt_tokens - 1 :], token_T, [0] * len(token_T))
     pairs = zip(prefilled, decoded, strict=True)
-    return max(abs(one.logprob - two.logprob) for one, two in pairs)
+    return max(abs(one.logprob - two.logprob) for one, two in pairs) / float(np.ptp(logits_TV))
