@@ -7,7 +7,7 @@ PROCESSES := 2
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-machines test-distributed test-nkipy fuzz check mutants bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy test-browser fuzz check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-machines: .venv/installed-test  ## the numbers under other BLAS kernels, pr
 # One test after the other: ranks have timeouts, and there are up to eight of them.
 test-distributed: .venv/installed-test  ## ranks as real processes: the same answers, nobody hangs
 	$(BIN)/python -m pytest -m distributed
+
+test-browser: .venv/installed-browser  ## the chat page in Chromium, which apt-get installs if it may
+	$(BIN)/python -m tools.chromium
 
 fuzz: .venv/installed-test  ## 50,000 fresh cases of bad input: each is one line, never a traceback
 	FUZZ_CASES=50000 $(BIN)/python -m pytest tests/test_fuzz.py

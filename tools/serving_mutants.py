@@ -12,6 +12,32 @@ _chat = partial(mutant_in, "chat")
 
 SERVING_MUTANTS: tuple[Mutant, ...] = (
     _serving(
+        "any script of the chat page runs",
+        "chat_page",
+        '"script-src": hashes["script"]',
+        '"script-src": "\'unsafe-inline\'"',
+    ),
+    _serving(
+        "the chat page may ask other servers",
+        "chat_page",
+        "'self'",
+        "*",
+    ),
+    _serving(
+        "an old chat page is kept beside a new server",
+        "chat_page",
+        '"cache-control": "no-store"',
+        '"cache-control": "max-age=3600"',
+    ),
+    _serving(
+        "the chat page needs a key, which it is to take",
+        "gate",
+        'OPEN_PATHS = {"/", ',
+        "OPEN_PATHS = {",
+        "gate",
+        "chat_page",
+    ),
+    _serving(
         "a client that went away keeps its row",
         "event_stream",
         "            self._thread.cancel(id_)\n",

@@ -38,6 +38,7 @@ COMMANDS = {
     "serve": Command(
         "serve",
         "Serve a model over HTTP, with OpenAI's API: chat, completions, tools, structured output.",
+        on_ranks=True,
     ),
     "evaluate": Command(
         "evaluate",

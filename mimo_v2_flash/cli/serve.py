@@ -6,6 +6,7 @@ let running answers end first; a second Ctrl-C does not.
 
 import argparse
 import os
+import signal
 import sys
 from collections import deque
 from importlib import import_module
@@ -22,6 +23,7 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .example_model import add_model_argument, check_folder
 from .option_types import natural, positive
+from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
@@ -33,6 +35,7 @@ CONTEXT_POLICIES = ("truncate", "error")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
     add_model_argument(parser)
+    add_parallel_arguments(parser)
     add_runtime_arguments(parser)
     server = parser.add_argument_group("server", "Address, and who may ask for how much.")
     server.add_argument(
@@ -98,11 +101,17 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="Maximum number of requests that wait; more are told to come back (default: 256).",
     )
     engine.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="Maximum memory of each rank for keys and values: bytes, 8GiB, or a part of the free "
+        "memory such as 50%% (default: 90%%).",
+    )
+    engine.add_argument(
         "--prefix-cache",
         default="10%",
-        metavar="BYTES",
-        help="Memory for keys and values of known prefixes, in bytes or as a part of the free "
-        'memory such as "10%%" (default: 10%%).',
+        metavar="SIZE",
+        help="The part of it for known prefixes: bytes, 1GiB, or a part of the free memory "
+        "(default: 10%%).",
     )
     engine.add_argument(
         "--context-policy",
@@ -114,45 +123,75 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(
     model: Path,
-    host: str,
-    port: int,
     served_model_name: str | None,
-    api_key: list[str] | None,
-    max_body: int,
-    drain_seconds: int,
     context_policy: str,
     max_sequences: int,
     max_length: int | None,
     max_waiting: int,
+    memory: str | None,
     prefix_cache: str,
+    setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
-    """Serve until a signal asks to end; return what was served."""
+    """Serve until a signal asks to end; return the engine's statistics.
+
+    Rank 0 serves, other ranks compute with it. The status is 1 if the model failed.
+    """
     check_folder(model)
-    api_server, service = map(_serving, ("api_server", "service"))
+    modules = [_serving(name) for name in ("api_server", "service")]
     runtime = RuntimeOptions.pop_from(options)
-    loaded, tokenizer = load_model(model, **runtime.keywords(NumpyBackend())), load_tokenizer(model)
-    is_number = prefix_cache.isdecimal() and len(prefix_cache) < 20
-    size = int(prefix_cache) if is_number else prefix_cache
-    engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, prefix_cache=size)
-    name = served_model_name or model.resolve().name
+    keywords = runtime.keywords(NumpyBackend())
+    loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
+    sizes: dict[str, Any] = {"memory": _size(memory), "prefix_cache": _size(prefix_cache)}
+    engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, **sizes)
+    if setup.group.rank:
+        _follow(engine)
+        return Result({"model": model})
+    name, tokenizer = served_model_name or model.resolve().name, load_tokenizer(model)
     served = ServedModel(name, loaded, tokenizer, max_length)
     with EngineThread(engine) as thread:
-        drops_turns = context_policy == "truncate"
-        server = api_server.APIServer(
-            service.Service(served, thread, drops_turns=drops_turns),
-            host=host,
-            port=port,
-            api_keys=api_key or os.environ.get("MIMO_API_KEY", "").split(),
-            max_body_bytes=max_body,
-            drain_seconds=drain_seconds,
-        )
-        _warm_up(thread)
-        sys.stderr.write(f"{name} is served at {server.url}/v1\n")
-        sys.stderr.flush()
-        server.run()
-        numbers = engine.stats._asdict()
-    return Result({"model": model} | numbers)
+        service = modules[1].Service(served, thread, drops_turns=context_policy == "truncate")
+        _serve(modules[0], service, **options)
+        numbers, has_failed = engine.stats._asdict(), not thread.is_alive
+    return Result({"model": model} | numbers, int(has_failed))
+
+
+def _size(text: str | None) -> int | str | None:
+    is_number = text is not None and text.isdecimal() and len(text) < 20
+    return int(text) if text and is_number else text
+
+
+def _follow(engine: Engine) -> None:
+    """Compute with rank 0 until it ends: a signal to all ranks is for rank 0 to heed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    engine.follow()
+
+
+def _serve(
+    api_server: Any,
+    service: Any,
+    host: str,
+    port: int,
+    api_key: list[str] | None,
+    max_body: int,
+    drain_seconds: int,
+) -> None:
+    """Listen, warm up, say where, and serve."""
+    server = api_server.APIServer(
+        service,
+        host=host,
+        port=port,
+        api_keys=api_key or os.environ.get("MIMO_API_KEY", "").split(),
+        max_body_bytes=max_body,
+        drain_seconds=drain_seconds,
+    )
+    _warm_up(service.thread)
+    sys.stderr.write(
+        f"{service.served.name} is served at {server.url}/v1, with a chat page at {server.url}\n"
+    )
+    sys.stderr.flush()
+    server.run()
 
 
 def _warm_up(thread: EngineThread) -> None:

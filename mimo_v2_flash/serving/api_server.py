@@ -117,7 +117,12 @@ class _DrainingServer(uvicorn.Server):
         self._service.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Start the task that drains, once it is wanted; return whether the server ends."""
+        """Start the task that drains, once it is wanted; return whether the server ends.
+
+        A server whose engine has failed ends too: whoever watches it starts another.
+        """
+        if not self._service.thread.is_alive:
+            self._service.is_draining = True
         if self._service.is_draining and self._drain is None:
             self._drain = asyncio.create_task(self._end())
         return await super().on_tick(counter)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from .chat_page import chat_page
 from .errors import APIError
 from .metrics import CONTENT_TYPE
 from .protocol import (
@@ -38,6 +39,7 @@ def create_app(service: Service) -> FastAPI:
     _add_generation_routes(app, service)
     _add_model_routes(app, service)
     _add_probes(app, service)
+    _add_chat_page(app)
     return app
 
 
@@ -127,6 +129,14 @@ def _add_probes(app: FastAPI, service: Service) -> None:
     @app.get("/version")
     async def package_version() -> dict[str, str]:
         return {"version": version("mimo-v2-flash")}
+
+
+def _add_chat_page(app: FastAPI) -> None:
+    page = chat_page()
+
+    @app.get("/")
+    async def serve_chat_page() -> Response:
+        return page
 
 
 async def _body(request: Request) -> bytes:

@@ -1,0 +1,1 @@
+"""Tests in Chromium, deselected by default (make test-browser)."""
