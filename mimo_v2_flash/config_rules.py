@@ -30,6 +30,8 @@ def check(config: Any) -> None:
         value, (is_allowed, allowed) = getattr(config, field.name), _BY_TYPE[field.type]
         if not is_allowed(value):
             refuse(field.name, value, allowed)
+        if field.type is int and value > (largest := _LARGEST.get(field.name, WIDEST)):
+            refuse(field.name, value, f"at most {largest:,}")
     for name, holds, relation, other in _RELATIONS:
         value, bound = getattr(config, name), getattr(config, other)
         if not holds(value, bound):
@@ -77,6 +79,15 @@ _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
     float: (_is_positive, "a finite number above 0"),
     PerLayer: (_is_per_layer, "a tuple of zeros and ones"),
     TokenIds: (_is_token_ids, "None, an integer of at least 0, or a tuple of such integers"),
+}
+
+# Above every model; a plan of the rows of larger arrays would itself take the memory.
+WIDEST = 1 << 20
+_LARGEST = {
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 2**31 - 1,
+    "sliding_window": 2**31 - 1,
+    "n_routed_experts": 1 << 14,
 }
 
 # (field, predicate of its value and another field's, description of the relation, other field).

@@ -59,8 +59,8 @@ class MiMoV2FlashModel:
     dtype : dtype
         Dtype of hidden states, in memory and between ranks: float32 or bfloat16. Sums are float32.
     max_length : int, optional
-        The most tokens of a sequence; the config's `max_position_embeddings` if not given. Where a
-        backend compiles programs, every cache then has this length, so that all share programs.
+        The most tokens of a sequence; the config's `max_position_embeddings` if not given. A cache
+        for programs has this length, or a power of two if it is not given: they share programs.
     cache_dtype : dtype
         Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
     generation_config : GenerationConfig, optional
@@ -167,7 +167,8 @@ class MiMoV2FlashModel:
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
         batch_size = inputs.as_count("batch_size", batch_size, maximum=np.iinfo(np.int32).max)
         captured = self.max_step if captures or self.pads_steps else 0
-        return self.runner.new_cache(batch_size, self._cache_length or length, dtype, captured)
+        length = self._cache_length or self._context.mode.cache_length(length, limit)
+        return self.runner.new_cache(batch_size, length, dtype, captured)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.

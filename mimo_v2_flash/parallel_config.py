@@ -18,6 +18,8 @@ from .inputs import as_integer
 
 __all__ = ["UNSHARDED", "ParallelConfig", "ShardSpec", "all_shard_specs"]
 
+MAX_RANKS = 1 << 16  # many have a list of all ranks
+
 
 class ShardSpec(NamedTuple):
     """The shard of the weights that a rank holds: its heads, its experts, and unsplit tensors.
@@ -82,7 +84,8 @@ class ParallelConfig:
     Raises
     ------
     ValueError
-        A size is not at least 1, or the world is no multiple of `expert_parallel_size`.
+        A size is not at least 1, there are more than 65,536 ranks, or the world is no multiple of
+        `expert_parallel_size`.
     """
 
     expert_parallel_size: int = None  # type: ignore[assignment]  # resolved at once, below
@@ -97,6 +100,8 @@ class ParallelConfig:
                 raise ValueError(f"{name} = {size}: allowed is an integer above 0")
         if self.expert_parallel_size is None:
             object.__setattr__(self, "expert_parallel_size", self.world_size)
+        if self.world_size > MAX_RANKS:
+            raise ValueError(f"{self.world_size} ranks: allowed are at most {MAX_RANKS}")
         if self.world_size % self.expert_parallel_size:
             raise ValueError(
                 f"expert_parallel_size = {self.expert_parallel_size}: allowed is a divisor of the "

@@ -1,5 +1,6 @@
 """load_model gives the model that its parts would give, with defaults for each backend."""
 
+import dataclasses
 import os
 from types import SimpleNamespace
 
@@ -324,3 +325,12 @@ def test_a_text_ends_where_max_length_does(folder, opened, backend):
     assert np.isfinite(total_bits(model, [3] * 30, length=12, begin=0))
     with pytest.raises(ValueError, match=r"length is 13, allowed is 1..12"):
         total_bits(model, [3] * 30, length=13, begin=0)
+
+
+def test_prompts_of_many_lengths_share_the_programs_of_a_model_of_parts(parts):
+    """The length of a cache is in the shape of every program, so it is in a bucket."""
+    weights, config = parts
+    config = dataclasses.replace(config, max_position_embeddings=5000)
+    model = MiMoV2FlashModel(weights, config, backend=CompilingBackend())
+    lengths = {model.new_cache(1, length).max_length for length in range(0, 5001, 50)}
+    assert lengths == {256, 512, 1024, 2048, 4096, 5000}

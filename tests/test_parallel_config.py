@@ -142,6 +142,8 @@ def test_mimo_admits_every_power_of_two_up_to_its_heads(tensor_parallel):
             r"expert_parallel_size = 3: allowed is a divisor of the 4 ranks \(data_parallel_size 2",
         ),
         ((8, 2, 2), "expert_parallel_size = 8: allowed is a divisor of the 4 ranks"),
+        ((1, 1, 2**16 + 1), "65537 ranks: allowed are at most 65536"),
+        ((1, 2, 2**15 + 1), "65538 ranks: allowed are at most 65536"),
     ],
 )
 def test_an_impossible_plan_is_refused(numbers, message):

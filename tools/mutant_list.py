@@ -327,8 +327,8 @@ MUTANTS = (
     Mutant(
         "programs for each length of a cache",
         "mimo_v2_flash/model.py",
-        "self._cache_length or length",
-        "length",
+        "length = self._cache_length or self._context.mode.cache_length(length, limit)",
+        "length = self._context.mode.cache_length(length, limit)",
         ("tests/test_model_loader.py",),
     ),
 )

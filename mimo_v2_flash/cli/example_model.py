@@ -4,9 +4,12 @@ mimo-tiny is part of a source checkout, in `examples/`.
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
-__all__ = ["EXAMPLE", "add_model_argument", "check_folder"]
+from mimo_v2_flash.config import MiMoConfig
+
+__all__ = ["EXAMPLE", "add_model_argument", "check_folder", "checkpoint_config"]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
 
@@ -27,3 +30,11 @@ def check_folder(model: Path) -> None:
     if not model.is_dir():
         hint = "; it is part of a source checkout, name another one" if model == EXAMPLE else ""
         raise FileNotFoundError(f"--model {model}: no such folder{hint}")
+
+
+def checkpoint_config(model: Path) -> MiMoConfig:
+    """Return the config of a checkpoint that is then loaded: loading warns of what is odd in it."""
+    check_folder(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MiMoConfig.from_pretrained(model)

@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.cpu.thread_count import thread_count
-from mimo_v2_flash.engine import Engine
+from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
@@ -31,14 +30,14 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 from .console import amount, console, table
 from .dispatch_report import dispatch_numbers, dispatch_report
 from .engine_report import engine_numbers, engine_rows, finite
-from .example_model import add_model_argument, check_folder
+from .example_model import add_model_argument, check_folder, checkpoint_config
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .prompt_file import PromptFile, has_error, in_order
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
 
-__all__ = ["add_arguments", "add_sampling_arguments", "run"]
+__all__ = ["add_arguments", "add_sampling_arguments", "run", "sampling_options"]
 
 SAMPLING_ARGUMENTS = (
     ("--temperature", float, "Sampling temperature; 0 decodes greedily", 0),
@@ -141,6 +140,8 @@ def run(
     """Answer a prompt, or the prompts of a file; return settings, rates and what was generated."""
     if prompt_file is None:
         return _answer_prompt(setup=setup, **options)
+    if str(prompt_file) != "-":
+        prompt_file.open("rb").close()  # an error comes before the model is loaded
     queue: dict[str, Any] = {"ordered": ordered, "max_sequences": max_sequences}
     return _answer_file(prompt_file, setup=setup, **queue, **options)
 
@@ -159,11 +160,11 @@ def _answer_file(
 ) -> Result:
     """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
     check_folder(model)
+    sampling = sampling_options(options)
     runtime = RuntimeOptions.pop_from(options)
     runner = load_model(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
     )
-    sampling = _sampling(options)
     defaults = runner.generation_config.with_sampling(sampling).sampling()
     defaults |= {"max_tokens": max_new_tokens, "seed": seed}
     if not runner.pads_steps:
@@ -198,14 +199,13 @@ def _answer_prompt(
     **options: Any,
 ) -> Result:
     """Write the text and the report, and return text, tokens, settings, times and rates."""
-    check_folder(model)
-    stats = GenerationStats(MiMoConfig.from_pretrained(model), *setup)
+    sampling = sampling_options(options)
+    stats = GenerationStats(checkpoint_config(model), *setup)
     runtime = RuntimeOptions.pop_from(options)
     runner = load_model(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
     )
     content = [{"role": "user", "content": prompt}] if chat else prompt
-    sampling = _sampling(options)
     generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
     # A warm-up loads compiled code or programs, which is not to be measured.
     runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
@@ -224,9 +224,11 @@ def _answer_prompt(
     return Result(numbers)
 
 
-def _sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the sampling parameters that options set."""
-    return {name: options[name] for name in SAMPLING if options[name] is not None}
+def sampling_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the sampling parameters that options set; ValueError if one is not allowed."""
+    sampling = {name: options[name] for name in SAMPLING if options[name] is not None}
+    SamplingParams(**sampling)
+    return sampling
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .runtime_options import add_dtype_arguments
 
 __all__ = ["add_arguments", "memory_size", "run"]
 
+LARGEST = 2**63  # bytes
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30}
 STEP = DEFAULTS["numpy"].max_step
 
@@ -83,6 +84,7 @@ def run(
 def memory_size(text: str) -> int:
     """Return the bytes of a size such as "24GB" or "80 GiB"; ValueError if `text` is none."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
-    if not match:
-        raise ValueError(f"--memory {text!r}: allowed is a size such as 24GB or 80GiB")
-    return int(float(match[1]) * UNITS[match[2]])
+    size = float(match[1]) * UNITS[match[2]] if match else LARGEST
+    if size >= LARGEST:
+        raise ValueError(f"--memory {text!r:.80}: allowed is a size such as 24GB or 80GiB")
+    return int(size)

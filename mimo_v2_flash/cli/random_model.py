@@ -15,14 +15,18 @@ from mimo_v2_flash.checkpoint.param_specs import all_params
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.costs import Workload, devices
+from mimo_v2_flash.costs.device_memory import verdict
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.engine import SamplingParams
 from mimo_v2_flash.engine.generate import generate
 from mimo_v2_flash.engine.logprobs import token_logprobs
+from mimo_v2_flash.engine.memory_size import memory_size
 from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
-from mimo_v2_flash.model_loader import build_model
+from mimo_v2_flash.model_loader import DEFAULTS, build_model
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .console import amount, console, peak_memory, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report
@@ -78,6 +82,7 @@ def run(
 ) -> Result:
     """Build the model, run it, print the report, and return its numbers."""
     config = _config(num_experts, num_layers)
+    _check_sizes(config, setup, prompt_tokens, new_tokens)
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
     with progress("random weights", total=parameters, unit="numbers") as advance:
         weights = random_weights(config, seed=seed, made=advance, shard_spec=setup.shard_spec)
@@ -89,7 +94,6 @@ def run(
         generated = generate(model, [prompt], params, on_token=lambda _, __: advance(1))
     with progress("one prefill of all tokens", total=None) as _:
         logits_TV = model.forward([[*prompt, *generated[0][:-1]]])[0]
-    difference = _difference(logits_TV[prompt_tokens - 1 :], generated.logprobs[0])
     engine = generated.stats
     numbers: dict[str, Any] = {"layers": num_layers, "experts": num_experts, "seed": seed}
     numbers |= {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
@@ -101,7 +105,7 @@ def run(
         "decode_tokens_per_second": finite(engine.decode_tokens_per_second),
         "peak_memory_bytes": peak_memory(),
         "threads": thread_count().number,
-        "relative_difference": difference / np.ptp(logits_TV),
+        "relative_difference": _difference(logits_TV, prompt_tokens, generated.logprobs[0]),
         "allowed_difference": ALLOWED,
         "dispatch": dispatch_numbers(stats, setup.group),
     }
@@ -137,9 +141,36 @@ def _config(num_experts: int, num_layers: int) -> MiMoConfig:
     )
 
 
-def _difference(logits_TV: np.ndarray, decoded: SequenceOf[TokenLogprob]) -> float:
-    """Return the largest difference of a prefill's log-probabilities to those of decoding."""
+def _check_sizes(config: MiMoConfig, setup: RankSetup, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ValueError, before a weight is made, unless the model and its tokens fit into memory.
+
+    A rank makes all heads, which it shards afterwards, and the logits of all tokens, to compare.
+    """
+    setup.plan.check(config)
+    tokens, longest = prompt_tokens + new_tokens - 1, config.max_position_embeddings
+    if tokens > longest:
+        raise ValueError(
+            f"--prompt-tokens {prompt_tokens} and --new-tokens {new_tokens} are a context of "
+            f"{tokens}, allowed is {longest}"
+        )
+    ranks = setup.plan.expert_parallel_size
+    workload = Workload(ranks, tokens, min(tokens, DEFAULTS["numpy"].max_step))
+    device = devices(config, ParallelConfig(ranks, 1, ranks), workload)[0]
+    logits = 2 * tokens * config.vocab_size * np.dtype(np.float32).itemsize
+    device = device._replace(buffers=device.buffers | {"logits": logits})
+    memory = memory_size("memory", "100%", setup.group)
+    if device.total > memory:
+        raise ValueError(f"the free memory of this machine: {verdict(device, memory)}")
+
+
+def _difference(
+    logits_TV: np.ndarray, prompt_tokens: int, decoded: SequenceOf[TokenLogprob]
+) -> float:
+    """Return the largest difference of a prefill's log-probabilities to those of decoding.
+
+    It is relative to the range of the prefill's logits.
+    """
     token_T = np.array([each.token for each in decoded])
-    prefilled = token_logprobs(logits_TV, token_T, [0] * len(token_T))
+    prefilled = token_logprobs(logits_TV[prompt_tokens - 1 :], token_T, [0] * len(token_T))
     pairs = zip(prefilled, decoded, strict=True)
-    return max(abs(one.logprob - two.logprob) for one, two in pairs)
+    return max(abs(one.logprob - two.logprob) for one, two in pairs) / float(np.ptp(logits_TV))

@@ -11,13 +11,11 @@ from typing import Any
 
 from mimo_v2_flash.chat.conversation import Conversation
 from mimo_v2_flash.chat.terminal import Terminal, messages_of, read_lines
-from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.runner import Runner, Which
 
-from .example_model import add_model_argument, check_folder
-from .generate import add_sampling_arguments
+from .example_model import add_model_argument, checkpoint_config
+from .generate import add_sampling_arguments, sampling_options
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK
 from .result import Result
@@ -76,11 +74,9 @@ def run(
 ) -> Result:
     """Chat until the reader leaves; return the messages. The status is 1 if an answer failed."""
     which = Which.Plain(model, architecture)
-    check_folder(model)
-    stats = GenerationStats(MiMoConfig.from_pretrained(model), *SINGLE_RANK)
+    settings = sampling_options(options) | {"max_tokens": max_new_tokens, "seed": seed}
+    stats = GenerationStats(checkpoint_config(model), *SINGLE_RANK)
     keywords = RuntimeOptions.pop_from(options).keywords(stats)
-    settings = {name: options[name] for name in SAMPLING if options[name] is not None}
-    settings |= {"max_tokens": max_new_tokens, "seed": seed}
     warnings.simplefilter("always")  # each time that the context is full
     if max_length is not None:
         keywords["max_length"] = max_length

@@ -157,7 +157,8 @@ def run(
 
 
 def _size(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
+    is_number = text is not None and text.isdecimal() and len(text) < 20
+    return int(text) if text and is_number else text
 
 
 def _follow(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.inputs import as_tokens
 from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from mimo_v2_flash.tracing.trace_file import write_trace
@@ -51,12 +52,12 @@ def run(
     """Trace, write the file, and return its sizes."""
     start = time.perf_counter()
     config = MiMoConfig.from_pretrained(model)
-    weights = load_weights(model, config)
     token_T = tokens or prompt_tokens(load_tokenizer(model), str(prompt))
     context, option = config.max_position_embeddings, "--tokens" if tokens else "--prompt"
     if len(token_T) > context:
         raise ValueError(f"{option} has {len(token_T)} tokens, the model's context {context}")
-    tensors = trace_prompt(weights, config, token_T, max_step=max_step)
+    as_tokens([token_T], config.vocab_size)
+    tensors = trace_prompt(load_weights(model, config), config, token_T, max_step=max_step)
     size = write_trace(output, tensors, config)
     numbers = {
         "file": output,

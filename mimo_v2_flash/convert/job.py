@@ -219,6 +219,11 @@ def _check_parallel_sizes(
     config: MiMoConfig, experts: tuple[int, ...], expert_parallel: int, tensor_parallel: int
 ) -> None:
     """Raise ValueError if a model of these experts does not admit the parallel sizes."""
+    if len(experts) % expert_parallel:  # the layers that are kept may have none
+        raise ValueError(
+            f"expert_parallel_size = {expert_parallel}: allowed is a divisor of {len(experts)} "
+            "experts"
+        )
     ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )

@@ -154,6 +154,8 @@ def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
     def task(start: int) -> ConversionTask:
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             array = arrays[0].astype(DTYPES[dtype], copy=False)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{info.file}: {name} must be finite, got NaN or infinity")
             return [TensorChunk.at_row(name, start, array)]
 
         rows = min(step, info.shape[0] - start)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["memory_size"]
 
-SIZE = re.compile(r"(\d+) ?(%|[kMGT]i?B)")
+SIZE = re.compile(r"(\d{1,18}) ?(%|[kMGT]i?B)")
 POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -37,7 +37,8 @@ def memory_size(name: str, size: int | str, group: HostGroup) -> int:
     ValueError
         If it is nothing of this.
     """
-    limit = inputs.as_count(name, _parse(name, size, group), minimum=0)
+    largest = np.iinfo(np.int64).max
+    limit = inputs.as_count(name, _parse(name, size, group), minimum=0, maximum=largest)
     return int(np.min(group.all_gather(np.array([limit], np.int64))))
 
 

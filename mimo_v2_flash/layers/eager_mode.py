@@ -63,6 +63,10 @@ class EagerMode:
         row_bn = batch.first_token_b[:, None] + index_Bn[rows]
         return row_bn[is_in_pass_Bn[rows]].astype(np.int32), slice(None)
 
+    def cache_length(self, length: int, limit: int) -> int:
+        """Return `length`, which is not above `limit`."""
+        return length
+
     def kv_length(self, kv_length: int, slots: int) -> int:
         """Return the slots that hold a token."""
         return min(kv_length, slots)

@@ -65,6 +65,9 @@ class ExecutionMode(Protocol):
         lie in it. Outputs that are kept are in the order of this rank's wanted tokens.
         """
 
+    def cache_length(self, length: int, limit: int) -> int:
+        """Return the slots of a cache for sequences of `length` tokens, at most `limit`."""
+
     def kv_length(self, kv_length: int, slots: int) -> int:
         """Return the slots to attend to, where `kv_length` tokens came before."""
 

@@ -5,6 +5,7 @@ the same and then calls the hook with arguments and output: the arrays of the ru
 order of computing. Layers without hooks contain no code for them.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -56,21 +57,22 @@ class HookedLayers(NumpyBackend):
     """
 
     def __init__(self, hook: Hook) -> None:
-        self._hook, self._index = hook, count()
+        self._hook, self._pass = hook, threading.local()
 
     def compile(
         self, function: Callable[..., Any], *, donate: str | None = None
     ) -> Callable[..., Any]:
         """Return `function`, with hooks if it is a decoder layer.
 
-        Layers are counted from the embedding on, with which every pass begins.
+        Layers are counted from the embedding on, with which every pass begins; threads that share
+        a model are in passes of their own.
         """
 
         def program(*args: Any, **kwargs: Any) -> Any:
             if isinstance(function, DecoderLayer):
-                return hook_layer(function, next(self._index), self._hook)(*args, **kwargs)
+                return hook_layer(function, next(self._pass.index), self._hook)(*args, **kwargs)
             if function is embed:
-                self._index = count()
+                self._pass.index = count()
             return function(*args, **kwargs)
 
         return program

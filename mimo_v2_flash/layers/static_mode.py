@@ -78,6 +78,10 @@ class StaticMode:
         row_bn[: len(is_wanted_bn)] += np.where(is_wanted_bn, index_Bn[rows][:, column_n], 0)
         return row_bn.reshape(-1).astype(np.int32), np.nonzero(is_wanted_bn.reshape(-1))[0]
 
+    def cache_length(self, length: int, limit: int) -> int:
+        """Return `length` in a bucket: every length of a cache has programs of its own."""
+        return kv_length_bucket(length, limit)
+
     def kv_length(self, kv_length: int, slots: int) -> int:
         """Return `kv_length` in a bucket: every length is a program, so there are few of them."""
         return kv_length_bucket(min(kv_length, slots), slots)

@@ -1,11 +1,14 @@
 """mimo-tiny is the default model; a missing folder is named by its option."""
 
 import argparse
+import json
 
 import pytest
 
 from mimo_v2_flash.cli import example_model
 from mimo_v2_flash.cli.example_model import EXAMPLE, add_model_argument, check_folder
+from mimo_v2_flash.cli.main import main
+from tests.support.tiny_text import write_text_checkpoint
 
 
 def test_without_a_folder_it_is_the_example():
@@ -31,3 +34,16 @@ def test_outside_of_a_checkout_there_is_no_example(monkeypatch, tmp_path):
         FileNotFoundError, match="it is part of a source checkout, name another one"
     ):
         check_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("command", ["generate", "run"])
+def test_a_config_is_warned_of_once(command, tmp_path):
+    """Commands read the config, and loading reads it again."""
+    folder = write_text_checkpoint(tmp_path / "model").folder
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"unheard_of": 1}))
+    prompt = "--prompt" if command == "generate" else "--input"
+    words = (command, "--model", str(folder), prompt, "the", "--max-new-tokens", "1")
+    with pytest.warns(UserWarning, match="unheard_of") as caught:
+        assert main(words) == 0
+    assert [str(each.message).endswith("without effect: unheard_of") for each in caught] == [True]

@@ -1,11 +1,13 @@
 """--mode generate: standard output is the text of the Python API, as it is generated."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.cli import generate
+from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.text.completion import complete
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.reports import run_mode
@@ -189,3 +191,24 @@ def test_an_error_begins_a_line_of_its_own(written, monkeypatch, stream):
         "--stream": ("ab", "the\nrun_example.py: no\n"),
         "--no-stream": ("", "run_example.py: no\n"),
     }[stream]
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--temperature", -1), "--temperature is -1.0, allowed is"),
+        (("--top-k", -2), "--top-k is -2, allowed is"),
+        (("--prompt-file", "absent.jsonl"), "absent.jsonl: no such file"),
+    ],
+)
+def test_bad_options_are_refused_before_a_model_is_loaded(
+    folder, tmp_path, monkeypatch, capsys, option, message, many
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(generate, "load_model", None)
+    Path("prompts.jsonl").write_text('{"prompt": "a"}')
+    prompt = ("--prompt-file", "prompts.jsonl") if many else ("--prompt", "a")
+    prompt = () if option[0] == "--prompt-file" else prompt
+    assert main(["generate", "--model", str(folder), *prompt, *map(str, option)]) == 2
+    assert message in capsys.readouterr().err

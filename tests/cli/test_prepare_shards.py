@@ -55,6 +55,8 @@ def test_shards_and_a_whole_checkpoint_do_not_mix(prepared, tmp_path):
     ("split", "message"),
     [
         (("--expert-parallel", 3), "--expert-parallel 3: allowed is a divisor of 5 experts"),
+        (("--expert-parallel", 10**9), "--expert-parallel 1000000000: allowed is a divisor of 5"),
+        (("--expert-parallel", 10**9, "--num-layers", 1), "--expert-parallel 1000000000: allowed"),
         (("--expert-parallel", 0), "argument --expert-parallel: '0' is not an integer above 0"),
         (("--tensor-parallel", 0), "argument --tensor-parallel: '0' is not an integer above 0"),
         (

@@ -7,8 +7,11 @@ import pytest
 
 from mimo_v2_flash.cli import random_model
 from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.cli.parallel_options import RankSetup
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.model import MiMoV2FlashModel
+from mimo_v2_flash.parallel import SoloGroup
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 OPTIONS = {
     "num_experts": 4, "num_layers": 2, "seed": 0, "prompt_tokens": 5, "new_tokens": 4,
@@ -60,6 +63,26 @@ def test_a_cache_that_forgets_fails(monkeypatch, capsys):
 def test_impossible_sizes_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=rf"{option.replace('_', '[-_]')} {value}"):
         random_model.run(**(OPTIONS | {option: value}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_experts": 256, "num_layers": 48},
+            "the free memory of this machine: It does not fit",
+        ),
+        ({"prompt_tokens": 262_144, "new_tokens": 2}, "a context of 262145, allowed is 262144"),
+        ({"prompt_tokens": 2**31 - 1}, "--prompt-tokens 2147483647 and --new-tokens 4 are a"),
+        ({"prompt_tokens": 200_000}, "the free memory of this machine: It does not fit"),
+        ({"num_experts": 3, "setup": RankSetup(SoloGroup(), ParallelConfig(2, 1, 2))}, "of 3 exp"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_weight_is_made(options, message, monkeypatch):
+    monkeypatch.setattr(random_model, "random_weights", None)
+    monkeypatch.setattr(random_model, "memory_size", lambda *_: 10**10)
+    with pytest.raises(ValueError, match=message):
+        random_model.run(**(OPTIONS | options))
 
 
 @pytest.mark.parametrize("option", ["--prompt-tokens", "--new-tokens", "--num-layers"])

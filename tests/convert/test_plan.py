@@ -180,3 +180,19 @@ def test_k_may_be_fp8_where_v_is_not():
     infos[K + SCALE] = infos[K + SCALE]._replace(shape=(6, 2))
     outputs = {output.name: output.dtype for output in plan_of(infos).outputs}
     assert (outputs[K], outputs[V]) == ("F8_E4M3", "BF16")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [EMBEDDING, NORM, ROUTER])
+@pytest.mark.parametrize("dtype", ["fp8", "float32"])
+def test_a_tensor_that_is_not_finite_is_refused_by_file_and_name(bad, name, dtype):
+    """Every tensor is looked at, whatever its dtype: the model would say so at its first step."""
+    tensors, _ = model_tensors(SMALL, fused=False)
+    last = tuple(length - 1 for length in tensors[name].shape)
+    tensors[name][last] = bad
+    disk = Disk()
+    infos = {n: disk.add(a, NAME_OF[a.dtype]) for n, a in tensors.items()}
+    encoding = Encoding(dtype, "cpu")
+    plan = plan_of(infos, encoding)
+    with pytest.raises(ValueError, match=f"{infos[name].file}: {name} must be finite, got NaN"):
+        made(disk, plan, encoding)

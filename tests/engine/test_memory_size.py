@@ -50,7 +50,25 @@ def test_a_size_is_bytes_with_a_unit_or_a_part(size, expected):
 
 
 @pytest.mark.parametrize(
-    "size", ["", "10", "GB", "101%", "-1%", "1.5GB", "8gb", "8 PB", "8  GB", -1, 1.5, True, None]
+    "size",
+    [
+        "",
+        "10",
+        "GB",
+        "101%",
+        "-1%",
+        "1.5GB",
+        "8gb",
+        "8 PB",
+        "8  GB",
+        "9" * 5000 + "GB",
+        2**63,
+        "9999999TB",
+        -1,
+        1.5,
+        True,
+        None,
+    ],
 )
 def test_anything_else_is_refused_by_name(size):
     with pytest.raises(ValueError, match=r"^memory "):

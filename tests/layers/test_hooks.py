@@ -1,5 +1,6 @@
 """Forward hooks: hooked layers compute the same, bit for bit, and hooks are called in order."""
 
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -75,6 +76,24 @@ def test_a_part_can_be_asked_again_and_says_the_same():
             pairs = zip(again, call.output, strict=True)  # queries and keys, or sequences
             assert all(np.array_equal(*pair) for pair in pairs)
     assert len(calls) == count
+
+
+def test_threads_that_share_a_model_count_layers_for_themselves():
+    """One thread is between two layers while the other runs a whole pass."""
+    calls, token_BT = {"first": [], "second": []}, random_tokens(tiny(), 1, 3)
+
+    def hook(call):
+        name = "second" if threading.current_thread() is second else "first"
+        calls[name].append((call.layer, call.part))
+        if calls["first"] == [(0, "apply_rope")] and name == "first":
+            second.start()
+            second.join()
+
+    model = running(tiny(), backend=HookedLayers(hook))
+    second = threading.Thread(target=model.forward, args=(token_BT,))
+    model.forward(token_BT)
+    assert calls["first"] == calls["second"]
+    assert calls["first"][-1][0] == len(tiny().config.layers) - 1
 
 
 def test_experts_touched_can_be_counted():

@@ -5,6 +5,7 @@ A case is data, so that a failing one prints as what reproduces it: `run(case, f
 
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -33,6 +34,7 @@ from tests.support.tiny_text import write_text_checkpoint
 
 __all__ = ["BASES", "VARIABLES", "Case", "Ending", "cases", "is_clean", "run", "write_folder"]
 
+CONTROL = re.compile(r"\x1b\[[?\d;]*[a-zA-Z]")  # of a progress bar that FORCE_COLOR draws
 LIMIT = 20  # seconds; a case that takes as long hangs
 MODEL = ("--model", "model")
 BASES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -42,6 +44,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--model", "prepared", "--prompt", "the", "--max-new-tokens", "1"),
         ("--model", "shards", "--prompt", "the", "--max-new-tokens", "1"),
     ),
+    "run": ((*MODEL, "--input", "the", "--max-new-tokens", "1"),),
     "evaluate": ((*MODEL, "--text", "text.txt"),),
     "random": (("--num-layers", "2", "--prompt-tokens", "3", "--new-tokens", "2"),),
     "download": (("--model", "nobody/nothing"),),
@@ -75,7 +78,7 @@ ODD_TEXTS = (
     *("24GB", "1e999GB", "127.0.0.1", "nosuch0", "notaport", "65536", ".", "..", "model"),
     *("text.txt", "model/config.json", "absent/x", "absent.json", "/proc/none/x"),
     *("trace.safetensors", "prepared", "shards", "begun", "é", "٣", "\udcff", "a\nb"),
-    *("9" * 30, "9" * 5000, "x" * 300),
+    *("9" * 30, "9" * 5000, "9" * 5000 + "GB", "1000000000", "2147483647", "65536", "x" * 300),
 )
 
 
@@ -182,7 +185,7 @@ def _option(draw: Any, command: str) -> tuple[str, ...]:
 
 def is_clean(ending: Ending) -> bool:
     """Return whether a run ended as every run does: done, "no", or one line about the input."""
-    lines = ending.err.splitlines()
+    lines = CONTROL.sub("", ending.err).splitlines()
     errors = [line for line in lines if line.startswith("mimo") and ": warning: " not in line]
     if ending.status == 2:
         return len(errors) == 1 and lines[-1] == errors[0] and len(errors[0]) > len("mimo plan: ")
