@@ -8,6 +8,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.cli import generate
 from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.model_runner import ModelRunner
 from mimo_v2_flash.text.completion import complete
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.reports import run_mode
@@ -71,7 +72,7 @@ def test_a_message_is_answered(written, folder):
 
 def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
     events: list[str] = []
-    greedy = MiMoV2FlashModel.greedy
+    forward = ModelRunner.forward
 
     class Stream:
         def write(self, text: str) -> None:
@@ -82,9 +83,9 @@ def test_the_text_is_shown_as_it_comes(folder, monkeypatch):
 
     def step(*args, **kwargs):
         events.append("step")
-        return greedy(*args, **kwargs)
+        return forward(*args, **kwargs)
 
-    monkeypatch.setattr(MiMoV2FlashModel, "greedy", step)
+    monkeypatch.setattr(ModelRunner, "forward", step)
     monkeypatch.setattr(sys, "stdout", Stream())
     options = {"model": folder, "prompt": "the", "chat": False, "max_new_tokens": 3, "seed": 0}
     generate.run(**options, stream=True, **dict.fromkeys(generate.SAMPLING))
