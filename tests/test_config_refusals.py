@@ -32,7 +32,7 @@ def rope(**changes):
         ("n_group", 8, "1"),
         ("topk_group", 4, "1"),
         ("n_shared_experts", 1, "None or 0"),
-        ("store_dtype", "mxfp4", "'fp8' or None"),
+        ("store_dtype", "mxfp4", "None or 'fp8'"),
         ("rope_parameters", "yarn", "None or {}"),
     ],
 )

@@ -54,9 +54,9 @@ def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
     """The first token comes after four seconds, each further one after a quarter."""
     now, forward = [0.0], ModelRunner.forward
 
-    def timed(runner, output, step, cache):
+    def timed(runner, output, step, cache, **options):
         now[0] += 4 if max(step.count_B) > 1 else 0.25
-        return forward(runner, output, step, cache)
+        return forward(runner, output, step, cache, **options)
 
     monkeypatch.setattr(ModelRunner, "forward", timed)
     monkeypatch.setitem(Engine.__init__.__kwdefaults__, "clock", lambda: now[0])

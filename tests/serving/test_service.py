@@ -63,6 +63,8 @@ def test_a_stream_ends_with_done(service):
 def test_a_silent_stream_has_comments(service):
     async def ask():
         blockers = [service.start(answer(service, max_tokens=900), {}) for _ in range(2)]
+        while service.thread.stats.running < 2:
+            await asyncio.sleep(0.01)
         running = service.start(answer(service, max_tokens=1, stream=True), {})
         events = running.sent_events(0.001)
         seen = [await anext(events), await anext(events)]
