@@ -54,9 +54,9 @@ def test_windows_are_computed_together_where_they_are_short(monkeypatch, length)
     token_T, steps = random_tokens(tiny(), 23), []
     model, forward = running(tiny()), ModelRunner.forward
 
-    def counting_forward(runner, output, step, cache):
+    def counting_forward(runner, output, step, cache, **options):
         steps.append(step.count_B.tolist())
-        return forward(runner, output, step, cache)
+        return forward(runner, output, step, cache, **options)
 
     monkeypatch.setattr(ModelRunner, "forward", counting_forward)
     total_bits(model, token_T, length=length, begin=BEGIN)

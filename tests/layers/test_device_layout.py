@@ -53,7 +53,7 @@ def test_experts_are_one_stack():
 def test_weights_for_trainium_keep_their_codes_and_scales():
     encoding = Encoding("fp8", "trainium2")
     layer = STORED.layers[0]
-    code, scale = encoding.scaled("q", layer.attention.w_q_OD)
+    code, scale = encoding.encode("q", layer.attention.w_q_OD)
     prepared = layer._replace(attention=layer.attention._replace(w_q_OD=BlockScaled(code, scale)))
     (after,) = to_device_layout(STORED._replace(layers=(prepared,))).layers
     np.testing.assert_array_equal(after.attention.w_q_OD.code.view(np.uint8), code)

@@ -43,8 +43,9 @@ def answer_alone(
     constraint = constraint and constraint.copy()
     error: type[Exception] | None = None
     try:
-        if params.prompt_logprobs is not None:  # then all of the prompt's logits are looked at
-            for length in range(1, len(prompt) + 1):
+        if params.prompt_logprobs is not None:  # then all of the prompt's logits are looked at,
+            last = len(prompt) - (params.max_tokens == 0)  # those that predict a token of it
+            for length in range(1, last + 1):
                 _finite(logits_after(prompt[:length])[None])
         while reason is None and len(answer.tokens) < limit:
             reason = answer.grow(constraint)
