@@ -144,7 +144,7 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "an answer that was interrupted is lost",
         "conversation",
         "            pass  # what was said is kept\n",
-        "            raise\n",
+        "            raise ValueError from None\n",
     ),
     _chat(
         "a message that failed stays",

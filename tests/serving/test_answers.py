@@ -25,6 +25,7 @@ def test_a_prompt_counts_once_and_end_tokens_count(served):
     for number in (0, 1):
         for index in (0, 1):
             one.push([(number, Event(number, index, (50, 2), None, "stop", cached_tokens=1))])
+    assert [len(choice.tokens) for choice in one.choices] == [2] * 4
     prompt = sum(len(submission.prompt_tokens) for submission in one.submissions)
     assert one.usage() == {
         "prompt_tokens": prompt,

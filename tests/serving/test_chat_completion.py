@@ -81,6 +81,7 @@ def test_a_stream_is_the_whole(served, text, sizes):
         (THOUGHT + CALL, "They ask for Rome.", None, 1, "tool_calls"),
         (CALL + CALL, None, None, 2, "tool_calls"),
         ("", None, "", 0, "stop"),
+        ("It rains <function=get", None, "It rains <function=get", 0, "stop"),
     ],
 )
 def test_an_answer_has_thinking_text_and_calls(served, text, reasoning, content, calls, reason):

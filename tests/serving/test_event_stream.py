@@ -60,6 +60,7 @@ def test_a_stream_that_is_closed_frees_its_rows(thread):
     next(iter(stream))
     stream.close()
     wait_until_idle(thread)
+    assert thread.stats.decode_tokens < 2 * 899  # of answers that nobody has ended
 
 
 def test_a_prompt_that_is_refused_takes_the_others_along(thread):
