@@ -75,7 +75,8 @@ def test_the_answers_to_a_prompt_file_are_those_of_one_rank(tmp_path):
     alone, _ = ran(*sampled)
     out, err = ran(*sampled, *SPLITS[4], ranks=4)
     assert out == alone
-    assert err.count("4 prompts") == 1
+    assert amounts(err)["prompts, errors"] == "4, 0"
+    assert err.count("prompts, errors") == 1
 
 
 def test_json_is_one_object_of_rank_0_with_what_was_sent():
