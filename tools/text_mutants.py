@@ -26,7 +26,7 @@ TEXT_MUTANTS = (
         "thinking after a call is content",
         "output_parser",
         "        self._read = self._read_text\n\n    def _emit_arguments",
-        "        self._is_reasoning = False\n        self._read = self._read_text\n\n"
+        "        self.is_reasoning = False\n        self._read = self._read_text\n\n"
         "    def _emit_arguments",
     ),
     _text(

@@ -129,3 +129,9 @@ def test_a_copy_goes_on_by_itself():
 def test_an_empty_stop_string_is_refused(stop):
     with pytest.raises(ValueError, match=f"^a stop string is {stop!r}, expected is a text of"):
         StopDetokenizer(small_tokenizer(), ["a", stop])
+
+
+def test_of_two_stop_strings_in_a_token_the_one_that_ends_first_counts():
+    tokenizer = shipped_tokenizer()
+    (token,) = tokens(tokenizer, " list")
+    assert run([token], ["st", "is"], tokenizer) == ([" l", ""], "is")
