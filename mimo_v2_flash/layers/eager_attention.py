@@ -5,7 +5,7 @@ heads at once (`attend`). The kernels say what is computed; `cpu/decode_attentio
 for sequences of one token, where numba can be used.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = ["attend", "attend_per_kv_head", "eager_attend"]
 BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about one core's cache
 FEW_SCORES = 1 << 17  # below, threads cost more than they save
 SHORTEST_BLOCK = 16  # queries
+
+_checked_once = cache(checked)  # a check remembers the shapes that it has accepted
 
 
 def attend(
@@ -48,53 +50,24 @@ def eager_attend(
 ) -> Any:
     """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is."""
     wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)
-    loops = _decode_loops(q_BTHQ, active, prior) if window >= 1 else None
-    if loops is None:
+    decode_attention = _compiled_decode(q_BTHQ, active, prior) if window >= 1 else None
+    if decode_attention is None:
         options = {"window": window, "query_block": query_block}
         y_BTHC = attend_per_kv_head(wide_BTHQ, active, prior, sink_H, **options)
     else:
-        step = *active, *prior
-        y_BTHC = _attend_decoding(wide_BTHQ, *step, sink_H, window=window, loops=loops)
+        y_BTHC = decode_attention(wide_BTHQ, *active, *prior, sink_H, window=window)
     return y_BTHC.astype(q_BTHQ.dtype, copy=False)
 
 
-def _decode_loops(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
-    """Return the module of compiled decode attention, or None if it cannot read these tensors."""
+def _compiled_decode(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
+    """Return the compiled decode attention, or None if it cannot read these tensors."""
     (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
     loops = compiled_module("decode_attention") if T == 1 and H % K == 0 else None
     parts = active.k_BSKQ, active.v_BSKC, prior.k_BSKQ, prior.v_BSKC
     if loops is None or len({part.dtype for part in parts}) > 1:
         return None
     is_readable = loops.is_readable(prior.k_BSKQ) and loops.is_readable(prior.v_BSKC)
-    return loops if is_readable else None
-
-
-@checked
-def _attend_decoding(
-    q_BTHQ: Any,
-    k_BTKQ: Any,
-    v_BTKC: Any,
-    position_BT: Any,
-    prior_k_BSKQ: Any,
-    prior_v_BSKC: Any,
-    prior_position_BS: Any,
-    sink_H: Any,
-    *,
-    window: int,
-    loops: Any,
-) -> Any:
-    """Return `y_BTHC` of one token for each sequence, by the compiled loops."""
-    return loops.decode_attention(
-        q_BTHQ,
-        k_BTKQ,
-        v_BTKC,
-        position_BT,
-        prior_k_BSKQ,
-        prior_v_BSKC,
-        prior_position_BS,
-        sink_H,
-        window=window,
-    )
+    return _checked_once(loops.decode_attention) if is_readable else None
 
 
 def attend_per_kv_head(
