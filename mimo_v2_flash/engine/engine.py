@@ -287,10 +287,11 @@ class Engine:
             self._check_open()
             events = self._end_waiting()
             self._scheduler.remove_finished(events)
-            scheduled = self._scheduler.schedule()
-            self._recorder.begin(scheduled, self._clock())
             self._is_stepping = True
         try:
+            with self._lock:
+                scheduled = self._scheduler.schedule()
+                self._recorder.begin(scheduled, self._clock())
             for result in self._runner.run(scheduled):
                 with self._lock:
                     events += self._processor(result)

@@ -1,6 +1,6 @@
 """Statistics of an engine: queue, rates, latencies and batch sizes, since its start."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -75,6 +75,7 @@ class StatsRecorder:
         self._finished = self._steps = self._sequences = 0
         self._new_tokens = self._reused_tokens = 0
         self._tokens = {True: 0, False: 0}  # by whether they are a prompt's
+        self._step = Counter[bool]()  # those of the step that runs
         self._seconds = {True: 0.0, False: 0.0}
         self._first_token: deque[float] = deque(maxlen=KEPT)
         self._between_tokens: deque[float] = deque(maxlen=KEPT)
@@ -84,7 +85,6 @@ class StatsRecorder:
         """Count the tokens of a step that begins."""
         self._start, self._steps = now, self._steps + bool(scheduled)
         self._sequences += len(scheduled)
-        self._step = {True: 0, False: 0}
         for part in scheduled:
             sequence = part.sequence
             self._step[sequence.is_prefill] += len(part.tokens)
@@ -95,7 +95,8 @@ class StatsRecorder:
         """Count what a step added to the answers of `requests`."""
         for is_prefill, tokens in self._step.items():
             self._tokens[is_prefill] += tokens
-            self._seconds[is_prefill] += (now - self._start) * bool(tokens)
+            self._seconds[is_prefill] += now - self._start
+        self._step.clear()
         for event in events:
             self._finished += event.finish_reason is not None
             request = requests.get(event.id)

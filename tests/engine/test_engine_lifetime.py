@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.engine import Engine, SamplingParams
+from mimo_v2_flash.engine.prefix_store import PrefixStore
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
 
@@ -47,6 +48,22 @@ def test_a_model_that_fails_ends_all_with_its_error_and_closes(step):
     with pytest.raises(RuntimeError, match="the engine is closed: the device is gone") as info:
         engine.submit([1])
     assert isinstance(info.value.__cause__, ArithmeticError)
+
+
+def test_a_prefix_that_cannot_be_restored_ends_all_with_its_error_and_closes(monkeypatch):
+    def fail(*_):
+        raise ArithmeticError("the device is gone")
+
+    engine = Engine(HistoryModel(V, LENGTH), 4, prefill_chunk=5, prefix_cache=1 << 20)
+    engine.submit([1, 2, 3], SamplingParams(max_tokens=9))
+    engine.step()
+    monkeypatch.setattr(PrefixStore, "restore", fail)
+    engine.submit([4, 5], SHORT)
+    answer_of = together(step_until_idle(engine))
+    assert {answer.error for answer in answer_of.values()} == {ArithmeticError}
+    assert [id_ for id_, _ in answer_of] == [0, 1]
+    assert (engine.is_open, engine.has_work) == (False, False)
+    assert (engine.stats.finished, engine.stats.prefill_tokens) == (2, 3)  # the one step's
 
 
 def test_results_of_a_model_that_fails_name_the_error():
