@@ -5,7 +5,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-__all__ = ["parse_json_object", "read_json_object", "shorten"]
+__all__ = ["parse_json", "parse_json_object", "read_json_object", "shorten"]
 
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 4, 64, 64
@@ -21,23 +21,28 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def parse_json_object(content: bytes | str) -> dict[str, Any]:
-    """Return the JSON object that `content` is.
+    """Return the JSON object that `content` is; ValueError as of `parse_json`, or if it is none."""
+    value = parse_json(content)
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object is needed, not {shorten(value)}")
+    return value
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Return the value that `content` is.
 
     Raises
     ------
     ValueError
-        If it is not JSON, has a key twice, is nested too deeply, or is no object. The caller
-        knows the file, and names it.
+        If it is not JSON, has a key twice, or is nested too deeply. The caller knows the file,
+        and names it.
     """
     try:
-        value = json.loads(content, object_pairs_hook=_unique_keys)
+        return json.loads(content, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("not JSON: it is nested too deeply") from None
     except ValueError as error:  # no UTF-8, or a number of thousands of digits, too
         raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is needed, not {shorten(value)}")
-    return value
 
 
 def shorten(value: object) -> str:

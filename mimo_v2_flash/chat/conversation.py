@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.atomic_file import atomic_write
-from mimo_v2_flash.json_object import parse_json_object, read_json_object, shorten
+from mimo_v2_flash.json_object import parse_json, read_json_object, shorten
 from mimo_v2_flash.runner import Runner
 
 __all__ = ["SETTINGS", "Conversation", "Reply", "Show", "parse_value"]
@@ -142,20 +142,24 @@ class Conversation:
         ValueError
             If there is none.
         """
-        answer = self.messages.pop() if self.messages else None
-        if answer is None:
-            raise ValueError("there is no answer yet")
+        end = self._last_question() + 1
+        answer, self.messages[end:] = self.messages[end:], []
         try:
             return self._answer(show)
         except Exception:
-            self.messages.append(answer)
+            self.messages += answer
             raise
 
     def undo(self) -> None:
         """Take the last message and its answer back; ValueError if there is none."""
-        if not self.messages:
-            raise ValueError("there is no message yet")
-        del self.messages[-2:]
+        del self.messages[self._last_question() :]
+
+    def _last_question(self) -> int:
+        """Return the index of the user's last message; ValueError if there is none."""
+        for index in reversed(range(len(self.messages))):
+            if self.messages[index]["role"] == "user":
+                return index
+        raise ValueError("there is no message yet")
 
     def _answer(self, show: Show) -> Reply:
         start, first, reason = time.perf_counter(), None, "interrupted"
@@ -242,6 +246,6 @@ def _reply(usage: Any, first_seconds: float, seconds: float, reason: str) -> Rep
 def parse_value(text: str) -> Any:
     """Return the value that a text is: JSON, or the text itself."""
     try:
-        return parse_json_object(f'{{"value": {text}}}')["value"]
+        return parse_json(text)
     except ValueError:
         return text

@@ -88,6 +88,22 @@ def test_the_last_answer_is_made_again_or_taken_back(conversation):
             refused()
 
 
+def test_a_file_may_end_with_a_message_that_waits_for_its_answer(conversation, tmp_path):
+    turns = [
+        {"role": "user", "content": "What is a list?"},
+        {"role": "assistant", "content": "A type."},
+        {"role": "user", "content": "And a set?"},
+    ]
+    (tmp_path / "chat.json").write_text(json.dumps({"messages": turns}))
+    conversation.load(tmp_path / "chat.json")
+    conversation.set("max_tokens", 2)
+    conversation.regenerate(silent)
+    assert [*conversation.messages[:-1]] == turns
+    assert conversation.messages[-1]["role"] == "assistant"
+    conversation.undo()
+    assert conversation.messages == turns[:2]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -137,6 +153,5 @@ def test_a_file_that_is_no_conversation_changes_nothing(conversation, tmp_path, 
 
 
 def test_a_value_is_json_or_a_text():
-    assert [parse_value(text) for text in ("0.3", "[1]", "null", "hot", "")] == [
-        *(0.3, [1], None, "hot", "")
-    ]
+    texts = ("0.3", "[1]", "null", "hot", "", '1, "x": 2')
+    assert [*map(parse_value, texts)] == [0.3, [1], None, "hot", "", '1, "x": 2']
