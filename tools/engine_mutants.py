@@ -222,8 +222,8 @@ ENGINE_MUTANTS = (
     _engine(
         "a cancelled sequence is computed once more",
         "engine",
-        "            self._scheduler.remove_finished(events)\n            scheduled",
-        "            scheduled",
+        "            self._scheduler.remove_finished(events)\n            self._is_stepping = True",
+        "            self._is_stepping = True",
         "engine_cancel",
     ),
     _engine(

@@ -135,10 +135,11 @@ def run(
 ) -> Result:
     """Serve until a signal asks to end; return the engine's statistics.
 
-    Rank 0 serves, other ranks compute with it. The status is 1 if the model failed.
+    Rank 0 serves, other ranks compute with it. An error of the model ends the server, and is
+    raised.
     """
     check_folder(model)
-    modules = [_serving(name) for name in ("api_server", "service")]
+    api_server, service = _serving("api_server"), _serving("service")
     runtime = RuntimeOptions.pop_from(options)
     keywords = runtime.keywords(NumpyBackend())
     loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
@@ -150,10 +151,16 @@ def run(
     name, tokenizer = served_model_name or model.resolve().name, load_tokenizer(model)
     served = ServedModel(name, loaded, tokenizer, max_length)
     with EngineThread(engine) as thread:
-        service = modules[1].Service(served, thread, drops_turns=context_policy == "truncate")
-        _serve(modules[0], service, **options)
-        numbers, has_failed = engine.stats._asdict(), not thread.is_alive
-    return Result({"model": model} | numbers, int(has_failed))
+        answers = service.Service(served, thread, drops_turns=context_policy == "truncate")
+        server = _listen(api_server, answers, **options)
+        _warm_up(thread)
+        if engine.failure is None:
+            _announce(name, server.url)
+            server.run()
+        numbers, failure = engine.stats._asdict(), engine.failure
+    if failure is not None:
+        raise failure
+    return Result({"model": model} | numbers)
 
 
 def _size(text: str | None) -> int | str | None:
@@ -168,7 +175,7 @@ def _follow(engine: Engine) -> None:
     engine.follow()
 
 
-def _serve(
+def _listen(
     api_server: Any,
     service: Any,
     host: str,
@@ -176,27 +183,27 @@ def _serve(
     api_key: list[str] | None,
     max_body: int,
     drain_seconds: int,
-) -> None:
-    """Listen, warm up, say where, and serve."""
-    server = api_server.APIServer(
+) -> Any:
+    """Return a server that listens, and logs to standard error."""
+    return api_server.APIServer(
         service,
         host=host,
         port=port,
         api_keys=api_key or os.environ.get("MIMO_API_KEY", "").split(),
         max_body_bytes=max_body,
         drain_seconds=drain_seconds,
+        log=sys.stderr,
     )
-    _warm_up(service.thread)
-    sys.stderr.write(
-        f"{service.served.name} is served at {server.url}/v1, with a chat page at {server.url}\n"
-    )
-    sys.stderr.flush()
-    server.run()
 
 
 def _warm_up(thread: EngineThread) -> None:
     """Load compiled code, or programs, before there is a client."""
     deque(EventStream(thread, [Submission([0], SamplingParams(max_tokens=2))]), maxlen=0)
+
+
+def _announce(name: str, url: str) -> None:
+    sys.stderr.write(f"{name} is served at {url}/v1, with a chat page at {url}\n")
+    sys.stderr.flush()
 
 
 def _serving(name: str) -> Any:

@@ -145,9 +145,9 @@ class Engine:
         return bool(self._scheduler.requests)
 
     @property
-    def is_open(self) -> bool:
-        """Whether requests are answered: not after `close`, nor after a failure of the model."""
-        return self._failure is None
+    def failure(self) -> Exception | None:
+        """Why no request is answered any more: the model's error, or `close`."""
+        return self._failure
 
     @property
     def stats(self) -> EngineStats:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Collection
 from types import FrameType
@@ -56,7 +55,7 @@ class APIServer:
         api_keys: Collection[str] = (),
         max_body_bytes: int = 8 << 20,
         drain_seconds: float = 30.0,
-        log: TextIO | None = sys.stderr,
+        log: TextIO | None = None,
     ) -> None:
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host

@@ -96,7 +96,7 @@ class EngineThread:
         self._engine.close()
 
     def _run(self) -> None:
-        while self._engine.is_open and self._wait():
+        while self._engine.failure is None and self._wait():
             self._deliver(self._engine.step())
 
     def _wait(self) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -48,7 +47,7 @@ class Gate:
         api_keys: Collection[str] = (),
         hosts: Collection[str] = (),
         max_body_bytes: int = 8 << 20,
-        log: TextIO | None = sys.stderr,
+        log: TextIO | None = None,
     ) -> None:
         self._app, self._hosts, self._log = app, {host.lower() for host in hosts}, log
         self._key_digests = [_digest(key.encode()) for key in api_keys]

@@ -6,11 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import count
+from threading import Thread
 
 import httpx
 import pytest
 
+from mimo_v2_flash.cli import serve
 from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.engine.worker import Worker
 
 COMMAND = [sys.executable, "-m", "mimo_v2_flash", "serve", "--port", "0", "--max-length", "128"]
 
@@ -60,6 +64,35 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     assert main(["serve"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert 'serve needs uvicorn, which is not installed: pip install "mimo-v2-flash[serve]"' in line
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_an_error_of_the_model_ends_it_and_is_one_line(step, monkeypatch, capsys):
+    steps, run, asked = count(), Worker.step, []
+
+    def fail(worker, plan):
+        if next(steps) >= step:
+            raise ArithmeticError("the device is gone")
+        return run(worker, plan)
+
+    def ask(name, url):
+        body = {"model": name, "prompt": "The list", "max_tokens": 9}
+        asked.append(
+            Thread(target=httpx.post, args=[f"{url}/v1/completions"], kwargs={"json": body})
+        )
+        asked[0].start()
+
+    monkeypatch.setattr(Worker, "step", fail)
+    monkeypatch.setattr(serve, "_announce", ask)
+    assert main(["serve", "--port", "0", "--max-length", "64"]) == 70
+    for thread in asked:
+        thread.join(30)
+    *log, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "mimo serve: a fault of the program: ArithmeticError: the device is gone"
+    )
+    assert [json.loads(request)["status"] for request in log] == [500] * len(asked)
+    assert len(asked) == bool(step)  # nobody is told of a server that fails as it warms up
 
 
 @pytest.mark.parametrize(

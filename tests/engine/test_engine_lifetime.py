@@ -62,7 +62,7 @@ def test_a_prefix_that_cannot_be_restored_ends_all_with_its_error_and_closes(mon
     answer_of = together(step_until_idle(engine))
     assert {answer.error for answer in answer_of.values()} == {ArithmeticError}
     assert [id_ for id_, _ in answer_of] == [0, 1]
-    assert (engine.is_open, engine.has_work) == (False, False)
+    assert (str(engine.failure), engine.has_work) == ("the device is gone", False)
     assert (engine.stats.finished, engine.stats.prefill_tokens) == (2, 3)  # the one step's
 
 
