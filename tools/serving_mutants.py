@@ -89,8 +89,8 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
     _serving(
         "a grammar that is taken back stays begun",
         "grammar",
-        "self._begin = None\n        del",
-        "pass\n        del",
+        "self._begin = None\n        self._length -= n",
+        "pass\n        self._length -= n",
     ),
     _serving(
         "a copy of a grammar shares its state",

@@ -13,6 +13,7 @@ __all__ = ["answer_form", "tool_call_grammar"]
 
 TOOL_CHOICES = ("auto", "none", "required")
 GRAMMAR_KINDS = {"json": "json_schema"}
+ANY_OBJECT = '{"type": "object"}'
 
 
 def answer_form(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, str, str] | None:
@@ -42,7 +43,7 @@ def _response_format(request: ChatCompletionFields) -> tuple[str, str, str] | No
     if requested is None or requested.type == "text":
         return None
     if requested.type == "json_object":
-        return "json_schema", '{"type": "object"}', "response_format"
+        return "json_schema", ANY_OBJECT, "response_format"
     schema = (requested.json_schema or {}).get("schema")
     if not isinstance(schema, dict):
         message = "response_format.json_schema.schema is missing: expected is a JSON schema"
@@ -53,12 +54,14 @@ def _response_format(request: ChatCompletionFields) -> tuple[str, str, str] | No
 def _structured_outputs(request: ChatCompletionFields) -> tuple[str, str, str] | None:
     requested = request.structured_outputs
     entries = requested.model_dump(exclude_none=True, by_alias=True) if requested else {}
+    if entries.get("json_object") is False:
+        del entries["json_object"]
     if len(entries) > 1:
         names = " and ".join(entries)
         raise APIError(f"structured_outputs has {names}: one is allowed", param=next(iter(entries)))
     for kind, value in entries.items():
         if kind == "json_object":
-            return "json_schema", '{"type": "object"}', "structured_outputs"
+            return "json_schema", ANY_OBJECT, "structured_outputs"
         text = value if isinstance(value, str) else json.dumps(value)
         return GRAMMAR_KINDS.get(kind, kind), text, "structured_outputs"
     return None

@@ -1,5 +1,7 @@
 """Answers to requests of /v1/chat/completions: thinking, text and tool calls."""
 
+import sys
+from functools import partial
 from typing import Any
 
 from mimo_v2_flash.engine.request import Constraint, Event, TokenLogprob
@@ -46,13 +48,10 @@ class ChatCompletionBuilder(ResponseBuilder):
         if request.max_completion_tokens is not None:
             limit = request.max_completion_tokens
         room = min(served.max_length // 4, served.max_length if limit is None else limit)
-        most = served.max_length - room if drops_turns else served.max_length
+        most = served.max_length - room if drops_turns else sys.maxsize
         try:
-            prompt, dropped = drop_oldest_turns(
-                lambda messages: _render(request, served, messages),
-                request.messages,
-                most if drops_turns else 1 << 62,
-            )
+            render = partial(_render, request, served)
+            prompt, dropped = drop_oldest_turns(render, request.messages, most)
         except ValueError as error:
             raise APIError(str(error), param=str(error).partition("[")[0][:40]) from error
         served.check_length(prompt.tokens)

@@ -92,7 +92,7 @@ class GrammarConstraint:
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, begins_after: int | None) -> None:
         self._matcher, self._vocab_size, self._begins_after = matcher, vocab_size, begins_after
-        self._tokens: list[int] = []
+        self._length = 0  # tokens so far
         self._begin = 0 if begins_after is None else None  # index of the first token that it binds
 
     def mask(self) -> np.ndarray | None:
@@ -107,25 +107,24 @@ class GrammarConstraint:
 
     def accept(self, token: int) -> str | None:
         """Take the next token; return "stop" where nothing may follow it."""
-        self._tokens.append(token)
+        self._length += 1
         if self._begin is None:
             if token == self._begins_after:
-                self._begin = len(self._tokens)
+                self._begin = self._length
             return None
         self._matcher.consume_token(token)
         return "stop" if self._matcher.is_stopped() else None
 
     def rollback(self, n: int) -> None:
         """Take the last `n` tokens back."""
-        length = len(self._tokens) - n
         if self._begin is not None:
-            self._matcher.rollback(min(n, len(self._tokens) - self._begin))
-            if self._begins_after is not None and length < self._begin:
+            self._matcher.rollback(min(n, self._length - self._begin))
+            if self._begins_after is not None and self._length - n < self._begin:
                 self._begin = None
-        del self._tokens[length:]
+        self._length -= n
 
     def copy(self) -> GrammarConstraint:
         """Return an independent constraint in the same state."""
         other = GrammarConstraint(self._matcher.deep_copy(), self._vocab_size, self._begins_after)
-        other._tokens, other._begin = [*self._tokens], self._begin
+        other._length, other._begin = self._length, self._begin
         return other

@@ -27,6 +27,10 @@ class ServedModel:
 
     Attributes
     ----------
+    name, model, tokenizer, max_length
+        The parameters of these names.
+    vocab_size
+        Rows of the model's vocabulary.
     defaults
         Sampling parameters of requests that say nothing else.
     end_tokens

@@ -40,6 +40,7 @@ def form(tokenizer, **fields):
         {"tools": [WEATHER], "tool_choice": "auto"},
         {"tools": [WEATHER], "tool_choice": "none"},
         {"structured_outputs": {}},
+        {"structured_outputs": {"json_object": False}},
     ],
 )
 def test_most_requests_ask_for_no_form(tokenizer, fields):
