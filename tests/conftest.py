@@ -1,4 +1,4 @@
-"""Hypothesis profiles: the same examples on every run and every machine; a shared checkpoint."""
+"""Hypothesis profiles: the same examples on every run and every machine; what many tests share."""
 
 from pathlib import Path
 
@@ -22,3 +22,11 @@ def hub_folder(tmp_path_factory) -> Path:
     from tests.support.tiny import tiny
 
     return write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path_factory.mktemp("hub")).folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Return the tokenizer of the shipped model."""
+    from mimo_v2_flash.text.tokenizer import load_tokenizer
+
+    return load_tokenizer("examples/mimo-tiny")

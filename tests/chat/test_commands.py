@@ -4,13 +4,6 @@ import pytest
 
 from mimo_v2_flash.chat.commands import COMMANDS, EndOfChatError, run_command
 from mimo_v2_flash.chat.conversation import Conversation
-from mimo_v2_flash.runner import Runner, Which
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with Runner(Which.Plain("examples/mimo-tiny"), max_seqs=1, max_length=256) as runner:
-        yield runner
 
 
 @pytest.fixture

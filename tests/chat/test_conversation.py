@@ -5,15 +5,8 @@ import json
 import pytest
 
 from mimo_v2_flash.chat.conversation import Conversation, parse_value
-from mimo_v2_flash.runner import Runner, Which
 
 GREEDY = {"temperature": 0, "max_tokens": 4}
-
-
-@pytest.fixture(scope="module")
-def runner():
-    with Runner(Which.Plain("examples/mimo-tiny"), max_seqs=1, max_length=256) as runner:
-        yield runner
 
 
 @pytest.fixture

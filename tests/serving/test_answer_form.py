@@ -10,7 +10,7 @@ from mimo_v2_flash.serving.grammar import GrammarCompiler
 from mimo_v2_flash.serving.protocol import ChatCompletionFields, parse_request
 from mimo_v2_flash.text.chat_output import join_deltas
 from mimo_v2_flash.text.output_parser import OutputParser
-from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
+from mimo_v2_flash.text.tokenizer import tokens
 from tests.support.served import WEATHER
 
 NOW = {"type": "function", "function": {"name": "now"}}
@@ -19,11 +19,6 @@ CALL = (
     "<parameter=days>{days}</parameter>\n</function>\n</tool_call>"
 )
 NOW_CALL = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("examples/mimo-tiny")
 
 
 def form(tokenizer, **fields):

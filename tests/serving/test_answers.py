@@ -3,25 +3,12 @@
 import pytest
 
 from mimo_v2_flash.engine.request import Event
-from mimo_v2_flash.serving.completion import CompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
-from mimo_v2_flash.serving.protocol import CompletionFields, parse_request
-from tests.support.served import served_tiny
-
-
-@pytest.fixture(scope="module")
-def served():
-    return served_tiny()
-
-
-def answer(served, **fields):
-    return CompletionBuilder(
-        parse_request(CompletionFields, {"prompt": "A list", **fields}), served
-    )
+from tests.support.served import completion_of
 
 
 def test_a_prompt_counts_once_and_end_tokens_count(served):
-    one = answer(served, prompt=["A list", "The type"], n=2)
+    one = completion_of(served, prompt=["A list", "The type"], n=2)
     for number in (0, 1):
         for index in (0, 1):
             one.push([(number, Event(number, index, (50, 2), None, "stop", cached_tokens=1))])
@@ -44,14 +31,14 @@ def test_a_prompt_counts_once_and_end_tokens_count(served):
     ],
 )
 def test_the_token_that_ended_an_answer_is_not_shown(served, fields, token, text, reason):
-    one = answer(served, **fields)
+    one = completion_of(served, **fields)
     one.push([(0, Event(0, 0, (685, token), None, "stop"))])
     (choice,) = one.result()["choices"]
     assert (choice["text"], choice["stop_reason"]) == (text, reason)
 
 
 def test_a_token_that_ends_nothing_is_shown(served):
-    one = answer(served)
+    one = completion_of(served)
     one.push([(0, Event(0, 0, (685, 685), None, "length"))])
     assert one.result()["choices"][0]["text"] == "getget"
 
@@ -66,16 +53,16 @@ def test_a_token_that_ends_nothing_is_shown(served):
 )
 def test_an_answer_that_cannot_be_is_an_error(served, event, status, words):
     with pytest.raises(APIError, match=words) as caught:
-        answer(served).push([(0, event)])
+        completion_of(served).push([(0, event)])
     assert caught.value.status == status
     assert "secret" not in str(caught.value)
 
 
 def test_a_stream_may_have_usage_in_each_chunk_or_at_its_end(served):
     options = {"include_usage": True, "continuous_usage_stats": True}
-    one = answer(served, stream=True, stream_options=options)
+    one = completion_of(served, stream=True, stream_options=options)
     (chunk,) = one.push([(0, Event(0, 0, (685,), None, "length"))])
     (last,) = one.end()
     assert chunk["usage"]["completion_tokens"] == last["usage"]["completion_tokens"] == 1
     assert last["choices"] == []
-    assert answer(served, stream=True).end() == []
+    assert completion_of(served, stream=True).end() == []

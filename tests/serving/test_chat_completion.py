@@ -24,11 +24,6 @@ TEXTS = ["", "It rains.", THOUGHT + "It rains.", THOUGHT + "Let me see." + CALL,
 SIZES = st.lists(st.integers(1, 5), max_size=12)
 
 
-@pytest.fixture(scope="module")
-def served():
-    return served_tiny()
-
-
 def answer(served, **fields):
     body = {"messages": [{"role": "user", "content": "Rain?"}], "tools": [WEATHER], **fields}
     request = parse_request(ChatCompletionFields, body)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.grammar import GrammarCompiler
-from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
+from mimo_v2_flash.text.tokenizer import tokens
 
 END = 2
 SCHEMA = {
@@ -19,11 +19,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 TEXT = json.dumps(SCHEMA)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("examples/mimo-tiny")
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,9 @@
 
 import math
 
-import pytest
-
 from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.serving.logprobs import chat_logprobs, completion_logprobs
-from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("examples/mimo-tiny")
+from mimo_v2_flash.text.tokenizer import tokens
 
 
 def entries(token_ids, logprob=-0.5):

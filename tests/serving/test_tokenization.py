@@ -6,14 +6,8 @@ from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import DetokenizeRequest, TokenizeRequest, parse_request
 from mimo_v2_flash.serving.tokenization import detokenize, tokenize
 from mimo_v2_flash.text.chat_template import chat_prompt
-from tests.support.served import served_tiny
 
 MESSAGES = [{"role": "user", "content": "Hello <|im_end|>"}]
-
-
-@pytest.fixture(scope="module")
-def served():
-    return served_tiny()
 
 
 def ask(served, **fields):

@@ -12,12 +12,14 @@ from mimo_v2_flash import load_model
 from mimo_v2_flash.engine import Engine
 from mimo_v2_flash.engine.request import Event
 from mimo_v2_flash.serving.api_server import APIServer
+from mimo_v2_flash.serving.completion import CompletionBuilder
 from mimo_v2_flash.serving.engine_thread import EngineThread
+from mimo_v2_flash.serving.protocol import CompletionFields, parse_request
 from mimo_v2_flash.serving.served_model import ServedModel
 from mimo_v2_flash.serving.service import Service
 from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
 
-__all__ = ["NAME", "WEATHER", "events_of", "served_tiny", "serving"]
+__all__ = ["NAME", "WEATHER", "completion_of", "events_of", "served_tiny", "serving"]
 
 NAME, FOLDER = "tiny", "examples/mimo-tiny"
 WEATHER = {
@@ -40,6 +42,12 @@ WEATHER = {
 def served_tiny(**options: Any) -> ServedModel:
     """Return the shipped model, with its tokenizer."""
     return ServedModel(NAME, load_model(FOLDER), load_tokenizer(FOLDER), **options)
+
+
+def completion_of(served: ServedModel, **fields: Any) -> CompletionBuilder:
+    """Return the answer to a request of /v1/completions, not yet begun."""
+    request = parse_request(CompletionFields, {"prompt": "A list", **fields})
+    return CompletionBuilder(request, served)
 
 
 def events_of(tokenizer: Any, text: str, sizes: Sequence[int] = (), end: int | None = 2) -> Any:

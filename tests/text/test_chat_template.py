@@ -26,14 +26,6 @@ CALL = {"id": "1", "type": "function", "function": WEATHER}
 every_spelling = pytest.mark.parametrize("spelling", TEMPLATES)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer")
-    small_tokenizer().save_pretrained(path)
-    (path / "chat_template.jinja").write_text(TEMPLATE)
-    return path
-
-
 def text_of(messages, spelling=None, **options) -> str:
     tokenizer = shipped_tokenizer(spelling)
     return tokenizer.decode(chat_prompt(tokenizer, messages, **options).tokens)

@@ -1,16 +1,10 @@
 """The bytes of tokens: those of all tokens of a text are the text's."""
 
 import hypothesis
-import pytest
 from hypothesis import strategies as st
 
 from mimo_v2_flash.text.token_bytes import token_bytes
-from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("examples/mimo-tiny")
+from mimo_v2_flash.text.tokenizer import tokens
 
 
 @hypothesis.given(st.text())

@@ -22,20 +22,11 @@ from mimo_v2_flash.text.tokenizer import (
 from tests.support.tiny_text import (
     MESSAGE_END,
     SPECIAL,
-    TEMPLATE,
     any_text,
     small_tokenizer,
 )
 
 ids = st.integers(0, len(small_tokenizer()) - 1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer")
-    small_tokenizer().save_pretrained(path)
-    (path / "chat_template.jinja").write_text(TEMPLATE)
-    return path
 
 
 def pieces_of(token_T) -> list[str]:
