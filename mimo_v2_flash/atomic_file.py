@@ -33,11 +33,12 @@ def atomic_write(path: Path, partial: Path | None = None) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
+    hidden = None
     if partial is None:
         path = path.resolve()
-        partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+        partial = hidden = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with naming(path):
+        with naming(path, hidden):
             yield partial
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
@@ -48,12 +49,12 @@ def atomic_write(path: Path, partial: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name `path` in an OSError of the block that names no file: those of writes do not."""
+def naming(path: Path, hidden: Path | None = None) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names `hidden` or, as writes do, no file."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or error.filename not in (None, str(hidden)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -110,6 +110,13 @@ def test_other_errors_are_as_they_were(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_does_not_exist_is_an_error_of_the_file(tmp_path):
+    file = tmp_path / "nowhere" / "x"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(file) as partial:
+        partial.write_text("x")
+    assert caught.value.filename == str(file.resolve())
+
+
 def test_a_temporary_name_is_of_one_process_or_of_one_writer(tmp_path):
     with atomic_write(tmp_path / "x") as partial:
         assert partial.name == f".x.{os.getpid()}.partial"

@@ -246,7 +246,7 @@ class Engine:
         `follow` on other ranks returns, or raises if there is an `error`.
         """
         with self._lock:
-            self._failure = self._failure or RuntimeError("the engine is closed")
+            self._failure = self._failure or RuntimeError("close() was called")
             self._scheduler.requests.clear()
             if not self._is_stepping:
                 self._executor.close(error)

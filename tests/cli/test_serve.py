@@ -68,7 +68,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_an_error_of_the_model_ends_it_and_is_one_line(step, monkeypatch, capsys):
-    steps, run, asked = count(), Worker.step, []
+    steps, run, requests = count(), Worker.step, []
 
     def fail(worker, plan):
         if next(steps) >= step:
@@ -77,22 +77,22 @@ def test_an_error_of_the_model_ends_it_and_is_one_line(step, monkeypatch, capsys
 
     def ask(name, url):
         body = {"model": name, "prompt": "The list", "max_tokens": 9}
-        asked.append(
+        requests.append(
             Thread(target=httpx.post, args=[f"{url}/v1/completions"], kwargs={"json": body})
         )
-        asked[0].start()
+        requests[0].start()
 
     monkeypatch.setattr(Worker, "step", fail)
     monkeypatch.setattr(serve, "_announce", ask)
     assert main(["serve", "--port", "0", "--max-length", "64"]) == 70
-    for thread in asked:
+    for thread in requests:
         thread.join(30)
     *log, line = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "mimo serve: a fault of the program: ArithmeticError: the device is gone"
     )
-    assert [json.loads(request)["status"] for request in log] == [500] * len(asked)
-    assert len(asked) == bool(step)  # nobody is told of a server that fails as it warms up
+    assert [json.loads(request)["status"] for request in log] == [500] * len(requests)
+    assert len(requests) == bool(step)  # nobody is told of a server that fails as it warms up
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_a_closed_engine_says_so():
     assert not engine.has_work
     engine.close()
     for call in (engine.step, lambda: engine.submit([1])):
-        with pytest.raises(RuntimeError, match=r"^the engine is closed"):
+        with pytest.raises(RuntimeError, match=r"^the engine is closed: close\(\) was called$"):
             call()
     engine.cancel(0)
     assert engine.stats.finished == 0
