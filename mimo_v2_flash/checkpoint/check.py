@@ -7,8 +7,10 @@ they are read, when a loaded weight is first used or when it is prepared.
 import warnings
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
+from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
 
 from .param_specs import (
@@ -19,10 +21,13 @@ from .param_specs import (
     OTHER_MODALITIES,
     ROUTER,
     ParamSpec,
+    is_fused,
+    mtp_head,
+    mtp_prefix,
 )
 from .safetensors_file import READABLE, TensorInfo
 
-__all__ = ["TensorNames", "check_names", "check_tensors"]
+__all__ = ["TensorNames", "check_names", "check_tensors", "count_mtp_heads"]
 
 PLAIN = ("F32", "BF16", "F16")  # dtypes of weights in no storage format
 LEFT_OUT = (MTP_PREFIX, *OTHER_MODALITIES)
@@ -64,7 +69,7 @@ def check_names(
 ) -> TensorNames:
     """Return which of the `available` tensors to read: those of `params` in any storage format.
 
-    Every other tensor must be left out on purpose: it is of an MTP layer, of another modality, or
+    Every other tensor must be left out on purpose: it is of an MTP head, of another modality, or
     of `whole`, the model that `params` are a part of. Loading, preparing and downloading call it.
 
     Raises
@@ -89,6 +94,20 @@ def _owner(name: str, of_whole: Container[str]) -> str | None:
     if name in of_whole:
         return NOT_REQUESTED
     return next((f"{prefix}*" for prefix in LEFT_OUT if name.startswith(prefix)), None)
+
+
+def count_mtp_heads(config: MiMoConfig, available: Collection[str]) -> int:
+    """Return how many MTP heads a checkpoint of the `available` tensors has, the first ones.
+
+    No config.json says it, and none is needed: of an incomplete head all tensors are left out.
+    """
+    fused = is_fused(available)
+
+    def is_complete(head: int) -> bool:
+        params = mtp_head(mtp_prefix(head), config.mtp_layer, fused=fused)
+        return all(_stored_names(param.name, available) for param in params)
+
+    return next(head for head in count() if not is_complete(head))
 
 
 def check_tensors(

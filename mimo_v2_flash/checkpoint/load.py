@@ -23,6 +23,7 @@ from .params import (
     ExpertWeights,
     ModelWeights,
     MoEWeights,
+    MTPWeights,
 )
 from .prepared import PreparedMetadata, check_shard, find_shard_folder
 from .source import Checkpoint, open_checkpoint
@@ -36,8 +37,8 @@ def load_weights(
     """Return the weights of the checkpoint at `path`, memory-mapped: matrices are read when used.
 
     Names, shapes and dtypes are checked here, and no byte of an expert is read. Whether scales are
-    positive numbers is checked when a weight is first used: a ValueError then names it. MTP weights
-    are not read; towers of other modalities neither, which one warning names.
+    positive numbers is checked when a weight is first used: a ValueError then names it. Towers of
+    other modalities are not read, which one warning names.
 
     Parameters
     ----------
@@ -71,14 +72,17 @@ def load_weights(
     tensors = open_checkpoint(source)
     experts, shard_spec, prepared = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    params = list(param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec))
+    heads = check.count_mtp_heads(config, tensors)
+    params = list(
+        param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec, mtp_heads=heads)
+    )
     names = check.check_names(str(source), params, tensors)
     if any(f"{prefix}*" in names.left_out for prefix in OTHER_MODALITIES):
         message = f"{source}: a model of text: {names.describe_left_out()}"
         warnings.warn(message, stacklevel=2)
     infos = {name: tensors.info(name) for name in names.required}
     formats = check.check_tensors(params, infos)
-    weights = Reader(tensors, formats, config, experts, shard_spec).model()
+    weights = Reader(tensors, formats, config, experts, shard_spec).model(heads)
     return weights._replace(prepared=(prepared.dtype, prepared.target) if prepared else None)
 
 
@@ -108,8 +112,8 @@ class ModelBuilder(ABC):
     def _float32(self, param: ParamSpec) -> np.ndarray:
         """Return a norm, a bias, the sinks or a router."""
 
-    def model(self) -> ModelWeights:
-        """Return all weights."""
+    def model(self, mtp_heads: int = 0) -> ModelWeights:
+        """Return all weights, with so many MTP heads."""
         embedding, final_norm, logits = param_specs.embedding_norm_head(
             self._config, self._shard_spec
         )
@@ -121,7 +125,18 @@ class ModelBuilder(ABC):
             w_logits_VD=self._matrix(logits),
             expert_ids=self._experts,
             shard_spec=self._shard_spec,
+            mtp=tuple(map(self._mtp_head, range(mtp_heads))),
         )
+
+    def _mtp_head(self, index: int) -> MTPWeights:
+        prefix = param_specs.mtp_prefix(index)
+        spec = self._shard_spec.local_layer(self._config.mtp_layer)
+        norms = map(self._float32, param_specs.mtp_norms(prefix, spec.hidden_size))
+        embedding_norm, hidden_norm, attention_norm, feed_forward_norm, final_norm = norms
+        w_eh = self._matrix(param_specs.mtp_input(prefix, spec.hidden_size))
+        attention, feed_forward = self._attention(prefix, spec), self._dense(prefix, spec)
+        layer = DecoderWeights(attention_norm, attention, feed_forward_norm, feed_forward)
+        return MTPWeights(embedding_norm, hidden_norm, w_eh, layer, final_norm)
 
     def _layer(self, prefix: str, spec: LayerSpec) -> DecoderWeights:
         attention_norm, feed_forward_norm = param_specs.layer_norms(prefix, spec)

@@ -28,7 +28,10 @@ __all__ = [
     "fused_attention",
     "is_fused",
     "layer_norms",
-    "mtp",
+    "mtp_head",
+    "mtp_input",
+    "mtp_norms",
+    "mtp_prefix",
     "projections",
     "router",
     "stored_dtype",
@@ -121,16 +124,35 @@ def dense(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec, ParamSpec
     return _gated(f"{prefix}.mlp", spec.intermediate_size, spec.hidden_size)
 
 
-def mtp(prefix: str, config: MiMoConfig) -> tuple[ParamSpec, ...]:
-    """Return the parameters of the MTP layer at `prefix`, which has no embedding or head."""
-    spec, D = config.mtp_layer, config.hidden_size
-    norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
+def mtp_head(prefix: str, spec: LayerSpec, *, fused: bool = False) -> tuple[ParamSpec, ...]:
+    """Return the parameters of the MTP head at `prefix`, which has no embedding or LM head."""
+    D = spec.hidden_size
+    attention_params = fused_attention if fused else attention
     return (
-        *(ParamSpec(f"{prefix}.{norm}.weight", (D,)) for norm in norms),
-        ParamSpec(f"{prefix}.eh_proj.weight", (D, 2 * D)),
-        *attention(prefix, spec.attention, D),
+        *mtp_norms(prefix, D),
+        mtp_input(prefix, D),
+        *attention_params(prefix, spec.attention, D),
         *dense(prefix, spec),
     )
+
+
+def mtp_norms(prefix: str, hidden: int) -> tuple[ParamSpec, ...]:
+    """Return embedding_norm_D, hidden_norm_D, attention_norm_D, feed_forward_norm_D, final_norm_D.
+
+    They are those of the MTP head at `prefix`.
+    """
+    norms = ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")
+    return tuple(ParamSpec(f"{prefix}.{norm}.weight", (hidden,)) for norm in norms)
+
+
+def mtp_input(prefix: str, hidden: int) -> ParamSpec:
+    """Return w_eh_DI of the MTP head at `prefix`."""
+    return ParamSpec(f"{prefix}.eh_proj.weight", (hidden, 2 * hidden))
+
+
+def mtp_prefix(index: int) -> str:
+    """Return the prefix of the names of an MTP head."""
+    return f"{MTP_PREFIX}layers.{index}"
 
 
 def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
@@ -160,8 +182,9 @@ def all_params(
     *,
     fused: bool = False,
     shard_spec: ShardSpec = UNSHARDED,
+    mtp_heads: int = 0,
 ) -> Iterator[ParamSpec]:
-    """Yield every parameter of a checkpoint of `config`, without MTP weights.
+    """Yield every parameter of a checkpoint of `config`.
 
     Parameters
     ----------
@@ -173,6 +196,8 @@ def all_params(
         Whether attention has MiMo-V2.5's `qkv_proj`.
     shard_spec
         The part of the model in the checkpoint; shapes are those of this part.
+    mtp_heads
+        Number of the MTP heads in the checkpoint that are wanted.
     """
     ids = range(config.n_routed_experts) if experts is None else experts
     local_experts = shard_spec.expert_range(len(ids))
@@ -188,3 +213,7 @@ def all_params(
         yield from router(prefix, spec)
         for expert_id in ids[local_experts.start : local_experts.stop]:
             yield from expert(prefix, spec, expert_id)
+    for index in range(mtp_heads):
+        yield from mtp_head(
+            mtp_prefix(index), shard_spec.local_layer(config.mtp_layer), fused=fused
+        )

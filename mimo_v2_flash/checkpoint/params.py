@@ -20,13 +20,20 @@ __all__ = [
     "DecoderWeights",
     "DenseWeights",
     "ExpertWeights",
+    "MTPWeights",
     "MoEWeights",
     "ModelWeights",
     "fingerprint",
     "nbytes",
 ]
 
-WHOLE = ("embedding_VD", "norm_D", "w_router_ED", "bias_E")  # of what no rank has a slice
+WHOLE = (
+    "embedding_VD",
+    "norm_D",
+    "w_eh_DI",
+    "w_router_ED",
+    "bias_E",
+)  # of what no rank has a slice
 SAMPLE = 1024  # elements: 4 kB of float32
 
 
@@ -106,12 +113,25 @@ class DecoderWeights(NamedTuple):
     feed_forward: DenseWeights | MoEWeights
 
 
-class ModelWeights(NamedTuple):
-    """Weights of the whole model, without MTP.
+class MTPWeights(NamedTuple):
+    """Weights of one multi-token-prediction head; embedding and LM head are the model's.
 
-    `expert_ids` are the checkpoint's ids of all experts in the routers; `shard_spec` tells which of
-    these experts, and which heads, this shard holds. `prepared` is the dtype and the target that
-    prepared weights were converted to.
+    `w_eh_DI` has an input for each channel of the embedding, then of the hidden state.
+    """
+
+    embedding_norm_D: Any
+    hidden_norm_D: Any
+    w_eh_DI: Any
+    layer: DecoderWeights
+    final_norm_D: Any
+
+
+class ModelWeights(NamedTuple):
+    """Weights of the whole model.
+
+    `mtp` are the MTP heads, as many as the checkpoint has. `expert_ids` are the checkpoint's ids of
+    all experts in the routers; `shard_spec` tells which of these experts, and which heads, this
+    shard holds. `prepared` is the dtype and the target that prepared weights were converted to.
     """
 
     embedding_VD: Any
@@ -121,6 +141,7 @@ class ModelWeights(NamedTuple):
     expert_ids: tuple[int, ...]
     shard_spec: ShardSpec = UNSHARDED
     prepared: tuple[str, str] | None = None
+    mtp: tuple[MTPWeights, ...] = ()
 
 
 def nbytes(weights: Any) -> int:

@@ -64,6 +64,10 @@ def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSp
     layers = zip(weights.layers, config.layers, strict=True)
     return weights._replace(
         layers=tuple(_layer(layer, spec, shard_spec) for layer, spec in layers),
+        mtp=tuple(
+            head._replace(layer=_layer(head.layer, config.mtp_layer, shard_spec))
+            for head in weights.mtp
+        ),
         w_logits_VD=slice_weight(
             weights.w_logits_VD, AxisSlice(0, shard_spec.tensor_range(config.vocab_size))
         ),

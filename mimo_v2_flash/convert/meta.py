@@ -38,8 +38,9 @@ def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, TensorI
 
 def mtp_tensors(config: MiMoConfig) -> dict[str, TensorInfo]:
     """Return the TensorInfo of every tensor of the MTP layers by name."""
-    prefixes = (f"{param_specs.MTP_PREFIX}layers.{index}" for index in range(NUM_MTP_LAYERS))
-    params = (param for prefix in prefixes for param in param_specs.mtp(prefix, config))
+    prefixes = map(param_specs.mtp_prefix, range(NUM_MTP_LAYERS))
+    spec = config.mtp_layer
+    params = (param for prefix in prefixes for param in param_specs.mtp_head(prefix, spec))
     return dict(_stored(params, config))
 
 

@@ -12,6 +12,7 @@ from mimo_v2_flash.checkpoint.params import (
     ExpertWeights,
     ModelWeights,
     MoEWeights,
+    MTPWeights,
 )
 from mimo_v2_flash.quantization import QuantizedTensor
 
@@ -24,7 +25,13 @@ def to_device_layout(weights: ModelWeights) -> ModelWeights:
     Experts of one array each are copied into a stack; `QuantizedTensor.to_device_layout` lays out
     a weight of any format.
     """
-    return weights._replace(layers=tuple(map(_layer, weights.layers)))
+    return weights._replace(
+        layers=tuple(map(_layer, weights.layers)), mtp=tuple(map(_mtp_head, weights.mtp))
+    )
+
+
+def _mtp_head(head: MTPWeights) -> MTPWeights:
+    return head._replace(w_eh_DI=_laid_out(head.w_eh_DI), layer=_layer(head.layer))
 
 
 def _layer(layer: DecoderWeights) -> DecoderWeights:
