@@ -16,6 +16,7 @@ from .engine.sampling_params import SamplingParams
 from .execution import Backend, NumpyBackend
 from .generation.generation_config import GenerationConfig
 from .kv_cache import HybridCache
+from .kv_slots import MAX_DRAFT_TOKENS
 from .layers.execution_mode import EXECUTION_MODES
 from .layers.forward_batch import Step
 from .layers.head import as_greedy
@@ -127,6 +128,11 @@ class MiMoV2FlashModel:
         return self._context.world_group
 
     @property
+    def mtp_heads(self) -> int:
+        """How many MTP heads can draft: those of the checkpoint, at most three."""
+        return min(len(self.weights.mtp), MAX_DRAFT_TOKENS)
+
+    @property
     def pads_steps(self) -> bool:
         """Whether all rows of a step cost as much as the longest: in programs of fixed shapes."""
         return self._context.mode.pads_steps
@@ -149,13 +155,14 @@ class MiMoV2FlashModel:
         dtype: Any = None,
         *,
         captures: bool = False,
+        mtp_heads: int = 0,
     ) -> HybridCache:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
         By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
         the rows and KV heads of this rank alone. With `captures`, and always in static mode, where
         a shape is a program, it keeps what sliding layers would forget of the last pass: see
-        `HybridCache.captured`.
+        `HybridCache.captured`. With `mtp_heads` it has room for what so many MTP heads read.
 
         Raises
         ------
@@ -167,8 +174,9 @@ class MiMoV2FlashModel:
         length = inputs.as_count("max_length", length, minimum=0, maximum=limit)
         batch_size = inputs.as_count("batch_size", batch_size, maximum=np.iinfo(np.int32).max)
         captured = self.max_step if captures or self.pads_steps else 0
+        heads = inputs.as_count("mtp_heads", mtp_heads, minimum=0, maximum=self.mtp_heads)
         length = self._cache_length or self._context.mode.cache_length(length, limit)
-        return self.runner.new_cache(batch_size, length, dtype, captured)
+        return self.runner.new_cache(batch_size, length, dtype, captured, heads)
 
     def forward(self, input_ids: Any) -> np.ndarray:
         """Return the logits of every token of whole sequences: `step` with a cache of its own.
@@ -278,7 +286,7 @@ class MiMoV2FlashModel:
         self._context.check_consistent(
             token_BT=token_BT, position_BT=position_BT, **{name: index_Bn}, cache=cache.state
         )  # before what one rank alone might refuse
-        cache.check_layers(self.runner.layers)
+        cache.check_layers(self.runner.cache_layers(self.runner.mtp.heads(cache)))
         start_B, count_B = cache.check_positions(position_BT)
         return Step(token_BT, start_B, count_B, index_Bn)
 

@@ -1,27 +1,26 @@
 """Model runner: embedding, decoder layers and head, on one rank's part of the model."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .checkpoint.params import DecoderWeights, ModelWeights
+from .checkpoint.params import ModelWeights
 from .config import AttentionSpec, LayerSpec, MiMoConfig
 from .execution import Backend, MissingProgramError
-from .kernels.kv_cache import KVCache, put_tokens, take_tokens
-from .kernels.moe_block import Dispatcher
+from .kernels.kv_cache import put_tokens, take_tokens
 from .kernels.rope_partial import rope_table
 from .kv_cache import HybridCache, new_cache
 from .kv_slots import slot_mapping
 from .kv_transfer import TRANSFER_ROWS, KVTransfer
 from .layers.decoder import DecoderLayer
 from .layers.embedding import embed
-from .layers.feed_forward import RankIds
 from .layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 from .layers.head import GreedyTokens, HeadOutput, Logits
+from .layers.layer_programs import LayerPrograms
 from .layers.nonfinite import (
     NonFiniteCause,
     NonFiniteError,
@@ -29,8 +28,9 @@ from .layers.nonfinite import (
     bad_rows,
     has_nonfinite,
 )
-from .layers.output_shares import gather_outputs
 from .layers.parallel_context import ParallelContext
+from .layers.step_outputs import StepOutputs
+from .mtp_runner import MTPRunner, mtp_cache_layers
 
 __all__ = ["ModelRunner"]
 
@@ -62,6 +62,8 @@ class ModelRunner:
         The layer specs, with this rank's heads.
     logits, greedy_tokens
         The outputs that `forward` can compute: see `layers.head.as_greedy`.
+    mtp
+        What runs the MTP heads.
     """
 
     def __init__(
@@ -91,14 +93,24 @@ class ModelRunner:
         programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
         self._programs = [programs[spec] for spec in self.layers]
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
+        self.mtp = MTPRunner(config, weights, backend, context, self._metadata, self._dtype)
+
+    def cache_layers(self, mtp_heads: int = 0) -> tuple[LayerSpec, ...]:
+        """Return the layers of a cache, with those of `mtp_heads` MTP heads."""
+        return (*self.layers, *mtp_cache_layers(self._config, self._context, mtp_heads))
 
     def new_cache(
-        self, batch_size: int, max_length: int, dtype: Any, captured: int = 0
+        self,
+        batch_size: int,
+        max_length: int,
+        dtype: Any,
+        captured: int = 0,
+        mtp_heads: int = 0,
     ) -> HybridCache:
         """Return an empty cache of this rank's rows and heads."""
         rank_rows, rank = self._context.rank_rows(batch_size), self._context.data_parallel_rank
         cache = new_cache(
-            self.layers,
+            self.cache_layers(mtp_heads),
             batch_size=batch_size,
             max_length=max_length,
             dtype=dtype,
@@ -119,33 +131,62 @@ class ModelRunner:
         `check_finite` is for them. Every rank gets all outputs, or rank 0 alone unless
         `everywhere`; then the other ranks' are not of use.
         """
-        mode, rows = self._context.mode, cache.local_rows
-        outputs = output.allocate(step.index_Bn.shape)
-        is_bad_b = np.zeros(rows.stop - rows.start, bool)
-        for batch in mode.batches(step, cache, self._max_step):
+        outputs = StepOutputs(output, self._weights, step, cache, self._context)
+        for batch, x_ND in self._passes(step, cache, outputs.is_bad_B):
+            if self.mtp.heads(cache):
+                if step.is_read_by_heads:
+                    self.mtp.read(batch, x_ND, cache)
+                self.mtp.keep(batch, x_ND, cache)
+            outputs.fill(batch, x_ND)
+        return outputs.join(everywhere=everywhere)
+
+    def forward_heads(
+        self, output: HeadOutput, step: Step, cache: HybridCache
+    ) -> list[tuple[np.ndarray, ...]]:
+        """Return what `output` computes of the main model, then of each MTP head of `cache`.
+
+        A head's output at a token is about the next token, as the main model's is; head k has none
+        of the first k + 1 tokens of a sequence.
+        """
+        heads = map(self.mtp.head_weights, range(self.mtp.heads(cache)))
+        outputs = [
+            StepOutputs(output, weights, step, cache, self._context)
+            for weights in (self._weights, *heads)
+        ]
+        for batch, x_ND in self._passes(step, cache, outputs[0].is_bad_B):
+            hidden = [x_ND, *self.mtp.read(batch, x_ND, cache)]
+            self.mtp.keep(batch, x_ND, cache)
+            for each, part_ND in zip(outputs, hidden, strict=True):
+                each.fill(batch, part_ND)
+        return [each.join() for each in outputs]
+
+    def draft(
+        self, head: int, output: HeadOutput, step: Step, cache: HybridCache
+    ) -> tuple[np.ndarray, ...]:
+        """Return what `output` computes of an MTP head at the wanted tokens, on rank 0 alone.
+
+        The main model has read the token before each of the step's, whose positions may be beyond
+        those that `cache` counts: the last ones are drafts.
+        """
+        weights = self.mtp.head_weights(head)
+        outputs = StepOutputs(output, weights, step, cache, self._context)
+        for batch in self._context.mode.batches(step, cache, self._max_step):
+            outputs.fill(batch, self.mtp.draft(head, batch, cache))
+        return outputs.join(everywhere=False)
+
+    def _passes(
+        self, step: Step, cache: HybridCache, is_bad_B: np.ndarray
+    ) -> Iterator[tuple[ForwardBatch, Any]]:
+        """Yield the passes of a step, each with its hidden states; mark bad rows of this rank."""
+        for batch in self._context.mode.batches(step, cache, self._max_step):
             cache.begin_step(batch.start_B, batch.count_B)
             with np.errstate(invalid="ignore", over="ignore"):  # it is looked for afterwards
                 x_ND = self._run_pass(batch, cache)
             cache.finish_step(batch.count_B)
             # Whatever was NaN or infinite in a layer is still so in the residual stream.
             is_bad_N = has_nonfinite(np.asarray(x_ND)) & (batch.position_N >= 0)
-            is_bad_b[batch.row_N[is_bad_N] - cache.first_row] = True
-            index_Bn = step.index_Bn - batch.first_B[:, None]
-            is_in_pass_Bn = (index_Bn >= 0) & (index_Bn < batch.count_B[:, None])
-            row_N, kept = mode.select_rows(batch, index_Bn, is_in_pass_Bn, rows)
-            if len(row_N):
-                local = tuple(array[rows] for array in outputs)
-                with np.errstate(invalid="ignore", over="ignore"):
-                    output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
-        outputs[-1][rows][is_bad_b] = np.nan
-        group = self._context.world_group
-        if group.size == 1:
-            return outputs
-        if everywhere:
-            return tuple(map(group.all_reduce, outputs))
-        is_wanted_Bn = step.index_Bn >= 0
-        gather_outputs(output, outputs, is_bad_b, is_wanted_Bn, cache.rank_rows, self._context)
-        return outputs
+            is_bad_B[cache.local_rows][batch.row_N[is_bad_N] - cache.first_row] = True
+            yield batch, x_ND
 
     def check_finite(
         self,
@@ -201,7 +242,8 @@ class ModelRunner:
         )
         again = runner.logits if output is self.logits else runner.greedy_tokens
         is_row_B = np.arange(len(step.count_B)) == row
-        step = step._replace(count_B=np.where(is_row_B, step.count_B, 0))
+        count_B = np.where(is_row_B, step.count_B, 0)
+        step = step._replace(count_B=count_B, is_read_by_heads=False)
         with suppress(MissingProgramError, ChildProcessError):  # its shapes are the row's own
             runner.forward(again, step, cache)
         return finder.cause(context.world_group)
@@ -273,53 +315,14 @@ class ModelRunner:
                 )
             return table
 
-    def _compile(self, spec: LayerSpec, backend: Backend) -> "_LayerPrograms":
+    def _compile(self, spec: LayerSpec, backend: Backend) -> LayerPrograms:
         """Return the programs of the layers that `spec` describes."""
         context = self._context
         layer = DecoderLayer.build(
             spec, context.tensor_group, context.expert_group, context.mode, context.overflow_group
         )
-        return _LayerPrograms(
+        return LayerPrograms(
             backend.compile(layer, donate="x_ND"),
             backend.compile(layer.attention_block, donate="x_ND"),
             backend.compile(layer.feed_forward_block),
         )
-
-
-class _LayerPrograms(NamedTuple):
-    """The programs of a decoder layer: the whole, and its two blocks."""
-
-    layer: Callable[..., Any]
-    attention_block: Callable[..., Any]
-    feed_forward_block: Callable[..., Any]
-
-    def run_blocks(
-        self,
-        x_ND: Any,
-        metadata: AttentionMetadata,
-        rank_ids: RankIds,
-        cache: KVCache,
-        weights: DecoderWeights,
-        *,
-        dispatchers: tuple[Dispatcher, ...],
-    ) -> Any:
-        """Return the hidden states after the layer, `x_ND`; try the dispatchers in turn.
-
-        Until none overflows the feed-forward block runs again; the last dispatcher has capacity
-        for any tokens. The attention block, which writes the cache, runs once.
-        """
-        x_ND = self.attention_block(
-            x_ND, metadata, cache, weights.attention_norm_D, weights.attention
-        )
-        for dispatcher in dispatchers:
-            y_ND, overflow_1 = self.feed_forward_block(
-                x_ND,
-                metadata.position_N,
-                rank_ids,
-                weights.feed_forward_norm_D,
-                weights.feed_forward,
-                dispatcher=dispatcher,
-            )
-            if not np.any(np.asarray(overflow_1)):
-                break
-        return y_ND

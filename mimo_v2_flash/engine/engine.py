@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mimo_v2_flash import inputs
 from mimo_v2_flash.parallel import ALONE
 
+from .drafter import Drafter
 from .executor import Executor
 from .memory_budget import new_memory_budget
 from .output_processor import OutputProcessor
@@ -62,6 +63,9 @@ class Engine:
     prefix_cache : int or str
         The part of it for keys and values of known prefixes, as for `memory`; 0 keeps none.
         Prefixes are dropped before a request waits.
+    draft_tokens : int
+        How many tokens MTP heads draft for each step of a sequence, 0 to the number of heads that
+        the checkpoint has: tokens come faster, and are those that come without.
     cache_dtype : dtype, optional
         Dtype of the KV cache, float32 or bfloat16; the model's if not given.
     suppress_tokens : sequence of int, optional
@@ -100,6 +104,7 @@ class Engine:
         max_waiting: int | None = None,
         memory: int | str | None = None,
         prefix_cache: int | str = "10%",
+        draft_tokens: int = 0,
         cache_dtype: Any = None,
         suppress_tokens: SequenceOf[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -107,7 +112,9 @@ class Engine:
     ) -> None:
         chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         inputs.as_count("max_waiting", 0 if max_waiting is None else max_waiting, minimum=0)
-        self._worker = new_worker(model, max_sequences, max_length, cache_dtype, prefix_cache)
+        self._worker = new_worker(
+            model, max_sequences, max_length, cache_dtype, prefix_cache, draft_tokens
+        )
         cache, suppressed = self._worker.cache, _suppressed(model, suppress_tokens)
         self._cache_bytes = cache.nbytes
         self._model, self._clock, self._max_waiting = model, clock, max_waiting
@@ -115,6 +122,7 @@ class Engine:
         self._executor = Executor(model.group, self._worker)
         self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
+        self._drafter = Drafter(self._executor, self._processor.sampler, cache, suppressed)
         self._memory = new_memory_budget(model, cache, memory, self._executor)
         self._scheduler = Scheduler(
             cache.rank_rows,
@@ -282,24 +290,12 @@ class Engine:
         RuntimeError
             If the engine is closed, or this rank follows.
         """
-        failure: Exception | None = None
         with self._lock:
             self._check_open()
             events = self._end_waiting()
             self._scheduler.remove_finished(events)
             self._is_stepping = True
-        try:
-            with self._lock:
-                scheduled = self._scheduler.schedule()
-                self._recorder.begin(scheduled, self._clock())
-            for result in self._runner.run(scheduled):
-                with self._lock:
-                    events += self._processor(result)
-        except Exception as error:
-            with self._lock:
-                self._failure = failure = error
-                for request in self._scheduler.requests.values():
-                    events += request.end("error", error)
+        failure = self._compute(events)
         with self._lock:
             self._recorder.finish(events, self._scheduler.requests, self._clock())
             self._scheduler.remove_finished(events)
@@ -309,6 +305,24 @@ class Engine:
             if self._failure is not None:
                 self._executor.close(failure)
         return events
+
+    def _compute(self, events: list[Event]) -> Exception | None:
+        """Run a step, and add its events; return the error that ends the engine, if any."""
+        try:
+            with self._lock:
+                scheduled = self._scheduler.schedule()
+                self._recorder.begin(scheduled, self._clock())
+            for result in self._runner.run(scheduled):
+                with self._lock:
+                    events += self._processor(result)
+            self._drafter(self._scheduler.running)
+        except Exception as error:
+            with self._lock:
+                self._failure = error
+                for request in self._scheduler.requests.values():
+                    events += request.end("error", error)
+            return error
+        return None
 
     def run(self) -> dict[int, RequestOutput]:
         """Run steps until no request is left; return the results of all that were left, by id."""

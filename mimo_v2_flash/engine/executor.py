@@ -70,6 +70,26 @@ class Executor:
         self._worker.resize_prefixes(rank, budget)
         self._later("resize_prefixes", rank, budget)
 
+    @property
+    def mtp_heads(self) -> int:
+        """How many MTP heads draft."""
+        return self._worker.mtp_heads
+
+    def draft(self, head: int, plan: StepPlan) -> tuple[np.ndarray, ...]:
+        """Let an MTP head read tokens and drafts; return what comes after the last, as `step`."""
+        try:
+            self._send("draft", head, plan)
+            return self._worker.draft(head, plan)
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def keep(self, row: int, start: int, stop: int) -> None:
+        """Keep the prefixes that a row's tokens from `start` to `stop` - 1 complete, if any."""
+        if self._worker.prefixes:
+            self._worker.keep(row, start, stop)
+            self._later("keep", row, start, stop)
+
     def share(self, value: Any) -> None:
         """Let `Worker.follow` have a value, with the next step or the end."""
         self._later("share", value)

@@ -16,19 +16,29 @@ __all__ = ["GumbelNoise"]
 class GumbelNoise:
     """A source of standard Gumbel noise, addressed by seed, answer, position and token id.
 
-    The Philox key is (seed, answer); the counter's second word is the position, and word t of the
-    stream that begins there belongs to token t.
+    The Philox key is (seed, answer); the counter's second word is the position, the third the
+    stream, and word t of what begins there belongs to token t.
     """
 
     def __init__(self) -> None:
         self._philox = np.random.Philox(key=0)
         self._state = self._philox.state  # a copy, of which every call changes key and counter
 
-    def __call__(self, seed: int, answer: int, position: int, token_A: np.ndarray) -> np.ndarray:
-        """Return the noise of the tokens `token_A`, float64, which are in ascending order."""
+    def __call__(
+        self, seed: int, answer: int, position: int, token_A: np.ndarray, stream: int = 0
+    ) -> np.ndarray:
+        """Return the noise of the tokens `token_A`, float64, which are in ascending order.
+
+        Streams are independent of each other: 0 draws tokens.
+        """
+        return -np.log(-np.log(self.uniform(seed, answer, position, token_A, stream)))
+
+    def uniform(
+        self, seed: int, answer: int, position: int, token_A: np.ndarray, stream: int
+    ) -> np.ndarray:
+        """Return the uniform random numbers, float64, that the noise is made of: never 0 or 1."""
         self._state["state"]["key"][:] = seed, answer
-        self._state["state"]["counter"][:] = 0, position, 0, 0
+        self._state["state"]["counter"][:] = 0, position, stream, 0
         self._philox.state = self._state
         word_A = self._philox.random_raw(int(token_A[-1]) + 1)[token_A]
-        uniform_A = ((word_A >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # never 0 or 1
-        return -np.log(-np.log(uniform_A))
+        return ((word_A >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

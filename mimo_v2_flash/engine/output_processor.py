@@ -6,11 +6,11 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from .logprobs import token_logprobs
-from .request import Event, Sequence, TokenLogprob
-from .sampler import NO_TOKEN, Draw, Sampler
+from .request import Constraint, Event, Sequence, TokenLogprob
+from .sampler import NO_TOKEN, Draft, Draw, Sampler
 from .step_runner import StepResult
 
-__all__ = ["OutputProcessor"]
+__all__ = ["OutputProcessor", "draw_of"]
 
 
 class OutputProcessor:
@@ -20,13 +20,18 @@ class OutputProcessor:
     ----------
     suppressed
         Token ids that are never chosen.
+
+    Attributes
+    ----------
+    sampler
+        What chooses tokens from logits.
     """
 
     def __init__(self, suppressed: Collection[int] = ()) -> None:
-        self._sampler = Sampler(suppressed)
+        self.sampler = Sampler(suppressed)
 
     def __call__(self, result: StepResult) -> list[Event]:
-        """Append a token to each sequence of a step, and return the events.
+        """Append a token to each sequence of a step, and after drafts that hold; return the events.
 
         An error of one sequence, of its constraint for instance, ends that sequence alone.
         """
@@ -36,48 +41,89 @@ class OutputProcessor:
             for sequence, scored in result.scored
             if scored
         ]
-        sequences = result.sequences
-        if result.token_R is not None:
-            tokens = map(int, result.token_R)
-            return events + [_append(*pair) for pair in zip(sequences, tokens, strict=True)]
+        added: dict[Sequence, Event] = {}
+        rows, outputs_Rn = list(enumerate(result.sequences)), result.outputs
+        for column in range(outputs_Rn.shape[1] if rows else 0):
+            for row, event in self._choose(rows, outputs_Rn[:, column], result.token_Rn is None):
+                sequence = result.sequences[row]
+                added[sequence] = event.after(added.get(sequence))
+            rows = [(row, each) for row, each in rows if _accepts_draft(each)]
+        return [*events, *added.values()]
+
+    def _choose(
+        self, rows: SequenceOf[tuple[int, Sequence]], outputs_R: np.ndarray, are_logits: bool
+    ) -> list[tuple[int, Event]]:
+        """Append the next token to some sequences, each with its row of the outputs."""
+        if not are_logits:
+            return [(row, _append(each, int(outputs_R[row]))) for row, each in rows]
+        failed: list[tuple[int, Event]] = []
         draws: dict[int, Draw] = {}
-        for row, sequence in enumerate(sequences):
-            draw = _draw(sequence, result.logits_RV.shape[1], events)
-            if draw is not None:
+        for row, sequence in rows:
+            draw = _draw_or_error(sequence, outputs_R.shape[1])
+            if isinstance(draw, Draw):
                 draws[row] = draw
+            else:
+                failed.append((row, sequence.end("error", draw)))
         if not draws:
-            return events
-        logits_RV = result.logits_RV[list(draws)]
-        token_R = self._sampler(logits_RV, list(draws.values()))
+            return failed
+        logits_RV = outputs_R[list(draws)]
+        token_R = self.sampler(logits_RV, list(draws.values()))
         logprobs = _logprobs(list(draws.values()), logits_RV, token_R)
-        return events + [
-            _append(sequences[row], int(token), logprobs.get(index))
+        sequences = dict(rows)
+        return failed + [
+            (row, _append(sequences[row], int(token), logprobs.get(index)))
             for index, (row, token) in enumerate(zip(draws, token_R, strict=True))
         ]
 
 
-def _draw(sequence: Sequence, vocab_size: int, events: list[Event]) -> Draw | None:
-    """Return what the choice depends on; None, and an event, if the constraint fails."""
-    request, constraint = sequence.request, sequence.constraint
+def _draw_or_error(sequence: Sequence, vocab_size: int) -> Draw | Exception:
+    """Return what the choice of the next token depends on, or how the constraint fails."""
     try:
-        mask_V = constraint.mask() if constraint else None
-        if mask_V is not None and (mask_V.shape, mask_V.dtype) != ((vocab_size,), np.dtype(bool)):
-            raise ValueError(
-                f"a constraint's mask is {mask_V.dtype} {mask_V.shape}, allowed is "
-                f"bool ({vocab_size},)"
-            )
+        return draw_of(sequence, vocab_size, draft=next(iter(sequence.drafts), None))
     except Exception as error:
-        events.append(sequence.end("error", error))
-        return None
+        return error
+
+
+def _accepts_draft(sequence: Sequence) -> bool:
+    """Return whether a sequence's last token is its next draft, after which there is an output."""
+    drafts, sequence.drafts = sequence.drafts, []
+    if sequence.finish_reason or not drafts or sequence.new_tokens[-1] != drafts[0].token:
+        return False
+    sequence.drafts = drafts[1:]
+    sequence.computed += 1  # the draft is in the cache
+    return True
+
+
+def draw_of(
+    sequence: Sequence,
+    vocab_size: int,
+    *,
+    draft: Draft | None = None,
+    constraint: Constraint | None = None,
+    drafted: SequenceOf[int] = (),
+) -> Draw:
+    """Return what the choice of a sequence's next token depends on, or of one after `drafted`.
+
+    The constraint is the sequence's, or another that has accepted the drafted tokens too.
+    """
+    request, constraint = sequence.request, constraint or sequence.constraint
+    mask_V = constraint.mask() if constraint else None
+    if mask_V is not None and (mask_V.shape, mask_V.dtype) != ((vocab_size,), np.dtype(bool)):
+        raise ValueError(
+            f"a constraint's mask is {mask_V.dtype} {mask_V.shape}, allowed is bool ({vocab_size},)"
+        )
+    new_tokens = [*sequence.new_tokens, *drafted] if drafted else sequence.new_tokens
+    is_early = len(new_tokens) < request.params.min_tokens
     return Draw(
         request.params,
         request.seed,
         sequence.index,
-        sequence.length,
+        sequence.length + len(drafted),
         request.prompt_tokens,
-        sequence.new_tokens,
-        tuple(request.end_tokens) if sequence.is_early else (),
+        new_tokens,
+        tuple(request.end_tokens) if is_early else (),
         mask_V,
+        draft,
     )
 
 

@@ -1,11 +1,14 @@
 """Requests and their sequences: what the engine knows of each, and what it reports."""
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from .sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from .sampler import Draft
 
 __all__ = [
     "Answer",
@@ -93,6 +96,15 @@ class Event:
     error: Exception | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+
+    def after(self, earlier: "Event | None") -> "Event":
+        """Return one event of this one and an earlier one of the same answer and step."""
+        if earlier is None:
+            return self
+        logprobs = self.logprobs
+        if earlier.logprobs is not None:
+            logprobs = earlier.logprobs + (logprobs or ())
+        return replace(self, tokens=earlier.tokens + self.tokens, logprobs=logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +238,10 @@ class Sequence:
         How many of its tokens are in the cache, and how many of them were there at its start.
     new_tokens, logprobs
         What has been generated.
+    drafts
+        What MTP heads propose to follow; the next step verifies it.
+    mtp_computed
+        Of each MTP head, how many tokens it has read.
     finish_reason, error
         As in `Event`.
     last_time
@@ -241,6 +257,8 @@ class Sequence:
     reused: int = 0
     new_tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    drafts: "list[Draft]" = field(default_factory=list)
+    mtp_computed: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     error: Exception | None = None
     last_time: float | None = None
@@ -279,12 +297,24 @@ class Sequence:
         is_plain = params.is_greedy and params.logprobs is None
         return is_plain and self.constraint is None and not self.is_early
 
+    def read(self, count: int) -> None:
+        """Record that the model has read `count` tokens more, and with a prompt the MTP heads."""
+        is_prompt, self.computed = self.is_prefill, self.computed + count
+        if is_prompt:
+            self.mtp_computed = [self.computed] * len(self.mtp_computed)
+
     def unseen(self, limit: int) -> list[int]:
         """Return up to `limit` of the next tokens that the model has not seen."""
         prompt, start = self.request.prompt_tokens, self.computed
         if start < len(prompt):
             return prompt[start : start + limit]
         return self.new_tokens[start - len(prompt) :][:limit]
+
+    def latest(self, count: int) -> list[int]:
+        """Return its last `count` tokens, of the prompt too."""
+        missing = count - len(self.new_tokens)
+        before = self.request.prompt_tokens[-missing:] if missing > 0 else []
+        return [*before, *self.new_tokens[-count:]]
 
     def end(
         self,

@@ -17,11 +17,37 @@ import numpy as np
 from .noise import GumbelNoise
 from .sampling_params import SamplingParams
 
-__all__ = ["NO_TOKEN", "Draw", "Sampler"]
+__all__ = ["NO_TOKEN", "Draft", "Draw", "Sampler"]
 
 NO_TOKEN = -1
 
+ACCEPTANCE, RESIDUAL = 1, 2  # streams of noise: independent of what a draft was drawn with
 FIRST_CANDIDATES = 64  # largest logits that top-p sorts first; 16 times as many if too few
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A token that an MTP head proposes.
+
+    Attributes
+    ----------
+    token
+        Its id.
+    token_A, probability_A
+        The distribution that it was drawn from, if it is to be verified by rejection sampling; None
+        if it is accepted where the model's choice is the same.
+    """
+
+    token: int
+    token_A: np.ndarray | None = None
+    probability_A: np.ndarray | None = None
+
+    def probability(self, token_A: np.ndarray) -> np.ndarray:
+        """Return the probability that tokens, in ascending order, had as drafts."""
+        assert self.token_A is not None
+        assert self.probability_A is not None
+        index_A = np.minimum(np.searchsorted(self.token_A, token_A), len(self.token_A) - 1)
+        return np.where(self.token_A[index_A] == token_A, self.probability_A[index_A], 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +67,8 @@ class Draw:
         Token ids that may not be chosen: end tokens before `min_tokens`.
     mask_V
         Which tokens a constraint allows; None for all.
+    draft
+        The draft of the token, if there is one.
     """
 
     params: SamplingParams
@@ -51,6 +79,7 @@ class Draw:
     new_tokens: Sequence[int] = ()
     forbidden: Sequence[int] = ()
     mask_V: np.ndarray | None = None
+    draft: Draft | None = None
 
 
 class Sampler:
@@ -76,6 +105,32 @@ class Sampler:
             What each row's choice depends on.
 
         """
+        token_R, survivors = self._survivors(logits_RV, draws)
+        for row, (token_A, scaled_A) in survivors.items():
+            draft = draws[row].draft
+            has_odds = draft is not None and draft.token_A is not None
+            choose = self._verify if has_odds else self._draw
+            token_R[row] = choose(draws[row], token_A, scaled_A)
+        return token_R
+
+    def draft(self, logits_RV: np.ndarray, draws: Sequence[Draw]) -> list[Draft]:
+        """Return a draft of each row's next token from the logits of an MTP head.
+
+        The draft of a row without a seed is to be verified by rejection sampling.
+        """
+        token_R, survivors = self._survivors(logits_RV, draws)
+        drafts = [Draft(int(token)) for token in token_R]
+        for row, (token_A, scaled_A) in survivors.items():
+            token = self._draw(draws[row], token_A, scaled_A)
+            is_free = draws[row].params.seed is None
+            odds = (token_A, probabilities(scaled_A)) if is_free else ()
+            drafts[row] = Draft(token, *odds)
+        return drafts
+
+    def _survivors(
+        self, logits_RV: np.ndarray, draws: Sequence[Draw]
+    ) -> tuple[np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """Return each row's best token, and (token_A, scaled_A) of the rows that are sampled."""
         score_RV = process_logits(logits_RV, draws)
         if len(self._suppressed_A):
             score_RV = np.array(score_RV) if score_RV is logits_RV else score_RV
@@ -87,17 +142,49 @@ class Sampler:
             for row, draw in enumerate(draws)
             if draw.params.temperature > 0 and token_R[row] != NO_TOKEN
         ]
-        if not rows:
-            return token_R
-        sampled = [draws[row].params for row in rows]
-        scaled_SV = scale(score_RV[rows], sampled)
-        threshold_S = thresholds(scaled_SV, sampled)
-        for row, scaled_V, threshold in zip(rows, scaled_SV, threshold_S, strict=True):
-            token_A = np.flatnonzero(scaled_V >= threshold)
-            draw = draws[row]
-            noise_A = self._noise(draw.seed, draw.answer, draw.position, token_A)
-            token_R[row] = token_A[np.argmax(scaled_V[token_A] + noise_A)]
-        return token_R
+        survivors = {}
+        if rows:
+            sampled = [draws[row].params for row in rows]
+            scaled_SV = scale(score_RV[rows], sampled)
+            threshold_S = thresholds(scaled_SV, sampled)
+            for row, scaled_V, threshold in zip(rows, scaled_SV, threshold_S, strict=True):
+                token_A = np.flatnonzero(scaled_V >= threshold)
+                survivors[row] = token_A, scaled_V[token_A]
+        return token_R, survivors
+
+    def _draw(self, draw: Draw, token_A: np.ndarray, score_A: np.ndarray, stream: int = 0) -> int:
+        """Return a token of the distribution whose logits, up to a constant, are `score_A`."""
+        noise_A = self._noise(draw.seed, draw.answer, draw.position, token_A, stream)
+        return int(token_A[np.argmax(score_A + noise_A)])
+
+    def _verify(self, draw: Draw, token_A: np.ndarray, scaled_A: np.ndarray) -> int:
+        """Return the draft, or a token that makes up for its refusal: rejection sampling.
+
+        The draft d, drawn from q, is accepted with probability min(1, p(d) / q(d)); else the token
+        is drawn from max(p - q, 0). It is of the distribution p, whatever q is.
+
+        Source: Leviathan et al., arXiv:2211.17192, section 2.3.
+        """
+        draft = draw.draft
+        assert draft is not None
+        p_A, q_A = probabilities(scaled_A), draft.probability(token_A)
+        is_draft_A = token_A == draft.token
+        (drafted,) = draft.probability(np.array([draft.token]))
+        zero = np.zeros(1, np.int64)
+        (uniform,) = self._noise.uniform(draw.seed, draw.answer, draw.position, zero, ACCEPTANCE)
+        if uniform * drafted < np.sum(p_A[is_draft_A]):
+            return draft.token
+        with np.errstate(divide="ignore"):
+            residual_A = np.log(np.maximum(p_A - q_A, 0))
+        if np.max(residual_A) == -np.inf:  # p and q are equal to rounding
+            residual_A = scaled_A
+        return self._draw(draw, token_A, residual_A, RESIDUAL)
+
+
+def probabilities(scaled_A: np.ndarray) -> np.ndarray:
+    """Return the softmax of the logits of surviving tokens, float64."""
+    weight_A = np.exp(scaled_A.astype(np.float64))
+    return weight_A / np.sum(weight_A)
 
 
 def process_logits(logits_RV: np.ndarray, draws: Sequence[Draw]) -> np.ndarray:

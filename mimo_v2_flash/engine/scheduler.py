@@ -1,9 +1,9 @@
 """The scheduler: which tokens of which sequences the next step computes.
 
-A step has the next token of every sequence that generates, then chunks of prompts within a budget,
-so that a long prompt delays the others by one chunk at most. Requests are admitted first come,
-first served, as rows and memory allow; higher priorities go first, and a request that waits gains
-one every 10 seconds.
+A step has the next token of every sequence that generates, with drafts, then chunks of prompts
+within a budget, so that a long prompt delays the others by one chunk at most. Requests are admitted
+first come, first served, as rows and memory allow; higher priorities go first, and a request that
+waits gains one every 10 seconds.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,11 @@ PROMPT_LOGITS = 256  # tokens of prompts whose logits are in memory together
 
 
 class ScheduledTokens(NamedTuple):
-    """A sequence's part of a step: its next tokens, as many as are computed."""
+    """A sequence's part of a step: its next tokens, as many as are computed, and drafts of more."""
 
     sequence: Sequence
     tokens: list[int]
+    drafts: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -119,8 +120,12 @@ class Scheduler:
         self._memory.settle()
         self._admit()
         decoding = [sequence for sequence in self.running if not sequence.is_prefill]
-        step = [ScheduledTokens(sequence, sequence.unseen(1)) for sequence in decoding]
-        room = self._max_step - (0 if self._pads_steps else len(step))
+        step = [
+            ScheduledTokens(each, each.unseen(1), tuple(draft.token for draft in each.drafts))
+            for each in decoding
+        ]
+        decoded = sum(1 + len(part.drafts) for part in step)
+        room = self._max_step - (0 if self._pads_steps else decoded)
         budget = max(1, min(self._prefill_chunk, room))
         prefilling = [sequence for sequence in self.running if self._computes_prompt(sequence)]
         prefilling.sort(key=lambda sequence: self._urgency(sequence.request))

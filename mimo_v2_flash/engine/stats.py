@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
+
 from .memory_budget import MemoryUsage
 from .request import Event, Request
 from .scheduler import ScheduledTokens
@@ -31,7 +33,7 @@ class EngineStats(NamedTuple):
     running, waiting, finished
         Sequences that have a row of the KV cache, requests that wait, and answers that ended.
     prefill_tokens, decode_tokens
-        Tokens computed since the start: of prompts, and of answers.
+        Tokens computed since the start: of prompts, and of answers without refused drafts.
     reused_tokens
         Tokens of prompts that were not computed, since the prefix store had them.
     prefill_tokens_per_second, decode_tokens_per_second
@@ -40,6 +42,10 @@ class EngineStats(NamedTuple):
         New tokens per sequence and decode step: 1.0 without drafts, NaN before the first.
     first_token_seconds, token_seconds
         Time from `submit` to a request's first token, and between tokens of a sequence.
+    drafted, accepted
+        Drafts since the start that a step verified, and those that became tokens: of each MTP head.
+    draft_seconds
+        Time in which MTP heads drafted.
     batch_size
         Mean number of sequences in a step.
     cache_bytes
@@ -59,6 +65,9 @@ class EngineStats(NamedTuple):
     tokens_per_step: float
     first_token_seconds: Percentiles
     token_seconds: Percentiles
+    drafted: tuple[int, ...]
+    accepted: tuple[int, ...]
+    draft_seconds: float
     batch_size: float
     cache_bytes: int
     row_bytes: int
@@ -73,7 +82,9 @@ class StatsRecorder:
 
     def __init__(self) -> None:
         self._finished = self._steps = self._sequences = 0
-        self._new_tokens = self._reused_tokens = 0
+        self._new_tokens = self._reused_tokens = self._decoded = 0
+        self._drafted, self._accepted = [0] * MAX_DRAFT_TOKENS, [0] * MAX_DRAFT_TOKENS
+        self._draft_start = self._draft_seconds = 0.0
         self._tokens = {True: 0, False: 0}  # by whether they are a prompt's
         self._step = Counter[bool]()  # those of the step that runs
         self._seconds = {True: 0.0, False: 0.0}
@@ -88,8 +99,15 @@ class StatsRecorder:
         for part in scheduled:
             sequence = part.sequence
             self._step[sequence.is_prefill] += len(part.tokens)
+            self._decoded += not sequence.is_prefill
+            for head in range(len(part.drafts)):
+                self._drafted[head] += 1
             if sequence.computed == sequence.reused:  # it begins to run
                 self._reused_tokens += sequence.reused
+
+    def begin_drafts(self, now: float) -> None:
+        """Record that the step is computed, and MTP heads begin to draft for the next one."""
+        self._draft_start = now
 
     def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
         """Count what a step added to the answers of `requests`."""
@@ -97,6 +115,7 @@ class StatsRecorder:
             self._tokens[is_prefill] += tokens
             self._seconds[is_prefill] += now - self._start
         self._step.clear()
+        self._draft_seconds += now - self._draft_start if self._draft_start > self._start else 0.0
         for event in events:
             self._finished += event.finish_reason is not None
             request = requests.get(event.id)
@@ -106,9 +125,16 @@ class StatsRecorder:
             if sequence.last_time is None:
                 self._first_token.append(now - request.arrival)
             else:
+                self._count_drafts(len(event.tokens) - 1)
                 self._between_tokens.append((now - sequence.last_time) / len(event.tokens))
                 self._new_tokens += len(event.tokens)
             sequence.last_time = now
+
+    def _count_drafts(self, accepted: int) -> None:
+        """Count so many tokens more than one of a decode step: the first heads' drafts."""
+        self._tokens[False] += accepted
+        for head in range(accepted):
+            self._accepted[head] += 1
 
     def snapshot(
         self, running: int, waiting: int, cache_bytes: int, usage: MemoryUsage
@@ -123,9 +149,12 @@ class StatsRecorder:
             self._reused_tokens,
             _ratio(self._tokens[True], self._seconds[True]),
             _ratio(self._tokens[False], self._seconds[False]),
-            _ratio(self._new_tokens, self._tokens[False]),
+            _ratio(self._new_tokens, self._decoded),
             _percentiles(self._first_token),
             _percentiles(self._between_tokens),
+            tuple(self._drafted),
+            tuple(self._accepted),
+            self._draft_seconds,
             _ratio(self._sequences, self._steps),
             cache_bytes,
             *usage,

@@ -35,19 +35,25 @@ class StepResult(NamedTuple):
         The sequences.
     failed
         Sequences that got NaN or infinity, each with its error.
-    token_R
-        The argmax of the logits of `sequences`, where that is all that they need; else None.
-    logits_RV
-        Their logits, if `token_R` is None.
+    token_Rn
+        The argmax of the logits of `sequences`, where that is all that they need; else None. The
+        first column is after the last token, the others are after each draft, if there are any.
+    logits_RnV
+        Their logits, if `token_Rn` is None.
     scored
         Sequences whose prompts are scored, each with the log-probabilities of this step.
     """
 
     sequences: list[Sequence]
     failed: list[tuple[Sequence, NonFiniteError]]
-    token_R: np.ndarray | None = None
-    logits_RV: Any = None
+    token_Rn: np.ndarray | None = None
+    logits_RnV: Any = None
     scored: SequenceOf[tuple[Sequence, list[TokenLogprob]]] = ()
+
+    @property
+    def outputs(self) -> Any:
+        """What the tokens are chosen from, [R, n] or [R, n, V]."""
+        return self.logits_RnV if self.token_Rn is None else self.token_Rn
 
 
 class StepRunner:
@@ -87,6 +93,7 @@ class StepRunner:
         if request.params.prompt_logprobs is None:
             start = self._executor.restore(sequence.running_row, request.prompt_tokens)
             sequence.computed = sequence.reused = start
+        sequence.mtp_computed = [sequence.computed] * self._executor.mtp_heads
 
     def run(self, scheduled: SequenceOf[ScheduledTokens]) -> Iterator[StepResult]:
         """Compute the scheduled tokens; yield the sequences of which all tokens are computed."""
@@ -123,7 +130,9 @@ class StepRunner:
         """Run one step of some rows of the cache."""
         by_row = {part.sequence.running_row: part for part in parts}
         by_row = dict(sorted(by_row.items()))
-        plan = StepPlan(first_row, rows, tuple(map(_row_tokens, by_row.values())), greedy=False)
+        row_tokens = tuple(map(_row_tokens, by_row.values()))
+        prompts = tuple(row for row, part in by_row.items() if part.sequence.is_prefill)
+        plan = StepPlan(first_row, rows, row_tokens, greedy=False, prompt_rows=prompts)
         token_Bn, logits_BnV, errors = self._compute(plan, by_row)
         scored = [
             (part.sequence, _add_prompt_logprobs(part, logits_BnV[row - first_row]))
@@ -132,7 +141,7 @@ class StepRunner:
         ]
         ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
         for part in parts:
-            part.sequence.computed += len(part.tokens)
+            part.sequence.read(len(part.tokens))
         failed = [
             (sequence, errors[row].of_row(row - first_row, sequence.index))
             for row in sorted(errors)
@@ -145,10 +154,11 @@ class StepRunner:
             for each in self._fork(ready[row])
         ]
         index_R, sequences = [index for index, _ in chosen], [sequence for _, sequence in chosen]
+        index_R1, column_Rn = plan.columns(index_R)
         if token_Bn is not None:
-            return StepResult(sequences, failed, token_R=token_Bn[index_R, -1])
-        last_R = [plan.last_wanted(first_row + index) for index in index_R]
-        return StepResult(sequences, failed, logits_RV=logits_BnV[index_R, last_R], scored=scored)
+            return StepResult(sequences, failed, token_Rn=token_Bn[index_R1, column_Rn])
+        logits_RnV = logits_BnV[index_R1, column_Rn]
+        return StepResult(sequences, failed, logits_RnV=logits_RnV, scored=scored)
 
     def _compute(
         self, plan: StepPlan, by_row: dict[int, ScheduledTokens]
@@ -187,15 +197,19 @@ class StepRunner:
         for other in sequences:
             if other is not sequence:
                 self._executor.copy(sequence.running_row, other.running_row)
-                other.computed = sequence.computed
+                other.computed, other.mtp_computed = sequence.computed, [*sequence.mtp_computed]
         return sequences
 
 
 def _row_tokens(part: ScheduledTokens) -> RowTokens:
-    """Return a part of a step as its row and tokens, of which the last one's output is wanted."""
-    sequence, tokens = part
-    wanted = len(tokens) if sequence.wants_prompt_logprobs else int(part.is_last)
-    return RowTokens(sequence.running_row, sequence.computed, tokens, wanted)
+    """Return a part of a step as its row and tokens, of which the last one's output is wanted.
+
+    The outputs of drafts are wanted too.
+    """
+    sequence, tokens, drafts = part
+    wanted = len(tokens) if sequence.wants_prompt_logprobs else int(part.is_last) + len(drafts)
+    row, start = sequence.running_row, sequence.computed
+    return RowTokens(row, start, [*tokens, *drafts], wanted, len(drafts))
 
 
 def _takes_argmax(part: ScheduledTokens) -> bool:

@@ -43,12 +43,15 @@ class RowTokens(NamedTuple):
         The token ids.
     wanted
         Of how many of the tokens, the last ones, the outputs are wanted.
+    drafts
+        How many of the tokens, the last ones, are drafts.
     """
 
     row: int
     start: int
     tokens: list[int]
     wanted: int
+    drafts: int = 0
 
 
 class StepPlan(NamedTuple):
@@ -62,16 +65,29 @@ class StepPlan(NamedTuple):
         The rows that have tokens, in their order.
     greedy
         Whether greedy tokens are wanted, and not logits.
+    prompt_rows
+        The rows whose tokens are of prompts: MTP heads read them with the main model.
     """
 
     first_row: int
     rows: int
     parts: tuple[RowTokens, ...]
     greedy: bool
+    prompt_rows: tuple[int, ...] = ()
 
-    def last_wanted(self, row: int) -> int:
-        """Return the index, among a row's outputs, of those of its last token."""
-        return next(part.wanted for part in self.parts if part.row == row) - 1
+    def columns(self, index_R: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the outputs of some rows are, after their last token and after each draft.
+
+        They are the indices (index_R1, column_Rn) into outputs [B, n]; rows with fewer drafts than
+        others repeat the last output.
+        """
+        by_index = {part.row - self.first_row: part for part in self.parts}
+        parts = [by_index[index] for index in index_R]
+        first_R = np.array([part.wanted - 1 - part.drafts for part in parts], np.int64)
+        draft_R1 = np.array([[part.drafts] for part in parts], np.int64).reshape(-1, 1)
+        width = 1 + max((part.drafts for part in parts), default=0)
+        column_Rn = first_R[:, None] + np.minimum(np.arange(width), draft_R1)
+        return np.array(index_R, np.int64)[:, None], column_Rn
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (token_BT, position_BT, index_Bn), padded; unwanted indices are -1."""
@@ -80,7 +96,7 @@ class StepPlan(NamedTuple):
         token_BT = np.zeros((self.rows, width), np.int32)
         position_BT = np.full((self.rows, width), -1, np.int32)
         index_Bn = np.full((self.rows, wanted), -1)
-        for row, start, tokens, count in self.parts:
+        for row, start, tokens, count, _ in self.parts:
             index, length = row - self.first_row, len(tokens)
             token_BT[index, :length] = tokens
             position_BT[index, :length] = np.arange(start, start + length)
@@ -97,17 +113,24 @@ class Worker:
         This rank's part of the model, and its rows of the cache.
     prefixes
         The prefix store of each data-parallel rank; none if no prefix is kept.
+    mtp_heads
+        How many MTP heads draft; the cache has room for what they read.
 
     Attributes
     ----------
-    cache, prefixes
+    cache, prefixes, mtp_heads
         The parameters of these names.
     """
 
     def __init__(
-        self, model: MiMoV2FlashModel, cache: HybridCache, prefixes: Sequence[PrefixStore] = ()
+        self,
+        model: MiMoV2FlashModel,
+        cache: HybridCache,
+        prefixes: Sequence[PrefixStore] = (),
+        mtp_heads: int = 0,
     ) -> None:
         self._model, self.cache, self.prefixes = model, cache, prefixes
+        self.mtp_heads = mtp_heads
         self._row_tokens: dict[int, list[int]] = {}  # of each row, what is in the cache
         self._plan: StepPlan
         self._last: tuple[HeadOutput, Step, HybridCache]  # how the last step's plan was executed
@@ -144,16 +167,36 @@ class Worker:
         It is a collective call. Rows with NaN or infinity have NaN in the last output.
         """
         token_BT, position_BT, index_Bn = plan.arrays()
-        stop, runner = plan.first_row + plan.rows, self._model.runner
-        is_whole = plan.rows == self.cache.batch_size
-        cache = self.cache if is_whole else self.cache.view(plan.first_row, stop)
-        step = Step(token_BT, *cache.check_positions(position_BT), index_Bn)
+        runner, cache = self._model.runner, self._rows(plan)
+        start_B, count_B = cache.check_positions(position_BT)
+        is_read_by_heads = bool(self.mtp_heads and plan.prompt_rows)
+        step = Step(token_BT, start_B, count_B, index_Bn, is_read_by_heads)
         output = runner.greedy_tokens if plan.greedy else runner.logits
         self._plan, self._last = plan, (output, step, cache)
         outputs = runner.forward(output, step, cache, everywhere=False)
         for part in plan.parts:
             self._row_tokens.setdefault(part.row, [])[part.start :] = part.tokens
         return as_greedy(outputs) if plan.greedy else outputs
+
+    @single_threaded_blas
+    def draft(self, head: int, plan: StepPlan) -> tuple[np.ndarray, ...]:
+        """Let an MTP head read tokens and drafts; return as `step` what comes after the last.
+
+        It is a collective call. Outputs with NaN or infinity are no drafts, and no error.
+        """
+        token_BT, position_BT, index_Bn = plan.arrays()
+        runner, cache = self._model.runner, self._rows(plan)
+        count_B = np.sum(position_BT >= 0, axis=1)
+        step = Step(token_BT, np.maximum(position_BT[:, 0], 0), count_B, index_Bn)
+        output = runner.greedy_tokens if plan.greedy else runner.logits
+        outputs = runner.draft(head, output, step, cache)
+        return as_greedy(outputs) if plan.greedy else outputs
+
+    def _rows(self, plan: StepPlan) -> HybridCache:
+        """Return the rows of the cache that a plan spans."""
+        if plan.rows == self.cache.batch_size:
+            return self.cache
+        return self.cache.view(plan.first_row, plan.first_row + plan.rows)
 
     @single_threaded_blas
     def explain(
@@ -164,17 +207,27 @@ class Worker:
         return self._model.runner.nonfinite_error(rows, outputs, output, step, cache)
 
     def save(self, bad_rows: Sequence[int]) -> None:
-        """Keep the prefixes that the last step completed, but for bad rows of its plan."""
+        """Keep the prefixes that the last step completed, but for bad rows of its plan.
+
+        Where MTP heads draft, those of answers are kept by `keep`, once the heads have read them.
+        """
         plan = self._plan
         if sum(len(part.tokens) for part in plan.parts) > self._model.max_step:
             return  # what the rings lost of all passes but the last is gone
         first_tokens = [0] * len(self.prefixes)
-        for row, start, tokens, _ in plan.parts:
+        for row, start, tokens, *_ in plan.parts:
             rank = self.cache.rank_of(row)
-            if row - plan.first_row not in bad_rows:
+            is_late = self.mtp_heads and row not in plan.prompt_rows
+            if row - plan.first_row not in bad_rows and not is_late:
                 known = self._row_tokens[row]
                 self.prefixes[rank].save(known, row, start, first_tokens[rank])
             first_tokens[rank] += len(tokens)
+
+    def keep(self, row: int, start: int, stop: int) -> None:
+        """Keep the prefixes that a row's tokens from `start` to `stop` - 1 complete, if any."""
+        known = self._row_tokens[row]
+        store = self.prefixes[self.cache.rank_of(row)]
+        store.save(known[:stop], row, start, 0, written=len(known))
 
     def release(self) -> None:
         """Free the cache and all prefixes; nothing runs any more."""
@@ -213,12 +266,15 @@ def new_worker(
     max_length: int | None,
     cache_dtype: Any,
     prefix_cache: int | str,
+    mtp_heads: int = 0,
 ) -> Worker:
     """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
     rows = as_count("max_sequences", max_sequences)
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
-    check_consistent(model.group, **options)
+    check_consistent(model.group, **options, draft_tokens=mtp_heads)
     budget = memory_size("prefix_cache", prefix_cache, model.group)
-    cache = model.new_cache(rows, max_length, cache_dtype, captures=budget > 0)
+    mtp_heads = as_count("draft_tokens", mtp_heads, minimum=0, maximum=model.mtp_heads)
+    options = {"captures": budget > 0, "mtp_heads": mtp_heads}
+    cache = model.new_cache(rows, max_length, cache_dtype, **options)
     stores = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
-    return Worker(model, cache, stores)
+    return Worker(model, cache, stores, mtp_heads)

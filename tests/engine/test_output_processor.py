@@ -22,12 +22,12 @@ def sequence_of(*, ends=(), limit=9, constraint=None, new=(), **params) -> Seque
 
 def events_of(*sequences, logits_RV=None):
     logits_RV = LOGITS[: len(sequences)] if logits_RV is None else logits_RV
-    return OutputProcessor()(StepResult(list(sequences), [], logits_RV=logits_RV))
+    return OutputProcessor()(StepResult(list(sequences), [], logits_RnV=logits_RV[:, None]))
 
 
 def test_greedy_tokens_need_no_logits():
     one, two = sequence_of(), sequence_of(ends=[4])
-    events = OutputProcessor()(StepResult([one, two], [], np.array([3, 4], np.int32)))
+    events = OutputProcessor()(StepResult([one, two], [], np.array([[3], [4]], np.int32)))
     assert [(event.tokens, event.finish_reason) for event in events] == [
         ((3,), None),
         ((4,), "stop"),
@@ -91,4 +91,4 @@ def test_errors_of_constraints_stay_with_their_sequences():
 
 def test_a_step_of_which_no_sequence_is_ready_has_no_events():
     empty_RV = np.zeros((0, V), np.float32)
-    assert OutputProcessor()(StepResult([], [], logits_RV=empty_RV)) == []
+    assert OutputProcessor()(StepResult([], [], logits_RnV=empty_RV[:, None])) == []

@@ -57,7 +57,7 @@ def test_chunks_and_single_tokens_are_one_step():
     one.new_tokens.append(9)
     (result,) = run((one, 1), (two, 3), (three, 1))
     assert result.sequences == [one, three]
-    assert result.token_R.tolist() == [np.argmax(after(1, 2, 9)), np.argmax(after(4))]
+    assert result.token_Rn[:, 0].tolist() == [np.argmax(after(1, 2, 9)), np.argmax(after(4))]
     assert [each.computed for each in (one, two, three)] == [3, 3, 1]
     tokens, positions = run.model.steps[1]
     assert positions.tolist() == [[2, -1, -1], [-1] * 3, [0, 1, 2], [0, -1, -1]]
@@ -67,8 +67,8 @@ def test_chunks_and_single_tokens_are_one_step():
 def test_one_sequence_that_needs_logits_gets_them_for_all():
     run, one, two = Run(), sequence_of(1, [1, 2]), sequence_of(2, [3], temperature=1.0)
     (result,) = run((one, 2), (two, 1))
-    assert result.token_R is None
-    np.testing.assert_array_equal(result.logits_RV, [after(1, 2), after(3)])
+    assert result.token_Rn is None
+    np.testing.assert_array_equal(result.logits_RnV[:, 0], [after(1, 2), after(3)])
 
 
 def test_padded_steps_are_of_all_rows_or_of_one():
@@ -82,7 +82,7 @@ def test_padded_steps_are_of_all_rows_or_of_one():
     one.new_tokens.append(9)
     results = run((one, 1), (two, 3), (three, 2))
     assert [result.sequences for result in results] == [[one], [], [three]]
-    assert results[2].token_R.tolist() == [np.argmax(after(4, 5))]
+    assert results[2].token_Rn[:, 0].tolist() == [np.argmax(after(4, 5))]
     shapes = [tokens.shape for tokens, _ in run.model.steps[1:]]
     assert shapes == [(4, 1), (1, 3), (1, 2)]
 
@@ -99,7 +99,7 @@ def test_a_prompt_whose_logits_are_wanted_is_a_step_of_its_row(chunks):
     assert [each.top[0][0] for each in logprobs] == [
         np.argmax(after(*[7, 8, 9][: length + 1])) for length in range(3)
     ]
-    np.testing.assert_array_equal(results[-1][-1].logits_RV, [after(7, 8, 9, 7)])
+    np.testing.assert_array_equal(results[-1][-1].logits_RnV[:, 0], [after(7, 8, 9, 7)])
     assert results[0][0].sequences == [other]
 
 
@@ -128,7 +128,7 @@ def test_prompts_whose_logits_are_wanted_are_rectangles_of_a_limited_size(
     assert list(map(scores, all_)) == [prompt[1:] for prompt in prompts]
     assert [each for result in results for each in result.sequences] == all_
     for result in results:
-        for sequence, logits_V in zip(result.sequences, result.logits_RV, strict=True):
+        for sequence, logits_V in zip(result.sequences, result.logits_RnV[:, 0], strict=True):
             np.testing.assert_array_equal(logits_V, after(*sequence.request.prompt_tokens))
     actual = [tokens.shape for tokens, _ in run.model.steps]
     assert actual == (shapes or [(1, 4), (1, 2), (1, 3), (1, 2)])
@@ -152,13 +152,13 @@ def test_answers_begin_where_the_prompt_ends():
     assert result.sequences == []
     (result,) = run((first, 3))
     assert result.sequences == [three[0], three[2]]
-    assert result.token_R.tolist() == [np.argmax(after(5, 6, 7))] * 2
+    assert result.token_Rn[:, 0].tolist() == [np.argmax(after(5, 6, 7))] * 2
     assert [each.computed for each in three] == [3, 0, 3]
     assert run.cache.length_B.tolist() == [0, 3, 0, 3]
     first.new_tokens.append(1)
     three[2].new_tokens.append(2)
     (result,) = run((three[0], 1), (three[2], 1))
-    assert result.token_R.tolist() == [np.argmax(after(5, 6, 7, token)) for token in (1, 2)]
+    assert result.token_Rn[:, 0].tolist() == [np.argmax(after(5, 6, 7, token)) for token in (1, 2)]
 
 
 def test_a_bad_row_keeps_its_error_where_a_suppressed_token_is_the_best_of_another():
@@ -180,13 +180,13 @@ def test_a_bad_row_keeps_its_error_where_a_suppressed_token_is_the_best_of_anoth
         model.forward = forward_again
         (result,) = run((bad, 1), (good, 1), (later, 1))
         assert len(model.steps) == 2
-        assert result.token_R is None
+        assert result.token_Rn is None
         errors = {sequence: str(error) for sequence, error in result.failed}
         assert errors.pop(bad) == "NaN or infinity in row 0: embedding"
         assert list(errors) == ([later] if worse else [])
         assert all("router, layer 1" in text for text in errors.values())
         assert result.sequences == ([good] if worse else [good, later])
-        np.testing.assert_array_equal(result.logits_RV[0], after(4))
+        np.testing.assert_array_equal(result.logits_RnV[0, 0], after(4))
 
 
 def test_a_sequence_that_does_not_run_has_no_row():

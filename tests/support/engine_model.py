@@ -84,7 +84,7 @@ class HistoryModel:
         self.max_length, self.max_step, self.pads_steps = max_length, max_step, pads_steps
         self.steps: list[tuple[np.ndarray, np.ndarray]] = []
         self._window, self._nan_after, self._fails_at = window, nan_after, fails_at
-        self._poison = np.random.default_rng(0)
+        self.mtp_heads, self._poison = 0, np.random.default_rng(0)
 
     def new_cache(
         self,
@@ -93,6 +93,7 @@ class HistoryModel:
         dtype: Any = None,
         *,
         captures: bool = False,
+        mtp_heads: int = 0,
     ) -> HybridCache:
         """Return an empty cache for `batch_size` sequences."""
         length = self.max_length if max_length is None else max_length

@@ -1,0 +1,147 @@
+"""The drafter: MTP heads propose tokens, which the next step of the model verifies.
+
+Head k reads all tokens that it has not read, then the drafts of the heads before it, and proposes
+the token after them. A head's proposal is chosen as the token itself will be: by the request's
+sampling parameters, and by the same noise where the request has a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
+
+from .output_processor import draw_of
+from .prefix_store import BLOCK
+from .sampler import NO_TOKEN, Draft, Draw, Sampler
+from .worker import RowTokens, StepPlan
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.kv_cache import HybridCache
+
+    from .executor import Executor
+    from .request import Constraint, Sequence
+
+__all__ = ["Drafter"]
+
+
+class Drafter:
+    """Lets MTP heads draft for the sequences that generate.
+
+    Parameters
+    ----------
+    executor
+        What runs the heads on all ranks.
+    sampler
+        What chooses tokens from logits.
+    cache
+        The KV cache.
+    suppressed
+        Token ids that are never chosen: where there are some, logits are needed.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        sampler: Sampler,
+        cache: HybridCache,
+        suppressed: frozenset[int] = frozenset(),
+    ) -> None:
+        self._executor, self._sampler, self._suppressed = executor, sampler, suppressed
+        self._rows = cache.batch_size
+        self._reach = cache.window - 2  # so many tokens have their hidden states in the ring
+
+    def __call__(self, sequences: Iterable[Sequence]) -> None:
+        """Give drafts to the sequences that generate and go on, as many as there are heads.
+
+        Fewer only where fewer tokens are left to generate.
+        """
+        heads = self._executor.mtp_heads
+        drafting = [each for each in sequences if _wants_draft(each, 0)] if heads else []
+        generating = drafting
+        constraints = {
+            each: each.constraint.copy() for each in drafting if each.constraint is not None
+        }
+        for head in range(heads):
+            drafting = [each for each in drafting if _wants_draft(each, head)]
+            if drafting:
+                self._draft(head, drafting, constraints)
+        for sequence in generating:
+            self._keep_prefix(sequence)
+
+    def _draft(
+        self, head: int, sequences: list[Sequence], constraints: dict[Sequence, Constraint]
+    ) -> None:
+        """Let one head read, and add its drafts."""
+        sequences.sort(key=lambda sequence: sequence.running_row)
+        parts = tuple(self._row_tokens(head, sequence) for sequence in sequences)
+        is_greedy = not self._suppressed and all(each.is_argmax for each in sequences)
+        plan = StepPlan(0, self._rows, parts, is_greedy)
+        outputs = self._executor.draft(head, plan)
+        for sequence in sequences:
+            sequence.mtp_computed[head] = sequence.length
+        rows = [sequence.running_row for sequence in sequences]
+        is_good_R = np.isfinite(outputs[-1][rows, 0]).reshape(len(rows), -1).all(axis=1)
+        sequences = [each for each, is_good in zip(sequences, is_good_R, strict=True) if is_good]
+        output_R = outputs[0][rows, 0][is_good_R]
+        if is_greedy:
+            drafts = [Draft(int(token)) for token in output_R]
+        else:
+            drafts = self._choose(sequences, output_R, constraints)
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            if draft.token != NO_TOKEN:
+                sequence.drafts.append(draft)
+
+    def _choose(
+        self,
+        sequences: SequenceOf[Sequence],
+        logits_RV: np.ndarray,
+        constraints: dict[Sequence, Constraint],
+    ) -> list[Draft]:
+        """Return drafts from logits; none where the constraint fails or ends the answer."""
+        draws: dict[int, Draw] = {}
+        for row, sequence in enumerate(sequences):
+            with suppress(Exception):  # the step that verifies gets and reports it
+                draw = _draw_of_draft(sequence, logits_RV.shape[1], constraints.get(sequence))
+                draws |= {} if draw is None else {row: draw}
+        drafts = [Draft(NO_TOKEN)] * len(sequences)
+        if draws:
+            chosen = self._sampler.draft(logits_RV[list(draws)], list(draws.values()))
+            for row, draft in zip(draws, chosen, strict=True):
+                drafts[row] = draft
+        return drafts
+
+    def _row_tokens(self, head: int, sequence: Sequence) -> RowTokens:
+        """Return the tokens that a head is to read: those that it has not, and the drafts."""
+        start = max(sequence.mtp_computed[head], sequence.length - self._reach)
+        drafts = [draft.token for draft in sequence.drafts]
+        tokens = [*sequence.latest(sequence.length - start), *drafts]
+        return RowTokens(sequence.running_row, start, tokens, 1, len(drafts))
+
+    def _keep_prefix(self, sequence: Sequence) -> None:
+        """Keep the block of a prefix that a sequence has just completed, if it has."""
+        stop = min(sequence.computed, *sequence.mtp_computed)
+        if stop % BLOCK <= MAX_DRAFT_TOKENS and stop >= BLOCK:
+            self._executor.keep(sequence.running_row, stop // BLOCK * BLOCK - 1, stop)
+
+
+def _draw_of_draft(
+    sequence: Sequence, vocab_size: int, constraint: Constraint | None
+) -> Draw | None:
+    """Return what the choice of a draft depends on; None if the last draft ends the answer."""
+    drafted = [draft.token for draft in sequence.drafts]
+    if constraint and drafted and constraint.accept(drafted[-1]) == "stop":
+        return None
+    return draw_of(sequence, vocab_size, constraint=constraint, drafted=drafted)
+
+
+def _wants_draft(sequence: Sequence, head: int) -> bool:
+    """Return whether a draft is of use: the heads before have drafted, and tokens are left."""
+    left = sequence.request.limit - len(sequence.new_tokens) - 1
+    is_generating = sequence.new_tokens and not sequence.finish_reason
+    return bool(is_generating) and len(sequence.drafts) == head < left

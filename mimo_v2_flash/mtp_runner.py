@@ -1,0 +1,132 @@
+"""MTP runner: the heads that draft tokens, on the tokens of a pass or on drafts.
+
+Head k reads a token at position p and the main model's hidden state at p - 1 - k, and predicts the
+token at p + 1, as the main model does at p. So its keys and values lie at the positions of the
+tokens that it reads, beside the main model's, and whatever holds of those holds of them: rejected
+drafts are overwritten, prefixes are shared, rows are copied. Rotation is relative, so that this is
+the same as the position of the hidden state.
+
+Source: SGLang's multi-layer EAGLE worker: head k works on the main model's hidden states, with
+tokens rotated k + 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .checkpoint.params import ModelWeights
+from .config import LayerSpec, MiMoConfig
+from .execution import Backend
+from .kernels.hidden_ring import take_hidden, take_shifted_hidden, write_hidden
+from .kv_cache import HybridCache
+from .layers.forward_batch import AttentionMetadata, ForwardBatch
+from .layers.mtp import MTPHead
+from .layers.parallel_context import ParallelContext
+
+__all__ = ["MTPRunner", "mtp_cache_layers"]
+
+
+def mtp_cache_layers(config: MiMoConfig, context: ParallelContext, heads: int) -> list[LayerSpec]:
+    """Return the layers that `heads` MTP heads add to a KV cache: theirs, and the hidden states."""
+    if not heads:
+        return []
+    head, D = config.mtp_layer, config.hidden_size
+    halves = replace(head.attention, num_kv_heads=1, head_dim=D - D // 2, v_head_dim=D // 2)
+    ring = replace(head, attention=halves)
+    return [*[context.shard_spec.local_layer(head)] * heads, ring]
+
+
+class MTPRunner:
+    """Runs the MTP heads on one rank's part of the model.
+
+    Parameters
+    ----------
+    config, weights, backend, context, dtype
+        As for `ModelRunner`, which has the main model.
+    metadata_of
+        Function that returns the attention metadata of a layer of the cache, from a pass.
+
+    """
+
+    def __init__(
+        self,
+        config: MiMoConfig,
+        weights: ModelWeights,
+        backend: Backend,
+        context: ParallelContext,
+        metadata_of: Callable[..., AttentionMetadata],
+        dtype: str,
+    ) -> None:
+        self._weights, self._context, self._metadata_of = weights, context, metadata_of
+        self._to_device, self._dtype = backend.to_device, dtype
+        self._first = config.num_hidden_layers  # of the cache's layers that are the heads'
+        spec = context.shard_spec.local_layer(config.mtp_layer)
+        self._spec, self._head = spec, backend.compile(MTPHead.build(spec, context))
+        self._take = backend.compile(take_hidden)
+        self._take_shifted = backend.compile(take_shifted_hidden)
+        self._write = backend.compile(write_hidden)
+
+    def head_weights(self, head: int) -> ModelWeights:
+        """Return the model's weights with a head's final norm, for the shared LM head."""
+        return self._weights._replace(final_norm_D=self._weights.mtp[head].final_norm_D)
+
+    def heads(self, cache: HybridCache) -> int:
+        """Return of how many heads a cache has keys and values; the ring is after theirs."""
+        return max(0, len(cache.layers) - self._first - 1)
+
+    def read(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> list[Any]:
+        """Let the heads read the tokens of a pass of the main model; return their hidden states.
+
+        `x_ND` are the main model's, which are still to be kept: `keep`.
+        """
+        return [
+            self._run(head, batch, cache, self._hidden(head, batch, cache, x_ND))
+            for head in range(self.heads(cache))
+        ]
+
+    def keep(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> None:
+        """Keep the hidden states of a pass of the main model."""
+        ring = self._first + self.heads(cache)
+        position_N = self._to_device(batch.position_N)
+        metadata = self._metadata_of(self._spec.attention, batch, position_N, cache, ring)
+        self._write(cache.layers[ring], x_ND, position_N, metadata.slot_mapping_N)
+
+    def draft(self, head: int, batch: ForwardBatch, cache: HybridCache) -> Any:
+        """Let a head read tokens whose hidden states are kept; return its own, `x_ND`."""
+        return self._run(head, batch, cache, self._hidden(head, batch, cache, None))
+
+    def _hidden(self, head: int, batch: ForwardBatch, cache: HybridCache, x_ND: Any) -> Any:
+        """Return the hidden state that belongs to each token: of this pass, or kept before."""
+        ring, shift = self._first + self.heads(cache), 1 + head
+        slots, kept, position_N = cache.slots[ring], cache.layers[ring], batch.position_N
+        source_N = np.maximum(position_N - shift, 0)
+        row_N = self._to_device((batch.row_N * slots + source_N % slots).astype(np.int32))
+        if x_ND is None:
+            return self._take(kept, row_N)
+        index_N = np.arange(len(position_N))
+        token_N = np.maximum(index_N - shift, 0)
+        is_active_N = (batch.row_N[token_N] == batch.row_N) & (position_N[token_N] == source_N)
+        token_N = np.where(is_active_N, token_N, -1).astype(np.int32)
+        return self._take_shifted(x_ND, kept, self._to_device(token_N), row_N)
+
+    def _run(self, head: int, batch: ForwardBatch, cache: HybridCache, hidden_ND: Any) -> Any:
+        """Return a head's hidden states of the tokens of a pass; the first tokens have none."""
+        position_N = np.where(batch.position_N > head, batch.position_N, -1).astype(np.int32)
+        batch, layer = replace(batch, position_N=position_N), self._first + head
+        metadata = self._metadata_of(
+            self._spec.attention, batch, self._to_device(position_N), cache, layer
+        )
+        (dispatcher,) = self._context.dispatchers(self._spec, 0, batch.longest)
+        return self._head(
+            batch.token_N,
+            hidden_ND,
+            self._weights.embedding_VD,
+            metadata,
+            self._context.rank_ids,
+            cache.layers[layer],
+            self._weights.mtp[head],
+            dispatcher=dispatcher,
+            dtype=self._dtype,
+        )
