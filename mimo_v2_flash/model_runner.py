@@ -134,31 +134,9 @@ class ModelRunner:
         outputs = StepOutputs(output, self._weights, step, cache, self._context)
         for batch, x_ND in self._passes(step, cache, outputs.is_bad_B):
             if self.mtp.heads(cache):
-                if step.is_read_by_heads:
-                    self.mtp.read(batch, x_ND, cache)
                 self.mtp.keep(batch, x_ND, cache)
             outputs.fill(batch, x_ND)
         return outputs.join(everywhere=everywhere)
-
-    def forward_heads(
-        self, output: HeadOutput, step: Step, cache: HybridCache
-    ) -> list[tuple[np.ndarray, ...]]:
-        """Return what `output` computes of the main model, then of each MTP head of `cache`.
-
-        A head's output at a token is about the next token, as the main model's is; head k has none
-        of the first k + 1 tokens of a sequence.
-        """
-        heads = map(self.mtp.head_weights, range(self.mtp.heads(cache)))
-        outputs = [
-            StepOutputs(output, weights, step, cache, self._context)
-            for weights in (self._weights, *heads)
-        ]
-        for batch, x_ND in self._passes(step, cache, outputs[0].is_bad_B):
-            hidden = [x_ND, *self.mtp.read(batch, x_ND, cache)]
-            self.mtp.keep(batch, x_ND, cache)
-            for each, part_ND in zip(outputs, hidden, strict=True):
-                each.fill(batch, part_ND)
-        return [each.join() for each in outputs]
 
     def draft(
         self, head: int, output: HeadOutput, step: Step, cache: HybridCache
@@ -242,8 +220,7 @@ class ModelRunner:
         )
         again = runner.logits if output is self.logits else runner.greedy_tokens
         is_row_B = np.arange(len(step.count_B)) == row
-        count_B = np.where(is_row_B, step.count_B, 0)
-        step = step._replace(count_B=count_B, is_read_by_heads=False)
+        step = step._replace(count_B=np.where(is_row_B, step.count_B, 0))
         with suppress(MissingProgramError, ChildProcessError):  # its shapes are the row's own
             runner.forward(again, step, cache)
         return finder.cause(context.world_group)

@@ -1,4 +1,4 @@
-"""MTP runner: the heads that draft tokens, on the tokens of a pass or on drafts.
+"""MTP runner: the heads that draft tokens, and the hidden states that they read.
 
 Head k reads a token at position p and the main model's hidden state at p - 1 - k, and predicts the
 token at p + 1, as the main model does at p. So its keys and values lie at the positions of the
@@ -19,7 +19,7 @@ import numpy as np
 from .checkpoint.params import ModelWeights
 from .config import LayerSpec, MiMoConfig
 from .execution import Backend
-from .kernels.hidden_ring import take_hidden, take_shifted_hidden, write_hidden
+from .kernels.hidden_ring import take_hidden, write_hidden
 from .kv_cache import HybridCache
 from .layers.forward_batch import AttentionMetadata, ForwardBatch
 from .layers.mtp import MTPHead
@@ -65,7 +65,6 @@ class MTPRunner:
         spec = context.shard_spec.local_layer(config.mtp_layer)
         self._spec, self._head = spec, backend.compile(MTPHead.build(spec, context))
         self._take = backend.compile(take_hidden)
-        self._take_shifted = backend.compile(take_shifted_hidden)
         self._write = backend.compile(write_hidden)
 
     def head_weights(self, head: int) -> ModelWeights:
@@ -76,16 +75,6 @@ class MTPRunner:
         """Return of how many heads a cache has keys and values; the ring is after theirs."""
         return max(0, len(cache.layers) - self._first - 1)
 
-    def read(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> list[Any]:
-        """Let the heads read the tokens of a pass of the main model; return their hidden states.
-
-        `x_ND` are the main model's, which are still to be kept: `keep`.
-        """
-        return [
-            self._run(head, batch, cache, self._hidden(head, batch, cache, x_ND))
-            for head in range(self.heads(cache))
-        ]
-
     def keep(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> None:
         """Keep the hidden states of a pass of the main model."""
         ring = self._first + self.heads(cache)
@@ -94,22 +83,11 @@ class MTPRunner:
         self._write(cache.layers[ring], x_ND, position_N, metadata.slot_mapping_N)
 
     def draft(self, head: int, batch: ForwardBatch, cache: HybridCache) -> Any:
-        """Let a head read tokens whose hidden states are kept; return its own, `x_ND`."""
-        return self._run(head, batch, cache, self._hidden(head, batch, cache, None))
-
-    def _hidden(self, head: int, batch: ForwardBatch, cache: HybridCache, x_ND: Any) -> Any:
-        """Return the hidden state that belongs to each token: of this pass, or kept before."""
-        ring, shift = self._first + self.heads(cache), 1 + head
-        slots, kept, position_N = cache.slots[ring], cache.layers[ring], batch.position_N
-        source_N = np.maximum(position_N - shift, 0)
+        """Let a head read tokens; return its hidden states of them, `x_ND`."""
+        ring, slots = cache.layers[self._first + self.heads(cache)], cache.slots[-1]
+        source_N = np.maximum(batch.position_N - 1 - head, 0)
         row_N = self._to_device((batch.row_N * slots + source_N % slots).astype(np.int32))
-        if x_ND is None:
-            return self._take(kept, row_N)
-        index_N = np.arange(len(position_N))
-        token_N = np.maximum(index_N - shift, 0)
-        is_active_N = (batch.row_N[token_N] == batch.row_N) & (position_N[token_N] == source_N)
-        token_N = np.where(is_active_N, token_N, -1).astype(np.int32)
-        return self._take_shifted(x_ND, kept, self._to_device(token_N), row_N)
+        return self._run(head, batch, cache, self._take(ring, row_N))
 
     def _run(self, head: int, batch: ForwardBatch, cache: HybridCache, hidden_ND: Any) -> Any:
         """Return a head's hidden states of the tokens of a pass; the first tokens have none."""

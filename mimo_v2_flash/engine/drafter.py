@@ -1,7 +1,7 @@
 """The drafter: MTP heads propose tokens, which the next step of the model verifies.
 
-Head k reads all tokens that it has not read, then the drafts of the heads before it, and proposes
-the token after them. A head's proposal is chosen as the token itself will be: by the request's
+Head k reads the tokens in its window that it has not read, then the drafts of the heads before it,
+and proposes the token after them. A draft is chosen as the token itself will be: by the request's
 sampling parameters, and by the same noise where the request has a seed.
 """
 
@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
-
 from .output_processor import draw_of
-from .prefix_store import BLOCK
 from .sampler import NO_TOKEN, Draft, Draw, Sampler
 from .worker import RowTokens, StepPlan
 
@@ -63,7 +60,6 @@ class Drafter:
         """
         heads = self._executor.mtp_heads
         drafting = [each for each in sequences if _wants_draft(each, 0)] if heads else []
-        generating = drafting
         constraints = {
             each: each.constraint.copy() for each in drafting if each.constraint is not None
         }
@@ -71,8 +67,6 @@ class Drafter:
             drafting = [each for each in drafting if _wants_draft(each, head)]
             if drafting:
                 self._draft(head, drafting, constraints)
-        for sequence in generating:
-            self._keep_prefix(sequence)
 
     def _draft(
         self, head: int, sequences: list[Sequence], constraints: dict[Sequence, Constraint]
@@ -122,12 +116,6 @@ class Drafter:
         drafts = [draft.token for draft in sequence.drafts]
         tokens = [*sequence.latest(sequence.length - start), *drafts]
         return RowTokens(sequence.running_row, start, tokens, 1, len(drafts))
-
-    def _keep_prefix(self, sequence: Sequence) -> None:
-        """Keep the block of a prefix that a sequence has just completed, if it has."""
-        stop = min(sequence.computed, *sequence.mtp_computed)
-        if stop % BLOCK <= MAX_DRAFT_TOKENS and stop >= BLOCK:
-            self._executor.keep(sequence.running_row, stop // BLOCK * BLOCK - 1, stop)
 
 
 def _draw_of_draft(

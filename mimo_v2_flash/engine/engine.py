@@ -315,6 +315,7 @@ class Engine:
             for result in self._runner.run(scheduled):
                 with self._lock:
                     events += self._processor(result)
+            self._recorder.begin_drafts(self._clock())
             self._drafter(self._scheduler.running)
         except Exception as error:
             with self._lock:

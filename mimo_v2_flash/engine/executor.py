@@ -84,12 +84,6 @@ class Executor:
             self._is_broken = True
             raise
 
-    def keep(self, row: int, start: int, stop: int) -> None:
-        """Keep the prefixes that a row's tokens from `start` to `stop` - 1 complete, if any."""
-        if self._worker.prefixes:
-            self._worker.keep(row, start, stop)
-            self._later("keep", row, start, stop)
-
     def share(self, value: Any) -> None:
         """Let `Worker.follow` have a value, with the next step or the end."""
         self._later("share", value)

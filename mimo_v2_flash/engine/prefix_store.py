@@ -9,7 +9,7 @@ Source: the tree and its order of eviction: RadixAttention, arXiv:2312.07104.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,11 +48,14 @@ class PrefixStore:
     budget
         Bytes; least recently used leaves are dropped first, and parts of sliding layers that have
         not been used for longer.
+    omitted
+        Layers of the cache that are not kept: those of MTP heads, which read the hidden states of a
+        prefix's end again.
     """
 
-    def __init__(self, cache: HybridCache, budget: int) -> None:
+    def __init__(self, cache: HybridCache, budget: int, omitted: Collection[int] = ()) -> None:
         self._cache, self.budget = cache, budget
-        layers = range(len(cache.slots))
+        layers = [layer for layer in range(len(cache.slots)) if layer not in omitted]
         self._sliding = [layer for layer in layers if cache.slots[layer] < cache.max_length]
         self._full = [layer for layer in layers if layer not in self._sliding]
         self._full_bytes, self._sliding_bytes = map(self._block_bytes, (self._full, self._sliding))

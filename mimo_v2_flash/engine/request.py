@@ -297,12 +297,6 @@ class Sequence:
         is_plain = params.is_greedy and params.logprobs is None
         return is_plain and self.constraint is None and not self.is_early
 
-    def read(self, count: int) -> None:
-        """Record that the model has read `count` tokens more, and with a prompt the MTP heads."""
-        is_prompt, self.computed = self.is_prefill, self.computed + count
-        if is_prompt:
-            self.mtp_computed = [self.computed] * len(self.mtp_computed)
-
     def unseen(self, limit: int) -> list[int]:
         """Return up to `limit` of the next tokens that the model has not seen."""
         prompt, start = self.request.prompt_tokens, self.computed

@@ -93,7 +93,7 @@ class StepRunner:
         if request.params.prompt_logprobs is None:
             start = self._executor.restore(sequence.running_row, request.prompt_tokens)
             sequence.computed = sequence.reused = start
-        sequence.mtp_computed = [sequence.computed] * self._executor.mtp_heads
+        sequence.mtp_computed = [0] * self._executor.mtp_heads
 
     def run(self, scheduled: SequenceOf[ScheduledTokens]) -> Iterator[StepResult]:
         """Compute the scheduled tokens; yield the sequences of which all tokens are computed."""
@@ -131,8 +131,7 @@ class StepRunner:
         by_row = {part.sequence.running_row: part for part in parts}
         by_row = dict(sorted(by_row.items()))
         row_tokens = tuple(map(_row_tokens, by_row.values()))
-        prompts = tuple(row for row, part in by_row.items() if part.sequence.is_prefill)
-        plan = StepPlan(first_row, rows, row_tokens, greedy=False, prompt_rows=prompts)
+        plan = StepPlan(first_row, rows, row_tokens, greedy=False)
         token_Bn, logits_BnV, errors = self._compute(plan, by_row)
         scored = [
             (part.sequence, _add_prompt_logprobs(part, logits_BnV[row - first_row]))
@@ -141,7 +140,7 @@ class StepRunner:
         ]
         ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
         for part in parts:
-            part.sequence.read(len(part.tokens))
+            part.sequence.computed += len(part.tokens)
         failed = [
             (sequence, errors[row].of_row(row - first_row, sequence.index))
             for row in sorted(errors)

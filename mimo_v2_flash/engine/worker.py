@@ -14,6 +14,7 @@ import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
 from mimo_v2_flash.inputs import as_count
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
 from mimo_v2_flash.parallel import RankError, check_consistent
@@ -65,15 +66,12 @@ class StepPlan(NamedTuple):
         The rows that have tokens, in their order.
     greedy
         Whether greedy tokens are wanted, and not logits.
-    prompt_rows
-        The rows whose tokens are of prompts: MTP heads read them with the main model.
     """
 
     first_row: int
     rows: int
     parts: tuple[RowTokens, ...]
     greedy: bool
-    prompt_rows: tuple[int, ...] = ()
 
     def columns(self, index_R: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return where the outputs of some rows are, after their last token and after each draft.
@@ -168,9 +166,7 @@ class Worker:
         """
         token_BT, position_BT, index_Bn = plan.arrays()
         runner, cache = self._model.runner, self._rows(plan)
-        start_B, count_B = cache.check_positions(position_BT)
-        is_read_by_heads = bool(self.mtp_heads and plan.prompt_rows)
-        step = Step(token_BT, start_B, count_B, index_Bn, is_read_by_heads)
+        step = Step(token_BT, *cache.check_positions(position_BT), index_Bn)
         output = runner.greedy_tokens if plan.greedy else runner.logits
         self._plan, self._last = plan, (output, step, cache)
         outputs = runner.forward(output, step, cache, everywhere=False)
@@ -209,25 +205,21 @@ class Worker:
     def save(self, bad_rows: Sequence[int]) -> None:
         """Keep the prefixes that the last step completed, but for bad rows of its plan.
 
-        Where MTP heads draft, those of answers are kept by `keep`, once the heads have read them.
+        Its drafts may be refused; those of the step before that were accepted are kept now.
         """
         plan = self._plan
         if sum(len(part.tokens) for part in plan.parts) > self._model.max_step:
             return  # what the rings lost of all passes but the last is gone
         first_tokens = [0] * len(self.prefixes)
-        for row, start, tokens, *_ in plan.parts:
-            rank = self.cache.rank_of(row)
-            is_late = self.mtp_heads and row not in plan.prompt_rows
-            if row - plan.first_row not in bad_rows and not is_late:
+        for row, start, tokens, _, drafts in plan.parts:
+            rank, first = self.cache.rank_of(row), start
+            if self.mtp_heads and len(tokens) - drafts == 1:
+                first = max(0, start - MAX_DRAFT_TOKENS)
+            if row - plan.first_row not in bad_rows:
                 known = self._row_tokens[row]
-                self.prefixes[rank].save(known, row, start, first_tokens[rank])
+                store, index = self.prefixes[rank], first_tokens[rank] + first - start
+                store.save(known[: len(known) - drafts], row, first, index, written=len(known))
             first_tokens[rank] += len(tokens)
-
-    def keep(self, row: int, start: int, stop: int) -> None:
-        """Keep the prefixes that a row's tokens from `start` to `stop` - 1 complete, if any."""
-        known = self._row_tokens[row]
-        store = self.prefixes[self.cache.rank_of(row)]
-        store.save(known[:stop], row, start, 0, written=len(known))
 
     def release(self) -> None:
         """Free the cache and all prefixes; nothing runs any more."""
@@ -276,5 +268,6 @@ def new_worker(
     mtp_heads = as_count("draft_tokens", mtp_heads, minimum=0, maximum=model.mtp_heads)
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
-    stores = [PrefixStore(cache, budget) for _ in cache.rank_rows if budget]
+    of_heads = range(len(cache.layers) - 1 - mtp_heads, len(cache.layers) - 1 if mtp_heads else 0)
+    stores = [PrefixStore(cache, budget, of_heads) for _ in cache.rank_rows if budget]
     return Worker(model, cache, stores, mtp_heads)

@@ -11,7 +11,7 @@ import numpy as np
 from .axes import checked
 from .kv_cache import KVCache, write_tokens
 
-__all__ = ["take_hidden", "take_shifted_hidden", "write_hidden"]
+__all__ = ["take_hidden", "write_hidden"]
 
 
 def take_hidden(cache: KVCache, row_N):
@@ -23,20 +23,6 @@ def take_hidden(cache: KVCache, row_N):
 def _take_hidden(k_ZKQ, v_ZKC, row_N):
     halves = (np.take(part, row_N, axis=0).astype(np.float32) for part in (k_ZKQ, v_ZKC))
     return np.concatenate([np.reshape(half, (row_N.shape[0], -1)) for half in halves], axis=1)
-
-
-def take_shifted_hidden(x_ND, cache: KVCache, token_N, row_N):
-    """Return `hidden_ND`: of tokens `token_N` of the pass, where that is -1 of rows `row_N`.
-
-    Parameters
-    ----------
-    x_ND
-        The hidden states of the pass, rounded here as the ring would round them.
-    """
-    prior_ND = take_hidden(cache, row_N).astype(x_ND.dtype)
-    rounded_ND = x_ND.astype(cache.k_ZKQ.dtype).astype(x_ND.dtype)
-    active_ND = np.take(rounded_ND, np.maximum(token_N, 0), axis=0)
-    return np.where(np.expand_dims(token_N, 1) < 0, prior_ND, active_ND)
 
 
 def write_hidden(cache: KVCache, x_ND, position_N, slot_mapping_N) -> None:

@@ -22,15 +22,12 @@ class Step(NamedTuple):
         Position of each row's first token, and how many real tokens it has.
     index_Bn
         The tokens, among a row's `token_BT`, whose outputs are wanted.
-    is_read_by_heads
-        Whether MTP heads read the tokens too; else they do so later, by `ModelRunner.draft`.
     """
 
     token_BT: np.ndarray
     start_B: np.ndarray
     count_B: np.ndarray
     index_Bn: np.ndarray
-    is_read_by_heads: bool = False
 
 
 class SequenceRun(NamedTuple):
