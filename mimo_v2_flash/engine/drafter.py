@@ -59,7 +59,7 @@ class Drafter:
         Fewer only where fewer tokens are left to generate.
         """
         heads = self._executor.mtp_heads
-        drafting = [each for each in sequences if _wants_draft(each, 0)] if heads else []
+        drafting = [each for each in sequences if heads and _wants_draft(each, 0)]
         constraints = {
             each: each.constraint.copy() for each in drafting if each.constraint is not None
         }
@@ -131,5 +131,6 @@ def _draw_of_draft(
 def _wants_draft(sequence: Sequence, head: int) -> bool:
     """Return whether a draft is of use: the heads before have drafted, and tokens are left."""
     left = sequence.request.limit - len(sequence.new_tokens) - 1
-    is_generating = sequence.new_tokens and not sequence.finish_reason
-    return bool(is_generating) and len(sequence.drafts) == head < left
+    if sequence.skips_drafts or sequence.finish_reason or not sequence.new_tokens:
+        return False
+    return len(sequence.drafts) == head < left

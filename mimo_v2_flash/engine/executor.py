@@ -75,6 +75,10 @@ class Executor:
         """How many MTP heads draft."""
         return self._worker.mtp_heads
 
+    def length(self, row: int) -> int:
+        """Return how many tokens a row of the cache holds."""
+        return int(self._worker.cache.length_B[row])
+
     def draft(self, head: int, plan: StepPlan) -> tuple[np.ndarray, ...]:
         """Let an MTP head read tokens and drafts; return what comes after the last, as `step`."""
         try:

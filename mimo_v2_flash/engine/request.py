@@ -242,6 +242,8 @@ class Sequence:
         What MTP heads propose to follow; the next step verifies it.
     mtp_computed
         Of each MTP head, how many tokens it has read.
+    skips_drafts
+        Whether the next step is to have none: a draft has made the last one NaN or infinite.
     finish_reason, error
         As in `Event`.
     last_time
@@ -259,6 +261,7 @@ class Sequence:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     drafts: "list[Draft]" = field(default_factory=list)
     mtp_computed: list[int] = field(default_factory=list)
+    skips_drafts: bool = False
     finish_reason: str | None = None
     error: Exception | None = None
     last_time: float | None = None

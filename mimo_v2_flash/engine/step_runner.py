@@ -133,14 +133,17 @@ class StepRunner:
         row_tokens = tuple(map(_row_tokens, by_row.values()))
         plan = StepPlan(first_row, rows, row_tokens, greedy=False)
         token_Bn, logits_BnV, errors = self._compute(plan, by_row)
+        for row in self._refused(by_row, errors):
+            del errors[row], by_row[row]
         scored = [
             (part.sequence, _add_prompt_logprobs(part, logits_BnV[row - first_row]))
             for row, part in by_row.items()
             if part.sequence.wants_prompt_logprobs and row not in errors
         ]
         ready = {row: part.sequence for row, part in by_row.items() if part.is_last}
-        for part in parts:
+        for part in by_row.values():
             part.sequence.computed += len(part.tokens)
+            part.sequence.skips_drafts = False
         failed = [
             (sequence, errors[row].of_row(row - first_row, sequence.index))
             for row in sorted(errors)
@@ -158,6 +161,20 @@ class StepRunner:
             return StepResult(sequences, failed, token_Rn=token_Bn[index_R1, column_Rn])
         logits_RnV = logits_BnV[index_R1, column_Rn]
         return StepResult(sequences, failed, logits_RnV=logits_RnV, scored=scored)
+
+    def _refused(
+        self, by_row: dict[int, ScheduledTokens], errors: dict[int, NonFiniteError]
+    ) -> list[int]:
+        """Return the rows whose error may be that of a draft: they go on without one.
+
+        What came before the step has to be in the cache still.
+        """
+        rows = [row for row in errors if by_row[row].drafts]
+        rows = [row for row in rows if self._executor.length(row) == by_row[row].sequence.computed]
+        for row in rows:
+            sequence = by_row[row].sequence
+            sequence.drafts, sequence.skips_drafts = [], True
+        return rows
 
     def _compute(
         self, plan: StepPlan, by_row: dict[int, ScheduledTokens]

@@ -138,7 +138,11 @@ def check(answer_of: dict, schedule: list[Arrival]) -> None:
 
 
 sizes = st.fixed_dictionaries(
-    {"max_sequences": st.integers(3, 6), "prefill_chunk": st.sampled_from([1, 2, 5, 8, 64])}
+    {
+        "max_sequences": st.integers(3, 6),
+        "prefill_chunk": st.sampled_from([1, 2, 5, 8, 64]),
+        "draft_tokens": st.integers(0, 3),
+    }
 )
 
 
@@ -152,12 +156,17 @@ def test_each_request_is_answered_as_if_it_were_alone(schedule, options, max_ste
     )
     engine = Engine(model, **options)
     check(run(engine, schedule), schedule)
-    rows, chunk = options["max_sequences"], options["prefill_chunk"]
+    rows, chunk, width = (
+        options["max_sequences"],
+        options["prefill_chunk"],
+        1 + options["draft_tokens"],
+    )
     for _, position_BT in model.steps:
         count = int(np.sum(position_BT >= 0))
-        assert count <= rows + min(chunk, max(1, max_step))
-        if pads_steps:
-            assert position_BT.shape[0] == 1 or position_BT.shape == (rows, 1)
+        assert count <= rows * width + min(chunk, max(1, max_step))
+        if pads_steps and position_BT.shape[0] > 1:
+            assert position_BT.shape[0] == rows
+            assert position_BT.shape[1] <= width
     params = SamplingParams(n=rows, max_tokens=1, temperature=1.0)  # no row is lost
     id_ = engine.submit([1], params)
     assert len(engine.run()[id_].answers) == rows

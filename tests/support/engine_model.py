@@ -58,6 +58,8 @@ class HistoryModel:
         A token after which the logits are NaN.
     fails_at
         The step that raises ArithmeticError, counted from 0.
+    mtp_heads
+        How many MTP heads it has. Half of their drafts are the main model's choice.
 
     Attributes
     ----------
@@ -77,6 +79,7 @@ class HistoryModel:
         pads_steps: bool = False,
         nan_after: int | None = None,
         fails_at: int | None = None,
+        mtp_heads: int = 3,
     ) -> None:
         self.config = SimpleNamespace(vocab_size=vocabulary)
         self.generation_config = SimpleNamespace(eos_token_ids=eos, suppress_tokens=suppressed)
@@ -84,7 +87,7 @@ class HistoryModel:
         self.max_length, self.max_step, self.pads_steps = max_length, max_step, pads_steps
         self.steps: list[tuple[np.ndarray, np.ndarray]] = []
         self._window, self._nan_after, self._fails_at = window, nan_after, fails_at
-        self.mtp_heads, self._poison = 0, np.random.default_rng(0)
+        self.mtp_heads, self._poison = mtp_heads, np.random.default_rng(0)
 
     def new_cache(
         self,
@@ -98,7 +101,7 @@ class HistoryModel:
         """Return an empty cache for `batch_size` sequences."""
         length = self.max_length if max_length is None else max_length
         cache = new_cache(
-            layers_of(NO_WINDOW, self._window),
+            layers_of(NO_WINDOW, *[self._window] * (1 + mtp_heads + bool(mtp_heads))),
             batch_size=batch_size,
             max_length=length,
             captured=self.max_step if captures or self.pads_steps else 0,
@@ -169,6 +172,33 @@ class HistoryModel:
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         outputs[-1][step.index_Bn < 0] = 0
         return outputs
+
+    def draft(
+        self, head: int, output: str, step: Step, cache: HybridCache
+    ) -> tuple[np.ndarray, ...]:
+        """Return an MTP head's logits, or the greedy tokens: the model's, or noise, half and half.
+
+        It asserts that the hidden states are there that the head reads.
+        """
+        logits_BnV = np.zeros((*step.index_Bn.shape, self.config.vocab_size), np.float32)
+        ring, slots = cache.layers[-1], cache.slots[-1]
+        for row, (start, count) in enumerate(zip(step.start_B, step.count_B, strict=True)):
+            if not count:
+                continue
+            before = self._before(cache, row, int(start))
+            history = [*before, *step.token_BT[row, :count].tolist()]
+            for position in range(max(int(start), head + 1), len(history)):
+                source = position - 1 - head
+                slot = (cache.first_row + row) * slots + source % slots
+                assert (ring.position_Z[slot], ring.k_ZKQ[slot, 0, 0]) == (source, history[source])
+            seen = [head, *history] if sum(history) % 2 else history
+            logits_BnV[row, 0] = self._logits(seen)
+        return self._outputs(output, logits_BnV)
+
+    def _outputs(self, output: str, logits_BnV: np.ndarray) -> tuple[np.ndarray, ...]:
+        if output == "step":
+            return (logits_BnV,)
+        return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
 
     def nonfinite_error(
         self, rows: tuple[int, ...], outputs: tuple[np.ndarray, ...], *_: Any
