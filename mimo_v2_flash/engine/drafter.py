@@ -7,13 +7,16 @@ sampling parameters, and by the same noise where the request has a seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
+
+from .draft_rule import DraftRule
 from .output_processor import draw_of
 from .sampler import NO_TOKEN, Draft, Draw, Sampler
 from .worker import RowTokens, StepPlan
@@ -38,8 +41,15 @@ class Drafter:
         What chooses tokens from logits.
     cache
         The KV cache.
-    suppressed
-        Token ids that are never chosen: where there are some, logits are needed.
+    is_fixed
+        Whether every head drafts in every step, and no rule decides how many do.
+    clock
+        A function that returns the time in seconds.
+
+    Attributes
+    ----------
+    seconds
+        Time in which heads drafted.
     """
 
     def __init__(
@@ -47,26 +57,44 @@ class Drafter:
         executor: Executor,
         sampler: Sampler,
         cache: HybridCache,
-        suppressed: frozenset[int] = frozenset(),
+        *,
+        is_fixed: bool,
+        clock: Callable[[], float],
     ) -> None:
-        self._executor, self._sampler, self._suppressed = executor, sampler, suppressed
+        self._executor, self._sampler = executor, sampler
+        self._rule, self._clock = DraftRule(executor.mtp_heads, is_fixed=is_fixed), clock
         self._rows = cache.batch_size
         self._reach = cache.window - 2  # so many tokens have their hidden states in the ring
+        self.seconds = 0.0
 
-    def __call__(self, sequences: Iterable[Sequence]) -> None:
-        """Give drafts to the sequences that generate and go on, as many as there are heads.
+    def __call__(self, sequences: SequenceOf[Sequence], *, is_timed: bool) -> None:
+        """Give drafts to the sequences that generate and go on, after a step.
 
-        Fewer only where fewer tokens are left to generate.
+        They are as many as the rule says; fewer only where fewer tokens are left to generate.
+        `is_timed` is whether the step was of such sequences alone.
         """
-        heads = self._executor.mtp_heads
-        drafting = [each for each in sequences if heads and _wants_draft(each, 0)]
+        if not self._rule.most:
+            return
+        start = self._clock()
+        self._rule.begin(sequences, start, is_timed=is_timed)
+        drafting = [each for each in sequences if self._wants_draft(each, 0)]
         constraints = {
             each: each.constraint.copy() for each in drafting if each.constraint is not None
         }
-        for head in range(heads):
-            drafting = [each for each in drafting if _wants_draft(each, head)]
+        for head in range(self._rule.most):
+            drafting = [each for each in drafting if self._wants_draft(each, head)]
             if drafting:
                 self._draft(head, drafting, constraints)
+        for sequence in sequences:
+            sequence.drafted, sequence.accepted = len(sequence.drafts), 0
+        self.seconds += self._clock() - start
+
+    def _wants_draft(self, sequence: Sequence, head: int) -> bool:
+        """Return whether a head's draft is of use: those before have drafted, tokens are left."""
+        if sequence.skips_drafts or sequence.finish_reason or not sequence.new_tokens:
+            return False
+        left = sequence.request.limit - len(sequence.new_tokens) - 1
+        return len(sequence.drafts) == head < min(left, self._rule.drafts(sequence))
 
     def _draft(
         self, head: int, sequences: list[Sequence], constraints: dict[Sequence, Constraint]
@@ -74,7 +102,7 @@ class Drafter:
         """Let one head read, and add its drafts."""
         sequences.sort(key=lambda sequence: sequence.running_row)
         parts = tuple(self._row_tokens(head, sequence) for sequence in sequences)
-        is_greedy = not self._suppressed and all(each.is_argmax for each in sequences)
+        is_greedy = not self._sampler.suppresses and all(each.is_argmax for each in sequences)
         plan = StepPlan(0, self._rows, parts, is_greedy)
         outputs = self._executor.draft(head, plan)
         for sequence in sequences:
@@ -113,6 +141,8 @@ class Drafter:
     def _row_tokens(self, head: int, sequence: Sequence) -> RowTokens:
         """Return the tokens that a head is to read: those that it has not, and the drafts."""
         start = max(sequence.mtp_computed[head], sequence.length - self._reach)
+        if sequence.length - start > 1 + MAX_DRAFT_TOKENS:
+            self._rule.interrupt()
         drafts = [draft.token for draft in sequence.drafts]
         tokens = [*sequence.latest(sequence.length - start), *drafts]
         return RowTokens(sequence.running_row, start, tokens, 1, len(drafts))
@@ -126,11 +156,3 @@ def _draw_of_draft(
     if constraint and drafted and constraint.accept(drafted[-1]) == "stop":
         return None
     return draw_of(sequence, vocab_size, constraint=constraint, drafted=drafted)
-
-
-def _wants_draft(sequence: Sequence, head: int) -> bool:
-    """Return whether a draft is of use: the heads before have drafted, and tokens are left."""
-    left = sequence.request.limit - len(sequence.new_tokens) - 1
-    if sequence.skips_drafts or sequence.finish_reason or not sequence.new_tokens:
-        return False
-    return len(sequence.drafts) == head < left

@@ -15,7 +15,7 @@ from .drafter import Drafter
 from .executor import Executor
 from .memory_budget import new_memory_budget
 from .output_processor import OutputProcessor
-from .request import Constraint, Event, QueueFullError, Request, RequestOutput, most_tokens
+from .request import Constraint, Event, QueueFullError, Request, RequestOutput
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
 from .seeds import resolve_seed
@@ -63,9 +63,10 @@ class Engine:
     prefix_cache : int or str
         The part of it for keys and values of known prefixes, as for `memory`; 0 keeps none.
         Prefixes are dropped before a request waits.
-    draft_tokens : int
+    draft_tokens : int or "auto"
         How many tokens MTP heads draft for each step of a sequence, 0 to the number of heads that
-        the checkpoint has: tokens come faster, and are those that come without.
+        the checkpoint has: tokens come faster, and are those that come without. "auto" drafts as
+        many as bring most tokens per second, none if there are no heads.
     cache_dtype : dtype, optional
         Dtype of the KV cache, float32 or bfloat16; the model's if not given.
     suppress_tokens : sequence of int, optional
@@ -104,7 +105,7 @@ class Engine:
         max_waiting: int | None = None,
         memory: int | str | None = None,
         prefix_cache: int | str = "10%",
-        draft_tokens: int = 0,
+        draft_tokens: int | str = 0,
         cache_dtype: Any = None,
         suppress_tokens: SequenceOf[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -122,11 +123,11 @@ class Engine:
         self._executor = Executor(model.group, self._worker)
         self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
-        self._drafter = Drafter(self._executor, self._processor.sampler, cache, suppressed)
-        self._memory = new_memory_budget(model, cache, memory, self._executor)
+        sampler, is_fixed = self._processor.sampler, draft_tokens != "auto"
+        self._drafter = Drafter(self._executor, sampler, cache, is_fixed=is_fixed, clock=clock)
         self._scheduler = Scheduler(
             cache.rank_rows,
-            memory=self._memory,
+            memory=new_memory_budget(model, cache, memory, self._executor),
             prefill_chunk=chunk,
             max_step=model.max_step,
             clock=clock,
@@ -163,7 +164,8 @@ class Engine:
         with self._lock:
             waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
             usage = self._scheduler.memory_usage()
-            return self._recorder.snapshot(running, waiting, self._cache_bytes, usage)
+            drafting = self._drafter.seconds
+            return self._recorder.snapshot(running, waiting, self._cache_bytes, usage, drafting)
 
     def submit(
         self,
@@ -207,7 +209,7 @@ class Engine:
         last = len(prompt) - (params.max_tokens == 0)  # what nothing follows is not computed
         prompt, last_target = prompt[:last], prompt[last:]
         limit = params.limit(self._max_length - len(prompt) + 1)  # the last is not fed back
-        self._check_fits(prompt, params.n, limit)
+        self._scheduler.check_fits(prompt, params.n, limit, self._max_length)
         ends = () if params.ignore_eos else self._model.generation_config.eos_token_ids
         with self._lock:
             self._check_open()
@@ -230,18 +232,6 @@ class Engine:
             if limit == 0 and (params.prompt_logprobs is None or not prompt):
                 self._ending.append((request.id, "length"))
         return request.id
-
-    def _check_fits(self, prompt: list[int], answers: int, limit: int) -> None:
-        """Raise ValueError if a prompt, its answers, or their memory can never fit."""
-        if len(prompt) > self._max_length:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens, the engine's max_length is "
-                f"{self._max_length}"
-            )
-        most = self._scheduler.rows_per_request
-        if answers > most:
-            raise ValueError(f"n is {answers}, allowed is 1..{most}: each answer has a row")
-        self._memory.check(answers, most_tokens(prompt, limit))
 
     def cancel(self, id: int) -> None:  # noqa: A002
         """End a request at the next `step`; nothing happens if it has ended already."""
@@ -312,11 +302,11 @@ class Engine:
             with self._lock:
                 scheduled = self._scheduler.schedule()
                 self._recorder.begin(scheduled, self._clock())
+            decodes = not any(part.sequence.is_prefill for part in scheduled)
             for result in self._runner.run(scheduled):
                 with self._lock:
                     events += self._processor(result)
-            self._recorder.begin_drafts(self._clock())
-            self._drafter(self._scheduler.running)
+            self._drafter(self._scheduler.running, is_timed=decodes)
         except Exception as error:
             with self._lock:
                 self._failure = error

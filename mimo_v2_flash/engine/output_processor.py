@@ -91,6 +91,7 @@ def _accepts_draft(sequence: Sequence) -> bool:
         return False
     sequence.drafts = drafts[1:]
     sequence.computed += 1  # the draft is in the cache
+    sequence.accepted += 1
     return True
 
 

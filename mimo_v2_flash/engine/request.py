@@ -242,6 +242,10 @@ class Sequence:
         What MTP heads propose to follow; the next step verifies it.
     mtp_computed
         Of each MTP head, how many tokens it has read.
+    drafted, accepted
+        How many drafts the last step had of it, and how many of them became its tokens.
+    refusals, draft_pause
+        Steps in a row that refused all its drafts, and steps in which it has none therefore.
     skips_drafts
         Whether the next step is to have none: a draft has made the last one NaN or infinite.
     finish_reason, error
@@ -261,6 +265,10 @@ class Sequence:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     drafts: "list[Draft]" = field(default_factory=list)
     mtp_computed: list[int] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+    refusals: int = 0
+    draft_pause: int = 0
     skips_drafts: bool = False
     finish_reason: str | None = None
     error: Exception | None = None

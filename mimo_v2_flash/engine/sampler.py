@@ -94,6 +94,11 @@ class Sampler:
     def __init__(self, suppressed: Collection[int] = ()) -> None:
         self._noise, self._suppressed_A = GumbelNoise(), np.array(sorted(suppressed), np.int64)
 
+    @property
+    def suppresses(self) -> bool:
+        """Whether there are tokens that are never chosen: an argmax may be one of them."""
+        return len(self._suppressed_A) > 0
+
     def __call__(self, logits_RV: np.ndarray, draws: Sequence[Draw]) -> np.ndarray:
         """Return token_R, int64: each row's next token, `NO_TOKEN` if all of them are forbidden.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .memory_budget import MemoryBudget, MemoryUsage
 from .prefix_store import BLOCK
-from .request import Event, Request, Sequence
+from .request import Event, Request, Sequence, most_tokens
 
 __all__ = ["ScheduledTokens", "Scheduler"]
 
@@ -85,6 +85,17 @@ class Scheduler:
         self.requests: dict[int, Request] = {}
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
+
+    def check_fits(self, prompt: list[int], answers: int, limit: int, max_length: int) -> None:
+        """Raise ValueError if a prompt, its answers, or their memory can never fit."""
+        if len(prompt) > max_length:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens, the engine's max_length is {max_length}"
+            )
+        most = self.rows_per_request
+        if answers > most:
+            raise ValueError(f"n is {answers}, allowed is 1..{most}: each answer has a row")
+        self._memory.check(answers, most_tokens(prompt, limit))
 
     def add(self, request: Request) -> None:
         """Let a request wait for its rows."""

@@ -84,7 +84,6 @@ class StatsRecorder:
         self._finished = self._steps = self._sequences = 0
         self._new_tokens = self._reused_tokens = self._decoded = 0
         self._drafted, self._accepted = [0] * MAX_DRAFT_TOKENS, [0] * MAX_DRAFT_TOKENS
-        self._draft_start = self._draft_seconds = 0.0
         self._tokens = {True: 0, False: 0}  # by whether they are a prompt's
         self._step = Counter[bool]()  # those of the step that runs
         self._seconds = {True: 0.0, False: 0.0}
@@ -105,17 +104,12 @@ class StatsRecorder:
             if sequence.computed == sequence.reused:  # it begins to run
                 self._reused_tokens += sequence.reused
 
-    def begin_drafts(self, now: float) -> None:
-        """Record that the step is computed, and MTP heads begin to draft for the next one."""
-        self._draft_start = now
-
     def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
         """Count what a step added to the answers of `requests`."""
         for is_prefill, tokens in self._step.items():
             self._tokens[is_prefill] += tokens
             self._seconds[is_prefill] += now - self._start
         self._step.clear()
-        self._draft_seconds += now - self._draft_start if self._draft_start > self._start else 0.0
         for event in events:
             self._finished += event.finish_reason is not None
             request = requests.get(event.id)
@@ -137,7 +131,12 @@ class StatsRecorder:
             self._accepted[head] += 1
 
     def snapshot(
-        self, running: int, waiting: int, cache_bytes: int, usage: MemoryUsage
+        self,
+        running: int,
+        waiting: int,
+        cache_bytes: int,
+        usage: MemoryUsage,
+        draft_seconds: float = 0.0,
     ) -> EngineStats:
         """Return the statistics so far."""
         return EngineStats(
@@ -154,7 +153,7 @@ class StatsRecorder:
             _percentiles(self._between_tokens),
             tuple(self._drafted),
             tuple(self._accepted),
-            self._draft_seconds,
+            draft_seconds,
             _ratio(self._sequences, self._steps),
             cache_bytes,
             *usage,

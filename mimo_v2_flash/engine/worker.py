@@ -258,14 +258,18 @@ def new_worker(
     max_length: int | None,
     cache_dtype: Any,
     prefix_cache: int | str,
-    mtp_heads: int = 0,
+    draft_tokens: int | str = 0,
 ) -> Worker:
     """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
     rows = as_count("max_sequences", max_sequences)
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
-    check_consistent(model.group, **options, draft_tokens=mtp_heads)
+    check_consistent(model.group, **options, draft_tokens=draft_tokens)
     budget = memory_size("prefix_cache", prefix_cache, model.group)
-    mtp_heads = as_count("draft_tokens", mtp_heads, minimum=0, maximum=model.mtp_heads)
+    most = model.mtp_heads
+    if isinstance(draft_tokens, str) and draft_tokens != "auto":
+        raise ValueError(f'draft_tokens is {draft_tokens!r:.40}, allowed is "auto" or 0..{most}')
+    drafts: Any = most if draft_tokens == "auto" else draft_tokens
+    mtp_heads = as_count("draft_tokens", drafts, minimum=0, maximum=most)
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
     of_heads = range(len(cache.layers) - 1 - mtp_heads, len(cache.layers) - 1 if mtp_heads else 0)
