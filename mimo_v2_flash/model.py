@@ -129,8 +129,12 @@ class MiMoV2FlashModel:
 
     @property
     def mtp_heads(self) -> int:
-        """How many MTP heads can draft: those of the checkpoint, at most three."""
-        return min(len(self.weights.mtp), MAX_DRAFT_TOKENS)
+        """How many MTP heads can draft: those of the checkpoint, at most three.
+
+        None can where the window of sliding layers is shorter than a step of drafts.
+        """
+        is_long = self.config.sliding_window > MAX_DRAFT_TOKENS
+        return min(len(self.weights.mtp), MAX_DRAFT_TOKENS) * is_long
 
     @property
     def pads_steps(self) -> bool:
