@@ -19,8 +19,14 @@ def mtp_input(embedded_ND, hidden_ND, embedding_norm_D, hidden_norm_D, w_eh_DI, 
 
         x = W [rmsnorm(embedded); rmsnorm(hidden)]
 
-    The embedding comes first, though the names of the weight, `eh`, might say either.
+    Raises
+    ------
+    ValueError
+        If the weight has not two inputs for each channel.
     """
+    D, I = hidden_ND.shape[1], w_eh_DI.shape[1]  # noqa: E741
+    if I != 2 * D:
+        raise ValueError(f"mtp_input: w_eh_DI has {I} inputs, expected {2 * D}")
     parts = (
         rmsnorm(embedded_ND, embedding_norm_D, epsilon=epsilon),
         rmsnorm(hidden_ND, hidden_norm_D, epsilon=epsilon),

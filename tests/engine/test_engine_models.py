@@ -112,12 +112,14 @@ def short_blocks(monkeypatch):
     st.sampled_from([4, 512]),
     st.sampled_from([0, 6000, 1 << 20]),
     st.sampled_from([NumpyBackend, StaticNumpy]),
+    st.integers(0, 3),
 )
 def test_each_request_is_answered_as_if_it_were_alone(
-    schedule, rows, chunk, max_step, budget, backend
+    schedule, rows, chunk, max_step, budget, backend, drafts
 ):
     model = small_model(max_step=max_step, backend=backend())
-    with Engine(model, rows, prefill_chunk=chunk, prefix_cache=budget) as engine:
+    options = {"prefill_chunk": chunk, "prefix_cache": budget, "draft_tokens": drafts}
+    with Engine(model, rows, **options) as engine:
         results = run(engine, schedule)
     assert_as_alone(results, schedule, small_model())
     for result, each in zip(results, schedule, strict=True):

@@ -272,3 +272,51 @@ def test_the_largest_penalties_leave_the_others(changed):
     draw = Draw(replace(PLAIN, **changed), 0, 0, 0, new_tokens=[1, 1])
     assert chosen(logits(-3, 0, -200), draw) in {0, 1, 2}
     assert chosen(logits(-3, -1, -200), draw) == 0
+
+
+HEADS = {
+    "the same distribution": (0, 1.5, -np.inf, -1, 2, 0.5, 0.9, -0.3, 0.1),
+    "another one": (2, -1, 0, 1.5, -2, 0.5, 0, 3, 0.1),
+    "nearly uniform": tuple(token / 100 for token in range(9)),
+    "never what is likely": (0, -9, 3, -1, -9, 0.5, 0.9, -0.3, 0.1),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("left", "changed"), FILTERS.items())
+def test_verified_drafts_follow_the_models_distribution(left, changed, head):
+    logits_V, head_V = logits(0, 1.5, -np.inf, -1, 2, 0.5, 0.9, -0.3, 0.1), logits(*HEADS[head])
+    params, N = replace(PLAIN, **changed), 6000
+    rows, sampler = draws_of(params, N), Sampler()
+    drafts = sampler.draft(np.broadcast_to(head_V, (N, 9)), rows)
+    rows = [replace(row, draft=draft) for row, draft in zip(rows, drafts, strict=True)]
+    token_N = sampler(np.broadcast_to(logits_V, (N, 9)), rows)
+    p_V, q_V = (probabilities(each_V, rows[0]) for each_V in (logits_V, head_V))
+    token_A = np.flatnonzero(p_V)
+    count_A, expected_A = np.bincount(token_N, minlength=9)[token_A], N * p_V[token_A]
+    assert (len(token_A), np.sum(count_A)) == (left, N)
+    assert np.sum((count_A - expected_A) ** 2 / expected_A) < CRITICAL[left - 1]
+    accepted = np.mean([draft.token == token for draft, token in zip(drafts, token_N, strict=True)])
+    share = np.sum(np.minimum(p_V, q_V))
+    assert abs(accepted - share) < 4 * np.sqrt(max(share * (1 - share), 1e-3) / N)
+
+
+def test_a_draft_of_a_seed_is_the_token_where_head_and_model_agree():
+    logits_NV = np.random.default_rng(0).standard_normal((40, 9)).astype(np.float32)
+    rows, sampler = draws_of(replace(PLAIN, seed=7), 40), Sampler()
+    drafts = sampler.draft(logits_NV, rows)
+    assert {draft.token_A for draft in drafts} == {None}
+    assert [draft.token for draft in drafts] == sampler(logits_NV, rows).tolist()
+    greedy = draws_of(replace(PLAIN, temperature=0.0), 40)
+    for draft, best in zip(sampler.draft(logits_NV, greedy), np.argmax(logits_NV, 1), strict=True):
+        assert (draft.token, draft.token_A) == (best, None)
+
+
+def test_what_makes_up_for_a_refused_draft_does_not_depend_on_its_noise():
+    """The draft's own noise would favour the tokens that it has passed over."""
+    N, p_V, q_V = 6000, logits(0, 0, 0, 0), logits(9, 0, 0, 0)
+    rows, sampler = draws_of(PLAIN, N), Sampler()
+    drafts = sampler.draft(np.broadcast_to(q_V, (N, 4)), rows)
+    rows = [replace(row, draft=draft) for row, draft in zip(rows, drafts, strict=True)]
+    count_V = np.bincount(sampler(np.broadcast_to(p_V, (N, 4)), rows), minlength=4)
+    assert np.sum((count_V - N / 4) ** 2 / (N / 4)) < CRITICAL[3]

@@ -10,6 +10,7 @@ from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.noise import GumbelNoise
 from mimo_v2_flash.engine.request import Answer
 from mimo_v2_flash.engine.sampler import Draw, process_logits, scale, thresholds
+from tests.support.mtp_oracle import with_heads
 from tests.support.oracle import UNDECIDED, oracle_output
 from tests.support.tiny import FULL, SLIDING, Recipe, Tiny, running, tiny
 
@@ -20,8 +21,8 @@ TOLERANCE = 2e-5  # of the range of the logits: each of two may be off by 1e-5
 
 
 def small_model(**options: Any) -> MiMoV2FlashModel:
-    """Return a model of three layers, with sequences of up to 64 tokens."""
-    return running(tiny(RECIPE), max_length=64, **options)
+    """Return a model of three layers and three MTP heads, with sequences of up to 64 tokens."""
+    return running(with_heads(RECIPE).model, max_length=64, **options)
 
 
 def run_alone(
