@@ -14,11 +14,12 @@ from .request import Sequence
 
 __all__ = ["DraftRule"]
 
-TIMED = 2  # steps of a depth that are timed before others are tried
+TIMED = 6  # steps of a depth that are timed before it is judged
 KEPT = 9  # of the latest times, of which the median counts
-RETRY = 128  # steps after which a depth that is not in use is timed again
+RETRY, LONGEST_RETRY = 64, 512  # steps after which the neighbours of a depth are timed again
+GAIN = 1.03  # in tokens per second, for which drafts are worth their risk
 DECAY = 0.98  # of what a draft counts, with each later one of its head
-REFUSALS = 3  # one after the other, after which a sequence pauses
+UNLIKELY = 0.01  # how likely a sequence is refused so often in a row that it pauses, were it usual
 LONGEST_PAUSE = 32  # steps
 
 
@@ -36,7 +37,8 @@ class DraftRule:
     def __init__(self, most: int, *, is_fixed: bool = False) -> None:
         self.most, self._is_fixed = most, is_fixed
         self._seconds: dict[tuple[int, int], deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
-        self._since: dict[tuple[int, int], int] = defaultdict(int)  # steps since it was timed
+        self._since: dict[tuple[int, int], int] = defaultdict(int)  # steps since it was tried
+        self._patience: dict[tuple[int, int], int] = defaultdict(lambda: RETRY)
         self._held, self._tried = np.ones(most), np.full(most, 2.0)  # of each head: a prior of 1/2
         self._depth, self._kind = most, (0, most)
         self._start: float | None = None
@@ -51,7 +53,6 @@ class DraftRule:
             self._count(sequence)
         if self._start is not None and is_timed and self._kind[0]:
             self._seconds[self._kind].append(now - self._start)
-            self._since[self._kind] = 0
         self._start = now
         size = len(generating).bit_length()
         self._depth = self.most if self._is_fixed else self._best(size)
@@ -83,29 +84,38 @@ class DraftRule:
             sequence.refusals = 0
         elif drafted:
             sequence.refusals += 1
-            pause = 1 << max(0, sequence.refusals - REFUSALS)
-            sequence.draft_pause = min(pause, LONGEST_PAUSE) * (sequence.refusals >= REFUSALS)
+            excess = sequence.refusals - self._unlikely_refusals()
+            sequence.draft_pause = min(1 << excess, LONGEST_PAUSE) if excess >= 0 else 0
         else:
             sequence.draft_pause = max(0, sequence.draft_pause - 1)
 
+    def _unlikely_refusals(self) -> int:
+        """Return how many refusals in a row say that a sequence is not like the others."""
+        refused = np.clip(1 - self._held[0] / self._tried[0], 0.05, 0.95)
+        return int(np.ceil(np.log(UNLIKELY) / np.log(refused)))
+
     def _best(self, size: int) -> int:
         """Return the depth to take for a number of sequences of `size` bits."""
-        ends = [(size, 0), (size, self.most)]
-        for kind in ends:
-            if len(self._seconds[kind]) < TIMED:
-                return kind[1]
-        for kind in ends:
-            self._since[kind] += 1
-            if self._since[kind] > RETRY:
-                self._since[kind] = 0
-                return kind[1]
+        for depth in range(min(2, self.most + 1)):
+            if len(self._seconds[size, depth]) < TIMED:
+                return depth
         rates = [self.tokens(depth) / self._time(size, depth) for depth in range(self.most + 1)]
-        return int(np.argmax(rates))
+        best = int(np.argmax(rates))
+        best *= rates[best] > GAIN * rates[0]
+        for depth in (best - 1, best + 1):
+            kind = size, depth
+            self._since[kind] += 1
+            if 0 <= depth <= self.most and self._since[kind] > self._patience[kind]:
+                self._since[kind] = 0
+                self._patience[kind] = min(2 * self._patience[kind], LONGEST_RETRY)
+                return depth
+        self._patience[size, best] = RETRY
+        return best
 
     def _time(self, size: int, depth: int) -> float:
-        """Return the seconds of a step of some depth: measured, or between what was measured."""
+        """Return the seconds of a step of some depth: measured, or as the two before say."""
         measured = self._seconds[size, depth]
-        if len(measured) >= TIMED:
+        if len(measured) >= TIMED or depth < 2:
             return float(np.median(measured))
-        none, most = (float(np.median(self._seconds[size, end])) for end in (0, self.most))
-        return none + (most - none) * depth / self.most
+        one, two = self._time(size, depth - 1), self._time(size, depth - 2)
+        return 2 * one - two

@@ -201,11 +201,18 @@ class HistoryModel:
         return np.argmax(logits_BnV, axis=2).astype(np.int32), np.max(logits_BnV, axis=2)
 
     def nonfinite_error(
-        self, rows: tuple[int, ...], outputs: tuple[np.ndarray, ...], *_: Any
+        self,
+        rows: tuple[int, ...],
+        outputs: tuple[np.ndarray, ...],
+        _: str,
+        step: Step,
+        cache: HybridCache,
     ) -> NonFiniteError:
-        """Return the error of the last step."""
+        """Return the error of the last step, which bad rows lose."""
         assert self._error is not None
         assert self._error.rows == rows
+        is_bad_B = np.isin(np.arange(len(step.count_B)), rows)
+        cache.discard(np.where(is_bad_B, step.start_B, cache.length_B), lambda part: part)
         return NonFiniteError(rows, self._error.causes, outputs)
 
     def poison(self, rows: Iterable[int]) -> None:
