@@ -14,7 +14,7 @@ from .execution import Backend, MissingProgramError
 from .kernels.kv_cache import put_tokens, take_tokens
 from .kernels.rope_partial import rope_table
 from .kv_cache import HybridCache, new_cache
-from .kv_slots import slot_mapping
+from .kv_slots import MAX_DRAFT_TOKENS, slot_mapping
 from .kv_transfer import TRANSFER_ROWS, KVTransfer
 from .layers.decoder import DecoderLayer
 from .layers.embedding import embed
@@ -34,6 +34,7 @@ from .mtp_runner import MTPRunner, mtp_cache_layers
 
 __all__ = ["ModelRunner"]
 
+READ_BY_HEADS = 2 * (1 + MAX_DRAFT_TOKENS)  # tokens of a sequence in a program of an MTP head
 MAX_CAUSES = 4  # rows of a bad step that run again: if all are bad, one cause is likely theirs
 _ROPE_LOCK = Lock()  # threads may share a model, which may be pickled
 
@@ -148,7 +149,10 @@ class ModelRunner:
         """
         weights = self.mtp.head_weights(head)
         outputs = StepOutputs(output, weights, step, cache, self._context)
-        for batch in self._context.mode.batches(step, cache, self._max_step):
+        mode, max_step = self._context.mode, self._max_step
+        if mode.pads_steps:
+            max_step = READ_BY_HEADS * mode.sequences(cache.rank_rows, cache.rank)
+        for batch in mode.batches(step, cache, max_step):
             outputs.fill(batch, self.mtp.draft(head, batch, cache))
         return outputs.join(everywhere=False)
 

@@ -7,7 +7,8 @@ costs no other message that is not the model's.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash.layers.nonfinite import NonFiniteError, bad_rows
@@ -45,15 +46,15 @@ class Executor:
 
     def restore(self, row: int, tokens: Sequence[int]) -> int:
         """Fill a row with what is known of a prompt; return where the prompt starts."""
-        start = self._worker.restore(row, tokens)
-        if start:
-            self._later("restore", row, tokens[: start + 1])  # the same start follows from these
-        return start
+        start = self._worker.known(self._worker.cache.rank_of(row), tokens)
+        if not start:
+            return self._worker.restore(row, tokens)  # which is not to be sent
+        known = tokens[: start + 1]  # the same start follows from these
+        return int(self._call("restore", row, known, now=self._worker.runs_programs))
 
     def copy(self, source: int, target: int) -> None:
         """Copy a row to another one of its rank."""
-        self._worker.copy(source, target)
-        self._later("copy", source, target)
+        self._call("copy", source, target, now=self._worker.runs_programs)
 
     @property
     def prefixes(self) -> Sequence[PrefixStore]:
@@ -62,13 +63,11 @@ class Executor:
 
     def give_back(self, row: int, start: int, stop: int) -> bool:
         """Give the pages of a row's tokens back to the system; return whether it takes any."""
-        self._later("give_back", row, start, stop)
-        return self._worker.give_back(row, start, stop)
+        return bool(self._call("give_back", row, start, stop))
 
     def resize_prefixes(self, rank: int, budget: int) -> None:
         """Let the prefixes of a data-parallel rank have another budget of bytes."""
-        self._worker.resize_prefixes(rank, budget)
-        self._later("resize_prefixes", rank, budget)
+        self._call("resize_prefixes", rank, budget)
 
     @property
     def mtp_heads(self) -> int:
@@ -81,12 +80,9 @@ class Executor:
 
     def draft(self, head: int, plan: StepPlan) -> tuple[np.ndarray, ...]:
         """Let an MTP head read tokens and drafts; return what comes after the last, as `step`."""
-        try:
-            self._send("draft", head, plan)
-            return self._worker.draft(head, plan)
-        except BaseException:
-            self._is_broken = True
-            raise
+        with self._breaking():
+            outputs: tuple[np.ndarray, ...] = self._call("draft", head, plan, now=True)
+        return outputs
 
     def share(self, value: Any) -> None:
         """Let `Worker.follow` have a value, with the next step or the end."""
@@ -102,22 +98,31 @@ class Executor:
         error
             What became of rows with NaN or infinity, counted in the plan; None if there are none.
         """
+        with self._breaking():
+            outputs, error = self._call("step", plan, now=True), None
+            if rows := bad_rows(outputs):
+                self._send("explain", rows)
+                error = self._worker.explain(rows, outputs)
+            if self._worker.prefixes:
+                self._call("save", rows, now=self._worker.runs_programs)
+        return outputs, error
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Take note of an error of the block: other ranks may be in any of its collectives."""
         try:
-            return self._step(plan)
+            yield
         except BaseException:
-            self._is_broken = True  # other ranks may be in any of the step's collectives
+            self._is_broken = True
             raise
 
-    def _step(self, plan: StepPlan) -> tuple[tuple[np.ndarray, ...], NonFiniteError | None]:
-        self._send("step", plan)
-        outputs, error = self._worker.step(plan), None
-        if rows := bad_rows(outputs):
-            self._send("explain", rows)
-            error = self._worker.explain(rows, outputs)
-        if self._worker.prefixes:
-            self._worker.save(rows)
-            self._later("save", rows)
-        return outputs, error
+    def _call(self, name: str, *args: Any, now: bool = False) -> Any:
+        """Do a call on all ranks: the others do it with the next broadcast, or `now`.
+
+        What runs programs is done now: a program may wait until all ranks run it.
+        """
+        (self._send if now else self._later)(name, *args)
+        return getattr(self._worker, name)(*args)
 
     def close(self, error: BaseException | None = None) -> None:
         """Let the workers of other ranks end, because of `error` if there is one; free this one."""

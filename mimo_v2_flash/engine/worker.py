@@ -133,6 +133,11 @@ class Worker:
         self._plan: StepPlan
         self._last: tuple[HeadOutput, Step, HybridCache]  # how the last step's plan was executed
 
+    @property
+    def runs_programs(self) -> bool:
+        """Whether tokens are copied by programs, which all ranks run together."""
+        return self._model.pads_steps
+
     def known(self, rank: int, tokens: Sequence[int]) -> int:
         """Return where a prompt starts whose row is on a data-parallel rank."""
         return self.prefixes[rank].known(tokens) if self.prefixes else 0
