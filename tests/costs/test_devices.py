@@ -41,6 +41,7 @@ def kinds_of(weights) -> dict[str, int]:
         "dense": nbytes(tuple(n for n in networks if not isinstance(n, MoEWeights))),
         "experts": nbytes(tuple(network.experts for network in sparse)),
         "router": nbytes(tuple((n.w_router_ED, n.bias_E) for n in sparse)),
+        "mtp": nbytes(weights.mtp),
     }
     return {kind: size for kind, size in size_of_kind.items() if size}
 
@@ -57,7 +58,7 @@ def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
     shards = [plan.shard_spec(rank) for rank in range(plan.world_size)]
-    actual = weight_bytes(config, shards, "fp8")
+    actual = weight_bytes(config, shards, "fp8", len(weights.mtp))
     assert actual == [kinds_of(shard_weights(weights, config, shard)) for shard in shards]
 
 
@@ -134,12 +135,15 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
 
 
 def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
-    """Source: 311,862,258,560 bytes in the hub's files."""
-    device = devices(MIMO, ParallelConfig(), WORKLOAD)[0]
+    """Source: 311,862,258,560 bytes in the hub's files, 1,189,400,448 of three MTP heads."""
+    device = devices(MIMO, ParallelConfig(), replace(WORKLOAD, mtp_heads=3))[0]
+    heads = device.weights["mtp"]
     widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
     no_sinks = 9 * 64 * 4  # of full layers
     rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
-    assert sum(device.weights.values()) == 311_862_258_560 + widened + no_sinks + rows_of_scales
+    trunk = sum(device.weights.values()) - heads
+    assert trunk == 311_862_258_560 + widened + no_sinks + rows_of_scales
+    assert heads == 1_189_400_448 + 3 * 2 * (5 * 4096 + 64)
 
 
 def test_bfloat16_mimo_is_617_7_gigabytes():
