@@ -17,7 +17,7 @@ from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
+from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
 from .encoding import Encoding
 from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
@@ -190,16 +190,14 @@ def plan_conversion_job(
     whole = config
     if num_layers is not None:
         config = config.truncated(num_layers)
-    _check_parallel_sizes(config, experts, expert_parallel, tensor_parallel)
-    shards = all_shard_specs(expert_parallel, tensor_parallel)
+    shards = _shard_specs(config, experts, expert_parallel, tensor_parallel)
     source_files = source.file_states()  # before headers are read
     available = dict.fromkeys(source.names())
     fused, keeps_mtp = is_fused(available), mtp and config.layers == whole.layers
     heads = count_mtp_heads(config, available, source.tensor_infos) if keeps_mtp else 0
     params = list(all_params(config, experts, fused=fused, mtp_heads=heads))
     names = check_names(source.name, params, available, all_params(whole, fused=fused))
-    infos = source.tensor_infos(names.required)
-    plan = plan_conversion(config, params, infos, encoding)
+    plan = plan_conversion(config, params, source.tensor_infos(names.required), encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)
     prepared = PreparedMetadata(
@@ -219,10 +217,10 @@ def plan_conversion_job(
     return ConversionJob(source, config, encoding, prepared, plan, store, names)
 
 
-def _check_parallel_sizes(
+def _shard_specs(
     config: MiMoConfig, experts: tuple[int, ...], expert_parallel: int, tensor_parallel: int
-) -> None:
-    """Raise ValueError if a model of these experts does not admit the parallel sizes."""
+) -> list[ShardSpec]:
+    """Return all shards; ValueError if a model of these experts does not admit the sizes."""
     if len(experts) % expert_parallel:  # the layers that are kept may have none
         raise ValueError(
             f"expert_parallel_size = {expert_parallel}: allowed is a divisor of {len(experts)} "
@@ -231,6 +229,7 @@ def _check_parallel_sizes(
     ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
+    return all_shard_specs(expert_parallel, tensor_parallel)
 
 
 def _flat(prepared: PreparedMetadata) -> dict[str, Any]:

@@ -119,12 +119,11 @@ def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:
         head=nbytes(weights.w_logits_VD),
         norms=nbytes(weights.final_norm_D),
     )
-    if weights.mtp:
-        size_of_kind["mtp"] = nbytes(weights.mtp)
     for layer, count in zip(weights.layers, counts, strict=True):
         sizes = _layer_bytes(layer)
         size_of_kind.update({kind: count * size for kind, size in sizes.items()})
-    return dict(size_of_kind)
+    size_of_kind["mtp"] = nbytes(weights.mtp)
+    return dict(+size_of_kind)  # without kinds that the model has not
 
 
 def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
