@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.hooks import HookedLayers
+from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from tests.support.drawn import floats
@@ -26,6 +28,8 @@ from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
 MIMO = MiMoConfig()
 WORKLOAD = Workload(batch_size=1, context=1, step=1)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+CONFIG = tiny().config
+DRAFTING = MiMoV2FlashModel(random_weights(CONFIG, seed=0, mtp_heads=3), CONFIG)
 
 
 def kinds_of(weights) -> dict[str, int]:
@@ -87,6 +91,13 @@ def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
         cache_bytes(MIMO, shard, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
         == real.nbytes
     )
+
+
+@given(st.integers(1, 3), st.integers(1, 60), floats, st.integers(0, 3))
+def test_what_drafts_add_to_a_cache_is_counted_to_the_byte(rows, context, dtype, draft_tokens):
+    real = DRAFTING.new_cache(rows, context, dtype, mtp_heads=draft_tokens)
+    workload = Workload(rows, context, 1, cache_dtype=dtype, draft_tokens=draft_tokens)
+    assert cache_bytes(CONFIG, UNSHARDED, rows, workload) == real.nbytes
 
 
 @pytest.mark.parametrize(
