@@ -61,7 +61,7 @@ class MiMoConfig:
 
     vocab_size: int = 152576
     hidden_size: int = 4096
-    intermediate_size: int = 16384  # width of the dense feed-forward: layer 0, MTP layers
+    intermediate_size: int = 16384  # width of the dense feed-forward: layer 0, MTP heads
     num_hidden_layers: int = 48
     max_position_embeddings: int = 262144  # tokens
     layernorm_epsilon: float = 1e-5  # transformers: rms_norm_eps
@@ -163,7 +163,7 @@ class MiMoConfig:
 
     @property
     def mtp_layer(self) -> LayerSpec:
-        """The layer of each multi-token prediction (MTP) module: sliding and dense, `model.mtp`."""
+        """The layer of each multi-token-prediction (MTP) head: sliding and dense, `model.mtp`."""
         return self._layer(sliding=1, sparse=0)
 
     @property

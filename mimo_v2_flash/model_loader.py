@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .checkpoint import load_weights
 from .checkpoint.params import ModelWeights
-from .checkpoint.subset import keep_experts
+from .checkpoint.subset import keep_experts, keep_layers
 from .config import MiMoConfig
 from .cpu.locked_cache import locked_cache
 from .cpu.thread_count import set_thread_count
@@ -93,7 +93,8 @@ def load_model(
     expert_subset : sequence of int, optional
         Ids of the experts to keep, as in the checkpoint; all of them if not given.
     num_layers : int, optional
-        How many layers to keep, from the first on; all of them if not given.
+        How many layers to keep, from the first on; all of them if not given. Fewer have no MTP
+        heads, which read the hidden states of the last.
     threads : int, optional
         Threads of this process for kernels, of every model in it; `resolve_thread_count` says which
         number if not given.
@@ -125,8 +126,7 @@ def load_model(
     weights = load_weights(path, config, share=parallel.shard_spec(group.rank))
     generation_config = load_generation_config(path, config)
     if num_layers is not None:
-        config = config.truncated(num_layers)
-        weights = weights._replace(layers=weights.layers[:num_layers])
+        weights, config = keep_layers(weights, config, num_layers)
     return build_model(
         weights,
         config,
@@ -193,7 +193,8 @@ def _check_memory(
     from .costs import Workload  # noqa: PLC0415
     from .costs.device_memory import check_memory  # noqa: PLC0415
 
-    workload = Workload(batch_size=1, weight_dtype=_weight_dtype(weights), **sizes)
+    sizes |= {"weight_dtype": _weight_dtype(weights), "mtp_heads": len(weights.mtp)}
+    workload = Workload(batch_size=1, **sizes)
     check_memory(config, parallel, workload, lnc)
 
 

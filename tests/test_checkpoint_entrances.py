@@ -29,6 +29,7 @@ from tests.support.local_hub import REPOSITORY, LocalHub, visited
 from tests.support.tiny import tiny
 
 OWNERS = ("model.mtp.", "visual.", "audio_encoder.", "speech_embeddings.")
+HEAD = "model.mtp.layers.1"
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool, torch.float16, torch.float8_e4m3fn)
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -140,7 +141,7 @@ def test_a_new_tensor_is_left_out_on_purpose_or_refused_by_name_everywhere(
 
 @quick
 @given(st.data())
-def test_without_a_tensor_that_is_no_predictors_every_entrance_refuses_in_the_same_words(
+def test_without_a_tensor_every_entrance_leaves_the_mtp_head_out_or_refuses_in_the_same_words(
     folder, names, visit, tmp_path, data
 ):
     """It still stands in its shard: what no index names is nobody's."""
@@ -150,8 +151,28 @@ def test_without_a_tensor_that_is_no_predictors_every_entrance_refuses_in_the_sa
     (verdict,) = verdicts(changed, visit)
     if name.startswith("model.mtp."):
         assert verdict is None
+        heads = int(name.split(".")[3])
+        config, encoding = MiMoConfig.from_pretrained(changed), Encoding("fp8", "cpu")
+        job = plan_conversion_job(FolderSource(changed), config, tmp_path / "o", encoding, (0,))
+        with pytest.warns(UserWarning, match=r"tensors left out: \d+ of model\.mtp\.\*$"):
+            assert len(load_weights(changed, config).mtp) == heads
+        assert job.prepared.mtp_heads == heads
     else:
         assert name.removesuffix("_scale_inv") in str(verdict)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{HEAD}.eh_proj.weight", f"{HEAD}.hnorm.weight", f"{HEAD}.mlp.up_proj.weight"]
+)
+def test_a_misshapen_tensor_of_a_complete_mtp_head_is_refused_in_the_same_words(
+    folder, visit, tmp_path, name
+):
+    changed = copied(folder, tmp_path / "changed")
+    tensors = load_file(changed / "model_mtp.safetensors")
+    (changed / "model_mtp.safetensors").unlink()  # a link to the file of the others
+    save_file(tensors | {name: tensors[name][1:].clone()}, changed / "model_mtp.safetensors")
+    (verdict,) = verdicts(changed, visit)
+    assert f"model_mtp.safetensors: {name}" in str(verdict)
 
 
 @quick
@@ -245,7 +266,7 @@ def test_towers_are_named_in_one_warning_when_loaded(folder, tmp_path):
     change_index(lambda file_of: file_of.update(dict.fromkeys(towers, "towers.safetensors")))(
         changed
     )
-    with pytest.warns(UserWarning, match=r"a model of text: tensors left out: ") as caught:
+    with pytest.warns(UserWarning, match=r"omni: tensors left out: ") as caught:
         load_weights(changed, MiMoConfig.from_pretrained(changed))
     (warning,) = caught
     assert warning.filename == __file__

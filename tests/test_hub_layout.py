@@ -87,10 +87,6 @@ def dequantised(path: Path) -> Arrays:
     return tensors
 
 
-def main_model(truth: Arrays) -> Arrays:
-    return {name: value for name, value in truth.items() if not name.startswith("model.mtp.")}
-
-
 # The hub's layout
 
 
@@ -126,7 +122,7 @@ def test_reading_k_or_v_naively_moves_the_logits(split, part):
 @pytest.mark.parametrize(("dtype", "target"), ENCODINGS)
 def test_prepared_weights_are_those_of_the_checkpoint(hub, tmp_path, dtype, target):
     actual = dequantised(prepared(hub, tmp_path, "--dtype", dtype, "--target", target))
-    truth = main_model(hub.truth)
+    truth = hub.truth
     if dtype == "bfloat16":
         truth = {name: in_bfloat16(name, value) for name, value in truth.items()}
     assert actual.keys() == truth.keys()
@@ -144,7 +140,7 @@ def in_bfloat16(name: str, value: np.ndarray) -> np.ndarray:
 
 def test_for_trainium2_16_codes_round_and_nothing_else(hub, tmp_path, capsys):
     actual = dequantised(prepared(hub, tmp_path, "--target", "trainium2"))
-    tensors, truth = open_checkpoint(tmp_path), main_model(hub.truth)
+    tensors, truth = open_checkpoint(tmp_path), hub.truth
     rounded = 0
     for name, value in truth.items():
         error = np.abs(actual[name] - value)
@@ -186,7 +182,6 @@ def test_the_first_layers_are_the_model_that_transformers_builds_of_them(hub, tm
 def test_a_prepared_folder_and_the_name_of_its_file_are_one_checkpoint(hub, tmp_path):
     file = prepared(hub, tmp_path) / "mimo_weights.safetensors"
     np.testing.assert_array_equal(logits(file), logits(tmp_path))
-    assert not any("mtp" in name for name in open_checkpoint(tmp_path))
 
 
 def test_a_prepared_checkpoint_in_many_files_opens_by_the_name_of_one(hub, tmp_path):

@@ -7,6 +7,7 @@ __all__ = ["CHECKPOINT_MUTANTS"]
 PACKAGE = "mimo_v2_flash"
 ENTRANCES = "tests/test_checkpoint_entrances.py"
 STORED_DTYPES = "tests/test_stored_dtypes.py"
+MTP_HEADS = "tests/convert/test_mtp_heads.py"
 
 CHECKPOINT_MUTANTS = (
     Mutant(
@@ -47,9 +48,51 @@ CHECKPOINT_MUTANTS = (
     Mutant(
         "towers of other modalities go unnamed",
         f"{PACKAGE}/checkpoint/load.py",
-        """f"{prefix}*" in names.left_out""",
-        "prefix in names.left_out",
+        "    if names.left_out:\n",
+        "    if names.required == []:\n",
         (ENTRANCES,),
+    ),
+    Mutant(
+        "MTP heads in reverse",
+        f"{PACKAGE}/checkpoint/load.py",
+        "range(mtp_heads))),",
+        "reversed(range(mtp_heads)))),",
+        (MTP_HEADS,),
+    ),
+    Mutant(
+        "norms of an MTP head's embedding and hidden state swapped",
+        f"{PACKAGE}/checkpoint/load.py",
+        "        embedding_norm, hidden_norm, attention_norm,",
+        "        hidden_norm, embedding_norm, attention_norm,",
+        (MTP_HEADS,),
+    ),
+    Mutant(
+        "an MTP head's projections are left fused",
+        f"{PACKAGE}/convert/plan.py",
+        "param_specs.layers(config, infos)",
+        "param_specs.layers(config, ())",
+        (MTP_HEADS,),
+    ),
+    Mutant(
+        "shards have MTP heads whole",
+        f"{PACKAGE}/convert/shard_plan.py",
+        "param_specs.layers(config, outputs)",
+        "param_specs.layers(config, ())",
+        (MTP_HEADS,),
+    ),
+    Mutant(
+        "MTP heads are kept under --no-mtp",
+        f"{PACKAGE}/convert/job.py",
+        "mtp and config.layers == whole.layers",
+        "config.layers == whole.layers",
+        (MTP_HEADS, "tests/cli/test_prepare.py"),
+    ),
+    Mutant(
+        "an MTP head that lacks scales counts",
+        f"{PACKAGE}/checkpoint/check.py",
+        " and all(info.dtype not in formats for info in infos.values())",
+        "",
+        ("tests/checkpoint/test_check.py",),
     ),
     Mutant(
         "a file of the index need not be there",

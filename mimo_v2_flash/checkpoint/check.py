@@ -6,7 +6,7 @@ they are read, when a loaded weight is first used or when it is prepared.
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -96,16 +96,24 @@ def _owner(name: str, of_whole: Container[str]) -> str | None:
     return next((f"{prefix}*" for prefix in LEFT_OUT if name.startswith(prefix)), None)
 
 
-def count_mtp_heads(config: MiMoConfig, available: Collection[str]) -> int:
+def count_mtp_heads(
+    config: MiMoConfig,
+    available: Collection[str],
+    tensor_infos: Callable[[list[str]], Mapping[str, TensorInfo]],
+) -> int:
     """Return how many MTP heads a checkpoint of the `available` tensors has, the first ones.
 
-    No config.json says it, and none is needed: of an incomplete head all tensors are left out.
+    No config.json says it, and none is needed: where a tensor of a head is missing, its scales
+    included, that head and later ones are left out. `tensor_infos` returns the TensorInfo of names.
     """
     fused = is_fused(available)
+    formats = {t.file_dtype for form in registry.FORMATS.values() for t in form.tensors} - {""}
 
     def is_complete(head: int) -> bool:
         params = mtp_head(mtp_prefix(head), config.mtp_layer, fused=fused)
-        return all(_stored_names(param.name, available) for param in params)
+        stored = [_stored_names(param.name, available) for param in params]
+        infos = tensor_infos([names[0] for names in stored if len(names) == 1])
+        return all(stored) and all(info.dtype not in formats for info in infos.values())
 
     return next(head for head in count() if not is_complete(head))
 

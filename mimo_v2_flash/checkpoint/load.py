@@ -15,7 +15,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 from mimo_v2_flash.quantization import QuantizedTensor, find_joint_layout
 
 from . import check, param_specs
-from .param_specs import OTHER_MODALITIES, ParamSpec
+from .param_specs import ParamSpec
 from .params import (
     AttentionWeights,
     DecoderWeights,
@@ -38,7 +38,7 @@ def load_weights(
 
     Names, shapes and dtypes are checked here, and no byte of an expert is read. Whether scales are
     positive numbers is checked when a weight is first used: a ValueError then names it. Towers of
-    other modalities are not read, which one warning names.
+    other modalities and incomplete MTP heads are not read, which one warning names.
 
     Parameters
     ----------
@@ -72,16 +72,18 @@ def load_weights(
     tensors = open_checkpoint(source)
     experts, shard_spec, prepared = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
-    heads = check.count_mtp_heads(config, tensors)
+    heads = check.count_mtp_heads(config, tensors, tensors.tensor_infos)
+    if prepared and heads != prepared.mtp_heads:
+        raise ValueError(
+            f"{source}: holds {heads} complete MTP heads, its metadata has {prepared.mtp_heads}"
+        )
     params = list(
         param_specs.all_params(config, experts, fused=fused, shard_spec=shard_spec, mtp_heads=heads)
     )
     names = check.check_names(str(source), params, tensors)
-    if any(f"{prefix}*" in names.left_out for prefix in OTHER_MODALITIES):
-        message = f"{source}: a model of text: {names.describe_left_out()}"
-        warnings.warn(message, stacklevel=2)
-    infos = {name: tensors.info(name) for name in names.required}
-    formats = check.check_tensors(params, infos)
+    if names.left_out:
+        warnings.warn(f"{source}: {names.describe_left_out()}", stacklevel=2)
+    formats = check.check_tensors(params, tensors.tensor_infos(names.required))
     weights = Reader(tensors, formats, config, experts, shard_spec).model(heads)
     return weights._replace(prepared=(prepared.dtype, prepared.target) if prepared else None)
 

@@ -5,6 +5,7 @@ same names.
 """
 
 from collections.abc import Container, Iterator, Sequence
+from itertools import count, takewhile
 from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
@@ -28,6 +29,7 @@ __all__ = [
     "fused_attention",
     "is_fused",
     "layer_norms",
+    "layers",
     "mtp_head",
     "mtp_input",
     "mtp_norms",
@@ -55,6 +57,14 @@ class ParamSpec(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+
+
+def layers(config: MiMoConfig, names: Container[str]) -> Iterator[tuple[str, LayerSpec]]:
+    """Yield the prefix and the spec of every decoder layer, then of the MTP heads in `names`."""
+    yield from ((f"model.layers.{index}", spec) for index, spec in enumerate(config.layers))
+    heads = map(mtp_prefix, count())
+    for prefix in takewhile(lambda prefix: f"{prefix}.enorm.weight" in names, heads):
+        yield prefix, config.mtp_layer
 
 
 def embedding_norm_head(

@@ -28,7 +28,8 @@ VERSION = "2"
 STEM = "mimo_weights"  # of the names of a prepared checkpoint's files
 PREPARED_INDEX = f"{STEM}.safetensors.index.json"
 MANIFEST = f"{STEM}.shards.json"
-SOURCE_DIGEST = "source_digest"  # the field that files of the last release do not have
+SOURCE_DIGEST = "source_digest"
+OPTIONAL = {SOURCE_DIGEST, "mtp_heads"}  # fields that a file lacks where they have their default
 FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
 """Fields of a config that the weights do not depend on."""
 
@@ -53,6 +54,8 @@ class PreparedMetadata:
         How many ranks the experts and the heads are split over, and the index of this shard.
     source_digest
         A digest of the source's files, if no commit names them: `source_files.content_digest`.
+    mtp_heads
+        How many MTP heads the checkpoint holds.
     """
 
     source: str
@@ -65,6 +68,7 @@ class PreparedMetadata:
     tensor_parallel: int = 1
     shard: int = 0
     source_digest: str = ""
+    mtp_heads: int = 0
 
     @property
     def shards(self) -> int:
@@ -78,10 +82,9 @@ class PreparedMetadata:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of a safetensors header."""
-        values = {name: json.dumps(value) for name, value in asdict(self).items()}
-        if not self.source_digest:
-            del values[SOURCE_DIGEST]
-        return {"format": FORMAT, "format_version": VERSION, **values}
+        values = asdict(self).items()
+        metadata = {n: json.dumps(value) for n, value in values if value or n not in OPTIONAL}
+        return {"format": FORMAT, "format_version": VERSION, **metadata}
 
     @classmethod
     def of_metadata(cls, metadata: Mapping[str, str]) -> "PreparedMetadata | None":
@@ -99,17 +102,16 @@ class PreparedMetadata:
                 f"prepared weights of format version {metadata.get('format_version')}, this "
                 f"release reads {VERSION}: prepare them again"
             )
-        names = {field.name for field in fields(cls)} - ({SOURCE_DIGEST} - metadata.keys())
+        names = {field.name for field in fields(cls)} - (OPTIONAL - metadata.keys())
         try:
             values = {name: json.loads(metadata[name]) for name in sorted(names)}
             prepared = cls(**(values | {"experts": tuple(values["experts"])}))
             all_experts = range(operator.index(prepared.config["n_routed_experts"]))
             if sorted(set(prepared.experts) & set(all_experts)) != values["experts"]:
                 raise ValueError(f"experts {values['experts']!r:.100} of {len(all_experts)}")
-            if min(prepared.expert_parallel, prepared.tensor_parallel) < 1 or not (
-                0 <= prepared.shard < prepared.shards
-            ):
-                raise ValueError(f"shard {prepared.shard!r:.100}")
+            counts = prepared.expert_parallel, prepared.tensor_parallel, 1 + prepared.mtp_heads
+            if min(counts) < 1 or not 0 <= prepared.shard < prepared.shards:
+                raise ValueError(f"shard {prepared.shard!r:.100}, MTP heads {counts[2] - 1}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"prepared weights with damaged metadata: {error}") from error
         return prepared

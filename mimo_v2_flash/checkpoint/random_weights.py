@@ -37,20 +37,21 @@ def random_weights(
     seed: int,
     made: Callable[[int], object] = int,
     shard_spec: ShardSpec = UNSHARDED,
+    mtp_heads: int = 0,
 ) -> ModelWeights:
-    """Return random weights of standard deviation `initializer_range`.
+    """Return random weights of standard deviation `initializer_range`, with so many MTP heads.
 
     Norms are 1; sinks and selection biases are random, so that they matter. With a `shard_spec`,
     the weights are this part of the whole model of the same seed. `made` is called with numbers of
     random values, array by array or for parts of an array.
     """
     builder = _Initializer(config, seed, made, shard_spec)
-    weights = shard_weights(builder.model(), config, shard_spec)
+    weights = shard_weights(builder.model(mtp_heads), config, shard_spec)
     return tree_map(_copy_view, weights)
 
 
 class _Initializer(ModelBuilder):
-    """Maker of the random weights of one seed: all heads, but only one shard's experts."""
+    """Maker of the random weights of one seed: whole layers, but only one shard's experts."""
 
     def __init__(
         self, config: MiMoConfig, seed: int, made: Callable[[int], object], part: ShardSpec

@@ -125,6 +125,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """Return the TensorInfo of tensor `name`; of its file only the header is read, once."""
         return self._header(self._files[name]).info(name)
 
+    def tensor_infos(self, names: list[str]) -> dict[str, TensorInfo]:
+        """Return the TensorInfo of the tensors `names`."""
+        return {name: self.info(name) for name in names}
+
     def _header(self, path: Path) -> Header:
         if path not in self._headers:
             self._headers[path] = file_header(path)
@@ -144,7 +148,7 @@ class FolderSource:
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return the TensorInfo of the tensors `names`."""
-        return {name: self._checkpoint.info(name) for name in names}
+        return self._checkpoint.tensor_infos(names)
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""

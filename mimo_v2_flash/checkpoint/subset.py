@@ -1,4 +1,4 @@
-"""Expert subsets: a model reduced to some of its experts, with their router rows and biases."""
+"""Parts of a model: some of its experts, with their router rows and biases; its first layers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED
 
 from .params import DecoderWeights, ExpertWeights, ModelWeights, MoEWeights
 
-__all__ = ["check_experts", "check_model", "from_ranges", "keep_experts"]
+__all__ = ["check_experts", "check_model", "from_ranges", "keep_experts", "keep_layers"]
 
 
 def check_experts(experts: Sequence[int], available: Sequence[int]) -> list[int]:
@@ -78,6 +78,18 @@ def keep_experts(
         num_experts_per_tok=min(config.num_experts_per_tok, len(ids)),
         num_devices=1,
     )
+
+
+def keep_layers(
+    weights: ModelWeights, config: MiMoConfig, num_layers: int
+) -> tuple[ModelWeights, MiMoConfig]:
+    """Return the model's first `num_layers` layers, and their config; ValueError if it has fewer.
+
+    MTP heads are kept with all layers only: they read the hidden states of the last.
+    """
+    few = config.truncated(num_layers)
+    heads = weights.mtp if few == config else ()
+    return weights._replace(layers=weights.layers[:num_layers], mtp=heads), few
 
 
 def _select_experts(layer: DecoderWeights, rows: list[int]) -> DecoderWeights:

@@ -53,6 +53,7 @@ def run(
     output: Path,
     expert_subset: list[str] | None,
     num_layers: int | None,
+    mtp: bool,
     dtype: str,
     prompt_ids: list[int],
     max_new_tokens: int,
@@ -60,7 +61,8 @@ def run(
     """Fetch, convert, run the prompt, and return sizes and tokens."""
     source, out = HubSource(model, revision), console()
     config = MiMoConfig.from_pretrained(source.config)
-    job = prepare.plan(source, config, output, Encoding(dtype, "cpu"), expert_subset, num_layers)
+    encoding = Encoding(dtype, "cpu")
+    job = prepare.plan(source, config, output, encoding, expert_subset, num_layers, mtp=mtp)
     kept, total = len(job.prepared.experts), config.n_routed_experts
     of_all = f" of {amount(source.total_size)}" if source.total_size else ""
     out.print(f"{amount(job.bytes_to_read)}{of_all} to fetch: {kept} of {total} experts")

@@ -1,19 +1,20 @@
 """Compute the memory and the traffic of every device of a deployment, without running it.
 
-The command works for any config and any number of devices. It prints bytes of weights, of the KV
-cache and of activation buffers, and bytes that ranks send each other; the exit status is 1 if a
-device has too little memory.
+The command works for any config and any number of devices. It prints bytes of weights, those of
+three MTP heads included, of the KV cache and of activation buffers, and bytes that ranks send each
+other; the exit status is 1 if a device has too little memory.
 """
 
 import argparse
 import re
 from pathlib import Path
 
+from mimo_v2_flash.convert.meta import NUM_MTP_HEADS
 from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 
-from .option_types import positive
+from .option_types import natural, positive
 from .options import CONTEXT, add_config_argument, default_context, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
@@ -49,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Number of tokens of each sequence per prefill step (default: "
         f"{STEP}, or the context if that is less).",
     )
+    parser.add_argument(
+        "--draft-tokens",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="Number of tokens that MTP heads draft for each decode step, at most "
+        f"{NUM_MTP_HEADS} (default: 0).",
+    )
     add_dtype_arguments(parser, activation_dtype="float32")
     parser.add_argument(
         "--memory",
@@ -66,6 +75,7 @@ def run(
     batch_size: int,
     context: int | None,
     step: int | None,
+    draft_tokens: int,
     dtype: str,
     cache_dtype: str,
     activation_dtype: str,
@@ -77,7 +87,8 @@ def run(
     context = default_context(config) if context is None else context
     step = min(STEP, context) if step is None else step
     floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
-    workload = Workload(batch_size, context, step, dtype, *floats)
+    heads = {"mtp_heads": NUM_MTP_HEADS, "draft_tokens": draft_tokens}
+    workload = Workload(batch_size, context, step, dtype, *floats, **heads)
     return report(config, plan, workload, memory=memory_size(memory))
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import mtp_tensors
 from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
 from mimo_v2_flash.costs.device_memory import verdict
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -17,8 +16,8 @@ from .result import Result
 __all__ = ["report"]
 
 TRAFFIC_KEYS = ("ranks", "least", "all_to_all", "all_gather", "heads")
-BUFFERS = {"stream": "hidden states", "exchange": "expert dispatch"}
-"""Names of buffers in the table, where they differ from the keys of `--json`."""
+NAMES = {"stream": "hidden states", "exchange": "expert dispatch", "mtp": "MTP heads"}
+"""Names in the table, where they differ from the keys of `--json`."""
 
 
 def report(
@@ -36,18 +35,18 @@ def report(
     steps = {"prefill": workload.step, "decode": 1}
     sent = {name: traffic(config, plan, workload, step=step) for name, step in steps.items()}
     fullest = max(all_devices, key=lambda device: device.total)
-    out = console()
+    out, drafts = console(), ""
+    if workload.draft_tokens:
+        drafts = f", decoded with {workload.draft_tokens} draft tokens each"
     out.print(
         f"{plan.world_size} devices: expert parallel {plan.expert_parallel_size}, tensor parallel "
         f"{plan.tensor_parallel_size}, data parallel {plan.data_parallel_size}; "
         f"{workload.batch_size} sequences of {workload.context} tokens, prefilled "
-        f"{workload.step} at a time"
+        f"{workload.step} at a time{drafts}"
     )
     out.print(_memory(all_devices, fullest, workload))
     if plan.world_size > 1:
         out.print(_traffic(sent, sum(config.moe_layer_freq)))
-    mtp_bytes = sum(tensor.end for tensor in mtp_tensors(config).values())
-    out.print(f"MTP heads are not loaded: {amount(mtp_bytes)} of the checkpoint.")
     out.print(verdict(fullest, memory))
     fits = fullest.total <= memory
     numbers = _numbers(plan, workload, all_devices, sent)
@@ -66,8 +65,9 @@ def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> A
 
 
 def _rows(device: Device, cache: str) -> dict[str, int]:
-    buffers = {f"buffer: {BUFFERS.get(key, key)}": size for key, size in device.buffers.items()}
-    return {**device.weights, cache: device.cache, **buffers, "total": device.total}
+    weights = {NAMES.get(key, key): size for key, size in device.weights.items()}
+    buffers = {f"buffer: {NAMES.get(key, key)}": size for key, size in device.buffers.items()}
+    return {**weights, cache: device.cache, **buffers, "total": device.total}
 
 
 def _traffic(sent: dict[str, Traffic], layers: int) -> Any:
@@ -96,6 +96,8 @@ def _numbers(
             "weights": workload.weight_dtype,
             "cache": np.dtype(workload.cache_dtype).name,
             "stream": np.dtype(workload.activation_dtype).name,
+            "mtp_heads": workload.mtp_heads,
+            "draft_tokens": workload.draft_tokens,
         },
         "devices": [device._asdict() | {"total": device.total} for device in all_devices],
         "sent_per_token_and_layer": {

@@ -103,7 +103,14 @@ def add_subset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-layers",
         type=positive,
-        help="Number of layers to keep, from the first on (default: all).",
+        help="Number of layers to keep, from the first on; fewer than all have no MTP heads "
+        "(default: all).",
+    )
+    parser.add_argument(
+        "--no-mtp",
+        dest="mtp",
+        action="store_false",
+        help="Leave out the MTP heads, which draft tokens (default: keep them).",
     )
     parser.add_argument(
         "--dtype",
@@ -137,6 +144,7 @@ def run(
     output: Path,
     expert_subset: list[str] | None,
     num_layers: int | None,
+    mtp: bool,
     dtype: str,
     target: str,
     expert_parallel: int | None,
@@ -162,6 +170,7 @@ def run(
         Encoding(dtype, target),
         expert_subset,
         num_layers,
+        mtp=mtp,
         expert_parallel=expert_parallel,
         tensor_parallel=tensor_parallel,
     )
@@ -184,6 +193,8 @@ def plan(
     encoding: Encoding,
     expert_subset: list[str] | None,
     num_layers: int | None,
+    *,
+    mtp: bool,
     **split: int,
 ) -> ConversionJob:
     """Return the conversion job; nothing is written yet."""
@@ -192,7 +203,7 @@ def plan(
         check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
     )
     return plan_conversion_job(
-        source, config, output, encoding, experts, num_layers=num_layers, **split
+        source, config, output, encoding, experts, num_layers=num_layers, mtp=mtp, **split
     )
 
 
@@ -232,6 +243,7 @@ def sizes(job: ConversionJob) -> dict[str, Any]:
         "tensors": len(job.plan.outputs),
         "experts": list(job.prepared.experts),
         "layers": job.config.num_hidden_layers,
+        "mtp_heads": job.prepared.mtp_heads,
         "shards": len(job.store.folders),
         "read_bytes": job.bytes_to_read,
         "bytes": job.store.nbytes,
@@ -249,6 +261,7 @@ def _print_sizes(job: ConversionJob) -> None:
         ("tensors", f"{len(job.plan.outputs):,}", ""),
         ("experts", f"{len(job.prepared.experts)} of {job.config.n_routed_experts}", ""),
         ("layers", f"{job.config.num_hidden_layers}", ""),
+        ("MTP heads", f"{job.prepared.mtp_heads}", ""),
         ("shards", f"{len(job.store.folders)}", ""),
         ("bytes to read", amount(job.bytes_to_read), ""),
         ("bytes on disk", amount(size), _fits(size, free)),

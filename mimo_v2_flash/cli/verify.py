@@ -97,6 +97,7 @@ def _compare_tensors(
             num_layers=int(metadata.config["num_hidden_layers"]),
             expert_parallel=metadata.expert_parallel,
             tensor_parallel=metadata.tensor_parallel,
+            mtp=metadata.mtp_heads > 0,
         )
     except (OSError, ValueError) as error:
         return 0, [f"the source is of another model: {error}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.check import TensorNames, check_names
+from mimo_v2_flash.checkpoint.check import TensorNames, check_names, count_mtp_heads
 from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
 from mimo_v2_flash.checkpoint.prepared import SOURCE_DIGEST, PreparedMetadata
@@ -17,7 +17,7 @@ from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.parallel_config import ParallelConfig, all_shard_specs
+from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
 from .encoding import Encoding
 from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
@@ -172,10 +172,12 @@ def plan_conversion_job(
     num_layers: int | None = None,
     expert_parallel: int = 1,
     tensor_parallel: int = 1,
+    mtp: bool = True,
 ) -> ConversionJob:
     """Return the job that prepares `experts` of `source`'s model in `folder`; nothing is written.
 
-    `config` is the whole model's, of which the first `num_layers` are kept; by default all.
+    `config` is the whole model's, of which the first `num_layers` are kept; by default all. MTP
+    heads are kept if `mtp` is true and all layers are: they read the hidden states of the last.
 
     With expert or tensor parallelism the folder gets a shard for each distinct ShardSpec.
 
@@ -188,15 +190,14 @@ def plan_conversion_job(
     whole = config
     if num_layers is not None:
         config = config.truncated(num_layers)
-    _check_parallel_sizes(config, experts, expert_parallel, tensor_parallel)
-    shards = all_shard_specs(expert_parallel, tensor_parallel)
+    shards = _shard_specs(config, experts, expert_parallel, tensor_parallel)
     source_files = source.file_states()  # before headers are read
     available = dict.fromkeys(source.names())
-    fused = is_fused(available)
-    params = list(all_params(config, experts, fused=fused))
+    fused, keeps_mtp = is_fused(available), mtp and config.layers == whole.layers
+    heads = count_mtp_heads(config, available, source.tensor_infos) if keeps_mtp else 0
+    params = list(all_params(config, experts, fused=fused, mtp_heads=heads))
     names = check_names(source.name, params, available, all_params(whole, fused=fused))
-    infos = source.tensor_infos(names.required)
-    plan = plan_conversion(config, params, infos, encoding)
+    plan = plan_conversion(config, params, source.tensor_infos(names.required), encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)
     prepared = PreparedMetadata(
@@ -209,16 +210,17 @@ def plan_conversion_job(
         expert_parallel=expert_parallel,
         tensor_parallel=tensor_parallel,
         source_digest=content_digest(source_files),
+        mtp_heads=heads,
     )
     metadata = prepared.to_metadata()
     store = Store(folder, plan.outputs, metadata, source_files=source_files, shards=len(shards))
     return ConversionJob(source, config, encoding, prepared, plan, store, names)
 
 
-def _check_parallel_sizes(
+def _shard_specs(
     config: MiMoConfig, experts: tuple[int, ...], expert_parallel: int, tensor_parallel: int
-) -> None:
-    """Raise ValueError if a model of these experts does not admit the parallel sizes."""
+) -> list[ShardSpec]:
+    """Return all shards; ValueError if a model of these experts does not admit the sizes."""
     if len(experts) % expert_parallel:  # the layers that are kept may have none
         raise ValueError(
             f"expert_parallel_size = {expert_parallel}: allowed is a divisor of {len(experts)} "
@@ -227,12 +229,13 @@ def _check_parallel_sizes(
     ParallelConfig(expert_parallel, tensor_parallel, expert_parallel).check(
         replace(config, n_routed_experts=len(experts), num_experts_per_tok=1, num_devices=1)
     )
+    return all_shard_specs(expert_parallel, tensor_parallel)
 
 
 def _flat(prepared: PreparedMetadata) -> dict[str, Any]:
-    """Return the metadata's fields and the config's fields in one mapping, as JSON values."""
+    """Return the config's fields and the metadata's in one mapping, as JSON values."""
     values = json.loads(json.dumps(vars(prepared)))
-    return values | values.pop("config")
+    return values.pop("config") | values
 
 
 def _key(task: ConversionTask) -> str:

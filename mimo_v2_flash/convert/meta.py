@@ -1,7 +1,7 @@
 """Meta tensors: weights without memory, as the hub stores them and as prepared ones are loaded.
 
 Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash, and of MiMo-V2.5 where `fused`. MiMo-V2-Flash:
-311.86 GB, and 1.19 GB of MTP weights.
+311.86 GB, and 1.19 GB of three MTP heads.
 """
 
 from collections.abc import Iterator
@@ -23,28 +23,24 @@ from mimo_v2_flash.quantization import find_format, get_format
 from .encoding import Encoding
 from .plan import OutputTensor, plan_conversion
 
-__all__ = ["hub_tensors", "meta_weights", "mtp_tensors", "one_of_each_layer"]
+__all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_weights", "one_of_each_layer"]
 
-NUM_MTP_LAYERS = 3  # no config.json says how many
+NUM_MTP_HEADS = 3
+"""MTP heads of the hub's checkpoints; no config.json says how many."""
 
 
-def hub_tensors(config: MiMoConfig, *, fused: bool = False) -> dict[str, TensorInfo]:
-    """Return the TensorInfo of every tensor of `config` by name: with scales, without MTP weights.
+def hub_tensors(
+    config: MiMoConfig, *, fused: bool = False, mtp_heads: int = 0
+) -> dict[str, TensorInfo]:
+    """Return the TensorInfo of every tensor of `config` by name: with scales.
 
     File names are empty, and each tensor begins at byte 0.
     """
-    return dict(_stored(param_specs.all_params(config, fused=fused), config))
-
-
-def mtp_tensors(config: MiMoConfig) -> dict[str, TensorInfo]:
-    """Return the TensorInfo of every tensor of the MTP layers by name."""
-    prefixes = map(param_specs.mtp_prefix, range(NUM_MTP_LAYERS))
-    spec = config.mtp_layer
-    params = (param for prefix in prefixes for param in param_specs.mtp_head(prefix, spec))
+    params = param_specs.all_params(config, fused=fused, mtp_heads=mtp_heads)
     return dict(_stored(params, config))
 
 
-def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
+def meta_weights(config: MiMoConfig, dtype: str, mtp_heads: int = 0) -> ModelWeights:
     """Return meta tensors of what `load_weights` returns of `config`, prepared as `dtype`.
 
     All elements of an array are one element in memory; only copies of them take memory.
@@ -55,12 +51,15 @@ def meta_weights(config: MiMoConfig, dtype: str) -> ModelWeights:
         The model.
     dtype : str
         A key of `encoding.STORED`; the hub's format is as the hub stores them.
+    mtp_heads : int
+        Number of MTP heads.
     """
-    params = list(param_specs.all_params(config))
-    plan = plan_conversion(config, params, hub_tensors(config), Encoding(dtype, "cpu"))
+    params = list(param_specs.all_params(config, mtp_heads=mtp_heads))
+    infos = hub_tensors(config, mtp_heads=mtp_heads)
+    plan = plan_conversion(config, params, infos, Encoding(dtype, "cpu"))
     tensors = _MetaCheckpoint(plan.outputs)
     formats = {name: form for name, _ in params if (form := find_format(tensors, name))}
-    return Reader(tensors, formats, config, tuple(range(config.n_routed_experts))).model()
+    return Reader(tensors, formats, config, tuple(range(config.n_routed_experts))).model(mtp_heads)
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:

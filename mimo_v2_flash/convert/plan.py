@@ -128,8 +128,8 @@ def plan_conversion(
 
 def _joint_layouts(config: MiMoConfig, infos: Mapping[str, TensorInfo]) -> Iterator[StoredLayout]:
     """Yield the layouts of projections that were quantized together."""
-    for index, spec in enumerate(config.layers):
-        request = param_specs.projections(f"model.layers.{index}", config, spec)
+    for prefix, spec in param_specs.layers(config, infos):
+        request = param_specs.projections(prefix, config, spec)
         if layout := find_joint_layout(request, infos, lambda name: f"{infos[name].file}: {name}"):
             yield layout
 

@@ -4,7 +4,7 @@ Each task makes rows of whole tensors. Every shard gets its slice of their rows 
 that are not split go to all shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,8 @@ def shard_conversion_plan(
     for shard, shard_spec in enumerate(shards):
         axis_slices = {}
         if shard_spec.tensor_parallel_size > 1:
-            axis_slices = _of_tensors(dict(_axis_slices(config, shard_spec)), plan, shapes)
+            of_weights = dict(_axis_slices(config, shard_spec, shapes))
+            axis_slices = _of_tensors(of_weights, plan, shapes)
         local_experts = shard_spec.expert_range(len(experts))
         absent = _experts(config, [e for i, e in enumerate(experts) if i not in local_experts])
         for name in shapes:
@@ -93,14 +94,15 @@ def _sharded_task(task: ConversionTask, slices: dict[str, list[_Slice]]) -> Conv
     return task._replace(convert=convert)
 
 
-def _axis_slices(config: MiMoConfig, shard_spec: ShardSpec) -> Iterator[tuple[str, AxisSlice]]:
-    """Yield the name and AxisSlice of every weight that is split."""
+def _axis_slices(
+    config: MiMoConfig, shard_spec: ShardSpec, outputs: Container[str]
+) -> Iterator[tuple[str, AxisSlice]]:
+    """Yield the name and AxisSlice of every weight that is split; `outputs` are tensors' names."""
     yield (
         param_specs.embedding_norm_head(config)[2].name,
         AxisSlice(0, shard_spec.tensor_range(config.vocab_size)),
     )
-    for index, spec in enumerate(config.layers):
-        prefix = f"model.layers.{index}"
+    for prefix, spec in param_specs.layers(config, outputs):
         params = param_specs.attention(prefix, spec.attention, spec.hidden_size)
         axis_slices = attention_slices(spec.attention, shard_spec)  # the last is the sinks'
         yield from zip((param.name for param in params), axis_slices[: len(params)], strict=True)

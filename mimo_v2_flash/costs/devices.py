@@ -5,6 +5,7 @@ no memory, and the cache by the arithmetic with which the engine admits requests
 """
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
-from mimo_v2_flash.config import AttentionSpec, MiMoConfig
+from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.kv_bytes import KVBytes
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
@@ -29,16 +30,17 @@ class Device(NamedTuple):
     Attributes
     ----------
     weights
-        Bytes by kind: experts, router, attention, dense, norms, embedding, head. MTP layers are
-        not loaded and not counted.
+        Bytes by kind: experts, router, attention, dense, norms, embedding, head and, if there are
+        any, mtp: all weights of the MTP heads.
     cache
-        Bytes of keys, values and positions of all layers, in all slots.
+        Bytes of keys, values and positions of all layers, in all slots; and of what MTP heads that
+        draft have there.
     buffers
         Bytes of the largest arrays of a step, by kind. `stream`: the hidden states, before and
         after a norm. `attention`: a layer's queries, keys, values and outputs. `exchange`:
         dispatched tokens and expert outputs, if every token of the expert-parallel group comes to
-        this rank. `logits`: the logits of one token in every sequence. Attention scores and other
-        temporaries within a kernel are not counted.
+        this rank. `logits`: the logits of one token, and of its drafts, in every sequence.
+        Attention scores and other temporaries within a kernel are not counted.
     """
 
     weights: dict[str, int]
@@ -63,7 +65,7 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
     workload.check(config)
     # Only tensor parallelism makes ranks differ: every rank has as many experts.
     shards = [plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)]
-    weights = weight_bytes(config, shards, workload.weight_dtype)
+    weights = weight_bytes(config, shards, workload.weight_dtype, workload.mtp_heads)
 
     @cache
     def device(tensor_parallel_rank: int, rows: int) -> Device:
@@ -80,20 +82,34 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
     ]
 
 
-def weight_bytes(config: MiMoConfig, shards: list[ShardSpec], dtype: str) -> list[dict[str, int]]:
+def weight_bytes(
+    config: MiMoConfig, shards: list[ShardSpec], dtype: str, mtp_heads: int = 0
+) -> list[dict[str, int]]:
     """Return the bytes of each shard's weights, by kind."""
     small, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
-    weights = meta_weights(small, dtype)
+    weights = meta_weights(small, dtype, mtp_heads)
     counts = tuple(count_of_kind[kind] for kind in range(small.num_hidden_layers))
     return [_by_kind(shard_weights(weights, small, shard_spec), counts) for shard_spec in shards]
 
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
     """Return the bytes of a rank's cache of `rows` sequences."""
-    layers = map(shard_spec.local_layer, config.layers)
-    sizes = KVBytes.of(layers, rows, workload.context, workload.cache_dtype)
+    layers = [*config.layers, *[config.mtp_layer] * workload.draft_tokens]
+    local = list(map(shard_spec.local_layer, layers))
+    if workload.draft_tokens:
+        local.append(_hidden_ring(config.mtp_layer))
+    sizes = KVBytes.of(local, rows, workload.context, workload.cache_dtype)
     return sizes.total(rows, workload.context)
+
+
+def _hidden_ring(head: LayerSpec) -> LayerSpec:
+    """Return a layer whose key and value are the halves of the hidden state that MTP heads read."""
+    half = head.hidden_size // 2
+    attention = replace(
+        head.attention, num_kv_heads=1, head_dim=head.hidden_size - half, v_head_dim=half
+    )
+    return replace(head, attention=attention)
 
 
 def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:
@@ -106,7 +122,8 @@ def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:
     for layer, count in zip(weights.layers, counts, strict=True):
         sizes = _layer_bytes(layer)
         size_of_kind.update({kind: count * size for kind, size in sizes.items()})
-    return dict(size_of_kind)
+    size_of_kind["mtp"] = nbytes(weights.mtp)
+    return dict(+size_of_kind)  # without kinds that the model has not
 
 
 def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
@@ -124,13 +141,14 @@ def _buffers(
 ) -> dict[str, int]:
     layers = set(map(shard_spec.local_layer, config.layers))
     dtype, tokens = np.dtype(workload.activation_dtype), rows * workload.step
+    logits = workload.batch_size * (1 + workload.draft_tokens)
     dispatched = plan.expert_parallel_size * workload.local_tokens(plan, workload.step)
     per_token = (sum(TokenBytes.of(spec, dtype)) for spec in layers if spec.num_experts)
     return {
         "stream": 2 * tokens * config.hidden_size * dtype.itemsize,
         "attention": tokens * max(_channels(spec.attention) for spec in layers) * dtype.itemsize,
         "exchange": dispatched * max(per_token, default=0),
-        "logits": workload.batch_size * config.vocab_size * np.dtype(np.float32).itemsize,
+        "logits": logits * config.vocab_size * np.dtype(np.float32).itemsize,
     }
 
 

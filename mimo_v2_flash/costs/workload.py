@@ -28,6 +28,10 @@ class Workload:
         "fp8" (as the hub stores weights), "bfloat16" or "float32".
     cache_dtype, activation_dtype
         Dtypes of keys and values, and of hidden states.
+    mtp_heads
+        MTP heads whose weights are loaded.
+    draft_tokens
+        Tokens of a sequence that the first so many of these heads draft for a decode step.
     """
 
     batch_size: int
@@ -36,6 +40,8 @@ class Workload:
     weight_dtype: str = HUB_FORMAT
     cache_dtype: Any = np.float32
     activation_dtype: Any = np.float32
+    mtp_heads: int = 0
+    draft_tokens: int = 0
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming the number, if a model of `config` cannot run this workload."""
@@ -46,6 +52,12 @@ class Workload:
             raise ValueError(f"context = {self.context}: allowed is 1 to {longest} tokens")
         if not 1 <= self.step <= self.context:
             raise ValueError(f"step = {self.step}: allowed is 1 to the context, {self.context}")
+        most = min(self.mtp_heads, self.step - 1)
+        if not 0 <= self.draft_tokens <= most:
+            raise ValueError(
+                f"draft_tokens = {self.draft_tokens}: allowed is 0 to {most}, with "
+                f"{self.mtp_heads} MTP heads and a step of {self.step}"
+            )
 
     def local_tokens(self, plan: ParallelConfig, step: int) -> int:
         """Return the tokens of a step that each rank dispatches to experts, padding included."""

@@ -16,6 +16,7 @@ from mimo_v2_flash.checkpoint.param_specs import FUSED, all_params, is_fused
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
+from mimo_v2_flash.convert.meta import hub_tensors
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -65,6 +66,19 @@ def test_what_is_no_parameter_is_refused_but_for_mtp_and_towers():
     for other in (EXPERT.replace("3", "4"), "extra_scale_inv", "visual", "model.mtp", "x.visual.w"):
         with pytest.raises(ValueError, match=rf"^x: {other}: 1 tensor unexpected under this conf"):
             check.check_names("x", params, [*towers, *few, *mtp, other])
+
+
+@either_layout
+@given(st.data())
+def test_a_head_that_lacks_a_tensor_is_no_head_nor_are_later_ones(fused, data):
+    infos = hub_tensors(SMALL, fused=fused, mtp_heads=3)
+    missing = data.draw(st.sampled_from([n for n in infos if n.startswith("model.mtp.")]))
+
+    def heads(names: set[str]) -> int:
+        return check.count_mtp_heads(SMALL, names, lambda few: {name: infos[name] for name in few})
+
+    assert heads(set(infos)) == 3
+    assert heads(infos.keys() - {missing}) == int(missing.split(".")[3])
 
 
 def test_the_rest_of_the_whole_model_is_left_out_and_nothing_else():

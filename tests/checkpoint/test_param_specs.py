@@ -70,7 +70,7 @@ def test_the_whole_model_is_in_36523_tensors():
     names = [param.name for param in all_params(MiMoConfig())]
     experts = 47 * 256 * 3
     assert len(names) == len(set(names)) == 3 + 9 + 39 * 9 + 8 * 8 + experts == 36523
-    # The hub's files hold 72,826: a scale for each matrix in FP8, and 60 of three MTP layers.
+    # The hub's files hold 72,826: a scale for each matrix in FP8, and 60 of three MTP heads.
     float8 = [name for name in names if re.search(r"\.([qkv]|gate|up|down)_proj\.", name)]
     assert len(names) + len(float8) + 60 == 72826
 

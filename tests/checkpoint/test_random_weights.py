@@ -67,12 +67,29 @@ def test_rows_and_experts_differ():
     assert np.mean(WEIGHTS.embedding_VD[0] == WEIGHTS.embedding_VD[1]) < 0.1
 
 
-def test_everything_that_is_made_is_reported():
+@pytest.mark.parametrize("mtp_heads", [0, 3])
+def test_everything_that_is_made_is_reported(mtp_heads):
     counts: list[int] = []
-    random_weights(CONFIG, seed=0, made=counts.append)
-    norms = CONFIG.hidden_size * 5
-    total = sum(int(np.prod(param.shape)) for param in param_specs.all_params(CONFIG))
-    assert sum(counts) == total - norms
+    random_weights(CONFIG, seed=0, made=counts.append, mtp_heads=mtp_heads)
+    norms = CONFIG.hidden_size * 5 * (1 + mtp_heads)
+    params = param_specs.all_params(CONFIG, mtp_heads=mtp_heads)
+    assert sum(counts) == sum(int(np.prod(param.shape)) for param in params) - norms
+
+
+def test_mtp_heads_are_added_to_the_same_model_and_differ():
+    weights = random_weights(CONFIG, seed=0, mtp_heads=2)
+    np.testing.assert_array_equal(weights.w_logits_VD, WEIGHTS.w_logits_VD)
+    first, second = weights.mtp
+    assert np.std(values(first.w_eh_DI)) == pytest.approx(CONFIG.initializer_range, rel=0.1)
+    assert np.mean(first.w_eh_DI == second.w_eh_DI) < 0.1
+    for norm_D in (first.embedding_norm_D, first.hidden_norm_D, first.final_norm_D):
+        assert (norm_D == 1).all()
+    shard_spec = ShardSpec(1, 2, 0, 1)
+    shard = random_weights(CONFIG, seed=0, shard_spec=shard_spec, mtp_heads=2)
+    expected = shard_weights(weights, CONFIG, shard_spec).mtp[1].layer
+    network, other = shard.mtp[1].layer.feed_forward, expected.feed_forward
+    assert network.w_down_DF.shape == (256, 256)  # half of its columns
+    np.testing.assert_array_equal(values(network.w_down_DF), values(other.w_down_DF))
 
 
 @pytest.mark.parametrize("shard_spec", [ShardSpec(0, 1, 2, 4), ShardSpec(1, 2, 1, 2)])

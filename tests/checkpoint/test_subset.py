@@ -1,4 +1,4 @@
-"""Tests of keep_experts: a model with fewer experts is the whole one without the others."""
+"""Tests of parts of a model: fewer experts, or the first layers; all else is the whole one's."""
 
 from dataclasses import replace
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.checkpoint.params import ExpertWeights
-from mimo_v2_flash.checkpoint.subset import check_experts, keep_experts
+from mimo_v2_flash.checkpoint.random_weights import random_weights
+from mimo_v2_flash.checkpoint.subset import check_experts, keep_experts, keep_layers
 from tests.support.tiny import tiny
 
 SPARSE, DENSE = (1, 3, 4), (0, 2)  # of the default recipe's layers; 7 experts, 3 for a token
@@ -116,3 +117,11 @@ def test_an_impossible_choice_is_refused(experts, fault):
 def test_ids_come_back_in_the_checkpoints_order():
     assert check_experts([6, 0, 3], range(7)) == [0, 3, 6]
     assert check_experts(np.array([2, 9]), (1, 2, 5, 9)) == [2, 9]
+
+
+@pytest.mark.parametrize(("num_layers", "heads"), [(5, 2), (4, 0), (1, 0)])
+def test_the_first_layers_have_mtp_heads_if_they_are_all(num_layers, heads):
+    whole = random_weights(tiny().config, seed=0, mtp_heads=2)
+    weights, config = keep_layers(whole, tiny().config, num_layers)
+    assert config == tiny().config.truncated(num_layers)
+    assert weights == whole._replace(layers=whole.layers[:num_layers], mtp=whole.mtp[:heads])

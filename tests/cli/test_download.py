@@ -93,7 +93,7 @@ def test_before_it_fetches_it_says_how_much_and_that_a_part_writes_nonsense(
     monkeypatch.setattr(prepare, "make", stop)
     message = download("--expert-subset", 0, status=2)
     assert (
-        "2.4 MB of 5.7 MB to fetch: 1 of 5 experts A part of the model writes nonsense" in message
+        "5.4 MB of 5.7 MB to fetch: 1 of 5 experts A part of the model writes nonsense" in message
     )
     assert data_ranges(hub).total() == 0
 

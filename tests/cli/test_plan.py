@@ -18,9 +18,9 @@ def test_mimo_on_one_device_does_not_fit(capsys):
     assert run() == 1
     stdout = " ".join(capsys.readouterr().out.split())
     assert "experts 302.9 GB 302.9 GB" in stdout
-    assert "more than 24.0 GB (weights 311.9 GB" in stdout
+    assert "MTP heads 1.2 GB 1.2 GB" in stdout
+    assert "more than 24.0 GB (weights 313.1 GB" in stdout
     assert "The weights alone are too much." in stdout
-    assert "are not loaded: 1.2 GB" in stdout
     assert "Sent by all devices" not in stdout
 
 
@@ -35,7 +35,22 @@ def test_mimo_on_32_devices_fits_and_says_what_is_sent(capsys):
     assert "experts 9.5 GB 302.9 GB" in stdout
     assert "KV cache, bfloat16 786.2 MB 25.2 GB" in stdout
     assert "prefill 7.04 230.7 kB 231.1 kB 1.0 MB" in stdout
-    assert "It fits: 14.3 GB of 24.0 GB, 9.7 GB are free." in stdout
+    assert "It fits: 14.7 GB of 24.0 GB, 9.3 GB are free." in stdout
+
+
+def test_drafts_take_caches_of_mtp_heads_and_more_logits(tmp_path, capsys):
+    devices = []
+    for drafts in (0, 2):
+        file = tmp_path / f"{drafts}.json"
+        run("--context", "1000", "--draft-tokens", str(drafts), "--json", str(file))
+        devices += json.loads(file.read_text())["devices"]
+    assert "decoded with 2 draft tokens each" in " ".join(capsys.readouterr().out.split())
+    none, two = devices
+    assert none["weights"] == two["weights"]
+    slots, position = 129 + 3 + 1, 4  # with the trash row
+    per_slot = 2 * (8 * 320 * 2 + position) + 4096 * 2 + position  # two heads, a hidden state
+    assert two["cache"] - none["cache"] == slots * per_slot
+    assert two["buffers"] == none["buffers"] | {"logits": 3 * none["buffers"]["logits"]}
 
 
 def test_a_larger_device_is_another_answer(capsys):
@@ -43,7 +58,7 @@ def test_a_larger_device_is_another_answer(capsys):
     options = [*words.split(), "--dtype", "bfloat16"]
     assert run(*options) == 1
     stdout = " ".join(capsys.readouterr().out.split())
-    assert "(weights 23.0 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in stdout
+    assert "(weights 23.7 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in stdout
     assert run(*options, "--memory", "96GB") == 0
 
 
@@ -57,16 +72,16 @@ def test_any_config_on_disk(tmp_path, form, capsys):
 
 def test_all_numbers_are_written_and_the_fullest_device_is_shown(tmp_path, capsys):
     file = tmp_path / "plan.json"
-    run("--expert-parallel", "4", "--context", "100", "--json", str(file), "--memory", "80 GiB")
+    run("--expert-parallel", "4", "--context", "100", "--json", str(file), "--memory", "90 GiB")
     numbers = json.loads(file.read_text())
     assert numbers["plan"] == {
         "expert_parallel": 4, "tensor_parallel": 1, "data_parallel": 4, "devices": 4,
     }  # fmt: skip
     assert numbers["load"] == {
         "batch_size": 1, "context": 100, "step": 100, "weights": "fp8",
-        "cache": "bfloat16", "stream": "float32",
+        "cache": "bfloat16", "stream": "float32", "mtp_heads": 3, "draft_tokens": 0,
     }  # fmt: skip
-    assert (numbers["memory"], numbers["fits"]) == (80 * 2**30, True)
+    assert (numbers["memory"], numbers["fits"]) == (90 * 2**30, True)
     assert [device["weights"]["experts"] for device in numbers["devices"]] == [75_717_279_744] * 4
     caches = [device["cache"] for device in numbers["devices"]]
     assert caches[0] == caches[1] == caches[2] < caches[3]  # which has the only sequence
@@ -98,6 +113,14 @@ def test_what_is_no_size_is_refused(text):
         ("--context 0", "argument --context: '0' is not an integer above 0"),
         ("--step 5000", "--step 5000: allowed is 1 to the context, 4096"),
         ("--batch-size 0", "argument --batch-size: '0' is not an integer above 0"),
+        (
+            "--draft-tokens 4",
+            "--draft-tokens 4: allowed is 0 to 3, with 3 MTP heads and a step of 512",
+        ),
+        (
+            "--draft-tokens 3 --step 3",
+            "--draft-tokens 3: allowed is 0 to 2, with 3 MTP heads and a step of 3",
+        ),
         ("--expert-parallel 7", "--expert-parallel 7: allowed is a divisor of 256 experts"),
     ],
 )

@@ -104,21 +104,28 @@ def test_the_first_layers_are_a_model(folder, prepared, output):
     assert len(load_weights(output, config).layers) == 2
 
 
-@pytest.mark.parametrize("arguments", [(), ("--num-layers", 2), ("--expert-subset", 0, 3)])
+@pytest.mark.parametrize(
+    "arguments", [("--no-mtp",), ("--num-layers", 2), ("--expert-subset", 0, 3)]
+)
 @pytest.mark.parametrize("more", [("--dry-run",), ()])
 def test_what_is_left_out_on_purpose_is_one_line(folder, prepared, arguments, more):
     names = list(json.loads((folder / INDEX).read_text())["weight_map"])
     mtp = [name for name in names if name.startswith("model.mtp.")]
+    left_out = [] if "--expert-subset" in arguments else [f"{len(mtp)} of model.mtp.*"]
     rest = {
-        (): [],
+        ("--no-mtp",): [],
         ("--num-layers", 2): [n for n in names if n.startswith("model.layers.2.")],
         ("--expert-subset", 0, 3): [n for n in names if re.search(r"\.experts\.[124]\.", n)],
     }[arguments]
-    subset = f"{len(rest)} of experts and layers that are not requested, " if rest else ""
+    left_out += [f"{len(rest)} of experts and layers that are not requested"] if rest else []
     lines = prepared(*arguments, *more).splitlines()
     (line,) = [line for line in lines if "left out" in line]
     parts = line.removeprefix("tensors left out: ").split(", ")
-    assert sorted(parts) == sorted(f"{subset}{len(mtp)} of model.mtp.*".split(", "))
+    assert sorted(parts) == sorted(left_out)
+
+
+def test_of_a_whole_model_nothing_is_left_out(prepared):
+    assert "left out" not in prepared()
 
 
 @pytest.mark.usefixtures("unread")
@@ -182,6 +189,7 @@ def test_repeated_it_does_nothing(prepared, output, monkeypatch):
         ([], r"experts \[1, 2\], requested is \[0, 1, 2, 3, 4\]"),
         (["--expert-subset", "1-2", "--num-layers", 1], "num_hidden_layers 3, requested is 1"),
         (["--expert-subset", "1-2", "--target", "trainium2"], "target 'cpu', requested is 'trai"),
+        (["--expert-subset", "1-2", "--no-mtp"], "mtp_heads 3, requested is 0"),
     ],
 )  # fmt: skip
 def test_another_result_there_is_left_as_it_is(prepared, output, monkeypatch, other, message):

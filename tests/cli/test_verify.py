@@ -105,10 +105,10 @@ def test_a_tensor_that_the_source_changed_is_named(source, output, verified):
     assert line == f"{output}/{FILE}: {EXPERT} differs from the source"
 
 
-@pytest.mark.parametrize("layers", [(), ("--num-layers", "2")])
-def test_layers_that_were_left_out_are_no_difference(source, output, verified, layers):
+@pytest.mark.parametrize("left_out", [(), ("--num-layers", "2"), ("--no-mtp",)])
+def test_what_was_left_out_is_no_difference(source, output, verified, left_out):
     shutil.rmtree(output)
-    arguments = ("--checkpoint", str(source), "--output", str(output), *layers)
+    arguments = ("--checkpoint", str(source), "--output", str(output), *left_out)
     assert prepare_weights.main(list(arguments)) == 0
     os.utime(source / "model_2.safetensors")
     assert " tensors were compared" in verified()

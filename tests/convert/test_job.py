@@ -114,7 +114,7 @@ def test_what_is_needed_is_read_once_and_nothing_else(hub_folder, tmp_path, expe
     job = run(job_of(source, tmp_path, experts))
     assert set(source.reads.values()) == {1}
     assert job.bytes_to_read == sum(end - begin for _, begin, end in source.reads)
-    params = {param.name for param in param_specs.all_params(job.config, experts)}
+    params = {param.name for param in param_specs.all_params(job.config, experts, mtp_heads=3)}
     names = [n for n in source.names() if n.removesuffix(SCALE) in params]
     infos = source.tensor_infos(names).values()
     assert job.bytes_to_read == sum(info.end - info.begin for info in infos)

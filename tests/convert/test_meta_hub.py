@@ -6,7 +6,7 @@ import pytest
 
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import hub_tensors, mtp_tensors
+from mimo_v2_flash.convert.meta import NUM_MTP_HEADS, hub_tensors
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 
@@ -16,10 +16,24 @@ def size(tensors) -> int:
 
 
 def test_mimo_has_the_bytes_of_the_hubs_files():
-    """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of MTP weights."""
-    main, mtp = hub_tensors(MiMoConfig()), mtp_tensors(MiMoConfig())
-    assert (size(main), size(mtp)) == (311_862_258_560, 1_189_400_448)
-    assert (len(main), len(mtp)) == (72_766, 60)
+    """Source: the index of XiaomiMiMo/MiMo-V2-Flash, and the header of its file of MTP heads."""
+    main = hub_tensors(MiMoConfig())
+    whole = hub_tensors(MiMoConfig(), mtp_heads=NUM_MTP_HEADS)
+    assert (size(main), size(whole) - size(main)) == (311_862_258_560, 1_189_400_448)
+    assert (len(main), len(whole) - len(main)) == (72_766, 60)
+
+
+def test_a_fused_mtp_head_has_16_tensors():
+    """Source: the header of MiMo-V2.5's file of MTP heads."""
+    mtp = {
+        name: info
+        for name, info in hub_tensors(MiMoConfig(), fused=True, mtp_heads=1).items()
+        if name.startswith("model.mtp.layers.0.")
+    }
+    assert len(mtp) == 16
+    qkv = "model.mtp.layers.0.self_attn.qkv_proj.weight"
+    assert (mtp[qkv].dtype, mtp[qkv].shape) == ("F8_E4M3", (14848, 4096))
+    assert (mtp[f"{qkv}_scale_inv"].dtype, mtp[f"{qkv}_scale_inv"].shape) == ("F32", (116, 32))
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -28,12 +42,7 @@ def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
     written = write_hub_checkpoint(tiny(replace(RECIPE, **change)).oracle, tmp_path, fused=fused)
     source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
     infos = source.tensor_infos(source.names())
-    expected = hub_tensors(config, fused=fused)
-    mtp = mtp_tensors(config)
-    if fused:  # the test's writer fuses the attention of MTP layers too
-        mtp = {name: info for name, info in mtp.items() if name in infos}
-        infos = {name: info for name, info in infos.items() if name in expected or name in mtp}
-    expected |= mtp
+    expected = hub_tensors(config, fused=fused, mtp_heads=3)
     assert {name: (p.dtype, p.shape) for name, p in infos.items()} == {
         name: (p.dtype, p.shape) for name, p in expected.items()
     }

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.hooks import HookedLayers
+from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from tests.support.drawn import floats
@@ -26,6 +28,8 @@ from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
 MIMO = MiMoConfig()
 WORKLOAD = Workload(batch_size=1, context=1, step=1)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+CONFIG = tiny().config
+DRAFTING = MiMoV2FlashModel(random_weights(CONFIG, seed=0, mtp_heads=3), CONFIG)
 
 
 def kinds_of(weights) -> dict[str, int]:
@@ -41,6 +45,7 @@ def kinds_of(weights) -> dict[str, int]:
         "dense": nbytes(tuple(n for n in networks if not isinstance(n, MoEWeights))),
         "experts": nbytes(tuple(network.experts for network in sparse)),
         "router": nbytes(tuple((n.w_router_ED, n.bias_E) for n in sparse)),
+        "mtp": nbytes(weights.mtp),
     }
     return {kind: size for kind, size in size_of_kind.items() if size}
 
@@ -57,7 +62,7 @@ def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
     config = MiMoConfig.from_pretrained(hub)
     weights = load_weights(hub, config)
     shards = [plan.shard_spec(rank) for rank in range(plan.world_size)]
-    actual = weight_bytes(config, shards, "fp8")
+    actual = weight_bytes(config, shards, "fp8", len(weights.mtp))
     assert actual == [kinds_of(shard_weights(weights, config, shard)) for shard in shards]
 
 
@@ -86,6 +91,13 @@ def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
         cache_bytes(MIMO, shard, rows, replace(WORKLOAD, context=context, cache_dtype=dtype))
         == real.nbytes
     )
+
+
+@given(st.integers(1, 3), st.integers(1, 60), floats, st.integers(0, 3))
+def test_what_drafts_add_to_a_cache_is_counted_to_the_byte(rows, context, dtype, draft_tokens):
+    real = DRAFTING.new_cache(rows, context, dtype, mtp_heads=draft_tokens)
+    workload = Workload(rows, context, 1, cache_dtype=dtype, draft_tokens=draft_tokens)
+    assert cache_bytes(CONFIG, UNSHARDED, rows, workload) == real.nbytes
 
 
 @pytest.mark.parametrize(
@@ -134,12 +146,15 @@ def test_buffers_are_the_largest_arrays_of_a_step(plan, exchange):
 
 
 def test_mimo_alone_is_the_checkpoint_but_for_vectors_and_shared_scales():
-    """Source: 311,862,258,560 bytes in the hub's files."""
-    device = devices(MIMO, ParallelConfig(), WORKLOAD)[0]
+    """Source: 311,862,258,560 bytes in the hub's files, 1,189,400,448 of three MTP heads."""
+    device = devices(MIMO, ParallelConfig(), replace(WORKLOAD, mtp_heads=3))[0]
+    heads = device.weights["mtp"]
     widened = 2 * (97 * 4096 + 39 * 64)  # norms and sinks, from bfloat16 to float32
     no_sinks = 9 * 64 * 4  # of full layers
     rows_of_scales = 9 * (12 + 8 - 8 - 4) * 32 * 4  # K and V of full layers, in blocks of 64
-    assert sum(device.weights.values()) == 311_862_258_560 + widened + no_sinks + rows_of_scales
+    trunk = sum(device.weights.values()) - heads
+    assert trunk == 311_862_258_560 + widened + no_sinks + rows_of_scales
+    assert heads == 1_189_400_448 + 3 * 2 * (5 * 4096 + 64)
 
 
 def test_bfloat16_mimo_is_617_7_gigabytes():

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the hub's layout: FP8 with scales, shards, an index, three MTP layers.
+"""Tiny checkpoints in the hub's layout: FP8 with scales, shards, an index, three MTP heads.
 
     hub = write_hub_checkpoint(tiny(RECIPE).oracle, folder)
     oracle = oracle_of(tiny(RECIPE).oracle, hub)
@@ -20,7 +20,7 @@ from tests.support.fp8_blocks import BLOCK, MATRICES, Arrays, check_geometry, qu
 from tests.support.tiny import FULL, SLIDING, Recipe
 
 INDEX = "model.safetensors.index.json"
-NUM_MTP_LAYERS = 3
+NUM_MTP_HEADS = 3
 FUSED = {  # of config.json
     "architectures": ["MiMoV2ForCausalLM"],
     "model_type": "mimo_v2",
@@ -50,7 +50,7 @@ class HubCheckpoint(NamedTuple):
     folder
         Folder of config.json, the index and the shards.
     truth
-        Every weight in float32, MTP layers included; q, k and v are split.
+        Every weight in float32, MTP heads included; q, k and v are split.
     """
 
     folder: Path
@@ -79,9 +79,9 @@ def write_hub_checkpoint(
     fused
         Whether attention is one `qkv_proj`, rank after rank.
     seed
-        Seed of random MTP layers; transformers has none.
+        Seed of random MTP heads; transformers has none.
     mtp_weights
-        Weights of the MTP layers by the hub's names, float32, instead of random ones.
+        Weights of the MTP heads by the hub's names, float32, instead of random ones.
 
     Raises
     ------
@@ -112,10 +112,10 @@ def oracle_of(model: Any, hub: HubCheckpoint) -> Any:
 
 
 def random_mtp_weights(config: MiMoConfig, seed: int) -> Arrays:
-    """Return the weights of three MTP layers: a sliding layer's attention and a dense network."""
+    """Return the weights of three MTP heads: a sliding layer's attention and a dense network."""
     generator = np.random.default_rng(seed)
     weights = {}
-    for index in range(NUM_MTP_LAYERS):
+    for index in range(NUM_MTP_HEADS):
         for name, shape in _mtp_shapes(config):
             value = generator.standard_normal(shape, np.float32)
             if len(shape) == 2:

@@ -78,7 +78,7 @@ def test_the_plain_grid_does_not_fit_k_and_is_wrong_in_the_upper_half_of_v(hub):
 
 
 @pytest.mark.parametrize("prefix", SLIDING_LAYERS)
-def test_the_plain_grid_is_right_in_sliding_layers_and_mtp_layers(hub, prefix):
+def test_the_plain_grid_is_right_in_sliding_layers_and_mtp_heads(hub, prefix):
     tensors = stored(hub)
     for letter, rows in (("q", 12), ("k", 12), ("v", 8)):
         code, scale = part(tensors, prefix, letter)

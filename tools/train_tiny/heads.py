@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
 
 from . import schedule, trunk
-from .shape import NUM_MTP_LAYERS, SLIDING
+from .shape import NUM_MTP_HEADS, SLIDING
 from .windows import Windows
 
 __all__ = ["Head", "draft_logits", "load", "train"]
@@ -67,7 +67,7 @@ def load(work: Path, model: Any) -> nn.ModuleList:
 def new_heads(model: Any) -> nn.ModuleList:
     """Return untrained MTP heads for the trunk `model`."""
     torch.manual_seed(SEED)
-    return nn.ModuleList(Head(model.config) for _ in range(NUM_MTP_LAYERS))
+    return nn.ModuleList(Head(model.config) for _ in range(NUM_MTP_HEADS))
 
 
 def train(work: Path) -> None:

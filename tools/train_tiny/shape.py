@@ -4,10 +4,10 @@ from transformers import MiMoV2FlashConfig
 
 from .tokens import END_OF_TEXT, VOCABULARY
 
-__all__ = ["LENGTH", "NUM_MTP_LAYERS", "configuration"]
+__all__ = ["LENGTH", "NUM_MTP_HEADS", "configuration"]
 
 LENGTH = 1024  # tokens of a training sequence: eight windows
-NUM_MTP_LAYERS = 3
+NUM_MTP_HEADS = 3
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
