@@ -137,7 +137,7 @@ class ModelRunner:
             if self.mtp.heads(cache):
                 self.mtp.keep(batch, x_ND, cache)
             outputs.fill(batch, x_ND)
-        return outputs.join(everywhere=everywhere)
+        return outputs.on_all_ranks() if everywhere else outputs.on_rank_0()
 
     def draft(
         self, head: int, output: HeadOutput, step: Step, cache: HybridCache
@@ -154,7 +154,7 @@ class ModelRunner:
             max_step = READ_BY_HEADS * mode.sequences(cache.rank_rows, cache.rank)
         for batch in mode.batches(step, cache, max_step):
             outputs.fill(batch, self.mtp.draft(head, batch, cache))
-        return outputs.join(everywhere=False)
+        return outputs.on_rank_0()
 
     def _passes(
         self, step: Step, cache: HybridCache, is_bad_B: np.ndarray

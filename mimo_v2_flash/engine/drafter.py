@@ -41,8 +41,8 @@ class Drafter:
         What chooses tokens from logits.
     cache
         The KV cache.
-    is_fixed
-        Whether every head drafts in every step, and no rule decides how many do.
+    draft_tokens
+        "auto" if a rule decides how many heads draft; else all of them do in every step.
     clock
         A function that returns the time in seconds.
 
@@ -57,12 +57,12 @@ class Drafter:
         executor: Executor,
         sampler: Sampler,
         cache: HybridCache,
-        *,
-        is_fixed: bool,
+        draft_tokens: int | str,
         clock: Callable[[], float],
     ) -> None:
         self._executor, self._sampler = executor, sampler
-        self._rule, self._clock = DraftRule(executor.mtp_heads, is_fixed=is_fixed), clock
+        self._rule = DraftRule(executor.mtp_heads, is_fixed=draft_tokens != "auto")
+        self._clock = clock
         self._rows = cache.batch_size
         self._reach = cache.window - 2  # so many tokens have their hidden states in the ring
         self.seconds = 0.0

@@ -111,34 +111,31 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         share_events: bool = False,
     ) -> None:
-        chunk = inputs.as_count("prefill_chunk", prefill_chunk)
         inputs.as_count("max_waiting", 0 if max_waiting is None else max_waiting, minimum=0)
         self._worker = new_worker(
             model, max_sequences, max_length, cache_dtype, prefix_cache, draft_tokens
         )
         cache, suppressed = self._worker.cache, _suppressed(model, suppress_tokens)
-        self._cache_bytes = cache.nbytes
-        self._model, self._clock, self._max_waiting = model, clock, max_waiting
+        self._model, self._clock, self._cache_bytes = model, clock, cache.nbytes
         self._max_length = model.max_length if max_length is None else max_length
         self._executor = Executor(model.group, self._worker)
         self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
-        sampler, is_fixed = self._processor.sampler, draft_tokens != "auto"
-        self._drafter = Drafter(self._executor, sampler, cache, is_fixed=is_fixed, clock=clock)
+        self._drafter = Drafter(self._executor, self._processor.sampler, cache, draft_tokens, clock)
+        sizes = {"max_step": model.max_step, "pads_steps": model.pads_steps}
         self._scheduler = Scheduler(
             cache.rank_rows,
             memory=new_memory_budget(model, cache, memory, self._executor),
-            prefill_chunk=chunk,
-            max_step=model.max_step,
-            clock=clock,
+            prefill_chunk=inputs.as_count("prefill_chunk", prefill_chunk),
             begin=self._runner.restore_prefix,
             known_prefix=self._runner.known_prefix,
-            pads_steps=model.pads_steps,
+            clock=clock,
+            **sizes,
         )
         self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
         self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why
         self._failure: Exception | None = None
-        self._is_stepping, self._share_events = False, share_events
+        self._max_waiting, self._share_events, self._is_stepping = max_waiting, share_events, False
 
     def __enter__(self) -> Engine:
         """Return the engine, which is closed after the block."""

@@ -57,18 +57,18 @@ class StepOutputs:
             with np.errstate(invalid="ignore", over="ignore"):
                 self._output.fill(local, is_in_pass_Bn[rows], x_ND, row_N, kept, self._weights)
 
-    def join(self, *, everywhere: bool = True) -> tuple[np.ndarray, ...]:
-        """Return the outputs of all rows, the last one NaN in bad rows: a collective call.
+    def on_all_ranks(self) -> tuple[np.ndarray, ...]:
+        """Return the outputs of all rows, the last one NaN in bad rows: a collective call."""
+        self._outputs[-1][self.is_bad_B] = np.nan
+        group = self._context.world_group
+        return tuple(map(group.all_reduce, self._outputs)) if group.size > 1 else self._outputs
 
-        Every rank gets all of them, or rank 0 alone unless `everywhere`.
-        """
-        outputs, rows, group = self._outputs, self._cache.local_rows, self._context.world_group
+    def on_rank_0(self) -> tuple[np.ndarray, ...]:
+        """Return on rank 0 what `on_all_ranks` does, else nothing of use: a collective call."""
+        outputs, rank_rows = self._outputs, self._cache.rank_rows
         outputs[-1][self.is_bad_B] = np.nan
-        if group.size == 1:
-            return outputs
-        if everywhere:
-            return tuple(map(group.all_reduce, outputs))
-        is_wanted_Bn, is_bad_b = self._step.index_Bn >= 0, self.is_bad_B[rows]
-        rank_rows = self._cache.rank_rows
-        gather_outputs(self._output, outputs, is_bad_b, is_wanted_Bn, rank_rows, self._context)
+        if self._context.world_group.size > 1:
+            is_wanted_Bn = self._step.index_Bn >= 0
+            is_bad_b = self.is_bad_B[self._cache.local_rows]
+            gather_outputs(self._output, outputs, is_bad_b, is_wanted_Bn, rank_rows, self._context)
         return outputs

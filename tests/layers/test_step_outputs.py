@@ -31,7 +31,7 @@ def filled(output, max_step: int, bad: tuple[int, ...] = ()):
     for batch in CONTEXT.mode.batches(STEP, cache, max_step):
         outputs.fill(batch, hidden_of(batch))
     outputs.is_bad_B[list(bad)] = True
-    return outputs.join()
+    return outputs.on_all_ranks()
 
 
 @pytest.mark.parametrize("max_step", [1, 3, 512])
