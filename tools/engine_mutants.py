@@ -114,15 +114,15 @@ ENGINE_MUTANTS = (
     _engine(
         "noise of the row and not of the answer",
         "output_processor",
-        "        sequence.index,\n        sequence.length,",
-        "        sequence.row or 0,\n        sequence.length,",
+        "        sequence.index,\n        sequence.length + len(drafted),",
+        "        sequence.row or 0,\n        sequence.length + len(drafted),",
         "engine",
         "engine_schedules",
     ),
     _engine(
         "noise of the step and not of the position",
         "output_processor",
-        "        sequence.length,\n",
+        "        sequence.length + len(drafted),\n",
         "        len(sequence.new_tokens),\n",
         "engine",
         "engine_schedules",
@@ -130,8 +130,8 @@ ENGINE_MUTANTS = (
     _engine(
         "noise by rank among the survivors and not by token id",
         "sampler",
-        "draw.position, token_A)",
-        "draw.position, np.arange(len(token_A)))",
+        "draw.position, token_A, stream)",
+        "draw.position, np.arange(len(token_A)), stream)",
     ),
     _engine(
         "the high half of a seed is ignored",
@@ -267,9 +267,10 @@ ENGINE_MUTANTS = (
     ),
     _engine(
         "a short row of a rectangle takes the logits of its padding",
+        "worker",
+        "first_R[:, None] + np.minimum(",
+        "-1 - first_R[:, None] + np.minimum(",
         "step_runner",
-        "[plan.last_wanted(first_row + index) for index in index_R]",
-        "[-1 for index in index_R]",
     ),
     _engine(
         "reused tokens are counted at each step",

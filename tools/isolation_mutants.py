@@ -22,8 +22,8 @@ ISOLATION_MUTANTS = (
     Mutant(
         "a row is good if the tokens whose logits are wanted are",
         "mimo_v2_flash/model_runner.py",
-        "        outputs[-1][rows][is_bad_b] = np.nan\n",
-        "",
+        "[batch.row_N[is_bad_N] - cache.first_row] = True",
+        "[batch.row_N[is_bad_N] - cache.first_row] = False",
         ("tests/layers/test_nonfinite.py",),
     ),
     Mutant(

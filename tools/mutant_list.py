@@ -2,6 +2,7 @@
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
+from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
@@ -21,6 +22,7 @@ MUTANTS = (
     *DECODE_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
+    *DRAFT_MUTANTS,
     *ENGINE_MUTANTS,
     *MEMORY_MUTANTS,
     *SERVING_MUTANTS,
@@ -223,20 +225,20 @@ MUTANTS = (
     ),
     Mutant(
         "what overflowed is not answered again",
-        "mimo_v2_flash/model_runner.py",
+        "mimo_v2_flash/layers/layer_programs.py",
         "if not np.any(np.asarray(overflow_1)):",
         "if True:",
-        ("tests/test_model_runner.py",),
+        ("tests/test_model_runner.py", "tests/layers/test_layer_programs.py"),
     ),
     Mutant(
         "attention runs again with the experts",
-        "mimo_v2_flash/model_runner.py",
+        "mimo_v2_flash/layers/layer_programs.py",
         "            y_ND, overflow_1 = self.feed_forward_block(\n",
         "            x_ND = self.attention_block(\n"
         "                x_ND, metadata, cache, weights.attention_norm_D, weights.attention\n"
         "            )\n"
         "            y_ND, overflow_1 = self.feed_forward_block(\n",
-        ("tests/test_model_runner.py",),
+        ("tests/test_model_runner.py", "tests/layers/test_layer_programs.py"),
     ),
     Mutant(
         "every rank counts its words from 0",
@@ -248,10 +250,10 @@ MUTANTS = (
     Mutant(
         "chunks after the last answer are not computed",
         "mimo_v2_flash/model_runner.py",
-        "            if len(row_N):\n",
-        "            if len(row_N) and not np.all(is_in_pass_Bn):\n"
-        "                break\n"
-        "            if len(row_N):\n",
+        "            outputs.fill(batch, x_ND)\n",
+        "            outputs.fill(batch, x_ND)\n"
+        "            if np.all(step.index_Bn < (batch.first_B + batch.count_B)[:, None]):\n"
+        "                break\n",
         ("tests/test_model_runner.py",),
     ),
     Mutant(

@@ -122,15 +122,14 @@ class Engine:
         self._runner = StepRunner(self._executor, cache.batch_size, suppressed, model.pads_steps)
         self._processor = OutputProcessor(suppressed)
         self._drafter = Drafter(self._executor, self._processor.sampler, cache, draft_tokens, clock)
-        sizes = {"max_step": model.max_step, "pads_steps": model.pads_steps}
         self._scheduler = Scheduler(
             cache.rank_rows,
             memory=new_memory_budget(model, cache, memory, self._executor),
             prefill_chunk=inputs.as_count("prefill_chunk", prefill_chunk),
-            begin=self._runner.restore_prefix,
-            known_prefix=self._runner.known_prefix,
+            max_step=model.max_step,
             clock=clock,
-            **sizes,
+            prefixes=self._runner,
+            pads_steps=model.pads_steps,
         )
         self._lock, self._ids, self._recorder = Lock(), count(), StatsRecorder()
         self._ending: list[tuple[int, str]] = []  # requests to end without a step, and why

@@ -7,7 +7,7 @@ waits gains one every 10 seconds.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .memory_budget import MemoryBudget, MemoryUsage
 from .prefix_store import BLOCK
@@ -32,6 +32,16 @@ class ScheduledTokens(NamedTuple):
         return self.sequence.computed + len(self.tokens) == self.sequence.length
 
 
+class Prefixes(Protocol):
+    """What knows the beginnings of prompts: protocol of `StepRunner`."""
+
+    def known_prefix(self, request: Request, rank: int) -> int:
+        """Return how many tokens of a prompt need not be computed on a data-parallel rank."""
+
+    def restore_prefix(self, sequence: Sequence) -> None:
+        """Fill the row of a sequence that begins to run, and set how much is known."""
+
+
 class Scheduler:
     """Admits requests to rows of the KV cache, and plans steps.
 
@@ -50,10 +60,8 @@ class Scheduler:
         A function that returns the time in seconds.
     pads_steps
         Whether the model pads its steps: chunks are then steps of their own.
-    begin
-        Called for each sequence that gets a row: it may set how much of the prompt is known.
-    known_prefix
-        How many tokens of a request's prompt a data-parallel rank need not compute.
+    prefixes
+        What knows how much of a prompt need not be computed.
 
     Attributes
     ----------
@@ -73,15 +81,13 @@ class Scheduler:
         prefill_chunk: int,
         max_step: int,
         clock: Callable[[], float],
-        begin: Callable[[Sequence], None],
-        known_prefix: Callable[[Request, int], int] = lambda *_: 0,
+        prefixes: Prefixes,
         pads_steps: bool = False,
     ) -> None:
         self._free = [list(range(rows.start, rows.stop)) for rows in rank_rows]
         self.rows_per_request = max(map(len, self._free))
         self._memory, self._prefill_chunk, self._max_step = memory, prefill_chunk, max_step
-        self._clock, self._begin, self._pads_steps = clock, begin, pads_steps
-        self._known_prefix = known_prefix
+        self._clock, self._prefixes, self._pads_steps = clock, prefixes, pads_steps
         self.requests: dict[int, Request] = {}
         self.waiting: list[Request] = []
         self.running: list[Sequence] = []
@@ -167,7 +173,7 @@ class Scheduler:
             for sequence, row in zip(request.sequences, rows, strict=True):
                 sequence.rank, sequence.row = rank, row
                 self.running.append(sequence)
-            self._begin(request.sequences[0])
+            self._prefixes.restore_prefix(request.sequences[0])
 
     def _place(self, request: Request) -> tuple[int, list[int]] | None:
         """Return a rank and free rows of it, with memory for a request; None if it has to wait.
@@ -178,7 +184,7 @@ class Scheduler:
         count = len(request.sequences)
         ranks = [rank for rank, free in enumerate(self._free) if len(free) >= count]
         if len(ranks) > 1:
-            known = {rank: self._known_prefix(request, rank) for rank in ranks}
+            known = {rank: self._prefixes.known_prefix(request, rank) for rank in ranks}
             ranks.sort(key=lambda rank: (known[rank], len(self._free[rank])), reverse=True)
         for rank in ranks:
             rows = self._free[rank][:count]  # the lowest: attention spans all rows in use

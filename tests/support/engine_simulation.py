@@ -1,5 +1,6 @@
 """A scheduler and its memory without a model: tokens are counted as computed."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -131,8 +132,7 @@ class Simulation:
             prefill_chunk=prefill_chunk,
             max_step=max_step,
             clock=self.clock,
-            begin=self._begin,
-            known_prefix=known_prefix,
+            prefixes=SimpleNamespace(restore_prefix=self._begin, known_prefix=known_prefix),
         )
         self.trace: list[dict] = []
         self.began: list[int] = []

@@ -1,0 +1,136 @@
+"""Mutants of speculative decoding: MTP heads, drafts, their verification."""
+
+from functools import partial
+
+from tools.kernel_mutants import Mutant, mutant_in
+
+__all__ = ["DRAFT_MUTANTS"]
+
+_engine = partial(mutant_in, "engine")
+_HEADS = ("tests/test_mtp_runner.py",)
+
+DRAFT_MUTANTS = (
+    Mutant(
+        "MTP heads have each other's weights",
+        "mimo_v2_flash/mtp_runner.py",
+        "            self._weights.mtp[head],\n",
+        "            self._weights.mtp[head - 1],\n",
+        _HEADS,
+    ),
+    Mutant(
+        "MTP heads read hidden states after the final norm",
+        "mimo_v2_flash/model_runner.py",
+        "                self.mtp.keep(batch, x_ND, cache)\n",
+        "                from .kernels.rmsnorm import rmsnorm\n\n"
+        "                norm_D = self._weights.final_norm_D\n"
+        "                self.mtp.keep(batch, rmsnorm(x_ND, norm_D, epsilon=1e-5), cache)\n",
+        _HEADS,
+    ),
+    Mutant(
+        "the hidden state comes before the embedding",
+        "mimo_v2_flash/kernels/mtp_input.py",
+        "np.concatenate(parts, axis=1)",
+        "np.concatenate(parts[::-1], axis=1)",
+        ("tests/kernels/test_mtp_input.py",),
+    ),
+    Mutant(
+        "MTP heads do not scale their values",
+        "mimo_v2_flash/layers/mtp.py",
+        "        groups = context.tensor_group, context.expert_group\n",
+        "        from dataclasses import replace\n\n"
+        "        spec = replace(spec, attention=replace(spec.attention, value_scale=1.0))\n"
+        "        groups = context.tensor_group, context.expert_group\n",
+        _HEADS,
+    ),
+    Mutant(
+        "an MTP head reads the token that belongs to the head before it",
+        "mimo_v2_flash/mtp_runner.py",
+        "batch.position_N - 1 - head, 0)",
+        "batch.position_N - head, 0)",
+        _HEADS,
+    ),
+    Mutant(
+        "MTP heads share the last layer's KV cache",
+        "mimo_v2_flash/mtp_runner.py",
+        "replace(batch, position_N=position_N), self._first + head\n",
+        "replace(batch, position_N=position_N), self._first - 1\n",
+        _HEADS,
+    ),
+    Mutant(
+        "MTP heads read tokens that have no hidden state",
+        "mimo_v2_flash/mtp_runner.py",
+        "np.where(batch.position_N > head, batch.position_N, -1)",
+        "np.where(batch.position_N >= head, batch.position_N, -1)",
+        _HEADS,
+    ),
+    _engine(
+        "a refused draft is made up for by the model's own distribution",
+        "sampler",
+        "np.log(np.maximum(p_A - q_A, 0))",
+        "np.log(p_A + 0 * q_A)",
+        "sampler",
+    ),
+    _engine(
+        "a draft is accepted as often as the model would draw it",
+        "sampler",
+        "        if uniform * drafted < np.sum(",
+        "        if uniform < np.sum(",
+        "sampler",
+    ),
+    _engine(
+        "a refused draft is made up for with the draft's noise",
+        "sampler",
+        "ACCEPTANCE, RESIDUAL = 1, 2 ",
+        "ACCEPTANCE, RESIDUAL = 1, 0 ",
+        "sampler",
+    ),
+    _engine(
+        "an accepted draft is read again",
+        "output_processor",
+        "    sequence.computed += 1  # the draft is in the cache\n",
+        "",
+        "engine_schedules",
+    ),
+    _engine(
+        "drafts go beyond the tokens that are left",
+        "drafter",
+        "sequence.request.limit - len(sequence.new_tokens) - 1\n",
+        "sequence.request.limit - len(sequence.new_tokens)\n",
+        "drafter",
+    ),
+    _engine(
+        "the token after the last draft is lost",
+        "worker",
+        "np.minimum(np.arange(width), draft_R1)",
+        "np.minimum(np.arange(width), np.maximum(draft_R1 - 1, 0))",
+        "engine_schedules",
+    ),
+    _engine(
+        "prefixes are kept with drafts that may be refused",
+        "worker",
+        "known[: len(known) - drafts]",
+        "known[: len(known) - 0 * drafts]",
+        "drafter",
+    ),
+    _engine(
+        "a draft that makes a step NaN ends its request",
+        "step_runner",
+        "        rows = [row for row in errors if by_row[row].drafts]\n",
+        "        rows: list[int] = []\n",
+        "drafter",
+    ),
+    _engine(
+        "a draft is not bound by the constraint",
+        "drafter",
+        "sequence, vocab_size, constraint=constraint, drafted=drafted)",
+        "sequence, vocab_size, drafted=drafted)",
+        "drafter",
+    ),
+    _engine(
+        "a sequence whose drafts are refused goes on with drafts",
+        "draft_rule",
+        "        if sequence.draft_pause:\n",
+        "        if False:\n",
+        "draft_rule",
+    ),
+)
