@@ -89,7 +89,7 @@ DRAFT_MUTANTS = (
         "output_processor",
         "    sequence.computed += 1  # the draft is in the cache\n",
         "",
-        "engine_schedules",
+        "drafter",
     ),
     _engine(
         "drafts go beyond the tokens that are left",
@@ -104,13 +104,6 @@ DRAFT_MUTANTS = (
         "np.minimum(np.arange(width), draft_R1)",
         "np.minimum(np.arange(width), np.maximum(draft_R1 - 1, 0))",
         "engine_schedules",
-    ),
-    _engine(
-        "prefixes are kept with drafts that may be refused",
-        "worker",
-        "known[: len(known) - drafts]",
-        "known[: len(known) - 0 * drafts]",
-        "drafter",
     ),
     _engine(
         "a draft that makes a step NaN ends its request",

@@ -89,15 +89,7 @@ class PrefixStore:
         cache.oldest_B[row] = max(first * BLOCK, start - min(cache.slots))
         return start
 
-    def save(
-        self,
-        token_T: Sequence[int],
-        row: int,
-        start: int,
-        first_token: int,
-        *,
-        written: int | None = None,
-    ) -> None:
+    def save(self, token_T: Sequence[int], row: int, start: int, first_token: int) -> None:
         """Keep the blocks that a step completed, if any.
 
         Parameters
@@ -108,9 +100,6 @@ class PrefixStore:
             Its row.
         start, first_token
             The position of the step's first token of the sequence, and its index in the flat step.
-        written
-            Positions of the row before this one have been written, also of tokens that are not to
-            be kept: of drafts. It is the number of tokens if not given.
         """
         begin, end = start // BLOCK * BLOCK, len(token_T) // BLOCK * BLOCK
         path = self._path(token_T[:begin])
@@ -126,7 +115,7 @@ class PrefixStore:
                 block.full = self._read(self._full, row, position_T)
             path.append(block)
             # A position that this step did not bring is in the ring, or overwritten by the step.
-            is_captured_T = position_T < (written or len(token_T)) - min(self._cache.slots)
+            is_captured_T = position_T < len(token_T) - min(self._cache.slots)
             if np.any(is_captured_T & (position_T < start)):
                 continue
             saved.append(block)

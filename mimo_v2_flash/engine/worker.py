@@ -14,7 +14,6 @@ import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
 from mimo_v2_flash.inputs import as_count
-from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
 from mimo_v2_flash.parallel import RankError, check_consistent
@@ -210,20 +209,17 @@ class Worker:
     def save(self, bad_rows: Sequence[int]) -> None:
         """Keep the prefixes that the last step completed, but for bad rows of its plan.
 
-        Its drafts may be refused; those of the step before that were accepted are kept now.
+        One that ends with a draft is kept too: it is right, and known if the draft is accepted.
         """
         plan = self._plan
         if sum(len(part.tokens) for part in plan.parts) > self._model.max_step:
             return  # what the rings lost of all passes but the last is gone
         first_tokens = [0] * len(self.prefixes)
-        for row, start, tokens, _, drafts in plan.parts:
-            rank, first = self.cache.rank_of(row), start
-            if self.mtp_heads and len(tokens) - drafts == 1:
-                first = max(0, start - MAX_DRAFT_TOKENS)
+        for row, start, tokens, *_ in plan.parts:
+            rank = self.cache.rank_of(row)
             if row - plan.first_row not in bad_rows:
                 known = self._row_tokens[row]
-                store, index = self.prefixes[rank], first_tokens[rank] + first - start
-                store.save(known[: len(known) - drafts], row, first, index, written=len(known))
+                self.prefixes[rank].save(known, row, start, first_tokens[rank])
             first_tokens[rank] += len(tokens)
 
     def release(self) -> None:
