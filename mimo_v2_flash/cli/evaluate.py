@@ -17,6 +17,7 @@ from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.generation.mtp_agreement import mtp_agreement
 from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
+from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
@@ -71,29 +72,17 @@ def run(
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
     length = runner.max_length if length is None else length
-    token_T, windows = (
-        tokens(tokenizer, content),
-        {"length": length, "begin": end_of_text(tokenizer)},
-    )
+    token_T = tokens(tokenizer, content)
+    windows = {"length": length, "begin": end_of_text(tokenizer)}
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
         bits = total_bits(runner, token_T, advance=advance, **windows)
-    seconds, agreements = time.perf_counter() - start, []
-    if draft_tokens:
-        windows["heads"] = draft_tokens
-        with progress("MTP heads", total=len(token_T), unit="tokens") as advance:
-            agreements = mtp_agreement(runner, token_T, advance=advance, **windows)
+    seconds = time.perf_counter() - start
     numbers = {
         "model": model.resolve().name,
         "text": text,
-        "bytes": size,
-        "tokens": len(token_T),
-        "windows": -(-len(token_T) // length),
-        "window_tokens": length,
-        "bits_per_byte": bits / size,
-        "nats_per_token": bits * math.log(2) / len(token_T),
-        "perplexity": 2 ** (bits / len(token_T)),
-        "mtp_agreement": [each._asdict() for each in agreements],
+        **_likelihood(bits, size, len(token_T), length),
+        "mtp_agreement": _agreements(runner, token_T, draft_tokens, windows),
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
         "threads": thread_count().number,
@@ -103,6 +92,30 @@ def run(
     if dispatch := dispatch_report(stats_backend, setup.group):
         console().print(dispatch)
     return Result(numbers)
+
+
+def _likelihood(bits: float, size: int, count: int, length: int) -> dict[str, Any]:
+    """Return what the bits of `count` tokens mean for a text of `size` bytes."""
+    return {
+        "bytes": size,
+        "tokens": count,
+        "windows": -(-count // length),
+        "window_tokens": length,
+        "bits_per_byte": bits / size,
+        "nats_per_token": bits * math.log(2) / count,
+        "perplexity": 2 ** (bits / count),
+    }
+
+
+def _agreements(
+    model: MiMoV2FlashModel, token_T: list[int], heads: int, windows: dict[str, int]
+) -> list[dict[str, int]]:
+    """Return what each MTP head agreed on with the model, as of `Agreement`."""
+    if not heads:
+        return []
+    with progress("MTP heads", total=len(token_T), unit="tokens") as advance:
+        pairs = mtp_agreement(model, token_T, heads=heads, advance=advance, **windows)
+    return [pair._asdict() for pair in pairs]
 
 
 def _report(numbers: dict[str, Any]) -> None:

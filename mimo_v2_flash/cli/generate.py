@@ -187,16 +187,21 @@ def _answer_file(
             _write(sys.stdout, f"{json.dumps(answer, ensure_ascii=False)}\n")
             count, failed = count + 1, failed + has_error(answer)
     seconds = time.perf_counter() - start
-    rows = [
-        ("prompts, errors", f"{count:,}, {failed:,}"),
-        *engine_rows(engine.stats),
-        ("whole time", f"{seconds:.1f} s"),
-    ]
-    console(sys.stderr).print(table(f"{file}", ("what",), ("amount",), rows))
     numbers = {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults}
     numbers |= {"draft_tokens": draft_tokens, "prompts": count, "errors": failed}
-    times = {"seconds": seconds, "stats": engine_numbers(engine.stats)}
-    return Result(numbers | times, int(failed > 0))
+    numbers |= {"seconds": seconds}
+    _report_file(numbers, engine.stats)
+    return Result(numbers | {"stats": engine_numbers(engine.stats)}, int(failed > 0))
+
+
+def _report_file(numbers: dict[str, Any], engine: EngineStats) -> None:
+    """Print the numbers of a prompt file."""
+    rows = [
+        ("prompts, errors", "{prompts:,}, {errors:,}".format(**numbers)),
+        *engine_rows(engine),
+        ("whole time", f"{numbers['seconds']:.1f} s"),
+    ]
+    console(sys.stderr).print(table(f"{numbers['prompt_file']}", ("what",), ("amount",), rows))
 
 
 def _answer_prompt(
