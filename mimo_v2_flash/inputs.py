@@ -10,9 +10,11 @@ import numpy as np
 __all__ = [
     "FLOATS",
     "as_count",
+    "as_draft_tokens",
     "as_float",
     "as_indices",
     "as_integer",
+    "as_new_tokens",
     "as_positions",
     "as_prompts",
     "as_token_ids",
@@ -37,6 +39,27 @@ def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = N
         raise ValueError(f"{name} must be at least {minimum}, got {count}")
     if maximum is not None and count > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {count}")
+    return count
+
+
+def as_new_tokens(
+    max_new_tokens: int, prompts: Collection[Collection[int]], max_length: int
+) -> int:
+    """Return `max_new_tokens`; ValueError if prompts and their answers exceed `max_length`."""
+    longest = max(map(len, prompts))
+    as_count("tokens of a prompt", longest, maximum=max_length)
+    limit = as_count("max_new_tokens", max_new_tokens, minimum=0)
+    name = f"max_new_tokens after a prompt of {longest} tokens"
+    return as_count(name, limit, maximum=max_length - longest + 1, minimum=0)  # the last: not read
+
+
+def as_draft_tokens(draft_tokens: int | str, heads: int) -> Any:
+    """Return "auto" or a number of drafts; ValueError if it is above the number of MTP heads."""
+    if draft_tokens == "auto":
+        return draft_tokens
+    count = as_count("draft_tokens", draft_tokens, minimum=0)  # type: ignore[arg-type]
+    if count > heads:
+        raise ValueError(f"draft_tokens is {count}, but the model has {heads} MTP heads")
     return count
 
 

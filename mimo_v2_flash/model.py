@@ -114,7 +114,9 @@ class MiMoV2FlashModel:
         self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
         self.config, self.max_step, self._context = config, max_step, context
-        self._check_same_options(dtype=dtype)
+        sizes = {"max_step": max_step, "max_length": (self.max_length, self._cache_length)}
+        options = {"cache_dtype": self._cache_dtype, "generation_config": self.generation_config}
+        context.check_consistent(config=config, dtype=dtype, **sizes, **options)
         shard = shard_weights(weights, config, context.shard_spec)
         context.check_same_weights(shard)
         self.weights = backend.to_device(context.mode.process_weights(shard))
@@ -140,17 +142,6 @@ class MiMoV2FlashModel:
     def pads_steps(self) -> bool:
         """Whether all rows of a step cost as much as the longest: in programs of fixed shapes."""
         return self._context.mode.pads_steps
-
-    def _check_same_options(self, **options: Any) -> None:
-        """Raise ValueError, naming the ranks, if ranks build models of different options."""
-        self._context.check_consistent(
-            config=self.config,
-            max_step=self.max_step,
-            max_length=(self.max_length, self._cache_length),
-            cache_dtype=self._cache_dtype,
-            generation_config=self.generation_config,
-            **options,
-        )
 
     def new_cache(
         self,
@@ -303,6 +294,7 @@ class MiMoV2FlashModel:
         seed: int | None = None,
         on_token: Callable[[int, int], None] | None = None,
         cache_dtype: Any = None,
+        draft_tokens: int | str = 0,
         generation_config: GenerationConfig | None = None,
         **sampling: Any,
     ) -> GeneratedTokens:
@@ -324,6 +316,8 @@ class MiMoV2FlashModel:
             Callback for each token as it is sampled: `on_token(row, token)`.
         cache_dtype : dtype, optional
             Dtype of the KV cache, float32 or bfloat16; the model's if not given.
+        draft_tokens : int or "auto"
+            How many tokens MTP heads draft for each step: as of `Engine`. Tokens stay the same.
         generation_config : GenerationConfig, optional
             End tokens and sampling parameters; the model's if not given.
         **sampling
@@ -348,15 +342,11 @@ class MiMoV2FlashModel:
         settings = (generation_config or self.generation_config).with_sampling(sampling)
         ends = settings.eos_token_ids if eos_token_id is None else eos_token_id
         ends = inputs.as_token_ids("eos_token_id", ends, size)
-        longest = max(map(len, prompts))
-        inputs.as_count("tokens of a prompt", longest, maximum=self.max_length)
-        room = self.max_length - longest + 1  # the last token is not fed back
-        limit = inputs.as_count("max_new_tokens", max_new_tokens, minimum=0)
-        name = f"max_new_tokens after a prompt of {longest} tokens"
-        inputs.as_count(name, limit, minimum=0, maximum=room)
+        limit = inputs.as_new_tokens(max_new_tokens, prompts, self.max_length)
         cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
-        cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         ending: dict[str, Any] = {"stop_token_ids": sorted(ends), "ignore_eos": True, "seed": seed}
         params = SamplingParams(**settings.sampling(), **ending, max_tokens=limit)
-        options: dict[str, Any] = {"cache_dtype": cache_dtype, "on_token": on_token}
-        return generate(self, prompts, params, suppress_tokens=settings.suppress_tokens, **options)
+        dtype = inputs.as_float("cache_dtype", cache_dtype)
+        options: dict[str, Any] = {"cache_dtype": dtype, "draft_tokens": draft_tokens}
+        options |= {"suppress_tokens": settings.suppress_tokens, "on_token": on_token}
+        return generate(self, prompts, params, **options)

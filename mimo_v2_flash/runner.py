@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .engine import Engine
+from .inputs import as_draft_tokens
 from .json_object import shorten
 from .model_loader import load_model
 from .serving.chat_completion import ChatCompletionBuilder
@@ -140,6 +141,8 @@ class Runner:
         The most answers that are generated at a time.
     max_length : int, optional
         The most tokens of a prompt and its answer; the model's if not given.
+    draft_tokens : int or "auto"
+        How many tokens MTP heads draft for each step: as of `Engine`.
     **options
         Options of `load_model`: `backend`, `threads`, `cache_dtype` and others.
 
@@ -162,11 +165,13 @@ class Runner:
         *,
         max_seqs: int = 32,
         max_length: int | None = None,
+        draft_tokens: int | str = 0,
         **options: Any,
     ) -> None:
         model = load_model(which.model_id, max_length=max_length, **options)
+        drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
         self._served = ServedModel(str(which.model_id), model, load_tokenizer(which.model_id))
-        self._thread = EngineThread(Engine(model, max_seqs))
+        self._thread = EngineThread(Engine(model, max_seqs, draft_tokens=drafts))
 
     def __enter__(self) -> Runner:
         """Return the runner, which is closed after the block."""

@@ -8,8 +8,10 @@ from mimo_v2_flash.checkpoint.subset import check_experts
 from mimo_v2_flash.cpu.thread_count import resolve_thread_count
 from mimo_v2_flash.inputs import (
     as_count,
+    as_draft_tokens,
     as_indices,
     as_integer,
+    as_new_tokens,
     as_positions,
     as_prompts,
     as_token_ids,
@@ -178,3 +180,26 @@ def test_a_size_that_is_no_integer_is_named_wherever_it_is_taken(name, value):
 def test_rows_of_several_lengths_are_named(ragged):
     with pytest.raises(ValueError, match=r"^token ids must be integers in rows of one length$"):
         as_tokens(ragged, 10)
+
+
+def test_drafts_are_as_many_as_there_are_heads_or_decided_by_a_rule():
+    assert [as_draft_tokens(each, 3) for each in (0, np.int64(3), "auto")] == [0, 3, "auto"]
+    for draft_tokens, message in (
+        (4, "draft_tokens is 4, but the model has 3 MTP heads"),
+        (-1, "draft_tokens must be at least 0, got -1"),
+        ("many", "draft_tokens must be an integer, got 'many'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_draft_tokens(draft_tokens, 3)
+
+
+def test_the_last_new_token_needs_no_room():
+    assert [as_new_tokens(count, [[1], [1, 2, 3]], 8) for count in (0, 6)] == [0, 6]
+    for count, message in (
+        (7, "max_new_tokens after a prompt of 3 tokens must be at most 6, got 7"),
+        (-1, "max_new_tokens must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_new_tokens(count, [[1], [1, 2, 3]], 8)
+    with pytest.raises(ValueError, match="tokens of a prompt must be at most 2, got 3"):
+        as_new_tokens(1, [[1, 2, 3]], 2)

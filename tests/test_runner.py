@@ -103,3 +103,19 @@ def test_a_closed_runner_says_so():
         assert runner.detokenize_text(runner.tokenize_text("a list")) == "a list"
     with pytest.raises(RuntimeError, match="closed"):
         runner.completion("A")
+
+
+def test_drafts_change_no_greedy_text(runner):
+    with Runner(which=PLAIN, max_seqs=1, max_length=256, draft_tokens=3) as drafting:
+        texts = [
+            each.completion("The list type", max_tokens=12, temperature=0).choices[0].text
+            for each in (runner, drafting)
+        ]
+        assert texts[0] == texts[1]
+        assert drafting.stats.tokens_per_step > 1
+    assert runner.stats.drafted == (0, 0, 0)
+
+
+def test_more_drafts_than_heads_are_refused():
+    with pytest.raises(ValueError, match="draft_tokens is 4, but the model has 3 MTP heads"):
+        Runner(which=PLAIN, draft_tokens=4)

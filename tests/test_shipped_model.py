@@ -1,5 +1,6 @@
 """The shipped checkpoint: size, architecture, and equality with transformers' model of it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,47 @@ def test_a_message_is_answered(capsys):
     out, err = run_mode(capsys, "generate", "--prompt", "Hello", "--chat", "--max-new-tokens", 5)
     assert len(out) > 1
     assert err.startswith("Hello\n")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_change_no_text_and_are_reported(shipped, capsys, temperature):
+    """A seed is passed on, so that a text that is drawn is the same too."""
+    drawn = {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+    options = {"max_new_tokens": 24, "seed": 5, **drawn}
+    plain = complete(*shipped, PROMPT, **options)
+    arguments = [each for name, value in options.items() for each in (f"--{name}", value)]
+    arguments = [str(each).replace("_", "-") for each in arguments]
+    out, err = run_mode(
+        capsys, "generate", "--prompt", PROMPT, "--draft-tokens", 3, "--no-stream", *arguments
+    )
+    report = amounts(err)
+    assert out == f"{plain.text}\n"
+    assert 1 <= float(report["tokens per step"]) <= 4
+    assert len(report["drafts accepted, by head"].split(", ")) == 3
+
+
+def test_json_has_the_drafts_of_a_prompt_file(capsys, tmp_path):
+    prompts, result = tmp_path / "prompts.jsonl", tmp_path / "result.json"
+    prompts.write_text(f'{{"prompt": "{PROMPT}"}}\n' * 2)
+    options = ["--max-new-tokens", 9, "--temperature", 0, "--draft-tokens", 3, "--json", result]
+    run_mode(capsys, "generate", "--prompt-file", prompts, *options)
+    numbers = json.loads(result.read_text())
+    stats = numbers["stats"]
+    assert numbers["draft_tokens"] == 3
+    assert stats["tokens_per_step"] > 1
+    assert sum(stats["drafted"]) >= sum(stats["accepted"]) > 0
+    assert stats["draft_seconds"] > 0
+
+
+def test_evaluation_compares_the_heads(capsys, tmp_path):
+    file, result = tmp_path / "text.txt", tmp_path / "result.json"
+    file.write_text(TEXT[:800])
+    options = ["--length", 100, "--draft-tokens", 2, "--json", result]
+    report = amounts(run_mode(capsys, "evaluate", "--text", file, *options)[0])
+    agreements = json.loads(result.read_text())["mtp_agreement"]
+    for head, numbers in enumerate(agreements, start=1):
+        share = numbers["agreed"] / numbers["predicted"]
+        tokens_of_head = f"{share:.2%} of {numbers['predicted']:,} tokens"
+        assert report[f"MTP head {head} agrees"] == tokens_of_head
+        assert 0.1 < share < 0.9
+    assert len(agreements) == 2

@@ -6,6 +6,20 @@ __all__ = ["GENERATION_MUTANTS"]
 
 GENERATION_MUTANTS = (
     Mutant(
+        "an MTP head is compared where it has no hidden state to read",
+        "mimo_v2_flash/generation/mtp_agreement.py",
+        "is_read_BT = position_BT > head",
+        "is_read_BT = position_BT >= head",
+        ("tests/generation/test_mtp_agreement.py::test_heads_agree_as_often_as_in_pytorch",),
+    ),
+    Mutant(
+        "MTP heads read more tokens at once than their window holds",
+        "mimo_v2_flash/generation/mtp_agreement.py",
+        "attention.window - 2)",
+        "attention.window * 2)",
+        ("tests/generation/test_mtp_agreement.py::test_heads_agree_as_often_as_in_pytorch",),
+    ),
+    Mutant(
         "the checkpoint's sampling parameters are ignored",
         "mimo_v2_flash/model.py",
         "(generation_config or self.generation_config).with_sampling(sampling)",

@@ -95,7 +95,13 @@ def _tokens(conversation: Conversation, *_: Any) -> str:
 def _stats(conversation: Conversation, *_: Any) -> str:
     stats = conversation.runner.stats
     lines = [] if conversation.last is None else [str(conversation.last)]
-    return "\n".join([*lines, f"{stats.finished} answers, {stats.decode_tokens} tokens decoded"])
+    lines.append(f"{stats.finished} answers, {stats.decode_tokens} tokens decoded")
+    if drafted := sum(stats.drafted):
+        lines.append(
+            f"{stats.tokens_per_step:.2f} tokens per step: {sum(stats.accepted)} of {drafted} "
+            f"drafts accepted, {stats.draft_seconds:.2f} s in drafting"
+        )
+    return "\n".join(lines)
 
 
 def _experts(conversation: Conversation, *_: Any) -> str:

@@ -17,17 +17,31 @@ def engine_numbers(stats: EngineStats) -> dict[str, Any]:
 
 
 def engine_rows(stats: EngineStats) -> list[tuple[str, str]]:
-    """Return rates and latencies as rows of a table; of many requests, what they shared too."""
+    """Return rates and latencies as rows of a table; of drafts and of many requests, theirs too."""
     rows = [
         ("time to first token", _seconds(stats.first_token_seconds)),
         ("time between tokens", _seconds(stats.token_seconds)),
         ("prefill", _amount(stats.prefill_tokens_per_second, "tokens/s")),
         ("decode", _amount(stats.decode_tokens_per_second, "tokens/s")),
     ]
+    if stats.drafted[0]:
+        rows += _draft_rows(stats)
     if stats.finished > 1:
         rows.append(("sequences per step", _amount(stats.batch_size)))
         rows.append(("reused tokens of prompts", f"{stats.reused_tokens:,}"))
     return rows
+
+
+def _draft_rows(stats: EngineStats) -> list[tuple[str, str]]:
+    """Return what became of drafts; a head's part is of those that it made itself."""
+    pairs = [pair for pair in zip(stats.accepted, stats.drafted, strict=True) if pair[1]]
+    parts = ", ".join(f"{accepted / drafted:.1%}" for accepted, drafted in pairs)
+    return [
+        ("tokens per step", f"{stats.tokens_per_step:.2f}"),
+        ("drafts accepted", f"{sum(stats.accepted):,} of {sum(stats.drafted):,}"),
+        ("drafts accepted, by head", parts),
+        ("time in drafting", f"{stats.draft_seconds:.3f} s"),
+    ]
 
 
 def finite(value: float) -> float | None:

@@ -2,7 +2,8 @@
 
 The text is split into consecutive windows. The model sees each window by itself, after the
 end-of-text token, and predicts every token of the text once. Bits per byte are the bits of all
-tokens over the bytes of the file.
+tokens over the bytes of the file. With --draft-tokens, MTP heads predict the tokens of the text
+too, without generating: how often their best token is the model's is what drafts are accepted for.
 """
 
 import argparse
@@ -13,14 +14,17 @@ from typing import Any
 
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.generation.likelihood import total_bits
+from mimo_v2_flash.generation.mtp_agreement import mtp_agreement
+from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
+from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report
 from .example_model import add_model_argument, check_folder
-from .option_types import positive
+from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
@@ -42,10 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Window length, in tokens (default: --context with xla and neuron, else the model's "
         "maximum).",
     )
+    parser.add_argument(
+        "--draft-tokens",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="Number of MTP heads whose best tokens are compared with the model's (default: 0).",
+    )
 
 
 def run(
-    model: Path, text: Path, length: int | None, setup: RankSetup = SINGLE_RANK, **options: Any
+    model: Path,
+    text: Path,
+    length: int | None,
+    draft_tokens: int = 0,
+    setup: RankSetup = SINGLE_RANK,
+    **options: Any,
 ) -> Result:
     """Evaluate, print the report, and return its numbers."""
     stats_backend = DispatchStatsBackend()
@@ -54,28 +70,19 @@ def run(
     check_folder(model)
     runner = load_model(model, group=setup.group, parallel=setup.plan, **runtime)
     tokenizer = load_tokenizer(model)
+    as_draft_tokens(draft_tokens, runner.mtp_heads)
     length = runner.max_length if length is None else length
     token_T = tokens(tokenizer, content)
+    windows = {"length": length, "begin": end_of_text(tokenizer)}
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
-        bits = total_bits(
-            runner,
-            token_T,
-            length=length,
-            begin=end_of_text(tokenizer),
-            advance=advance,
-        )
+        bits = total_bits(runner, token_T, advance=advance, **windows)
     seconds = time.perf_counter() - start
     numbers = {
         "model": model.resolve().name,
         "text": text,
-        "bytes": size,
-        "tokens": len(token_T),
-        "windows": -(-len(token_T) // length),
-        "window_tokens": length,
-        "bits_per_byte": bits / size,
-        "nats_per_token": bits * math.log(2) / len(token_T),
-        "perplexity": 2 ** (bits / len(token_T)),
+        **_likelihood(bits, size, len(token_T), length),
+        "mtp_agreement": _agreements(runner, token_T, draft_tokens, windows),
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
         "threads": thread_count().number,
@@ -87,6 +94,30 @@ def run(
     return Result(numbers)
 
 
+def _likelihood(bits: float, size: int, count: int, length: int) -> dict[str, Any]:
+    """Return what the bits of `count` tokens mean for a text of `size` bytes."""
+    return {
+        "bytes": size,
+        "tokens": count,
+        "windows": -(-count // length),
+        "window_tokens": length,
+        "bits_per_byte": bits / size,
+        "nats_per_token": bits * math.log(2) / count,
+        "perplexity": 2 ** (bits / count),
+    }
+
+
+def _agreements(
+    model: MiMoV2FlashModel, token_T: list[int], heads: int, windows: dict[str, int]
+) -> list[dict[str, int]]:
+    """Return what each MTP head agreed on with the model, as of `Agreement`."""
+    if not heads:
+        return []
+    with progress("MTP heads", total=len(token_T), unit="tokens") as advance:
+        pairs = mtp_agreement(model, token_T, heads=heads, advance=advance, **windows)
+    return [pair._asdict() for pair in pairs]
+
+
 def _report(numbers: dict[str, Any]) -> None:
     rows = (
         ("model", numbers["model"]),
@@ -94,10 +125,17 @@ def _report(numbers: dict[str, Any]) -> None:
         ("windows", f"{numbers['windows']:,} of {numbers['window_tokens']:,} tokens"),
         ("bits per byte", f"{numbers['bits_per_byte']:.6f}"),
         ("perplexity", f"{numbers['perplexity']:.4f}"),
+        *(_agreement(*each) for each in enumerate(numbers["mtp_agreement"], start=1)),
         ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
         ("threads", "{} ({})".format(*thread_count())),
     )
     console().print(table(f"{numbers['text']}", ("what",), ("amount",), rows))
+
+
+def _agreement(head: int, numbers: dict[str, int]) -> tuple[str, str]:
+    agreed, predicted = numbers["agreed"], numbers["predicted"]
+    share = f"{agreed / predicted:.2%}" if predicted else "none"
+    return f"MTP head {head} agrees", f"{share} of {predicted:,} tokens"
 
 
 def _read(file: Path) -> tuple[str, int]:

@@ -21,6 +21,9 @@ from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
+from mimo_v2_flash.inputs import as_draft_tokens
+from mimo_v2_flash.kv_cache import HybridCache
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.generation_stats import GenerationStats
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
@@ -32,6 +35,7 @@ from .dispatch_report import dispatch_numbers, dispatch_report
 from .engine_report import engine_numbers, engine_rows, finite
 from .example_model import add_model_argument, check_folder, checkpoint_config
 from .option_types import natural, positive
+from .options import add_draft_tokens_argument
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .prompt_file import PromptFile, has_error, in_order
 from .result import Result
@@ -113,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Maximum number of tokens to generate (default: 200).",
     )
     add_sampling_arguments(parser)
+    add_draft_tokens_argument(parser)
     stream = parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True)
     # Given as an argument, the help would get a second default from Python 3.10 to 3.12.
     stream.help = "Write the text as it is generated, or all at its end (default: --stream)."
@@ -156,6 +161,7 @@ def _answer_file(
     setup: RankSetup,
     ordered: bool,
     max_sequences: int,
+    draft_tokens: int | str = 0,
     **options: Any,
 ) -> Result:
     """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
@@ -165,13 +171,14 @@ def _answer_file(
     runner = load_model(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
     )
-    defaults = runner.generation_config.with_sampling(sampling).sampling()
-    defaults |= {"max_tokens": max_new_tokens, "seed": seed}
+    ending = {"max_tokens": max_new_tokens, "seed": seed}
+    defaults = runner.generation_config.with_sampling(sampling).sampling() | ending
     if not runner.pads_steps:
         runner.forward([[0]])  # it loads compiled code, which is not to be measured
     prompts = PromptFile(file, load_tokenizer(model), defaults, chat)
     start, failed, count = time.perf_counter(), 0, 0
-    with Engine(runner, max_sequences) as engine:
+    drafts = as_draft_tokens(draft_tokens, runner.mtp_heads)
+    with Engine(runner, max_sequences, draft_tokens=drafts) as engine:
         answers = prompts.answer(engine, ahead=2 * max_sequences)
         if setup.group.rank:
             engine.follow()
@@ -180,12 +187,21 @@ def _answer_file(
             _write(sys.stdout, f"{json.dumps(answer, ensure_ascii=False)}\n")
             count, failed = count + 1, failed + has_error(answer)
     seconds = time.perf_counter() - start
-    rows = [("prompts, errors", f"{count:,}, {failed:,}"), *engine_rows(engine.stats)]
-    rows.append(("whole time", f"{seconds:.1f} s"))
-    console(sys.stderr).print(table(f"{file}", ("what",), ("amount",), rows))
     numbers = {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults}
-    numbers |= {"prompts": count, "errors": failed, "seconds": seconds}
+    numbers |= {"draft_tokens": draft_tokens, "prompts": count, "errors": failed}
+    numbers |= {"seconds": seconds}
+    _report_file(numbers, engine.stats)
     return Result(numbers | {"stats": engine_numbers(engine.stats)}, int(failed > 0))
+
+
+def _report_file(numbers: dict[str, Any], engine: EngineStats) -> None:
+    """Print the numbers of a prompt file."""
+    rows = [
+        ("prompts, errors", "{prompts:,}, {errors:,}".format(**numbers)),
+        *engine_rows(engine),
+        ("whole time", f"{numbers['seconds']:.1f} s"),
+    ]
+    console(sys.stderr).print(table(f"{numbers['prompt_file']}", ("what",), ("amount",), rows))
 
 
 def _answer_prompt(
@@ -196,6 +212,7 @@ def _answer_prompt(
     seed: int | None,
     stream: bool,
     setup: RankSetup,
+    draft_tokens: int | str = 0,
     **options: Any,
 ) -> Result:
     """Write the text and the report, and return text, tokens, settings, times and rates."""
@@ -206,9 +223,12 @@ def _answer_prompt(
         model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
     )
     content = [{"role": "user", "content": prompt}] if chat else prompt
-    generated = partial(complete, runner, load_tokenizer(model), content, seed=seed, **sampling)
+    options = {"seed": seed, "draft_tokens": draft_tokens, **sampling}
+    generated = partial(complete, runner, load_tokenizer(model), content, **options)
     # A warm-up loads compiled code or programs, which is not to be measured.
-    runner.forward([[0]]) if stats.is_eager else generated(max_new_tokens=min(2, max_new_tokens))
+    few = min(2 + MAX_DRAFT_TOKENS, max_new_tokens)
+    is_simple = stats.is_eager and not draft_tokens
+    runner.forward([[0]]) if is_simple else generated(max_new_tokens=few)
     stats.begin()
     start = time.perf_counter()
     with _writer(f"{prompt}\n" if chat else prompt, stream=stream) as show:
@@ -217,9 +237,11 @@ def _answer_prompt(
     _write(sys.stdout, "\n" if stream else f"{completion.text}\n")
     used = runner.generation_config.with_sampling(sampling)
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
-    numbers |= {"max_new_tokens": max_new_tokens, "backend": runtime.backend, "seconds": seconds}
+    numbers |= {"max_new_tokens": max_new_tokens, "draft_tokens": draft_tokens}
+    numbers |= {"backend": runtime.backend, "seconds": seconds}
     numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
-    numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, runner)
+    cache = _cache_of(runner, completion, draft_tokens)
+    numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, cache)
     _report(numbers, completion.stats, stats)
     return Result(numbers)
 
@@ -252,13 +274,16 @@ def _writer(prompt: str, *, stream: bool) -> Iterator[Callable[[str], None]]:
         raise
 
 
-def _numbers(
-    completion: Completion, stats: GenerationStats, model: MiMoV2FlashModel
-) -> dict[str, Any]:
+def _cache_of(model: MiMoV2FlashModel, completion: Completion, draft_tokens: Any) -> HybridCache:
+    """Return an empty cache for all tokens that the model has read: the last new one is not."""
+    length = len(completion.prompt_tokens) + max(len(completion.new_tokens) - 1, 0)
+    heads = model.mtp_heads if draft_tokens == "auto" else draft_tokens
+    return model.new_cache(1, length, mtp_heads=heads)
+
+
+def _numbers(completion: Completion, stats: GenerationStats, cache: HybridCache) -> dict[str, Any]:
     """Return tokens, times, rates and memory of a completion, on all ranks together."""
-    prompt, new = len(completion.prompt_tokens), len(completion.new_tokens)
     engine = completion.stats
-    cache = model.new_cache(1, prompt + max(new - 1, 0))
     touched, experts = stats.experts_touched()
     return asdict(completion) | {
         "threads": thread_count().number,

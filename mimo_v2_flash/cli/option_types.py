@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-__all__ = ["STDOUT", "natural", "output_file", "positive"]
+__all__ = ["STDOUT", "draft_tokens", "natural", "output_file", "positive"]
 
 LARGEST = 2**31 - 1  # of a size or number: positions are int32
 
@@ -26,6 +26,11 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """Return an integer that is 0 or more; ArgumentTypeError if `text` is none."""
     return _integer(text, 0, "an integer of 0 or more")
+
+
+def draft_tokens(text: str) -> int | str:
+    """Return an integer that is 0 or more, or "auto"; ArgumentTypeError if `text` is neither."""
+    return text if text == "auto" else _integer(text, 0, "an integer of 0 or more, or auto")
 
 
 def _integer(text: str, minimum: int, allowed: str) -> int:

@@ -6,9 +6,12 @@ from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 
+from .option_types import draft_tokens
+
 __all__ = [
     "CONTEXT",
     "add_config_argument",
+    "add_draft_tokens_argument",
     "add_renamed_option",
     "default_context",
     "read_config",
@@ -30,6 +33,18 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 def read_config(model: Path | None) -> MiMoConfig:
     """Return the config at `model`; MiMo-V2-Flash's if it is None."""
     return MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
+
+
+def add_draft_tokens_argument(parser: Any) -> None:
+    """Declare the option of speculative decoding, for commands that generate."""
+    parser.add_argument(
+        "--draft-tokens",
+        type=draft_tokens,
+        default=0,
+        metavar="N",
+        help="Number of tokens that the model's MTP heads draft for each step, which verifies "
+        "them; auto drafts where it pays (default: 0).",
+    )
 
 
 def default_context(config: MiMoConfig) -> int:

@@ -17,6 +17,7 @@ from mimo_v2_flash.runner import Runner, Which
 from .example_model import add_model_argument, checkpoint_config
 from .generate import add_sampling_arguments, sampling_options
 from .option_types import natural, positive
+from .options import add_draft_tokens_argument
 from .parallel_options import SINGLE_RANK
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Maximum number of tokens of the conversation (default: the model's).",
     )
     add_sampling_arguments(parser)
+    add_draft_tokens_argument(parser)
     add_runtime_arguments(parser)
 
 
@@ -70,6 +72,7 @@ def run(
     max_new_tokens: int | None,
     max_length: int | None,
     seed: int | None,
+    draft_tokens: int | str = 0,
     **options: Any,
 ) -> Result:
     """Chat until the reader leaves; return the messages. The status is 1 if an answer failed."""
@@ -80,7 +83,7 @@ def run(
     warnings.simplefilter("always")  # each time that the context is full
     if max_length is not None:
         keywords["max_length"] = max_length
-    with Runner(which, max_seqs=1, **keywords) as runner:
+    with Runner(which, max_seqs=1, draft_tokens=draft_tokens, **keywords) as runner:
         conversation = Conversation(
             runner,
             system=system,

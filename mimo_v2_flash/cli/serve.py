@@ -15,6 +15,8 @@ from typing import Any
 
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.execution import NumpyBackend
+from mimo_v2_flash.inputs import as_draft_tokens
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.serving.engine_thread import EngineThread
 from mimo_v2_flash.serving.event_stream import EventStream, Submission
@@ -23,6 +25,7 @@ from mimo_v2_flash.text.tokenizer import load_tokenizer
 
 from .example_model import add_model_argument, check_folder
 from .option_types import natural, positive
+from .options import add_draft_tokens_argument
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
 from .runtime_options import RuntimeOptions, add_runtime_arguments
@@ -113,6 +116,7 @@ def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="The part of it for known prefixes: bytes, 1GiB, or a part of the free memory "
         "(default: 10%%).",
     )
+    add_draft_tokens_argument(engine)
     engine.add_argument(
         "--context-policy",
         choices=CONTEXT_POLICIES,
@@ -130,6 +134,7 @@ def run(
     max_waiting: int,
     memory: str | None,
     prefix_cache: str,
+    draft_tokens: int | str = 0,
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
@@ -144,6 +149,7 @@ def run(
     keywords = runtime.keywords(NumpyBackend())
     loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     sizes: dict[str, Any] = {"memory": _size(memory), "prefix_cache": _size(prefix_cache)}
+    sizes["draft_tokens"] = as_draft_tokens(draft_tokens, loaded.mtp_heads)
     engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, **sizes)
     if setup.group.rank:
         _follow(engine)
@@ -198,7 +204,10 @@ def _listen(
 
 def _warm_up(thread: EngineThread) -> None:
     """Load compiled code, or programs, before there is a client."""
-    deque(EventStream(thread, [Submission([0], SamplingParams(max_tokens=2))]), maxlen=0)
+    deque(
+        EventStream(thread, [Submission([0], SamplingParams(max_tokens=2 + MAX_DRAFT_TOKENS))]),
+        maxlen=0,
+    )
 
 
 def _announce(name: str, url: str) -> None:

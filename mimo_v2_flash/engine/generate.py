@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.parallel import check_consistent
 
 from .engine import Engine
@@ -52,24 +53,29 @@ def generate(
     *,
     suppress_tokens: Sequence[int] = (),
     cache_dtype: Any = None,
+    draft_tokens: int | str = 0,
     on_token: Callable[[int, int], None] | None = None,
 ) -> GeneratedTokens:
     """Return the new tokens of each prompt; `on_token(row, token)` is called for each.
 
-    The answer of row r has the index r: rows of equal prompts have noise of their own.
+    The answer of row r has the index r: rows of equal prompts have noise of their own. Requests
+    have the resolved seed: their tokens are the same with drafts.
 
     Raises
     ------
     ValueError
-        If a row gets NaN or infinity, or ranks call it with other arguments.
+        If a row gets NaN or infinity, there are fewer MTP heads than `draft_tokens`, or ranks call
+        it with other arguments.
     """
     check_consistent(
         model.group,
         prompts=prompts,
         suppress_tokens=suppress_tokens,
         cache_dtype=cache_dtype,
+        draft_tokens=draft_tokens,
         **asdict(params),
     )
+    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
     seed = resolve_seed(params.seed, model.group)
     params = replace(params, seed=seed)
     longest = max(map(len, prompts)) + max((params.max_tokens or 0) - 1, 0)
@@ -84,7 +90,8 @@ def generate(
                 on_token(event.index, token)
 
     options = {"prefix_cache": 0, "cache_dtype": cache_dtype, "suppress_tokens": suppress_tokens}
-    with Engine(model, len(prompts), longest, share_events=True, **options) as engine:
+    options |= {"draft_tokens": drafts, "share_events": True}
+    with Engine(model, len(prompts), longest, **options) as engine:
         if not model.group.rank:
             for row, prompt in enumerate(prompts):
                 engine.submit(prompt, params, first_index=row)

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from mimo_v2_flash.engine.request import Event
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-__all__ = ["total_bits"]
+__all__ = ["check_window", "total_bits"]
 
 CHUNK = 256  # tokens of windows in a step
+
+
+def check_window(length: int, model: MiMoV2FlashModel) -> None:
+    """Raise ValueError unless `length` is a window that the model can read."""
+    if not 1 <= length <= model.max_length:
+        raise ValueError(f"length is {length}, allowed is 1..{model.max_length}")
 
 
 def total_bits(
@@ -53,9 +59,7 @@ def total_bits(
         If there are no tokens, `length` is not in 1..max_length, or an id is outside
         the vocabulary.
     """
-    context = model.max_length
-    if not 1 <= length <= context:
-        raise ValueError(f"length is {length}, allowed is 1..{context}")
+    check_window(length, model)
     text_T = as_tokens([token_T], model.config.vocab_size)[0].tolist()
     longest, starts = min(length, len(text_T)), range(0, len(text_T), length)
     rows = 1 if model.pads_steps else max(1, CHUNK // longest)

@@ -12,6 +12,7 @@ from mimo_v2_flash.engine.stats import EngineStats
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+DRAFTS = "vllm:spec_decode_num_"
 SECONDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
@@ -93,12 +94,23 @@ class _EngineCollector(Collector):
         counters = {
             "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
             "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
+            f"{DRAFTS}drafts": ("Steps of a sequence that verified drafts.", stats.drafted[0]),
+            f"{DRAFTS}draft_tokens": ("Tokens drafted.", sum(stats.drafted)),
+            f"{DRAFTS}accepted_tokens": ("Drafts that became tokens.", sum(stats.accepted)),
         }
         for family, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (meaning, value) in entries.items():
                 metric = family(name, meaning, labels=["model_name"])
                 metric.add_metric(self._labels, value)
                 yield metric
+        by_position = CounterMetricFamily(
+            f"{DRAFTS}accepted_tokens_per_pos",
+            "Drafts that became tokens, by MTP head.",
+            labels=["model_name", "position"],
+        )
+        for position, accepted in enumerate(stats.accepted):
+            by_position.add_metric([*self._labels, str(position)], accepted)
+        yield by_position
 
     def describe(self) -> Iterator[Any]:
         """Yield nothing: the metrics are not read to be registered."""

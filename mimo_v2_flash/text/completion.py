@@ -87,8 +87,8 @@ def complete(
         End tokens and sampling parameters; the model's if not given. Ids that the tokenizer does
         not have are not drawn.
     **options
-        Options of `MiMoV2FlashModel.generate`: `seed`, `cache_dtype`, `temperature`, `top_k`,
-        `top_p`, `min_p` and `repetition_penalty`.
+        Options of `MiMoV2FlashModel.generate`: `seed`, `cache_dtype`, `draft_tokens`,
+        `temperature`, `top_k`, `top_p`, `min_p` and `repetition_penalty`.
 
     Raises
     ------

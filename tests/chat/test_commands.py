@@ -68,3 +68,13 @@ def test_a_line_that_makes_no_sense_is_refused(conversation, line):
 def test_experts_are_not_counted_everywhere(runner):
     with pytest.raises(ValueError, match="NumPy"):
         run(Conversation(runner), "/experts")
+
+
+def test_drafts_are_in_the_statistics_where_there_are_some(conversation, monkeypatch):
+    assert "drafts" not in run(conversation, "/stats")
+    stats = conversation.runner.stats._replace(
+        drafted=(4, 4, 2), accepted=(3, 1, 0), tokens_per_step=2.0, draft_seconds=0.5
+    )
+    monkeypatch.setattr(type(conversation.runner), "stats", stats)
+    last = run(conversation, "/stats").splitlines()[-1]
+    assert last == "2.00 tokens per step: 4 of 10 drafts accepted, 0.50 s in drafting"

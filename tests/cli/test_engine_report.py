@@ -41,6 +41,18 @@ def test_people_get_rates_and_latencies():
     ]
 
 
+def test_drafts_are_reported_where_there_are_some():
+    drafts = {"drafted": (1000, 500, 0), "accepted": (577, 125, 0), "draft_seconds": 0.25}
+    rows = engine_rows(STATS._replace(tokens_per_step=2.345, **drafts))
+    assert rows[4:8] == [
+        ("tokens per step", "2.35"),
+        ("drafts accepted", "702 of 1,500"),
+        ("drafts accepted, by head", "57.7%, 25.0%"),
+        ("time in drafting", "0.250 s"),
+    ]
+    assert [row for row in rows if row not in rows[4:8]] == engine_rows(STATS)
+
+
 @pytest.mark.parametrize("finished", [0, 1])
 def test_one_answer_shares_nothing_and_what_was_not_measured_is_none(finished):
     rows = dict(engine_rows(NOTHING._replace(finished=finished)))

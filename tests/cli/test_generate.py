@@ -1,5 +1,6 @@
 """--mode generate: standard output is the text of the Python API, as it is generated."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -213,3 +214,19 @@ def test_bad_options_are_refused_before_a_model_is_loaded(
     prompt = () if option[0] == "--prompt-file" else prompt
     assert main(["generate", "--model", str(folder), *prompt, *map(str, option)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["generate", "prompt-file", "evaluate"])
+def test_more_drafts_than_heads_are_one_line(capsys, folder, tmp_path, command):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    prompts = {
+        "generate": ("--prompt", "a"),
+        "prompt-file": ("--prompt-file", file),
+        "evaluate": ("--text", file),
+    }
+    mode = command if command == "evaluate" else "generate"
+    options = ["--model", folder, "--draft-tokens", 9, *prompts[command]]
+    _, err = run_mode(capsys, mode, *options, status=2)
+    assert re.search(r": --draft-tokens is 9, but the model has [0-3] MTP heads\n$", err)
+    assert err.count("\n") == 1

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mimo_v2_flash.cli.option_types import natural, output_file, positive
+from mimo_v2_flash.cli.option_types import draft_tokens, natural, output_file, positive
 
 
 @pytest.mark.parametrize("text", ["1", "7", " 12", "262144"])
@@ -24,6 +24,13 @@ def test_what_is_no_number_is_refused(text):
         positive(text)
     with pytest.raises(argparse.ArgumentTypeError, match=r"'.*' is not an integer of 0 or more"):
         natural(text)
+
+
+def test_drafts_are_a_number_or_auto():
+    assert [draft_tokens(text) for text in ("0", "3", "auto")] == [0, 3, "auto"]
+    for text in ("-1", "Auto", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="an integer of 0 or more, or auto"):
+            draft_tokens(text)
 
 
 @pytest.mark.parametrize("number", [2**31, 10**30])

@@ -1,10 +1,10 @@
-"""A renamed option works by either name; help shows the new one."""
+"""Shared options: a renamed one works by either name, and help shows the new; drafts are none."""
 
 import argparse
 
 import pytest
 
-from mimo_v2_flash.cli.options import add_renamed_option
+from mimo_v2_flash.cli.options import add_draft_tokens_argument, add_renamed_option
 
 
 @pytest.fixture
@@ -40,3 +40,12 @@ def test_both_refuse_the_same(parser, name, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args([name, "c"])
     assert f"argument {name}: invalid choice: 'c'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [([], 0), (["--draft-tokens", "2"], 2), (["--draft-tokens=auto"], "auto")],
+)
+def test_nothing_is_drafted_unless_an_option_says_so(parser, arguments, value):
+    add_draft_tokens_argument(parser)
+    assert parser.parse_args(arguments).draft_tokens == value

@@ -22,7 +22,7 @@ COMMAND = [sys.executable, "-m", "mimo_v2_flash", "serve", "--port", "0", "--max
 @pytest.fixture(scope="module")
 def served():
     """Run the server; yield its URL, then end it and check how it ended."""
-    command = [*COMMAND, "--api-key", "secret", "--served-model-name", "m"]
+    command = [*COMMAND, "--api-key", "secret", "--served-model-name", "m", "--draft-tokens", "2"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
@@ -46,6 +46,19 @@ def test_it_answers_who_has_the_key(served):
     answer = httpx.post(f"{served}/v1/completions", json=body, headers=headers, timeout=60)
     assert answer.json()["usage"]["completion_tokens"] == 2
     assert httpx.post(f"{served}/v1/completions", json=body).status_code == 401
+
+
+def test_it_counts_the_drafts_of_the_engine(served):
+    headers = {"authorization": "Bearer secret"}
+    body = {"model": "m", "prompt": "a secret text", "max_tokens": 9, "temperature": 0}
+    assert httpx.post(f"{served}/v1/completions", json=body, headers=headers, timeout=60)
+    text = httpx.get(f"{served}/metrics", headers=headers).text
+    counts = {
+        name: float(re.search(rf"^vllm:spec_decode_num_{name}_total{{.*}} (\S+)$", text, re.M)[1])
+        for name in ("drafts", "draft_tokens", "accepted_tokens")
+    }
+    assert counts["drafts"] < counts["draft_tokens"] <= 2 * counts["drafts"]
+    assert 0 < counts["accepted_tokens"] < counts["draft_tokens"]
 
 
 def test_a_port_that_is_taken_is_one_line(capsys):

@@ -70,3 +70,8 @@ def test_greedily_the_logits_are_asked_for_only_if_a_suppressed_token_is_best():
 def test_a_row_without_usable_logits_ends_the_batch_with_its_error():
     with pytest.raises(ValueError, match="NaN or infinity in row 1: embedding"):
         generate(HistoryModel(nan_after=4), PROMPTS, SAMPLED)
+
+
+def test_a_model_without_heads_drafts_nothing():
+    with pytest.raises(ValueError, match="draft_tokens is 1, but the model has 0 MTP heads"):
+        generate(HistoryModel(), PROMPTS, SAMPLED, draft_tokens=1)

@@ -12,7 +12,10 @@ USAGE = MemoryUsage(0, 0, 0, 0, None)
 def read(metrics):
     """Return the values by name and labels, but for the histograms' buckets."""
     return {
-        (sample.name, sample.labels.get("finished_reason")): sample.value
+        (
+            sample.name,
+            sample.labels.get("finished_reason", sample.labels.get("position")),
+        ): sample.value
         for family in text_string_to_metric_families(metrics.render().decode())
         for sample in family.samples
         if "le" not in sample.labels and sample.labels["model_name"] == "tiny"
@@ -38,3 +41,15 @@ def test_requests_are_counted_by_reason_and_measured():
     assert values["vllm:request_generation_tokens_sum", None] == 9
     assert ("vllm:prompt_tokens_total", None) in values
     assert ("vllm:generation_tokens_total", None) in values
+
+
+def test_drafts_are_counted_as_vllm_does():
+    stats = StatsRecorder().snapshot(0, 0, 0, USAGE)
+    stats = stats._replace(drafted=(10, 9, 4), accepted=(6, 3, 1))
+    values = read(Metrics("tiny", lambda: stats))
+    name = "vllm:spec_decode_num"
+    assert values[f"{name}_drafts_total", None] == 10
+    assert values[f"{name}_draft_tokens_total", None] == 23
+    assert values[f"{name}_accepted_tokens_total", None] == 10
+    by_position = [values[f"{name}_accepted_tokens_per_pos_total", str(head)] for head in range(3)]
+    assert by_position == [6, 3, 1]

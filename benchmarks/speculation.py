@@ -1,0 +1,126 @@
+"""Benchmark speculative decoding of mimo-tiny: tokens per step, and time against no drafts.
+
+Prompts are 150 tokens after the end-of-text token, evenly spaced in the held-out text; 120 tokens
+follow each. Tokens per step are counts: greedily and with a seed every run has the same ones.
+Times are ratios to no drafts, all numbers of drafts in turn, the median of rounds.
+
+    python -m benchmarks.speculation            # the counts, in two minutes
+    python -m benchmarks.speculation --times    # times too, on a quiet machine
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mimo_v2_flash import MiMoV2FlashModel, load_model
+from mimo_v2_flash.cli.console import console, progress, table
+from mimo_v2_flash.engine import Engine, SamplingParams
+from mimo_v2_flash.engine.stats import EngineStats
+from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
+
+from .clock import seconds
+from .machine import describe_machine
+from .steps import ROOT
+
+RESULTS = Path(__file__).parent / "results" / "speculation.json"
+TINY = ROOT / "examples" / "mimo-tiny"
+TEXT = TINY / "training" / "held_out.txt"
+PROMPTS, PROMPT, NEW, HEADS = 30, 150, 120, 3
+BATCHES = (1, 8, 32)
+GREEDY = SamplingParams(max_tokens=NEW, ignore_eos=True)
+SAMPLED = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=1.0)
+SEEDED = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=1.0, seed=0)
+CASES = {  # name: settings, heads, tokens per step of the prototype or at least wanted
+    "greedy, 1 head": (GREEDY, 1, "1.613"),
+    "greedy, 2 heads": (GREEDY, 2, "1.954"),
+    "greedy, 3 heads": (GREEDY, 3, "2.142"),
+    "temperature 1, no seed, 3 heads": (SAMPLED, 3, "at least 2.0"),
+    "temperature 1, seeds, 3 heads": (SEEDED, 3, ""),
+}
+
+
+def prompts_of_text() -> list[list[int]]:
+    """Return the prompts."""
+    tokenizer = load_tokenizer(TINY)
+    token_T = tokens(tokenizer, TEXT.read_text(encoding="utf-8"))
+    starts = np.linspace(0, len(token_T) - PROMPT - NEW, PROMPTS).astype(int)
+    return [[end_of_text(tokenizer), *token_T[start : start + PROMPT]] for start in starts]
+
+
+def answer(
+    model: MiMoV2FlashModel, prompts: Sequence[list[int]], params: SamplingParams, heads: int
+) -> tuple[EngineStats, list[list[int]]]:
+    """Return the statistics of an engine that answers all prompts at once, and the answers."""
+    options: dict[str, Any] = {"prefix_cache": 0, "draft_tokens": heads}
+    with Engine(model, len(prompts), PROMPT + NEW + 1, **options) as engine:
+        ids = [
+            engine.submit(prompt, params, first_index=index) for index, prompt in enumerate(prompts)
+        ]
+        results = engine.run()
+        return engine.stats, [results[id_].tokens for id_ in ids]
+
+
+def count(model: MiMoV2FlashModel, prompts: list[list[int]]) -> dict[str, Any]:
+    """Return tokens per step, drafted and accepted tokens of each case; answers must be equal."""
+    figures: dict[str, Any] = {}
+    plain = {id(params): answer(model, prompts, params, 0)[1] for params in (GREEDY, SEEDED)}
+    with progress("cases", total=len(CASES), unit="cases") as advance:
+        for name, (params, heads, _) in CASES.items():
+            stats, answers = answer(model, prompts, params, heads)
+            if answers != plain.get(id(params), answers):
+                raise ValueError(f"{name}: the tokens are not those without drafts")
+            figures[name] = {
+                "tokens_per_step": round(stats.tokens_per_step, 4),
+                "drafted": stats.drafted,
+                "accepted": stats.accepted,
+            }
+            advance(1)
+    return figures
+
+
+def time_ratios(model: MiMoV2FlashModel, prompts: list[list[int]], rounds: int) -> dict[str, Any]:
+    """Return the seconds with 1, 2, 3 drafts over those with none, greedily, by batch."""
+    ratios: dict[str, Any] = {}
+    for batch in BATCHES:
+        several = [prompts[index % len(prompts)] for index in range(batch)]
+        times: list[list[float]] = []
+        for _ in range(rounds + 1):
+            work = partial(answer, model, several, GREEDY)
+            runs = [seconds(partial(work, heads)) for heads in range(HEADS + 1)]
+            times.append([run / runs[0] for run in runs[1:]])
+        ratios[f"batch {batch}"] = [median(column) for column in zip(*times[1:], strict=True)]
+    return ratios
+
+
+def main() -> int:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", action="store_true", help="Measure times too.")
+    parser.add_argument("--rounds", type=int, default=5, help="Rounds of times (default: 5).")
+    parser.add_argument("--quick", action="store_true", help="Two prompts; no results.")
+    options = parser.parse_args()
+    model, prompts = load_model(TINY), prompts_of_text()[: 2 if options.quick else None]
+    results: dict[str, Any] = {"machine": describe_machine(), "counts": count(model, prompts)}
+    report = table("Tokens per step", ("case",), ("measured", "expected", "accepted by head"))
+    for name, figures in results["counts"].items():
+        pairs = zip(figures["accepted"], figures["drafted"], strict=True)
+        parts = ", ".join(f"{accepted / drafted:.3f}" for accepted, drafted in pairs if drafted)
+        report.add_row(name, f"{figures['tokens_per_step']:.3f}", CASES[name][2], parts)
+    console().print(report)
+    if options.times:
+        results["time over no drafts, 1 to 3 drafts"] = time_ratios(model, prompts, options.rounds)
+        console().print_json(data=results["time over no drafts, 1 to 3 drafts"])
+    if not options.quick:
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
