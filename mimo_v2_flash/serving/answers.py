@@ -116,6 +116,10 @@ class ResponseBuilder:
             return []
         return [self._chunk([]) | {"usage": self.usage()}]
 
+    def failure(self, error: APIError) -> list[dict[str, Any]]:
+        """Return the last chunk of a stream that fails."""
+        return [error.body()]
+
     def text_tokens(self, choice: Choice, event: Event) -> Sequence[int]:
         """Return an event's tokens without the one that ended the answer, which is not shown."""
         is_end = (

@@ -82,11 +82,8 @@ class ChatCompletionBuilder(ResponseBuilder):
         return [self._chunk([self._chunk_choice(choice, delta)]) for choice in self.choices]
 
     def _choice_chunks(self, choice: Choice, event: Event) -> list[dict[str, Any]]:
-        deltas = [delta for delta in self._parse(choice, event) if self._is_wanted(delta)]
-        self._deltas[choice.index] += deltas
+        deltas = self._wanted_deltas(choice, event)
         self._unsent[choice.index] += event.logprobs or ()
-        if event.finish_reason:
-            choice.finish_reason = self._finish_reason(choice, event.finish_reason)
         choices = [self._chunk_choice(choice, _delta(delta)) for delta in deltas]
         if event.finish_reason:
             choices = [*choices, self._chunk_choice(choice, {}, choice.finish_reason)]
@@ -94,6 +91,14 @@ class ChatCompletionBuilder(ResponseBuilder):
             choices[0]["logprobs"] = self._logprobs(self._unsent[choice.index])
             self._unsent[choice.index] = []
         return [self._chunk([each]) for each in choices]
+
+    def _wanted_deltas(self, choice: Choice, event: Event) -> list[DeltaMessage]:
+        """Return what an event adds to a choice, but for what the request leaves out."""
+        deltas = [delta for delta in self._parse(choice, event) if self._is_wanted(delta)]
+        self._deltas[choice.index] += deltas
+        if event.finish_reason:
+            choice.finish_reason = self._finish_reason(choice, event.finish_reason)
+        return deltas
 
     def _parse(self, choice: Choice, event: Event) -> list[DeltaMessage]:
         """Return what the tokens of an event add to a choice."""

@@ -15,7 +15,8 @@ from .engine_thread import EngineThread
 from .errors import APIError
 from .event_stream import AsyncEventStream, StepEvents
 from .metrics import Metrics
-from .protocol import ChatCompletionFields, CompletionFields, parse_request
+from .protocol import ChatCompletionFields, CompletionFields, ResponseFields, parse_request
+from .responses import ResponsesBuilder
 from .served_model import ServedModel
 
 __all__ = ["RunningAnswer", "Service"]
@@ -78,7 +79,7 @@ class RunningAnswer:
             yield _sent(self._answer.end())
         except APIError as error:
             self._log["error"] = str(error)
-            yield _sent([error.body()])
+            yield _sent(self._answer.failure(error))
         yield DONE
 
     async def _steps(self, idle_seconds: float | None) -> AsyncIterator[StepEvents]:
@@ -129,6 +130,7 @@ class Service:
         self._kinds: dict[Any, Any] = {
             ChatCompletionFields: partial(ChatCompletionBuilder, drops_turns=drops_turns),
             CompletionFields: CompletionBuilder,
+            ResponseFields: partial(ResponsesBuilder, drops_turns=drops_turns),
         }
 
     def check_open(self) -> None:
@@ -181,5 +183,9 @@ class Service:
 
 
 def _sent(chunks: list[dict[str, Any]]) -> bytes:
-    """Return chunks as server-sent events."""
-    return b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+    """Return chunks as server-sent events; the type of a chunk is the event's name."""
+    return "".join(f"{_name(chunk)}data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+
+
+def _name(chunk: dict[str, Any]) -> str:
+    return f"event: {chunk['type']}\n" if "type" in chunk else ""
