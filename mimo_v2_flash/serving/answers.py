@@ -166,7 +166,9 @@ class ResponseBuilder:
 
     def stop_detokenizer(self) -> StopDetokenizer:
         """Return a detokenizer of a new answer, which ends before a stop string."""
-        return StopDetokenizer(self.served.tokenizer, self.request.stops)
+        request = self.request
+        minimum = request.min_tokens or 0
+        return StopDetokenizer(self.served.tokenizer, request.stops, min_tokens=minimum)
 
 
 def _failure(event: Event) -> APIError:

@@ -74,6 +74,7 @@ class ChatCompletionBuilder(ResponseBuilder):
             self.request.tools if has_calls else None,
             is_reasoning=prompt.is_reasoning,
             stop=self.request.stops,
+            min_tokens=self.request.min_tokens or 0,
         )
 
     def begin(self) -> list[dict[str, Any]]:
@@ -192,7 +193,8 @@ def _constraint(
     """Return what the answer may be: up to its stop strings, and of the form that is asked for."""
     constraints: list[Constraint] = []
     if request.stops:
-        constraints.append(StopStrings(served.tokenizer, request.stops))
+        minimum = request.min_tokens or 0
+        constraints.append(StopStrings(served.tokenizer, request.stops, minimum))
     if form := answer_form(request, served.tokenizer):
         matcher = served.grammars.compile(*form)
         end = served.tokenizer.added_tokens_encoder.get(THINK_END) if prompt.is_reasoning else None
