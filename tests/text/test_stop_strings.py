@@ -65,6 +65,12 @@ def test_min_tokens_are_those_of_vllm(early, shown, reason):
     assert ("".join(pieces), stop_reason) == (shown, reason)
 
 
+def test_a_stop_string_that_came_too_early_never_counts():
+    early_T, later_T = (tokens(small_tokenizer(), part) for part in ("the", " x"))
+    pieces, reason = run([*early_T, *later_T], ["the end", "e"], min_tokens=len(early_T))
+    assert ("".join(pieces), reason) == ("the x", None)
+
+
 @given(any_text.filter(bool), st.data())
 def test_a_part_of_the_text_stops_it(text, data):
     start = data.draw(st.integers(0, len(text) - 1))
