@@ -146,7 +146,7 @@ TEXT_MUTANTS = (
     _text(
         "the beginning of a stop string is shown",
         "stop_strings",
-        'at = min(_beginning(text, stop) for stop in (*self._stops, ""))',
+        "at = min((_beginning(text, stop) for stop in self._stops), default=len(text))",
         "at = len(text)",
     ),
     _text(

@@ -1,5 +1,6 @@
 """The service behind the API: it takes requests for the one engine, until it drains."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from .chat_completion import ChatCompletionBuilder
 from .completion import CompletionBuilder
 from .engine_thread import EngineThread
 from .errors import APIError
-from .event_stream import AsyncEventStream, StepEvents
+from .event_stream import AsyncEventStream, LoopInbox, StepEvents
 from .metrics import Metrics
 from .protocol import ChatCompletionFields, CompletionFields, ResponseFields, parse_request
 from .responses import ResponsesBuilder
@@ -127,6 +128,7 @@ class Service:
         self.served, self.thread, self.is_draining = served, thread, False
         self.metrics = Metrics(served.name, lambda: thread.stats)
         self.running = set[RunningAnswer]()
+        self._inbox: LoopInbox | None = None
         self._kinds: dict[Any, Any] = {
             ChatCompletionFields: partial(ChatCompletionBuilder, drops_turns=drops_turns),
             CompletionFields: CompletionBuilder,
@@ -164,8 +166,10 @@ class Service:
             If the queue is full, the request can never fit, or the engine has failed.
         """
         self.check_open()
+        if self._inbox is None:
+            self._inbox = LoopInbox(asyncio.get_running_loop())
         try:
-            stream = AsyncEventStream(self.thread, answer.submissions)
+            stream = AsyncEventStream(self.thread, answer.submissions, self._inbox)
         except QueueFullError as error:
             raise APIError(str(error), status=429, retry_after=RETRY_SECONDS) from error
         except ValueError as error:

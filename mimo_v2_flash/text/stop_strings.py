@@ -113,7 +113,7 @@ class StopDetokenizer:
             _, at, stop = min(ends)
             self._held, self.stop_reason = "", self._stops[stop]
         else:
-            at = min(_beginning(text, stop) for stop in (*self._stops, ""))
+            at = min((_beginning(text, stop) for stop in self._stops), default=len(text))
             self._held = text[at:]
         return text[:at].translate(self._shown)
 
