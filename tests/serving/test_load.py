@@ -99,13 +99,12 @@ def test_two_thousand_requests_leave_nothing():
     assert after[:2] <= (before[0] + 2, before[1] + 2)
     assert after[2] < before[2] + (64 << 20)
     served = served_tiny()
-    wrong = different(load.answers, served.model, served.tokenizer)
+    sample = load.answers[::4]
+    wrong = different(sample, served.model, served.tokenizer)
     tokens = sum(tokens for _, tokens, _ in load.answers)
-    report = (
-        f"\n{load.report()}\n{seconds:.1f} s, {tokens} tokens of whole answers, {len(wrong)} other "
-        f"than alone\nfiles, threads, bytes: {before} before, {after} after\n"
-    )
-    sys.stdout.write(report)
+    counts = f"{tokens} tokens of whole answers; of {len(sample)} {len(wrong)} are other than alone"
+    resources = f"files, threads, bytes: {before} before, {after} after"
+    sys.stdout.write(f"\n{load.report()}\n{seconds:.1f} s, {counts}\n{resources}\n")
     assert wrong == []
 
 
