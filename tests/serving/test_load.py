@@ -20,7 +20,7 @@ import pytest
 from mimo_v2_flash.engine import Engine, SamplingParams
 from tests.serving.test_app import wait_until_idle
 from tests.support.engine_model import HistoryModel
-from tests.support.load import run_clients
+from tests.support.load import Load, run_clients
 from tests.support.served import NAME, served_tiny, serving
 
 REQUESTS = 2000
@@ -98,27 +98,36 @@ def test_two_thousand_requests_leave_nothing():
     assert sum("/v1/completions" in line for line in lines) == REQUESTS + 128
     assert after[:2] <= (before[0] + 2, before[1] + 2)
     assert after[2] < before[2] + (64 << 20)
-    served = served_tiny()
-    sample = load.answers[::4]
-    wrong = different(sample, served.model, served.tokenizer)
     tokens = sum(tokens for _, tokens, _ in load.answers)
-    counts = f"{tokens} tokens of whole answers; of {len(sample)} {len(wrong)} are other than alone"
     resources = f"files, threads, bytes: {before} before, {after} after"
-    sys.stdout.write(f"\n{load.report()}\n{seconds:.1f} s, {counts}\n{resources}\n")
-    assert wrong == []
+    sys.stdout.write(f"\n{load.report()}\n{seconds:.1f} s, {tokens} tokens\n{resources}\n")
+    served = served_tiny()
+    assert different(load.answers[::4], served.model, served.tokenizer) == []
+
+
+def end_after(server, load, count):
+    """Send SIGTERM to a server when so many requests have ended."""
+    while len(load.ends) < count and server.poll() is None:
+        time.sleep(0.01)
+    server.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.load
 def test_a_signal_in_the_middle_ends_all_and_tells_them():
-    with process() as (server, url, _):
-        timer = threading.Timer(4, server.send_signal, [signal.SIGTERM])
-        timer.start()
-        load = asyncio.run(run_clients(url, NAME, REQUESTS))
+    with process() as (server, url, lines):
+        load = Load()
+        killer = threading.Thread(target=end_after, args=(server, load, 200))
+        killer.start()
+        asyncio.run(run_clients(url, NAME, REQUESTS, load=load))
         server.wait(60)
+        killer.join()
     ends = Counter(load.ends)
     sys.stdout.write(f"\n{load.report()}\n")
     assert len(load.ends) == REQUESTS
-    assert ends["done"] > 64
-    known = ("done", "left", "refused", "told: the request was cancelled: the server shuts down")
-    assert set(ends) <= {*known, "refused: 503"}
-    assert set(ends) & {"refused", "refused: 503"}
+    assert ends["done"] + ends["left"] >= 200
+    assert ends["refused"] > 0
+    told = "told: the request was cancelled: the server shuts down"
+    assert set(ends) <= {"done", "left", told, "refused: 503", "refused", "closed"}
+    # A connection may be closed as a request is on its way; the server has seen none of these.
+    answered = sum("/v1/completions" in line for line in lines)
+    assert answered == REQUESTS - ends["refused"] - ends["closed"]

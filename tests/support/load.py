@@ -26,7 +26,8 @@ class Load:
     firsts, seconds
         Seconds to the first chunk of each stream, and to the end of each answer.
     ends
-        How each request ended: "done", "left", "told: ...", "refused", or an error.
+        How each request ended: "done", "left", "told: ...", "cut", "refused", or "closed" where the
+        connection ended before an answer.
     """
 
     answers: list[tuple[list[int], int, str]] = field(default_factory=list)
@@ -43,9 +44,11 @@ class Load:
         return "\n".join(lines)
 
 
-async def run_clients(url: str, model: str, requests: int, clients: int = 64) -> Load:
-    """Send requests of heavy-tailed lengths from so many clients at a time."""
-    random, load = np.random.default_rng(0), Load()
+async def run_clients(
+    url: str, model: str, requests: int, clients: int = 64, load: Load | None = None
+) -> Load:
+    """Send requests of heavy-tailed lengths from so many clients at a time, and return `load`."""
+    random, load = np.random.default_rng(0), Load() if load is None else load
     pending = iter(random.choice([*KINDS], requests, p=[*KINDS.values()]).tolist())
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600) as http:
@@ -72,8 +75,8 @@ async def _request(
     try:
         leaving = 0.3 * (kind == "leaves")
         text = await (_stream if body["stream"] else _whole)(http, body, leaving, random, load)
-    except (httpx.TransportError, ConnectionRefusedError) as error:
-        load.ends.append("refused" if isinstance(error, httpx.ConnectError) else repr(error))
+    except httpx.TransportError as error:
+        load.ends.append("refused" if isinstance(error, httpx.ConnectError) else "closed")
         return
     if text is not None:
         load.answers.append((prompt, tokens, text))
