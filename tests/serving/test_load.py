@@ -126,8 +126,8 @@ def test_a_signal_in_the_middle_ends_all_and_tells_them():
     assert len(load.ends) == REQUESTS
     assert ends["done"] + ends["left"] >= 200
     assert ends["refused"] > 0
-    told = "told: the request was cancelled: the server shuts down"
-    assert set(ends) <= {"done", "left", told, "refused: 503", "refused", "closed"}
+    cancelled = "told: the request was cancelled: the server shuts down"
+    assert set(ends) <= {"done", "left", cancelled, "refused: 503", "refused", "closed"}
     # A connection may be closed as a request is on its way; the server has seen none of these.
     answered = sum("/v1/completions" in line for line in lines)
     assert answered == REQUESTS - ends["refused"] - ends["closed"]
