@@ -44,6 +44,12 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "            pass\n",
     ),
     _serving(
+        "the loop is woken for each request of a step",
+        "event_stream",
+        "if not self._is_woken:",
+        "if True:",
+    ),
+    _serving(
         "answers to the second prompt go to the first",
         "answers",
         "self.choices[self._first[number] + event.index]",
