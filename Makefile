@@ -7,7 +7,7 @@ PROCESSES := 2
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-machines test-distributed test-nkipy test-browser fuzz check mutants bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy test-browser test-clients test-load fuzz check mutants bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ test-distributed: .venv/installed-test  ## ranks as real processes: the same ans
 
 test-browser: .venv/installed-browser  ## the chat page in Chromium, which apt-get installs if it may
 	$(BIN)/python -m tools.chromium
+
+test-clients: .venv/installed-clients  ## LangChain's and LiteLLM's clients, and two checkers of the API
+	$(BIN)/python -m pytest -m clients tests/serving/test_clients.py
+
+test-load: .venv/installed-test  ## 2,000 requests to the server, a signal in the middle (3 minutes)
+	$(BIN)/python -m pytest -s -m load tests/serving/test_load.py
 
 fuzz: .venv/installed-test  ## 50,000 fresh cases of bad input: each is one line, never a traceback
 	FUZZ_CASES=50000 $(BIN)/python -m pytest tests/test_fuzz.py

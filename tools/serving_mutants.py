@@ -44,6 +44,12 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "            pass\n",
     ),
     _serving(
+        "the loop is woken for each request of a step",
+        "event_stream",
+        "if not self._is_woken:",
+        "if True:",
+    ),
+    _serving(
         "answers to the second prompt go to the first",
         "answers",
         "self.choices[self._first[number] + event.index]",
@@ -139,6 +145,43 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "protocol",
         "SamplingParams(**{**defaults, **set_fields, **others})",
         "SamplingParams(**{**set_fields, **defaults, **others})",
+    ),
+    _serving(
+        "a response that was cut says that it is complete",
+        "responses",
+        '"incomplete" if is_cut else "completed"',
+        '"completed"',
+    ),
+    _serving(
+        "a call that was cut says that it is complete",
+        "response_items",
+        "is_cut = not self._is_whole",
+        "is_cut = False",
+    ),
+    _serving(
+        "thinking that goes back is a turn of its own",
+        "response_input",
+        "previous in CONTINUED",
+        'previous == "function_call"',
+    ),
+    _serving(
+        "the server claims to remember responses",
+        "protocol",
+        '("store", "background"',
+        '("background"',
+        "responses",
+    ),
+    _serving(
+        "whitespace within JSON has no end",
+        "grammar",
+        "grammar_from_json_schema(text, JSON_OPTIONS)",
+        "grammar_from_json_schema(text)",
+    ),
+    _serving(
+        "a string that may be null has JSON's quotes",
+        "answer_form",
+        'if not types or "string" in types:',
+        'if not types or types == {"string"}:',
     ),
     _chat(
         "an answer that was interrupted is lost",

@@ -146,8 +146,20 @@ TEXT_MUTANTS = (
     _text(
         "the beginning of a stop string is shown",
         "stop_strings",
-        "at = match.start() if match else len(text)",
+        "at = min((_beginning(text, stop) for stop in self._stops), default=len(text))",
         "at = len(text)",
+    ),
+    _text(
+        "a stop string ends an answer with its last early token",
+        "stop_strings",
+        "if self._tokens > self._min_tokens:",
+        "if self._tokens >= self._min_tokens:",
+    ),
+    _text(
+        "a stop string that came too early ends the answer later",
+        "stop_strings",
+        "new = len(self._held) + 1",
+        "new = 0",
     ),
     _text(
         "the stop string that is named first counts",

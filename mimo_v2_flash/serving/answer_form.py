@@ -5,8 +5,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mimo_v2_flash.text.chat_messages import normalize_tools
+from mimo_v2_flash.text.tool_arguments import resolve_reference, schema_types
 
 from .errors import APIError
+from .grammar import JSON_OPTIONS
 from .protocol import ChatCompletionFields
 
 __all__ = ["answer_form", "tool_call_grammar"]
@@ -111,24 +113,33 @@ def tool_call_grammar(
     lines.append('text[lazy]: /(.|\\n)*/ "</parameter>\\n"')
     for index, tool in enumerate(tools):
         schema = tool.get("parameters") or {}
-        required = schema.get("required", ())
+        required, properties = schema.get("required"), schema.get("properties")
         parts = []
-        for number, (name, of_value) in enumerate(schema.get("properties", {}).items()):
+        entries = properties.items() if isinstance(properties, dict) else ()
+        for number, (name, of_value) in enumerate(entries):
             rule = f"parameter_{index}_{number}"
             opening = json.dumps(f"<parameter={name}>")
-            lines.append(f"{rule}: {opening} {_value(of_value)}")
-            parts.append(rule if name in required else f"{rule}?")
+            lines.append(f"{rule}: {opening} {_value(of_value, schema)}")
+            is_required = isinstance(required, list) and name in required
+            parts.append(rule if is_required else f"{rule}?")
         opening = json.dumps(f"<function={tool['name']}>\n")
         lines.append(f'function_{index}: {opening} {" ".join(parts)} "</function>\\n"')
     return "\n".join(lines)
 
 
-def _value(schema: dict[str, Any]) -> str:
-    """Return the rule of a parameter's value and its end: verbatim text, or JSON."""
+def _value(schema: Any, root: dict[str, Any]) -> str:
+    """Return the rule of a parameter's value and its end: verbatim text, or JSON.
+
+    A value that may be a string is text, as the parser reads it: JSON's quotes would be a part.
+    """
     end = '"</parameter>\\n"'
-    if choices := schema.get("enum"):
-        texts = [value if isinstance(value, str) else json.dumps(value) for value in choices]
+    schema = resolve_reference(schema, root)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if values and isinstance(values, list):
+        texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
         return f"({' | '.join(map(json.dumps, texts))}) {end}"
-    if schema.get("type") == "string":
+    types = schema_types(schema, root)
+    if not types or "string" in types:
         return "text"
-    return f"%json {json.dumps(schema)} {end}"
+    definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
+    return f"%json {json.dumps({'x-guidance': JSON_OPTIONS, **definitions, **schema})} {end}"

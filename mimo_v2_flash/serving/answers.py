@@ -116,6 +116,10 @@ class ResponseBuilder:
             return []
         return [self._chunk([]) | {"usage": self.usage()}]
 
+    def failure(self, error: APIError) -> list[dict[str, Any]]:
+        """Return the last chunk of a stream that fails."""
+        return [error.body()]
+
     def text_tokens(self, choice: Choice, event: Event) -> Sequence[int]:
         """Return an event's tokens without the one that ended the answer, which is not shown."""
         is_end = (
@@ -162,7 +166,9 @@ class ResponseBuilder:
 
     def stop_detokenizer(self) -> StopDetokenizer:
         """Return a detokenizer of a new answer, which ends before a stop string."""
-        return StopDetokenizer(self.served.tokenizer, self.request.stops)
+        request = self.request
+        minimum = request.min_tokens or 0
+        return StopDetokenizer(self.served.tokenizer, request.stops, min_tokens=minimum)
 
 
 def _failure(event: Event) -> APIError:

@@ -18,6 +18,7 @@ from .protocol import (
     ChatCompletionFields,
     CompletionFields,
     DetokenizeRequest,
+    ResponseFields,
     TokenizeRequest,
     parse_request,
 )
@@ -63,6 +64,10 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await answer(request, CompletionFields)
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        return await answer(request, ResponseFields)
 
 
 class EventResponse(StreamingResponse):

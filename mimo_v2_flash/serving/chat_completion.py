@@ -74,6 +74,7 @@ class ChatCompletionBuilder(ResponseBuilder):
             self.request.tools if has_calls else None,
             is_reasoning=prompt.is_reasoning,
             stop=self.request.stops,
+            min_tokens=self.request.min_tokens or 0,
         )
 
     def begin(self) -> list[dict[str, Any]]:
@@ -82,11 +83,8 @@ class ChatCompletionBuilder(ResponseBuilder):
         return [self._chunk([self._chunk_choice(choice, delta)]) for choice in self.choices]
 
     def _choice_chunks(self, choice: Choice, event: Event) -> list[dict[str, Any]]:
-        deltas = [delta for delta in self._parse(choice, event) if self._is_wanted(delta)]
-        self._deltas[choice.index] += deltas
+        deltas = self._wanted_deltas(choice, event)
         self._unsent[choice.index] += event.logprobs or ()
-        if event.finish_reason:
-            choice.finish_reason = self._finish_reason(choice, event.finish_reason)
         choices = [self._chunk_choice(choice, _delta(delta)) for delta in deltas]
         if event.finish_reason:
             choices = [*choices, self._chunk_choice(choice, {}, choice.finish_reason)]
@@ -94,6 +92,14 @@ class ChatCompletionBuilder(ResponseBuilder):
             choices[0]["logprobs"] = self._logprobs(self._unsent[choice.index])
             self._unsent[choice.index] = []
         return [self._chunk([each]) for each in choices]
+
+    def _wanted_deltas(self, choice: Choice, event: Event) -> list[DeltaMessage]:
+        """Return what an event adds to a choice, but for what the request leaves out."""
+        deltas = [delta for delta in self._parse(choice, event) if self._is_wanted(delta)]
+        self._deltas[choice.index] += deltas
+        if event.finish_reason:
+            choice.finish_reason = self._finish_reason(choice, event.finish_reason)
+        return deltas
 
     def _parse(self, choice: Choice, event: Event) -> list[DeltaMessage]:
         """Return what the tokens of an event add to a choice."""
@@ -187,7 +193,8 @@ def _constraint(
     """Return what the answer may be: up to its stop strings, and of the form that is asked for."""
     constraints: list[Constraint] = []
     if request.stops:
-        constraints.append(StopStrings(served.tokenizer, request.stops))
+        minimum = request.min_tokens or 0
+        constraints.append(StopStrings(served.tokenizer, request.stops, minimum))
     if form := answer_form(request, served.tokenizer):
         matcher = served.grammars.compile(*form)
         end = served.tokenizer.added_tokens_encoder.get(THINK_END) if prompt.is_reasoning else None

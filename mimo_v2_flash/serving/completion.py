@@ -33,7 +33,9 @@ class CompletionBuilder(ResponseBuilder):
         if request.echo and request.logprobs is not None:
             others["prompt_logprobs"] = request.logprobs
         params = request.sampling(served.defaults, **others)
-        stops = StopStrings(served.tokenizer, request.stops) if request.stops else None
+        stops = None
+        if request.stops:
+            stops = StopStrings(served.tokenizer, request.stops, params.min_tokens)
         super().__init__(
             request,
             served,

@@ -1,6 +1,7 @@
 """The engine's events for one API request: from Python as they come, or in a coroutine."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
@@ -11,7 +12,7 @@ from mimo_v2_flash.engine.request import Constraint, Event
 
 from .engine_thread import EngineThread
 
-__all__ = ["AsyncEventStream", "EventStream", "Submission"]
+__all__ = ["AsyncEventStream", "EventStream", "LoopInbox", "Submission"]
 
 MOST_UNREAD = 4096  # steps that a client has not read: a slow one is cut off
 
@@ -74,25 +75,62 @@ class EventStream(_Requests):
             yield self.count(self._queue.get())
 
 
-class AsyncEventStream(_Requests):
-    """The same for a coroutine of the running loop."""
+class LoopInbox:
+    """Events on their way from the engine's thread to queues of an event loop.
 
-    def __init__(self, thread: EngineThread, submissions: Sequence[Submission]) -> None:
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[StepEvents]()
+    The loop is woken once for all that has come by then, not for each request of a step.
+
+    Parameters
+    ----------
+    loop
+        The loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._is_woken = loop, False
+        self._pending = deque[tuple[asyncio.Queue[StepEvents], StepEvents]]()
+
+    def put(self, queue: asyncio.Queue[StepEvents], events: StepEvents) -> None:
+        """Hand events over; to be called on the engine's thread."""
+        self._pending.append((queue, events))
+        if not self._is_woken:  # else `_deliver` is still to come, and finds them
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop has ended: nobody waits
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_woken = False
+        while self._pending:
+            queue, events = self._pending.popleft()
+            queue.put_nowait(events)
+
+
+class AsyncEventStream(_Requests):
+    """The same for a coroutine of the loop that an inbox belongs to."""
+
+    def __init__(
+        self, thread: EngineThread, submissions: Sequence[Submission], inbox: LoopInbox
+    ) -> None:
+        self._inbox, self._queue = inbox, asyncio.Queue[StepEvents]()
         super().__init__(thread, submissions, self._put)
 
     def _put(self, events: StepEvents) -> None:
         """Hand events to the loop: called on the engine's thread."""
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, events)
+        self._inbox.put(self._queue, events)
         if self._queue.qsize() > MOST_UNREAD:
             self.close()
 
     async def steps(self, idle_seconds: float | None = None) -> AsyncIterator[StepEvents]:
         """Yield the events of each step; an empty list where none comes for a while."""
+        loop = asyncio.get_running_loop()
         while self.remaining:
+            if idle_seconds is None:
+                yield self.count(await self._queue.get())
+                continue
+            # `wait_for` would make a task for each step: a sixth of the loop's time.
+            silence = loop.call_later(idle_seconds, self._queue.put_nowait, [])
             try:
-                events = await asyncio.wait_for(self._queue.get(), idle_seconds)
-            except asyncio.TimeoutError:
-                events = []
+                events = await self._queue.get()
+            finally:
+                silence.cancel()
             yield self.count(events)

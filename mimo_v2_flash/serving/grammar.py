@@ -13,7 +13,10 @@ from .errors import APIError
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-__all__ = ["GrammarCompiler", "GrammarConstraint"]
+__all__ = ["JSON_OPTIONS", "GrammarCompiler", "GrammarConstraint"]
+
+JSON_OPTIONS = {"whitespace_pattern": r"[ \n\r\t]{1,20}"}
+"""Of llguidance: by default a small model may write whitespace within JSON until its limit."""
 
 
 class GrammarCompiler:
@@ -64,7 +67,10 @@ class GrammarCompiler:
         from llguidance import LLMatcher, grammar_from  # noqa: PLC0415
 
         try:
-            grammar = grammar_from(kind, text)
+            if kind == "json_schema":
+                grammar = LLMatcher.grammar_from_json_schema(text, JSON_OPTIONS)
+            else:
+                grammar = grammar_from(kind, text)
             error = LLMatcher.validate_grammar(grammar, vocab)
         except ValueError as raised:
             error = str(raised)

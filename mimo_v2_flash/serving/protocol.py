@@ -18,6 +18,7 @@ __all__ = [
     "CompletionFields",
     "DetokenizeRequest",
     "GenerationRequest",
+    "ResponseFields",
     "TokenizeRequest",
     "parse_request",
 ]
@@ -187,6 +188,66 @@ class ChatCompletionFields(GenerationRequest):
         if self.thinking is not None:
             return self.thinking.get("type") == "enabled"
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+
+class TextOptions(BaseModel):
+    """The form of a response's text."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    format: dict[str, Any] | None = None
+
+
+class ReasoningOptions(BaseModel):
+    """How much a response thinks."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    effort: str | None = None
+
+
+class ResponseFields(GenerationRequest):
+    """A request of /v1/responses, which names nothing that the server would have to remember."""
+
+    input: str | list[Any]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=0)
+    n: int | None = Field(None, ge=1, le=1)
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: dict[str, Any] | None = None
+    store: Any = None
+    background: Any = None
+    conversation: Any = None
+    previous_response_id: Any = None
+    prompt: Any = None
+    top_logprobs: int | None = None
+    include: list[str] | None = None
+
+    @property
+    def effort(self) -> str | None:
+        """How much the model is to think, by a word; "none" is not at all."""
+        return self.reasoning and self.reasoning.effort
+
+    @property
+    def format(self) -> dict[str, Any]:
+        """The form of the text."""
+        return (self.text and self.text.format) or {"type": "text"}
+
+    def check(self) -> None:
+        """Raise APIError if fields do not fit each other, or ask for what there is not."""
+        super().check()
+        for name in ("store", "background", "conversation", "previous_response_id", "prompt"):
+            if getattr(self, name):
+                message = f"{name} is not supported: the server keeps no responses, send all input"
+                raise APIError(message, param=name)
+        if self.top_logprobs or "message.output_text.logprobs" in (self.include or ()):
+            raise APIError("log-probabilities of responses are not supported", param="top_logprobs")
 
 
 class TokenizeRequest(_Request):

@@ -1,5 +1,6 @@
 """The service behind the API: it takes requests for the one engine, until it drains."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,9 +14,10 @@ from .chat_completion import ChatCompletionBuilder
 from .completion import CompletionBuilder
 from .engine_thread import EngineThread
 from .errors import APIError
-from .event_stream import AsyncEventStream, StepEvents
+from .event_stream import AsyncEventStream, LoopInbox, StepEvents
 from .metrics import Metrics
-from .protocol import ChatCompletionFields, CompletionFields, parse_request
+from .protocol import ChatCompletionFields, CompletionFields, ResponseFields, parse_request
+from .responses import ResponsesBuilder
 from .served_model import ServedModel
 
 __all__ = ["RunningAnswer", "Service"]
@@ -78,7 +80,7 @@ class RunningAnswer:
             yield _sent(self._answer.end())
         except APIError as error:
             self._log["error"] = str(error)
-            yield _sent([error.body()])
+            yield _sent(self._answer.failure(error))
         yield DONE
 
     async def _steps(self, idle_seconds: float | None) -> AsyncIterator[StepEvents]:
@@ -126,9 +128,11 @@ class Service:
         self.served, self.thread, self.is_draining = served, thread, False
         self.metrics = Metrics(served.name, lambda: thread.stats)
         self.running = set[RunningAnswer]()
+        self._inbox: LoopInbox | None = None
         self._kinds: dict[Any, Any] = {
             ChatCompletionFields: partial(ChatCompletionBuilder, drops_turns=drops_turns),
             CompletionFields: CompletionBuilder,
+            ResponseFields: partial(ResponsesBuilder, drops_turns=drops_turns),
         }
 
     def check_open(self) -> None:
@@ -162,8 +166,10 @@ class Service:
             If the queue is full, the request can never fit, or the engine has failed.
         """
         self.check_open()
+        if self._inbox is None:
+            self._inbox = LoopInbox(asyncio.get_running_loop())
         try:
-            stream = AsyncEventStream(self.thread, answer.submissions)
+            stream = AsyncEventStream(self.thread, answer.submissions, self._inbox)
         except QueueFullError as error:
             raise APIError(str(error), status=429, retry_after=RETRY_SECONDS) from error
         except ValueError as error:
@@ -181,5 +187,9 @@ class Service:
 
 
 def _sent(chunks: list[dict[str, Any]]) -> bytes:
-    """Return chunks as server-sent events."""
-    return b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+    """Return chunks as server-sent events; the type of a chunk is the event's name."""
+    return "".join(f"{_name(chunk)}data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+
+
+def _name(chunk: dict[str, Any]) -> str:
+    return f"event: {chunk['type']}\n" if "type" in chunk else ""

@@ -7,7 +7,15 @@ from typing import Any
 
 from mimo_v2_flash.json_object import shorten
 
-__all__ = ["ROLES", "normalize_messages", "normalize_tools"]
+__all__ = [
+    "ROLES",
+    "checked_text",
+    "join_parts",
+    "normalize_messages",
+    "normalize_tools",
+    "parse_arguments",
+    "required_entry",
+]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 NAME = re.compile(r"[^<>\r\n]{1,200}")  # of a function, as it can be written in a call
@@ -40,13 +48,13 @@ def normalize_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def _message(message: Any, place: str) -> dict[str, Any]:
-    role = _entry(message, "role", place)
+    role = required_entry(message, "role", place)
     if role not in ROLES:
         raise ValueError(f"{place}.role is {shorten(role)}, allowed is {', '.join(ROLES)}")
     if role == "assistant":
         return _assistant_message(dict(message), place)
     role = "system" if role == "developer" else role
-    content = _text(_entry(message, "content", place), f"{place}.content")
+    content = join_parts(required_entry(message, "content", place), f"{place}.content")
     return {**message, "role": role, "content": content}
 
 
@@ -57,31 +65,32 @@ def _assistant_message(message: dict[str, Any], place: str) -> dict[str, Any]:
     content = message.get("content")
     if content is None and reasoning is None and not calls:
         raise ValueError(f"{place} has no content, reasoning_content or tool_calls")
-    message["content"] = "" if content is None else _text(content, f"{place}.content")
+    message["content"] = "" if content is None else join_parts(content, f"{place}.content")
     if reasoning is None and "</think>" in message["content"]:
         reasoning, _, message["content"] = message["content"].partition("</think>")
         reasoning = reasoning.removeprefix("<think>")
     if reasoning is not None:
-        message["reasoning_content"] = _text(reasoning, f"{place}.reasoning_content")
+        message["reasoning_content"] = join_parts(reasoning, f"{place}.reasoning_content")
     if calls:
         message["tool_calls"] = _tool_calls(calls, f"{place}.tool_calls")
     return message
 
 
-def _text(content: Any, place: str) -> str:
-    """Return a text that may be in parts."""
+def join_parts(content: Any, place: str, kinds: Sequence[str] = ("text",)) -> str:
+    """Return a text that may be in parts of some kinds; ValueError, with `place`, for others."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise ValueError(f"{place} is {shorten(content)}, expected is a text or a list of parts")
-    return "\n".join(_part(part, f"{place}[{index}]") for index, part in enumerate(content))
+    return "\n".join(_part(part, f"{place}[{i}]", kinds) for i, part in enumerate(content))
 
 
-def _part(part: Any, place: str) -> str:
-    kind = _entry(part, "type", place)
-    if kind != "text":
-        raise ValueError(f'{place}.type is {shorten(kind)}, allowed is "text"')
-    return _checked_text(_entry(part, "text", place), f"{place}.text")
+def _part(part: Any, place: str, kinds: Sequence[str]) -> str:
+    kind = required_entry(part, "type", place)
+    if kind not in kinds:
+        allowed = ", ".join(f'"{each}"' for each in kinds)
+        raise ValueError(f"{place}.type is {shorten(kind)}, allowed is {allowed}")
+    return checked_text(required_entry(part, "text", place), f"{place}.text")
 
 
 def _tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:
@@ -91,16 +100,19 @@ def _tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _tool_call(call: Any, place: str) -> dict[str, Any]:
-    function = _entry(call, "function", place)
-    name = _name(_entry(function, "name", f"{place}.function"), f"{place}.function.name")
+    function = required_entry(call, "function", place)
+    name = _name(required_entry(function, "name", f"{place}.function"), f"{place}.function.name")
     where = f"{place}.function.arguments"
-    arguments = _arguments(_entry(function, "arguments", f"{place}.function"), where)
+    arguments = parse_arguments(required_entry(function, "arguments", f"{place}.function"), where)
     function = {**function, "name": name, "arguments": arguments}
     return {"type": "function", **call, "function": function}
 
 
-def _arguments(arguments: Any, place: str) -> Mapping[str, Any]:
-    """Return a call's arguments; of a key that is there twice, as models write it, the last."""
+def parse_arguments(arguments: Any, place: str) -> Mapping[str, Any]:
+    """Return a call's arguments, JSON or an object; of a key that is there twice the last.
+
+    Models write keys twice. ValueError, with `place`, for anything else.
+    """
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
@@ -123,11 +135,11 @@ def normalize_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str,
 
 
 def _tool(tool: Any, place: str) -> dict[str, Any]:
-    kind = _entry(tool, "type", place)
+    kind = required_entry(tool, "type", place)
     if kind != "function":
         raise ValueError(f'{place}.type is {shorten(kind)}, allowed is "function"')
-    function = _entry(tool, "function", place)
-    _name(_entry(function, "name", f"{place}.function"), f"{place}.function.name")
+    function = required_entry(tool, "function", place)
+    _name(required_entry(function, "name", f"{place}.function"), f"{place}.function.name")
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         where = f"{place}.function.parameters"
@@ -136,15 +148,15 @@ def _tool(tool: Any, place: str) -> dict[str, Any]:
 
 
 def _name(name: Any, place: str) -> str:
-    if not NAME.fullmatch(_checked_text(name, place)):
+    if not NAME.fullmatch(checked_text(name, place)):
         raise ValueError(
             f"{place} is {shorten(name)}, expected is a name without <, > and newlines"
         )
     return str(name)
 
 
-def _entry(value: Any, key: str, place: str) -> Any:
-    """Return what an object has under `key`, which it needs."""
+def required_entry(value: Any, key: str, place: str) -> Any:
+    """Return what an object has under `key`; ValueError, with `place`, if it has nothing."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{place} is {shorten(value)}, expected is an object")
     if key not in value:
@@ -152,7 +164,8 @@ def _entry(value: Any, key: str, place: str) -> Any:
     return value[key]
 
 
-def _checked_text(value: Any, place: str) -> str:
+def checked_text(value: Any, place: str) -> str:
+    """Return a text; ValueError, with `place`, if it is none."""
     if not isinstance(value, str):
         raise ValueError(f"{place} is {shorten(value)}, expected is a text")
     return value

@@ -27,12 +27,13 @@ class StopStrings:
     ----------
     tokenizer
         From `load_tokenizer`.
-    stop
+    stop, min_tokens
         As for `StopDetokenizer`.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._states = deque([StopDetokenizer(tokenizer, stop)], maxlen=MOST_ROLLBACK + 1)
+    def __init__(self, tokenizer: Any, stop: Sequence[str], min_tokens: int = 0) -> None:
+        state = StopDetokenizer(tokenizer, stop, min_tokens=min_tokens)
+        self._states = deque([state], maxlen=MOST_ROLLBACK + 1)
 
     def mask(self) -> None:
         """Return None: every token may come next."""

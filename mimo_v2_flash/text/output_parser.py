@@ -268,6 +268,8 @@ class OutputParser:
         Whether the answer begins with thinking: `ChatPrompt.is_reasoning`.
     stop
         Stop strings, as for `StopDetokenizer`; what comes from the first on is dropped.
+    min_tokens
+        As for `StopDetokenizer`.
     make_id
         It returns the id of a new call.
 
@@ -290,9 +292,10 @@ class OutputParser:
         *,
         is_reasoning: bool = False,
         stop: Sequence[str] = (),
+        min_tokens: int = 0,
         make_id: Callable[[], str] = _call_id,
     ) -> None:
-        self._text = StopDetokenizer(tokenizer, stop, MARKERS)
+        self._text = StopDetokenizer(tokenizer, stop, MARKERS, min_tokens)
         self._parser = TextParser(
             tools, is_reasoning=is_reasoning, standins=self._text.standins, make_id=make_id
         )

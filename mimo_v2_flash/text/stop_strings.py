@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import regex
-
 from .tokenizer import Detokenizer
 
 __all__ = ["StopDetokenizer"]
@@ -28,6 +26,8 @@ class StopDetokenizer:
     names
         Added tokens that the text holds as their `standins`, which no other text can be; other
         added tokens are the text that the tokenizer decodes, special ones none.
+    min_tokens
+        A stop string counts if a token after so many completes it, as in vLLM.
 
     Attributes
     ----------
@@ -50,7 +50,13 @@ class StopDetokenizer:
     ('a ', 'list of')
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop: Sequence[str] = (),
+        names: Sequence[str] = (),
+        min_tokens: int = 0,
+    ) -> None:
         for each in stop:
             if not each or not isinstance(each, str):
                 raise ValueError(f"a stop string is {each!r}, expected is a text of a character")
@@ -63,9 +69,8 @@ class StopDetokenizer:
             if name not in names
         }
         self._stops = {self._spell(each): each for each in stop} | {each: each for each in stop}
-        longest_first = sorted(self._stops, key=len, reverse=True)
-        self._pattern = regex.compile("|".join(map(regex.escape, longest_first)) or "(?!)")
         self._detokenizer, self._held = Detokenizer(tokenizer), ""
+        self._tokens, self._min_tokens = 0, min_tokens
         self.stop_reason: str | None = None
 
     def _spell(self, stop: str) -> str:
@@ -76,6 +81,7 @@ class StopDetokenizer:
 
     def push(self, token: int) -> str:
         """Add a token and return the new text that no further token can change; it may be empty."""
+        self._tokens += 1
         standin = self._standin_of.get(token)
         if standin is None:
             return self._text(self._detokenizer.push(token))
@@ -98,12 +104,21 @@ class StopDetokenizer:
         if self.stop_reason is not None:
             return ""
         text = self._held + piece
-        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        ends = []
+        if self._tokens > self._min_tokens:
+            new = len(self._held) + 1  # where a stop string may end; earlier ones were too early
+            begins = {stop: text.find(stop, max(0, new - len(stop))) for stop in self._stops}
+            ends = [(at + len(stop), at, stop) for stop, at in begins.items() if at >= 0]
         if ends:
             _, at, stop = min(ends)
             self._held, self.stop_reason = "", self._stops[stop]
         else:
-            match = self._pattern.search(text, partial=True)
-            at = match.start() if match else len(text)
+            at = min((_beginning(text, stop) for stop in self._stops), default=len(text))
             self._held = text[at:]
         return text[:at].translate(self._shown)
+
+
+def _beginning(text: str, stop: str) -> int:
+    """Return where the end of a text begins that a stop string may go on from."""
+    sizes = range(min(len(stop) - 1, len(text)), 0, -1)
+    return len(text) - next((size for size in sizes if text.endswith(stop[:size])), 0)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ArgumentsWriter", "convert_value", "schema_types"]
+__all__ = ["ArgumentsWriter", "convert_value", "resolve_reference", "schema_types"]
 
 UNIONS = ("anyOf", "oneOf", "allOf")
 KINDS: tuple[tuple[type, str], ...] = (
@@ -44,6 +44,13 @@ def schema_types(schema: Any, root: Any = None) -> set[str]:
             pending += [inner for union in UNIONS for inner in _list(each.get(union))]
             pending.append(_resolve(each.get("$ref"), root))
     return types
+
+
+def resolve_reference(schema: Any, root: Any) -> Mapping[str, Any]:
+    """Return a schema, or the one that its `$ref` points to; an empty one if there is none."""
+    if isinstance(schema, Mapping) and "$ref" in schema:
+        schema = _resolve(schema["$ref"], root)
+    return schema if isinstance(schema, Mapping) else {}
 
 
 def _direct_types(schema: Mapping[str, Any]) -> set[str]:

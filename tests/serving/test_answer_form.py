@@ -125,6 +125,64 @@ def test_an_answer_that_must_call_is_calls_of_tools(tokenizer, text, is_one, exp
         assert all(json.loads(call.arguments) is not None for call in message.tool_calls)
 
 
+DEFINITIONS = {
+    "Unit": {"enum": ["C", "F"], "type": "string"},
+    "Tree": {
+        "type": "object",
+        "properties": {"leaf": {"type": "integer"}, "next": {"$ref": "#/$defs/Tree"}},
+        "required": ["leaf"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "Rome", "Rome"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", None),
+        ({"type": ["string", "null"]}, '"Rome"', '"Rome"'),
+        ({}, "Rome", "Rome"),
+        (True, "Rome", "Rome"),
+        ({"const": "a"}, "a", "a"),
+        ({"const": "a"}, "b", ...),
+        ({"$ref": "#/$defs/Unit"}, "C", "C"),
+        ({"$ref": "#/$defs/Unit"}, "K", ...),
+        ({"$ref": "#/$defs/Tree"}, '{"leaf":1}', {"leaf": 1}),
+        (
+            {"$ref": "#/$defs/Tree"},
+            '{"leaf": 1, "next": {"leaf": 2}}',
+            {"leaf": 1, "next": {"leaf": 2}},
+        ),
+        ({"$ref": "#/$defs/Tree"}, '{"leaf": "x"}', ...),
+        ({"$ref": "#/$defs/None"}, "Rome", "Rome"),
+        ({"type": "array", "items": {"$ref": "#/$defs/Unit"}}, '["C", "F"]', ["C", "F"]),
+        ({"type": "array", "items": {"$ref": "#/$defs/Unit"}}, f'[{" " * 21}"C"]', ...),
+        ({"enum": [1, "a"]}, "1", 1),
+        ({"enum": 5}, "x", "x"),
+    ],
+)
+def test_a_value_that_is_allowed_is_read_as_its_schema_has_it(tokenizer, schema, text, value):
+    parameters = {"properties": {"x": schema}, "$defs": DEFINITIONS}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    grammar = tool_call_grammar([tool["function"]], tokenizer.added_tokens_encoder)
+    call = f"<tool_call>\n<function=f>\n<parameter=x>{text}</parameter>\n</function>\n</tool_call>"
+    assert is_allowed(tokenizer, grammar, call) == (value is not ...)
+    if value is not ...:
+        parser = OutputParser(tokenizer, [tool])
+        deltas = [delta for token in tokens(tokenizer, call) for delta in parser.push(token)]
+        (parsed,) = join_deltas([*deltas, *parser.end()]).tool_calls
+        assert json.loads(parsed.arguments) == {"x": value}
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"properties": [1]}, {"properties": {"x": {"type": "string"}}, "required": 5}]
+)
+def test_parameters_that_are_no_schema_are_as_if_absent(tokenizer, parameters):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    assert form(tokenizer, tools=tools, tool_choice="required") is not None
+
+
 def test_a_marker_that_is_no_token_is_text(tokenizer):
     grammar = tool_call_grammar([NOW["function"]], ())
     assert '"<tool_call>"' in grammar

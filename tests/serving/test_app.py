@@ -1,27 +1,28 @@
 """The HTTP API on a real socket, by the official client, by raw requests, by those who go away."""
 
-import asyncio
 import json
 import socket
 import time
+from typing import Literal
 
 import httpx
 import hypothesis
-import numpy as np
 import pytest
 from hypothesis import strategies as st
 from openai import APIError, BadRequestError, NotFoundError, OpenAI
+from pydantic import BaseModel
 
 from mimo_v2_flash.engine import SamplingParams
 from mimo_v2_flash.serving.protocol import (
     ChatCompletionFields,
     CompletionFields,
     DetokenizeRequest,
+    ResponseFields,
     TokenizeRequest,
 )
 from tests.support.engine_model import HistoryModel
 from tests.support.engine_tiny import run_alone
-from tests.support.served import NAME, WEATHER, serving
+from tests.support.served import NAME, RESPONSES_WEATHER, WEATHER, serving
 
 HELLO = [{"role": "user", "content": "What is a list?"}]
 
@@ -111,6 +112,43 @@ def test_completions_echo_with_log_probabilities(client):
         assert all(logprob < 0 for logprob in choice.logprobs.token_logprobs[1:])
 
 
+def test_a_response_is_what_the_chat_answers(client):
+    fields = {"model": NAME, "max_output_tokens": 8, "temperature": 0}
+    answer = client.responses.create(input=HELLO[0]["content"], **fields)
+    assert answer.output_text == chat(client).choices[0].message.content
+    assert (answer.status, answer.usage.output_tokens) == ("incomplete", 8)
+    events = list(client.responses.create(input=HELLO, stream=True, **fields))
+    assert events[-1].type == "response.incomplete"
+    assert events[-1].response.output_text == answer.output_text
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == answer.output_text
+    with pytest.raises(BadRequestError, match="previous_response_id is not supported"):
+        client.responses.create(input="And?", previous_response_id=answer.id, **fields)
+
+
+class Status(BaseModel):
+    """The form of an answer."""
+
+    status: Literal["ok"]
+
+
+def test_responses_call_tools_and_keep_to_schemas(client):
+    answer = client.responses.create(
+        model=NAME,
+        input="Rain?",
+        tools=[RESPONSES_WEATHER],
+        tool_choice={"type": "function", "name": "get_weather"},
+        max_output_tokens=60,
+        temperature=0,
+    )
+    (call,) = answer.output
+    assert (call.type, call.name) == ("function_call", "get_weather")
+    fields = {"model": NAME, "input": "Well?", "text_format": Status, "temperature": 0}
+    assert client.responses.parse(**fields).output_parsed == Status(status="ok")
+    with client.responses.stream(**fields) as stream:
+        assert stream.get_final_response().output_parsed == Status(status="ok")
+
+
 def test_models_are_listed(client):
     (model,) = client.models.list().data
     assert (model.id, model.max_model_len) == (NAME, 256)
@@ -197,6 +235,7 @@ FIELDS = st.sampled_from(
         {
             *ChatCompletionFields.model_fields,
             *CompletionFields.model_fields,
+            *ResponseFields.model_fields,
             *TokenizeRequest.model_fields,
             *DetokenizeRequest.model_fields,
         }
@@ -204,15 +243,23 @@ FIELDS = st.sampled_from(
 )
 
 
+SMALLEST = {
+    "/v1/chat/completions": {"messages": HELLO, "max_tokens": 2},
+    "/v1/completions": {"prompt": "A", "max_tokens": 2},
+    "/v1/responses": {"input": "A", "max_output_tokens": 2},
+    "/tokenize": {"prompt": "A"},
+    "/detokenize": {"tokens": [5]},
+}
+
+
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(
-    st.sampled_from(["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"]),
+    st.sampled_from(sorted(SMALLEST)),
     st.dictionaries(FIELDS, JSON, max_size=5) | st.binary(max_size=40),
 )
 def test_no_body_is_an_error_of_the_server(endless, http, path, body):
     if isinstance(body, dict):
-        base = {"model": NAME, "messages": HELLO, "prompt": "A", "max_tokens": 2}
-        body = json.dumps({**base, **body}).encode()
+        body = json.dumps({"model": NAME, **SMALLEST[path], **body}).encode()
     answer = http.post(endless.url + path, content=body)
     assert answer.status_code in {200, 400, 404, 429}, answer.text
     assert answer.status_code == 200 or len(answer.json()["error"]["message"].splitlines()) == 1
@@ -232,68 +279,3 @@ def test_an_error_within_a_stream_is_an_event():
         server.thread.join(30)  # a server whose engine has failed ends
         assert not server.thread.is_alive()
     assert not server.service.thread.is_alive
-
-
-async def one_client(http, generator, kind, results):
-    """Send one request of a kind, and record what came of it."""
-    prompt = generator.integers(9, 4000, int(generator.integers(1, 40))).tolist()
-    tokens = int(min(generator.pareto(1.2) * 8 + 1, 60))
-    body = {"model": NAME, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-    body |= {"ignore_eos": True, "stream": kind in {"stream", "leaves"}}
-    if kind == "garbage":
-        answer = await http.post("/v1/completions", json={**body, "prompt": {"a": 1}})
-        assert answer.status_code == 400
-    elif kind == "whole":
-        answer = await http.post("/v1/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        results.append((prompt, tokens, answer.json()["choices"][0]["text"]))
-    else:
-        text = await read_stream(http, body, 0.3 * (kind == "leaves"), generator)
-        if text is not None:
-            results.append((prompt, tokens, text))
-
-
-async def read_stream(http, body, leaving, generator):
-    """Return the text of a stream; None if the client left, at each line with a probability."""
-    text = ""
-    async with http.stream("POST", "/v1/completions", json=body) as answer:
-        async for line in answer.aiter_lines():
-            if generator.random() < leaving:
-                return None
-            if line.startswith("data: {"):
-                text += json.loads(line[6:])["choices"][0]["text"]
-    assert line in {"", "data: [DONE]"}
-    return text
-
-
-KINDS = ("stream", "whole", "leaves", "garbage")
-
-
-def test_many_clients_get_what_each_would_get_alone():
-    """64 clients of all kinds at once: nobody gets another's text, and nothing is left."""
-    results = []
-
-    async def run(url):
-        limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as http:
-            generator = np.random.default_rng(0)
-            kinds = generator.choice(KINDS, 160, p=[0.4, 0.3, 0.25, 0.05])
-            seeds = generator.integers(0, 2**31, len(kinds))
-            pairs = zip(kinds, seeds, strict=True)
-            await asyncio.gather(
-                *(
-                    one_client(http, np.random.default_rng(seed), str(kind), results)
-                    for kind, seed in pairs
-                )
-            )
-
-    with serving(HistoryModel(4096, 256), max_sequences=32) as server:
-        asyncio.run(run(server.url))
-        wait_until_idle(server)
-        lines, tokenizer = server.lines(), server.service.served.tokenizer
-    assert len(lines) == 160
-    assert len(results) > 80
-    for prompt, tokens, text in results[::10]:
-        params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-        (alone,) = run_alone(HistoryModel(4096, 256), prompt, params)
-        assert text == tokenizer.decode(alone.tokens, skip_special_tokens=True)

@@ -13,7 +13,7 @@ from mimo_v2_flash.serving.chat_completion import ChatCompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import ChatCompletionFields, parse_request
 from mimo_v2_flash.text.tokenizer import tokens
-from tests.support.served import WEATHER, events_of, served_tiny
+from tests.support.served import WEATHER, completion_of, events_of, served_tiny
 
 CALL = (
     "<tool_call>\n<function=get_weather>\n<parameter=city>Rome</parameter>\n"
@@ -105,6 +105,7 @@ def test_a_call_that_was_cut_is_no_tool_call(served):
         ({"parallel_tool_calls": False}, CALL + CALL, lambda m: len(m["tool_calls"]) == 1),
         ({"include_reasoning": False}, THOUGHT + "Yes.", lambda m: "reasoning" not in m),
         ({"stop": "rains"}, "It rains.", lambda m: m["content"] == "It "),
+        ({"stop": "rains", "min_tokens": 9}, "It rains.", lambda m: m["content"] == "It rains."),
         (
             {"stop": "rains", "include_stop_str_in_output": True},
             "It rains.",
@@ -116,6 +117,23 @@ def test_fields_say_what_is_shown(served, fields, text, check):
     one = answer(served, **fields)
     push(one, events_of(served.tokenizer, text))
     assert check(one.result()["choices"][0]["message"])
+
+
+@pytest.mark.parametrize("min_tokens", [0, 3])
+def test_a_stop_string_ends_no_answer_before_its_least_tokens(served, min_tokens):
+    fields = {"stop": "a", "min_tokens": min_tokens}
+    chat, completion = answer(served, **fields), completion_of(served, **fields)
+    for one in (chat, completion):
+        (submission,) = one.submissions
+        verdicts = [
+            submission.constraint.accept(token) for token in tokens(served.tokenizer, "a") * 5
+        ]
+        assert verdicts.index("stop") == min_tokens
+    steps = [
+        [(0, Event(0, 0, (token,), None, None))] for token in tokens(served.tokenizer, "a") * 5
+    ]
+    texts = [chunk["choices"][0]["text"] for events in steps for chunk in completion.push(events)]
+    assert "".join(texts) == "a" * min_tokens
 
 
 def test_a_named_tool_ends_with_stop(served):

@@ -7,7 +7,12 @@ import pytest
 
 from mimo_v2_flash.engine import Engine, QueueFullError, SamplingParams
 from mimo_v2_flash.serving.engine_thread import EngineThread
-from mimo_v2_flash.serving.event_stream import AsyncEventStream, EventStream, Submission
+from mimo_v2_flash.serving.event_stream import (
+    AsyncEventStream,
+    EventStream,
+    LoopInbox,
+    Submission,
+)
 from tests.support.engine_model import HistoryModel
 
 LONG = SamplingParams(max_tokens=900)
@@ -32,6 +37,10 @@ def counts_of(steps):
     return counts
 
 
+def inbox():
+    return LoopInbox(asyncio.get_running_loop())
+
+
 EXPECTED = {(0, 0): 4, (1, 0): 4, (1, 1): 4, (2, 0): 4}
 
 
@@ -42,7 +51,8 @@ def test_all_answers_to_all_prompts_come(thread):
 
 def test_so_they_do_in_a_coroutine(thread):
     async def collected():
-        return [events async for events in AsyncEventStream(thread, submissions(1, 2, 1)).steps()]
+        stream = AsyncEventStream(thread, submissions(1, 2, 1), inbox())
+        return [events async for events in stream.steps()]
 
     assert counts_of(asyncio.run(collected())) == EXPECTED
 
@@ -82,8 +92,9 @@ def test_a_full_queue_takes_none_of_a_request(thread):
 
 def test_a_silent_stream_says_so(thread):
     async def first_steps():
-        blockers = AsyncEventStream(thread, [Submission([1], LONG), Submission([2], LONG)])
-        waiting = AsyncEventStream(thread, submissions(1))
+        shared = inbox()
+        blockers = AsyncEventStream(thread, [Submission([1], LONG), Submission([2], LONG)], shared)
+        waiting = AsyncEventStream(thread, submissions(1), shared)
         steps = waiting.steps(idle_seconds=0.001)
         silent = await anext(steps)
         blockers.close()
@@ -93,3 +104,31 @@ def test_a_silent_stream_says_so(thread):
     silent, counts = asyncio.run(first_steps())
     assert silent == []
     assert counts == {(0, 0): 4}
+
+
+def test_a_loop_is_woken_once_for_all_that_has_come():
+    class Loop:
+        """A loop that runs nothing by itself."""
+
+        def __init__(self):
+            self.callbacks = []
+
+        def call_soon_threadsafe(self, callback):
+            self.callbacks.append(callback)
+
+    loop, queues = Loop(), [asyncio.Queue(), asyncio.Queue()]
+    box = LoopInbox(loop)
+    for number, queue in enumerate((*queues, *queues)):
+        box.put(queue, [number])
+    assert len(loop.callbacks) == 1
+    loop.callbacks.pop()()
+    assert [[queue.get_nowait() for _ in range(2)] for queue in queues] == [[[0], [2]], [[1], [3]]]
+    box.put(queues[0], [4])
+    loop.callbacks.pop()()
+    assert queues[0].get_nowait() == [4]
+
+
+def test_a_loop_that_has_ended_takes_nothing():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    LoopInbox(loop).put(asyncio.Queue(), [])

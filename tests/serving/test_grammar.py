@@ -59,6 +59,12 @@ def test_a_schema_allows_its_values_and_no_others(compiler, tokenizer, text, is_
         assert each.accept(END) == "stop"
 
 
+@pytest.mark.parametrize(("spaces", "is_allowed"), [(0, True), (20, True), (21, False)])
+def test_whitespace_in_json_has_an_end(compiler, tokenizer, spaces, is_allowed):
+    text = '{"a":' + " " * spaces + '"x"}'
+    assert accepts(constraint(compiler), tokens(tokenizer, text)) == is_allowed
+
+
 def test_an_end_token_is_not_allowed_before_the_end(compiler, tokenizer):
     each = constraint(compiler)
     accepts(each, tokens(tokenizer, '{"a": "x"'))

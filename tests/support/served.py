@@ -19,7 +19,15 @@ from mimo_v2_flash.serving.served_model import ServedModel
 from mimo_v2_flash.serving.service import Service
 from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
 
-__all__ = ["NAME", "WEATHER", "completion_of", "events_of", "served_tiny", "serving"]
+__all__ = [
+    "NAME",
+    "RESPONSES_WEATHER",
+    "WEATHER",
+    "completion_of",
+    "events_of",
+    "served_tiny",
+    "serving",
+]
 
 NAME, FOLDER = "tiny", "examples/mimo-tiny"
 WEATHER = {
@@ -37,6 +45,7 @@ WEATHER = {
         },
     },
 }
+RESPONSES_WEATHER = {"type": "function", **WEATHER["function"]}
 
 
 def served_tiny(**options: Any) -> ServedModel:

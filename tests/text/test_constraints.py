@@ -33,6 +33,12 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string(text, stop):
     assert stopped_at(StopStrings(small_tokenizer(), stop), token_T) == expected
 
 
+@pytest.mark.parametrize("min_tokens", range(5))
+def test_an_answer_goes_on_for_so_many_tokens(min_tokens):
+    token_T = tokens(small_tokenizer(), "a") * 8
+    assert stopped_at(StopStrings(small_tokenizer(), ["a"], min_tokens), token_T) == min_tokens + 1
+
+
 @given(any_text, any_text, stop_lists, st.data())
 def test_tokens_that_are_taken_back_leave_nothing(text, draft, stop, data):
     kept, rejected = (tokens(small_tokenizer(), each)[:40] for each in (text, draft))

@@ -18,9 +18,9 @@ def run(token_T, stop, tokenizer=None, **options) -> tuple[list[str], str | None
     return pieces, text.stop_reason
 
 
-def first_stop(text: str, stop) -> tuple[str, str | None]:
-    """Return the text and the stop string, looked for after each character."""
-    for end in range(len(text) + 1):
+def first_stop(text: str, stop, early: int = 0) -> tuple[str, str | None]:
+    """Return the text and the stop string, looked for after each character but some."""
+    for end in range(early + 1, len(text) + 1):
         ending = [each for each in stop if text[:end].endswith(each)]
         if ending:
             longest = max(ending, key=len)
@@ -38,6 +38,37 @@ stops = st.lists(
 def test_the_text_ends_before_the_stop_string_that_ends_first(text, stop):
     pieces, reason = run(tokens(small_tokenizer(), text), stop)
     assert ("".join(pieces), reason) == first_stop(text, stop)
+
+
+@given(any_text, stops, st.integers(0, 8))
+def test_a_stop_string_counts_after_so_many_tokens(text, stop, min_tokens):
+    token_T, plain = tokens(small_tokenizer(), text), StopDetokenizer(small_tokenizer())
+    early = len("".join(map(plain.push, token_T[:min_tokens])))
+    pieces, reason = run(token_T, stop, min_tokens=min_tokens)
+    expected = first_stop(text, stop, early if len(token_T) > min_tokens else len(text))
+    assert ("".join(pieces), reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("early", "shown", "reason"),
+    [
+        ("", " is L", "e"),
+        (" is Lee, and I", " is Lee, and I'm a stud", "e"),
+        (" is Lee, and I'm a student", " is Lee, and I'm a student", None),
+    ],
+)
+def test_min_tokens_are_those_of_vllm(early, shown, reason):
+    """VLLM's example: its tests/detokenizer/test_min_tokens.py."""
+    parts = early, " is Lee, and I'm a student".removeprefix(early)
+    early_T, later_T = (tokens(small_tokenizer(), part) for part in parts)
+    pieces, stop_reason = run([*early_T, *later_T], ["e"], min_tokens=len(early_T))
+    assert ("".join(pieces), stop_reason) == (shown, reason)
+
+
+def test_a_stop_string_that_came_too_early_never_counts():
+    early_T, later_T = (tokens(small_tokenizer(), part) for part in ("the", " x"))
+    pieces, reason = run([*early_T, *later_T], ["the end", "e"], min_tokens=len(early_T))
+    assert ("".join(pieces), reason) == ("the x", None)
 
 
 @given(any_text.filter(bool), st.data())

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.text.tool_arguments import ArgumentsWriter, convert_value, schema_types
+from mimo_v2_flash.text.tool_arguments import (
+    ArgumentsWriter,
+    convert_value,
+    resolve_reference,
+    schema_types,
+)
 
 # The text, the schema's types, and the value.
 CONVERSIONS = [
@@ -81,6 +86,20 @@ PROPERTIES = {
     "u": {"anyOf": [{"type": "string"}, {"type": "null"}]},
 }
 pairs = st.tuples(st.sampled_from(["s", "i", "u", "x", 'a"b']), st.text(max_size=9) | st.just("5"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"$ref": "#/$defs/A"}, {"const": 1}),
+        ({"$ref": "#/$defs/B"}, {}),
+        ({"$ref": 5}, {}),
+        ({"type": "null"}, {"type": "null"}),
+        (True, {}),
+    ],
+)
+def test_a_reference_is_the_schema_that_it_points_to(schema, expected):
+    assert resolve_reference(schema, {"$defs": {"A": {"const": 1}}}) == expected
 
 
 @given(st.lists(pairs, max_size=4), st.integers(1, 3))
