@@ -15,6 +15,7 @@ import numpy as np
 from numba import float32, int8, intp
 
 from .code_cache import compile_now
+from .loading import compiled_module
 from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import (
@@ -176,6 +177,15 @@ class _Float8(NamedTuple):
     scale_YX: np.ndarray
     height: int
     itemsize: int = 1
+
+    @property
+    def address(self) -> tuple[int, ...]:
+        return self.code_OI.ctypes.data, self.scale_YX.ctypes.data, self.height
+
+    @property
+    def expert_loop(self) -> Any:
+        loops = compiled_module("fp8_experts")
+        return loops and loops.float8_experts
 
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels.axes import check_shapes
-from mimo_v2_flash.layers import attention, decoder, forward_batch, grouped_experts
+from mimo_v2_flash.layers import attention, decoder, forward_batch
+from mimo_v2_flash.layers.eager_experts import eager_experts
+from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from mimo_v2_flash.tracing.trace_tensors import TENSORS, layer_name
 from tests.support.poison import poisoned
@@ -101,8 +103,8 @@ def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
 
 
 def test_a_wrong_expert_is_in_the_trace(monkeypatch, whole):
-    right = grouped_experts.moe_expert
-    monkeypatch.setattr(grouped_experts, "moe_expert", lambda *args: 2 * right(*args))
+    wrong = staticmethod(lambda *args: 2 * eager_experts(*args))
+    monkeypatch.setattr(EagerMode, "expert_fn", wrong)
     name = "layers.1.feed_forward.expert_output"
     np.testing.assert_allclose(traced()[name], 2 * whole[name], rtol=1e-6)
 
