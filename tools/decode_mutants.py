@@ -13,7 +13,7 @@ _layer = partial(mutant_in, "layers")
 def _experts(
     name: str, module: str, old: str, new: str, test: str = "layers/eager_experts"
 ) -> Mutant:
-    """Return a mutant of a compiled loop of experts."""
+    """Return a mutant of a compiled loop, which a layer's test must kill."""
     folder, stem = test.split("/")
     return Mutant(
         name, f"mimo_v2_flash/cpu/{module}.py", old, new, (f"tests/{folder}/test_{stem}.py",)
@@ -175,7 +175,7 @@ DECODE_MUTANTS = (
         "an expert's ninth token takes the place of the first",
         "expert_step",
         "hidden_JF[j + row]",
-        "hidden_JF[first + row]",
+        "hidden_JF[start_G[g] + row]",
     ),
     _experts(
         "experts have scales of blocks of 128 rows",
@@ -183,6 +183,20 @@ DECODE_MUTANTS = (
         "x_NI.shape[1], address_P[2]",
         "x_NI.shape[1], 128",
         "cpu/fp8_experts",
+    ),
+    _experts(
+        "the compiled rotation turns the other way",
+        "row_loops",
+        "low * cos_LR[row, r] - high",
+        "low * cos_LR[row, r] + high",
+        "layers/eager_kernels",
+    ),
+    _experts(
+        "the compiled router weighs a score that is not finite",
+        "row_loops",
+        "weight if is_finite else NAN",
+        "weight",
+        "layers/eager_kernels",
     ),
     _layer(
         "eager mode never computes experts in a compiled call",
