@@ -46,6 +46,7 @@ def model_config(*, quick: bool) -> MiMoConfig:
     }
     return MiMoConfig(
         vocab_size=4096,
+        eos_token_id=4095,
         num_hidden_layers=3,
         hybrid_layer_pattern=(0, 1, 0),
         moe_layer_freq=(0, 1, 1),
@@ -85,7 +86,8 @@ def _hub_tensors(config: MiMoConfig, random: np.random.Generator) -> Iterator[Te
         parts = ranks if name in by_rank else 1
         grid = (parts * -(-shape[0] // parts // BLOCK), -(-shape[1] // BLOCK))
         yield Tensor(name, "F8_E4M3", shape, lambda s=shape: _codes(random, s))
-        yield Tensor(name + param_specs.SCALE, "F32", grid, lambda g=grid: _scales(random, g))
+        scale = BlockScaled.tensor_names(name)["scale"]
+        yield Tensor(scale, "F32", grid, lambda g=grid: _scales(random, g))
 
 
 def _codes(random: np.random.Generator, shape: tuple[int, ...]) -> Iterator[np.ndarray]:

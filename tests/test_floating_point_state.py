@@ -14,9 +14,11 @@ import pytest
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.cpu import thread_pool
 from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.layers.eager_experts import eager_experts
 from mimo_v2_flash.quantization import fp8
 from mimo_v2_flash.quantization.fp8 import BlockScaled, MappedBlockScaled, quantize
 from mimo_v2_flash.quantization.matmul import plain_matmul
+from tests.support.chosen_experts import random_step
 from tests.support.flushing import flush_to_zero
 from tests.support.shipped import FOLDER
 from tests.support.stored_weights import random_float8, random_rows
@@ -60,6 +62,13 @@ def test_products_of_fp8_stay_to_the_bit(monkeypatch, pool_is_made, kind, rows, 
     pool_is_made()
     with flush_to_zero():
         np.testing.assert_array_equal(product(x_NI, w), expected_NO)
+
+
+def test_experts_stay_to_the_bit():
+    step = random_step(0, ["float8"] * 3, N=5, A=2)
+    expected_ND = eager_experts(*step)
+    with flush_to_zero():
+        np.testing.assert_array_equal(eager_experts(*step), expected_ND)
 
 
 def test_subnormal_scales_stay_where_the_weight_is_a_normal_number():

@@ -1,13 +1,24 @@
-"""Mutants of decode attention in a compiled call."""
+"""Mutants of the compiled calls of a decode step: attention, and the mixture of experts."""
 
 from functools import partial
 
-from tools.kernel_mutants import mutant_in
+from tools.kernel_mutants import Mutant, mutant_in
 
 __all__ = ["DECODE_MUTANTS"]
 
 _loops = partial(mutant_in, "cpu")
 _layer = partial(mutant_in, "layers")
+
+
+def _experts(
+    name: str, module: str, old: str, new: str, test: str = "layers/eager_experts"
+) -> Mutant:
+    """Return a mutant of a compiled loop, which a layer's test must kill."""
+    folder, stem = test.split("/")
+    return Mutant(
+        name, f"mimo_v2_flash/cpu/{module}.py", old, new, (f"tests/{folder}/test_{stem}.py",)
+    )
+
 
 DECODE_MUTANTS = (
     _loops(
@@ -90,7 +101,7 @@ DECODE_MUTANTS = (
     ),
     _loops(
         "compiled decode makes NaN a number",
-        "decode_attention",
+        "exponential",
         "is_low = x < LOWEST",
         "is_low = not x >= LOWEST",
     ),
@@ -120,7 +131,7 @@ DECODE_MUTANTS = (
     ),
     _loops(
         "the lanes of two sums are mixed",
-        "attention_tile",
+        "tile",
         "range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)",
         "range(0, LANES), range(LANES, 2 * LANES)",
     ),
@@ -141,5 +152,56 @@ DECODE_MUTANTS = (
         "eager_attention",
         "if T == 1 and H % K == 0 else None",
         "if T == 0 and H % K == 0 else None",
+    ),
+    _experts(
+        "the last task of a step's outputs is lost",
+        "expert_step",
+        "while start < D:",
+        "while start < D - rows:",
+    ),
+    _experts(
+        "an expert has the weights of another",
+        "expert_step",
+        "address_WP, stop = address_EWP[pairs.expert_G[g]], min(start + rows, F)",
+        "address_WP, stop = address_EWP[g], min(start + rows, F)",
+    ),
+    _experts(
+        "a token has its neighbour's routing weight",
+        "expert_step",
+        "pairs.weight_J[j + row]",
+        "pairs.weight_J[j]",
+    ),
+    _experts(
+        "an expert's ninth token takes the place of the first",
+        "expert_step",
+        "hidden_JF[j + row]",
+        "hidden_JF[start_G[g] + row]",
+    ),
+    _experts(
+        "experts have scales of blocks of 128 rows",
+        "fp8_experts",
+        "x_NI.shape[1], address_P[2]",
+        "x_NI.shape[1], 128",
+        "cpu/fp8_experts",
+    ),
+    _experts(
+        "the compiled rotation turns the other way",
+        "row_loops",
+        "low * cos_LR[row, r] - high",
+        "low * cos_LR[row, r] + high",
+        "layers/eager_kernels",
+    ),
+    _experts(
+        "the compiled router weighs a score that is not finite",
+        "row_loops",
+        "weight if is_finite else NAN",
+        "weight",
+        "layers/eager_kernels",
+    ),
+    _layer(
+        "eager mode never computes experts in a compiled call",
+        "eager_experts",
+        "if 0 < len(x_ND) <= MAX_TOKENS else None",
+        "if 0 > len(x_ND) else None",
     ),
 )

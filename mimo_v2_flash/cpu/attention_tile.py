@@ -7,7 +7,7 @@ the lanes of each sum by itself.
 Source: LLVM Language Reference: vectors. As in `tile.py`, no instruction set is assumed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .tile import LANES, SUMS, WORDS, splat
+from .tile import LANES, SUMS, WORDS, add_lanes, select_lanes, splat
 
 __all__ = ["KEYS", "QUERIES", "VALUES", "add_values", "copy_row", "fill_scores"]
 
@@ -62,9 +62,9 @@ def fill_scores(_, q_GQ, g, k_SQ, s, score_GS):
             keys = [_load(build, k.address(column, i), SUMS) for column in columns]
             for total, (query, key) in zip(sums, product(queries, keys), strict=True):
                 _add_product(build, total, query, key)
-        total = _add_lanes(build, [build.load(total) for total in sums])
+        total = add_lanes(build, [build.load(total) for total in sums])
         for index, row in enumerate(rows):
-            part = _lanes(build, total, total, range(index * KEYS, (index + 1) * KEYS))
+            part = select_lanes(build, total, total, range(index * KEYS, (index + 1) * KEYS))
             _store(build, part, score.address(row, s))
 
     return types.void(q_GQ, g, k_SQ, s, score_GS), emit
@@ -159,24 +159,4 @@ def _store(build: Any, value: Any, address: Any) -> None:
 def _spread(build: Any, value: Any) -> Any:
     """Return a vector with `value` in every lane."""
     first = build.insert_element(ir.Constant(SUMS, ir.Undefined), value, INT32(0))
-    return _lanes(build, first, first, [0] * LANES)
-
-
-def _lanes(build: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
-    """Return the vector of some lanes of `a`, which are counted from 0, and `b`, which follow."""
-    index = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
-    return build.shuffle_vector(a, b, index)
-
-
-def _add_lanes(build: Any, vectors: list[Any]) -> Any:
-    """Return a vector that begins with the sums of each vector's lanes: up to `LANES` of them.
-
-    Neighbouring lanes are added, of two vectors at a time, until each sum is in one lane.
-    """
-    even, odd = range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)
-    for _ in range(LANES.bit_length() - 1):
-        pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
-        vectors = [
-            build.fadd(_lanes(build, a, b, even), _lanes(build, a, b, odd)) for a, b in pairs
-        ]
-    return vectors[0]
+    return select_lanes(build, first, first, [0] * LANES)

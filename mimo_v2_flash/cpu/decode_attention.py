@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .attention_tile import KEYS, QUERIES, VALUES, add_values, copy_row, fill_scores
 from .code_cache import compile_now
+from .exponential import exponential
 from .loops import in_order, inlined, summed
 from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
 from .tile import LANES, LINE
@@ -27,11 +28,7 @@ KEY_BLOCK = 32  # keys, and then values, of MiMo's widths in a core's first cach
 PAIR_KEYS = 8  # keys that take as long as what is done once for each pair
 TASKS = 4  # for each thread, so that all threads end together
 NO_SINK = np.float32(-1e30)  # that of `kernels.softmax`, a package above this one
-LOWEST = np.float32(-87)  # the exponentials of smaller integers are subnormal
-LOG2_E, LN2_HIGH, LN2_LOW = map(np.float32, (1.44269504, 0.693359375, -2.12194440e-4))
-P2, P3, P4, P5, P6 = (np.float32(1 / factorial) for factorial in (2, 6, 24, 120, 720))
-ZERO, HALF, ONE = map(np.float32, (0, 0.5, 1))
-BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
+ZERO, ONE = map(np.float32, (0, 1))
 MAGNITUDE, SIGN_BIT, SMALLEST = np.int32(0x7FFFFFFF), np.int32(31), np.int32(-(2**31))
 
 
@@ -48,18 +45,6 @@ class _Scratch(NamedTuple):
 
 
 @inlined
-def _exp(x):
-    """Return e^x of x <= 0, to 1e-7 of itself and of x times itself; NaN stays NaN."""
-    is_low = x < LOWEST
-    x = LOWEST if is_low else x
-    k = np.floor(x * LOG2_E + HALF)
-    r = (x - k * LN2_HIGH) - k * LN2_LOW
-    y = (((((P6 * r + P5) * r + P4) * r + P3) * r + P2) * r + ONE) * r + ONE
-    power = BIAS if np.isnan(k) else np.int32(k) + BIAS
-    return ZERO if is_low else y * np.int32(power << MANTISSA_BITS).view(np.float32)
-
-
-@inlined
 def _ordered(bits):
     """Return the bits of a float as an integer of the same order, and the other way round."""
     return np.int32(bits ^ ((bits >> SIGN_BIT) & MAGNITUDE))
@@ -73,9 +58,9 @@ def _softmax(score_GS, queries, keys, peak_G, total_G, y_GC):
         for s in range(keys):
             largest = max(largest, _ordered(np.float32(score_GS[g, s]).view(np.int32)))
         peak = max(peak_G[g], np.int32(_ordered(largest)).view(np.float32))
-        factor, total = _exp(peak_G[g] - peak), ZERO
+        factor, total = exponential(peak_G[g] - peak), ZERO
         for s in range(keys):
-            weight = _exp(score_GS[g, s] - peak)
+            weight = exponential(score_GS[g, s] - peak)
             score_GS[g, s] = weight
             total += weight
         peak_G[g], total_G[g] = peak, total_G[g] * factor + total

@@ -7,6 +7,7 @@ import numpy as np
 from numba import float32, intp, uint16
 
 from .code_cache import compile_now
+from .loading import compiled_module
 from .loops import OUTPUT, in_order, inlined, input_type, rows_loop, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import SUMS, ElementFormat, masked, split_halves
@@ -65,6 +66,15 @@ class _BFloat16(NamedTuple):
     bits_OI: np.ndarray
     itemsize: int = 2
 
+    @property
+    def address(self) -> tuple[int, ...]:
+        return self.bits_OI.ctypes.data, 0, 0
+
+    @property
+    def expert_loop(self) -> Any:
+        loops = compiled_module("float_experts")
+        return loops and loops.bfloat16_experts
+
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         bfloat16_rows(x_NI, self.bits_OI, y_NO, start, end)
 
@@ -77,6 +87,15 @@ class _BFloat16(NamedTuple):
 class _Float32(NamedTuple):
     w_OI: np.ndarray
     itemsize: int = 4
+
+    @property
+    def address(self) -> tuple[int, ...]:
+        return self.w_OI.ctypes.data, 0, 0
+
+    @property
+    def expert_loop(self) -> Any:
+        loops = compiled_module("float_experts")
+        return loops and loops.float32_experts
 
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float32_rows(x_NI, self.w_OI, y_NO, start, end)

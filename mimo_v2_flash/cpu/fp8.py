@@ -15,12 +15,12 @@ import numpy as np
 from numba import float32, int8, intp
 
 from .code_cache import compile_now
+from .loading import compiled_module
 from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
 from .tile import (
     COLUMNS,
     HALVES,
-    LANES,
     SUMS,
     WORDS,
     ElementFormat,
@@ -83,7 +83,7 @@ _columns = fill_columns(FLOAT8)
 def float8_rows(x_NI, code_OI, scale_YX, y_NO, start, end, height):
     """Fill columns `start` to `end` of `y_NO`; the scales of a block row multiply x, once."""
     u_NI = np.empty((min(x_NI.shape[0], ROW_BLOCK), x_NI.shape[1]), np.float32)
-    sum_N4L = np.empty((ROW_BLOCK, COLUMNS, LANES), np.float32)
+    sum_N4 = np.empty((ROW_BLOCK, COLUMNS), np.float32)
     row = start
     while row < end:
         stop = min((row // height + 1) * height, end)
@@ -92,26 +92,25 @@ def float8_rows(x_NI, code_OI, scale_YX, y_NO, start, end, height):
             for m in range(block_NI.shape[0]):
                 _scale_row(block_NI[m], scale_YX[row // height], u_NI[m])
             _fill_block(
-                u_NI[: block_NI.shape[0]], code_OI, y_NO[n : n + ROW_BLOCK], sum_N4L, row, stop
+                u_NI[: block_NI.shape[0]], code_OI, y_NO[n : n + ROW_BLOCK], sum_N4, row, stop
             )
         row = stop
 
 
-@summed
-def _fill_block(u_NI, code_OI, y_NO, sum_N4L, start, stop):
+@inlined
+def _fill_block(u_NI, code_OI, y_NO, sum_N4, start, stop):
     for o in range(start, stop, COLUMNS):
-        may_be_nan = _columns(u_NI, code_OI, y_NO, sum_N4L, o, stop - 1)
-        for c in range(o, min(o + COLUMNS, stop)):
-            unit = NAN if may_be_nan and _holds_nan(code_OI[c]) else UNIT
-            for n in range(u_NI.shape[0]):
-                y_NO[n, c] *= unit
+        if _columns(u_NI, code_OI, y_NO, sum_N4, o, stop - 1):
+            for c in range(o, min(o + COLUMNS, stop)):
+                if _holds_nan(code_OI[c]):
+                    y_NO[:, c] = NAN
 
 
 @in_order
 def _scale_row(x_I, scale_X, out_I):
     for column in range(scale_X.size):
         part = slice(column * WIDTH, (column + 1) * WIDTH)
-        _scale_block(x_I[part], scale_X[column], out_I[part])
+        _scale_block(x_I[part], scale_X[column] * UNIT, out_I[part])
 
 
 @in_order
@@ -178,6 +177,15 @@ class _Float8(NamedTuple):
     scale_YX: np.ndarray
     height: int
     itemsize: int = 1
+
+    @property
+    def address(self) -> tuple[int, ...]:
+        return self.code_OI.ctypes.data, self.scale_YX.ctypes.data, self.height
+
+    @property
+    def expert_loop(self) -> Any:
+        loops = compiled_module("fp8_experts")
+        return loops and loops.float8_experts
 
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)

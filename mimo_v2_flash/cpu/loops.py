@@ -11,7 +11,7 @@ import numpy as np
 from numba import float32, njit, types
 
 from .code_cache import SUM_ORDER, compiled
-from .tile import COLUMNS, LANES, LINE, ElementFormat, tile
+from .tile import COLUMNS, LINE, ElementFormat, tile
 
 __all__ = [
     "OUTPUT", "ROW_BLOCK", "fill_columns", "in_order", "inlined", "input_type", "rows_loop",
@@ -36,13 +36,13 @@ def fill_columns(element_format: ElementFormat) -> Any:
     sum_tiles, step = _sum_tiles(element_format), LINE // element_format.size
     decode = element_format.decode_one
 
-    @summed
-    def columns(x_NI, w_OI, y_NO, sum_N4L, o, last):
+    @inlined
+    def columns(x_NI, w_OI, y_NO, sum_N4, o, last):
         end = w_OI.shape[1] // step * step
-        may_be_nan = end > 0 and sum_tiles(x_NI, w_OI, sum_N4L, o, last, end)
-        for n in range(x_NI.shape[0]):
-            for column in range(min(COLUMNS, last - o + 1)):
-                total = _total(sum_N4L[n, column]) if end > 0 else np.float32(0)
+        may_be_nan = end > 0 and sum_tiles(x_NI, w_OI, sum_N4, o, last, end)
+        for column in range(min(COLUMNS, last - o + 1)):
+            for n in range(x_NI.shape[0]):
+                total = sum_N4[n, column] if end > 0 else np.float32(0)
                 for i in range(end, w_OI.shape[1]):
                     total += x_NI[n, i] * decode(w_OI[o + column, i])
                 y_NO[n, o + column] = total
@@ -59,43 +59,35 @@ def rows_loop(element_format: ElementFormat) -> Any:
     """
     columns = fill_columns(element_format)
 
-    @summed
+    @inlined
     def rows(x_NI, w_OI, y_NO, start, end):
-        sum_N4L = np.empty((ROW_BLOCK, COLUMNS, LANES), np.float32)
+        sum_N4 = np.empty((ROW_BLOCK, COLUMNS), np.float32)
         for row in range(start, end, COLUMN_BLOCK):
             stop = min(row + COLUMN_BLOCK, end)
             for n in range(0, x_NI.shape[0], ROW_BLOCK):
                 block = slice(n, n + ROW_BLOCK)
                 for o in range(row, stop, COLUMNS):
-                    columns(x_NI[block], w_OI, y_NO[block], sum_N4L, o, stop - 1)
+                    columns(x_NI[block], w_OI, y_NO[block], sum_N4, o, stop - 1)
 
     return rows
 
 
 def _sum_tiles(element_format: ElementFormat) -> Any:
-    """Return the loop over rows of x, four at a time, that fills `sum_N4L`."""
+    """Return the loop over rows of x, four at a time, that fills `sum_N4`."""
     one, two, three, four = (tile(element_format, rows) for rows in (1, 2, 3, 4))
 
-    @summed
-    def sum_tiles(x_NI, w_OI, sum_N4L, o, last, end):
+    @inlined
+    def sum_tiles(x_NI, w_OI, sum_N4, o, last, end):
         has_nan, N = False, x_NI.shape[0]
         for n in range(0, N, 4):
             if n + 1 == N:
-                has_nan |= one(sum_N4L, n, x_NI, w_OI, o, last, end)
+                has_nan |= one(sum_N4, n, x_NI, w_OI, o, last, end)
             elif n + 2 == N:
-                has_nan |= two(sum_N4L, n, x_NI, w_OI, o, last, end)
+                has_nan |= two(sum_N4, n, x_NI, w_OI, o, last, end)
             elif n + 3 == N:
-                has_nan |= three(sum_N4L, n, x_NI, w_OI, o, last, end)
+                has_nan |= three(sum_N4, n, x_NI, w_OI, o, last, end)
             else:
-                has_nan |= four(sum_N4L, n, x_NI, w_OI, o, last, end)
+                has_nan |= four(sum_N4, n, x_NI, w_OI, o, last, end)
         return has_nan
 
     return sum_tiles
-
-
-@summed
-def _total(sum_L):
-    total = np.float32(0)
-    for lane in range(LANES):
-        total += sum_L[lane]
-    return total

@@ -6,7 +6,7 @@ float32 as a whole. docs/decisions/0011 has the figures.
 """
 
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,14 @@ class CompiledWeight(Protocol):
     @property
     def itemsize(self) -> int:
         """Bytes of an element, which say how `tile.interleave_words` orders x."""
+
+    @property
+    def address(self) -> tuple[int, ...]:
+        """Three integers by which `expert_loop` reads the weight, while the weight is alive."""
+
+    @property
+    def expert_loop(self) -> Any:
+        """The loop of its format made by `expert_step.expert_loop`; None where there is none."""
 
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         """Fill columns `start` to `end` of the product `y_NO`; x is in the order of words."""

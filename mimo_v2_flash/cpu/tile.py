@@ -11,7 +11,7 @@ Source: LLVM Language Reference: vectors (lanes that a machine lacks are split, 
 set is assumed) and `llvm.prefetch`. docs/decisions/0011 has the figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 __all__ = [
-    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "ElementFormat", "interleave_words",
-    "masked", "splat", "split_halves", "tile",
+    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "ElementFormat", "add_lanes",
+    "interleave_words", "masked", "pointer", "select_lanes", "splat", "split_halves", "tile",
 ]  # fmt: skip
 
 COLUMNS = 4  # of the product, which are rows of the weight
@@ -91,16 +91,16 @@ def interleave_words(x_NI: np.ndarray, size: int) -> np.ndarray:
 def tile(element_format: ElementFormat, rows: int) -> Any:
     """Return the compiled function that multiplies `rows` rows of x by four rows of a weight.
 
-    Its arguments are (sum_N4L, n, x_NI, w_OI, o, last, end): it reads rows n, n + 1, ... of x in
+    Its arguments are (sum_N4, n, x_NI, w_OI, o, last, end): it reads rows n, n + 1, ... of x in
     the order of `interleave_words`, rows o to o + 3 of the weight but none beyond `last`, and
-    columns 0 to `end`, a positive multiple of `LINE` bytes of the weight. It writes `sum_N4L`, a
-    partial sum in each lane, and returns whether it read the code that is NaN.
+    columns 0 to `end`, a positive multiple of `LINE` bytes of the weight. It writes rows n, n + 1,
+    ... of `sum_N4`, and returns whether it read the code that is NaN.
     """
 
     @intrinsic
-    def add(_, sum_N4L, n, x_NI, w_OI, o, last, end):  # noqa: ARG001
+    def add(_, sum_N4, n, x_NI, w_OI, o, last, end):  # noqa: ARG001
         intp = types.intp
-        signature = types.boolean(sum_N4L, intp, x_NI, w_OI, intp, intp, intp)
+        signature = types.boolean(sum_N4, intp, x_NI, w_OI, intp, intp, intp)
         return signature, lambda *args: _TileBuilder(element_format, rows, *args).emit()
 
     return add
@@ -215,11 +215,15 @@ class _TileBuilder:
             build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
 
     def _store(self, sums: list[Any]) -> None:
-        for index, value in enumerate(sums):
-            row, column = divmod(index, COLUMNS)
-            address = self._address(0, self.n[row], INT64(column), INT64(0))
-            target = self.build.bitcast(address, SUMS.as_pointer())
-            self.build.store(value, target, align=WORD)
+        """Add up the lanes of each sum, as many sums at a time as a vector has lanes."""
+        for start in range(0, len(sums), LANES):
+            part = sums[start : start + LANES]
+            added = add_lanes(self.build, part)
+            total = select_lanes(self.build, added, added, range(len(part)))
+            row, column = divmod(start, COLUMNS)
+            address = self._address(0, self.n[row], INT64(column))
+            target = self.build.bitcast(address, total.type.as_pointer())
+            self.build.store(total, target, align=WORD)
 
     def _phi(self, start: Any, before: Any) -> Any:
         phi = self.build.phi(start.type)
@@ -247,9 +251,40 @@ class _TileBuilder:
         )
 
 
+@intrinsic
+def pointer(_, address):  # noqa: ARG001
+    """Return an integer as the address of memory."""
+    signature = types.voidptr(types.int64)
+    return signature, lambda _, build, __, args: build.inttoptr(args[0], INT8.as_pointer())
+
+
 def splat(vector: Any, value: float) -> Any:
     """Return a constant of type `vector` with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
+
+
+def select_lanes(build: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    """Return the vector of some lanes of `a`, which are counted from 0, and `b`, which follow."""
+    index = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
+    return build.shuffle_vector(a, b, index)
+
+
+def add_lanes(build: Any, vectors: list[Any]) -> Any:
+    """Return a vector that begins with the sums of each vector's lanes: up to `LANES` of them.
+
+    Neighbouring lanes are added, of two vectors at a time, until each sum is in one lane; so the
+    order of a sum does not depend on the others.
+    """
+    even, odd = range(0, 2 * LANES, 2), range(1, 2 * LANES, 2)
+    while len(vectors) & (len(vectors) - 1):
+        vectors = [*vectors, vectors[0]]
+    for _ in range(LANES.bit_length() - 1):
+        pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
+        vectors = [
+            build.fadd(select_lanes(build, a, b, even), select_lanes(build, a, b, odd))
+            for a, b in pairs
+        ]
+    return vectors[0]
 
 
 def split_halves(build: Any, vector: Any) -> list[Any]:

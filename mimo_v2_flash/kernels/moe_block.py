@@ -47,6 +47,7 @@ def moe_block(
     dispatcher: Dispatcher,
     experts_per_token: int,
     scaling: float,
+    router: Callable[..., Any] = moe_router,
 ):
     """Return (y_ND, overflow_1): the weighted sum of the expert outputs of each token, float32.
 
@@ -66,7 +67,7 @@ def moe_block(
     E = w_router_ED.shape[0]
     if E % group.size:
         raise ValueError(f"moe_block: {E} experts on {group.size} ranks")
-    weight_NA, expert_NA = moe_router(
+    weight_NA, expert_NA = router(
         x_ND, w_router_ED, bias_E, experts_per_token=experts_per_token, scaling=scaling
     )
     expert_NA = np.where(np.expand_dims(position_N, 1) >= 0, expert_NA, E)

@@ -20,10 +20,12 @@ from .forward_batch import AttentionMetadata
 __all__ = ["Attention", "apply_rope"]
 
 
-def apply_rope(q_NHQ: Any, k_NKQ: Any, metadata: AttentionMetadata) -> tuple[Any, Any]:
+def apply_rope(
+    q_NHQ: Any, k_NKQ: Any, metadata: AttentionMetadata, *, rotate: Callable[..., Any]
+) -> tuple[Any, Any]:
     """Return queries and keys rotated by their tokens' positions (partial RoPE)."""
     position_N, cos_LR, sin_LR = metadata.position_N, metadata.cos_LR, metadata.sin_LR
-    return tuple(rope_partial(x_NHQ, position_N, cos_LR, sin_LR) for x_NHQ in (q_NHQ, k_NKQ))
+    return tuple(rotate(x_NHQ, position_N, cos_LR, sin_LR) for x_NHQ in (q_NHQ, k_NKQ))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Attention:
         `eager_attention.attend_per_kv_head`.
     apply_rope
         The function that rotates queries and keys by their positions.
+    rotate
+        The rotation of one tensor, as `rope_partial`.
     """
 
     spec: AttentionSpec
@@ -50,6 +54,7 @@ class Attention:
     query_block: int
     attend: Callable[..., Any] = attend
     apply_rope: Callable[..., Any] = apply_rope
+    rotate: Callable[..., Any] = rope_partial
 
     def __call__(
         self, x_ND: Any, metadata: AttentionMetadata, cache: KVCache, weights: AttentionWeights
@@ -61,7 +66,7 @@ class Attention:
         k_NKQ = self._heads(x_ND, weights.w_k_OD, self.spec.head_dim)
         v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)
         v_NKC = v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)
-        q_NHQ, k_NKQ = self.apply_rope(q_NHQ, k_NKQ, metadata)
+        q_NHQ, k_NKQ = self.apply_rope(q_NHQ, k_NKQ, metadata, rotate=self.rotate)
         if k_NKQ.dtype != cache.k_ZKQ.dtype:  # as later steps will see them
             k_NKQ, v_NKC = k_NKQ.astype(cache.k_ZKQ.dtype), v_NKC.astype(cache.v_ZKC.dtype)
         y_NHC = self._attend_runs(q_NHQ, k_NKQ, v_NKC, metadata, cache, weights.sink_H)

@@ -1,5 +1,6 @@
 """Decoder layer: attention and feed-forward blocks, each with pre-norm and residual connection."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class AttentionBlock:
 
     attention: Attention
     norm_epsilon: float
+    norm: Callable[..., Any] = rmsnorm
 
     def __call__(
         self,
@@ -37,7 +39,7 @@ class AttentionBlock:
         weights: AttentionWeights,
     ) -> Any:
         """Return the hidden states with the attention output added, `x_ND`."""
-        y_ND = rmsnorm(x_ND, norm_D, epsilon=self.norm_epsilon)
+        y_ND = self.norm(x_ND, norm_D, epsilon=self.norm_epsilon)
         return x_ND + self.attention(y_ND, metadata, cache, weights)
 
 
@@ -51,6 +53,7 @@ class FeedForwardBlock:
     feed_forward: FeedForward
     norm_epsilon: float
     overflow_group: Group = ALONE
+    norm: Callable[..., Any] = rmsnorm
 
     def __call__(
         self,
@@ -79,7 +82,7 @@ class FeedForwardBlock:
         dispatcher: Dispatcher,
     ) -> tuple[Any, Any]:
         """Return (y_ND, overflow_1) with the overflow of the expert group alone."""
-        y_ND = rmsnorm(x_ND, norm_D, epsilon=self.norm_epsilon)
+        y_ND = self.norm(x_ND, norm_D, epsilon=self.norm_epsilon)
         y_ND, overflow_1 = self.feed_forward(
             y_ND, position_N, rank_ids, weights, dispatcher=dispatcher
         )
@@ -112,7 +115,9 @@ class DecoderLayer:
         `expert_group` split the experts, and the ranks of `overflow_group` sum their
         overflow counts.
         """
-        attention = Attention(spec.attention, tensor_group, QUERY_BLOCK, mode.attend)
+        attention = Attention(
+            spec.attention, tensor_group, QUERY_BLOCK, mode.attend, rotate=mode.rotate
+        )
         feed_forward: FeedForward = Dense(TOKEN_BLOCK, tensor_group)
         if spec.num_experts:
             feed_forward = MixtureOfExperts(
@@ -122,10 +127,11 @@ class DecoderLayer:
                 tensor_group=tensor_group,
                 expert_fn=mode.expert_fn,
                 split_tokens=mode.split_tokens,
+                router=mode.router,
             )
         return cls(
-            AttentionBlock(attention, spec.norm_epsilon),
-            FeedForwardBlock(feed_forward, spec.norm_epsilon, overflow_group),
+            AttentionBlock(attention, spec.norm_epsilon, mode.norm),
+            FeedForwardBlock(feed_forward, spec.norm_epsilon, overflow_group, mode.norm),
         )
 
     def __call__(

@@ -11,8 +11,9 @@ from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 
 from .eager_attention import eager_attend
 from .eager_dispatchers import eager_dispatchers
+from .eager_experts import eager_experts
+from .eager_kernels import eager_norm, eager_rotate, eager_router
 from .forward_batch import ForwardBatch, SequenceRun, Step
-from .grouped_experts import grouped_experts
 
 __all__ = ["EagerMode"]
 
@@ -25,7 +26,10 @@ class EagerMode:
 
     pads_steps = False
     attend = staticmethod(eager_attend)
-    expert_fn = staticmethod(grouped_experts)
+    expert_fn = staticmethod(eager_experts)
+    norm = staticmethod(eager_norm)
+    rotate = staticmethod(eager_rotate)
+    router = staticmethod(eager_router)
     dispatchers = staticmethod(eager_dispatchers)
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:

@@ -29,11 +29,16 @@ class ExecutionMode(Protocol):
         The attention of a rectangle of tokens, as `eager_attention.attend`.
     expert_fn
         Computes a rank's experts on their tokens, as `grouped_experts`.
+    norm, rotate, router
+        RMSNorm, rotation and router, as `rmsnorm`, `rope_partial` and `moe_router`.
     """
 
     pads_steps: bool
     attend: Callable[..., Any]
     expert_fn: ExpertFn
+    norm: Callable[..., Any]
+    rotate: Callable[..., Any]
+    router: Callable[..., Any]
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
         """Return this rank's group, from the function that gives the ranks of a rank's group."""

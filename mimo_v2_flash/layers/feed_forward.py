@@ -10,6 +10,7 @@ from mimo_v2_flash.checkpoint.params import DenseWeights, MoEWeights
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.dense_ffn import dense_ffn
 from mimo_v2_flash.kernels.moe_block import Dispatcher, moe_block
+from mimo_v2_flash.kernels.moe_router import moe_router
 from mimo_v2_flash.parallel import Group
 
 __all__ = ["Dense", "FeedForward", "MixtureOfExperts", "RankIds"]
@@ -96,9 +97,9 @@ class MixtureOfExperts:
         The ranks that the experts are split over.
     tensor_group
         The ranks that hold the same tokens; each dispatches a different part of them.
-    expert_fn, split_tokens
-        How the execution mode computes this rank's experts, and selects the tokens that this rank
-        dispatches.
+    expert_fn, split_tokens, router
+        How the execution mode computes this rank's experts, selects the tokens that this rank
+        dispatches, and routes them.
     """
 
     experts_per_token: int
@@ -107,6 +108,7 @@ class MixtureOfExperts:
     tensor_group: Group
     expert_fn: Callable[..., Any]
     split_tokens: Callable[..., Any]
+    router: Callable[..., Any] = moe_router
 
     def __call__(
         self,
@@ -134,6 +136,7 @@ class MixtureOfExperts:
             dispatcher=dispatcher,
             experts_per_token=self.experts_per_token,
             scaling=self.scaling,
+            router=self.router,
         )
         return self._join_tokens(y_nD.astype(x_ND.dtype), x_ND.shape[0]), overflow_1
 

@@ -7,6 +7,9 @@ import numpy as np
 
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
+from mimo_v2_flash.kernels.moe_router import moe_router
+from mimo_v2_flash.kernels.rmsnorm import rmsnorm
+from mimo_v2_flash.kernels.rope_partial import rope_partial
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
@@ -32,6 +35,9 @@ class StaticMode:
     pads_steps = True
     attend = staticmethod(attend)
     expert_fn = staticmethod(capacity_experts)
+    norm = staticmethod(rmsnorm)
+    rotate = staticmethod(rope_partial)
+    router = staticmethod(moe_router)
     dispatchers = staticmethod(static_dispatchers)
     process_weights = staticmethod(to_device_layout)
 

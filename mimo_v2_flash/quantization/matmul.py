@@ -3,17 +3,22 @@
 Source: docs/decisions/0011 (numba) and 0017 (formats).
 """
 
+from __future__ import annotations
+
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mimo_v2_flash.cpu.blas import times_transposed
 from mimo_v2_flash.cpu.loading import compiled_module
 
-from .quantized_tensor import QuantizedTensor
+if TYPE_CHECKING:
+    from mimo_v2_flash.cpu.matmul import CompiledWeight
 
-__all__ = ["matmul", "plain_matmul"]
+    from .quantized_tensor import QuantizedTensor
+
+__all__ = ["compiled_weight", "matmul", "plain_matmul"]
 
 MIN_ELEMENTS = 1 << 15  # elements of an array or a batched product below which NumPy is as fast
 TILE_ELEMENTS = (
@@ -35,7 +40,8 @@ def matmul(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> np.ndarray:
     if loops is None or not w.shape[-1]:
         return plain_matmul(x, w)
     if x.ndim == 2 and len(w.shape) == 2:
-        weight = _compiled(w)
+        is_small = isinstance(w, np.ndarray) and w.size < MIN_ELEMENTS
+        weight = None if is_small else compiled_weight(w)
         return plain_matmul(x, w) if weight is None else loops.product(x, weight, w.shape[0])
     size = x.size // x.shape[-1] * w.shape[-2]
     if x.shape[:-2] == w.shape[:-2] and size >= MIN_ELEMENTS and isinstance(w, np.ndarray):
@@ -43,10 +49,11 @@ def matmul(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> np.ndarray:
     return plain_matmul(x, w)
 
 
-def _compiled(w: np.ndarray | QuantizedTensor) -> Any:
+def compiled_weight(w: np.ndarray | QuantizedTensor) -> CompiledWeight | None:
+    """Return a weight [O, I] as the compiled loops read it, or None if they cannot."""
     if not isinstance(w, np.ndarray):
         return w.compiled
-    loops = compiled_module("floats") if w.size >= MIN_ELEMENTS else None
+    loops = compiled_module("floats")
     return loops and loops.compiled_array(w)
 
 

@@ -7,7 +7,8 @@ import pytest
 from mimo_v2_flash import Engine, MiMoV2FlashModel
 from mimo_v2_flash.cli.console import amount
 from mimo_v2_flash.cpu.thread_count import thread_count
-from mimo_v2_flash.kernels import moe_router
+from mimo_v2_flash.layers.eager_kernels import eager_router
+from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.model_runner import ModelRunner
 from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.tokenizer import load_tokenizer
@@ -70,14 +71,13 @@ def test_rates_are_tokens_by_seconds(reported, folder, monkeypatch):
 
 def test_experts_touched_are_those_that_the_routers_chose(reported, folder, monkeypatch):
     chosen: list[set[int]] = []
-    route = moe_router.moe_router
 
     def recording_route(*args, **kwargs):
-        output = route(*args, **kwargs)
+        output = eager_router(*args, **kwargs)
         chosen.append(set(output[1].flat))
         return output
 
-    monkeypatch.setattr("mimo_v2_flash.kernels.moe_block.moe_router", recording_route)
+    monkeypatch.setattr(EagerMode, "router", staticmethod(recording_route))
     for prompt, limit in (*((letter, 1) for letter in "Qxz?"), ("the end", 12)):
         chosen.clear()
         report = amounts(reported(prompt, "--max-new-tokens", limit))

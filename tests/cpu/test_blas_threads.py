@@ -12,6 +12,7 @@ from mimo_v2_flash import kernels
 from mimo_v2_flash.cpu import blas_threads, thread_pool
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
 from mimo_v2_flash.cpu.thread_pool import parallel_for
+from mimo_v2_flash.layers.eager_mode import EagerMode
 from tests.support.tiny import random_tokens, running, tiny
 
 MODEL = tiny()
@@ -44,7 +45,7 @@ def in_layers(monkeypatch):
         seen.append(blas())
         return rmsnorm(*args, **kwargs)
 
-    monkeypatch.setattr("mimo_v2_flash.layers.decoder.rmsnorm", watched)
+    monkeypatch.setattr(EagerMode, "norm", staticmethod(watched))
     return seen
 
 
@@ -65,7 +66,7 @@ def test_a_step_that_fails_leaves_it_as_it_was(monkeypatch):
     def fail(*_, **__):
         raise KeyError("a fault")
 
-    monkeypatch.setattr("mimo_v2_flash.layers.decoder.rmsnorm", fail)
+    monkeypatch.setattr(EagerMode, "norm", staticmethod(fail))
     with pytest.raises(KeyError, match="a fault"):
         running(MODEL).forward(random_tokens(MODEL, 1, 2))
     assert blas() == {HOST}

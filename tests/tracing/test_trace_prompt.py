@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash.kernels.axes import check_shapes
-from mimo_v2_flash.layers import attention, decoder, forward_batch, grouped_experts
+from mimo_v2_flash.layers import forward_batch
+from mimo_v2_flash.layers.eager_experts import eager_experts
+from mimo_v2_flash.layers.eager_kernels import eager_norm
+from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.tracing.trace_prompt import trace_prompt
 from mimo_v2_flash.tracing.trace_tensors import TENSORS, layer_name
 from tests.support.poison import poisoned
@@ -92,7 +95,7 @@ def test_a_cache_that_forgets_is_in_the_trace_of_chunks(monkeypatch, whole):
 
 def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
     """The trace holds the queries that attention received, not queries rotated for the trace."""
-    monkeypatch.setattr(attention, "rope_partial", lambda x_NHQ, *_: x_NHQ)
+    monkeypatch.setattr(EagerMode, "rotate", staticmethod(lambda x_NHQ, *_: x_NHQ))
     unrotated = traced()
     for part in ("query", "key"):
         rotated = unrotated[f"layers.0.attention.{part}_rotated"]
@@ -101,15 +104,15 @@ def test_a_missing_rotation_is_in_the_trace(monkeypatch, whole):
 
 
 def test_a_wrong_expert_is_in_the_trace(monkeypatch, whole):
-    right = grouped_experts.moe_expert
-    monkeypatch.setattr(grouped_experts, "moe_expert", lambda *args: 2 * right(*args))
+    wrong = staticmethod(lambda *args: 2 * eager_experts(*args))
+    monkeypatch.setattr(EagerMode, "expert_fn", wrong)
     name = "layers.1.feed_forward.expert_output"
     np.testing.assert_allclose(traced()[name], 2 * whole[name], rtol=1e-6)
 
 
 def test_a_wrong_norm_is_in_the_trace(monkeypatch, whole):
-    right = decoder.rmsnorm
-    monkeypatch.setattr(decoder, "rmsnorm", lambda *args, **kwargs: 2 * right(*args, **kwargs))
+    wrong = staticmethod(lambda *args, **kwargs: 2 * eager_norm(*args, **kwargs))
+    monkeypatch.setattr(EagerMode, "norm", wrong)
     name = "layers.0.attention.norm"
     np.testing.assert_array_equal(traced()[name], 2 * whole[name])
 

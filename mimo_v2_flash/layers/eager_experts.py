@@ -1,0 +1,95 @@
+"""Eager-mode experts: few tokens in a compiled call, many by `grouped_experts`.
+
+Host code, not a kernel. `kernels/moe_expert.py` says what is computed; `cpu/expert_step.py`
+computes it where numba can be used and the experts' format has a compiled loop.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from mimo_v2_flash.checkpoint.params import DenseWeights, ExpertWeights
+from mimo_v2_flash.cpu.loading import compiled_module
+from mimo_v2_flash.kernels.axes import checked
+from mimo_v2_flash.quantization.matmul import compiled_weight
+
+from .grouped_experts import grouped_experts
+
+__all__ = ["MAX_TOKENS", "ExpertTable", "eager_experts"]
+
+MAX_TOKENS = 128  # of a step; more of them are as fast by expert, one after the other
+
+
+class ExpertKind(NamedTuple):
+    """What experts of one compiled call have in common: loop, bytes of an element, F and D."""
+
+    loop: Any
+    itemsize: int
+    shape: tuple[int, int]
+
+
+class ExpertTable:
+    """Where a layer's experts lie in memory; an expert is read when it is first chosen."""
+
+    def __init__(self, experts: int) -> None:
+        self.address_EWP = np.zeros((experts, 3, 3), np.int64)
+        self._kinds: dict[int, ExpertKind | None] = {}
+        self._held: list[Any] = []  # what the addresses are of
+
+    def kind(self, expert: int, experts: Sequence[DenseWeights]) -> ExpertKind | None:
+        """Return the kind of an expert; None if the loops cannot read it."""
+        if expert not in self._kinds:
+            self._kinds[expert] = self._add(expert, experts[expert])
+        return self._kinds[expert]
+
+    def _add(self, expert: int, record: DenseWeights) -> ExpertKind | None:
+        (F, D), readable = record.w_gate_FD.shape, [compiled_weight(w) for w in record]
+        weights = [weight for weight in readable if weight is not None]
+        if [w.shape for w in record] != [(F, D), (F, D), (D, F)] or len(weights) < 3:
+            return None
+        kinds = {ExpertKind(w.expert_loop, w.itemsize, (F, D)) for w in weights}
+        if len(kinds) > 1 or any(kind.loop is None for kind in kinds):
+            return None
+        self._held.append(weights)
+        self.address_EWP[expert] = [w.address for w in weights]
+        return kinds.pop()
+
+
+_tables: WeakKeyDictionary[ExpertWeights, ExpertTable] = WeakKeyDictionary()
+
+
+@checked
+def eager_experts(
+    x_ND: Any, weight_NA: Any, expert_NA: Any, experts: Sequence[DenseWeights]
+) -> Any:
+    """Return `y_ND` of `grouped_experts`, float32; the parameters are its own."""
+    loops = compiled_module("expert_step") if 0 < len(x_ND) <= MAX_TOKENS else None
+    if loops is None or x_ND.dtype != np.float32:
+        return grouped_experts(x_ND, weight_NA, expert_NA, experts)
+    table = _table(experts)
+    weight_NA, expert_NA = np.ascontiguousarray(weight_NA), np.ascontiguousarray(expert_NA)
+    pairs = loops.group_by_expert(weight_NA, expert_NA, len(experts))
+    y_ND = np.zeros(x_ND.shape, np.float32)
+    kinds = {expert: table.kind(expert, experts) for expert in pairs.expert_G.tolist()}
+    for kind in sorted(set(kinds.values()), key=repr):  # one, but for layers of mixed formats
+        ids = [expert for expert in kinds if kinds[expert] == kind]
+        kind_NA = expert_NA
+        if len(ids) < len(kinds):
+            kind_NA = np.where(np.isin(expert_NA, ids), expert_NA, np.int32(-1))
+            pairs = loops.group_by_expert(weight_NA, kind_NA, len(experts))
+        if kind is None or kind.shape[1] != x_ND.shape[1]:
+            y_ND += grouped_experts(x_ND, weight_NA, kind_NA, experts)
+        else:
+            width = kind.shape[0]
+            loops.add_experts(kind.loop, kind.itemsize, x_ND, pairs, table.address_EWP, width, y_ND)
+    return y_ND
+
+
+def _table(experts: Sequence[DenseWeights]) -> ExpertTable:
+    """Return the table of a layer's experts; of a store, whose experts come and go, a new one."""
+    if not isinstance(experts, ExpertWeights):
+        return ExpertTable(len(experts))
+    table = _tables.get(experts)
+    return table or _tables.setdefault(experts, ExpertTable(len(experts)))
