@@ -53,11 +53,15 @@ def as_new_tokens(
     return as_count(name, limit, maximum=max_length - longest + 1, minimum=0)  # the last: not read
 
 
-def as_draft_tokens(draft_tokens: int | str, heads: int) -> Any:
+def as_draft_tokens(draft_tokens: Any, heads: int) -> Any:
     """Return "auto" or a number of drafts; ValueError if it is above the number of MTP heads."""
-    if draft_tokens == "auto":
+    if isinstance(draft_tokens, str):
+        if draft_tokens != "auto":
+            raise ValueError(
+                f'draft_tokens is {draft_tokens!r:.40}, allowed is "auto" or 0..{heads}'
+            )
         return draft_tokens
-    count = as_count("draft_tokens", draft_tokens, minimum=0)  # type: ignore[arg-type]
+    count = as_count("draft_tokens", draft_tokens, minimum=0)
     if count > heads:
         raise ValueError(f"draft_tokens is {count}, but the model has {heads} MTP heads")
     return count

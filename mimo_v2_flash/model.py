@@ -131,10 +131,7 @@ class MiMoV2FlashModel:
 
     @property
     def mtp_heads(self) -> int:
-        """How many MTP heads can draft: those of the checkpoint, at most three.
-
-        None can where the window of sliding layers is shorter than a step of drafts.
-        """
+        """How many MTP heads can draft; none if a sliding window is shorter than their step."""
         is_long = self.config.sliding_window > MAX_DRAFT_TOKENS
         return min(len(self.weights.mtp), MAX_DRAFT_TOKENS) * is_long
 
@@ -343,10 +340,10 @@ class MiMoV2FlashModel:
         ends = settings.eos_token_ids if eos_token_id is None else eos_token_id
         ends = inputs.as_token_ids("eos_token_id", ends, size)
         limit = inputs.as_new_tokens(max_new_tokens, prompts, self.max_length)
-        cache_dtype = self._cache_dtype if cache_dtype is None else cache_dtype
         ending: dict[str, Any] = {"stop_token_ids": sorted(ends), "ignore_eos": True, "seed": seed}
         params = SamplingParams(**settings.sampling(), **ending, max_tokens=limit)
-        dtype = inputs.as_float("cache_dtype", cache_dtype)
+        dtype = self._cache_dtype if cache_dtype is None else cache_dtype
+        dtype = inputs.as_float("cache_dtype", dtype)
         options: dict[str, Any] = {"cache_dtype": dtype, "draft_tokens": draft_tokens}
         options |= {"suppress_tokens": settings.suppress_tokens, "on_token": on_token}
         return generate(self, prompts, params, **options)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .engine import Engine
-from .inputs import as_draft_tokens
 from .json_object import shorten
 from .model_loader import load_model
 from .serving.chat_completion import ChatCompletionBuilder
@@ -169,9 +168,8 @@ class Runner:
         **options: Any,
     ) -> None:
         model = load_model(which.model_id, max_length=max_length, **options)
-        drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
         self._served = ServedModel(str(which.model_id), model, load_tokenizer(which.model_id))
-        self._thread = EngineThread(Engine(model, max_seqs, draft_tokens=drafts))
+        self._thread = EngineThread(Engine(model, max_seqs, draft_tokens=draft_tokens))
 
     def __enter__(self) -> Runner:
         """Return the runner, which is closed after the block."""

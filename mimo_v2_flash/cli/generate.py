@@ -21,7 +21,6 @@ from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
-from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.generation_stats import GenerationStats
@@ -177,8 +176,7 @@ def _answer_file(
         runner.forward([[0]])  # it loads compiled code, which is not to be measured
     prompts = PromptFile(file, load_tokenizer(model), defaults, chat)
     start, failed, count = time.perf_counter(), 0, 0
-    drafts = as_draft_tokens(draft_tokens, runner.mtp_heads)
-    with Engine(runner, max_sequences, draft_tokens=drafts) as engine:
+    with Engine(runner, max_sequences, draft_tokens=draft_tokens) as engine:
         answers = prompts.answer(engine, ahead=2 * max_sequences)
         if setup.group.rank:
             engine.follow()

@@ -15,7 +15,6 @@ from typing import Any
 
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.execution import NumpyBackend
-from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.model_loader import load_model
 from mimo_v2_flash.serving.engine_thread import EngineThread
@@ -149,7 +148,7 @@ def run(
     keywords = runtime.keywords(NumpyBackend())
     loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     sizes: dict[str, Any] = {"memory": _size(memory), "prefix_cache": _size(prefix_cache)}
-    sizes["draft_tokens"] = as_draft_tokens(draft_tokens, loaded.mtp_heads)
+    sizes["draft_tokens"] = draft_tokens
     engine = Engine(loaded, max_sequences, max_length, max_waiting=max_waiting, **sizes)
     if setup.group.rank:
         _follow(engine)

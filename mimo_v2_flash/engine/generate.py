@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.parallel import check_consistent
 
 from .engine import Engine
@@ -75,7 +74,6 @@ def generate(
         draft_tokens=draft_tokens,
         **asdict(params),
     )
-    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
     seed = resolve_seed(params.seed, model.group)
     params = replace(params, seed=seed)
     longest = max(map(len, prompts)) + max((params.max_tokens or 0) - 1, 0)
@@ -90,7 +88,7 @@ def generate(
                 on_token(event.index, token)
 
     options = {"prefix_cache": 0, "cache_dtype": cache_dtype, "suppress_tokens": suppress_tokens}
-    options |= {"draft_tokens": drafts, "share_events": True}
+    options |= {"draft_tokens": draft_tokens, "share_events": True}
     with Engine(model, len(prompts), longest, **options) as engine:
         if not model.group.rank:
             for row, prompt in enumerate(prompts):

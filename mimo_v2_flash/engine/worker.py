@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
-from mimo_v2_flash.inputs import as_count
+from mimo_v2_flash.inputs import as_count, as_draft_tokens
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
 from mimo_v2_flash.parallel import RankError, check_consistent
@@ -266,11 +266,8 @@ def new_worker(
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
     check_consistent(model.group, **options, draft_tokens=draft_tokens)
     budget = memory_size("prefix_cache", prefix_cache, model.group)
-    most = model.mtp_heads
-    if isinstance(draft_tokens, str) and draft_tokens != "auto":
-        raise ValueError(f'draft_tokens is {draft_tokens!r:.40}, allowed is "auto" or 0..{most}')
-    drafts: Any = most if draft_tokens == "auto" else draft_tokens
-    mtp_heads = as_count("draft_tokens", drafts, minimum=0, maximum=most)
+    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
+    mtp_heads = model.mtp_heads if drafts == "auto" else drafts
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
     of_heads = range(len(cache.layers) - 1 - mtp_heads, len(cache.layers) - 1 if mtp_heads else 0)

@@ -45,7 +45,7 @@ def test_every_step_has_as_many_drafts_as_there_are_heads_and_tokens_left(drafts
 
 def test_without_heads_drafts_are_refused_and_auto_has_none():
     model = model_of(mtp_heads=0)
-    with pytest.raises(ValueError, match="draft_tokens must be at most 0, got 1"):
+    with pytest.raises(ValueError, match="draft_tokens is 1, but the model has 0 MTP heads"):
         Engine(model, draft_tokens=1)
     with pytest.raises(ValueError, match=r"draft_tokens is 'many', allowed is \"auto\" or 0\.\.0"):
         Engine(model, draft_tokens="many")
