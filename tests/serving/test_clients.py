@@ -125,6 +125,8 @@ def test_compatcanary_finds_nothing(url):
         [*command, "--profile", "modern", "--format", "json"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+    if done.stderr.startswith("npm error"):
+        pytest.skip(f"npx does not get compatcanary: {done.stderr.splitlines()[0]}")
     report = json.loads(done.stdout)
     assert [each for each in report["results"] if each["status"] != "pass"] == []
     assert report["compatible"]
