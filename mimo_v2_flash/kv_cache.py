@@ -271,11 +271,11 @@ class HybridCache:
                 if part is not array:
                     part.handle = to_device(array).handle
 
-    def nonfinite_rows(self) -> np.ndarray:
-        """Return of each sequence whether this rank's keys and values of it have a bad number."""
+    def nonfinite_rows(self, layers: int) -> np.ndarray:
+        """Return of each sequence whether this rank's first `layers` hold a bad number of it."""
         is_bad_B, rows = np.zeros(self.batch_size, bool), self.local_rows
         count = rows.stop - rows.start
-        for layer, slots in zip(self.layers, self.slots, strict=True):
+        for layer, slots in zip(self.layers[:layers], self.slots, strict=False):
             for part in layer[:2]:
                 part_Z = np.asarray(part)[self.first_row * slots :][: count * slots]
                 is_bad_Z = ~np.isfinite(part_Z).all(axis=(1, 2))

@@ -50,6 +50,16 @@ class KVTransfer(NamedTuple):
         tokens = tuple((self._padded(k, 0), self._padded(v, 0)) for k, v in tokens)
         self._put(caches, tokens, position_N, row_N)
 
+    def empty(self, caches: tuple[KVCache, ...], row_N: np.ndarray) -> None:
+        """Empty rows of the caches of layers."""
+        for start in range(0, len(row_N), self.rows or len(row_N)):
+            part_N = row_N[start : start + (self.rows or len(row_N))]
+            zeros = tuple(
+                (_zero_rows(cache.k_ZKQ, len(part_N)), _zero_rows(cache.v_ZKC, len(part_N)))
+                for cache in caches
+            )
+            self.write(caches, zeros, np.full(len(part_N), -1), part_N)
+
     def copy(
         self,
         caches: tuple[KVCache, ...],
@@ -76,6 +86,10 @@ class KVTransfer(NamedTuple):
         if not missing:
             return x_N
         return np.concatenate([x_N, np.full((missing, *x_N.shape[1:]), value, x_N.dtype)])
+
+
+def _zero_rows(part: Any, count: int) -> np.ndarray:
+    return np.zeros((count, *part.shape[1:]), part.dtype)
 
 
 def _trash(caches: tuple[KVCache, ...]) -> int:

@@ -1,6 +1,5 @@
 """Model runner: embedding, decoder layers and head, on one rank's part of the model."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
@@ -133,7 +132,15 @@ class ModelRunner:
         `everywhere`; then the other ranks' are not of use.
         """
         outputs = StepOutputs(output, self._weights, step, cache, self._context)
-        for batch, x_ND in self._passes(step, cache, outputs.is_bad_B):
+        for batch in self._context.mode.batches(step, cache, self._max_step):
+            cache.begin_step(batch.start_B, batch.count_B)
+            with np.errstate(invalid="ignore", over="ignore"):  # it is looked for afterwards
+                x_ND = self._run_pass(batch, cache)
+            cache.finish_step(batch.count_B)
+            # Whatever was NaN or infinite in a layer is still so in the residual stream.
+            is_bad_N = has_nonfinite(np.asarray(x_ND)) & (batch.position_N >= 0)
+            bad_row_N = batch.row_N[is_bad_N] - cache.first_row
+            outputs.is_bad_B[cache.local_rows][bad_row_N] = True
             if self.mtp.heads(cache):
                 self.mtp.keep(batch, x_ND, cache)
             outputs.fill(batch, x_ND)
@@ -153,22 +160,10 @@ class ModelRunner:
         if mode.pads_steps:
             max_step = READ_BY_HEADS * mode.sequences(cache.rank_rows, cache.rank)
         for batch in mode.batches(step, cache, max_step):
-            outputs.fill(batch, self.mtp.draft(head, batch, cache))
+            with np.errstate(invalid="ignore", over="ignore"):  # what is bad is no draft
+                x_ND = self.mtp.draft(head, batch, cache)
+            outputs.fill(batch, x_ND)
         return outputs.on_rank_0()
-
-    def _passes(
-        self, step: Step, cache: HybridCache, is_bad_B: np.ndarray
-    ) -> Iterator[tuple[ForwardBatch, Any]]:
-        """Yield the passes of a step, each with its hidden states; mark bad rows of this rank."""
-        for batch in self._context.mode.batches(step, cache, self._max_step):
-            cache.begin_step(batch.start_B, batch.count_B)
-            with np.errstate(invalid="ignore", over="ignore"):  # it is looked for afterwards
-                x_ND = self._run_pass(batch, cache)
-            cache.finish_step(batch.count_B)
-            # Whatever was NaN or infinite in a layer is still so in the residual stream.
-            is_bad_N = has_nonfinite(np.asarray(x_ND)) & (batch.position_N >= 0)
-            is_bad_B[cache.local_rows][batch.row_N[is_bad_N] - cache.first_row] = True
-            yield batch, x_ND
 
     def check_finite(
         self,
@@ -203,9 +198,8 @@ class ModelRunner:
         for row in rows[:MAX_CAUSES]:
             causes[row] = self._find_cause(output, step, cache, row)
             cache.discard(kept_B, self._to_device)
-        is_lost_B = (
-            self._context.world_group.all_reduce(cache.nonfinite_rows().astype(np.int64)) > 0
-        )
+        is_lost_b = cache.nonfinite_rows(len(self.layers)).astype(np.int64)
+        is_lost_B = is_bad_B & (self._context.world_group.all_reduce(is_lost_b) > 0)
         if np.any(is_lost_B):  # what the row held before was bad already
             cache.discard(np.where(is_lost_B, 0, kept_B), self._to_device)
         for array in outputs:

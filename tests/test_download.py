@@ -106,7 +106,7 @@ def stored_ranges(job: ConversionJob, output: Path) -> set[Range]:
 def test_eight_experts_of_256_are_few_bytes_fetched_once_and_a_prompt_runs(folder, job, tmp_path):
     with LocalHub(folder, Manners(token="hf_secret", elsewhere=True)) as hub:
         stdout = finish(start(hub, tmp_path, HF_TOKEN="hf_secret"))
-    assert re.match(r"3\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", stdout)
+    assert re.match(r"6\.1 MB of 20\.7 MB to fetch: 8 of 256 experts\nA part .* nonsense", stdout)
     files = {wanted.file for wanted in hub.served}
     headers = sum(header((folder / file).read_bytes()) for file in files)
     metadata = sum((folder / name).stat().st_size for name in ("config.json", INDEX)) + 1000

@@ -187,7 +187,8 @@ def test_drafts_are_as_many_as_there_are_heads_or_decided_by_a_rule():
     for draft_tokens, message in (
         (4, "draft_tokens is 4, but the model has 3 MTP heads"),
         (-1, "draft_tokens must be at least 0, got -1"),
-        ("many", "draft_tokens must be an integer, got 'many'"),
+        ("many", "draft_tokens is 'many', allowed is \"auto\" or 0..3"),
+        (1.5, "draft_tokens must be an integer, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             as_draft_tokens(draft_tokens, 3)

@@ -22,8 +22,8 @@ ISOLATION_MUTANTS = (
     Mutant(
         "a row is good if the tokens whose logits are wanted are",
         "mimo_v2_flash/model_runner.py",
-        "[batch.row_N[is_bad_N] - cache.first_row] = True",
-        "[batch.row_N[is_bad_N] - cache.first_row] = False",
+        "outputs.is_bad_B[cache.local_rows][bad_row_N] = True",
+        "outputs.is_bad_B[cache.local_rows][bad_row_N] = False",
         ("tests/layers/test_nonfinite.py",),
     ),
     Mutant(

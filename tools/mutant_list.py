@@ -250,10 +250,10 @@ MUTANTS = (
     Mutant(
         "chunks after the last answer are not computed",
         "mimo_v2_flash/model_runner.py",
-        "            outputs.fill(batch, x_ND)\n",
+        "            outputs.fill(batch, x_ND)\n        return outputs.on_all",
         "            outputs.fill(batch, x_ND)\n"
         "            if np.all(step.index_Bn < (batch.first_B + batch.count_B)[:, None]):\n"
-        "                break\n",
+        "                break\n        return outputs.on_all",
         ("tests/test_model_runner.py",),
     ),
     Mutant(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels import ops
+from mimo_v2_flash.kernels.hidden_ring import take_hidden, write_hidden
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens, write_tokens
 from mimo_v2_flash.kernels.rope_partial import rope_table
 from mimo_v2_flash.kernels.softmax import NO_SINK
@@ -85,6 +86,19 @@ def _kv_cache(random: Random) -> Pairs:
     return list(zip(prior_tokens(actual, **reads), expected_read, strict=True))
 
 
+def _hidden_ring(random: Random) -> Pairs:
+    first_ZKQ, second_ZKC = (np.zeros((6, 1, half), np.float32) for half in (13, 12))
+    ring = KVCache(first_ZKQ, second_ZKC, np.full(6, -1, np.int32))
+    x_ND, row_N = normal(random, 3, 25), np.array([4, 0, 2], np.int32)
+    write_hidden(ring, x_ND, np.arange(3, dtype=np.int32), row_N)
+    return [(take_hidden(ring, row_N), x_ND)]
+
+
+def _mtp_input(random: Random) -> Pairs:
+    parts = normal(random, 4, D), normal(random, 4, D), normal(random, D), normal(random, D)
+    return beside_oracle("mtp_input", "mtp_input", *parts, normal(random, D, 2 * D), epsilon=1e-5)
+
+
 def _empty_cache(*, sequences: int, slots: int, heads: int) -> KVCache:
     rows = sequences * slots + 1
     k_ZKQ, v_ZKC = (np.zeros((rows, heads, width), np.float32) for width in (Q, C))
@@ -137,6 +151,8 @@ CHECKS = (
     ),
     Check("kv_cache", "written, then read", 0.0, _kv_cache),
     *MOE_CHECKS,
+    Check("mtp_input", "embedding, then hidden state", 1e-6, _mtp_input),
+    Check("hidden_ring", "written, then read", 0.0, _hidden_ring),
     Check("fp8", "all 254 FP8 codes", 0.0, _decoded_codes),
     Check("fp8", "quantised", 1e-7, _quantize),
     Check("fp8", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),

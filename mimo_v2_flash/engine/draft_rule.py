@@ -7,6 +7,7 @@ are counted. A sequence whose drafts are refused one after the other has none fo
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +19,17 @@ TIMED = 6  # steps of a depth that are timed before it is judged
 KEPT = 9  # of the latest times, of which the median counts
 RETRY, LONGEST_RETRY = 64, 512  # steps after which the neighbours of a depth are timed again
 GAIN = 1.03  # in tokens per second, for which drafts are worth their risk
+SHORTEST = 1e-9  # seconds: a clock may be coarser than a step
 DECAY = 0.98  # of what a draft counts, with each later one of its head
 UNLIKELY = 0.01  # how likely a sequence is refused so often in a row that it pauses, were it usual
 LONGEST_PAUSE = 32  # steps
+
+
+class StepKind(NamedTuple):
+    """What the time of a step depends on: how many sequences, in bits, and how many drafts."""
+
+    size: int
+    depth: int
 
 
 class DraftRule:
@@ -36,11 +45,11 @@ class DraftRule:
 
     def __init__(self, most: int, *, is_fixed: bool = False) -> None:
         self.most, self._is_fixed = most, is_fixed
-        self._seconds: dict[tuple[int, int], deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
-        self._since: dict[tuple[int, int], int] = defaultdict(int)  # steps since it was tried
-        self._patience: dict[tuple[int, int], int] = defaultdict(lambda: RETRY)
+        self._seconds: dict[StepKind, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._since: dict[StepKind, int] = defaultdict(int)  # steps since it was tried
+        self._patience: dict[StepKind, int] = defaultdict(lambda: RETRY)
         self._held, self._tried = np.ones(most), np.full(most, 2.0)  # of each head: a prior of 1/2
-        self._depth, self._kind = most, (0, most)
+        self._depth, self._kind = most, StepKind(0, most)
         self._start: float | None = None
 
     def begin(self, sequences: Iterable[Sequence], now: float, *, is_timed: bool = True) -> None:
@@ -51,12 +60,16 @@ class DraftRule:
         generating = [each for each in sequences if each.new_tokens]
         for sequence in generating:
             self._count(sequence)
-        if self._start is not None and is_timed and self._kind[0]:
+        if self._start is not None and is_timed and self._kind.size:
             self._seconds[self._kind].append(now - self._start)
         self._start = now
-        size = len(generating).bit_length()
+        size = sum(not each.finish_reason for each in generating).bit_length()
         self._depth = self.most if self._is_fixed else self._best(size)
-        self._kind = size, self._depth
+        self._kind = StepKind(size, self._depth)
+
+    def end(self, depth: int) -> None:
+        """Take note of how many drafts the next step has: fewer where sequences pause."""
+        self._kind = self._kind._replace(depth=depth)
 
     def interrupt(self) -> None:
         """Take no note of how long the next step takes: something beside it is computed."""
@@ -97,25 +110,25 @@ class DraftRule:
     def _best(self, size: int) -> int:
         """Return the depth to take for a number of sequences of `size` bits."""
         for depth in range(min(2, self.most + 1)):
-            if len(self._seconds[size, depth]) < TIMED:
+            if len(self._seconds[StepKind(size, depth)]) < TIMED:
                 return depth
         rates = [self.tokens(depth) / self._time(size, depth) for depth in range(self.most + 1)]
         best = int(np.argmax(rates))
         best *= rates[best] > GAIN * rates[0]
         for depth in (best - 1, best + 1):
-            kind = size, depth
+            kind = StepKind(size, depth)
             self._since[kind] += 1
             if 0 <= depth <= self.most and self._since[kind] > self._patience[kind]:
                 self._since[kind] = 0
                 self._patience[kind] = min(2 * self._patience[kind], LONGEST_RETRY)
                 return depth
-        self._patience[size, best] = RETRY
+        self._patience[StepKind(size, best)] = RETRY
         return best
 
     def _time(self, size: int, depth: int) -> float:
         """Return the seconds of a step of some depth: measured, or as the two before say."""
-        measured = self._seconds[size, depth]
+        measured = self._seconds[StepKind(size, depth)]
         if len(measured) >= TIMED or depth < 2:
-            return float(np.median(measured))
+            return max(float(np.median(measured)), SHORTEST)
         one, two = self._time(size, depth - 1), self._time(size, depth - 2)
-        return 2 * one - two
+        return max(2 * one - two, SHORTEST)

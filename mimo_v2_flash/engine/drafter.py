@@ -78,15 +78,15 @@ class Drafter:
         start = self._clock()
         self._rule.begin(sequences, start, is_timed=is_timed)
         drafting = [each for each in sequences if self._wants_draft(each, 0)]
-        constraints = {
-            each: each.constraint.copy() for each in drafting if each.constraint is not None
-        }
+        constraints = {each: _copied(each.constraint) for each in drafting if each.constraint}
+        drafting = [each for each in drafting if constraints.get(each, True)]
         for head in range(self._rule.most):
             drafting = [each for each in drafting if self._wants_draft(each, head)]
             if drafting:
                 self._draft(head, drafting, constraints)
         for sequence in sequences:
-            sequence.drafted, sequence.accepted = len(sequence.drafts), 0
+            sequence.drafted = len(sequence.drafts)
+        self._rule.end(max((len(each.drafts) for each in sequences), default=0))
         self.seconds += self._clock() - start
 
     def _wants_draft(self, sequence: Sequence, head: int) -> bool:
@@ -97,7 +97,7 @@ class Drafter:
         return len(sequence.drafts) == head < min(left, self._rule.drafts(sequence))
 
     def _draft(
-        self, head: int, sequences: list[Sequence], constraints: dict[Sequence, Constraint]
+        self, head: int, sequences: list[Sequence], constraints: dict[Sequence, Constraint | None]
     ) -> None:
         """Let one head read, and add its drafts."""
         sequences.sort(key=lambda sequence: sequence.running_row)
@@ -123,7 +123,7 @@ class Drafter:
         self,
         sequences: SequenceOf[Sequence],
         logits_RV: np.ndarray,
-        constraints: dict[Sequence, Constraint],
+        constraints: dict[Sequence, Constraint | None],
     ) -> list[Draft]:
         """Return drafts from logits; none where the constraint fails or ends the answer."""
         draws: dict[int, Draw] = {}
@@ -146,6 +146,13 @@ class Drafter:
         drafts = [draft.token for draft in sequence.drafts]
         tokens = [*sequence.latest(sequence.length - start), *drafts]
         return RowTokens(sequence.running_row, start, tokens, 1, len(drafts))
+
+
+def _copied(constraint: Constraint) -> Constraint | None:
+    """Return a copy, None if there can be none: then there are no drafts."""
+    with suppress(Exception):
+        return constraint.copy()
+    return None
 
 
 def _draw_of_draft(

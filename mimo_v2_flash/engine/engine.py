@@ -65,8 +65,9 @@ class Engine:
         Prefixes are dropped before a request waits.
     draft_tokens : int or "auto"
         How many tokens MTP heads draft for each step of a sequence, 0 to the number of heads that
-        the checkpoint has: tokens come faster, and are those that come without. "auto" drafts as
-        many as bring most tokens per second, none if there are no heads.
+        the checkpoint has. Greedy requests and those with a seed get the tokens that they get
+        without, others a sample of the same distribution. "auto" drafts as many as bring most
+        tokens per second, none if there are no heads.
     cache_dtype : dtype, optional
         Dtype of the KV cache, float32 or bfloat16; the model's if not given.
     suppress_tokens : sequence of int, optional

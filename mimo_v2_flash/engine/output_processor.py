@@ -43,6 +43,8 @@ class OutputProcessor:
         ]
         added: dict[Sequence, Event] = {}
         rows, outputs_Rn = list(enumerate(result.sequences)), result.outputs
+        for sequence in result.sequences:
+            sequence.accepted = 0
         for column in range(outputs_Rn.shape[1] if rows else 0):
             for row, event in self._choose(rows, outputs_Rn[:, column], result.token_Rn is None):
                 sequence = result.sequences[row]
@@ -87,12 +89,12 @@ def _draw_or_error(sequence: Sequence, vocab_size: int) -> Draw | Exception:
 def _accepts_draft(sequence: Sequence) -> bool:
     """Return whether a sequence's last token is its next draft, after which there is an output."""
     drafts, sequence.drafts = sequence.drafts, []
-    if sequence.finish_reason or not drafts or sequence.new_tokens[-1] != drafts[0].token:
+    if sequence.error or not drafts or sequence.new_tokens[-1] != drafts[0].token:
         return False
     sequence.drafts = drafts[1:]
     sequence.computed += 1  # the draft is in the cache
     sequence.accepted += 1
-    return True
+    return not sequence.finish_reason
 
 
 def draw_of(
@@ -114,7 +116,6 @@ def draw_of(
             f"a constraint's mask is {mask_V.dtype} {mask_V.shape}, allowed is bool ({vocab_size},)"
         )
     new_tokens = [*sequence.new_tokens, *drafted] if drafted else sequence.new_tokens
-    is_early = len(new_tokens) < request.params.min_tokens
     return Draw(
         request.params,
         request.seed,
@@ -122,7 +123,7 @@ def draw_of(
         sequence.length + len(drafted),
         request.prompt_tokens,
         new_tokens,
-        tuple(request.end_tokens) if is_early else (),
+        tuple(request.end_tokens) if sequence.is_early_after(len(drafted)) else (),
         mask_V,
         draft,
     )

@@ -128,7 +128,7 @@ class RequestOutput:
     prompt_logprobs
         A `TokenLogprob` of every token of the prompt but the first, if they were wanted.
     seed
-        The seed that repeats the answers.
+        The seed that repeats the answers, unless they had none and drafts.
     """
 
     answers: tuple[Answer, ...]
@@ -299,7 +299,11 @@ class Sequence:
     @property
     def is_early(self) -> bool:
         """Whether `min_tokens` forbids its end."""
-        return len(self.new_tokens) < self.request.params.min_tokens
+        return self.is_early_after(0)
+
+    def is_early_after(self, drafts: int) -> bool:
+        """Return whether `min_tokens` forbids its end after so many tokens more."""
+        return len(self.new_tokens) + drafts < self.request.params.min_tokens
 
     @property
     def is_argmax(self) -> bool:

@@ -119,14 +119,14 @@ class StatsRecorder:
             if sequence.last_time is None:
                 self._first_token.append(now - request.arrival)
             else:
-                self._count_drafts(len(event.tokens) - 1)
+                self._count_drafts(len(event.tokens) - 1, sequence.accepted)
                 self._between_tokens.append((now - sequence.last_time) / len(event.tokens))
                 self._new_tokens += len(event.tokens)
             sequence.last_time = now
 
-    def _count_drafts(self, accepted: int) -> None:
-        """Count so many tokens more than one of a decode step: the first heads' drafts."""
-        self._tokens[False] += accepted
+    def _count_drafts(self, more: int, accepted: int) -> None:
+        """Count a decode step's tokens beyond one, and its drafts that became tokens."""
+        self._tokens[False] += more
         for head in range(accepted):
             self._accepted[head] += 1
 

@@ -173,7 +173,7 @@ class StepRunner:
         rows = [row for row in rows if self._executor.length(row) == by_row[row].sequence.computed]
         for row in rows:
             sequence = by_row[row].sequence
-            sequence.drafts, sequence.skips_drafts = [], True
+            sequence.drafts, sequence.accepted, sequence.skips_drafts = [], 0, True
         return rows
 
     def _compute(

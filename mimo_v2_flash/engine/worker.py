@@ -146,6 +146,8 @@ class Worker:
         if not self.prefixes:
             return 0
         start = self.prefixes[self.cache.rank_of(row)].restore(tokens, row)
+        if start:
+            self._forget_heads(row)
         self._row_tokens[row] = list(tokens[:start])
         return start
 
@@ -175,6 +177,8 @@ class Worker:
         self._plan, self._last = plan, (output, step, cache)
         outputs = runner.forward(output, step, cache, everywhere=False)
         for part in plan.parts:
+            if not part.start:
+                self._forget_heads(part.row)
             self._row_tokens.setdefault(part.row, [])[part.start :] = part.tokens
         return as_greedy(outputs) if plan.greedy else outputs
 
@@ -191,6 +195,13 @@ class Worker:
         output = runner.greedy_tokens if plan.greedy else runner.logits
         outputs = runner.draft(head, output, step, cache)
         return as_greedy(outputs) if plan.greedy else outputs
+
+    def _forget_heads(self, row: int) -> None:
+        """Empty what MTP heads have read in a row that another sequence had."""
+        if self.mtp_heads:
+            first = len(self.cache.layers) - 1 - self.mtp_heads
+            row_N = self.cache.flat_rows(first, row, np.arange(self.cache.slots[first]))
+            self.cache.transfer.empty(self.cache.layers[first:-1], row_N)
 
     def _rows(self, plan: StepPlan) -> HybridCache:
         """Return the rows of the cache that a plan spans."""

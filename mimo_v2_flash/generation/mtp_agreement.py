@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
-from mimo_v2_flash.inputs import as_draft_tokens, as_tokens
+from mimo_v2_flash.inputs import as_count, as_draft_tokens, as_tokens
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
 
@@ -66,7 +66,7 @@ def mtp_agreement(
         If there are fewer heads or no tokens, `length` is not in 1..max_length, an id is outside
         the vocabulary, or a window gets NaN or infinity.
     """
-    as_draft_tokens(heads, model.mtp_heads)
+    as_count("heads", as_draft_tokens(heads, model.mtp_heads))
     check_window(length, model)
     text_T = as_tokens([token_T], model.config.vocab_size)[0]
     chunk = min(length, len(text_T), model.config.mtp_layer.attention.window - 2)

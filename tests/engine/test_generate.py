@@ -74,4 +74,4 @@ def test_a_row_without_usable_logits_ends_the_batch_with_its_error():
 
 def test_a_model_without_heads_drafts_nothing():
     with pytest.raises(ValueError, match="draft_tokens is 1, but the model has 0 MTP heads"):
-        generate(HistoryModel(), PROMPTS, SAMPLED, draft_tokens=1)
+        generate(HistoryModel(mtp_heads=0), PROMPTS, SAMPLED, draft_tokens=1)
