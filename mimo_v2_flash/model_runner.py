@@ -97,7 +97,7 @@ class ModelRunner:
 
     def cache_layers(self, mtp_heads: int = 0) -> tuple[LayerSpec, ...]:
         """Return the layers of a cache, with those of `mtp_heads` MTP heads."""
-        return (*self.layers, *mtp_cache_layers(self._config, self._context, mtp_heads))
+        return (*self.layers, *mtp_cache_layers(self._config, self._context.shard_spec, mtp_heads))
 
     def new_cache(
         self,

@@ -2,9 +2,9 @@
 
 Head k reads a token at position p and the main model's hidden state at p - 1 - k, and predicts the
 token at p + 1, as the main model does at p. So its keys and values lie at the positions of the
-tokens that it reads, beside the main model's, and whatever holds of those holds of them: rejected
-drafts are overwritten, prefixes are shared, rows are copied. Rotation is relative, so that this is
-the same as the position of the hidden state.
+tokens that it reads, beside the main model's: rejected drafts are masked and overwritten, and rows
+are copied, as there. Rotation is relative, so that this is the same as the position of the hidden
+state.
 
 Source: SGLang's multi-layer EAGLE worker: head k works on the main model's hidden states, with
 tokens rotated k + 1.
@@ -24,18 +24,19 @@ from .kv_cache import HybridCache
 from .layers.forward_batch import AttentionMetadata, ForwardBatch
 from .layers.mtp import MTPHead
 from .layers.parallel_context import ParallelContext
+from .parallel_config import ShardSpec
 
 __all__ = ["MTPRunner", "mtp_cache_layers"]
 
 
-def mtp_cache_layers(config: MiMoConfig, context: ParallelContext, heads: int) -> list[LayerSpec]:
+def mtp_cache_layers(config: MiMoConfig, shard_spec: ShardSpec, heads: int) -> list[LayerSpec]:
     """Return the layers that `heads` MTP heads add to a KV cache: theirs, and the hidden states."""
     if not heads:
         return []
     head, D = config.mtp_layer, config.hidden_size
     halves = replace(head.attention, num_kv_heads=1, head_dim=D - D // 2, v_head_dim=D // 2)
     ring = replace(head, attention=halves)
-    return [*[context.shard_spec.local_layer(head)] * heads, ring]
+    return [*[shard_spec.local_layer(head)] * heads, ring]
 
 
 class MTPRunner:
@@ -47,7 +48,6 @@ class MTPRunner:
         As for `ModelRunner`, which has the main model.
     metadata_of
         Function that returns the attention metadata of a layer of the cache, from a pass.
-
     """
 
     def __init__(
@@ -77,21 +77,19 @@ class MTPRunner:
 
     def keep(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> None:
         """Keep the hidden states of a pass of the main model."""
-        ring = self._first + self.heads(cache)
-        position_N = self._to_device(batch.position_N)
+        position_N, ring = self._to_device(batch.position_N), len(cache.layers) - 1
         metadata = self._metadata_of(self._spec.attention, batch, position_N, cache, ring)
         self._write(cache.layers[ring], x_ND, position_N, metadata.slot_mapping_N)
 
     def draft(self, head: int, batch: ForwardBatch, cache: HybridCache) -> Any:
-        """Let a head read tokens; return its hidden states of them, `x_ND`."""
-        ring, slots = cache.layers[self._first + self.heads(cache)], cache.slots[-1]
-        source_N = np.maximum(batch.position_N - 1 - head, 0)
-        row_N = self._to_device((batch.row_N * slots + source_N % slots).astype(np.int32))
-        return self._run(head, batch, cache, self._take(ring, row_N))
+        """Let a head read tokens; return its hidden states of them, `x_ND`.
 
-    def _run(self, head: int, batch: ForwardBatch, cache: HybridCache, hidden_ND: Any) -> Any:
-        """Return a head's hidden states of the tokens of a pass; the first tokens have none."""
-        position_N = np.where(batch.position_N > head, batch.position_N, -1).astype(np.int32)
+        The first tokens of a sequence have no hidden state before them, and are not read.
+        """
+        position_N, slots = batch.position_N, cache.slots[-1]
+        source_N = np.maximum(position_N - 1 - head, 0)
+        row_N = self._to_device((batch.row_N * slots + source_N % slots).astype(np.int32))
+        position_N = np.where(position_N > head, position_N, -1).astype(np.int32)
         batch, layer = replace(batch, position_N=position_N), self._first + head
         metadata = self._metadata_of(
             self._spec.attention, batch, self._to_device(position_N), cache, layer
@@ -99,7 +97,7 @@ class MTPRunner:
         (dispatcher,) = self._context.dispatchers(self._spec, 0, batch.longest)
         return self._head(
             batch.token_N,
-            hidden_ND,
+            self._take(cache.layers[-1], row_N),
             self._weights.embedding_VD,
             metadata,
             self._context.rank_ids,

@@ -45,8 +45,8 @@ DRAFT_MUTANTS = (
     Mutant(
         "an MTP head reads the token that belongs to the head before it",
         "mimo_v2_flash/mtp_runner.py",
-        "batch.position_N - 1 - head, 0)",
-        "batch.position_N - head, 0)",
+        "np.maximum(position_N - 1 - head, 0)",
+        "np.maximum(position_N - head, 0)",
         _HEADS,
     ),
     Mutant(
@@ -59,8 +59,8 @@ DRAFT_MUTANTS = (
     Mutant(
         "MTP heads read tokens that have no hidden state",
         "mimo_v2_flash/mtp_runner.py",
-        "np.where(batch.position_N > head, batch.position_N, -1)",
-        "np.where(batch.position_N >= head, batch.position_N, -1)",
+        "np.where(position_N > head, position_N, -1)",
+        "np.where(position_N >= head, position_N, -1)",
         _HEADS,
     ),
     _engine(

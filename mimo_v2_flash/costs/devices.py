@@ -5,7 +5,6 @@ no memory, and the cache by the arithmetic with which the engine admits requests
 """
 
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.shard_weights import shard_weights
-from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.config import AttentionSpec, MiMoConfig
 from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.kv_bytes import KVBytes
+from mimo_v2_flash.mtp_runner import mtp_cache_layers
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
 from .traffic import TokenBytes
@@ -95,21 +95,10 @@ def weight_bytes(
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
     """Return the bytes of a rank's cache of `rows` sequences."""
-    layers = [*config.layers, *[config.mtp_layer] * workload.draft_tokens]
-    local = list(map(shard_spec.local_layer, layers))
-    if workload.draft_tokens:
-        local.append(_hidden_ring(config.mtp_layer))
+    local = list(map(shard_spec.local_layer, config.layers))
+    local += mtp_cache_layers(config, shard_spec, workload.draft_tokens)
     sizes = KVBytes.of(local, rows, workload.context, workload.cache_dtype)
     return sizes.total(rows, workload.context)
-
-
-def _hidden_ring(head: LayerSpec) -> LayerSpec:
-    """Return a layer whose key and value are the halves of the hidden state that MTP heads read."""
-    half = head.hidden_size // 2
-    attention = replace(
-        head.attention, num_kv_heads=1, head_dim=head.hidden_size - half, v_head_dim=half
-    )
-    return replace(head, attention=attention)
 
 
 def _by_kind(weights: ModelWeights, counts: tuple[int, ...]) -> dict[str, int]:

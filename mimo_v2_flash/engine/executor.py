@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash.layers.nonfinite import NonFiniteError, bad_rows
@@ -80,8 +80,7 @@ class Executor:
 
     def draft(self, head: int, plan: StepPlan) -> tuple[np.ndarray, ...]:
         """Let an MTP head read tokens and drafts; return what comes after the last, as `step`."""
-        with self._breaking():
-            outputs: tuple[np.ndarray, ...] = self._call("draft", head, plan, now=True)
+        outputs: tuple[np.ndarray, ...] = self._call("draft", head, plan, now=True)
         return outputs
 
     def share(self, value: Any) -> None:
@@ -121,8 +120,9 @@ class Executor:
 
         What runs programs is done now: a program may wait until all ranks run it.
         """
-        (self._send if now else self._later)(name, *args)
-        return getattr(self._worker, name)(*args)
+        with self._breaking() if now else nullcontext():
+            (self._send if now else self._later)(name, *args)
+            return getattr(self._worker, name)(*args)
 
     def close(self, error: BaseException | None = None) -> None:
         """Let the workers of other ranks end, because of `error` if there is one; free this one."""

@@ -198,10 +198,9 @@ class Worker:
 
     def _forget_heads(self, row: int) -> None:
         """Empty what MTP heads have read in a row that another sequence had."""
-        if self.mtp_heads:
-            first = len(self.cache.layers) - 1 - self.mtp_heads
-            row_N = self.cache.flat_rows(first, row, np.arange(self.cache.slots[first]))
-            self.cache.transfer.empty(self.cache.layers[first:-1], row_N)
+        for layer in _head_layers(self.cache, self.mtp_heads):
+            row_N = self.cache.flat_rows(layer, row, np.arange(self.cache.slots[layer]))
+            self.cache.transfer.empty((self.cache.layers[layer],), row_N)
 
     def _rows(self, plan: StepPlan) -> HybridCache:
         """Return the rows of the cache that a plan spans."""
@@ -281,6 +280,12 @@ def new_worker(
     mtp_heads = model.mtp_heads if drafts == "auto" else drafts
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
-    of_heads = range(len(cache.layers) - 1 - mtp_heads, len(cache.layers) - 1 if mtp_heads else 0)
-    stores = [PrefixStore(cache, budget, of_heads) for _ in cache.rank_rows if budget]
+    omitted = _head_layers(cache, mtp_heads)
+    stores = [PrefixStore(cache, budget, omitted) for _ in cache.rank_rows if budget]
     return Worker(model, cache, stores, mtp_heads)
+
+
+def _head_layers(cache: HybridCache, mtp_heads: int) -> range:
+    """Return which layers of a cache are those of MTP heads; the hidden states are after them."""
+    last = len(cache.layers) - 1
+    return range(last - mtp_heads, last)

@@ -112,6 +112,17 @@ def test_an_error_between_steps_is_told_and_one_within_aborts():
     assert group.aborted == [caught.value]
 
 
+@pytest.mark.parametrize(("pads_steps", "aborts"), [(False, 0), (True, 1)])
+def test_an_error_of_a_copy_aborts_where_programs_copy(pads_steps, aborts, monkeypatch):
+    """Other ranks may wait in the program; without one they wait for what is sent."""
+    executor, group = executor_of(pads_steps=pads_steps)
+    monkeypatch.setattr(Worker, "copy", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        executor.copy(0, 1)
+    executor.close(caught.value)
+    assert len(group.aborted) == aborts
+
+
 def test_a_single_rank_sends_nothing():
     executor, group = executor_of(store=True)
     group.size = 1

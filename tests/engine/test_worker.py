@@ -30,6 +30,32 @@ def prefill(worker: Worker, row: int, start: int, tokens: list[int]) -> None:
     worker.step(StepPlan(0, 4, (RowTokens(row, start, tokens, 0),), greedy=True))
 
 
+@pytest.mark.parametrize("pads_steps", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_what_heads_have_read_of_a_rows_former_sequence_is_forgotten(pads_steps, known):
+    """Their keys lie at positions that the next sequence has too, and are read late."""
+    model = HistoryModel(V, 80, pads_steps=pads_steps)
+    cache = model.new_cache(4, captures=True, mtp_heads=3)
+    worker = Worker(model, cache, [PrefixStore(cache, 1 << 20, range(2, 5))], mtp_heads=3)
+    prompt = [index % V for index in range(BLOCK + 3)]
+    prefill(worker, 0, 0, prompt)
+    worker.save(())
+    heads = cache.layers[2:5]
+    for layer in heads:
+        layer.k_ZKQ[:] = layer.position_Z[:-1, None, None].max() + 1
+        layer.position_Z[:-1] = 7
+    if known:
+        assert worker.restore(1, prompt) == BLOCK
+    else:
+        prefill(worker, 1, 0, [5])
+    for layer, slots in zip(heads, cache.slots[2:5], strict=True):
+        first, second = layer.position_Z[: 2 * slots].reshape(2, slots)
+        assert (set(first), set(second)) == ({7}, {-1})
+        assert not layer.k_ZKQ[slots : 2 * slots].any()
+    prefill(worker, 0, len(prompt), [1])  # what goes on is not forgotten
+    assert np.count_nonzero(heads[0].position_Z[: cache.slots[2]] == 7) == cache.slots[2] - 1
+
+
 def test_a_plan_as_arrays():
     token_BT, position_BT, index_Bn = PLAN.arrays()
     assert token_BT.tolist() == [[7, 0, 0], [0, 0, 0], [1, 2, 3], [4, 5, 0]]
