@@ -106,6 +106,13 @@ DRAFT_MUTANTS = (
         "engine_schedules",
     ),
     _engine(
+        "MTP heads see what a row's former sequence left",
+        "worker",
+        "                self._forget_heads(part.row)\n",
+        "                pass\n",
+        "worker",
+    ),
+    _engine(
         "a draft that makes a step NaN ends its request",
         "step_runner",
         "        rows = [row for row in errors if by_row[row].drafts]\n",
