@@ -7,6 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from .json_object import shorten
+
 __all__ = [
     "FLOATS",
     "as_count",
@@ -28,7 +30,7 @@ FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float
 def as_integer(name: str, value: Any) -> int:
     """Return `value`, an integer of Python or NumPy; ValueError if it is a float or a bool."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be an integer, got {value!r:.80}")
+        raise ValueError(f"{name} must be an integer, got {shorten(value)}")
     return int(value)
 
 
@@ -58,7 +60,7 @@ def as_draft_tokens(draft_tokens: Any, heads: int) -> Any:
     if isinstance(draft_tokens, str):
         if draft_tokens != "auto":
             raise ValueError(
-                f'draft_tokens is {draft_tokens!r:.40}, allowed is "auto" or 0..{heads}'
+                f'draft_tokens is {shorten(draft_tokens)}, allowed is "auto" or 0..{heads}'
             )
         return draft_tokens
     count = as_count("draft_tokens", draft_tokens, minimum=0)
@@ -146,7 +148,7 @@ def as_token_ids(name: str, tokens: Any, vocab_size: int) -> set[int]:
         whole = isinstance(token, Integral) and not isinstance(token, bool)
         if not whole or not 0 <= token < vocab_size:
             allowed = f"token ids of 0 to {vocab_size - 1}"
-            raise ValueError(f"{name} is {tokens!r:.60}, allowed is {allowed}")
+            raise ValueError(f"{name} is {shorten(tokens)}, allowed is {allowed}")
     return set(map(int, several))
 
 

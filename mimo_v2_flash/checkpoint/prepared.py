@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.json_object import parse_json_object
+from mimo_v2_flash.json_object import parse_json_object, shorten
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 
 __all__ = [
@@ -108,10 +108,10 @@ class PreparedMetadata:
             prepared = cls(**(values | {"experts": tuple(values["experts"])}))
             all_experts = range(operator.index(prepared.config["n_routed_experts"]))
             if sorted(set(prepared.experts) & set(all_experts)) != values["experts"]:
-                raise ValueError(f"experts {values['experts']!r:.100} of {len(all_experts)}")
+                raise ValueError(f"experts {shorten(values['experts'])} of {len(all_experts)}")
             counts = prepared.expert_parallel, prepared.tensor_parallel, 1 + prepared.mtp_heads
             if min(counts) < 1 or not 0 <= prepared.shard < prepared.shards:
-                raise ValueError(f"shard {prepared.shard!r:.100}, MTP heads {counts[2] - 1}")
+                raise ValueError(f"shard {shorten(prepared.shard)}, MTP heads {counts[2] - 1}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"prepared weights with damaged metadata: {error}") from error
         return prepared
@@ -176,8 +176,8 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
     for name, value in vars(prepared).items():
         if name != "shard" and value != vars(manifest)[name]:
             raise ValueError(
-                f"{folder}: is a shard of {name} {value!r:.80}, its manifest has "
-                f"{vars(manifest)[name]!r:.80}"
+                f"{folder}: is a shard of {name} {shorten(value)}, its manifest has "
+                f"{shorten(vars(manifest)[name])}"
             )
 
 
@@ -202,7 +202,7 @@ def read_manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
             for name in folders
             if name in {"", ".", ".."} or PureWindowsPath(name).name != name
         ]:
-            raise ValueError(f"shard {outside[0]!r:.100} is no folder beside it")
+            raise ValueError(f"shard {shorten(outside[0])} is no folder beside it")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: damaged, or of another release: {error}") from error
     return prepared, folders

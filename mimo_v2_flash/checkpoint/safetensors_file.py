@@ -138,7 +138,7 @@ def _tensor_info(where: str, file: str, entry: Any, start: int, size: int) -> Te
         shape, dtype = tuple(map(index, entry["shape"])), str(entry["dtype"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{where}: header says {entry!r:.100}, expected a dtype, a shape and data_offsets"
+            f"{where}: header says {shorten(entry)}, expected a dtype, a shape and data_offsets"
         ) from error
     if not start <= begin <= end <= size:
         raise ValueError(f"{where}: bytes {begin} to {end} of {size}: truncated")

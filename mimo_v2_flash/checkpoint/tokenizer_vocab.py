@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.inputs import as_token_ids
-from mimo_v2_flash.json_object import read_json_object
+from mimo_v2_flash.json_object import read_json_object, shorten
 
 __all__ = [
     "GENERATION_CONFIG",
@@ -91,7 +91,7 @@ def _vocabulary(path: Path, config: Mapping[str, Any]) -> dict[str, int]:
     for file, tokens in _token_tables(path, config):
         for token, index in tokens:
             if not isinstance(token, str) or type(index) is not int or index < 0:
-                raise ValueError(f"{file}: token {token!r:.40} has id {index!r:.40}")
+                raise ValueError(f"{file}: token {shorten(token)} has id {shorten(index)}")
             id_by_token.setdefault(token, index)
     return id_by_token
 

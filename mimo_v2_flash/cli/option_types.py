@@ -7,6 +7,8 @@ import argparse
 import os
 from pathlib import Path
 
+from mimo_v2_flash.json_object import shorten
+
 __all__ = ["STDOUT", "draft_tokens", "natural", "output_file", "positive"]
 
 LARGEST = 2**31 - 1  # of a size or number: positions are int32
@@ -19,7 +21,7 @@ def positive(text: str) -> int:
     """Return an integer above 0 that int32 holds; ArgumentTypeError if `text` is none."""
     value = _integer(text, 1, "an integer above 0")
     if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"{text!r:.100} is above {LARGEST:,}")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is above {LARGEST:,}")
     return value
 
 
@@ -39,7 +41,7 @@ def _integer(text: str, minimum: int, allowed: str) -> int:
     except ValueError:
         value = minimum - 1
     if value < minimum:
-        raise argparse.ArgumentTypeError(f"{text!r:.100} is not {allowed}")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not {allowed}")
     return value
 
 

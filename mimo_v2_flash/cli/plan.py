@@ -12,6 +12,7 @@ from pathlib import Path
 from mimo_v2_flash.convert.meta import NUM_MTP_HEADS
 from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.model_loader import DEFAULTS
 
 from .option_types import natural, positive
@@ -97,5 +98,5 @@ def memory_size(text: str) -> int:
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
     size = float(match[1]) * UNITS[match[2]] if match else LARGEST
     if size >= LARGEST:
-        raise ValueError(f"--memory {text!r:.80}: allowed is a size such as 24GB or 80GiB")
+        raise ValueError(f"--memory {shorten(text)}: allowed is a size such as 24GB or 80GiB")
     return int(size)

@@ -11,6 +11,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 from mimo_v2_flash.convert.verify import PreparedFolder, compare_tensors, open_prepared
+from mimo_v2_flash.json_object import shorten
 
 from .console import amount, console, progress_of_bytes
 from .result import Result
@@ -102,7 +103,7 @@ def _compare_tensors(
     except (OSError, ValueError) as error:
         return 0, [f"the source is of another model: {error}"]
     lines = [
-        f"{folder}: {name} is {actual!r:.80}, the source's is {expected!r:.80}"
+        f"{folder}: {name} is {shorten(actual)}, the source's is {shorten(expected)}"
         for name, actual, expected in job.metadata_changes(metadata)
         if name not in {"source", "revision"}
     ]

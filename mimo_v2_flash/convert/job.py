@@ -17,6 +17,7 @@ from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
 from .encoding import Encoding
@@ -74,8 +75,8 @@ class ConversionJob:
         index = read_prepared_index(self.store.index)
         for name, actual, expected in self.metadata_changes(index.prepared):
             raise ValueError(
-                f"{folder} holds weights of {name} {actual!r:.80}, requested is {expected!r:.80}; "
-                "choose another folder, or remove it"
+                f"{folder} holds weights of {name} {shorten(actual)}, "
+                f"requested is {shorten(expected)}; choose another folder, or remove it"
             )
         if index.source_files is not None and (
             changes := file_changes(index.source_files, self.store.source_files)

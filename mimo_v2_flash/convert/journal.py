@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mimo_v2_flash.atomic_file import PARTIAL, atomic_write, naming, partial_path
 from mimo_v2_flash.checkpoint.source_files import FileState, parse_states
+from mimo_v2_flash.json_object import shorten
 
 __all__ = ["Journal", "JournalHead", "Piece"]
 
@@ -74,7 +75,7 @@ class Journal:
         try:
             head = _content(first)
             if head["format"] != FORMAT:
-                raise ValueError(f"format {head['format']!r:.100}, expected {FORMAT!r}")
+                raise ValueError(f"format {shorten(head['format'])}, expected {FORMAT!r}")
             states = parse_states(head["source_files"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -105,7 +106,7 @@ def _content(line: bytes) -> Any:
     """Return what a line says; ValueError if it is torn or damaged."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
-        raise ValueError(f"line {line!r:.50}")
+        raise ValueError(f"line {shorten(line)}")
     return json.loads(text)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
 from mimo_v2_flash.checkpoint.source_files import FileState, parse_states
+from mimo_v2_flash.json_object import shorten
 
 __all__ = ["PreparedIndex", "read_prepared_index"]
 
@@ -43,7 +44,7 @@ def read_prepared_index(path: Path) -> PreparedIndex:
         weights = dict.fromkeys(map(str, dict(content.get("weight_map", {})).values()))
         checksums = weights | {str(k): str(v) for k, v in dict(metadata.get("sha256", {})).items()}
         if outside := [name for name in checksums if PurePath(name).name != name]:
-            raise ValueError(f"{outside[0]!r:.100} is no file beside it")
+            raise ValueError(f"{shorten(outside[0])} is no file beside it")
         states = metadata.get("source_files")
         prepared = PreparedMetadata.of_metadata(metadata)
         source_files = None if states is None else parse_states(states)

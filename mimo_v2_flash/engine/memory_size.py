@@ -11,6 +11,7 @@ import numpy as np
 
 from mimo_v2_flash import inputs
 from mimo_v2_flash.cpu.free_memory import free_memory
+from mimo_v2_flash.json_object import shorten
 
 if TYPE_CHECKING:
     from mimo_v2_flash.parallel import HostGroup
@@ -48,7 +49,7 @@ def _parse(name: str, size: int | str, group: HostGroup) -> int:
     match = SIZE.fullmatch(size)
     if match is None or (match[2] == "%" and int(match[1]) > 100):
         allowed = 'bytes, a size such as "8GiB", or a part of the free memory such as "10%"'
-        raise ValueError(f"{name} is {size!r:.40}, allowed is {allowed}")
+        raise ValueError(f"{name} is {shorten(size)}, allowed is {allowed}")
     number, unit = int(match[1]), match[2]
     if unit == "%":
         return free_memory() * number // 100 // _local_ranks(group)

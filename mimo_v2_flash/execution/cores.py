@@ -6,6 +6,7 @@ Source: AWS Neuron documentation, runtime configuration; nkipy's examples, for s
 import re
 from collections.abc import Callable, MutableMapping
 
+from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.process_variables import integer_variable
 
 __all__ = ["claim_core"]
@@ -57,5 +58,5 @@ def _parse_cores(cores: str) -> list[int]:
     matches = [CORES.fullmatch(part) for part in cores.split(",")]
     ranges = [range(int(m[1]), int(m[2] or m[1]) + 1) for m in matches if m]
     if len(ranges) < len(matches) or not all(ranges):
-        raise ValueError(f"{VISIBLE} is {cores!r:.100}, expected core numbers such as 0-3,8")
+        raise ValueError(f"{VISIBLE} is {shorten(cores)}, expected core numbers such as 0-3,8")
     return [core for part in ranges for core in part]

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from torch.distributed import DistError, PrefixStore, TCPStore
 
+from mimo_v2_flash.json_object import shorten
+
 from .consistency import RankError, check_counts, check_ranks, describe_collective
 from .deadlock import PendingCollective
 from .heartbeat import HeartbeatMonitor
@@ -148,7 +150,7 @@ def _check_interfaces(names: str) -> None:
     for name in names.split(",") if len(names) > 1 else ():  # as torch reads the variable
         if name not in available:
             raise ValueError(
-                f"{INTERFACES} is {names!r:.100}, expected of the network interfaces of this "
+                f"{INTERFACES} is {shorten(names)}, expected of the network interfaces of this "
                 f"machine: {', '.join(available)}"
             )
 
@@ -178,7 +180,7 @@ def _check_host(host: str) -> None:
     try:
         socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
-        raise ValueError(f"MASTER_ADDR is {host!r:.100}, expected a host that is known") from None
+        raise ValueError(f"MASTER_ADDR is {shorten(host)}, expected a host that is known") from None
 
 
 def _check_port(port: int) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.text.chat_messages import normalize_tools
 from mimo_v2_flash.text.tool_arguments import resolve_reference, schema_types
 
@@ -80,7 +81,7 @@ def _tool_choice(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, st
         tools = [tool for tool in tools if tool["name"] == name]
     elif choice not in TOOL_CHOICES:
         message = (
-            f"tool_choice is {choice!r:.40}, allowed is {', '.join(TOOL_CHOICES)} or a function"
+            f"tool_choice is {shorten(choice)}, allowed is {', '.join(TOOL_CHOICES)} or a function"
         )
         raise APIError(message, param="tool_choice")
     if not tools:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from mimo_v2_flash.engine.request import Constraint, Event, TokenLogprob
+from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.text.chat_output import ChatMessage, DeltaMessage, join_deltas
 from mimo_v2_flash.text.chat_template import THINK_END, ChatPrompt, chat_prompt
 from mimo_v2_flash.text.constraints import AllConstraints, StopStrings
@@ -175,7 +176,7 @@ def _render(request: ChatCompletionFields, served: ServedModel, messages: Any) -
     variables = request.chat_template_kwargs or {}
     if unknown := [name for name in variables if name not in TEMPLATE_VARIABLES]:
         allowed = ", ".join(TEMPLATE_VARIABLES)
-        raise ValueError(f"chat_template_kwargs has {unknown[0]!r:.100}, allowed is {allowed}")
+        raise ValueError(f"chat_template_kwargs has {shorten(unknown[0])}, allowed is {allowed}")
     is_continued = bool(request.continue_final_message)
     return chat_prompt(
         served.tokenizer,

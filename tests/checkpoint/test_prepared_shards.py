@@ -136,7 +136,8 @@ def test_another_ranks_shard_is_refused(shards):
 
 
 def test_a_shard_of_another_checkpoint_is_refused(folders, shards, tmp_path):
-    other = Path(shutil.copytree(folders[0], tmp_path / "other"))
+    long = tmp_path / ("a" * 100)
+    other = Path(shutil.copytree(folders[0], long / "other"))
     sharded(other, tmp_path / "others", expert_parallel=5)
     shutil.rmtree(shards / SECOND)
     shutil.copytree(tmp_path / "others" / SECOND, shards / SECOND)
