@@ -35,6 +35,7 @@ from .steps import ROOT
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 TINY = ROOT / "examples" / "mimo-tiny"
 STREAMS, PROMPT, NEW = 32, 32, 64
+ASKED = 8  # prompts of a client, one after the other
 BARS = {
     "throughput of 32 streams over the engine's alone": 0.9,
     "request to first byte beyond the engine's, p50, ms": 5,
@@ -56,10 +57,13 @@ async def one(host, port, body):
     writer.close()
     return first
 
-async def main(url, bodies):
+async def client(host, port, bodies):
+    return [await one(host, port, body) for body in bodies]
+
+async def main(url, clients):
     host, port = url.removeprefix("http://").split(":")
     start = time.perf_counter()
-    firsts = await asyncio.gather(*(one(host, int(port), body) for body in bodies))
+    firsts = await asyncio.gather(*(client(host, int(port), bodies) for bodies in clients))
     print(json.dumps({"firsts": firsts, "seconds": time.perf_counter() - start}))
 
 asyncio.run(main(sys.argv[1], json.load(sys.stdin)))
@@ -77,10 +81,10 @@ def main() -> int:
         random = np.random.default_rng(round_)
         prompts = random.integers(9, 4000, (STREAMS, PROMPT)).tolist()
         alone = engine_alone(model, prompts)
-        served = over_http(model, tokenizer, prompts)
-        beyond = np.array(served["firsts"]) - np.array(served["engine_firsts"])
+        seconds, _ = over_http(model, tokenizer, [[(prompt, NEW)] for prompt in prompts])
+        _, beyond = over_http(model, tokenizer, in_turn(random))
         values = (
-            alone / served["seconds"],
+            alone / seconds,
             float(np.percentile(beyond, 50)) * 1e3,
             float(np.percentile(beyond, 99)) * 1e3,
             grammar_share(model, tokenizer, prompts[:8]),
@@ -127,17 +131,37 @@ class TimedThread(EngineThread):
         return super().submit(prompt_tokens, params, timed, **options)
 
 
-def over_http(model: Any, tokenizer: Any, prompts: list[list[int]]) -> dict[str, Any]:
-    """Return the seconds of streams over HTTP, and of each those to its first byte and token."""
-    body = {"model": "tiny", "max_tokens": NEW, "temperature": 0, "ignore_eos": True}
-    bodies = [{**body, "prompt": prompt, "stream": True} for prompt in prompts]
+def in_turn(random: np.random.Generator) -> list[list[tuple[list[int], int]]]:
+    """Return the prompts and lengths of clients that each ask again when they have an answer."""
+    prompts = random.integers(9, 4000, (STREAMS, ASKED, PROMPT)).tolist()
+    lengths = random.integers(1, NEW, (STREAMS, ASKED)).tolist()
+    return [list(zip(*client, strict=True)) for client in zip(prompts, lengths, strict=True)]
+
+
+def over_http(
+    model: Any, tokenizer: Any, clients: list[list[tuple[list[int], int]]]
+) -> tuple[float, np.ndarray]:
+    """Return the seconds of all streams of clients over HTTP, and those before the first bytes.
+
+    The latter are those of the last half of each client's streams, beyond the engine's.
+    """
+    body = {"model": "tiny", "temperature": 0, "ignore_eos": True, "stream": True}
+    bodies = [
+        [{**body, "prompt": prompt, "max_tokens": length} for prompt, length in client]
+        for client in clients
+    ]
     with serving(model, tokenizer) as (url, thread):
         command = [sys.executable, "-c", CLIENT, url]
         run = subprocess.run(
             command, input=json.dumps(bodies), capture_output=True, text=True, check=True
         )
-    result: dict[str, Any] = json.loads(run.stdout)
-    return result | {"engine_firsts": [thread.firsts[tuple(prompt)] for prompt in prompts]}
+    result = json.loads(run.stdout)
+    beyond = [
+        first - thread.firsts[tuple(prompt)]
+        for client, firsts in zip(clients, result["firsts"], strict=True)
+        for (prompt, _), first in list(zip(client, firsts, strict=True))[len(client) // 2 :]
+    ]
+    return result["seconds"], np.array(beyond)
 
 
 @contextmanager
