@@ -1,4 +1,4 @@
-"""Products in a compute type: activations are rounded at every number of rows, whoever multiplies."""
+"""Products in a compute type: activations are rounded at every number of rows."""
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,7 @@ from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.quantization.matmul import matmul
 from tests.support.drawn import seeds
 from tests.support.machine import needs_numba
+from tests.support.rounding_oracle import nearest_bfloat16
 from tests.support.stored_weights import (
     KINDS,
     assert_is_product,
@@ -24,17 +25,6 @@ from tests.support.stored_weights import (
 
 ROWS = [1, 8, 9, 10, 63, 64, 512]
 INFINITY = 0x7F800000
-
-
-def rounded(x: np.ndarray) -> np.ndarray:
-    """Return the nearest bfloat16 of finite numbers: of both neighbours, the even one in a tie."""
-    below = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    above = (below.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
-    low, high, wide = (part.astype(np.float64) for part in (below, above, x))
-    high = np.where(np.isinf(high), np.sign(wide) * 2.0**128, high)  # as if exponents went on
-    to_low, to_high = np.abs(wide - low), np.abs(high - wide)
-    is_even = (below.view(np.uint32) >> np.uint32(16)) % 2 == 0
-    return np.where((to_low < to_high) | ((to_low == to_high) & is_even), below, above)
 
 
 @pytest.fixture(params=["compiled", "NumPy"])
@@ -50,7 +40,7 @@ def test_a_product_is_that_of_rounded_activations(multiplier, kind, N):
     generator = np.random.default_rng(N)
     w, x_NI = random_weight(generator, kind, 200, 260), random_rows(generator, N, 260)
     y_NO = ops.matmul(x_NI, ActivationQuantizedWeight(w, "bfloat16"))
-    assert_is_product(y_NO, rounded(x_NI), w)
+    assert_is_product(y_NO, nearest_bfloat16(x_NI), w)
     np.testing.assert_array_equal(
         ops.matmul(x_NI, ActivationQuantizedWeight(w, "float32")), ops.matmul(x_NI, w)
     )
@@ -60,7 +50,9 @@ def test_a_product_is_that_of_rounded_activations(multiplier, kind, N):
 @given(stored_weights(), st.integers(1, 80), seeds)
 def test_any_weight_is_multiplied_so(w, N, seed):
     x_NI = random_rows(np.random.default_rng(seed), N, w.shape[1])
-    assert_is_product(matmul(x_NI, ActivationQuantizedWeight(w, "bfloat16")), rounded(x_NI), w)
+    assert_is_product(
+        matmul(x_NI, ActivationQuantizedWeight(w, "bfloat16")), nearest_bfloat16(x_NI), w
+    )
 
 
 def test_one_of_a_stack_has_its_compute_type():
@@ -68,7 +60,7 @@ def test_one_of_a_stack_has_its_compute_type():
     stack = BlockScaled.stack([random_weight(generator, "float8", 200, 260) for _ in range(3)])
     x_NI, wrapped = random_rows(generator, 2, 260), ActivationQuantizedWeight(stack, "bfloat16")
     assert wrapped.shape == (3, 200, 260)
-    assert_is_product(matmul(x_NI, wrapped[1]), rounded(x_NI), stack[1])
+    assert_is_product(matmul(x_NI, wrapped[1]), nearest_bfloat16(x_NI), stack[1])
     assert wrapped[1:].shape == (2, 200, 260)
 
 
@@ -94,7 +86,7 @@ def test_numba_rounds_where_it_can_be_used():
 
 def test_hard_numbers_are_rounded_to_the_bit(rounding):
     x_NI = hard_numbers()
-    y_NI, expected_NI = rounding(x_NI, "bfloat16"), rounded(x_NI)
+    y_NI, expected_NI = rounding(x_NI, "bfloat16"), nearest_bfloat16(x_NI)
     np.testing.assert_array_equal(y_NI.view(np.uint32), expected_NI.view(np.uint32))
     assert np.isinf(y_NI).any()
 
