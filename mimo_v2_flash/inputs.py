@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 
 from .json_object import shorten
+from .quantization.compute import COMPUTE_TYPES
 
 __all__ = [
     "FLOATS",
+    "as_compute",
     "as_count",
     "as_draft_tokens",
     "as_float",
@@ -67,6 +69,15 @@ def as_draft_tokens(draft_tokens: Any, heads: int) -> Any:
     if count > heads:
         raise ValueError(f"draft_tokens is {count}, but the model has {heads} MTP heads")
     return count
+
+
+def as_compute(compute: Any, *, compiles: bool) -> str:
+    """Return a compute type; ValueError unless a backend has it that compiles programs, or not."""
+    allowed = ("float32",) if compiles else tuple(COMPUTE_TYPES)
+    if not isinstance(compute, str) or compute not in allowed:
+        where = " with a backend that compiles" if compiles else ""
+        raise ValueError(f"compute is {shorten(compute)}, allowed{where} is {' or '.join(allowed)}")
+    return compute
 
 
 def as_float(name: str, dtype: Any) -> np.dtype:

@@ -37,8 +37,7 @@ class MiMoV2FlashModel:
     Parameters
     ----------
     weights : ModelWeights
-        Weights from `load_weights`: the whole model's, of which a rank keeps its shard, or a
-        shard that was prepared for this rank.
+        Weights from `load_weights`: the whole model's, or a shard prepared for this rank.
     config : MiMoConfig
         The architecture.
     expert_subset : sequence of int, optional
@@ -55,8 +54,7 @@ class MiMoV2FlashModel:
         How the model is split over the group; `num_devices` of the config in expert and data
         parallelism if not given.
     exchange : str, optional
-        Dispatcher of tokens to experts, "all_to_all" or "all_gather"; chosen by the size of each
-        step if not given.
+        Dispatcher of tokens, "all_to_all" or "all_gather"; chosen by a step's size if not given.
     dtype : dtype
         Dtype of hidden states, in memory and between ranks: float32 or bfloat16. Sums are float32.
     max_length : int, optional
@@ -64,6 +62,8 @@ class MiMoV2FlashModel:
         for programs has this length, or a power of two if it is not given: they share programs.
     cache_dtype : dtype
         Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
+    compute : str
+        What activations are rounded to before products with weights: "float32" or "bfloat16".
     generation_config : GenerationConfig, optional
         What `generate` does by default, from `load_generation_config`; greedy, with the config's
         end tokens, if not given.
@@ -72,7 +72,7 @@ class MiMoV2FlashModel:
     ----------
     config : MiMoConfig
         The architecture, with the number of experts that are kept.
-    max_length, max_step, generation_config
+    max_length, max_step, compute, generation_config
         The parameters of these names.
     runner : ModelRunner
         What runs a step that all ranks agree on already: `step` for an engine's workers.
@@ -97,13 +97,14 @@ class MiMoV2FlashModel:
         dtype: Any = np.float32,
         max_length: int | None = None,
         cache_dtype: Any = np.float32,
+        compute: str = "float32",
         generation_config: GenerationConfig | None = None,
     ) -> None:
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or ParallelConfig.from_num_devices(config)
-        context = ParallelContext(
-            plan, group or ALONE, exchange, EXECUTION_MODES[backend.execution_mode]
-        )
+        self.compute = inputs.as_compute(compute, compiles=backend.execution_mode != "eager")
+        mode = EXECUTION_MODES[backend.execution_mode]
+        context = ParallelContext(plan, group or ALONE, exchange, mode)
         weights, config = keep_experts(weights, config, expert_subset)
         context.parallel_config.check(config)
         limit = config.max_position_embeddings
@@ -116,10 +117,10 @@ class MiMoV2FlashModel:
         self.config, self.max_step, self._context = config, max_step, context
         sizes = {"max_step": max_step, "max_length": (self.max_length, self._cache_length)}
         options = {"cache_dtype": self._cache_dtype, "generation_config": self.generation_config}
-        context.check_consistent(config=config, dtype=dtype, **sizes, **options)
+        context.check_consistent(config=config, dtype=dtype, compute=compute, **sizes, **options)
         shard = shard_weights(weights, config, context.shard_spec)
         context.check_same_weights(shard)
-        self.weights = backend.to_device(context.mode.process_weights(shard))
+        self.weights = backend.to_device(mode.process_weights(shard, compute))
         self.runner = ModelRunner(
             config, self.weights, backend, context, max_step=max_step, dtype=dtype
         )
@@ -152,9 +153,9 @@ class MiMoV2FlashModel:
         """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
 
         By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
-        the rows and KV heads of this rank alone. With `captures`, and always in static mode, where
-        a shape is a program, it keeps what sliding layers would forget of the last pass: see
-        `HybridCache.captured`. With `mtp_heads` it has room for what so many MTP heads read.
+        its own rows and KV heads. With `captures`, and always in static mode, where a shape is a
+        program, it keeps what sliding layers would forget of the last pass (see
+        `HybridCache.captured`), and with `mtp_heads` what so many MTP heads read.
 
         Raises
         ------

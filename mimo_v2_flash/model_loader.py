@@ -22,7 +22,7 @@ from .execution import Backend
 from .execution.pytree import tree_leaves
 from .execution.registry import backend_name, get_backend
 from .generation.generation_config import GenerationConfig, load_generation_config
-from .inputs import as_float
+from .inputs import as_compute, as_float
 from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
@@ -56,6 +56,7 @@ def load_model(
     max_step: int | None = None,
     activation_dtype: Any = None,
     cache_dtype: Any = None,
+    compute: str = "float32",
     expert_subset: Sequence[int] | None = None,
     num_layers: int | None = None,
     threads: int | None = None,
@@ -90,6 +91,10 @@ def load_model(
     activation_dtype, cache_dtype : dtype or str, optional
         Dtype of hidden states and of KV caches, float32 or bfloat16. If not given float32, with
         "neuron" bfloat16.
+    compute : str
+        What activations are rounded to before each product with a stored weight: "float32", not at
+        all, or with "numpy" "bfloat16". Weights, sums, norms, softmax and routers stay as they are,
+        and hidden states have their `activation_dtype`.
     expert_subset : sequence of int, optional
         Ids of the experts to keep, as in the checkpoint; all of them if not given.
     num_layers : int, optional
@@ -119,6 +124,7 @@ def load_model(
     RankError
         If other ranks have not started.
     """
+    as_compute(compute, compiles=backend_name(backend) != "numpy")
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -138,6 +144,7 @@ def load_model(
         max_step=max_step,
         activation_dtype=activation_dtype,
         cache_dtype=cache_dtype,
+        compute=compute,
         expert_subset=expert_subset,
         **backend_options,
     )
@@ -155,6 +162,7 @@ def build_model(
     max_step: int | None = None,
     activation_dtype: Any = None,
     cache_dtype: Any = None,
+    compute: str = "float32",
     expert_subset: Sequence[int] | None = None,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
@@ -182,6 +190,7 @@ def build_model(
         dtype=activation_dtype,
         max_length=max_length,
         cache_dtype=cache_dtype,
+        compute=compute,
         generation_config=generation_config,
     )
 

@@ -1,6 +1,7 @@
 """All mutants: one module for each part of the package, and here those of layers and ranks."""
 
 from tools.checkpoint_mutants import CHECKPOINT_MUTANTS
+from tools.compute_mutants import COMPUTE_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
@@ -20,6 +21,7 @@ __all__ = ["MUTANTS", "Mutant"]
 MUTANTS = (
     *KERNEL_MUTANTS,
     *DECODE_MUTANTS,
+    *COMPUTE_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *DRAFT_MUTANTS,

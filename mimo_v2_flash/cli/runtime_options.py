@@ -12,6 +12,7 @@ from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
+from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
 from .option_types import positive
 from .options import add_renamed_option
@@ -19,6 +20,7 @@ from .options import add_renamed_option
 __all__ = [
     "RuntimeOptions",
     "add_compiler_arguments",
+    "add_compute_argument",
     "add_dtype_arguments",
     "add_runtime_arguments",
 ]
@@ -34,6 +36,7 @@ class RuntimeOptions(NamedTuple):
     chunk: int | None = None
     cache_dtype: str | None = None
     activation_dtype: str | None = None
+    compute: str = "float32"
     compile_cache: Path = COMPILE_CACHE
     lnc: int = 2
     skip_compile: bool = False
@@ -51,6 +54,7 @@ class RuntimeOptions(NamedTuple):
             "max_step": self.chunk,
             "cache_dtype": self.cache_dtype,
             "activation_dtype": self.activation_dtype,
+            "compute": self.compute,
         }
         only: dict[str, dict[str, Any]] = {
             "numpy": {"backend": host, "max_length": None},
@@ -95,12 +99,24 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FLOATS,
         help=f"Dtype of the activations between layers (default: {DTYPE_HELP}).",
     )
+    add_compute_argument(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",
         help="Fail if a program is missing in the compile cache, and compile none.",
     )
     add_compiler_arguments(group)
+
+
+def add_compute_argument(group: Any) -> None:
+    """Declare the compute type."""
+    group.add_argument(
+        "--compute",
+        choices=COMPUTE_TYPES,
+        default="float32",
+        help="Type that activations are rounded to before each product with a weight; sums stay "
+        "float32. bfloat16 is for numpy only (default: float32, no rounding).",
+    )
 
 
 def add_dtype_arguments(parser: argparse.ArgumentParser, *, activation_dtype: str) -> None:

@@ -11,11 +11,12 @@ Source: `kernels/moe_expert.py` is the plain statement. docs/decisions/0040 has 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, int32, int64, intp, types
+from numba import boolean, float32, int32, int64, intp, types
 
 from .code_cache import compile_now
 from .exponential import exponential
 from .loops import OUTPUT, ROW_BLOCK, in_order, inlined, input_type
+from .rounding import nearest_bfloat16, round_rows
 from .task_counter import STRIDE, add_one, wait_for
 from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
 from .tile import LANES, LINE, WORD, interleave_words
@@ -85,6 +86,12 @@ def _swiglu(gate_F, up_F, start, stop):
         gate_F[f] = gate_F[f] * (numerator / (ONE + decayed)) * up_F[f]
 
 
+@inlined
+def _round(value_F, start, stop):
+    for f in range(start, stop):
+        value_F[f] = nearest_bfloat16(value_F[f])
+
+
 @in_order
 def interleave(value_F, out_F, start, stop, per_word):
     """Copy channels `start` to `stop` in the order of `tile.interleave_words`."""
@@ -106,7 +113,7 @@ def _hidden_loop(part: Any, per_word: int) -> Any:
     """Return the first loop: gate, up and SwiGLU of blocks of an expert's hidden channels."""
 
     @inlined
-    def loop(x_JD, address_EWP, pairs, hidden_JF, count_C, threads):
+    def loop(x_JD, address_EWP, pairs, hidden_JF, count_C, threads, rounds):
         F, start_G = hidden_JF.shape[1], pairs.start_G
         rows = task_rows(F, pairs.expert_G.size, threads)
         per_group = -(-F // rows)
@@ -122,6 +129,8 @@ def _hidden_loop(part: Any, per_word: int) -> Any:
                 part(x_JD[j : j + n], address_WP[UP], up_NF[:n], start, stop)
                 for row in range(n):
                     _swiglu(gate_NF[row], up_NF[row], start, stop)
+                    if rounds:
+                        _round(gate_NF[row], start, stop)
                     interleave(gate_NF[row], hidden_JF[j + row], start, stop, per_word)
             add_one(count_C, HIDDEN_DONE)
             task = add_one(count_C, NEXT_HIDDEN)
@@ -162,8 +171,8 @@ def expert_loop(part: Any, size: int) -> Any:
     hidden_loop, output_loop = _hidden_loop(part, WORD // size), _output_loop(part)
 
     @inlined
-    def loop(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads):
-        hidden_loop(x_JD, address_EWP, pairs, hidden_JF, count_C, threads)
+    def loop(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds):
+        hidden_loop(x_JD, address_EWP, pairs, hidden_JF, count_C, threads, rounds)
         output_loop(hidden_JF, address_EWP, pairs, y_ND, count_C, threads)
 
     return loop
@@ -173,7 +182,7 @@ _IDS = types.Array(intp, 1, "C")
 PAIRS = types.NamedTuple((_IDS, _IDS, _IDS, types.Array(float32, 1, "C")), Pairs)
 LOOP_TYPES = (
     *(input_type(float32), types.Array(int64, 3, "C"), PAIRS, OUTPUT, OUTPUT),
-    *(types.Array(int64, 1, "C"), intp),
+    *(types.Array(int64, 1, "C"), intp, boolean),
 )
 compile_now(group_by_expert, input_type(float32), input_type(int32), intp)
 
@@ -186,14 +195,18 @@ def add_experts(
     address_EWP: np.ndarray,
     width: int,
     y_ND: np.ndarray,
+    compute: str = "float32",
 ) -> None:
     """Add to each token in `y_ND` the weighted sum over the experts of its pairs, all float32.
 
     `loop` reads gate, up and down of expert e, whose hidden layer has `width` channels and whose
-    elements `itemsize` bytes, at the addresses `address_EWP[e]`.
+    elements `itemsize` bytes, at the addresses `address_EWP[e]`. `compute` is what the tokens and
+    the hidden channels are rounded to, a key of `quantization.compute.COMPUTE_TYPES`.
     """
-    x_JD = interleave_words(np.ascontiguousarray(x_ND), itemsize)[pairs.token_J]
+    x_ND = round_rows(np.ascontiguousarray(x_ND), compute)
+    x_JD = interleave_words(x_ND, itemsize)[pairs.token_J]
     hidden_JF, count_C = np.empty((len(x_JD), width), np.float32), np.zeros(COUNTERS, np.int64)
     threads = available_threads() if x_JD.size * width >= MIN_SHARED_WORK else 1
-    arguments = x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads
+    rounds = compute == "bfloat16"
+    arguments = x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds
     parallel_for(lambda _: loop(*arguments), threads)

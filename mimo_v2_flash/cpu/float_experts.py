@@ -28,15 +28,15 @@ _float32_experts = expert_loop(_float32_product, FLOAT32.size)
 
 
 @in_order
-def bfloat16_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads):
+def bfloat16_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds):
     """Add a step's experts of bfloat16 bits to `y_ND`, as `expert_step.expert_loop` says."""
-    _bfloat16_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads)
+    _bfloat16_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds)
 
 
 @in_order
-def float32_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads):
+def float32_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds):
     """Add a step's experts of float32 to `y_ND`, as `expert_step.expert_loop` says."""
-    _float32_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads)
+    _float32_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds)
 
 
 compile_now(bfloat16_experts, *LOOP_TYPES)

@@ -24,9 +24,9 @@ _experts = expert_loop(_product, FLOAT8.size)
 
 
 @in_order
-def float8_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads):
+def float8_experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds):
     """Add a step's experts of FP8 blocks to `y_ND`, as `expert_step.expert_loop` says."""
-    _experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads)
+    _experts(x_JD, address_EWP, pairs, hidden_JF, y_ND, count_C, threads, rounds)
 
 
 compile_now(float8_experts, *LOOP_TYPES)

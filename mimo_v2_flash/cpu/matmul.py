@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .blas import times_transposed
+from .rounding import round_rows
 from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
 from .tile import LANES, interleave_words
 
@@ -46,9 +47,15 @@ class CompiledWeight(Protocol):
         """Return rows `start` to `end` in float32."""
 
 
-def product(x_NI: np.ndarray, weight: CompiledWeight, outputs: int) -> np.ndarray:
-    """Return float32 `x_NI` times the transpose of a weight of `outputs` rows."""
-    (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
+def product(
+    x_NI: np.ndarray, weight: CompiledWeight, outputs: int, compute: str = "float32"
+) -> np.ndarray:
+    """Return float32 `x_NI`, rounded as `compute` says, times the transpose of a weight.
+
+    The weight has `outputs` rows; `compute` is a key of `quantization.compute.COMPUTE_TYPES`.
+    """
+    rows, inputs = x_NI.shape
+    x_NI = round_rows(np.ascontiguousarray(x_NI), compute)
     y_NO = np.empty((rows, outputs), np.float32)
     if rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW):
         tasks = 4 * available_threads()  # several for each thread balance the load

@@ -7,17 +7,23 @@ from typing import Any
 __all__ = ["tree_arrays", "tree_leaves", "tree_map", "tree_replace", "tree_signature"]
 
 
-def tree_map(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
+def tree_map(
+    function: Callable[[str, Any], Any],
+    tree: Any,
+    path: str = "",
+    leaf: type | tuple[type, ...] = (),
+) -> Any:
     """Return the pytree `tree` with `function(path, leaf)` in place of every leaf.
 
-    Tuples, named or not, dataclasses and dictionaries are nodes; everything else is a leaf. A
-    leaf's path joins the names or numbers of the branches to it by dots.
+    Tuples, named or not, dataclasses and dictionaries are nodes, unless they are of type `leaf`;
+    everything else is a leaf. A leaf's path joins the names or numbers of the branches to it by
+    dots.
     """
-    branches = _branches(tree)
+    branches = None if isinstance(tree, leaf) else _branches(tree)
     if branches is None:
         return function(path, tree)
     changed = {
-        name: tree_map(function, branch, f"{path}.{name}" if path else name)
+        name: tree_map(function, branch, f"{path}.{name}" if path else name, leaf)
         for name, branch in branches.items()
     }
     if isinstance(tree, dict):

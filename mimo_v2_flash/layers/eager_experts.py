@@ -13,6 +13,7 @@ import numpy as np
 from mimo_v2_flash.checkpoint.params import DenseWeights, ExpertWeights
 from mimo_v2_flash.cpu.loading import compiled_module
 from mimo_v2_flash.kernels.axes import checked
+from mimo_v2_flash.quantization.compute import stored_weight
 from mimo_v2_flash.quantization.matmul import compiled_weight
 
 from .grouped_experts import grouped_experts
@@ -23,10 +24,11 @@ MAX_TOKENS = 128  # of a step; more of them are as fast by expert, one after the
 
 
 class ExpertKind(NamedTuple):
-    """What experts of one compiled call have in common: loop, bytes of an element, F and D."""
+    """What experts of one compiled call have in common: loop, element, compute type, F and D."""
 
     loop: Any
     itemsize: int
+    compute: str
     shape: tuple[int, int]
 
 
@@ -45,11 +47,16 @@ class ExpertTable:
         return self._kinds[expert]
 
     def _add(self, expert: int, record: DenseWeights) -> ExpertKind | None:
-        (F, D), readable = record.w_gate_FD.shape, [compiled_weight(w) for w in record]
+        (F, D), stored = record.w_gate_FD.shape, [stored_weight(w) for w in record]
+        readable = [compiled_weight(w) for w, _ in stored]
         weights = [weight for weight in readable if weight is not None]
         if [w.shape for w in record] != [(F, D), (F, D), (D, F)] or len(weights) < 3:
             return None
-        kinds = {ExpertKind(w.expert_loop, w.itemsize, (F, D)) for w in weights}
+        kinds = {
+            ExpertKind(w.expert_loop, w.itemsize, compute, (F, D))
+            for w in weights
+            for _, compute in stored
+        }
         if len(kinds) > 1 or any(kind.loop is None for kind in kinds):
             return None
         self._held.append(weights)
@@ -82,8 +89,9 @@ def eager_experts(
         if kind is None or kind.shape[1] != x_ND.shape[1]:
             y_ND += grouped_experts(x_ND, weight_NA, kind_NA, experts)
         else:
-            width = kind.shape[0]
-            loops.add_experts(kind.loop, kind.itemsize, x_ND, pairs, table.address_EWP, width, y_ND)
+            loop, itemsize, compute, (width, _) = kind
+            where = pairs, table.address_EWP, width
+            loops.add_experts(loop, itemsize, x_ND, *where, y_ND, compute)
     return y_ND
 
 

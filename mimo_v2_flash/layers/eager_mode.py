@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import ModelWeights
+from mimo_v2_flash.execution.pytree import tree_map
 from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.parallel import ALONE, Group, HostGroup
+from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization.compute import ActivationQuantizedWeight
 
 from .eager_attention import eager_attend
 from .eager_dispatchers import eager_dispatchers
@@ -75,9 +78,18 @@ class EagerMode:
         """Return the slots that hold a token."""
         return min(kv_length, slots)
 
-    def process_weights(self, weights: ModelWeights) -> ModelWeights:
-        """Return the weights as loaded."""
-        return weights
+    def process_weights(self, weights: ModelWeights, compute: str) -> ModelWeights:
+        """Return the weights as loaded; those of products know what rounds their activations."""
+
+        def rounding(path: str, weight: Any) -> Any:
+            is_router = "w_router_ED" in path  # what it chooses is not to hang on rounding
+            is_multiplied = ".w_" in f".{path}" and not is_router
+            return ActivationQuantizedWeight(weight, compute) if is_multiplied else weight
+
+        if compute == "float32":
+            return weights
+        rounded: ModelWeights = tree_map(rounding, weights, leaf=QuantizedTensor)
+        return rounded
 
 
 def _batch(

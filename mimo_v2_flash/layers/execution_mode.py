@@ -76,8 +76,8 @@ class ExecutionMode(Protocol):
     def kv_length(self, kv_length: int, slots: int) -> int:
         """Return the slots to attend to, where `kv_length` tokens came before."""
 
-    def process_weights(self, weights: ModelWeights) -> ModelWeights:
-        """Return loaded weights in the layout that the layers take."""
+    def process_weights(self, weights: ModelWeights, compute: str) -> ModelWeights:
+        """Return loaded weights as the layers take them, for products of a compute type."""
 
 
 EXECUTION_MODES: dict[str, ExecutionMode] = {"eager": EagerMode(), "static": StaticMode()}

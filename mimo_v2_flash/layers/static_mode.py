@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_expert import capacity_experts
 from mimo_v2_flash.kernels.moe_router import moe_router
@@ -39,7 +40,6 @@ class StaticMode:
     rotate = staticmethod(rope_partial)
     router = staticmethod(moe_router)
     dispatchers = staticmethod(static_dispatchers)
-    process_weights = staticmethod(to_device_layout)
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
         """Return the groups of all ranks as one `DeviceGroup`: every rank runs the same program."""
@@ -83,6 +83,10 @@ class StaticMode:
         row_bn = np.repeat(batch.first_token_b[:, None], np.count_nonzero(column_n), axis=1)
         row_bn[: len(is_wanted_bn)] += np.where(is_wanted_bn, index_Bn[rows][:, column_n], 0)
         return row_bn.reshape(-1).astype(np.int32), np.nonzero(is_wanted_bn.reshape(-1))[0]
+
+    def process_weights(self, weights: ModelWeights, compute: str) -> ModelWeights:
+        """Return the weights as programs take them."""
+        return to_device_layout(weights)
 
     def cache_length(self, length: int, limit: int) -> int:
         """Return `length` in a bucket: every length of a cache has programs of its own."""

@@ -13,6 +13,8 @@ import numpy as np
 from mimo_v2_flash.cpu.blas import times_transposed
 from mimo_v2_flash.cpu.loading import compiled_module
 
+from .compute import ActivationQuantizedWeight, round_activations, stored_weight
+
 if TYPE_CHECKING:
     from mimo_v2_flash.cpu.matmul import CompiledWeight
 
@@ -26,7 +28,9 @@ TILE_ELEMENTS = (
 )  # elements of a weight converted to float32 at a time: 2 MiB, a core's cache
 
 
-def matmul(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> np.ndarray:
+def matmul(
+    x: np.ndarray, w: np.ndarray | QuantizedTensor | ActivationQuantizedWeight
+) -> np.ndarray:
     """Return float32 `x` [..., I] times the transpose of `w` [..., O, I], float32.
 
     Parameters
@@ -34,19 +38,27 @@ def matmul(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> np.ndarray:
     x
         Its last axis is as long as that of `w`; batch axes broadcast.
     w
-        A float32 or bfloat16 array, or a `QuantizedTensor`.
+        A float32 or bfloat16 array, or a `QuantizedTensor`; or an `ActivationQuantizedWeight` of
+        one of them, before whose product `x` is rounded.
     """
-    loops = compiled_module("matmul")
-    if loops is None or not w.shape[-1]:
-        return plain_matmul(x, w)
-    if x.ndim == 2 and len(w.shape) == 2:
+    w, compute = stored_weight(w)
+    loops = compiled_module("matmul") if w.shape[-1] else None
+    if loops is not None and x.ndim == len(w.shape) == 2:
         is_small = isinstance(w, np.ndarray) and w.size < MIN_ELEMENTS
         weight = None if is_small else compiled_weight(w)
-        return plain_matmul(x, w) if weight is None else loops.product(x, weight, w.shape[0])
-    size = x.size // x.shape[-1] * w.shape[-2]
-    if x.shape[:-2] == w.shape[:-2] and size >= MIN_ELEMENTS and isinstance(w, np.ndarray):
-        return loops.batch_product(x, w) if w.dtype == np.float32 else plain_matmul(x, w)
+        if weight is not None:
+            return loops.product(x, weight, w.shape[0], compute)
+    x = round_activations(x, compute)
+    if loops is not None and _is_large_batch(x, w):
+        return loops.batch_product(x, w)
     return plain_matmul(x, w)
+
+
+def _is_large_batch(x: np.ndarray, w: np.ndarray | QuantizedTensor) -> bool:
+    """Return whether threads may share the products of equal batch axes."""
+    is_batch = x.ndim > 2 and x.shape[:-2] == w.shape[:-2]
+    size = x.size // x.shape[-1] * w.shape[-2]
+    return is_batch and size >= MIN_ELEMENTS and getattr(w, "dtype", None) == np.float32
 
 
 def compiled_weight(w: np.ndarray | QuantizedTensor) -> CompiledWeight | None:

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,10 @@ from mimo_v2_flash.cli.runtime_options import COMPILE_CACHE, RuntimeOptions, add
 from mimo_v2_flash.execution import NumpyBackend
 
 HOST = NumpyBackend()
-UNSAID = dict.fromkeys(("max_length", "max_step", "cache_dtype", "activation_dtype"))
+UNSAID: dict[str, Any] = dict.fromkeys(
+    ("max_length", "max_step", "cache_dtype", "activation_dtype")
+)
+UNSAID |= {"compute": "float32"}
 
 
 def runtime_of(*arguments: str) -> RuntimeOptions:
@@ -40,7 +44,7 @@ def test_the_context_is_that_of_programs_alone():
 @pytest.mark.parametrize("folder_option", ["--programs", "--compile-cache"])
 def test_every_option_arrives(folder_option):
     sizes = "--context", "40", "--chunk", "9", "--lnc", "1", "--cache-dtype", "float32"
-    dtype = "--stream-dtype", "bfloat16"
+    dtype = "--stream-dtype", "bfloat16", "--compute", "bfloat16"
     runtime = runtime_of(
         "--backend", "neuron", *sizes, *dtype, folder_option, "/p", "--skip-compile"
     )
@@ -50,6 +54,7 @@ def test_every_option_arrives(folder_option):
         "max_step": 9,
         "cache_dtype": "float32",
         "activation_dtype": "bfloat16",
+        "compute": "bfloat16",
         "folder": Path("/p"),
         "lnc": 1,
         "skip_compile": True,

@@ -5,13 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.kv_cache import new_cache
 from mimo_v2_flash.layers.eager_dispatchers import MoEStepShape
 from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization.compute import ActivationQuantizedWeight
 from tests.support.batches import batch_of
+from tests.support.shipped import FOLDER
 from tests.support.tiny import tiny
 
 MODE = EagerMode()
@@ -164,3 +169,22 @@ def test_a_rank_has_its_groups_alone():
 def test_a_rank_holds_its_sequences_alone():
     rows = rank_rows([2, 2, 5])
     assert [MODE.sequences(rows, rank) for rank in range(3)] == [2, 0, 3]
+
+
+def test_a_compute_type_belongs_to_the_weights_of_products_alone():
+    weights = load_weights(FOLDER, MiMoConfig.from_pretrained(FOLDER))
+    assert MODE.process_weights(weights, "float32") is weights
+    wrapped = (ActivationQuantizedWeight, QuantizedTensor)
+    rounding = tree_leaves(MODE.process_weights(weights, "bfloat16"), leaf=wrapped)
+    is_rounding = {
+        path.split(".")[-1]: isinstance(leaf, ActivationQuantizedWeight)
+        for path, leaf in rounding.items()
+        if hasattr(leaf, "shape") and not path.split(".")[-1].isdigit()
+    }
+    multiplied = {"w_q_OD", "w_k_OD", "w_v_OD", "w_o_DI", "w_gate_FD", "w_up_FD", "w_down_DF"}
+    multiplied |= {"w_eh_DI", "w_logits_VD"}
+    assert {name for name, rounds in is_rounding.items() if rounds} == multiplied
+    assert {"w_router_ED", "embedding_VD", "sink_H", "bias_E"} < is_rounding.keys()
+    experts = [leaf for path, leaf in rounding.items() if ".experts." in path]
+    assert len(experts) == 5 * 16 * 3
+    assert all(leaf.compute == "bfloat16" for leaf in experts)

@@ -1,0 +1,67 @@
+"""Mutants of compute types: what is rounded before a product, what is not, and how."""
+
+from tools.kernel_mutants import Mutant, mutant_in
+
+__all__ = ["COMPUTE_MUTANTS"]
+
+PRODUCTS = ("tests/quantization/test_compute.py",)
+EXPERTS = ("tests/layers/test_rounded_experts.py",)
+
+COMPUTE_MUTANTS = (
+    Mutant(
+        "a row alone is not rounded",
+        "mimo_v2_flash/cpu/matmul.py",
+        "round_rows(np.ascontiguousarray(x_NI), compute)",
+        'round_rows(np.ascontiguousarray(x_NI), compute if rows > 1 else "float32")',
+        PRODUCTS,
+    ),
+    Mutant(
+        "rows are rounded by numba alone",
+        "mimo_v2_flash/quantization/matmul.py",
+        "    x = round_activations(x, compute)\n",
+        "",
+        PRODUCTS,
+    ),
+    Mutant(
+        "ties are rounded away from zero",
+        "mimo_v2_flash/cpu/rounding.py",
+        "bits + HALF + ((bits >> np.uint32(16)) & np.uint32(1))",
+        "bits + HALF + np.uint32(1)",
+        PRODUCTS,
+    ),
+    Mutant(
+        "NaN is rounded to a number",
+        "mimo_v2_flash/cpu/rounding.py",
+        "if bits & MAGNITUDE <= INFINITY else value",
+        "if bits == bits else value",
+        PRODUCTS,
+    ),
+    Mutant(
+        "hidden channels of compiled experts are not rounded",
+        "mimo_v2_flash/cpu/expert_step.py",
+        "                    if rounds:\n",
+        "                    if False:\n",
+        EXPERTS,
+    ),
+    Mutant(
+        "tokens of compiled experts are not rounded",
+        "mimo_v2_flash/cpu/expert_step.py",
+        "round_rows(np.ascontiguousarray(x_ND), compute)",
+        "np.ascontiguousarray(x_ND)",
+        EXPERTS,
+    ),
+    mutant_in(
+        "layers",
+        "the router's activations are rounded",
+        "eager_mode",
+        'is_router = "w_router_ED" in path',
+        "is_router = False",
+    ),
+    Mutant(
+        "ranks of different compute types",
+        "mimo_v2_flash/model.py",
+        "dtype=dtype, compute=compute, **sizes",
+        "dtype=dtype, **sizes",
+        ("tests/test_compute_type.py",),
+    ),
+)
