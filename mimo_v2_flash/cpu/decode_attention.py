@@ -13,24 +13,32 @@ statement. docs/decisions/0032 has the figures.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, int32, intp, types, uint16
-from numpy.lib.stride_tricks import as_strided
+from numba import intp
 
-from .attention_tile import KEYS, QUERIES, VALUES, add_values, copy_row, fill_scores
+from .attention_tile import KEYS, QUERIES, VALUES, add_values, fill_scores
 from .code_cache import compile_now
 from .exponential import exponential
 from .loops import in_order, inlined, summed
 from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
-from .tile import LANES, LINE
+from .tile import LANES
+from .visible_keys import (
+    KEY_TYPES,
+    SMALLEST,
+    ZERO,
+    begin_queries,
+    block_end,
+    copy_rows,
+    key_arguments,
+    list_keys,
+    matrix,
+    ordered,
+)
 
-__all__ = ["attend_pairs", "decode_attention", "is_readable", "task_edges"]
+__all__ = ["attend_pairs", "decode_attention", "task_edges"]
 
 KEY_BLOCK = 32  # positions: keys, and then values, of MiMo's widths in a core's first cache
 PAIR_KEYS = 8  # keys that take as long as what is done once for each pair
 TASKS = 4  # for each thread, so that all threads end together
-NO_SINK = np.float32(-1e30)  # that of `kernels.softmax`, a package above this one
-ZERO, ONE = map(np.float32, (0, 1))
-MAGNITUDE, SIGN_BIT, SMALLEST = np.int32(0x7FFFFFFF), np.int32(31), np.int32(-(2**31))
 
 
 class _Scratch(NamedTuple):
@@ -46,19 +54,13 @@ class _Scratch(NamedTuple):
 
 
 @inlined
-def _ordered(bits):
-    """Return the bits of a float as an integer of the same order, and the other way round."""
-    return np.int32(bits ^ ((bits >> SIGN_BIT) & MAGNITUDE))
-
-
-@inlined
 def _softmax(score_GS, g, start, end, peak_G, total_G, y_GC):
     """Replace scores of a query by weights, and bring what was summed before to the new peak."""
     seen = range(np.uintp(start), np.uintp(end))  # a signed index may be one from the end
     largest = SMALLEST  # as integers: LLVM has no vectors for the largest of floats
     for s in seen:
-        largest = max(largest, _ordered(np.float32(score_GS[g, s]).view(np.int32)))
-    peak = max(peak_G[g], np.int32(_ordered(largest)).view(np.float32))
+        largest = max(largest, ordered(np.float32(score_GS[g, s]).view(np.int32)))
+    peak = max(peak_G[g], np.int32(ordered(largest)).view(np.float32))
     factor, total = exponential(peak_G[g] - peak), ZERO
     for s in seen:
         weight = exponential(score_GS[g, s] - peak)
@@ -99,52 +101,18 @@ def _add_block(scratch, start_T, end_T, first, keys):
 
 
 @in_order
-def _matrix(rows, columns):
-    """Return a matrix of zeros that begins where a line of the processor's cache does."""
-    x_I, line = np.zeros(rows * columns + LINE, np.float32), LINE // 4
-    start = -(x_I.ctypes.data // 4) % line
-    return x_I[start : start + rows * columns].reshape(rows, columns)
-
-
-@in_order
 def _new_scratch(queries, Q, C):
     rows, width = -(-queries // QUERIES) * QUERIES, -(-C // VALUES) * VALUES
     depth = -(-Q // LANES) * LANES
     return _Scratch(
-        _matrix(rows, depth),
-        _matrix(KEY_BLOCK, depth),
-        _matrix(KEY_BLOCK, width),
-        _matrix(rows, KEY_BLOCK),
+        matrix(rows, depth),
+        matrix(KEY_BLOCK, depth),
+        matrix(KEY_BLOCK, width),
+        matrix(rows, KEY_BLOCK),
         np.empty(queries, np.float32),
         np.empty(queries, np.float32),
-        _matrix(rows, width),
+        matrix(rows, width),
     )
-
-
-@in_order
-def _list_keys(position_S, position_T, window, slot_J, position_J):
-    """List the keys that any token of a sequence sees, by position; return how many are cached.
-
-    After these come the step's tokens, of which `slot_J` has the index; their number is returned
-    too. Positions ascend in the cache from its slot of the oldest key on.
-    """
-    S, start, keys, tokens = position_S.size, np.int64(position_T[0]), 0, 0
-    oldest = max(0, start - window + 1) % max(1, S)
-    for index in range(oldest, oldest + S):
-        slot = index if index < S else index - S
-        position = np.int64(position_S[slot])
-        if 0 <= position < start and start - position < window:
-            j = keys
-            while j > 0 and position_J[j - 1] > position:
-                position_J[j], slot_J[j] = position_J[j - 1], slot_J[j - 1]
-                j -= 1
-            position_J[j], slot_J[j] = position, slot
-            keys += 1
-    for t in range(position_T.size):
-        if position_T[t] >= 0:
-            position_J[keys + tokens], slot_J[keys + tokens] = position_T[t], t
-            tokens += 1
-    return keys, tokens
 
 
 @in_order
@@ -156,35 +124,6 @@ def _find_visible(position_J, position_T, window, start_T, end_T):
             start += position - position_J[j] >= window
             end += position >= position_J[j]
         start_T[t], end_T[t] = start, end
-
-
-@in_order
-def _block_end(position_J, first, keys):
-    """Return where the block that begins with a listed key ends."""
-    end, block = first + 1, position_J[first] // KEY_BLOCK
-    while end < min(keys, first + KEY_BLOCK) and position_J[end] // KEY_BLOCK == block:
-        end += 1
-    return end
-
-
-@in_order
-def _copy_rows(kv_ZKI, row, slot_J, first, last, head, is_float32, scratch, s):
-    """Copy what a KV head has of listed keys, whose slots begin at `row`, to row s and after it."""
-    k_ZKI, v_ZKI = kv_ZKI
-    for j in range(first, last):
-        copy_row(k_ZKI, row + slot_J[j], head, is_float32, scratch.k_SQ, s + j - first)
-        copy_row(v_ZKI, row + slot_J[j], head, is_float32, scratch.v_SC, s + j - first)
-
-
-@in_order
-def _begin_pair(scratch, q_NHQ, sink_H, n, heads, first):
-    """Begin the sums of `heads` heads from `first` on, of tokens from `n` on, with their sinks."""
-    scratch.y_GC[:] = ZERO
-    for g in range(scratch.peak_G.size):
-        token, head = n + g // heads, first + g % heads
-        scratch.peak_G[g], scratch.total_G[g] = max(sink_H[head], NO_SINK), ONE
-        for i in range(q_NHQ.shape[2]):
-            scratch.q_GQ[g, i] = q_NHQ[token, head, i]
 
 
 @in_order
@@ -225,42 +164,23 @@ def attend_pairs(
         b, head = pair // K, pair % K
         if b != row:
             row, position_T = b, position_BT[b]
-            prior, keys = _list_keys(prior_position_BS[b], position_T, window, slot_J, position_J)
+            prior, keys = list_keys(prior_position_BS[b], position_T, window, slot_J, position_J)
             keys += prior
             _find_visible(position_J[:keys], position_T, window, start_T, end_T)
-        _begin_pair(scratch, q_NHQ, sink_H, b * T, G, head * G)
+        scratch.y_GC[:] = ZERO
+        begin_queries(scratch, q_NHQ, sink_H, b * T, G, head * G)
         first = 0
         while first < keys:
-            last = _block_end(position_J, first, keys)
-            cached = min(max(first, prior), last)
-            block = slot_J, first, cached, head, is_float32, scratch, 0
-            _copy_rows((prior_k_ZKI, prior_v_ZKI), b * slots, *block)
-            block = slot_J, cached, last, head, is_float32, scratch, cached - first
-            _copy_rows((k_NKI, v_NKI), b * T, *block)
+            last = block_end(position_J, first, keys, KEY_BLOCK)
+            cached, to = min(max(first, prior), last), (head, is_float32, scratch)
+            copy_rows((prior_k_ZKI, prior_v_ZKI), b * slots, slot_J[first:cached], *to, 0)
+            copy_rows((k_NKI, v_NKI), b * T, slot_J[cached:last], *to, cached - first)
             _add_block(scratch, start_T, end_T, first, last - first)
             first = last
         _end_pair(scratch, y_NHC, b * T, G, head * G)
 
 
-def _input(dtype: Any, axes: int, layout: str = "C") -> Any:
-    return types.Array(dtype, axes, layout, readonly=True)
-
-
-HALVES = _input(uint16, 3)
-compile_now(
-    attend_pairs,
-    *(_input(float32, 3), HALVES, HALVES, _input(int32, 2)),
-    *(HALVES, HALVES, _input(int32, 2, "A"), _input(float32, 1)),
-    *(types.Array(float32, 3, "C"), intp, intp, intp, intp),
-)
-
-
-def is_readable(prior_BSK: np.ndarray) -> bool:
-    """Return whether a cache's keys or values are rows side by side, as those of a view are."""
-    size, (heads, width) = prior_BSK.itemsize, prior_BSK.shape[2:]
-    sequence, *inner = prior_BSK.strides
-    is_whole = inner == [heads * width * size, width * size, size] and sequence % inner[0] == 0
-    return not prior_BSK.size or (is_whole and prior_BSK.flags.aligned)
+compile_now(attend_pairs, *KEY_TYPES, intp, intp)
 
 
 def decode_attention(
@@ -282,19 +202,9 @@ def decode_attention(
     between them, in a row, are at consecutive positions.
     """
     (B, T, H, Q), (K, C) = q_BTHQ.shape, v_BTKC.shape[2:]
-    step = q_BTHQ * np.float32(Q**-0.5), _halves(k_BTKQ), _halves(v_BTKC)
     y_BTHC = np.empty((B, T, H, C), np.float32)
-    arguments = (
-        *(np.ascontiguousarray(x_BT).reshape(B * T, *x_BT.shape[2:]) for x_BT in step),
-        np.ascontiguousarray(position_BT),
-        _rows(_halves(prior_k_BSKQ)),
-        _rows(_halves(prior_v_BSKC)),
-        prior_position_BS,
-        sink_H.astype(np.float32, copy=False),
-        y_BTHC.reshape(B * T, H, C),
-        _slots(prior_k_BSKQ),
-        window,
-    )
+    keys = k_BTKQ, v_BTKC, position_BT, prior_k_BSKQ, prior_v_BSKC, prior_position_BS
+    arguments = key_arguments(q_BTHQ, *keys, sink_H, y_BTHC, window)
     key_B = np.minimum(position_BT[:, 0], min(window - 1, prior_position_BS.shape[1])) + T
     is_shared = int(np.sum(key_B)) * T * H * (Q + C) >= MIN_SHARED_WORK
     edges = task_edges(key_B, K, TASKS * available_threads() if is_shared else 1)
@@ -313,20 +223,3 @@ def task_edges(key_B: np.ndarray, heads: int, tasks: int) -> list[int]:
     targets = work_J[-1] * np.arange(1, tasks) // tasks
     inner = np.searchsorted(work_J, targets, side="right")
     return np.unique([0, *inner, work_J.size]).tolist()
-
-
-def _halves(x: np.ndarray) -> np.ndarray:
-    """Return `x` as 16-bit integers: one for each bfloat16, which numba lacks, two for float32."""
-    return x.view(np.uint16)
-
-
-def _slots(prior_BSK: np.ndarray) -> int:
-    """Return the rows between the first slots of two sequences; an empty array has no strides."""
-    return prior_BSK.strides[0] // prior_BSK.strides[1] if prior_BSK.size else 0
-
-
-def _rows(prior_BSK: np.ndarray) -> np.ndarray:
-    """Return the rows [Z, K, ...] of a cache from the first to the last of `prior_BSK`."""
-    B, S = prior_BSK.shape[:2]
-    rows = (B - 1) * _slots(prior_BSK) + S if S else 0
-    return as_strided(prior_BSK, (rows, *prior_BSK.shape[2:]), prior_BSK.strides[1:])

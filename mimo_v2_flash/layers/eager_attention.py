@@ -1,8 +1,8 @@
-"""Eager-mode attention: few tokens a sequence in a compiled call, others by KV head and queries.
+"""Eager-mode attention: compiled calls, and where numba cannot be used one KV head at a time.
 
 Host code, not a kernel: loops, threads and blocks follow from sizes. Static mode attends with all
 heads at once (`attend`). The kernels say what is computed; `cpu/decode_attention.py` computes it
-for sequences of up to `FEW_TOKENS` tokens, where numba can be used.
+for sequences of up to `FEW_TOKENS` tokens, `cpu/prefill_attention.py` for others.
 """
 
 from functools import cache, partial
@@ -52,24 +52,26 @@ def eager_attend(
 ) -> Any:
     """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is."""
     wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)
-    decode_attention = _compiled_decode(q_BTHQ, active, prior) if window >= 1 else None
-    if decode_attention is None:
+    attention = _compiled(q_BTHQ, active, prior) if window >= 1 else None
+    if attention is None:
         options = {"window": window, "query_block": query_block}
         y_BTHC = attend_per_kv_head(wide_BTHQ, active, prior, sink_H, **options)
     else:
-        y_BTHC = decode_attention(wide_BTHQ, *active, *prior, sink_H, window=window)
+        y_BTHC = attention(wide_BTHQ, *active, *prior, sink_H, window=window)
     return y_BTHC.astype(q_BTHQ.dtype, copy=False)
 
 
-def _compiled_decode(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
-    """Return the compiled decode attention, or None if it cannot read these tensors."""
+def _compiled(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
+    """Return the compiled attention of so many tokens, or None if it cannot read these tensors."""
     (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
-    loops = compiled_module("decode_attention") if T <= FEW_TOKENS and H % K == 0 else None
+    name = "decode_attention" if T <= FEW_TOKENS else "prefill_attention"
+    loops = compiled_module(name) if H % K == 0 else None
     parts = active.k_BSKQ, active.v_BSKC, prior.k_BSKQ, prior.v_BSKC
     if loops is None or len({part.dtype for part in parts}) > 1:
         return None
-    is_readable = loops.is_readable(prior.k_BSKQ) and loops.is_readable(prior.v_BSKC)
-    return _checked_once(loops.decode_attention) if is_readable else None
+    is_readable = compiled_module("visible_keys").is_readable
+    are_readable = is_readable(prior.k_BSKQ) and is_readable(prior.v_BSKC)
+    return _checked_once(getattr(loops, name)) if are_readable else None
 
 
 def attend_per_kv_head(

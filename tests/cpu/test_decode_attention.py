@@ -2,51 +2,22 @@
 
 from itertools import pairwise
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.cpu import decode_attention as loops
-from mimo_v2_flash.cpu.decode_attention import KEY_BLOCK, decode_attention, is_readable, task_edges
+from mimo_v2_flash.cpu.decode_attention import KEY_BLOCK, decode_attention, task_edges
 from mimo_v2_flash.kernels.attention import NO_WINDOW
-from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.reference.attention import attention as oracle
 from tests.support.agreement import assert_agrees
 from tests.support.drawn import FLOATS, floats, seeds
+from tests.support.ring_steps import KEYS_AND_VALUES, ring_step, stored
 from tests.support.steps import Step, random_step
 
 WINDOWS = [1, 2, 5, 129, NO_WINDOW]
-KEYS_AND_VALUES = "k_BTKQ", "v_BTKC", "prior_k_BSKQ", "prior_v_BSKC"
-
-
-def stored(step: Step, dtype) -> Step:
-    """Return a step whose keys and values have the dtype of a cache."""
-    return step._replace(**{name: getattr(step, name).astype(dtype) for name in KEYS_AND_VALUES})
-
-
-def ring_step(seed, starts, slots: int, kv_length: int, *, window: int, T=1, **sizes) -> Step:
-    """Return T tokens of each sequence, which has `starts[b]` cached ones, on views of a cache.
-
-    Sequences that start at -1 are idle. Every row that no key may be read from is NaN.
-    """
-    counts = [T * (start >= 0) for start in starts]
-    step = random_step(seed, starts=starts, counts=counts, T=T, **sizes)
-    (_, _, K, Q), C = step.k_BTKQ.shape, step.v_BTKC.shape[3]
-    generator, rows = np.random.default_rng(seed), len(starts) * slots + 1
-    k_ZKQ, v_ZKC = (np.full((rows, K, width), np.nan, np.float32) for width in (Q, C))
-    position_Z = np.full(rows, -1, np.int32)
-    for b, start in enumerate(starts):
-        for position in range(max(0, start - slots), start):
-            row = b * slots + position % slots
-            position_Z[row] = position
-            if start - position < window:
-                k_ZKQ[row], v_ZKC[row] = (generator.standard_normal((K, n)) for n in (Q, C))
-    cache = KVCache(k_ZKQ, v_ZKC, position_Z)
-    prior = prior_tokens(cache, slots=slots, rows=range(len(starts)), kv_length=kv_length)
-    return Step(*step[:4], *prior, step.sink_H)
 
 
 def assert_is_oracle(step: Step, window: int) -> None:
@@ -240,12 +211,3 @@ def test_64_threads_have_equal_parts_of_a_ragged_batch(monkeypatch):
         threads[np.argmin(threads)] += work_J[start:end].sum()
     assert len(tasks) > 128
     assert threads.max() <= 1.3 * threads.mean()
-
-
-def test_what_is_not_rows_side_by_side_is_not_readable():
-    whole = np.zeros((2, 8, 3, 4), np.float32)
-    assert is_readable(whole)
-    assert is_readable(whole[:, :5])
-    assert is_readable(whole[:1].astype(ml_dtypes.bfloat16))
-    others = whole[:, ::2], whole[..., :2], whole[:, :, :1], np.swapaxes(whole, 1, 2)
-    assert not any(map(is_readable, others))

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.cpu.loading import compiled_module as import_module
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.layers import eager_attention
 from mimo_v2_flash.layers.eager_attention import (
@@ -102,27 +103,25 @@ def refuse(*_, **__):
     raise AssertionError("another path computed this step")
 
 
-@pytest.mark.parametrize("T", [1, 4, FEW_TOKENS])
-def test_few_tokens_are_a_compiled_call(monkeypatch, T):
+@pytest.mark.parametrize("T", [1, 4, FEW_TOKENS, FEW_TOKENS + 1, 30])
+def test_it_is_a_compiled_call(monkeypatch, T):
     assert EagerMode.attend is eager_attend
     step = random_step(starts=(5, 3), T=T, S=5)
     expected = attend(*segments(step), window=4, query_block=16)
+    modules = []
     monkeypatch.setattr(eager_attention, "attend_per_kv_head", refuse)
-    np.testing.assert_allclose(
-        eager_attend(*segments(step), window=4, query_block=16), expected, atol=1e-6
+    monkeypatch.setattr(
+        eager_attention, "compiled_module", lambda name: modules.append(name) or import_module(name)
     )
+    actual = eager_attend(*segments(step), window=4, query_block=16)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert modules[0] == ("decode_attention" if T <= FEW_TOKENS else "prefill_attention")
 
 
-def test_prompts_are_not(monkeypatch):
-    step = random_step(starts=(5, 3), T=FEW_TOKENS + 1, S=5)
-    monkeypatch.setattr(eager_attention, "compiled_module", refuse)
-    expected = attend(*segments(step), window=4, query_block=16)
-    np.testing.assert_array_equal(eager_attend(*segments(step), window=4, query_block=16), expected)
-
-
+@pytest.mark.parametrize("T", [1, FEW_TOKENS + 1])
 @pytest.mark.parametrize("change", ["no numba", "other rows", "other dtype"])
-def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change):
-    step = random_step(starts=(5, 3), T=1, S=5)
+def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change, T):
+    step = random_step(starts=(5, 3), T=T, S=5)
     expected = attend(*segments(step), window=4, query_block=16)
     if change == "no numba":
         monkeypatch.setattr(eager_attention, "compiled_module", lambda _: None)
@@ -137,7 +136,7 @@ def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change):
 
 
 @settings(deadline=None)
-@given(seeds, st.integers(1, 3), floats, st.sampled_from([3, NO_WINDOW]))
+@given(seeds, st.sampled_from([1, 3, 20]), floats, st.sampled_from([3, NO_WINDOW]))
 def test_a_bfloat16_stream_rounds_no_weights(seed, T, dtype, window):
     """The output is the oracle's, rounded once: by half a unit of the last of 8 bits."""
     step = random_step(seed, starts=(40, 7), T=T, S=40, dtype=ml_dtypes.bfloat16)
