@@ -85,18 +85,15 @@ def run(
         reference = load(**runtime._replace(compute=compare).keywords(host=NumpyBackend()))
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
-    length = runner.max_length if length is None else length
     token_T = tokens(tokenizer, content)
-    windows = {"length": length, "begin": end_of_text(tokenizer)}
+    windows = {"length": length or runner.max_length, "begin": end_of_text(tokenizer)}
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
         bits, error = _bits(runner, reference, token_T, advance=advance, **windows)
     seconds = time.perf_counter() - start
-    numbers = {
-        "model": model.resolve().name,
-        "text": text,
-        "compute": runner.compute,
-        **_likelihood(bits, size, len(token_T), length),
+    numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
+    numbers |= _likelihood(bits, size, len(token_T), windows["length"])
+    numbers |= {
         "compare": error and _comparison(error, str(compare), size),
         "mtp_agreement": _agreements(runner, token_T, draft_tokens, windows),
         "seconds": seconds,
