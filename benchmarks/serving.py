@@ -35,6 +35,7 @@ from .steps import ROOT
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 TINY = ROOT / "examples" / "mimo-tiny"
 STREAMS, PROMPT, NEW = 32, 32, 64
+ASKED = 8  # prompts of a client, one after the other
 BARS = {
     "throughput of 32 streams over the engine's alone": 0.9,
     "request to first byte beyond the engine's, p50, ms": 5,
@@ -42,28 +43,44 @@ BARS = {
     "grammar's share of a step, 8 rows": 0.05,
 }
 CLIENT = """
-import asyncio, json, sys, time
+import json, selectors, socket, sys, time
 
-async def one(host, port, body):
-    reader, writer = await asyncio.open_connection(host, port)
-    content = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\\r\\nhost: {host}\\r\\nconnection: close\\r\\n"
-    start, first = time.perf_counter(), None
-    writer.write(f"{head}content-length: {len(content)}\\r\\n\\r\\n".encode() + content)
-    while piece := await reader.read(1 << 16):
-        if first is None and b"data: {" in piece:
-            first = time.perf_counter() - start
-    writer.close()
-    return first
+class Client:
+    def __init__(self, address, bodies):
+        self.address, self.bodies, self.firsts = address, bodies[::-1], []
+        self.ask()
 
-async def main(url, bodies):
-    host, port = url.removeprefix("http://").split(":")
-    start = time.perf_counter()
-    firsts = await asyncio.gather(*(one(host, int(port), body) for body in bodies))
-    print(json.dumps({"firsts": firsts, "seconds": time.perf_counter() - start}))
+    def ask(self):
+        content = json.dumps(self.bodies.pop()).encode()
+        head = f"POST /v1/completions HTTP/1.1\\r\\nhost: {self.address[0]}\\r\\n"
+        self.start, self.is_silent = time.perf_counter(), True
+        self.socket = socket.create_connection(self.address)
+        head += f"connection: close\\r\\ncontent-length: {len(content)}\\r\\n\\r\\n"
+        self.socket.sendall(head.encode() + content)
+        waiting.register(self.socket, selectors.EVENT_READ, self)
 
-asyncio.run(main(sys.argv[1], json.load(sys.stdin)))
-"""  # no HTTP library: its milliseconds for each request are not the server's
+    def read(self):
+        piece = self.socket.recv(1 << 16)
+        if self.is_silent and b"data: {" in piece:
+            self.firsts.append(time.perf_counter() - self.start)
+            self.is_silent = False
+        if not piece:
+            waiting.unregister(self.socket)
+            self.socket.close()
+            if self.bodies:
+                self.ask()
+
+waiting = selectors.DefaultSelector()
+host, port = sys.argv[1].removeprefix("http://").split(":")
+everyone = json.load(sys.stdin)
+start = time.perf_counter()
+clients = [Client((host, int(port)), bodies) for bodies in everyone]
+while waiting.get_map():
+    for key, _ in waiting.select():
+        key.data.read()
+seconds = time.perf_counter() - start
+print(json.dumps({"firsts": [client.firsts for client in clients], "seconds": seconds}))
+"""  # no HTTP library, no asyncio: their time is not the server's
 
 
 def main() -> int:
@@ -77,10 +94,10 @@ def main() -> int:
         random = np.random.default_rng(round_)
         prompts = random.integers(9, 4000, (STREAMS, PROMPT)).tolist()
         alone = engine_alone(model, prompts)
-        served = over_http(model, tokenizer, prompts)
-        beyond = np.array(served["firsts"]) - np.array(served["engine_firsts"])
+        seconds, _ = over_http(model, tokenizer, [[(prompt, NEW)] for prompt in prompts])
+        _, beyond = over_http(model, tokenizer, in_turn(random))
         values = (
-            alone / served["seconds"],
+            alone / seconds,
             float(np.percentile(beyond, 50)) * 1e3,
             float(np.percentile(beyond, 99)) * 1e3,
             grammar_share(model, tokenizer, prompts[:8]),
@@ -127,17 +144,37 @@ class TimedThread(EngineThread):
         return super().submit(prompt_tokens, params, timed, **options)
 
 
-def over_http(model: Any, tokenizer: Any, prompts: list[list[int]]) -> dict[str, Any]:
-    """Return the seconds of streams over HTTP, and of each those to its first byte and token."""
-    body = {"model": "tiny", "max_tokens": NEW, "temperature": 0, "ignore_eos": True}
-    bodies = [{**body, "prompt": prompt, "stream": True} for prompt in prompts]
+def in_turn(random: np.random.Generator) -> list[list[tuple[list[int], int]]]:
+    """Return the prompts and lengths of clients that each ask again when they have an answer."""
+    prompts = random.integers(9, 4000, (STREAMS, ASKED, PROMPT)).tolist()
+    lengths = random.integers(1, NEW, (STREAMS, ASKED)).tolist()
+    return [list(zip(*client, strict=True)) for client in zip(prompts, lengths, strict=True)]
+
+
+def over_http(
+    model: Any, tokenizer: Any, clients: list[list[tuple[list[int], int]]]
+) -> tuple[float, np.ndarray]:
+    """Return the seconds of all streams of clients over HTTP, and those before the first bytes.
+
+    The latter are those of the last half of each client's streams, beyond the engine's.
+    """
+    body = {"model": "tiny", "temperature": 0, "ignore_eos": True, "stream": True}
+    bodies = [
+        [{**body, "prompt": prompt, "max_tokens": length} for prompt, length in client]
+        for client in clients
+    ]
     with serving(model, tokenizer) as (url, thread):
         command = [sys.executable, "-c", CLIENT, url]
         run = subprocess.run(
             command, input=json.dumps(bodies), capture_output=True, text=True, check=True
         )
-    result: dict[str, Any] = json.loads(run.stdout)
-    return result | {"engine_firsts": [thread.firsts[tuple(prompt)] for prompt in prompts]}
+    result = json.loads(run.stdout)
+    beyond = [
+        first - thread.firsts[tuple(prompt)]
+        for client, firsts in zip(clients, result["firsts"], strict=True)
+        for (prompt, _), first in list(zip(client, firsts, strict=True))[len(client) // 2 :]
+    ]
+    return result["seconds"], np.array(beyond)
 
 
 @contextmanager

@@ -136,8 +136,8 @@ ENGINE_MUTANTS = (
     _engine(
         "the high half of a seed is ignored",
         "noise",
-        "= seed, answer",
-        "= seed & 0xFFFFFFFF, answer",
+        "np.array([seed, answer]",
+        "np.array([seed & 0xFFFFFFFF, answer]",
     ),
     _engine(
         "penalties of a neighbour",
@@ -148,8 +148,8 @@ ENGINE_MUTANTS = (
     _engine(
         "temperature forgotten",
         "sampler",
-        "        score_SV /= temperature_S1",
-        "        score_SV /= temperature_S1 > 0",
+        "np.maximum(temperature_S1, ",
+        "np.maximum(temperature_S1 > 0, ",
     ),
     _engine(
         "top-p keeps one token too many",

@@ -11,6 +11,7 @@ from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
+from tools.panel_mutants import PANEL_MUTANTS
 from tools.rank_mutants import RANK_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
@@ -22,6 +23,7 @@ MUTANTS = (
     *KERNEL_MUTANTS,
     *DECODE_MUTANTS,
     *COMPUTE_MUTANTS,
+    *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *GENERATION_MUTANTS,
     *DRAFT_MUTANTS,

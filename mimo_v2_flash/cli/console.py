@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -41,7 +41,12 @@ def console(stream: TextIO | None = None) -> Console:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `entry.py`."""
+    """A console whose lines are whole but on a terminal; it leaves a closed pipe to `entry.py`."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print text as it is, brackets too, and tables in the console's width."""
+        is_whole = not self.is_terminal and all(isinstance(each, str) for each in objects)
+        super().print(*objects, **{"soft_wrap": is_whole, "markup": False} | options)
 
     def on_broken_pipe(self) -> None:
         raise  # noqa: PLE0704  rich calls this where it has caught BrokenPipeError
@@ -71,13 +76,13 @@ def progress(
 
     A terminal gets a bar with the remaining time, anything else one line at the end.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     return _bar(what, total, *columns, TextColumn(unit), TimeRemainingColumn())
 
 
 def progress_of_bytes(what: str, *, total: int) -> AbstractContextManager[Callable[[int], None]]:
     """Show bytes, rate and remaining time; the context is a callback that takes bytes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     return _bar(what, total, *columns, TransferSpeedColumn(), TimeRemainingColumn())
 
 

@@ -115,4 +115,4 @@ def _compare_tensors(
 
 
 def _print(line: str) -> None:
-    console().print(line, soft_wrap=True, markup=False)
+    console().print(line, soft_wrap=True)

@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .tile import LANES, SUMS, WORDS, add_lanes, select_lanes, splat
+from .tile import LANES, SUMS, WORDS, add_lanes, fused, select_lanes, splat, spread
 
 __all__ = ["KEYS", "QUERIES", "VALUES", "add_values", "copy_row", "fill_scores"]
 
@@ -81,7 +81,7 @@ def add_values(_, weight_GS, g, v_SC, keys, y_GC, c):
         sums = [cgutils.alloca_once_value(build, _load(build, place, SUMS)) for place in places]
         with _steps(build, INT64(0), keys, 1) as s:
             values = [_load(build, v.address(s, column), SUMS) for column in columns]
-            weights = [_spread(build, build.load(weight.address(row, s))) for row in rows]
+            weights = [spread(build, build.load(weight.address(row, s))) for row in rows]
             for total, (each, value) in zip(sums, product(weights, values), strict=True):
                 _add_product(build, total, each, value)
         for total, place in zip(sums, places, strict=True):
@@ -126,10 +126,7 @@ def _after(build: Any, start: Any, count: int, step: int = 1) -> list[Any]:
 
 def _add_product(build: Any, total: Any, a: Any, b: Any) -> None:
     """Add `a` times `b` to the variable `total`, which LLVM keeps in a register."""
-    signature = ir.FunctionType(SUMS, (SUMS, SUMS, SUMS))
-    name = f"llvm.fmuladd.v{LANES}f32"
-    fused = cgutils.get_or_insert_function(build.module, signature, name)
-    build.store(build.call(fused, (a, b, build.load(total))), total)
+    build.store(fused(build, a, b, build.load(total)), total)
 
 
 def _copy(build: Any, source: Any, target: Any, length: Any) -> None:
@@ -154,9 +151,3 @@ def _load(build: Any, address: Any, kind: Any) -> Any:
 
 def _store(build: Any, value: Any, address: Any) -> None:
     build.store(value, build.bitcast(address, value.type.as_pointer()), align=ALIGN)
-
-
-def _spread(build: Any, value: Any) -> Any:
-    """Return a vector with `value` in every lane."""
-    first = build.insert_element(ir.Constant(SUMS, ir.Undefined), value, INT32(0))
-    return select_lanes(build, first, first, [0] * LANES)

@@ -10,9 +10,13 @@ from .code_cache import compile_now
 from .loading import compiled_module
 from .loops import OUTPUT, in_order, inlined, input_type, rows_loop, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
+from .panel import FLOAT32_PANEL
+from .panel_product import PACKER_TYPES, fill_ones, function_address, rows_packer
 from .tile import SUMS, ElementFormat, masked, split_halves
 
-__all__ = ["bfloat16_rows", "bfloat16_tile", "compiled_array", "float32_rows"]
+__all__ = [
+    "bfloat16_packer", "bfloat16_rows", "compiled_array", "float32_packer", "float32_rows",
+]  # fmt: skip
 
 
 @inlined
@@ -33,6 +37,8 @@ BFLOAT16 = ElementFormat(2, _decode_halves, _decode_bfloat16)
 FLOAT32 = ElementFormat(4, lambda build, words: [build.bitcast(words, SUMS)], _decode_float32)
 _bfloat16_rows = rows_loop(BFLOAT16)
 _float32_rows = rows_loop(FLOAT32)
+_pack_bfloat16, _pack_float32 = (rows_packer(kind, FLOAT32_PANEL) for kind in (BFLOAT16, FLOAT32))
+_fill_ones = fill_ones(FLOAT32_PANEL)
 
 
 @summed
@@ -48,18 +54,25 @@ def float32_rows(x_NI, w_OI, y_NO, start, end):
 
 
 @in_order
-def bfloat16_tile(bits_OI, tile_OI, start):
-    """Fill `tile_OI` with the widened rows of a bfloat16 weight from `start` on."""
-    for o in range(tile_OI.shape[0]):
-        bits_I, out_I = bits_OI[start + o], tile_OI[o]
-        for i in range(bits_I.size):
-            out_I[i] = _decode_bfloat16(bits_I[i])
+def bfloat16_packer(bits, _, __, outputs, inputs, o, start, stop, target):
+    """Pack rows of bfloat16 into float32 panels, as `CompiledWeight.packer` says."""
+    _pack_bfloat16(bits, outputs, inputs, o, start, stop, target)
+    _fill_ones(start, stop, target)
+
+
+@in_order
+def float32_packer(w, _, __, outputs, inputs, o, start, stop, target):
+    """Pack rows of float32 into panels, as `CompiledWeight.packer` says."""
+    _pack_float32(w, outputs, inputs, o, start, stop, target)
+    _fill_ones(start, stop, target)
 
 
 X, BITS = input_type(float32), input_type(uint16)
 compile_now(bfloat16_rows, X, BITS, OUTPUT, intp, intp)
 compile_now(float32_rows, X, X, OUTPUT, intp, intp)
-compile_now(bfloat16_tile, BITS, OUTPUT, intp)
+compile_now(bfloat16_packer, *PACKER_TYPES)
+compile_now(float32_packer, *PACKER_TYPES)
+BFLOAT16_PACKER, FLOAT32_PACKER = map(function_address, (bfloat16_packer, float32_packer))
 
 
 class _BFloat16(NamedTuple):
@@ -78,10 +91,9 @@ class _BFloat16(NamedTuple):
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         bfloat16_rows(x_NI, self.bits_OI, y_NO, start, end)
 
-    def decode_rows(self, start: int, end: int) -> np.ndarray:
-        tile_OI = np.empty((end - start, self.bits_OI.shape[1]), np.float32)
-        bfloat16_tile(self.bits_OI, tile_OI, start)
-        return tile_OI
+    @property
+    def packer(self) -> int:
+        return BFLOAT16_PACKER
 
 
 class _Float32(NamedTuple):
@@ -100,8 +112,9 @@ class _Float32(NamedTuple):
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float32_rows(x_NI, self.w_OI, y_NO, start, end)
 
-    def decode_rows(self, start: int, end: int) -> np.ndarray:
-        return self.w_OI[start:end]
+    @property
+    def packer(self) -> int:
+        return FLOAT32_PACKER
 
 
 def compiled_array(w_OI: np.ndarray) -> CompiledWeight | None:

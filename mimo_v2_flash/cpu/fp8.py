@@ -12,31 +12,34 @@ Source: E4M3 of arXiv:2209.05433, table 1. docs/decisions/0011 and 0023 have the
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, int8, intp
+from numba import carray, float32, int8, intp
 
 from .code_cache import compile_now
 from .loading import compiled_module
 from .loops import OUTPUT, ROW_BLOCK, fill_columns, in_order, inlined, input_type, summed
 from .matmul import CompiledWeight, is_contiguous, read_only
+from .panel import FLOAT32_PANEL, PanelKind
+from .panel_product import PACKER_TYPES, function_address, rows_packer
 from .tile import (
     COLUMNS,
     HALVES,
+    LANES,
     SUMS,
     WORDS,
     ElementFormat,
     masked,
+    pointer,
     splat,
     split_halves,
 )
 
-__all__ = ["compiled_blocks", "float8_rows", "float8_tile"]
+__all__ = ["blocks_packer", "compiled_blocks", "float8_packer", "float8_rows"]
 
 WIDTH = 128  # columns of a block
 SIGN, MAGNITUDE = 0x80000000, 0x07F00000  # of a code shifted left by 20, without bits in between
 BIAS = 0x38000000  # 112, OR-ed to an exponent of at most 15
 SMALLEST = np.float32(2.0**-14)  # c: the smallest normal code, decoded
 NORMAL = range(0x08, 0x7F)  # codes without their signs that are neither subnormal, zero nor NaN
-FIRST, COUNT = NORMAL.start, len(NORMAL)
 UNIT = np.float32(2.0**8)  # a decoded code is too small by this factor
 SCALES = np.array([2.0**-64, 2.0**64], np.float32).view(np.int32)  # beyond, x times a scale may
 # overflow, or be subnormal, where the product with the weight is not
@@ -127,49 +130,39 @@ def _holds_nan(code_I):
     return has_nan
 
 
-@summed
-def _are_normal(code_I):
-    """Return whether no code is subnormal, zero or NaN."""
-    largest = np.uint8(0)
-    for i in range(code_I.size):
-        largest = max(largest, np.uint8((code_I[i] & np.int8(0x7F)) - FIRST))  # wraps around
-    return largest < COUNT
+def blocks_packer(kind: PanelKind) -> Any:
+    """Return the loop that packs `LANES` rows of codes and their scales."""
+    pack_rows, chunk = rows_packer(FLOAT8, kind), kind.chunk
+
+    @inlined
+    def pack(code, scale, height, outputs, inputs, o, start, stop, target):
+        pack_rows(code, outputs, inputs, o, start, stop, target)
+        first, end, row = start // WIDTH, (stop + WIDTH - 1) // WIDTH, o // height
+        grid = ((outputs + height - 1) // height, (inputs + WIDTH - 1) // WIDTH)
+        scale_YX = carray(pointer(scale), grid, float32)
+        panel_XW = carray(pointer(target), (end - first, chunk), float32)
+        for lane in range(LANES):
+            if min(o + lane, outputs - 1) >= (row + 1) * height:
+                row += 1
+            for column in range(end - first):
+                panel_XW[column, lane] = scale_YX[row, first + column] * UNIT
+
+    return pack
+
+
+_pack_blocks = blocks_packer(FLOAT32_PANEL)
 
 
 @in_order
-def float8_tile(code_OI, scale_YX, tile_OI, start, height):
-    """Fill `tile_OI` with the decoded rows of an FP8 weight from `start` on."""
-    for o in range(tile_OI.shape[0]):
-        code_I, out_I = code_OI[start + o], tile_OI[o]
-        scale_X = scale_YX[(start + o) // height]
-        has_nan = False
-        for column in range(scale_X.size):
-            part = slice(column * WIDTH, (column + 1) * WIDTH)
-            if _are_normal(code_I[part]):
-                _decode_normal_block(code_I[part], scale_X[column] * UNIT, out_I[part])
-            else:
-                _decode_block(code_I[part], scale_X[column] * UNIT, out_I[part])
-                has_nan |= _holds_nan(code_I[part])
-        if has_nan:
-            out_I[:] = NAN
-
-
-@in_order
-def _decode_block(code_I, scale, out_I):
-    for i in range(code_I.size):
-        out_I[i] = _decode_code(code_I[i]) * scale
-
-
-@in_order
-def _decode_normal_block(code_I, scale, out_I):
-    for i in range(code_I.size):
-        word = np.int64(code_I[i]) << 20
-        out_I[i] = np.uint32((word & (SIGN | MAGNITUDE)) | BIAS).view(np.float32) * scale
+def float8_packer(code, scale, height, outputs, inputs, o, start, stop, target):
+    """Pack rows of codes into float32 panels, as `CompiledWeight.packer` says."""
+    _pack_blocks(code, scale, height, outputs, inputs, o, start, stop, target)
 
 
 X, CODES = input_type(float32), input_type(int8)
 compile_now(float8_rows, X, CODES, X, OUTPUT, intp, intp, intp)
-compile_now(float8_tile, CODES, X, OUTPUT, intp, intp)
+compile_now(float8_packer, *PACKER_TYPES)
+PACKER = function_address(float8_packer)
 
 
 class _Float8(NamedTuple):
@@ -190,10 +183,9 @@ class _Float8(NamedTuple):
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)
 
-    def decode_rows(self, start: int, end: int) -> np.ndarray:
-        tile_OI = np.empty((end - start, self.code_OI.shape[1]), np.float32)
-        float8_tile(self.code_OI, self.scale_YX, tile_OI, start, self.height)
-        return tile_OI
+    @property
+    def packer(self) -> int:
+        return PACKER
 
 
 def compiled_blocks(

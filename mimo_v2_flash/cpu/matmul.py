@@ -1,28 +1,27 @@
 """Compiled CPU matmul of stored weights, decoded in registers or in the cache, on all threads.
 
-For up to some hundred rows of x a weight is read as stored and decoded in registers. For more rows,
-tiles are decoded that stay in the cache, and BLAS multiplies them. A weight is never held in
-float32 as a whole. docs/decisions/0011 has the figures.
+For few rows of x a weight is read as stored and decoded in registers. For more rows it is decoded
+once, into panels that stay in the cache. A weight is never held in float32 as a whole.
+docs/decisions/0011 and 0042 have the figures.
 """
 
+import threading
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from .blas import times_transposed
+from .panel import PANEL, VECTOR
+from .panel_product import SCRATCH, float32_panels
 from .rounding import round_rows
 from .thread_pool import MIN_SHARED_WORK, available_threads, parallel_for
-from .tile import LANES, interleave_words
+from .tile import WORD, interleave_words
 
 __all__ = ["CompiledWeight", "batch_product", "is_contiguous", "product", "read_only"]
 
-MAX_REGISTER_ROWS = (
-    512 if LANES == 16 else 48
-)  # rows up to which decoding in registers is as fast as BLAS
-MIN_INPUTS_PER_ROW = 4  # of a weight per row of x, below which BLAS adds up short sums faster
-TILE_ROWS = 256  # rows of a weight that are decoded at a time
-TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple
+MAX_REGISTER_ROWS = 16  # panels are as fast from 12 rows on with one processor, 48 with another
+TASK_COLUMNS = 128  # columns of the product of which a task computes a multiple, in registers
 
 
 class CompiledWeight(Protocol):
@@ -43,8 +42,13 @@ class CompiledWeight(Protocol):
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         """Fill columns `start` to `end` of the product `y_NO`; x is in the order of words."""
 
-    def decode_rows(self, start: int, end: int) -> np.ndarray:
-        """Return rows `start` to `end` in float32."""
+    @property
+    def packer(self) -> int:
+        """Address of the C function that packs its rows; its arguments are integers.
+
+        It has `address`, the shape (O, I), a row o, columns `start` and `stop`, and an address, to
+        which it writes rows o to o + `LANES` - 1 as `panel_product.rows_packer` does, and scales.
+        """
 
 
 def product(
@@ -57,12 +61,13 @@ def product(
     rows, inputs = x_NI.shape
     x_NI = round_rows(np.ascontiguousarray(x_NI), compute)
     y_NO = np.empty((rows, outputs), np.float32)
-    if rows <= min(MAX_REGISTER_ROWS, inputs // MIN_INPUTS_PER_ROW):
-        tasks = 4 * available_threads()  # several for each thread balance the load
-        step = -(-outputs // (tasks * TASK_COLUMNS)) * TASK_COLUMNS
+    if rows <= MAX_REGISTER_ROWS:
+        unit = TASK_COLUMNS
         fill = partial(weight.fill_columns, interleave_words(x_NI, weight.itemsize), y_NO)
     else:
-        step, fill = TILE_ROWS, partial(_fill_by_tile, x_NI, weight, y_NO)
+        unit, fill = PANEL, partial(_fill_by_panels, x_NI, weight, y_NO)
+    tasks = 4 * available_threads()  # several for each thread balance the load
+    step = -(-outputs // (tasks * unit)) * unit
     if step >= outputs or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
         fill(0, outputs)
     else:
@@ -71,11 +76,22 @@ def product(
     return y_NO
 
 
-def _fill_by_tile(
+def _fill_by_panels(
     x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray, start: int, end: int
 ) -> None:
-    """Fill columns `start` to `end` of `y_NO` from decoded rows, which BLAS multiplies."""
-    times_transposed(x_NI, weight.decode_rows(start, end), out=y_NO[:, start:end])
+    """Fill columns `start` to `end` of `y_NO` from packed panels of the weight."""
+    float32_panels(x_NI, weight.packer, weight.address, y_NO, start, end, _scratch())
+
+
+_local = threading.local()
+
+
+def _scratch() -> np.ndarray:
+    """Return this thread's room for panels, which begins where a vector may."""
+    if not hasattr(_local, "panel_W"):
+        room = np.empty(SCRATCH + VECTOR // WORD, np.float32)
+        _local.panel_W = room[-room.ctypes.data % VECTOR // WORD :][:SCRATCH]
+    return _local.panel_W
 
 
 def batch_product(x: np.ndarray, w: np.ndarray) -> np.ndarray:

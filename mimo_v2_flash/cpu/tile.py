@@ -23,8 +23,9 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 __all__ = [
-    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "ElementFormat", "add_lanes",
-    "interleave_words", "masked", "pointer", "select_lanes", "splat", "split_halves", "tile",
+    "COLUMNS", "HALVES", "LANES", "LINE", "SUMS", "WORD", "WORDS", "Decoder", "ElementFormat",
+    "add_lanes", "fused", "interleave_words", "masked", "pointer", "prefetch", "select_lanes",
+    "splat", "split_halves", "spread", "tile",
 ]  # fmt: skip
 
 COLUMNS = 4  # of the product, which are rows of the weight
@@ -194,7 +195,6 @@ class _TileBuilder:
     def _add_products(self, i: Any, sums: list[Any], decode: Decoder) -> list[Any]:
         """Return `sums` plus the products of one line, position by position in the words."""
         build, size, sums = self.build, self.element_format.size, sums.copy()
-        fused = self._intrinsic("llvm.fmuladd", SUMS, SUMS, SUMS, SUMS)
         for start in range(0, LINE // size, LANES * WORD // size):
             words = [self._load(address, i, start, WORDS, size) for address in self.w]
             w = [decode(build, word) for word in words]
@@ -202,17 +202,13 @@ class _TileBuilder:
                 x = self._load(self.x[row], i, start + position * LANES, SUMS, WORD)
                 for column in range(COLUMNS):
                     index = row * COLUMNS + column
-                    sums[index] = build.call(fused, (x, w[column][position], sums[index]))
+                    sums[index] = fused(build, x, w[column][position], sums[index])
         return sums
 
     def _prefetch(self, i: Any) -> None:
         """Prefetch the same line of the next rows; beyond the weight this has no effect."""
-        build, pointer = self.build, INT8.as_pointer()
-        signature = ir.FunctionType(ir.VoidType(), (pointer, INT32, INT32, INT32))
-        prefetch = build.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
-        flags = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
         for address in self.next_w:
-            build.call(prefetch, (build.bitcast(build.gep(address, [i]), pointer), *flags))
+            prefetch(self.build, self.build.gep(address, [i]))
 
     def _store(self, sums: list[Any]) -> None:
         """Add up the lanes of each sum, as many sums at a time as a vector has lanes."""
@@ -243,11 +239,10 @@ class _TileBuilder:
 
     def _intrinsic(self, name: str, return_type: Any, *arg_types: Any) -> Any:
         """Return the LLVM intrinsic `name`, overloaded for the vector type `arg_types[0]`."""
-        element = "f32" if arg_types[0] is SUMS else arg_types[0].element
         return cgutils.get_or_insert_function(
             self.build.module,
             ir.FunctionType(return_type, arg_types),
-            f"{name}.v{arg_types[0].count}{element}",
+            f"{name}.v{arg_types[0].count}{arg_types[0].element}",
         )
 
 
@@ -261,6 +256,29 @@ def pointer(_, address):  # noqa: ARG001
 def splat(vector: Any, value: float) -> Any:
     """Return a constant of type `vector` with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
+
+
+def fused(build: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a x b + c of float32 vectors, rounded once where the machine can."""
+    signature = ir.FunctionType(SUMS, (SUMS, SUMS, SUMS))
+    name = f"llvm.fmuladd.v{LANES}f32"
+    return build.call(cgutils.get_or_insert_function(build.module, signature, name), (a, b, c))
+
+
+def prefetch(build: Any, address: Any) -> None:
+    """Prefetch the line at `address`; where there is no memory this has no effect."""
+    pointer = INT8.as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), (pointer, INT32, INT32, INT32))
+    function = build.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
+    flags = [INT32(flag) for flag in (READ, INTO_SECOND_CACHE, DATA)]
+    build.call(function, (build.bitcast(address, pointer), *flags))
+
+
+def spread(build: Any, value: Any) -> Any:
+    """Return a vector with `value` in every lane."""
+    vector = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = build.insert_element(vector, value, INT32(0))
+    return select_lanes(build, first, first, [0] * LANES)
 
 
 def select_lanes(build: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:

@@ -10,6 +10,8 @@ Gumbel-max trick: Maddison, Tarlow, Minka, arXiv:1411.0030.
 
 import numpy as np
 
+from mimo_v2_flash.cpu.loading import compiled_module
+
 __all__ = ["GumbelNoise"]
 
 
@@ -19,10 +21,6 @@ class GumbelNoise:
     The Philox key is (seed, answer); the counter's second word is the position, the third the
     stream, and word t of what begins there belongs to token t.
     """
-
-    def __init__(self) -> None:
-        self._philox = np.random.Philox(key=0)
-        self._state = self._philox.state  # a copy, of which every call changes key and counter
 
     def __call__(
         self, seed: int, answer: int, position: int, token_A: np.ndarray, stream: int = 0
@@ -37,8 +35,13 @@ class GumbelNoise:
         self, seed: int, answer: int, position: int, token_A: np.ndarray, stream: int
     ) -> np.ndarray:
         """Return the uniform random numbers, float64, that the noise is made of: never 0 or 1."""
-        self._state["state"]["key"][:] = seed, answer
-        self._state["state"]["counter"][:] = 0, position, stream, 0
-        self._philox.state = self._state
-        word_A = self._philox.random_raw(int(token_A[-1]) + 1)[token_A]
+        key_2 = np.array([seed, answer], np.uint64)
+        counter_4 = np.array([0, position, stream, 0], np.uint64)
+        loops = compiled_module("philox")
+        if loops is None:
+            philox = np.random.Philox(key=key_2, counter=counter_4)
+            word_A = philox.random_raw(int(token_A[-1]) + 1)[token_A]
+        else:
+            word_A = np.empty(len(token_A), np.uint64)
+            loops.fill_words(key_2, counter_4, token_A, word_A)
         return ((word_A >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -141,7 +141,8 @@ class Sampler:
             score_RV = np.array(score_RV) if score_RV is logits_RV else score_RV
             score_RV[:, self._suppressed_A] = -np.inf
         token_R = np.argmax(score_RV, axis=1)
-        token_R[np.max(score_RV, axis=1) == -np.inf] = NO_TOKEN
+        best_R = score_RV[np.arange(len(token_R)), token_R]
+        token_R[best_R == -np.inf] = NO_TOKEN
         rows = [
             row
             for row, draw in enumerate(draws)
@@ -153,7 +154,7 @@ class Sampler:
             scaled_SV = scale(score_RV[rows], sampled)
             threshold_S = thresholds(scaled_SV, sampled)
             for row, scaled_V, threshold in zip(rows, scaled_SV, threshold_S, strict=True):
-                token_A = np.flatnonzero(scaled_V >= threshold)
+                (token_A,) = (scaled_V >= threshold).nonzero()
                 survivors[row] = token_A, scaled_V[token_A]
         return token_R, survivors
 
@@ -234,10 +235,10 @@ def penalise(score_V: np.ndarray, draw: Draw) -> None:
 def scale(score_SV: np.ndarray, params: Sequence[SamplingParams]) -> np.ndarray:
     """Return logits less their row's largest one, divided by the temperature: float32, <= 0."""
     temperature_S1 = np.array([[each.temperature] for each in params], np.float32)
-    score_SV = score_SV - np.max(score_SV, axis=1, keepdims=True)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        score_SV /= temperature_S1  # a tiny temperature sends all but the best to -inf, rightly
-    return np.where(np.isnan(score_SV), np.float32(0), score_SV)  # 0 / 0: the best ones
+    scaled_SV = score_SV - np.max(score_SV, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, rightly
+        scaled_SV /= np.maximum(temperature_S1, np.finfo(np.float32).tiny)
+    return scaled_SV
 
 
 def thresholds(scaled_SV: np.ndarray, params: Sequence[SamplingParams]) -> np.ndarray:

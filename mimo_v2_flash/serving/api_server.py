@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Collection
 from types import FrameType
@@ -18,6 +19,7 @@ __all__ = ["APIServer"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLL_SECONDS = 0.05
+SWITCH_SECONDS = 0.001  # that the event loop waits for the engine's thread to leave Python to it
 CLOSE_SECONDS = 5  # for connections whose answers have ended
 
 
@@ -81,7 +83,12 @@ class APIServer:
 
     def run(self) -> None:
         """Serve until a signal, or `shut_down`, and until running answers have ended."""
-        self._server.run(sockets=[self._socket])
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            sys.setswitchinterval(before)
 
     def shut_down(self) -> None:
         """Let the server drain and end; from any thread."""

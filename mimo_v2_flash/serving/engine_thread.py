@@ -106,11 +106,14 @@ class EngineThread:
             return self._engine.has_work
 
     def _deliver(self, events: list[Event]) -> None:
-        """Call the listeners of a step's events, and forget those of finished requests."""
+        """Call the listeners of a step's events, and forget those of finished requests.
+
+        The last submitted come first: their clients may wait for a first token.
+        """
         by_request = defaultdict[int, list[Event]](list)
         for event in events:
             by_request[event.id].append(event)
-        for id_, of_request in by_request.items():
+        for id_, of_request in sorted(by_request.items(), reverse=True):
             with self._changed:
                 listener, remaining = self._listeners[id_]
                 remaining -= sum(event.finish_reason is not None for event in of_request)

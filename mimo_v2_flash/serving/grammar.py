@@ -106,10 +106,7 @@ class GrammarConstraint:
         if self._begin is None:
             return None
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        allowed_V = np.zeros(self._vocab_size, bool)
-        bits = np.unpackbits(words, bitorder="little")[: self._vocab_size]
-        allowed_V[: len(bits)] = bits
-        return allowed_V
+        return np.unpackbits(words, count=self._vocab_size, bitorder="little").view(bool)
 
     def accept(self, token: int) -> str | None:
         """Take the next token; return "stop" where nothing may follow it."""

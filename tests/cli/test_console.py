@@ -16,6 +16,17 @@ def test_progress_is_one_plain_line_when_it_is_done(capsys):
     assert "\x1b" not in stderr
 
 
+def test_a_line_is_whole_with_what_its_names_have_in_brackets(capsys):
+    name = "/a[bold]" * 20 + "/text[1].txt"
+    with progress(name, total=1) as advance:
+        advance(1)
+    console().print(f"{name}: complete")
+    stdout, stderr = capsys.readouterr()
+    assert stdout == f"{name}: complete\n"
+    assert stderr.startswith(f"{name}: 0.")
+    assert stderr.count("\n") == 1
+
+
 def test_a_table_is_plain_text(capsys):
     report = table("Title", ("word",), ("number",))
     report.add_row("a", "1")

@@ -9,7 +9,8 @@ from mimo_v2_flash.cpu import fp8
 from mimo_v2_flash.cpu.tile import interleave_words
 from mimo_v2_flash.quantization.fp8 import E4M3_VALUES, BlockScaled
 from tests.support.drawn import seeds
-from tests.support.part_products import UNTOUCHED, assert_part_is_product, parts
+from tests.support.packed_parts import assert_packed, packed_parts
+from tests.support.part_products import assert_part_is_product, parts
 from tests.support.stored_weights import (
     HEIGHTS,
     INPUTS,
@@ -35,13 +36,21 @@ def test_rows_of_float8_fill_their_part(part, inputs, height, N, seed):
     )
 
 
-@given(parts(), st.sampled_from(INPUTS), st.sampled_from(HEIGHTS), seeds)
-def test_tiles_of_float8_are_the_decoded_rows(part, inputs, height, seed):
-    outputs, start, end = part
-    w = random_float8(np.random.default_rng(seed), outputs, inputs, height)
-    tile_OI = np.full((end - start, inputs), UNTOUCHED)
-    fp8.float8_tile(w.code.view(np.int8), w.scale, tile_OI, start, height)
-    np.testing.assert_array_equal(tile_OI, w.dequantize()[start:end])
+@given(packed_parts(), st.sampled_from(HEIGHTS), seeds)
+def test_packed_rows_are_the_decoded_rows(part, height, seed):
+    w = random_float8(np.random.default_rng(seed), part.outputs, part.inputs, height)
+    address = w.code.ctypes.data, w.scale.ctypes.data, height
+    assert_packed(part, fp8.float8_packer, address, w.dequantize())
+
+
+@given(packed_parts(), st.sampled_from(ALL_CODES), seeds)
+def test_codes_that_are_no_numbers_spoil_their_rows(part, code, seed):
+    """Every code, wherever it is: in whole vectors, in what is left, beside zeros."""
+    generator = np.random.default_rng(seed)
+    w = random_float8(generator, part.outputs, part.inputs)
+    w.code[generator.random(w.code.shape) < 0.003] = code
+    address = w.code.ctypes.data, w.scale.ctypes.data, w.block_height
+    assert_packed(part, fp8.float8_packer, address, w.dequantize())
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 300])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mimo_v2_flash.engine import noise as noise_module
 from mimo_v2_flash.engine.noise import GumbelNoise
 
 MASK = 2**64 - 1
@@ -60,11 +61,14 @@ def test_the_oracle_is_philox(counter, key, output):
     assert tuple(philox(counter, key)) == output
 
 
-@given(words, indices, indices, token_sets)
-@example(MASK, 0, 0, [0, 1, 2, 3, 4, 5])
-@example(2**63, 2**32, 2**31, [7])
-def test_it_is_philox_of_seed_answer_position_and_token(seed, answer, position, tokens):
-    noise_A = GumbelNoise()(seed, answer, position, np.array(tokens))
+@given(words, indices, indices, token_sets, st.booleans())
+@example(MASK, 0, 0, [0, 1, 2, 3, 4, 5], True)
+@example(2**63, 2**32, 2**31, [7], False)
+def test_it_is_philox_of_seed_answer_position_and_token(seed, answer, position, tokens, has_numba):
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_numba:
+            patch.setattr(noise_module, "compiled_module", lambda _: None)
+        noise_A = GumbelNoise()(seed, answer, position, np.array(tokens))
     oracle_A = [expected(seed, answer, position, token) for token in tokens]
     assert noise_A.dtype == np.float64
     np.testing.assert_allclose(noise_A, oracle_A, rtol=1e-12, atol=1e-14)

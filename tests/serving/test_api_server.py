@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import time
 
@@ -28,6 +29,14 @@ def test_a_key_and_a_host_are_needed_from_anyone():
 def test_a_port_that_is_taken_is_an_error():
     with serving(HistoryModel(4096, 256)) as server, pytest.raises(OSError, match="in use"):
         APIServer(server.service, port=int(server.url.rsplit(":", 1)[1]))
+
+
+def test_threads_take_turns_quickly_while_it_runs():
+    before = sys.getswitchinterval()
+    with serving(HistoryModel(4096, 256)) as server:
+        httpx.get(f"{server.url}/health")
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
 
 
 def stream(url, tokens, seen):

@@ -43,6 +43,16 @@ def test_requests_of_many_threads_get_their_events():
     assert results == [(greedy(prompt, 5), "length") for prompt in prompts]
 
 
+def test_of_a_step_the_last_submitted_comes_first():
+    steps = SimpleQueue()
+    with EngineThread(Engine(HistoryModel(), 3)) as thread:
+        with thread._changed:  # so that one step has them all
+            for prompt in ([1], [2], [3]):
+                thread.submit(prompt, SamplingParams(max_tokens=1), steps.put)
+        ids = [steps.get(timeout=30)[0].id for _ in range(3)]
+    assert ids == sorted(ids, reverse=True)
+
+
 def test_a_request_that_is_cancelled_is_told_so():
     with EngineThread(Engine(HistoryModel(max_length=1000), 1)) as thread:
         id_, queue = submit(thread, [1], SamplingParams(max_tokens=900))

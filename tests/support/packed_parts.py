@@ -1,0 +1,62 @@
+"""Rows of a weight as a format's packer writes them, read back by NumPy.
+
+@given(packed_parts(), seeds)
+def test_packed_rows_are_the_decoded_rows(part, seed): ...
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mimo_v2_flash.cpu.panel import BLOCK, PANEL, VECTOR
+from mimo_v2_flash.cpu.tile import LANES, WORD
+from tests.support.stored_weights import INPUTS, OUTPUTS
+
+UNTOUCHED = np.float32(-77)
+
+
+class PackedPart(NamedTuple):
+    """Rows from o on, as many as a vector has lanes, and columns `start` to `stop` of a weight."""
+
+    outputs: int
+    inputs: int
+    o: int
+    start: int
+    stop: int
+
+
+@st.composite
+def packed_parts(draw) -> PackedPart:
+    """Draw a part whose columns begin with a block."""
+    outputs, inputs = draw(st.sampled_from(OUTPUTS)), draw(st.sampled_from(INPUTS))
+    start = BLOCK * draw(st.integers(0, (inputs - 1) // BLOCK))
+    stop = min(start + BLOCK * draw(st.integers(1, 3)), inputs)
+    return PackedPart(outputs, inputs, draw(st.integers(0, outputs - 1)), start, stop)
+
+
+def assert_packed(part: PackedPart, packer: Callable, address: tuple, w_OI: np.ndarray) -> None:
+    """Assert that `packer` writes the part of `w_OI`, as its float32 panel, and nothing beyond.
+
+    A row that holds NaN need not be NaN but in one column. Beyond the end of rows are zeros, up
+    to a whole vector of the stored weight.
+    """
+    *shape, o, start, stop = part
+    blocks, lane = -(-(stop - start) // BLOCK), 3 % (PANEL // LANES) * LANES
+    room_W = np.full((blocks + 1) * (BLOCK + 1) * PANEL + VECTOR, UNTOUCHED)
+    panel_W = room_W[-room_W.ctypes.data % VECTOR // WORD :][: room_W.size - VECTOR]
+    packer(*address, *shape, o, start, stop, panel_W.ctypes.data + lane * WORD)
+    panel_XIO = panel_W.reshape(blocks + 1, BLOCK + 1, PANEL)
+    packed_XIO = panel_XIO[:blocks, :, lane : lane + LANES]
+    column_J = np.arange(stop - start)
+    scale_JO = packed_XIO[column_J // BLOCK, 0]
+    with np.errstate(invalid="ignore"):  # of NaN that signal
+        value_JO = packed_XIO[column_J // BLOCK, 1 + column_J % BLOCK] * scale_JO
+        expected_OJ = w_OI[np.minimum(np.arange(o, o + LANES), len(w_OI) - 1), start:stop]
+        expected_JO = expected_OJ.T.astype(np.float32)
+    is_nan_O = np.isnan(expected_JO).any(axis=0)
+    np.testing.assert_array_equal(np.isnan(value_JO).any(axis=0), is_nan_O)
+    np.testing.assert_array_equal(value_JO[:, ~is_nan_O], expected_JO[:, ~is_nan_O])
+    panel_XIO[:blocks, :, lane : lane + LANES] = UNTOUCHED
+    np.testing.assert_array_equal(panel_W, UNTOUCHED)
