@@ -27,7 +27,15 @@ FOLDERS = ("tests/cpu", "tests/kernels", "tests/layers", "tests/quantization")
 MODEL = tuple(
     f"tests/test_{name}.py"
     for name in (
-        *("disagreement", "equalities", "equality_of_ranks", "features", "kv_cache", "model"),
+        *(
+            "compute_type",
+            "disagreement",
+            "equalities",
+            "equality_of_ranks",
+            "features",
+            "kv_cache",
+            "model",
+        ),
         *("model_runner", "shipped_model", "trace_transformers"),
     )
 )

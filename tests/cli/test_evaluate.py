@@ -87,7 +87,7 @@ def test_compute_types_are_compared(evaluated):
     assert float(rounded["bits per byte"]) == pytest.approx(bits, rel=1e-2)
     assert rounded["bits per byte"] != exact["bits per byte"]
     for name in ("largest difference", "rms difference", "KL divergence"):
-        assert 0 < float(rounded[name].split()[0]) < 0.1
+        assert 0 < float(rounded[name].split()[0]) < 0.5
 
 
 def test_one_character_is_a_text(evaluated):

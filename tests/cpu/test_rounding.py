@@ -22,16 +22,11 @@ def hard_numbers() -> np.ndarray:
     return np.concatenate([bits, bits | np.uint32(1 << 31)]).view(np.float32)[None]
 
 
-@pytest.fixture(params=["compiled", "NumPy"])
+@pytest.fixture(params=["NumPy", pytest.param("compiled", marks=needs_numba)])
 def rounding(request):
     if request.param == "NumPy":
         return round_activations
-    return pytest.importorskip("mimo_v2_flash.cpu.rounding").round_rows
-
-
-@needs_numba
-def test_numba_rounds_where_it_can_be_used():
-    assert compiled_module("rounding") is not None
+    return compiled_module("rounding").round_rows
 
 
 def test_hard_numbers_are_rounded_to_the_bit(rounding):
