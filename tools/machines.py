@@ -27,16 +27,8 @@ FOLDERS = ("tests/cpu", "tests/kernels", "tests/layers", "tests/quantization")
 MODEL = tuple(
     f"tests/test_{name}.py"
     for name in (
-        *(
-            "compute_type",
-            "disagreement",
-            "equalities",
-            "equality_of_ranks",
-            "features",
-            "kv_cache",
-            "model",
-        ),
-        *("model_runner", "shipped_model", "trace_transformers"),
+        *("disagreement", "equalities", "equality_of_ranks", "features", "kv_cache", "model"),
+        *("model_runner", "shipped_model", "trace_transformers", "compute_type"),
     )
 )
 PROCESSES = ("--numprocesses=2", "--dist=worksteal")
