@@ -1,12 +1,13 @@
-"""Compiled attention of one-token sequences over the KV cache.
+"""Compiled attention of few tokens of each sequence: one, or one and drafts.
 
 A task is some KV heads of some sequences. A head's visible keys and values are copied, as float32,
-to blocks that stay in a core's cache, and the softmax runs from block to block. So the sums of a
-head have one order, whatever the threads, the neighbours and the slots that are not visible; and
-what is not visible is never read.
+to blocks that stay in a core's cache, and the softmax of all tokens runs from block to block. A
+block is of 32 positions, whichever token sees them. So the sums of a token's head have one order,
+whatever the threads, the neighbours, the step's other tokens and the slots that are not visible;
+and what no token sees is never read.
 
 Source: online softmax, arXiv:1805.02867, algorithm 3. `kernels/attention.py` is the plain
-statement. docs/decisions/0029 has the figures.
+statement. docs/decisions/0032 has the figures.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from .tile import LANES, LINE
 
 __all__ = ["attend_pairs", "decode_attention", "is_readable", "task_edges"]
 
-KEY_BLOCK = 32  # keys, and then values, of MiMo's widths in a core's first cache
+KEY_BLOCK = 32  # positions: keys, and then values, of MiMo's widths in a core's first cache
 PAIR_KEYS = 8  # keys that take as long as what is done once for each pair
 TASKS = 4  # for each thread, so that all threads end together
 NO_SINK = np.float32(-1e30)  # that of `kernels.softmax`, a package above this one
@@ -50,33 +51,49 @@ def _ordered(bits):
     return np.int32(bits ^ ((bits >> SIGN_BIT) & MAGNITUDE))
 
 
-@summed
-def _softmax(score_GS, queries, keys, peak_G, total_G, y_GC):
-    """Replace a block's scores by weights; bring what was summed before it to the new peaks."""
-    for g in range(queries):
-        largest = SMALLEST  # as integers: LLVM has no vectors for the largest of floats
-        for s in range(keys):
-            largest = max(largest, _ordered(np.float32(score_GS[g, s]).view(np.int32)))
-        peak = max(peak_G[g], np.int32(_ordered(largest)).view(np.float32))
-        factor, total = exponential(peak_G[g] - peak), ZERO
-        for s in range(keys):
-            weight = exponential(score_GS[g, s] - peak)
-            score_GS[g, s] = weight
-            total += weight
-        peak_G[g], total_G[g] = peak, total_G[g] * factor + total
-        for c in range(y_GC.shape[1]):
-            y_GC[g, c] *= factor
+@inlined
+def _softmax(score_GS, g, start, end, peak_G, total_G, y_GC):
+    """Replace scores of a query by weights, and bring what was summed before to the new peak."""
+    seen = range(np.uintp(start), np.uintp(end))  # a signed index may be one from the end
+    largest = SMALLEST  # as integers: LLVM has no vectors for the largest of floats
+    for s in seen:
+        largest = max(largest, _ordered(np.float32(score_GS[g, s]).view(np.int32)))
+    peak = max(peak_G[g], np.int32(_ordered(largest)).view(np.float32))
+    factor, total = exponential(peak_G[g] - peak), ZERO
+    for s in seen:
+        weight = exponential(score_GS[g, s] - peak)
+        score_GS[g, s] = weight
+        total += weight
+    peak_G[g], total_G[g] = peak, total_G[g] * factor + total
+    for c in range(y_GC.shape[1]):
+        y_GC[g, c] *= factor
 
 
 @summed
-def _add_block(scratch, queries, keys):
-    """Add the block of keys and values in `scratch` to the sums of its queries."""
+def _fill_weights(score_GS, start_T, end_T, first, keys, peak_G, total_G, y_GC):
+    """Replace a block's scores by weights, 0 where a token does not see the key.
+
+    Its keys are those from `first` on in a list, of which token t sees `start_T[t]` to `end_T[t]`.
+    """
+    heads = peak_G.size // start_T.size
+    for g in range(peak_G.size):
+        start, end = max(0, start_T[g // heads] - first), min(keys, end_T[g // heads] - first)
+        if start < end:
+            _softmax(score_GS, g, start, end, peak_G, total_G, y_GC)
+        if end - start < keys:
+            score_GS[g, :start] = ZERO
+            score_GS[g, max(0, end) :] = ZERO
+
+
+@summed
+def _add_block(scratch, start_T, end_T, first, keys):
+    """Add the block of `keys` keys and values in `scratch` to the sums of its queries."""
     q_GQ, k_SQ, v_SC, score_GS, peak_G, total_G, y_GC = scratch
     for s in range(0, keys, KEYS):
-        for g in range(0, queries, QUERIES):
+        for g in range(0, peak_G.size, QUERIES):
             fill_scores(q_GQ, g, k_SQ, s, score_GS)
-    _softmax(score_GS, queries, keys, peak_G, total_G, y_GC)
-    for g in range(0, queries, QUERIES):
+    _fill_weights(score_GS, start_T, end_T, first, keys, peak_G, total_G, y_GC)
+    for g in range(0, peak_G.size, QUERIES):
         for c in range(0, y_GC.shape[1], VALUES):
             add_values(score_GS, g, v_SC, keys, y_GC, c)
 
@@ -105,83 +122,124 @@ def _new_scratch(queries, Q, C):
 
 
 @in_order
-def _visible_slots(position_S, position, window, slot_S):
-    """Fill the beginning of `slot_S` with the slots of the visible keys; return their number."""
-    keys = 0
-    for s in range(position_S.size):
-        slot_S[keys] = s
-        age = np.int64(position) - np.int64(position_S[s])
-        keys += (position_S[s] >= 0) & (age > 0) & (age < window)
-    return keys
+def _list_keys(position_S, position_T, window, slot_J, position_J):
+    """List the keys that any token of a sequence sees, by position; return how many are cached.
+
+    After these come the step's tokens, of which `slot_J` has the index; their number is returned
+    too. Positions ascend in the cache from its slot of the oldest key on.
+    """
+    S, start, keys, tokens = position_S.size, np.int64(position_T[0]), 0, 0
+    oldest = max(0, start - window + 1) % max(1, S)
+    for index in range(oldest, oldest + S):
+        slot = index if index < S else index - S
+        position = np.int64(position_S[slot])
+        if 0 <= position < start and start - position < window:
+            j = keys
+            while j > 0 and position_J[j - 1] > position:
+                position_J[j], slot_J[j] = position_J[j - 1], slot_J[j - 1]
+                j -= 1
+            position_J[j], slot_J[j] = position, slot
+            keys += 1
+    for t in range(position_T.size):
+        if position_T[t] >= 0:
+            position_J[keys + tokens], slot_J[keys + tokens] = position_T[t], t
+            tokens += 1
+    return keys, tokens
 
 
 @in_order
-def _copy_slots(prior_ZKI, row, slot_S, head, is_float32, out_SQ):
-    """Copy what a KV head has in some slots of the sequence that begins at `row`."""
-    for s in range(slot_S.size):
-        copy_row(prior_ZKI, row + slot_S[s], head, is_float32, out_SQ, s)
+def _find_visible(position_J, position_T, window, start_T, end_T):
+    """Fill `start_T` and `end_T`: which of the listed keys each token sees."""
+    for t in range(position_T.size):
+        start, end, position = 0, 0, np.int64(position_T[t])
+        for j in range(position_J.size):
+            start += position - position_J[j] >= window
+            end += position >= position_J[j]
+        start_T[t], end_T[t] = start, end
 
 
 @in_order
-def _begin_pair(scratch, q_BHQ, sink_H, b, first):
-    """Begin the sums of the queries from head `first` on with their sinks."""
+def _block_end(position_J, first, keys):
+    """Return where the block that begins with a listed key ends."""
+    end, block = first + 1, position_J[first] // KEY_BLOCK
+    while end < min(keys, first + KEY_BLOCK) and position_J[end] // KEY_BLOCK == block:
+        end += 1
+    return end
+
+
+@in_order
+def _copy_rows(kv_ZKI, row, slot_J, first, last, head, is_float32, scratch, s):
+    """Copy what a KV head has of listed keys, whose slots begin at `row`, to row s and after it."""
+    k_ZKI, v_ZKI = kv_ZKI
+    for j in range(first, last):
+        copy_row(k_ZKI, row + slot_J[j], head, is_float32, scratch.k_SQ, s + j - first)
+        copy_row(v_ZKI, row + slot_J[j], head, is_float32, scratch.v_SC, s + j - first)
+
+
+@in_order
+def _begin_pair(scratch, q_NHQ, sink_H, n, heads, first):
+    """Begin the sums of `heads` heads from `first` on, of tokens from `n` on, with their sinks."""
     scratch.y_GC[:] = ZERO
     for g in range(scratch.peak_G.size):
-        scratch.peak_G[g], scratch.total_G[g] = max(sink_H[first + g], NO_SINK), ONE
-        for i in range(q_BHQ.shape[2]):
-            scratch.q_GQ[g, i] = q_BHQ[b, first + g, i]
+        token, head = n + g // heads, first + g % heads
+        scratch.peak_G[g], scratch.total_G[g] = max(sink_H[head], NO_SINK), ONE
+        for i in range(q_NHQ.shape[2]):
+            scratch.q_GQ[g, i] = q_NHQ[token, head, i]
 
 
 @in_order
-def _end_pair(scratch, y_BHC, b, first):
-    """Write the outputs of the queries from head `first` on."""
+def _end_pair(scratch, y_NHC, n, heads, first):
+    """Write the outputs of `heads` heads from `first` on, of tokens from `n` on."""
     for g in range(scratch.peak_G.size):
-        for c in range(y_BHC.shape[2]):
-            y_BHC[b, first + g, c] = scratch.y_GC[g, c] / scratch.total_G[g]
+        token, head = n + g // heads, first + g % heads
+        for c in range(y_NHC.shape[2]):
+            y_NHC[token, head, c] = scratch.y_GC[g, c] / scratch.total_G[g]
 
 
 @in_order
 def attend_pairs(
-    q_BHQ,
-    k_BKI,
-    v_BKI,
-    position_B,
+    q_NHQ,
+    k_NKI,
+    v_NKI,
+    position_BT,
     prior_k_ZKI,
     prior_v_ZKI,
     prior_position_BS,
     sink_H,
-    y_BHC,
+    y_NHC,
     slots,
     window,
     start,
     end,
 ):
-    """Fill `y_BHC` for pairs `start` to `end` of sequence and KV head.
+    """Fill `y_NHC` for pairs `start` to `end` of sequence and KV head.
 
     Queries are scaled; keys and values are 16-bit halves of float32, or bfloat16.
     """
-    (H, Q), K, C = q_BHQ.shape[1:], k_BKI.shape[1], y_BHC.shape[2]
-    G, is_float32 = H // K, k_BKI.shape[2] > Q
-    scratch = _new_scratch(G, Q, C)
-    k_SQ, v_SC = scratch.k_SQ, scratch.v_SC
-    slot_S = np.empty(prior_position_BS.shape[1] + 1, np.intp)
-    row, keys = -1, 0
+    (H, Q), K, C, T = q_NHQ.shape[1:], k_NKI.shape[1], y_NHC.shape[2], position_BT.shape[1]
+    G, S, is_float32 = H // K, prior_position_BS.shape[1], k_NKI.shape[2] > Q
+    scratch, row, prior, keys = _new_scratch(T * G, Q, C), -1, 0, 0
+    slot_J, position_J = np.empty(S + T, np.intp), np.empty(S + T, np.int64)
+    start_T, end_T = np.empty(T, np.intp), np.empty(T, np.intp)
     for pair in range(start, end):
         b, head = pair // K, pair % K
         if b != row:
-            row, keys = b, _visible_slots(prior_position_BS[b], position_B[b], window, slot_S)
-        has_token = int(position_B[b] >= 0)
-        _begin_pair(scratch, q_BHQ, sink_H, b, head * G)
-        for first in range(0, keys + has_token, KEY_BLOCK):
-            cached, count = min(KEY_BLOCK, keys - first), min(KEY_BLOCK, keys + has_token - first)
-            block_S = slot_S[first : first + cached]
-            _copy_slots(prior_k_ZKI, b * slots, block_S, head, is_float32, k_SQ)
-            _copy_slots(prior_v_ZKI, b * slots, block_S, head, is_float32, v_SC)
-            if count > cached:
-                copy_row(k_BKI, b, head, is_float32, k_SQ, cached)
-                copy_row(v_BKI, b, head, is_float32, v_SC, cached)
-            _add_block(scratch, G, count)
-        _end_pair(scratch, y_BHC, b, head * G)
+            row, position_T = b, position_BT[b]
+            prior, keys = _list_keys(prior_position_BS[b], position_T, window, slot_J, position_J)
+            keys += prior
+            _find_visible(position_J[:keys], position_T, window, start_T, end_T)
+        _begin_pair(scratch, q_NHQ, sink_H, b * T, G, head * G)
+        first = 0
+        while first < keys:
+            last = _block_end(position_J, first, keys)
+            cached = min(max(first, prior), last)
+            block = slot_J, first, cached, head, is_float32, scratch, 0
+            _copy_rows((prior_k_ZKI, prior_v_ZKI), b * slots, *block)
+            block = slot_J, cached, last, head, is_float32, scratch, cached - first
+            _copy_rows((k_NKI, v_NKI), b * T, *block)
+            _add_block(scratch, start_T, end_T, first, last - first)
+            first = last
+        _end_pair(scratch, y_NHC, b * T, G, head * G)
 
 
 def _input(dtype: Any, axes: int, layout: str = "C") -> Any:
@@ -191,7 +249,7 @@ def _input(dtype: Any, axes: int, layout: str = "C") -> Any:
 HALVES = _input(uint16, 3)
 compile_now(
     attend_pairs,
-    *(_input(float32, 3), HALVES, HALVES, _input(int32, 1)),
+    *(_input(float32, 3), HALVES, HALVES, _input(int32, 2)),
     *(HALVES, HALVES, _input(int32, 2, "A"), _input(float32, 1)),
     *(types.Array(float32, 3, "C"), intp, intp, intp, intp),
 )
@@ -217,29 +275,31 @@ def decode_attention(
     *,
     window: int,
 ) -> np.ndarray:
-    """Return `y_BTHC`, float32, of one token for each sequence: T is 1.
+    """Return `y_BTHC`, float32: a token's bits do not depend on how many are before it in its step.
 
     Queries are float32. Keys and values of the step have the dtype of the cache, float32 or
-    bfloat16, and those of the cache are `is_readable`. A row at position -1 is zero.
+    bfloat16, and those of the cache are `is_readable`. Tokens at position -1 are zero; those
+    between them, in a row, are at consecutive positions.
     """
-    (B, _, H, Q), (K, C) = q_BTHQ.shape, v_BTKC.shape[2:]
-    position_B, y_BHC = position_BT[:, 0], np.empty((B, H, C), np.float32)
-    step = (q_BTHQ[:, 0] * np.float32(Q**-0.5), _halves(k_BTKQ)[:, 0], _halves(v_BTKC)[:, 0])
+    (B, T, H, Q), (K, C) = q_BTHQ.shape, v_BTKC.shape[2:]
+    step = q_BTHQ * np.float32(Q**-0.5), _halves(k_BTKQ), _halves(v_BTKC)
+    y_BTHC = np.empty((B, T, H, C), np.float32)
     arguments = (
-        *map(np.ascontiguousarray, (*step, position_B)),
+        *(np.ascontiguousarray(x_BT).reshape(B * T, *x_BT.shape[2:]) for x_BT in step),
+        np.ascontiguousarray(position_BT),
         _rows(_halves(prior_k_BSKQ)),
         _rows(_halves(prior_v_BSKC)),
         prior_position_BS,
         sink_H.astype(np.float32, copy=False),
-        y_BHC,
+        y_BTHC.reshape(B * T, H, C),
         _slots(prior_k_BSKQ),
         window,
     )
-    key_B = np.minimum(position_B, min(window - 1, prior_position_BS.shape[1])) + 1
-    is_shared = int(np.sum(key_B)) * H * (Q + C) >= MIN_SHARED_WORK
+    key_B = np.minimum(position_BT[:, 0], min(window - 1, prior_position_BS.shape[1])) + T
+    is_shared = int(np.sum(key_B)) * T * H * (Q + C) >= MIN_SHARED_WORK
     edges = task_edges(key_B, K, TASKS * available_threads() if is_shared else 1)
     parallel_for(lambda task: attend_pairs(*arguments, *edges[task : task + 2]), len(edges) - 1)
-    return y_BHC[:, None]
+    return y_BTHC
 
 
 def task_edges(key_B: np.ndarray, heads: int, tasks: int) -> list[int]:

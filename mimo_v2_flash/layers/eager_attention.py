@@ -1,8 +1,8 @@
-"""Eager-mode attention: one-token sequences in a compiled call, others by KV head and query block.
+"""Eager-mode attention: few tokens a sequence in a compiled call, others by KV head and queries.
 
 Host code, not a kernel: loops, threads and blocks follow from sizes. Static mode attends with all
 heads at once (`attend`). The kernels say what is computed; `cpu/decode_attention.py` computes it
-for sequences of one token, where numba can be used.
+for sequences of up to `FEW_TOKENS` tokens, where numba can be used.
 """
 
 from functools import cache, partial
@@ -17,9 +17,11 @@ from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.kernels.attention_full import attention_full
 from mimo_v2_flash.kernels.attention_swa import attention_swa
 from mimo_v2_flash.kernels.axes import checked
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 
-__all__ = ["attend", "attend_per_kv_head", "eager_attend"]
+__all__ = ["FEW_TOKENS", "attend", "attend_per_kv_head", "eager_attend"]
 
+FEW_TOKENS = 2 * (1 + MAX_DRAFT_TOKENS)  # of a sequence: what an MTP head reads after a step
 BLOCK_SCORES = 1 << 19  # scores of a head's block: 2 MiB, about one core's cache
 FEW_SCORES = 1 << 17  # below, threads cost more than they save
 SHORTEST_BLOCK = 16  # queries
@@ -62,7 +64,7 @@ def eager_attend(
 def _compiled_decode(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
     """Return the compiled decode attention, or None if it cannot read these tensors."""
     (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
-    loops = compiled_module("decode_attention") if T == 1 and H % K == 0 else None
+    loops = compiled_module("decode_attention") if T <= FEW_TOKENS and H % K == 0 else None
     parts = active.k_BSKQ, active.v_BSKC, prior.k_BSKQ, prior.v_BSKC
     if loops is None or len({part.dtype for part in parts}) > 1:
         return None

@@ -12,7 +12,7 @@ from mimo_v2_flash.parallel import ALONE, Group, HostGroup
 from mimo_v2_flash.quantization import QuantizedTensor
 from mimo_v2_flash.quantization.compute import ActivationQuantizedWeight
 
-from .eager_attention import eager_attend
+from .eager_attention import FEW_TOKENS, eager_attend
 from .eager_dispatchers import eager_dispatchers
 from .eager_experts import eager_experts
 from .eager_kernels import eager_norm, eager_rotate, eager_router
@@ -120,28 +120,38 @@ def _sequence_runs(
 ) -> tuple[SequenceRun, ...]:
     """Return the rectangles of a pass.
 
-    All one-token sequences are one run over the rows that they span, idle ones masked. Of the
-    others, neighbours with equally many tokens are one run.
+    All one-token sequences are one run over the rows that they span, idle ones masked, and so are
+    those of few tokens, padded. Of the others, neighbours with equally many tokens are one run.
     """
-    runs, (single_J,) = [], np.nonzero(count_b == 1)
-    (several_J,) = np.nonzero(count_b > 1)
+    (single_J,) = np.nonzero(count_b == 1)
+    (few_J,) = np.nonzero((count_b > 1) & (count_b <= FEW_TOKENS))
+    (several_J,) = np.nonzero(count_b > FEW_TOKENS)
     is_cut_J = (np.diff(several_J) > 1) | (np.diff(count_b[several_J]) != 0)
-    for rows_J in [single_J, *np.split(several_J, np.nonzero(is_cut_J)[0] + 1)]:
-        if not len(rows_J):
-            continue
-        first, rows = int(rows_J[0]), int(rows_J[-1] - rows_J[0]) + 1
-        token_BT = None
-        if rows > len(rows_J):
-            token_BT = np.full((rows, 1), -1)
-            token_BT[rows_J - first, 0] = first_token_b[rows_J]
-        runs.append(
-            SequenceRun(
-                first_row + first,
-                rows,
-                int(count_b[first]),
-                int(first_token_b[first]),
-                token_BT,
-                kv_length=int(np.max(start_b[rows_J])),
-            )
-        )
-    return tuple(runs)
+    groups = [single_J, few_J, *np.split(several_J, np.nonzero(is_cut_J)[0] + 1)]
+    return tuple(
+        _run(rows_J, start_b, count_b, first_token_b, first_row) for rows_J in groups if len(rows_J)
+    )
+
+
+def _run(
+    rows_J: np.ndarray,
+    start_b: np.ndarray,
+    count_b: np.ndarray,
+    first_token_b: np.ndarray,
+    first_row: int,
+) -> SequenceRun:
+    """Return the run of some rows, over all rows that they span."""
+    first, count_J, token_BT = int(rows_J[0]), count_b[rows_J], None
+    rows, tokens = int(rows_J[-1]) - first + 1, int(np.max(count_J))
+    if rows > len(rows_J) or np.any(count_J < tokens):
+        token_JT = first_token_b[rows_J][:, None] + np.arange(tokens)
+        token_BT = np.full((rows, tokens), -1)
+        token_BT[rows_J - first] = np.where(np.arange(tokens) < count_J[:, None], token_JT, -1)
+    return SequenceRun(
+        first_row + first,
+        rows,
+        tokens,
+        int(first_token_b[first]),
+        token_BT,
+        kv_length=int(np.max(start_b[rows_J])),
+    )

@@ -27,12 +27,13 @@ def stored(step: Step, dtype) -> Step:
     return step._replace(**{name: getattr(step, name).astype(dtype) for name in KEYS_AND_VALUES})
 
 
-def ring_step(seed, starts, slots: int, kv_length: int, *, window: int, **sizes) -> Step:
-    """Return one token of each sequence, which has `starts[b]` cached ones, on views of a cache.
+def ring_step(seed, starts, slots: int, kv_length: int, *, window: int, T=1, **sizes) -> Step:
+    """Return T tokens of each sequence, which has `starts[b]` cached ones, on views of a cache.
 
     Sequences that start at -1 are idle. Every row that no key may be read from is NaN.
     """
-    step = random_step(seed, starts=starts, counts=[start >= 0 for start in starts], T=1, **sizes)
+    counts = [T * (start >= 0) for start in starts]
+    step = random_step(seed, starts=starts, counts=counts, T=T, **sizes)
     (_, _, K, Q), C = step.k_BTKQ.shape, step.v_BTKC.shape[3]
     generator, rows = np.random.default_rng(seed), len(starts) * slots + 1
     k_ZKQ, v_ZKC = (np.full((rows, K, width), np.nan, np.float32) for width in (Q, C))
@@ -58,24 +59,25 @@ def assert_is_oracle(step: Step, window: int) -> None:
 @given(
     seeds,
     st.lists(st.integers(-1, 40), min_size=1, max_size=4),
+    st.integers(1, 4),
     st.integers(0, 3 * KEY_BLOCK + 1),
     st.tuples(*[st.integers(1, 5)] * 2, st.sampled_from([1, 6, 16, 50]), st.integers(1, 70)),
     st.sampled_from(FLOATS),
     st.sampled_from(WINDOWS),
     st.sampled_from([None, NO_SINK]),
 )
-@example(0, [200, 7], 200, (2, 16, 192, 128), FLOATS[1], NO_WINDOW, NO_SINK)
-@example(0, [300, 140], 131, (8, 8, 192, 128), FLOATS[0], 129, None)
-@example(0, [300, 140], 131, (8, 8, 192, 128), FLOATS[1], 129, None)
+@example(0, [200, 7], 1, 200, (2, 16, 192, 128), FLOATS[1], NO_WINDOW, NO_SINK)
+@example(0, [300, 140], 4, 131, (8, 8, 192, 128), FLOATS[0], 129, None)
+@example(0, [300, 140], 2, 131, (8, 8, 192, 128), FLOATS[1], 129, None)
 def test_it_is_the_oracle_whatever_the_order_of_slots(
-    seed, starts, slots, sizes, dtype, window, sink
+    seed, starts, T, slots, sizes, dtype, window, sink
 ):
-    K, G, Q, C = sizes
+    (K, G, Q, C), tokens = sizes, [T, T - 1, 1, T]
     step = random_step(
         seed,
         starts=starts,
-        counts=[start >= 0 for start in starts],
-        T=1,
+        counts=[n * (start >= 0) for n, start in zip(tokens, starts, strict=False)],
+        T=T,
         S=slots,
         K=K,
         G=G,
@@ -89,8 +91,45 @@ def test_it_is_the_oracle_whatever_the_order_of_slots(
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 127, 128, 129, 130, 131, 132, 133, 261, 262, 263, 400])
 def test_a_ring_wraps(start, dtype):
-    step = ring_step(start, (start, -1, 131), 132, min(132, max(start, 131)), window=129, K=2, G=1)
-    assert_is_oracle(stored(step, dtype), 129)
+    length = min(132, max(start, 131))
+    for T in (1, 4):
+        step = ring_step(start, (start, -1, 131), 132, length, window=129, T=T, K=2, G=1)
+        assert_is_oracle(stored(step, dtype), 129)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds,
+    st.integers(0, 300),
+    st.integers(1, 3),
+    st.sampled_from([3, 40, 129]),
+    st.booleans(),
+    floats,
+)
+@example(0, 131, 1, 129, False, FLOATS[1])
+def test_a_token_is_to_the_bit_what_it_is_without_tokens_before_it(
+    seed, start, G, window, is_full, dtype
+):
+    """The tokens of a step one after the other, each cached before the next."""
+    slots, window = (304, NO_WINDOW) if is_full else (window + 3, window)
+    step = stored(ring_step(seed, (start,), slots, slots, window=window, T=4, G=G), dtype)
+    together = decode_attention(*step, window=window)
+    for t in range(4):
+        one = Step(*(part[:, t : t + 1] for part in step[:4]), *step[4:])
+        np.testing.assert_array_equal(decode_attention(*one, window=window), together[:, t : t + 1])
+        for part, new in zip(step[4:7], one[1:4], strict=True):
+            part[:, (start + t) % slots] = new[:, 0]
+
+
+@pytest.mark.parametrize("T", [1, 3])
+def test_tokens_that_no_hidden_state_is_before_are_no_keys(T):
+    """An MTP head masks the first tokens of a sequence: they come first."""
+    step = ring_step(0, (0,), 12, 0, window=5, T=4)
+    step.position_BT[:, :T] = -1
+    real = Step(*(part[:, T:] for part in step[:4]), *step[4:])
+    y_BTHC = decode_attention(*step, window=5)
+    assert not y_BTHC[:, :T].any()
+    np.testing.assert_array_equal(y_BTHC[:, T:], decode_attention(*real, window=5))
 
 
 @settings(deadline=None)
@@ -160,7 +199,7 @@ def test_weights_are_exponentials(size):
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
-    step = ring_step(0, (90, -1, 30, 7, 64), 91, 90, window=NO_WINDOW, K=3, G=2)
+    step = ring_step(0, (90, -1, 30, 7, 64), 91, 90, window=NO_WINDOW, T=3, K=3, G=2)
     expected = decode_attention(*step, window=NO_WINDOW)
     monkeypatch.setattr(loops, "MIN_SHARED_WORK", 0)
     for threads in (1, 2, 5, 64):

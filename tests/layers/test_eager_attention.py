@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.layers import eager_attention
-from mimo_v2_flash.layers.eager_attention import attend, attend_per_kv_head, eager_attend
+from mimo_v2_flash.layers.eager_attention import (
+    FEW_TOKENS,
+    attend,
+    attend_per_kv_head,
+    eager_attend,
+)
 from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.reference.attention import attention as oracle
 from tests.support.agreement import assert_agrees
@@ -97,9 +102,10 @@ def refuse(*_, **__):
     raise AssertionError("another path computed this step")
 
 
-def test_one_token_sequences_are_a_compiled_call(monkeypatch):
+@pytest.mark.parametrize("T", [1, 4, FEW_TOKENS])
+def test_few_tokens_are_a_compiled_call(monkeypatch, T):
     assert EagerMode.attend is eager_attend
-    step = random_step(starts=(5, 3), T=1, S=5)
+    step = random_step(starts=(5, 3), T=T, S=5)
     expected = attend(*segments(step), window=4, query_block=16)
     monkeypatch.setattr(eager_attention, "attend_per_kv_head", refuse)
     np.testing.assert_allclose(
@@ -108,7 +114,7 @@ def test_one_token_sequences_are_a_compiled_call(monkeypatch):
 
 
 def test_prompts_are_not(monkeypatch):
-    step = random_step(starts=(5, 3), T=2, S=5)
+    step = random_step(starts=(5, 3), T=FEW_TOKENS + 1, S=5)
     monkeypatch.setattr(eager_attention, "compiled_module", refuse)
     expected = attend(*segments(step), window=4, query_block=16)
     np.testing.assert_array_equal(eager_attend(*segments(step), window=4, query_block=16), expected)

@@ -102,10 +102,11 @@ def test_the_rectangles_have_every_token_once_and_no_row_twice(lengths):
         ([1, 0, 1, 0, 0, 1], [(0, 6, 1)]),
         ([1] * 15 + [512] + [1] * 16, [(0, 32, 1), (15, 1, 512)]),
         ([7, 7, 7], [(0, 3, 7)]),
-        ([7, 0, 7, 5, 1], [(4, 1, 1), (0, 1, 7), (2, 1, 7), (3, 1, 5)]),
+        ([4, 0, 4, 2, 1, 8], [(4, 1, 1), (0, 6, 8)]),
+        ([9, 0, 9, 8, 1, 70], [(4, 1, 1), (3, 1, 8), (0, 1, 9), (2, 1, 9), (5, 1, 70)]),
     ],
 )
-def test_one_token_rows_are_one_call_and_a_prompt_is_one(lengths, rectangles):
+def test_rows_of_one_token_and_of_few_are_a_call_each_and_a_prompt_is_one(lengths, rectangles):
     cache = new_cache(tiny().config.layers, batch_size=len(lengths), max_length=600)
     batch = batch_of([0] * len(lengths), lengths, cache)
     assert [(run.first_row, run.rows, run.tokens) for run in batch.runs] == rectangles
