@@ -16,10 +16,11 @@ from llvmlite import ir
 from numba import float32, intp, types, uint16, uint32
 from numba.core import cgutils
 
-from .bfloat16_unit import has_unit
+from .bfloat16_unit import has_vector_unit, is_permitted
 from .code_cache import compile_now
 from .floats import BFLOAT16
 from .fp8 import blocks_packer
+from .loading import compiled_module
 from .loops import in_order, input_type
 from .panel import PanelKind
 from .panel_product import (
@@ -34,7 +35,7 @@ from .rounding import nearest_bfloat16
 from .thread_pool import parallel_for
 from .tile import LANES, SUMS, WORDS, fused, masked, splat, split_halves
 
-__all__ = ["bfloat16_packer", "bfloat16_panels", "float8_packer", "rounded_pairs"]
+__all__ = ["bfloat16_packer", "bfloat16_panels", "float8_packer", "prepare", "rounded_pairs"]
 
 TASK_ROWS, MIN_SHARED_ELEMENTS = 32, 1 << 17  # of x, below which one thread is as fast
 UPPER, HALF, QUIET = 0xFFFF0000, np.uint32(16), np.uint32(0x40)  # QUIET: of NaN, not of infinity
@@ -63,7 +64,7 @@ def _add_in_float32(build: Any, sums: Any, x: Any, w: Any) -> Any:
 UNIT_PANEL, EMULATED_PANEL = (
     PanelKind(2, _pack_pair, add) for add in (_add_in_unit, _add_in_float32)
 )
-BFLOAT16_PANEL = UNIT_PANEL if LANES == 16 and has_unit() else EMULATED_PANEL
+BFLOAT16_PANEL = UNIT_PANEL if LANES == 16 and has_vector_unit() else EMULATED_PANEL
 _bfloat16_loop = panel_loop(BFLOAT16_PANEL)
 _pack_blocks = blocks_packer(BFLOAT16_PANEL)
 _pack_rows, _fill_ones = rows_packer(BFLOAT16, BFLOAT16_PANEL), fill_ones(BFLOAT16_PANEL)
@@ -106,14 +107,25 @@ compile_now(_fill_halves, input_type(float32), types.Array(uint16, 2, "C"), intp
 FLOAT8_PACKER, BFLOAT16_PACKER = map(function_address, (float8_packer, bfloat16_packer))
 
 
-def rounded_pairs(x_NI: np.ndarray) -> np.ndarray:
-    """Return rows rounded to bfloat16, two inputs in a word: the first in its lower half."""
+def prepare(x_NI: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Return the loop that multiplies, of the matrix unit where there is one, and its x."""
+    if matrix := compiled_module("matrix_panels") if is_permitted() else None:
+        return matrix.matrix_panels, rounded_pairs(x_NI, matrix.ROWS, matrix.ROWS)
+    return bfloat16_panels, rounded_pairs(x_NI)
+
+
+def rounded_pairs(x_NI: np.ndarray, rows: int = 1, words: int = 1) -> np.ndarray:
+    """Return rows rounded to bfloat16, two inputs in a word: the first in its lower half.
+
+    Behind them are as many rows of any content, and words of zeros, as fill up multiples.
+    """
     N, inputs = x_NI.shape
-    half_NI = np.empty((N, (inputs + 1) // 2 * 2), np.uint16)
-    rows = TASK_ROWS if x_NI.size >= MIN_SHARED_ELEMENTS else N
+    shape = -(-N // rows) * rows, -(-inputs // (2 * words)) * 2 * words
+    half_NI = np.empty(shape, np.uint16)
+    step = TASK_ROWS if x_NI.size >= MIN_SHARED_ELEMENTS else N
 
     def fill(task: int) -> None:
-        _fill_halves(x_NI, half_NI, task * rows, min((task + 1) * rows, N))
+        _fill_halves(x_NI, half_NI, task * step, min((task + 1) * step, N))
 
-    parallel_for(fill, -(-N // rows))
+    parallel_for(fill, -(-N // step))
     return half_NI.view(np.uint32)

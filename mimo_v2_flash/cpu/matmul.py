@@ -93,8 +93,8 @@ def _fill_by_panels(
     packer, address, inputs = weight.packer, weight.address, x_NI.shape[1]
     loops = compiled_module("bfloat16_panels") if compute == "bfloat16" and uses_unit() else None
     if loops and (pair_packer := weight.bfloat16_packer):
-        pair_NW = loops.rounded_pairs(x_NI)
-        return lambda start, end: loops.bfloat16_panels(
+        multiply, pair_NW = loops.prepare(x_NI)
+        return lambda start, end: multiply(
             pair_NW, pair_packer, address, y_NO, start, end, _scratch(), inputs
         )
     x_NI = round_rows(x_NI, compute)

@@ -61,8 +61,9 @@ def test_what_the_unit_adds_float32_adds(kind, inputs):
     w, x_NI = random_weight(generator, kind, 150, inputs), random_rows(generator, MANY, inputs)
     weight, y_NO = compiled(w), np.empty((MANY, 150), np.float32)
     operands = rounded_pairs(x_NI), weight.bfloat16_packer, weight.address
-    emulated_panels(*operands, y_NO, 0, 150, matmul._scratch(), inputs)
-    assert_is_product(y_NO, rounded(x_NI), w)
+    for panels in (emulated_panels, bfloat16_panels.bfloat16_panels):
+        panels(*operands, y_NO, 0, 150, matmul._scratch(), inputs)
+        assert_is_product(y_NO, rounded(x_NI), w)
     assert_is_product(matmul.product(x_NI, weight, 150, "bfloat16"), rounded(x_NI), w)
 
 
@@ -116,7 +117,7 @@ def test_without_the_unit_rounded_rows_meet_float32_panels(monkeypatch, kind):
     generator = np.random.default_rng(0)
     w, x_NI = random_weight(generator, kind, 70, 300), random_rows(generator, 2 * MANY, 300)
     monkeypatch.setattr(matmul, "uses_unit", lambda: False)
-    monkeypatch.setattr(bfloat16_panels, "rounded_pairs", None)  # whoever calls it, fails
+    monkeypatch.setattr(bfloat16_panels, "prepare", None)  # whoever calls it, fails
     np.testing.assert_array_equal(
         matmul.product(x_NI, compiled(w), 70, "bfloat16"),
         matmul.product(rounded(x_NI), compiled(w), 70),
@@ -128,8 +129,19 @@ def test_rounded_pairs_are_bfloat16_and_a_zero(shape):
     x_NI = random_rows(np.random.default_rng(0), *shape)
     half_NI = rounded_pairs(x_NI).view(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(half_NI[:, : shape[1]].astype(np.float32), rounded(x_NI))
-    assert half_NI.shape[1] == shape[1] + shape[1] % 2
+    assert half_NI.shape == (shape[0], shape[1] + shape[1] % 2)
     assert not half_NI[:, shape[1] :].any()
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (17, 33), (5 * TASK_ROWS + 1, 1025)])
+def test_rounded_pairs_fill_up_multiples_of_rows_and_words(shape):
+    x_NI = random_rows(np.random.default_rng(0), *shape)
+    half_NI, pair_NI = rounded_pairs(x_NI, 16, 16).view(np.uint16), rounded_pairs(x_NI)
+    assert half_NI.shape == (-(-shape[0] // 16) * 16, -(-shape[1] // 32) * 32)
+    np.testing.assert_array_equal(
+        half_NI[: shape[0], : shape[1]], pair_NI.view(np.uint16)[:, : shape[1]]
+    )
+    assert not half_NI[: shape[0], shape[1] :].any()
 
 
 def test_numbers_at_every_edge_are_rounded_as_bfloat16_is():

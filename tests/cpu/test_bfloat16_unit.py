@@ -3,7 +3,9 @@
 import pytest
 
 from mimo_v2_flash.cpu import bfloat16_unit
-from mimo_v2_flash.cpu.bfloat16_unit import has_unit, is_faster, uses_unit
+from mimo_v2_flash.cpu.bfloat16_unit import has_matrix_unit, has_vector_unit, uses_unit
+
+VECTOR, MATRIX = {"+avx512f", "+avx512bf16"}, {"+avx512f", "+amx-tile", "+amx-bf16"}
 
 
 @pytest.fixture(autouse=True)
@@ -14,17 +16,17 @@ def anew():
 
 
 @pytest.mark.parametrize(
-    ("features", "unit", "faster"),
+    ("features", "vector", "matrix"),
     [
-        ({"+avx512f", "+avx512bf16", "-amx-bf16"}, True, True),
-        ({"+avx512f", "+avx512bf16", "+amx-bf16"}, True, False),
-        ({"+avx512f", "-avx512bf16"}, False, False),
-        ({"-avx512f", "+avx512bf16"}, False, False),
+        (VECTOR | {"-amx-bf16"}, True, False),
+        (VECTOR | MATRIX, True, True),
+        *((VECTOR - {feature}, False, False) for feature in VECTOR),
+        *((MATRIX - {feature}, False, False) for feature in MATRIX),
         ({""}, False, False),
     ],
 )
-def test_there_is_a_unit_if_the_target_has_its_features(features, unit, faster):
-    assert (has_unit(features), is_faster(features)) == (unit, faster)
+def test_there_is_a_unit_if_the_target_has_its_features(features, vector, matrix):
+    assert (has_vector_unit(features), has_matrix_unit(features)) == (vector, matrix)
 
 
 @pytest.mark.parametrize(("value", "used"), [("0", False), ("1", True)])
@@ -33,9 +35,16 @@ def test_the_variable_says_whether_it_is_used(monkeypatch, value, used):
     assert uses_unit() is used
 
 
-def test_it_is_used_where_it_is_faster(monkeypatch):
+@pytest.mark.parametrize(
+    ("vector", "matrix", "permitted", "used"),
+    [(0, 0, 0, False), (1, 0, 0, True), (1, 1, 0, False), (1, 1, 1, True)],
+)
+def test_it_is_used_where_it_is_faster(monkeypatch, vector, matrix, permitted, used):
     monkeypatch.delenv("MIMO_BFLOAT16_UNIT", raising=False)
-    assert uses_unit() is is_faster(bfloat16_unit.FEATURES)
+    answers = {"has_vector_unit": vector, "has_matrix_unit": matrix, "is_permitted": permitted}
+    for name, answer in answers.items():
+        monkeypatch.setattr(bfloat16_unit, name, lambda answer=answer: answer)
+    assert uses_unit() is used
 
 
 def test_another_value_is_refused_by_name(monkeypatch):
