@@ -84,7 +84,13 @@ PANEL_MUTANTS = (
     _panel(
         "a bfloat16 unit without its instruction",
         "bfloat16_unit",
-        'return "+avx512f" in features and "+avx512bf16" in features',
+        'return {"+avx512f", "+avx512bf16"} <= set(features)',
         'return "+avx512f" in features',
+    ),
+    _panel(
+        "the vector unit where a matrix unit makes it slow",
+        "bfloat16_unit",
+        "(has_vector_unit() and not has_matrix_unit())",
+        "has_vector_unit()",
     ),
 )
