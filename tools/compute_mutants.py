@@ -12,8 +12,8 @@ COMPUTE_MUTANTS = (
     Mutant(
         "a row alone is not rounded",
         "mimo_v2_flash/cpu/matmul.py",
-        "round_rows(np.ascontiguousarray(x_NI), compute)",
-        'round_rows(np.ascontiguousarray(x_NI), compute if rows > 1 else "float32")',
+        "interleave_words(round_rows(x_NI, compute), weight.itemsize)",
+        'interleave_words(round_rows(x_NI, compute if rows > 1 else "float32"), weight.itemsize)',
         PRODUCTS,
     ),
     Mutant(
