@@ -1,4 +1,4 @@
-"""Loader of a checkpoint in the hub's layout into transformers' model, in float32.
+"""Loader of a checkpoint in the hub's layout into transformers' model, in any dtype.
 
 transformers 5.23 reads neither the hub's fields of config.json nor the scales of keys and values:
 this module translates the config, and this project's reader dequantises the weights.
@@ -26,8 +26,8 @@ SAME = (
 KINDS, FFN_KINDS = ("full_attention", "sliding_attention"), ("dense", "sparse")
 
 
-def load(folder: Path, config: MiMoConfig) -> Any:
-    """Return transformers' model in float32, FP8 dequantised by this project's reader."""
+def load(folder: Path, config: MiMoConfig, dtype: str = "float32") -> Any:
+    """Return transformers' model in a dtype, FP8 dequantised by this project's reader."""
     experts, float32 = tuple(range(config.n_routed_experts)), Encoding("float32", "cpu")
     with TemporaryDirectory() as prepared:
         job = plan_conversion_job(FolderSource(folder), config, Path(prepared), float32, experts)
@@ -35,7 +35,7 @@ def load(folder: Path, config: MiMoConfig) -> Any:
         tensors = open_checkpoint(Path(prepared)).items()
         state = {name: torch.tensor(np.array(weight, np.float32)) for name, weight in tensors}
     model, loading_info = transformers.MiMoV2FlashForCausalLM.from_pretrained(
-        None, config=native(config), state_dict=state, output_loading_info=True, dtype="float32"
+        None, config=native(config), state_dict=state, output_loading_info=True, dtype=dtype
     )
     assert not any(loading_info.values()), loading_info
     return model.eval()

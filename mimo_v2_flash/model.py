@@ -115,15 +115,14 @@ class MiMoV2FlashModel:
         self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
         self.config, self.max_step, self._context = config, max_step, context
-        sizes = {"max_step": max_step, "max_length": (self.max_length, self._cache_length)}
+        runs: dict[str, Any] = {"max_step": max_step, "dtype": dtype}
         options = {"cache_dtype": self._cache_dtype, "generation_config": self.generation_config}
-        context.check_consistent(config=config, dtype=dtype, compute=compute, **sizes, **options)
+        options |= {"max_length": (self.max_length, self._cache_length), "compute": compute}
+        context.check_consistent(config=config, **runs, **options)
         shard = shard_weights(weights, config, context.shard_spec)
         context.check_same_weights(shard)
         self.weights = backend.to_device(mode.process_weights(shard, compute))
-        self.runner = ModelRunner(
-            config, self.weights, backend, context, max_step=max_step, dtype=dtype
-        )
+        self.runner = ModelRunner(config, self.weights, backend, context, **runs)
 
     @property
     def group(self) -> HostGroup:

@@ -180,19 +180,11 @@ def build_model(
         sizes["step"] = min(max_step, max_length)  # as static mode cuts it
         dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
         _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
-    return MiMoV2FlashModel(
-        weights,
-        config,
-        max_step=max_step,
-        backend=_open_backend(backend, group, backend_options),
-        group=group,
-        plan=parallel,
-        dtype=activation_dtype,
-        max_length=max_length,
-        cache_dtype=cache_dtype,
-        compute=compute,
-        generation_config=generation_config,
-    )
+    opened = _open_backend(backend, group, backend_options)
+    options: dict[str, Any] = {"max_step": max_step, "max_length": max_length, "compute": compute}
+    options |= {"dtype": activation_dtype, "cache_dtype": cache_dtype}
+    options |= {"backend": opened, "group": group, "plan": parallel}
+    return MiMoV2FlashModel(weights, config, generation_config=generation_config, **options)
 
 
 def _check_memory(

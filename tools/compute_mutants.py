@@ -5,14 +5,15 @@ from tools.kernel_mutants import Mutant, mutant_in
 __all__ = ["COMPUTE_MUTANTS"]
 
 PRODUCTS = ("tests/quantization/test_compute.py",)
+ROUNDING = ("tests/cpu/test_rounding.py",)
 EXPERTS = ("tests/layers/test_rounded_experts.py",)
 
 COMPUTE_MUTANTS = (
     Mutant(
         "a row alone is not rounded",
         "mimo_v2_flash/cpu/matmul.py",
-        "round_rows(np.ascontiguousarray(x_NI), compute)",
-        'round_rows(np.ascontiguousarray(x_NI), compute if rows > 1 else "float32")',
+        "interleave_words(round_rows(x_NI, compute), weight.itemsize)",
+        'interleave_words(round_rows(x_NI, compute if rows > 1 else "float32"), weight.itemsize)',
         PRODUCTS,
     ),
     Mutant(
@@ -27,14 +28,14 @@ COMPUTE_MUTANTS = (
         "mimo_v2_flash/cpu/rounding.py",
         "bits + HALF + ((bits >> np.uint32(16)) & np.uint32(1))",
         "bits + HALF + np.uint32(1)",
-        PRODUCTS,
+        ROUNDING,
     ),
     Mutant(
         "NaN is rounded to a number",
         "mimo_v2_flash/cpu/rounding.py",
         "if bits & MAGNITUDE <= INFINITY else value",
         "if bits == bits else value",
-        PRODUCTS,
+        ROUNDING,
     ),
     Mutant(
         "hidden channels of compiled experts are not rounded",
@@ -60,8 +61,8 @@ COMPUTE_MUTANTS = (
     Mutant(
         "ranks of different compute types",
         "mimo_v2_flash/model.py",
-        "dtype=dtype, compute=compute, **sizes",
-        "dtype=dtype, **sizes",
+        '(self.max_length, self._cache_length), "compute": compute}',
+        "(self.max_length, self._cache_length)}",
         ("tests/test_compute_type.py",),
     ),
 )

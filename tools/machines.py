@@ -28,7 +28,7 @@ MODEL = tuple(
     f"tests/test_{name}.py"
     for name in (
         *("disagreement", "equalities", "equality_of_ranks", "features", "kv_cache", "model"),
-        *("model_runner", "shipped_model", "trace_transformers"),
+        *("model_runner", "shipped_model", "trace_transformers", "compute_type"),
     )
 )
 PROCESSES = ("--numprocesses=2", "--dist=worksteal")

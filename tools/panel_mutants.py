@@ -60,7 +60,37 @@ PANEL_MUTANTS = (
     _panel(
         "all rows of x multiplied in registers",
         "matmul",
-        "if rows <= MAX_REGISTER_ROWS:",
-        "if True:",
+        "if rows > _max_register_rows(compute):",
+        "if False:",
+    ),
+    _panel(
+        "inputs of a pair in the other order",
+        "bfloat16_panels",
+        "even, odd = (build",
+        "odd, even = (build",
+    ),
+    _panel(
+        "activations cut off to bfloat16",
+        "bfloat16_panels",
+        "np.float32(nearest_bfloat16(x_NI[n, i]))",
+        "np.float32(x_NI[n, i])",
+    ),
+    _panel(
+        "NaN whose upper half is infinity",
+        "bfloat16_panels",
+        "bits | QUIET if np.isnan(x_NI[n, i]) else bits",
+        "bits",
+    ),
+    _panel(
+        "a bfloat16 unit without its instruction",
+        "bfloat16_unit",
+        'return {"+avx512f", "+avx512bf16"} <= set(features)',
+        'return "+avx512f" in features',
+    ),
+    _panel(
+        "the vector unit where a matrix unit makes it slow",
+        "bfloat16_unit",
+        "(has_vector_unit() and not has_matrix_unit())",
+        "has_vector_unit()",
     ),
 )

@@ -4,21 +4,26 @@ The text is split into consecutive windows. The model sees each window by itself
 end-of-text token, and predicts every token of the text once. Bits per byte are the bits of all
 tokens over the bytes of the file. With --draft-tokens, MTP heads predict the tokens of the text
 too, without generating: how often their best token is the model's is what drafts are accepted for.
+With --compare, the error of the logits against those of another compute type is measured.
 """
 
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.cpu.thread_count import thread_count
+from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.likelihood import total_bits
+from mimo_v2_flash.generation.logits_error import LogitsError, logits_error
 from mimo_v2_flash.generation.mtp_agreement import mtp_agreement
 from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
+from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
@@ -53,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Number of MTP heads whose best tokens are compared with the model's (default: 0).",
     )
+    parser.add_argument(
+        "--compare",
+        choices=COMPUTE_TYPES,
+        help="Compute type whose logits are compared with those of --compute (default: none).",
+    )
 
 
 def run(
@@ -60,28 +70,31 @@ def run(
     text: Path,
     length: int | None,
     draft_tokens: int = 0,
+    compare: str | None = None,
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
     """Evaluate, print the report, and return its numbers."""
     stats_backend = DispatchStatsBackend()
-    runtime = RuntimeOptions.pop_from(options).keywords(host=stats_backend)
+    runtime, reference = RuntimeOptions.pop_from(options), None
     content, size = _read(text)
     check_folder(model)
-    runner = load_model(model, group=setup.group, parallel=setup.plan, **runtime)
+    load = partial(load_model, model, group=setup.group, parallel=setup.plan)
+    runner = load(**runtime.keywords(host=stats_backend))
+    if compare is not None:
+        reference = load(**runtime._replace(compute=compare).keywords(host=NumpyBackend()))
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
-    length = runner.max_length if length is None else length
     token_T = tokens(tokenizer, content)
-    windows = {"length": length, "begin": end_of_text(tokenizer)}
+    windows = {"length": length or runner.max_length, "begin": end_of_text(tokenizer)}
     start = time.perf_counter()
     with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
-        bits = total_bits(runner, token_T, advance=advance, **windows)
+        bits, error = _bits(runner, reference, token_T, advance=advance, **windows)
     seconds = time.perf_counter() - start
-    numbers = {
-        "model": model.resolve().name,
-        "text": text,
-        **_likelihood(bits, size, len(token_T), length),
+    numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
+    numbers |= _likelihood(bits, size, len(token_T), windows["length"])
+    numbers |= {
+        "compare": error and _comparison(error, str(compare), size),
         "mtp_agreement": _agreements(runner, token_T, draft_tokens, windows),
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
@@ -92,6 +105,19 @@ def run(
     if dispatch := dispatch_report(stats_backend, setup.group):
         console().print(dispatch)
     return Result(numbers)
+
+
+def _bits(
+    model: MiMoV2FlashModel,
+    reference: MiMoV2FlashModel | None,
+    token_T: list[int],
+    **windows: Any,
+) -> tuple[float, LogitsError | None]:
+    """Return the bits of a text, and the error against a reference if there is one."""
+    if reference is None:
+        return total_bits(model, token_T, **windows), None
+    error = logits_error(model, reference, token_T, **windows)
+    return error.bits, error
 
 
 def _likelihood(bits: float, size: int, count: int, length: int) -> dict[str, Any]:
@@ -118,18 +144,39 @@ def _agreements(
     return [pair._asdict() for pair in pairs]
 
 
+def _comparison(error: LogitsError, compute: str, size: int) -> dict[str, Any]:
+    """Return the error against a compute type, whose bits are of a text of `size` bytes."""
+    numbers = error._asdict()
+    del numbers["bits"]
+    return {"compute": compute, "bits_per_byte": numbers.pop("reference_bits") / size} | numbers
+
+
 def _report(numbers: dict[str, Any]) -> None:
     rows = (
         ("model", numbers["model"]),
+        ("compute", numbers["compute"]),
         ("bytes, tokens", f"{numbers['bytes']:,}, {numbers['tokens']:,}"),
         ("windows", f"{numbers['windows']:,} of {numbers['window_tokens']:,} tokens"),
         ("bits per byte", f"{numbers['bits_per_byte']:.6f}"),
         ("perplexity", f"{numbers['perplexity']:.4f}"),
+        *_comparison_rows(numbers["compare"]),
         *(_agreement(*each) for each in enumerate(numbers["mtp_agreement"], start=1)),
         ("speed", f"{numbers['tokens_per_second']:.1f} tokens/s"),
         ("threads", "{} ({})".format(*thread_count())),
     )
     console().print(table(f"{numbers['text']}", ("what",), ("amount",), rows))
+
+
+def _comparison_rows(numbers: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    if numbers is None:
+        return ()
+    return (
+        (f"bits per byte, {numbers['compute']}", f"{numbers['bits_per_byte']:.6f}"),
+        ("largest difference", f"{numbers['largest_of_range']:.1e} of the logits' range"),
+        ("rms difference", f"{numbers['rms_of_std']:.1e} of their standard deviation"),
+        ("KL divergence", f"{numbers['kl_nats']:.1e} nats"),
+        ("same best token", f"{numbers['same_top1']:.2%}"),
+    )
 
 
 def _agreement(head: int, numbers: dict[str, int]) -> tuple[str, str]:

@@ -186,6 +186,7 @@ def _answer_file(
             count, failed = count + 1, failed + has_error(answer)
     seconds = time.perf_counter() - start
     numbers = {"model": model, "prompt_file": file, "chat": chat, "sampling": defaults}
+    numbers |= {"compute": runner.compute}
     numbers |= {"draft_tokens": draft_tokens, "prompts": count, "errors": failed}
     numbers |= {"seconds": seconds}
     _report_file(numbers, engine.stats)
@@ -196,6 +197,7 @@ def _report_file(numbers: dict[str, Any], engine: EngineStats) -> None:
     """Print the numbers of a prompt file."""
     rows = [
         ("prompts, errors", "{prompts:,}, {errors:,}".format(**numbers)),
+        ("compute", numbers["compute"]),
         *engine_rows(engine),
         ("whole time", f"{numbers['seconds']:.1f} s"),
     ]
@@ -236,7 +238,7 @@ def _answer_prompt(
     used = runner.generation_config.with_sampling(sampling)
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
     numbers |= {"max_new_tokens": max_new_tokens, "draft_tokens": draft_tokens}
-    numbers |= {"backend": runtime.backend, "seconds": seconds}
+    numbers |= {"backend": runtime.backend, "compute": runner.compute, "seconds": seconds}
     numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
     cache = _cache_of(runner, completion, draft_tokens)
     numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, cache)
@@ -307,6 +309,7 @@ def _report(numbers: dict[str, Any], engine: EngineStats, stats: GenerationStats
         *engine_rows(engine),
         (f"KV cache of {numbers['kv_cache_tokens']} tokens", amount(numbers["kv_cache_bytes"])),
         *(expert_rows if stats.is_eager else ()),
+        ("compute", numbers["compute"]),
         ("threads", "{} ({})".format(*thread_count())),
     )
     out = console(sys.stderr)

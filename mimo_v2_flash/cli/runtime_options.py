@@ -97,7 +97,8 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "--activation-dtype",
         "--stream-dtype",
         choices=FLOATS,
-        help=f"Dtype of the activations between layers (default: {DTYPE_HELP}).",
+        help="Dtype of the hidden states between layers; --compute is about products (default: "
+        f"{DTYPE_HELP}).",
     )
     add_compute_argument(group)
     group.add_argument(

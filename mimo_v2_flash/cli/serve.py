@@ -160,12 +160,12 @@ def run(
         server = _listen(api_server, answers, **options)
         _warm_up(thread)
         if engine.failure is None:
-            _announce(name, server.url)
+            _announce(name, server.url, loaded.compute)
             server.run()
         numbers, failure = engine.stats._asdict(), engine.failure
     if failure is not None:
         raise failure
-    return Result({"model": model} | numbers)
+    return Result({"model": model, "compute": loaded.compute} | numbers)
 
 
 def _size(text: str | None) -> int | str | None:
@@ -209,8 +209,9 @@ def _warm_up(thread: EngineThread) -> None:
     )
 
 
-def _announce(name: str, url: str) -> None:
-    sys.stderr.write(f"{name} is served at {url}/v1, with a chat page at {url}\n")
+def _announce(name: str, url: str, compute: str) -> None:
+    page = f"with a chat page at {url}"
+    sys.stderr.write(f"{name} is served at {url}/v1, {page}, in {compute} compute\n")
     sys.stderr.flush()
 
 

@@ -19,6 +19,7 @@ from .console import amount, console
 from .example_model import add_model_argument
 from .option_types import natural, output_file, positive
 from .result import Result
+from .runtime_options import add_compute_argument
 
 __all__ = ["add_arguments", "run"]
 
@@ -44,10 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="Number of prompt tokens per prefill step (default: 512).",
     )
+    add_compute_argument(parser)
 
 
 def run(
-    model: Path, prompt: str | None, tokens: list[int] | None, output: Path, max_step: int
+    model: Path,
+    prompt: str | None,
+    tokens: list[int] | None,
+    output: Path,
+    max_step: int,
+    compute: str = "float32",
 ) -> Result:
     """Trace, write the file, and return its sizes."""
     start = time.perf_counter()
@@ -57,12 +64,14 @@ def run(
     if len(token_T) > context:
         raise ValueError(f"{option} has {len(token_T)} tokens, the model's context {context}")
     as_tokens([token_T], config.vocab_size)
-    tensors = trace_prompt(load_weights(model, config), config, token_T, max_step=max_step)
+    weights = load_weights(model, config)
+    tensors = trace_prompt(weights, config, token_T, max_step=max_step, compute=compute)
     size = write_trace(output, tensors, config)
     numbers = {
         "file": output,
         "tensors": len(tensors),
         "tokens": len(token_T),
+        "compute": compute,
         "bytes": size,
         "seconds": time.perf_counter() - start,
     }

@@ -95,6 +95,11 @@ class _BFloat16(NamedTuple):
     def packer(self) -> int:
         return BFLOAT16_PACKER
 
+    @property
+    def bfloat16_packer(self) -> int:
+        module = compiled_module("bfloat16_panels")
+        return module.BFLOAT16_PACKER if module else 0
+
 
 class _Float32(NamedTuple):
     w_OI: np.ndarray
@@ -115,6 +120,10 @@ class _Float32(NamedTuple):
     @property
     def packer(self) -> int:
         return FLOAT32_PACKER
+
+    @property
+    def bfloat16_packer(self) -> int:
+        return 0
 
 
 def compiled_array(w_OI: np.ndarray) -> CompiledWeight | None:

@@ -187,6 +187,11 @@ class _Float8(NamedTuple):
     def packer(self) -> int:
         return PACKER
 
+    @property
+    def bfloat16_packer(self) -> int:
+        module = compiled_module("bfloat16_panels")
+        return module.FLOAT8_PACKER if module else 0
+
 
 def compiled_blocks(
     code_OI: np.ndarray, scale_YX: np.ndarray, height: int

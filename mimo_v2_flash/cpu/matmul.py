@@ -6,12 +6,15 @@ docs/decisions/0011 and 0042 have the figures.
 """
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from .bfloat16_unit import uses_unit
 from .blas import times_transposed
+from .loading import compiled_module
 from .panel import PANEL, VECTOR
 from .panel_product import SCRATCH, float32_panels
 from .rounding import round_rows
@@ -50,6 +53,10 @@ class CompiledWeight(Protocol):
         which it writes rows o to o + `LANES` - 1 as `panel_product.rows_packer` does, and scales.
         """
 
+    @property
+    def bfloat16_packer(self) -> int:
+        """The same for panels of pairs of bfloat16, which must be exact; 0 where there is none."""
+
 
 def product(
     x_NI: np.ndarray, weight: CompiledWeight, outputs: int, compute: str = "float32"
@@ -58,14 +65,13 @@ def product(
 
     The weight has `outputs` rows; `compute` is a key of `quantization.compute.COMPUTE_TYPES`.
     """
-    rows, inputs = x_NI.shape
-    x_NI = round_rows(np.ascontiguousarray(x_NI), compute)
+    (rows, inputs), x_NI = x_NI.shape, np.ascontiguousarray(x_NI)
     y_NO = np.empty((rows, outputs), np.float32)
-    if rows <= MAX_REGISTER_ROWS:
-        unit = TASK_COLUMNS
-        fill = partial(weight.fill_columns, interleave_words(x_NI, weight.itemsize), y_NO)
+    if rows > _max_register_rows(compute):
+        unit, fill = PANEL, _fill_by_panels(x_NI, weight, y_NO, compute)
     else:
-        unit, fill = PANEL, partial(_fill_by_panels, x_NI, weight, y_NO)
+        unit, x_NI = TASK_COLUMNS, interleave_words(round_rows(x_NI, compute), weight.itemsize)
+        fill = partial(weight.fill_columns, x_NI, y_NO)
     tasks = 4 * available_threads()  # several for each thread balance the load
     step = -(-outputs // (tasks * unit)) * unit
     if step >= outputs or max(rows, 4) * inputs * outputs < MIN_SHARED_WORK:
@@ -76,11 +82,23 @@ def product(
     return y_NO
 
 
+def _max_register_rows(compute: str) -> int:
+    return 8 if compute == "bfloat16" and uses_unit() else MAX_REGISTER_ROWS
+
+
 def _fill_by_panels(
-    x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray, start: int, end: int
-) -> None:
-    """Fill columns `start` to `end` of `y_NO` from packed panels of the weight."""
-    float32_panels(x_NI, weight.packer, weight.address, y_NO, start, end, _scratch())
+    x_NI: np.ndarray, weight: CompiledWeight, y_NO: np.ndarray, compute: str
+) -> Callable[[int, int], None]:
+    """Return the function that fills columns of `y_NO` from packed panels of the weight."""
+    packer, address, inputs = weight.packer, weight.address, x_NI.shape[1]
+    loops = compiled_module("bfloat16_panels") if compute == "bfloat16" and uses_unit() else None
+    if loops and (pair_packer := weight.bfloat16_packer):
+        multiply, pair_NW = loops.prepare(x_NI)
+        return lambda start, end: multiply(
+            pair_NW, pair_packer, address, y_NO, start, end, _scratch(), inputs
+        )
+    x_NI = round_rows(x_NI, compute)
+    return lambda start, end: float32_panels(x_NI, packer, address, y_NO, start, end, _scratch())
 
 
 _local = threading.local()

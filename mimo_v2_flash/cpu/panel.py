@@ -155,9 +155,10 @@ class _Packer:
         return self._are_normal(words) if element_format.decode_normal else BIT(1)
 
     def emit_exact(self) -> Any:
-        """Emit the same for all codes."""
-        words = self._words()
-        self._store(words, self.element_format.decode, self._hold_nan(words))
+        """Emit the same for all codes, but nothing where there is only one decoder."""
+        if self.element_format.decode_normal is not None:
+            words = self._words()
+            self._store(words, self.element_format.decode, self._hold_nan(words))
         return BIT(1)
 
     def _words(self) -> list[Any]:

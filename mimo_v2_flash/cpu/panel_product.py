@@ -103,13 +103,14 @@ def fill_ones(kind: PanelKind) -> Any:
     return fill
 
 
-def panel_loop(kind: PanelKind) -> Any:
+def panel_loop(kind: PanelKind, add_tile: Any = None, rows: int = ROWS) -> Any:
     """Return the loop that fills columns `start` to `end` of a product, packing on its way.
 
     `pack` and `address` are the format's function and what it reads: `CompiledWeight.packer` and
-    `CompiledWeight.address`.
+    `CompiledWeight.address`. `add_tile` is in place of the kind's tile, for as many `rows` of x.
     """
-    add_packed, depth = _packed_loop(kind), DEPTH * kind.per_word
+    add_panel = _tiles_loop(kind, add_tile or panel_tile(kind), rows)
+    add_packed, depth = _packed_loop(kind, add_panel), DEPTH * kind.per_word
     pitch = depth // BLOCK * kind.chunk
 
     @inlined
@@ -129,15 +130,15 @@ def panel_loop(kind: PanelKind) -> Any:
     return loop
 
 
-def _packed_loop(kind: PanelKind) -> Any:
+def _packed_loop(kind: PanelKind, add_panel: Any) -> Any:
     """Return the loop that adds the products with packed inputs to columns of `y_NO`."""
-    add_panel, pitch = _tiles_loop(kind), DEPTH * kind.per_word // BLOCK * kind.chunk
+    pitch = DEPTH * kind.per_word // BLOCK * kind.chunk
 
     @inlined
     def add_packed(x_NW, panel_W, y_NO, start, end, k_start, k_end):
         sum_RO = np.zeros((ROW_BLOCK, PANEL), np.float32)
-        for n in range(0, x_NW.shape[0], ROW_BLOCK):
-            rows = min(ROW_BLOCK, x_NW.shape[0] - n)
+        for n in range(0, y_NO.shape[0], ROW_BLOCK):
+            rows = min(ROW_BLOCK, y_NO.shape[0] - n)
             for o in range(start, end, PANEL):
                 columns, p = min(PANEL, end - o), (o - start) // PANEL * pitch
                 _copy(y_NO, n, o, sum_RO, 0, 0, rows, columns)
@@ -147,15 +148,15 @@ def _packed_loop(kind: PanelKind) -> Any:
     return add_packed
 
 
-def _tiles_loop(kind: PanelKind) -> Any:
+def _tiles_loop(kind: PanelKind, add_tile: Any, tile_rows: int) -> Any:
     """Return the loop that adds the products of some rows of x with one panel to `sum_RO`."""
-    add_tile, per_word, chunk = panel_tile(kind), kind.per_word, kind.chunk
+    per_word, chunk = kind.per_word, kind.chunk
 
     @inlined
     def add_panel(x_NW, n, rows, panel_W, p, sum_RO, k_start, k_end):
         for k in range(k_start, k_end, BLOCK):
             steps = (min(BLOCK, k_end - k) + per_word - 1) // per_word
-            for r in range(0, rows, ROWS):
+            for r in range(0, rows, tile_rows):
                 add_tile(x_NW, n + r, k // per_word, steps, panel_W, p, sum_RO, r)
             p += chunk
 

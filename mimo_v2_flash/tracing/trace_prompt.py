@@ -19,7 +19,12 @@ __all__ = ["trace_prompt"]
 
 
 def trace_prompt(
-    weights: ModelWeights, config: MiMoConfig, token_T: Any, *, max_step: int = 512
+    weights: ModelWeights,
+    config: MiMoConfig,
+    token_T: Any,
+    *,
+    max_step: int = 512,
+    compute: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Return the tensors of one prefill, by the names of `trace_tensors.TENSORS`.
 
@@ -41,12 +46,13 @@ def trace_prompt(
                 keep(layer_name(call.layer, tensor), tensor.take(call))
 
     backend = HookedLayers(hook)
-    model = MiMoV2FlashModel(weights, config, max_step=max_step, backend=backend)
+    sizes: dict[str, Any] = {"max_step": max_step, "compute": compute}
+    model = MiMoV2FlashModel(weights, config, backend=backend, **sizes)
     with suppress(NonFiniteError):  # a trace is for looking at such numbers
         model.forward([token_T])
     tensors = {name: np.concatenate(parts) for name, parts in chunks.items()}
     last_TD = tensors[f"layers.{config.num_hidden_layers - 1}.output"]
     final_TD = rmsnorm(last_TD, weights.final_norm_D, epsilon=config.layernorm_epsilon)
     first = {"tokens": np.asarray(token_T), "positions": np.arange(len(final_TD))}
-    logits_TV = lm_head(final_TD, weights.w_logits_VD)
+    logits_TV = lm_head(final_TD, model.weights.w_logits_VD)
     return first | tensors | {"final_norm": final_TD, "logits": logits_TV}

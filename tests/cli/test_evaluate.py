@@ -71,6 +71,25 @@ def test_the_report_names_text_model_and_speed(hub, evaluated):
     assert amounts(report)["threads"] == "{} ({})".format(*thread_count())
 
 
+def test_compute_types_are_compared(evaluated):
+    plain, rounded = (
+        amounts(evaluated(TEXT, "--compute", "bfloat16", "--compare", compute))
+        for compute in ("bfloat16", "float32")
+    )
+    assert plain["compute"] == rounded["compute"] == "bfloat16"
+    assert plain["bits per byte"] == plain["bits per byte, bfloat16"] == rounded["bits per byte"]
+    assert plain["KL divergence"] == "0.0e+00 nats"
+    assert plain["same best token"] == "100.00%"
+    exact = amounts(evaluated(TEXT))
+    assert exact["compute"] == "float32"
+    bits = float(exact["bits per byte"])
+    assert float(rounded["bits per byte, float32"]) == pytest.approx(bits, rel=1e-6)
+    assert float(rounded["bits per byte"]) == pytest.approx(bits, rel=1e-2)
+    assert rounded["bits per byte"] != exact["bits per byte"]
+    for name in ("largest difference", "rms difference", "KL divergence"):
+        assert 0 < float(rounded[name].split()[0]) < 0.5
+
+
 def test_one_character_is_a_text(evaluated):
     assert amounts(evaluated("a"))["bytes, tokens"] == "1, 1"
 
@@ -81,6 +100,11 @@ def test_one_character_is_a_text(evaluated):
         (b"", (), "file.txt is empty: there is nothing to measure"),
         (b"abc\xff", (), "file.txt is not UTF-8: byte 3 is 0xff"),
         ("世".encode() + b"\xe4\xb8", (), "file.txt is not UTF-8: byte 3 is 0xe4"),
+        (
+            b"a",
+            ("--compute", "bfloat16", "--backend", "xla"),
+            "--compute is 'bfloat16', allowed with a backend that compiles is float32",
+        ),
         (b"a", ("--length", 0), "argument --length: '0' is not an integer above 0"),
         (b"a", ("--length", 65), "--length is 65, allowed is 1..64"),
         (b"a", ("--text", "/nowhere"), "--text /nowhere: no such file or directory"),

@@ -48,6 +48,8 @@ def test_the_report_says_what_the_run_took(reported, folder, monkeypatch):
     assert all(re.fullmatch(r"\d+\.\d tokens/s", report[what]) for what in ("prefill", "decode"))
     assert report[f"KV cache of {prompt + 11} tokens"] == amount(held[1].nbytes)
     assert report["threads"] == "{} ({})".format(*thread_count())
+    assert report["compute"] == "float32"
+    assert amounts(reported("the end", "--compute", "bfloat16"))["compute"] == "bfloat16"
     assert "Stopped by max_new_tokens" in err
 
 

@@ -30,7 +30,7 @@ def served():
         while match is None:
             line = run.stderr.readline()
             assert line, "the server ended"
-            match = re.search(r"m is served at (http://\S+)/v1", line)
+            match = re.search(r"m is served at (http://\S+)/v1, .* in float32 compute", line)
         yield match[1]
         run.send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=60)
@@ -88,7 +88,7 @@ def test_an_error_of_the_model_ends_it_and_is_one_line(step, monkeypatch, capsys
             raise ArithmeticError("the device is gone")
         return run(worker, plan)
 
-    def ask(name, url):
+    def ask(name, url, _):
         body = {"model": name, "prompt": "The list", "max_tokens": 9}
         requests.append(
             Thread(target=httpx.post, args=[f"{url}/v1/completions"], kwargs={"json": body})

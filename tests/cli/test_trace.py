@@ -29,9 +29,12 @@ def test_the_commands_write_and_compare_files(folder, tmp_path, capsys):
         assert file["layers.1.attention.query"].dtype == np.float32
     assert run(folder, chunked, "--tokens", "3", "1", "4", "--max-step", "2") == 0
     assert run(folder, other, "--tokens", "3", "1", "5") == 0
+    rounded = tmp_path / "rounded.safetensors"
+    assert run(folder, rounded, "--tokens", "3", "1", "4", "--compute", "bfloat16") == 0
     compared = ["--mode", "compare", str(path)]
     assert run_example.main([*compared, str(chunked)]) == 0
     assert run_example.main([*compared, str(chunked), "--tolerance", "0"]) == 1
+    assert run_example.main([*compared, str(rounded), "--tolerance", "1e-5"]) == 1
     assert run_example.main([*compared, str(other)]) == 2
     assert "tokens differ at index 2: 4 in" in capsys.readouterr().err
 

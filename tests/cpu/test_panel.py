@@ -111,7 +111,6 @@ def test_what_is_left_of_rows_is_packed_with_zeros(last, left, seed):
 
 
 def test_the_next_rows_are_asked_for():
-    w_OI, panel_IO = np.ones((LANES, LANES), np.float32), aligned(LANES, PANEL)
-    pack_tail(w_OI.ctypes.data, LANES * WORD, LANES - 1, WORD, panel_IO.ctypes.data)
-    for code in pack_tail.inspect_llvm().values():
-        assert code.count("call void @llvm.prefetch") == LANES
+    packed_codes(np.zeros((LANES, VECTOR), np.uint8), LANES - 1, 0)
+    for code in pack.inspect_llvm().values():
+        assert code.count("call void @llvm.prefetch") == 2 * LANES  # of both decoders

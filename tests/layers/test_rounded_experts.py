@@ -59,6 +59,7 @@ def test_few_tokens_are_a_compiled_call_still(monkeypatch, kind):
     assert_is_rounded_step(computed(step), step)
 
 
+@needs_numba
 @kinds
 def test_a_token_is_to_the_bit_what_it_is_alone(kind):
     step = random_step(0, [kind] * 4, N=9, A=2, D=129, F=67)

@@ -7,6 +7,7 @@ def test_packed_rows_are_the_decoded_rows(part, seed): ...
 from collections.abc import Callable
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
@@ -36,23 +37,29 @@ def packed_parts(draw) -> PackedPart:
     return PackedPart(outputs, inputs, draw(st.integers(0, outputs - 1)), start, stop)
 
 
-def assert_packed(part: PackedPart, packer: Callable, address: tuple, w_OI: np.ndarray) -> None:
-    """Assert that `packer` writes the part of `w_OI`, as its float32 panel, and nothing beyond.
+def assert_packed(
+    part: PackedPart, packer: Callable, address: tuple, w_OI: np.ndarray, per_word: int = 1
+) -> None:
+    """Assert that `packer` writes the part of `w_OI`, as its panel, and nothing beyond.
 
-    A row that holds NaN need not be NaN but in one column. Beyond the end of rows are zeros, up
-    to a whole vector of the stored weight.
+    A word of the panel holds one float32, or two bfloat16. A row that holds NaN need not be NaN
+    but in one column. Beyond the end of rows are zeros, up to a whole vector of the stored weight.
     """
     *shape, o, start, stop = part
     blocks, lane = -(-(stop - start) // BLOCK), 3 % (PANEL // LANES) * LANES
-    room_W = np.full((blocks + 1) * (BLOCK + 1) * PANEL + VECTOR, UNTOUCHED)
+    height = BLOCK // per_word + 1
+    room_W = np.full((blocks + 1) * height * PANEL + VECTOR, UNTOUCHED)
     panel_W = room_W[-room_W.ctypes.data % VECTOR // WORD :][: room_W.size - VECTOR]
     packer(*address, *shape, o, start, stop, panel_W.ctypes.data + lane * WORD)
-    panel_XIO = panel_W.reshape(blocks + 1, BLOCK + 1, PANEL)
+    panel_XIO = panel_W.reshape(blocks + 1, height, PANEL)
     packed_XIO = panel_XIO[:blocks, :, lane : lane + LANES]
     column_J = np.arange(stop - start)
-    scale_JO = packed_XIO[column_J // BLOCK, 0]
+    scale_JO, value_XIO = packed_XIO[column_J // BLOCK, 0], packed_XIO[:, 1:]
+    if per_word == 2:
+        half_XIO2 = np.ascontiguousarray(value_XIO)[..., None].view(ml_dtypes.bfloat16)
+        value_XIO = half_XIO2.swapaxes(2, 3).reshape(blocks, BLOCK, LANES).astype(np.float32)
     with np.errstate(invalid="ignore"):  # of NaN that signal
-        value_JO = packed_XIO[column_J // BLOCK, 1 + column_J % BLOCK] * scale_JO
+        value_JO = value_XIO[column_J // BLOCK, column_J % BLOCK] * scale_JO
         expected_OJ = w_OI[np.minimum(np.arange(o, o + LANES), len(w_OI) - 1), start:stop]
         expected_JO = expected_OJ.T.astype(np.float32)
     is_nan_O = np.isnan(expected_JO).any(axis=0)

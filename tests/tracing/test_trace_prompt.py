@@ -63,6 +63,15 @@ def test_its_logits_are_the_models(whole):
     np.testing.assert_allclose(y_TV, whole["logits"], atol=1e-5 * np.ptp(y_TV))
 
 
+def test_a_compute_type_has_its_own_trace(whole):
+    trace = traced(compute="bfloat16")
+    assert trace.keys() == whole.keys()
+    ours = running(MODEL, compute="bfloat16")
+    np.testing.assert_array_equal(trace["logits"], ours.forward([TOKENS])[0])
+    assert not np.array_equal(trace["logits"], whole["logits"])
+    np.testing.assert_array_equal(trace["embedding"], whole["embedding"])
+
+
 def test_the_residual_stream_adds_up(whole):
     x_TD = whole["embedding"]
     for index, _ in enumerate(MODEL.config.layers):
