@@ -38,7 +38,7 @@ __all__ = ["attend_tokens", "prefill_attention"]
 KEY_BLOCK = 64  # positions: a whole number of panels
 KEY_PANELS = KEY_BLOCK // PANEL
 VALUES = (PANEL + 1) * PANEL  # words of the values of a panel's keys: their scales come first
-TASK_ROWS = 256  # queries of a task: with their sums and a block of keys in the second cache
+TASK_ROWS = 512  # queries of a task: with their sums and a block of keys in the second cache
 ONE = np.float32(1)
 _add_products = panel_tile(FLOAT32_PANEL)
 
