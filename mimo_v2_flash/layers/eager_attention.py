@@ -66,11 +66,10 @@ def _compiled(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
     (T, H), K = q_BTHQ.shape[1:3], active.k_BSKQ.shape[2]
     name = "decode_attention" if T <= FEW_TOKENS else "prefill_attention"
     loops = compiled_module(name) if H % K == 0 else None
-    parts = active.k_BSKQ, active.v_BSKC, prior.k_BSKQ, prior.v_BSKC
-    if loops is None or len({part.dtype for part in parts}) > 1:
+    keys, parts = compiled_module("visible_keys"), (active.k_BSKQ, active.v_BSKC, *prior[:2])
+    if loops is None or keys is None or len({part.dtype for part in parts}) > 1:
         return None
-    is_readable = compiled_module("visible_keys").is_readable
-    are_readable = is_readable(prior.k_BSKQ) and is_readable(prior.v_BSKC)
+    are_readable = all(keys.is_readable(part) for part in prior[:2])
     return _checked_once(getattr(loops, name)) if are_readable else None
 
 
