@@ -2,17 +2,19 @@
 
 Prompts are 150 tokens after the end-of-text token, evenly spaced in the held-out text; 120 tokens
 follow each. Tokens per step are counts: greedily and with a seed every run has the same ones.
-Times are ratios to no drafts, all numbers of drafts in turn, the median of rounds.
+Times are how many times as fast "auto" is as no drafts, by wall time and CPU time, both sides in
+turn; `--wide` times three random layers of MiMo-V2-Flash at true widths, whose drafts are refused.
 
     python -m benchmarks.speculation            # the counts, in two minutes
     python -m benchmarks.speculation --times    # times too, on a quiet machine
+    python -m benchmarks.speculation --times --wide    # 5 GB of memory
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,20 +22,21 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash import MiMoV2FlashModel, load_model
+from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.console import console, progress, table
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
-from .clock import seconds
 from .machine import describe_machine
+from .made_weights import model_config
 from .steps import ROOT
 
 RESULTS = Path(__file__).parent / "results" / "speculation.json"
 TINY = ROOT / "examples" / "mimo-tiny"
 TEXT = TINY / "training" / "held_out.txt"
 PROMPTS, PROMPT, NEW, HEADS = 30, 150, 120, 3
-BATCHES = (1, 8, 32)
+BATCHES = (1, 4, 8, 32)
 GREEDY = SamplingParams(max_tokens=NEW, ignore_eos=True)
 SAMPLED = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=1.0)
 SEEDED = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=1.0, seed=0)
@@ -55,10 +58,13 @@ def prompts_of_text() -> list[list[int]]:
 
 
 def answer(
-    model: MiMoV2FlashModel, prompts: Sequence[list[int]], params: SamplingParams, heads: int
+    model: MiMoV2FlashModel,
+    prompts: Sequence[list[int]],
+    params: SamplingParams,
+    drafts: int | str,
 ) -> tuple[EngineStats, list[list[int]]]:
     """Return the statistics of an engine that answers all prompts at once, and the answers."""
-    options: dict[str, Any] = {"prefix_cache": 0, "draft_tokens": heads}
+    options: dict[str, Any] = {"prefix_cache": 0, "draft_tokens": drafts}
     with Engine(model, len(prompts), PROMPT + NEW + 1, **options) as engine:
         ids = [
             engine.submit(prompt, params, first_index=index) for index, prompt in enumerate(prompts)
@@ -86,16 +92,26 @@ def count(model: MiMoV2FlashModel, prompts: list[list[int]]) -> dict[str, Any]:
 
 
 def time_ratios(model: MiMoV2FlashModel, prompts: list[list[int]], rounds: int) -> dict[str, Any]:
-    """Return the seconds with 1, 2, 3 drafts over those with none, greedily, by batch."""
+    """Return how many times as fast "auto" is as no drafts, greedily, by batch.
+
+    Both sides in turn, engines from prompts to the last answer; figures are medians of rounds.
+    """
     ratios: dict[str, Any] = {}
     for batch in BATCHES:
         several = [prompts[index % len(prompts)] for index in range(batch)]
-        times: list[list[float]] = []
-        for _ in range(rounds + 1):
-            work = partial(answer, model, several, GREEDY)
-            runs = [seconds(partial(work, heads)) for heads in range(HEADS + 1)]
-            times.append([run / runs[0] for run in runs[1:]])
-        ratios[f"batch {batch}"] = [median(column) for column in zip(*times[1:], strict=True)]
+        figures: dict[str, list[float]] = {"wall": [], "CPU": [], "tokens per step": []}
+        for round_ in range(rounds + 1):
+            runs = {}
+            for drafts in (0, "auto") if round_ % 2 else ("auto", 0):
+                start = time.perf_counter(), time.process_time()
+                stats, _ = answer(model, several, GREEDY, drafts)
+                wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+                runs[drafts] = wall, cpu, stats.tokens_per_step
+            if round_:  # the first warms up
+                figures["wall"].append(runs[0][0] / runs["auto"][0])
+                figures["CPU"].append(runs[0][1] / runs["auto"][1])
+                figures["tokens per step"].append(runs["auto"][2] or 1.0)
+        ratios[f"batch {batch}"] = {name: median(values) for name, values in figures.items()}
     return ratios
 
 
@@ -103,6 +119,7 @@ def main() -> int:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", action="store_true", help="Measure times too.")
+    parser.add_argument("--wide", action="store_true", help="Times at true widths too.")
     parser.add_argument("--rounds", type=int, default=5, help="Rounds of times (default: 5).")
     parser.add_argument("--quick", action="store_true", help="Two prompts; no results.")
     options = parser.parse_args()
@@ -115,8 +132,13 @@ def main() -> int:
         report.add_row(name, f"{figures['tokens_per_step']:.3f}", CASES[name][2], parts)
     console().print(report)
     if options.times:
-        results["time over no drafts, 1 to 3 drafts"] = time_ratios(model, prompts, options.rounds)
-        console().print_json(data=results["time over no drafts, 1 to 3 drafts"])
+        speeds = {"mimo-tiny": time_ratios(model, prompts, options.rounds)}
+        if options.wide:
+            config = model_config(quick=options.quick)
+            wide = MiMoV2FlashModel(random_weights(config, seed=0, mtp_heads=HEADS), config)
+            speeds["true widths"] = time_ratios(wide, prompts, options.rounds)
+        results["speed of auto over no drafts"] = speeds
+        console().print_json(data=results["speed of auto over no drafts"])
     if not options.quick:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     return 0

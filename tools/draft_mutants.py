@@ -120,6 +120,13 @@ DRAFT_MUTANTS = (
         "drafter",
     ),
     _engine(
+        "a head reads the whole window before its first draft",
+        "drafter",
+        "min(cache.window - 2, CATCH_UP)",
+        "cache.window - 2",
+        "drafter",
+    ),
+    _engine(
         "a draft is not bound by the constraint",
         "drafter",
         "sequence, vocab_size, constraint=constraint, drafted=drafted)",

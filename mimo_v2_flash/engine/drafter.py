@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drafter"]
 
+CATCH_UP = 32  # tokens before its first draft that a head reads: more cost more than they bring
+
 
 class Drafter:
     """Lets MTP heads draft for the sequences that generate.
@@ -64,7 +66,8 @@ class Drafter:
         self._rule = DraftRule(executor.mtp_heads, is_fixed=draft_tokens != "auto")
         self._clock = clock
         self._rows = cache.batch_size
-        self._reach = cache.window - 2  # so many tokens have their hidden states in the ring
+        # So many tokens have their hidden states in the ring.
+        self._reach = min(cache.window - 2, CATCH_UP)
         self.seconds = 0.0
 
     def __call__(self, sequences: SequenceOf[Sequence], *, is_timed: bool) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimo_v2_flash import load_model
-from mimo_v2_flash.engine import Engine, SamplingParams, prefix_store, scheduler
+from mimo_v2_flash.engine import Engine, SamplingParams, drafter, prefix_store, scheduler
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.engine_constraints import FixedMask, TrieConstraint
 from tests.support.engine_model import HistoryModel, logits_after
@@ -41,6 +41,20 @@ def test_every_step_has_as_many_drafts_as_there_are_heads_and_tokens_left(drafts
     assert sum(stats.accepted) == 19 - len(model.steps[1:])
     assert stats.decode_tokens == 19
     assert stats.draft_seconds > 0
+
+
+def test_a_head_reads_few_tokens_before_its_first_draft(monkeypatch):
+    counts = []
+
+    class CountingModel(HistoryModel):
+        def draft(self, head, output, step, cache):
+            counts.append((head, int(step.count_B.max())))
+            return super().draft(head, output, step, cache)
+
+    monkeypatch.setattr(drafter, "CATCH_UP", 2)
+    expected, _ = answer(model_of(), SamplingParams(max_tokens=9), drafts=0)
+    assert answer(CountingModel(V, 60), SamplingParams(max_tokens=9), drafts=2)[0] == expected
+    assert counts[:2] == [(0, 2), (1, 3)]  # and the draft of the head before
 
 
 def test_without_heads_drafts_are_refused_and_auto_has_none():
