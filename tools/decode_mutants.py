@@ -183,8 +183,8 @@ DECODE_MUTANTS = (
     _layer(
         "compiled decode reads a step that the cache does not round",
         "eager_attention",
-        "if loops is None or len({part.dtype for part in parts}) > 1:",
-        "if loops is None:",
+        "or len({part.dtype for part in parts}) > 1:",
+        "or False:",
     ),
     _layer(
         "eager mode never decodes in a compiled call",
