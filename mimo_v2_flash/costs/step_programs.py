@@ -105,6 +105,7 @@ def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashMode
         group=FakeGroup(plan.world_size),
         plan=plan,
         dtype=deployment.activation_dtype,
+        max_length=deployment.context,
     )
 
 

@@ -42,6 +42,7 @@ def test_what_a_run_needs_is_in_the_list(plan):
             "group": group,
             "plan": plan,
             "max_step": CHUNK * 2 // plan.data_parallel_size,
+            "max_length": CONTEXT,
         }
         model = MiMoV2FlashModel(weights, CONFIG, **options)
         caches = [model.new_cache(2, CONTEXT) for _ in "ab"]
