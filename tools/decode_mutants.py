@@ -130,7 +130,7 @@ DECODE_MUTANTS = (
         "compiled decode does not bring sums to the new peak",
         "decode_attention",
         "        y_GC[g, c] *= factor\n",
-        "        y_GC[g, c] *= ONE\n",
+        "        y_GC[g, c] *= np.float32(1)\n",
     ),
     _loops(
         "compiled decode begins with the sums of another row",

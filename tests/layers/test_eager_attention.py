@@ -136,14 +136,18 @@ def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change, T)
 
 
 @settings(deadline=None)
-@given(seeds, st.sampled_from([1, 3, 20]), floats, st.sampled_from([3, NO_WINDOW]))
-def test_a_bfloat16_stream_rounds_no_weights(seed, T, dtype, window):
+@given(seeds, st.sampled_from([1, 3, 20]), floats, st.sampled_from([3, NO_WINDOW]), st.booleans())
+@example(0, 3, ml_dtypes.bfloat16, NO_WINDOW, False)
+def test_a_bfloat16_stream_rounds_no_weights(seed, T, dtype, window, has_numba):
     """The output is the oracle's, rounded once: by half a unit of the last of 8 bits."""
     step = random_step(seed, starts=(40, 7), T=T, S=40, dtype=ml_dtypes.bfloat16)
     narrow = ("k_BTKQ", "v_BTKC", "prior_k_BSKQ", "prior_v_BSKC")
     step = step._replace(**{name: getattr(step, name).astype(dtype) for name in narrow})
     exact = oracle(*step, window=window)
-    actual = eager_attend(*segments(step), window=window, query_block=2)
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_numba:
+            patch.setattr(eager_attention, "compiled_module", lambda _: None)
+        actual = eager_attend(*segments(step), window=window, query_block=2)
     assert actual.dtype == ml_dtypes.bfloat16
     error = np.abs(actual.astype(np.float64) - exact)
     assert np.all(error <= 2.0**-8 * np.abs(exact) + 1e-5)
