@@ -28,6 +28,7 @@ from .visible_keys import (
     begin_queries,
     block_end,
     copy_rows,
+    find_visible,
     key_arguments,
     list_keys,
     matrix,
@@ -116,17 +117,6 @@ def _new_scratch(queries, Q, C):
 
 
 @in_order
-def _find_visible(position_J, position_T, window, start_T, end_T):
-    """Fill `start_T` and `end_T`: which of the listed keys each token sees."""
-    for t in range(position_T.size):
-        start, end, position = 0, 0, np.int64(position_T[t])
-        for j in range(position_J.size):
-            start += position - position_J[j] >= window
-            end += position >= position_J[j]
-        start_T[t], end_T[t] = start, end
-
-
-@in_order
 def _end_pair(scratch, y_NHC, n, heads, first):
     """Write the outputs of `heads` heads from `first` on, of tokens from `n` on."""
     for g in range(scratch.peak_G.size):
@@ -159,14 +149,14 @@ def attend_pairs(
     G, S, is_float32 = H // K, prior_position_BS.shape[1], k_NKI.shape[2] > Q
     scratch, row, prior, keys = _new_scratch(T * G, Q, C), -1, 0, 0
     slot_J, position_J = np.empty(S + T, np.intp), np.empty(S + T, np.int64)
-    start_T, end_T = np.empty(T, np.intp), np.empty(T, np.intp)
+    start_T = end_T = np.empty(T, np.intp)
     for pair in range(start, end):
         b, head = pair // K, pair % K
         if b != row:
             row, position_T = b, position_BT[b]
             prior, keys = list_keys(prior_position_BS[b], position_T, window, slot_J, position_J)
             keys += prior
-            _find_visible(position_J[:keys], position_T, window, start_T, end_T)
+            start_T, end_T = find_visible(position_J[:keys], position_T, window)
         scratch.y_GC[:] = ZERO
         begin_queries(scratch, q_NHQ, sink_H, b * T, G, head * G)
         first = 0

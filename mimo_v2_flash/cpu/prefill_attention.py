@@ -27,6 +27,7 @@ from .visible_keys import (
     begin_queries,
     block_end,
     copy_rows,
+    find_visible,
     key_arguments,
     list_keys,
     matrix,
@@ -187,9 +188,8 @@ def attend_tokens(
     G, S, is_float32, n = H // K, prior_position_BS.shape[1], k_NKI.shape[2] > Q, b * T + start
     slot_J, position_J = np.empty(S + T, np.intp), np.empty(S + T, np.int64)
     prior, keys = list_keys(prior_position_BS[b], position_BT[b], window, slot_J, position_J)
-    position_J, position_T = position_J[: prior + keys], position_BT[b, start:end].astype(np.int64)
-    start_T = np.searchsorted(position_J, position_T - window, side="right")
-    end_T = np.searchsorted(position_J, position_T, side="right")
+    position_T = position_BT[b, start:end]
+    start_T, end_T = find_visible(position_J[: prior + keys], position_T, window)
     scratch = _new_scratch((end - start) * G, Q, C)
     begin_queries(scratch, q_NHQ, sink_H, n, G, head * G)
     first, keys = np.min(start_T), np.max(end_T)

@@ -15,8 +15,8 @@ from .loops import in_order, inlined
 from .tile import LINE
 
 __all__ = [
-    "KEY_TYPES", "SMALLEST", "ZERO", "begin_queries", "block_end", "copy_rows", "is_readable",
-    "key_arguments", "list_keys", "matrix", "ordered",
+    "KEY_TYPES", "SMALLEST", "ZERO", "begin_queries", "block_end", "copy_rows", "find_visible",
+    "is_readable", "key_arguments", "list_keys", "matrix", "ordered",
 ]  # fmt: skip
 
 NO_SINK = np.float32(-1e30)  # that of `kernels.softmax`, a package above this one
@@ -62,6 +62,14 @@ def list_keys(position_S, position_T, window, slot_J, position_J):
             position_J[keys + tokens], slot_J[keys + tokens] = position_T[t], t
             tokens += 1
     return keys, tokens
+
+
+@in_order
+def find_visible(position_J, position_T, window):
+    """Return which of the listed keys each token sees: those from `start_T` to `end_T`."""
+    wide_T = position_T.astype(np.int64)
+    start_T = np.searchsorted(position_J, wide_T - window, side="right")
+    return start_T, np.searchsorted(position_J, wide_T, side="right")
 
 
 @in_order
