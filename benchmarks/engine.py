@@ -5,7 +5,8 @@ another checkout is measured in a process of its own; transformers generates fro
 prompts, with the weights in bfloat16 and in float32, of which the faster counts.
 
     git worktree add ../before COMMIT
-    python -m benchmarks.engine --before ../before      # about 15 minutes; 6 GB of disk
+    python -m benchmarks.engine --before ../before      # half an hour; 18 GB of memory, 6 of disk
+    python -m benchmarks.engine --before ../before --only batch     # others stay as they were
 """
 
 import argparse
@@ -36,14 +37,18 @@ TINY = ROOT / "examples" / "mimo-tiny"
 PROMPT, NEW = 32, 64
 LENGTHS = (480, 32, 256, 64, 384, 128, 96, 320)  # prompts of the batch at true widths
 BATCH_NEW = 32
-BARS = {
-    "64 requests, mimo-tiny: tokens per second over batch 1 before": 10,
-    "batch 8, true widths: tokens per second over transformers": 3,
-    "longest pause beside a prompt of 4,096, over one chunk's time": 1.3,
-    "time to first token, cold over 1,000 of 1,024 tokens known": 8,
-    "scheduler and sampling, part of a step of 32 greedy sequences": 0.15,
-    "scheduler and sampling, part of a step of 32 sampled sequences": 0.15,
+MEASURES = {  # each measure of `Cases`: the figures that it gives, and what is wanted of them
+    "many_requests": {"64 requests, mimo-tiny: tokens per second over batch 1 before": 10},
+    "batch": {
+        "batch 8, true widths: tokens per second over transformers": 3,
+        "batch 8, true widths, bfloat16 compute: tokens per second over transformers": 3,
+    },
+    "longest_pause": {"longest pause beside a prompt of 4,096, over one chunk's time": 1.3},
+    "first_token": {"time to first token, cold over 1,000 of 1,024 tokens known": 8},
+    "greedy_share": {"scheduler and sampling, part of a step of 32 greedy sequences": 0.15},
+    "sampled_share": {"scheduler and sampling, part of a step of 32 sampled sequences": 0.15},
 }
+BARS = {name: bar for bars in MEASURES.values() for name, bar in bars.items()}
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, max_tokens=NEW, ignore_eos=True)
 
 
@@ -53,6 +58,7 @@ class Cases:
     def __init__(self, folder: Path, before: Any) -> None:
         self._before, self._random = before, np.random.default_rng(0)
         self._tiny, self._wide = load_model(TINY), load_model(folder / FLOAT8, max_length=8192)
+        self._rounded = load_model(folder / FLOAT8, max_length=8192, compute="bfloat16")
         self._others = {
             dtype: load_implementation(f"transformers-{dtype}", folder).model
             for dtype in ("bfloat16", "float32")
@@ -65,12 +71,14 @@ class Cases:
         seconds = _seconds(self._tiny, self._prompts([PROMPT] * 64), params, 64)
         return 64 * NEW / seconds / alone
 
-    def batch(self) -> float:
-        """Return the seconds of transformers for 8 prompts of many lengths over the engine's."""
+    def batch(self) -> list[float]:
+        """Return the seconds of transformers for 8 prompts over the engine's in both computes."""
         prompts = self._prompts(LENGTHS)
         params = SamplingParams(max_tokens=BATCH_NEW, ignore_eos=True)
-        ours = _seconds(self._wide, prompts, params, len(prompts))
-        return min(_padded(model, prompts) for model in self._others.values()) / ours
+        models = (self._wide, self._rounded)
+        ours = [_seconds(model, prompts, params, len(prompts)) for model in models]
+        theirs = min(_padded(model, prompts) for model in self._others.values())
+        return [theirs / seconds for seconds in ours]
 
     def longest_pause(self) -> float:
         """Return the longest step of 7 sequences beside a long prompt over a chunk's alone."""
@@ -213,40 +221,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, required=True, help="Checkout of batch 1.")
     parser.add_argument("--rounds", type=int, default=5, help="Number of rounds (default: 5).")
+    parser.add_argument("--only", choices=MEASURES, help="The one measure to make (default: all).")
     parser.add_argument("--quick", action="store_true", help="Narrow layers; no results.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_both(Path(folder), model_config(quick=options.quick))
         with worker(options.before, Path(folder) / FLOAT8) as before:
-            figures = _measure(Cases(Path(folder), before), options.rounds)
+            measures = [options.only] if options.only else list(MEASURES)
+            figures = _measure(Cases(Path(folder), before), measures, options.rounds)
     report = table("The engine", ("figure",), ("median", "least", "greatest", "bar"))
     for name, values in figures.items():
         numbers = (median(values), min(values), max(values), BARS[name])
         report.add_row(name, *(f"{number:.3g}" for number in numbers))
     console().print(report)
     if not options.quick:
+        former = json.loads(RESULTS.read_text())["figures"] if options.only else {}
+        figures = {name: (former | figures)[name] for name in BARS if name in former | figures}
         results = {"machine": describe_machine(), "rounds": options.rounds, "figures": figures}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         draw(figures, results["machine"]["cpu"])
     return 0
 
 
-def _measure(cases: Cases, rounds: int) -> dict[str, list[float]]:
-    measures = (
-        cases.many_requests,
-        cases.batch,
-        cases.longest_pause,
-        cases.first_token,
-        cases.greedy_share,
-        cases.sampled_share,
-    )
-    figures: dict[str, list[float]] = {name: [] for name in BARS}
+def _measure(cases: Cases, measures: list[str], rounds: int) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {name: [] for each in measures for name in MEASURES[each]}
     with progress("rounds", total=rounds + 1, unit="rounds") as advance:
         for round_ in range(rounds + 1):
-            for name, measure in zip(BARS, measures, strict=True):
-                value = measure()
+            for measure in measures:
+                values = np.atleast_1d(getattr(cases, measure)()).tolist()
                 if round_:  # the first warms up
-                    figures[name].append(value)
+                    for name, value in zip(MEASURES[measure], values, strict=True):
+                        figures[name].append(value)
             advance(1)
     return figures
 
