@@ -24,7 +24,7 @@ import numpy as np
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.cli.console import amount, console, table
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import hub_tensors
+from mimo_v2_flash.costs.meta import hub_tensors
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "prepare_memory.json"

@@ -7,8 +7,7 @@ import numpy as np
 
 from . import inputs
 from .checkpoint.params import ModelWeights
-from .checkpoint.shard_weights import shard_weights
-from .checkpoint.subset import check_model, keep_experts
+from .checkpoint.subset import check_model, keep_experts, shard_weights
 from .config import MiMoConfig
 from .cpu.blas_threads import single_threaded_blas
 from .engine.generate import GeneratedTokens, generate

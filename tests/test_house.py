@@ -31,7 +31,6 @@ KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "hlo_lint.py": "HLO's element types",
     "io_spec.py": "HLO's element types",
     "safetensors_file.py": "the file format's dtypes",
-    "param_specs.py": "the hub's format, in one place",
 }
 ARRAY = re.compile(r"_[A-Z][A-Za-z1]*: Any|: (np\.)?(ndarray|NDArray)|: tuple\[KVCache")
 DEPRECATED = {PACKAGE / f"{module.replace('.', '/')}.py" for module in MOVED}

@@ -84,10 +84,10 @@ GENERATION_MUTANTS = (
     ),
     Mutant(
         "the added tokens are not of the tokenizer",
-        "mimo_v2_flash/checkpoint/tokenizer_vocab.py",
+        "mimo_v2_flash/generation/tokenizer_vocab.py",
         '*((token["content"], token["id"]) for token in added), ',
         "",
-        ("tests/checkpoint/test_tokenizer_vocab.py",),
+        ("tests/generation/test_tokenizer_vocab.py",),
     ),
     Mutant(
         "a fresh seed is always the same",

@@ -186,7 +186,7 @@ MUTANTS = (
     ),
     Mutant(
         "sinks of another rank's heads",
-        "mimo_v2_flash/checkpoint/shard_weights.py",
+        "mimo_v2_flash/checkpoint/subset.py",
         "        AxisSlice(0, queries),\n    )",
         "        AxisSlice(0, range(len(queries))),\n    )",
         ("tests/checkpoint/test_shard_weights.py",),

@@ -14,10 +14,7 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from .io_threads import parallel_map
-from .safetensors_file import Header, TensorInfo, read_header
-from .source import SIDE_FILES, find_index
-from .source_files import FileState
+from .source import SIDE_FILES, Source, find_index
 
 __all__ = ["IN_FLIGHT", "HubSource"]
 
@@ -29,7 +26,7 @@ BUSY = (408, 429, 500, 502, 503, 504)  # HTTP status codes to retry
 Response = TypeVar("Response")
 
 
-class HubSource:
+class HubSource(Source):
     """A checkpoint in a repository of the hub, at one commit.
 
     Parameters
@@ -59,47 +56,26 @@ class HubSource:
         files are damaged, or two of them hold the same tensor.
     """
 
+    workers = IN_FLIGHT
+
     def __init__(self, repository: str, revision: str = "main") -> None:
-        self.name = repository
+        super().__init__(repository)
         try:
             request = partial(HfApi().model_info, repository, revision=revision, timeout=TIMEOUT)
             info = _retry(request, _is_busy)
-            self.revision: str = info.sha or revision
+            self.revision = info.sha or revision
             self._files = {file.rfilename for file in info.siblings or ()}
             self.config = self._download("config.json")
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             raise OSError(_error_message(repository, error)) from error
-        self._headers: dict[str, Header] = {}
         files = [file for file in self._files if "/" not in file]
         index = find_index(repository, files, self._content, self._read_headers, separator=": ")
         self._file_of, size = index.weight_map, index.metadata.get("total_size")
         self.total_size = size if isinstance(size, int) else 0
 
-    def names(self) -> list[str]:
-        """Return the names of all tensors."""
-        return list(self._file_of)
-
-    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
-        """Return the TensorInfo of the tensors `names`; only headers of their files are fetched."""
-        self._read_headers(sorted({self._file_of[name] for name in names}))
-        return {name: self._headers[self._file_of[name]].info(name) for name in names}
-
-    def read(self, file: str, begin: int, end: int) -> bytes:
-        """Return the bytes of `file` from `begin` to `end`; a broken connection is retried."""
-        if begin == end:
-            return b""
-        data, size = self._range(file, begin, end)
-        if len(data) != end - begin:
-            raise ValueError(f"{self.name}: {file}: ends at byte {size}, expected {end}: truncated")
-        return data
-
     def side_files(self) -> Mapping[str, Path]:
         """Return the paths of those `SIDE_FILES` that the repository has, downloaded."""
         return {name: self._download(name) for name in SIDE_FILES if name in self._files}
-
-    def file_states(self) -> Mapping[str, FileState]:
-        """Return nothing: the commit tells all files apart."""
-        return {}
 
     def _download(self, file: str) -> Path:
         request = partial(hf_hub_download, self.name, file, revision=self.revision)
@@ -110,23 +86,17 @@ class HubSource:
         try:
             return self._download(file).read_bytes()
         except Exception as error:  # as above
-            raise OSError(_error_message(f"{self.name}: {file}", error)) from error
+            raise OSError(_error_message(self._where(file), error)) from error
 
-    def _read_headers(self, files: list[str]) -> list[Header]:
-        """Return the headers of `files`; each is fetched once."""
-        new = [file for file in files if file not in self._headers]
-        self._headers |= zip(new, parallel_map(self._header, new, IN_FLIGHT), strict=True)
-        return [self._headers[file] for file in files]
+    def _where(self, file: str) -> str:
+        return f"{self.name}: {file}"
 
-    def _header(self, file: str) -> Header:
-        return read_header(f"{self.name}: {file}", file, partial(self._range, file))
-
-    def _range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
-        """Return the bytes of a range, as far as the file goes, and the size of the file."""
+    def _read_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
+        """Return bytes and the file's size; a broken connection is retried."""
         try:
             return _retry(partial(self._try_range, file, begin, end), _is_broken_connection)
         except Exception as error:  # as above
-            raise OSError(_error_message(f"{self.name}: {file}", error)) from error
+            raise OSError(_error_message(self._where(file), error)) from error
 
     def _try_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
         with http_stream_backoff(

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
+from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
     "FUSED",
     "HUB_DTYPE",
-    "HUB_FORMAT",
     "MTP_PREFIX",
     "MULTIPLIED",
     "OTHER_MODALITIES",
@@ -41,7 +41,7 @@ __all__ = [
 
 MTP_PREFIX = "model.mtp."
 OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
-HUB_FORMAT, HUB_DTYPE = "fp8", "F8_E4M3"  # how the hub's checkpoint stores most matmul weights
+HUB_DTYPE = get_format(HUB_FORMAT).tensors[0].file_dtype  # of most matmul weights on the hub
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of matmul weights

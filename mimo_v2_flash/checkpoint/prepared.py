@@ -1,15 +1,17 @@
-"""Prepared checkpoints: metadata of files and shards, so that none is taken for another model's."""
+"""Prepared checkpoints: what their files say, so that none is taken for another model's."""
 
 import json
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.json_object import parse_json_object, shorten
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
+
+from .source_files import FileState, parse_states
 
 __all__ = [
     "FORMAT",
@@ -17,10 +19,11 @@ __all__ = [
     "PREPARED_INDEX",
     "SOURCE_DIGEST",
     "STEM",
+    "PreparedIndex",
     "PreparedMetadata",
     "check_shard",
     "find_shard_folder",
-    "read_manifest",
+    "read_prepared_index",
 ]
 
 FORMAT = "mimo-v2-flash"
@@ -143,6 +146,27 @@ class PreparedMetadata:
                 )
 
 
+class PreparedIndex(NamedTuple):
+    """The content of an index, or of the manifest of shards.
+
+    Attributes
+    ----------
+    prepared
+        The metadata.
+    checksums
+        The SHA-256 of files in its folder, by name; None for a weight file without one.
+    source_files
+        The states of the source's files; None if the index is of the last release.
+    shards
+        The names of the shards' folders, if it is a manifest.
+    """
+
+    prepared: PreparedMetadata
+    checksums: Mapping[str, str | None]
+    source_files: Mapping[str, FileState] | None
+    shards: list[str]
+
+
 def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
     """Return the folder in `path` of the shard `shard_spec`; `path` itself if it holds no shards.
 
@@ -153,15 +177,15 @@ def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
     """
     if not (path / MANIFEST).is_file():
         return path
-    manifest, folders = read_manifest(path)
-    shards = all_shard_specs(manifest.expert_parallel, manifest.tensor_parallel)
+    manifest = read_prepared_index(path / MANIFEST)
+    shards = all_shard_specs(manifest.prepared.expert_parallel, manifest.prepared.tensor_parallel)
     if shard_spec not in shards:
         requested = "no shard" if shard_spec is None else _parallel_sizes(shard_spec)
         raise ValueError(
             f"{path}: holds shards of {_parallel_sizes(shards[0])}, requested is {requested}; "
             "prepare_weights.py makes others"
         )
-    return path / folders[shards.index(shard_spec)]
+    return path / manifest.shards[shards.index(shard_spec)]
 
 
 def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
@@ -172,40 +196,45 @@ def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec 
         )
     if not (folder.parent / MANIFEST).is_file():
         return
-    manifest, _ = read_manifest(folder.parent)
+    manifest = vars(read_prepared_index(folder.parent / MANIFEST).prepared)
     for name, value in vars(prepared).items():
-        if name != "shard" and value != vars(manifest)[name]:
+        if name != "shard" and value != manifest[name]:
             raise ValueError(
                 f"{folder}: is a shard of {name} {shorten(value)}, its manifest has "
-                f"{shorten(vars(manifest)[name])}"
+                f"{shorten(manifest[name])}"
             )
 
 
-def read_manifest(path: Path) -> tuple[PreparedMetadata, list[str]]:
-    """Return the metadata and the shards' folder names in the manifest of the folder `path`.
+def read_prepared_index(path: Path) -> PreparedIndex:
+    """Return the content of the index or manifest at `path`.
 
     Raises
     ------
     ValueError
-        If the manifest is damaged, or names anything but folders in `path`.
+        If it is damaged, names what is not beside it, or is of another project.
     """
-    file = path / MANIFEST
     try:
-        content = parse_json_object(file.read_bytes())
-        prepared = PreparedMetadata.of_metadata(content["metadata"])
-        folders = list(map(str, content["shards"]))
-        if prepared is None or len(folders) != prepared.shards:
-            raise ValueError(f"{len(folders)} shards")
+        content = parse_json_object(path.read_bytes())
+        metadata, shards = content["metadata"], list(map(str, content.get("shards", ())))
+        weights = dict.fromkeys(map(str, dict(content.get("weight_map", {})).values()))
+        checksums = weights | {str(k): str(v) for k, v in dict(metadata.get("sha256", {})).items()}
+        states = metadata.get("source_files")
+        prepared = PreparedMetadata.of_metadata(metadata)
+        if prepared is None:
+            raise ValueError("not of a prepared checkpoint")
+        if path.name == MANIFEST and len(shards) != prepared.shards:
+            raise ValueError(f"{len(shards)} shards")
         # As Windows reads them: either slash separates, and a drive is none of the name.
         if outside := [
             name
-            for name in folders
+            for name in (*shards, *checksums)
             if name in {"", ".", ".."} or PureWindowsPath(name).name != name
         ]:
-            raise ValueError(f"shard {shorten(outside[0])} is no folder beside it")
+            raise ValueError(f"{shorten(outside[0])} is not beside it")
+        source_files = None if states is None else parse_states(states)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: damaged, or of another release: {error}") from error
-    return prepared, folders
+        raise ValueError(f"{path}: damaged, or of another release: {error}") from error
+    return PreparedIndex(prepared, checksums, source_files, shards)
 
 
 def _parallel_sizes(spec: ShardSpec) -> str:

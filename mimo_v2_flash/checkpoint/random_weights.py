@@ -16,13 +16,13 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.execution.pytree import tree_map
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import get_format
+from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 from . import param_specs
 from .load import ModelBuilder
 from .param_specs import ParamSpec
 from .params import ExpertWeights, ModelWeights
-from .shard_weights import shard_weights
+from .subset import shard_weights
 
 __all__ = ["random_weights"]
 
@@ -64,7 +64,7 @@ class _Initializer(ModelBuilder):
         if param_specs.stored_dtype(param.name) == "BF16":
             return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
         draw = partial(self._quantiles, param)
-        return get_format(param_specs.HUB_FORMAT).random(param.shape, numbers, draw)
+        return get_format(HUB_FORMAT).random(param.shape, numbers, draw)
 
     def _float32(self, param: ParamSpec) -> np.ndarray:
         if param.name.endswith("norm.weight"):

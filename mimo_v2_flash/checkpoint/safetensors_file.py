@@ -1,4 +1,4 @@
-"""Safetensors files and their index: the one parser of both, wherever their bytes come from.
+"""Safetensors files and their index: the one parser of both, and where new files have tensors.
 
 The library's NumPy loader knows neither F8_E4M3 nor BF16 views, so this module reads the header.
 
@@ -6,8 +6,9 @@ Source: the safetensors format: 8 bytes of header length, little-endian, then JS
 transformers' sharded checkpoints: `model.safetensors.index.json` with a `weight_map`.
 """
 
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, pairwise
 from math import prod
 from operator import index
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ __all__ = [
     "DTYPES",
     "READABLE",
     "WIDENED",
+    "FileLayout",
     "Header",
     "Index",
     "TensorInfo",
     "dtype_name",
+    "lay_out",
     "merge_headers",
     "parse_index",
     "read_header",
@@ -57,6 +60,16 @@ class TensorInfo(NamedTuple):
     begin: int
     end: int
 
+    @classmethod
+    def new(cls, dtype: str, shape: tuple[int, ...]) -> "TensorInfo":
+        """Return the TensorInfo of a tensor in no file yet, from byte 0 on."""
+        return cls("", dtype, shape, 0, prod(shape) * READABLE[dtype].itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.begin
+
     def check_dtype(self, name: str) -> None:
         """Raise ValueError, naming file and tensor, if the dtype is not one of `READABLE`."""
         if self.dtype not in READABLE:
@@ -77,6 +90,15 @@ class Header(NamedTuple):
         if name not in self.tensors:
             raise ValueError(f"{self.where}: {name} is missing, though the index names it here")
         return self.tensors[name]
+
+
+class FileLayout(NamedTuple):
+    """A file to write: its name, its header's bytes, the TensorInfo of each tensor, its size."""
+
+    name: str
+    header: bytes
+    tensors: dict[str, TensorInfo]
+    size: int
 
 
 class Index(NamedTuple):
@@ -184,4 +206,53 @@ def merge_headers(where: str, headers: Mapping[str, Header]) -> Index:
             if weight_map.setdefault(name, file) != file:
                 raise ValueError(f"{where}: {name} is in {weight_map[name]} and {file}")
     infos = (info for header in headers.values() for info in header.tensors.values())
-    return Index(weight_map, {"total_size": sum(info.end - info.begin for info in infos)})
+    return Index(weight_map, {"total_size": sum(info.nbytes for info in infos)})
+
+
+def lay_out(
+    stem: str, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], largest: int
+) -> Iterator[FileLayout]:
+    """Yield the layout of the file `stem`.safetensors, or of several numbered ones.
+
+    Parameters
+    ----------
+    stem
+        The beginning of the files' names.
+    tensors
+        Dtypes and shapes, in the order of the files.
+    metadata
+        The metadata of every file's header.
+    largest
+        Bytes of data that a file holds at most; a larger tensor has a file of its own.
+    """
+    groups: list[dict[str, TensorInfo]] = [{}]
+    size = 0
+    for name, info in tensors.items():
+        if groups[-1] and size + info.nbytes > largest:
+            groups.append({})
+            size = 0
+        groups[-1][name] = info
+        size += info.nbytes
+    for number, group in enumerate(groups, 1):
+        split = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
+        yield _file_layout(f"{stem}{split}.safetensors", group, metadata)
+
+
+def _file_layout(
+    file: str, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
+) -> FileLayout:
+    # Widest elements first, so that each tensor is aligned to its element size.
+    ordered = sorted(tensors.items(), key=lambda item: -READABLE[item[1].dtype].itemsize)
+    offsets = list(accumulate((info.nbytes for _, info in ordered), initial=0))
+    entries = {
+        name: {"dtype": info.dtype, "shape": info.shape, "data_offsets": begin_end}
+        for (name, info), begin_end in zip(ordered, pairwise(offsets), strict=True)
+    }
+    text = json.dumps({"__metadata__": metadata, **entries}).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    infos = {
+        name: info._replace(file=file, begin=start + begin, end=start + begin + info.nbytes)
+        for (name, info), begin in zip(ordered, offsets, strict=False)
+    }
+    return FileLayout(file, len(text).to_bytes(8, "little") + text, infos, start + offsets[-1])

@@ -1,12 +1,14 @@
 """Sources of weights: checkpoints on disk, and what a checkpoint elsewhere offers as well."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+
+from mimo_v2_flash.io_threads import parallel_map
 
 from .safetensors_file import (
     READABLE,
@@ -46,31 +48,68 @@ INDEX_SUFFIX = f"{SHARD_SUFFIX}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
-class Source(Protocol):
-    """A checkpoint that is read by byte ranges; safe to read from many threads."""
+class Source(ABC):
+    """A checkpoint that is read by byte ranges; safe to read from many threads.
 
-    @property
-    def name(self) -> str:
-        """The name of the folder or repository."""
+    A subclass reads the ranges, and says which file holds each tensor.
 
-    @property
-    def revision(self) -> str:
-        """The commit, or an empty string."""
+    Attributes
+    ----------
+    name
+        The name of the folder or repository.
+    revision
+        The commit, or an empty string.
+    """
+
+    workers = 1  # threads that read headers
+
+    def __init__(self, name: str, revision: str = "") -> None:
+        self.name, self.revision = name, revision
+        self._file_of: Mapping[str, str] = {}
+        self._headers: dict[str, Header] = {}
 
     def names(self) -> list[str]:
         """Return the names of all tensors."""
+        return list(self._file_of)
 
     def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
         """Return the TensorInfo of the tensors `names`; only headers of their files are read."""
+        self._read_headers(sorted({self._file_of[name] for name in names}))
+        return {name: self._headers[self._file_of[name]].info(name) for name in names}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return the bytes of `file` from `begin` to `end`."""
+        if begin == end:
+            return b""
+        data, size = self._read_range(file, begin, end)
+        if len(data) != end - begin:
+            raise ValueError(f"{self._where(file)}: ends at byte {size}, expected {end}: truncated")
+        return data
 
+    @abstractmethod
     def side_files(self) -> Mapping[str, Path]:
         """Return the local paths of those `SIDE_FILES` that the checkpoint has."""
 
     def file_states(self) -> Mapping[str, FileState]:
         """Return the present state of its files by name; nothing if `revision` tells them apart."""
+        return {}
+
+    @abstractmethod
+    def _read_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
+        """Return the bytes of a range, as far as the file goes, and the size of the file."""
+
+    def _where(self, file: str) -> str:
+        """Return a file in messages."""
+        return file
+
+    def _read_headers(self, files: list[str]) -> list[Header]:
+        """Return the headers of `files`; each is read once."""
+        new = [file for file in files if file not in self._headers]
+        self._headers |= zip(new, parallel_map(self._header, new, self.workers), strict=True)
+        return [self._headers[file] for file in files]
+
+    def _header(self, file: str) -> Header:
+        return read_header(self._where(file), file, partial(self._read_range, file))
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -107,14 +146,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._files)
 
-    @property
-    def files(self) -> list[Path]:
-        """Its files, the first tensor's first."""
-        return list(dict.fromkeys(self._files.values()))
-
     def metadata(self) -> Iterator[tuple[Path, dict[str, str]]]:
         """Yield each file and the `__metadata__` of its header, which is read when it is next."""
-        for path in self.files:
+        for path in dict.fromkeys(self._files.values()):
             yield path, self._header(path).metadata
 
     def file_of(self, name: str) -> Path:
@@ -135,27 +169,12 @@ class Checkpoint(Mapping[str, np.ndarray]):
         return self._headers[path]
 
 
-class FolderSource:
+class FolderSource(Source):
     """A checkpoint on disk, read and not memory-mapped, so that resident memory stays small."""
 
     def __init__(self, path: Path) -> None:
-        self.name, self.revision = str(path), ""
-        self._checkpoint = open_checkpoint(path)
-
-    def names(self) -> list[str]:
-        """Return the names of all tensors."""
-        return list(self._checkpoint)
-
-    def tensor_infos(self, names: list[str]) -> Mapping[str, TensorInfo]:
-        """Return the TensorInfo of the tensors `names`."""
-        return self._checkpoint.tensor_infos(names)
-
-    def read(self, file: str, begin: int, end: int) -> bytes:
-        """Return the bytes of `file` from `begin` to `end`."""
-        data, size = _read_range(Path(file), begin, end)
-        if len(data) != end - begin:
-            raise ValueError(f"{file}: ends at byte {size}, expected {end}: truncated")
-        return data
+        super().__init__(str(path))
+        self._file_of = {name: str(file) for name, file in _find_files(path).items()}
 
     def side_files(self) -> Mapping[str, Path]:
         """Return the paths of those `SIDE_FILES` that exist."""
@@ -166,7 +185,11 @@ class FolderSource:
         """Return the present state of its weights, indexes, config and side files by name."""
         folder = Path(self.name)
         others = (*folder.glob(f"*{INDEX_SUFFIX}"), *folder.glob("config.json"))
-        return file_states([*self._checkpoint.files, *others, *self.side_files().values()])
+        weights = map(Path, self._file_of.values())
+        return file_states([*weights, *others, *self.side_files().values()])
+
+    def _read_range(self, file: str, begin: int, end: int) -> tuple[bytes, int]:
+        return _read_range(Path(file), begin, end)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -182,17 +205,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
         If the file is a pickle (never loaded: it could run code), the index is damaged or names a
         file outside the folder, or two files hold the same tensor.
     """
+    return Checkpoint(_find_files(path))
+
+
+def _find_files(path: Path) -> dict[str, Path]:
+    """Return the file that holds each tensor of the checkpoint at `path`."""
     if path.suffix in PICKLES and not path.is_dir():
         raise ValueError(f"{path}: pickles can run code and are not loaded; use safetensors")
     if path.is_dir():
-        return _open_folder(path, _files(path))
+        return _find_in_folder(path, _files(path))
     if path.is_file():
-        return Checkpoint(dict.fromkeys(file_header(path).tensors, path))
+        return dict.fromkeys(file_header(path).tensors, path)
     index = path.with_name(path.name + ".index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
     shards = [file for file in _files(path.parent) if file.endswith(SHARD_SUFFIX)]
-    return _open_folder(path.parent, [index.name, *shards])
+    return _find_in_folder(path.parent, [index.name, *shards])
 
 
 def find_index(
@@ -255,8 +283,8 @@ def _files(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.is_file()]
 
 
-def _open_folder(folder: Path, files: Collection[str]) -> Checkpoint:
-    """Return the checkpoint of `files` of a folder."""
+def _find_in_folder(folder: Path, files: Collection[str]) -> dict[str, Path]:
+    """Return the file that holds each tensor of the checkpoint of `files` of a folder."""
     index = find_index(
         str(folder),
         files,
@@ -264,4 +292,4 @@ def _open_folder(folder: Path, files: Collection[str]) -> Checkpoint:
         lambda shards: [file_header(folder / shard) for shard in shards],
         separator=os.sep,
     )
-    return Checkpoint({name: folder / file for name, file in index.weight_map.items()})
+    return {name: folder / file for name, file in index.weight_map.items()}

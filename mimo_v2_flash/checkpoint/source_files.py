@@ -11,7 +11,8 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .io_threads import parallel_map
+from mimo_v2_flash.io_threads import parallel_map
+
 from .safetensors_file import LARGEST_HEADER
 
 __all__ = ["FileState", "content_digest", "file_changes", "file_states", "parse_states"]

@@ -67,13 +67,24 @@ class CommandParser(OneLineParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Return the options, and this parser with them; an unknown option is an error."""
-        options, unknown = super(CommandParser, self.load()).parse_known_args(args, namespace)
+        try:
+            options, unknown = super(CommandParser, self.load()).parse_known_args(args, namespace)
+        except CommandError as error:  # "... is required" hides that it is there, misspelled
+            options, unknown = argparse.Namespace(), self._misspelled(args or ())
+            if not unknown or "required" not in str(error):
+                raise
         if unknown:
             visible = (action for action in self._actions if action.help != argparse.SUPPRESS)
             names = [name for action in visible for name in action.option_strings]
             self.error(f"unknown: {shlex.join(unknown)}{close_matches(unknown[0], names)}")
         options.parser = self
         return options, []
+
+    def _misspelled(self, args: Sequence[str]) -> list[str]:
+        """Return the words that begin as a long option and are the beginning of none."""
+        words = [word.partition("=")[0] for word in args if word.startswith("--")]
+        names = list(self._option_string_actions)
+        return [word for word in words if not any(name.startswith(word) for name in names)]
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ import argparse
 import re
 from pathlib import Path
 
-from mimo_v2_flash.convert.meta import NUM_MTP_HEADS
 from mimo_v2_flash.costs import Workload
+from mimo_v2_flash.costs.meta import NUM_MTP_HEADS
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.model_loader import DEFAULTS

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
-from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
-from mimo_v2_flash.checkpoint.subset import check_experts, from_ranges
+from mimo_v2_flash.checkpoint.subset import check_experts
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
+from mimo_v2_flash.convert.plan import STORED, TARGETS, Encoding
+from mimo_v2_flash.quantization import HUB_FORMAT
 
 from . import verify as verification
 from .console import amount, console, progress_of_bytes, table
@@ -200,11 +200,22 @@ def plan(
     """Return the conversion job; nothing is written yet."""
     all_ids = range(config.n_routed_experts)
     experts = tuple(
-        check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
+        check_experts(_from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
     )
     return plan_conversion_job(
         source, config, output, encoding, experts, num_layers=num_layers, mtp=mtp, **split
     )
+
+
+def _from_ranges(ranges: list[str]) -> list[int]:
+    """Return the ids in ranges such as "0" and "4-7"; ValueError names a malformed one."""
+    ids: list[int] = []
+    for text in ranges:
+        first, _, last = text.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"expert_subset: {text!r} is neither an id nor a range such as 0-7")
+        ids.extend(range(int(first), int(last or first) + 1))
+    return ids
 
 
 def make(job: ConversionJob, *, resume: bool = True) -> dict[str, Any]:

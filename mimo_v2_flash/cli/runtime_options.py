@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
-from mimo_v2_flash.convert.encoding import STORED
+from mimo_v2_flash.convert.plan import STORED
 from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
+from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
 from .option_types import positive

@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.checkpoint.check import TensorNames, check_names, count_mtp_heads
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
-from mimo_v2_flash.checkpoint.prepared import SOURCE_DIGEST, PreparedMetadata
+from mimo_v2_flash.checkpoint.prepared import (
+    SOURCE_DIGEST,
+    PreparedMetadata,
+    read_prepared_index,
+)
 from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.io_threads import parallel_map
 from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
-from .encoding import Encoding
-from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
-from .prepared_index import read_prepared_index
+from .plan import ConversionPlan, ConversionTask, Encoding, TensorChunk, plan_conversion
 from .shard_plan import shard_conversion_plan
 from .store import Store
 
@@ -88,12 +90,12 @@ class ConversionJob:
         self.store.check_files(former=index.source_files is None)
         return True
 
-    def metadata_changes(self, actual: PreparedMetadata | None) -> Iterator[tuple[str, Any, Any]]:
+    def metadata_changes(self, actual: PreparedMetadata) -> Iterator[tuple[str, Any, Any]]:
         """Yield each field of metadata or config that differs, its value in `actual` and here.
 
         The source's digest is not compared: that is for the states of its files.
         """
-        values = _flat(actual) if actual else {}
+        values = _flat(actual)
         for name, expected in _flat(self.prepared).items():
             if name != SOURCE_DIGEST and values.get(name) != expected:
                 yield name, values.get(name), expected

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint import param_specs
-from mimo_v2_flash.checkpoint.shard_weights import attention_slices, dense_slices
+from mimo_v2_flash.checkpoint.subset import attention_slices, dense_slices
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.quantization import AxisSlice

@@ -25,16 +25,17 @@ from mimo_v2_flash.atomic_file import (
     partial_path,
     sync_folder,
 )
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.prepared import MANIFEST, PREPARED_INDEX, SOURCE_DIGEST, STEM
+from mimo_v2_flash.checkpoint.safetensors_file import FileLayout, TensorInfo, lay_out
 from mimo_v2_flash.checkpoint.source_files import FileState, file_changes
+from mimo_v2_flash.io_threads import parallel_map
 
 from .journal import Journal, JournalHead, Piece
-from .layout import LARGEST_FILE, lay_out, shard_folder
 from .plan import OutputTensor, TensorChunk
 
 __all__ = ["JOURNAL", "LOCK", "Store"]
 
+LARGEST_FILE = 4_990_000_000  # bytes of data: with its header a file stays below 5 GB
 JOURNAL, LOCK = f"{STEM}.journal", f"{STEM}.lock"
 THREADS = 4  # that read the files when all are written
 OTHERS = (".safetensors", ".index.json", ".shards.json")  # ends of checkpoints' files
@@ -70,14 +71,17 @@ class Store:
         shards: int = 1,
     ) -> None:
         self.folder, self._metadata = folder, metadata
-        self.folders = [shard_folder(shard, shards) for shard in range(shards)]
+        digits = f"of-{shards:05}"
+        self.folders = [f"rank-{n:05}-{digits}" for n in range(shards)] if shards > 1 else [""]
         self.source_files = source_files or {}
-        self._layout = lay_out(outputs, metadata, largest_file, shards)
-        self._sizes = self._layout.sizes
+        layouts = _lay_out(self.folders, outputs, metadata, largest_file)
+        self._files = {file.name: file for files in layouts for file in files}
+        self._tensors = [dict(i for f in files for i in f.tensors.items()) for files in layouts]
         # Of the last release, whose headers had no source_digest: all tensors, offsets, settings.
         settings = {name: value for name, value in metadata.items() if name != SOURCE_DIGEST}
-        self._former = lay_out(outputs, settings, largest_file, shards)
-        headers = sorted(self._former.headers.items())
+        former = _lay_out(self.folders, outputs, settings, largest_file)
+        self._former = {file.name: file for files in former for file in files}
+        headers = sorted((file.name, file.header) for file in self._former.values())
         self._job = sha256(repr(headers).encode()).hexdigest()
         self._journal = Journal(folder / JOURNAL)
         self._pieces: dict[str, list[Piece]] = {}
@@ -86,7 +90,7 @@ class Store:
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
-        return sum(self._sizes.values())
+        return sum(file.size for file in self._files.values())
 
     @property
     def index(self) -> Path:
@@ -143,11 +147,11 @@ class Store:
         self._check_free_space()
         for folder in self.folders:
             (self.folder / folder).mkdir(exist_ok=True)
-        for file in self._sizes:
+        for file in self._files.values():
             self._open_partial(file)
         done = {key: recorded[key] for key in keys if key in recorded and self._has(recorded[key])}
         self._journal.start(JournalHead(self._job, self.source_files), done)
-        self._pieces = {file: [] for file in self._sizes}
+        self._pieces = {file: [] for file in self._files}
         for pieces in done.values():
             self._note(pieces)
         return set(done)
@@ -156,15 +160,14 @@ class Store:
         """Write a task's chunks to disk, then its key and their checksums to the journal."""
         by_file: dict[str, list[TensorChunk]] = {}
         for chunk in chunks:
-            file = self._layout.offsets[chunk.shard, chunk.name].file
-            by_file.setdefault(file, []).append(chunk)
+            by_file.setdefault(self._tensors[chunk.shard][chunk.name].file, []).append(chunk)
         pieces = []
         for file, file_chunks in by_file.items():
             path = self._partial(file)
             try:
                 with path.open("r+b") as opened:
                     for chunk in file_chunks:
-                        begin = self._layout.offsets[chunk.shard, chunk.name].begin + chunk.begin
+                        begin = self._tensors[chunk.shard][chunk.name].begin + chunk.begin
                         data = chunk.array.tobytes()
                         opened.seek(begin)
                         opened.write(data)
@@ -190,10 +193,10 @@ class Store:
         ValueError
             If a file does not hold what was written to it; it is named. --resume mends it.
         """
-        files = list(self._sizes)
+        files = list(self._files)
         checksums = dict(zip(files, parallel_map(self._checksum, files, THREADS), strict=True))
         checksums |= {file: sha256(data).hexdigest() for file, data in self._small_files.items()}
-        for file in self._sizes:
+        for file in files:
             self._partial(file).replace(self.folder / file)
         for folder in self.folders:
             sync_folder(self.folder / folder)
@@ -209,12 +212,12 @@ class Store:
 
         `former` says that the last release wrote it.
         """
-        for file, size in (self._former if former else self._layout).sizes.items():
-            path = self.folder / file
-            if not path.is_file() or path.stat().st_size != size:
+        for file in (self._former if former else self._files).values():
+            path = self.folder / file.name
+            if not path.is_file() or path.stat().st_size != file.size:
                 raise ValueError(
-                    f"{path}: missing or not of {size:,} bytes, though {self.index.name} is there; "
-                    f"remove {STEM}* and prepare it again"
+                    f"{path}: missing or not of {file.size:,} bytes, though {self.index.name} is "
+                    f"there; remove {STEM}* and prepare it again"
                 )
 
     def _recorded(self) -> dict[str, list[Piece]]:
@@ -245,23 +248,23 @@ class Store:
                 )
 
     def _check_free_space(self) -> None:
-        paths = [path for file in self._sizes for path in self._paths(file) if path.exists()]
+        paths = [path for file in self._files for path in self._paths(file) if path.exists()]
         missing = self.nbytes - sum(path.stat().st_blocks * 512 for path in paths)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             raise OSError(f"{self.folder}: {missing:,} more bytes are needed, {free:,} are free")
 
-    def _open_partial(self, file: str) -> None:
+    def _open_partial(self, file: FileLayout) -> None:
         """Give a file its temporary name, size and header; one of another size begins anew."""
-        final, partial = self._paths(file)
+        final, partial = self._paths(file.name)
         if final.exists():  # the run was interrupted while files got their names
             final.replace(partial)
-        if partial.exists() and partial.stat().st_size != self._sizes[file]:
+        if partial.exists() and partial.stat().st_size != file.size:
             partial.unlink()
         partial.touch()
         with naming(partial), partial.open("r+b") as opened:
-            opened.truncate(self._sizes[file])
-            opened.write(self._layout.headers[file])
+            opened.truncate(file.size)
+            opened.write(file.header)
 
     def _has(self, pieces: list[Piece]) -> bool:
         return all(piece.is_intact(self._partial(piece.file)) for piece in pieces)
@@ -272,7 +275,7 @@ class Store:
 
     def _checksum(self, file: str) -> str:
         """Return the SHA-256 of a file whose every byte is one that a task has written."""
-        path, header = self._partial(file), self._layout.headers[file]
+        path, header = self._partial(file), self._files[file].header
         digest, end = sha256(header), len(header)
         with path.open("rb") as opened:
             intact = opened.read(len(header)) == header
@@ -289,9 +292,9 @@ class Store:
         return digest.hexdigest()
 
     def _write_index(self, shard: int, folder: str, checksums: Mapping[str, str]) -> None:
-        weight_map = self._layout.weight_map(shard)
-        files = sorted(set(weight_map.values()))
-        total = sum(self._sizes[str(Path(folder) / file)] for file in files)
+        tensors = self._tensors[shard]
+        weight_map = {name: Path(tensors[name].file).name for name in sorted(tensors)}
+        total = sum(self._files[file].size for file in {info.file for info in tensors.values()})
         facts = {"total_size": total} | self._facts(folder, checksums)
         index = {"metadata": self._metadata | facts, "weight_map": weight_map}
         self._write_json(str(Path(folder) / PREPARED_INDEX), index)
@@ -311,3 +314,18 @@ class Store:
 
     def _partial(self, file: str) -> Path:
         return partial_path(self.folder / file)
+
+
+def _lay_out(
+    folders: list[str], outputs: list[OutputTensor], metadata: dict[str, str], largest: int
+) -> list[list[FileLayout]]:
+    """Return the layouts of every shard's files, whose names begin with its folder."""
+    tensors: list[dict[str, TensorInfo]] = [{} for _ in folders]
+    for name, dtype, shape, shard in outputs:
+        tensors[shard][name] = TensorInfo.new(dtype, shape)
+    layouts = []
+    for shard, folder in enumerate(folders):
+        stem = f"{folder}/{STEM}".removeprefix("/")
+        numbered = metadata | ({"shard": str(shard)} if folder else {})
+        layouts.append(list(lay_out(stem, tensors[shard], numbered, largest)))
+    return layouts

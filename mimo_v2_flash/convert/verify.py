@@ -12,19 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.prepared import (
     MANIFEST,
     PREPARED_INDEX,
     PreparedMetadata,
-    read_manifest,
+    read_prepared_index,
 )
 from mimo_v2_flash.checkpoint.source import Checkpoint, open_checkpoint
 from mimo_v2_flash.checkpoint.source_files import FileState
+from mimo_v2_flash.io_threads import parallel_map
 
 from .job import ConversionJob
 from .plan import ConversionTask, OutputTensor, TensorChunk
-from .prepared_index import read_prepared_index
 
 __all__ = ["PreparedFolder", "compare_tensors", "open_prepared"]
 
@@ -75,7 +74,8 @@ def open_prepared(folder: Path) -> PreparedFolder:
         If there is none, or an index is damaged; the file is named.
     """
     has_shards = (folder / MANIFEST).is_file()
-    shards = [folder / name for name in read_manifest(folder)[1]] if has_shards else [folder]
+    names = read_prepared_index(folder / MANIFEST).shards if has_shards else [""]
+    shards = [folder / name for name in names]
     paths = [*(shard / PREPARED_INDEX for shard in shards), *[folder / MANIFEST] * has_shards]
     if missing := [path for path in paths if not path.is_file()]:
         raise ValueError(f"{missing[0]}: no such file; no finished preparation is in {folder}")
@@ -85,10 +85,8 @@ def open_prepared(folder: Path) -> PreparedFolder:
         for path, index in indexes.items()
         for file, checksum in index.checksums.items()
     }
-    metadata, _, source_files = indexes[paths[-1]]
-    if metadata is None:
-        raise ValueError(f"{paths[-1]}: not of a prepared checkpoint")
-    return PreparedFolder(shards, metadata, source_files, checksums)
+    last = indexes[paths[-1]]
+    return PreparedFolder(shards, last.prepared, last.source_files, checksums)
 
 
 def compare_tensors(

@@ -5,9 +5,9 @@ from typing import Any
 
 import ml_dtypes
 
-from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
+from mimo_v2_flash.quantization import HUB_FORMAT
 
 from .workload import Workload
 

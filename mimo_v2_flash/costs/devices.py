@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
-from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.kv_bytes import KVBytes
 from mimo_v2_flash.mtp_runner import mtp_cache_layers
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
 
+from .meta import meta_weights, one_of_each_layer
 from .traffic import TokenBytes
 from .workload import Workload
 

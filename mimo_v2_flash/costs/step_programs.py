@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint.params import ModelWeights
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.execution.program_recorder import ProgramRecorder, RecordedProgram, meta_arrays
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.kv_cache import HybridCache
@@ -27,6 +26,7 @@ from mimo_v2_flash.parallel.fake_group import FakeGroup
 from mimo_v2_flash.parallel_config import ShardSpec
 
 from .deployment import Deployment
+from .meta import meta_weights, one_of_each_layer
 from .program_names import unique_names
 
 __all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]

@@ -9,12 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.checkpoint.tokenizer_vocab import (
-    GENERATION_CONFIG,
-    TokenizerVocab,
-    read_end_tokens,
-    read_tokenizer_vocab,
-)
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_keys import check_keys
 from mimo_v2_flash.config_rules import refuse
@@ -23,6 +17,12 @@ from mimo_v2_flash.inputs import as_token_ids
 from mimo_v2_flash.json_object import read_json_object
 
 from .generation_keys import GENERATION_KEYS
+from .tokenizer_vocab import (
+    GENERATION_CONFIG,
+    TokenizerVocab,
+    read_end_tokens,
+    read_tokenizer_vocab,
+)
 
 __all__ = ["SAMPLING", "GenerationConfig", "load_generation_config"]
 

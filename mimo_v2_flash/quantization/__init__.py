@@ -6,10 +6,11 @@ registers itself with `register_format`.
 
 from . import fp8 as _fp8  # noqa: F401  # registers itself
 from .quantized_tensor import AxisSlice, QuantizedTensor, StoredTensor
-from .registry import find_format, find_joint_layout, get_format, register_format
+from .registry import HUB_FORMAT, find_format, find_joint_layout, get_format, register_format
 from .stored_layout import StoredLayout, row_layout
 
 __all__ = [
+    "HUB_FORMAT",
     "AxisSlice",
     "QuantizedTensor",
     "StoredLayout",

@@ -8,9 +8,19 @@ import numpy as np
 from .quantized_tensor import QuantizedTensor
 from .stored_layout import Projections, StoredLayout
 
-__all__ = ["FORMATS", "find_format", "find_joint_layout", "get_format", "register_format"]
+__all__ = [
+    "FORMATS",
+    "HUB_FORMAT",
+    "find_format",
+    "find_joint_layout",
+    "get_format",
+    "register_format",
+]
 
 Format = TypeVar("Format", bound=type[QuantizedTensor])
+
+HUB_FORMAT = "fp8"
+"""The format of most matmul weights in the hub's checkpoints of the model."""
 
 FORMATS: dict[str, type[QuantizedTensor]] = {}
 

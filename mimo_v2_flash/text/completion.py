@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab, read_end_tokens
+from mimo_v2_flash.generation.tokenizer_vocab import TokenizerVocab, read_end_tokens
 from mimo_v2_flash.inputs import as_count, as_token_ids
 
 from .chat_template import prompt_tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.source import SIDE_FILES
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TOKENIZER_FILES, read_tokenizer_vocab
+from mimo_v2_flash.generation.tokenizer_vocab import TOKENIZER_FILES, read_tokenizer_vocab
 
 __all__ = [
     "END_OF_TEXT",

@@ -11,8 +11,8 @@ import pytest
 
 from mimo_v2_flash.checkpoint import hub as module
 from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.io_threads import parallel_map
 from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.hub_handler import INFO
 from tests.support.local_hub import (

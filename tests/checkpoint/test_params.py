@@ -14,7 +14,7 @@ from mimo_v2_flash.checkpoint.params import (
     ExpertWeights,
     MoEWeights,
 )
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.kernels.axes import axes_of
 from mimo_v2_flash.parallel_config import ParallelConfig

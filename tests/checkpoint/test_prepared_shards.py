@@ -11,8 +11,8 @@ import pytest
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.prepared import MANIFEST
 from mimo_v2_flash.checkpoint.source import FolderSource
-from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
+from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from tests.support.agreement import assert_agrees
@@ -174,7 +174,7 @@ def test_a_manifest_names_folders_beside_it_alone(shards, outside):
     manifest = json.loads((shards / MANIFEST).read_text())
     manifest["shards"][1] = outside
     (shards / MANIFEST).write_text(json.dumps(manifest))
-    refused(shards, rf"{MANIFEST}: damaged, .*: shard {re.escape(repr(outside))} is no folder besi")
+    refused(shards, rf"{MANIFEST}: damaged, .*: {re.escape(repr(outside))} is not beside it")
 
 
 def test_shards_of_two_preparations_of_one_path_are_refused(folders, shards, tmp_path):

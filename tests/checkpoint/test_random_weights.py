@@ -5,7 +5,7 @@ import pytest
 
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.random_weights import random_weights
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.quantization.fp8 import BlockScaled

@@ -10,11 +10,11 @@ import pytest
 
 from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import nbytes
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
+from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -30,7 +30,7 @@ import numpy as np
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.parallel_config import ParallelConfig
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 
 folder, shard_spec = sys.argv[1], ParallelConfig(8, int(sys.argv[2]), 8).shard_spec(3)
 config = MiMoConfig.from_pretrained(folder)

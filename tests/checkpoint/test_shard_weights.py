@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint.params import ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
-from mimo_v2_flash.checkpoint.shard_weights import (
+from mimo_v2_flash.checkpoint.subset import (
     AxisSlice,
     shard_weights,
     slice_weight,

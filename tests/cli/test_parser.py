@@ -81,6 +81,13 @@ def test_a_mistake_names_what_was_typed(words, message):
     assert refused("test", *words) == message
 
 
+def test_a_misspelled_option_is_named_though_a_required_one_is_missing():
+    words = ["--promt", "x", "--max-new-tokens=3"]
+    assert refused("generate", *words).startswith("unknown: --promt; did you mean --prompt or ")
+    required = "one of the arguments --prompt --prompt-file is required"
+    assert refused("generate", "--max-new-tok", "3") == required
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_number_has_a_range_and_names_its_option(command):
     parser = parser_of(command).load()

@@ -9,12 +9,12 @@ import pytest
 
 from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import ModelWeights, nbytes
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_tasks
-from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
+from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 from mimo_v2_flash.quantization.fp8 import BlockScaled

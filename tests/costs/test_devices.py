@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes

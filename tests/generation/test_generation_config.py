@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.generation.generation_config import (
     SAMPLING,
     GenerationConfig,
     load_generation_config,
 )
+from mimo_v2_flash.generation.tokenizer_vocab import TokenizerVocab
 from tests.support.tiny_text import write_json
 
 CONFIG = MiMoConfig(vocab_size=40, eos_token_id=(7, 5))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.kernels.rmsnorm import rmsnorm
 from mimo_v2_flash.layers.head import GreedyTokens, Logits

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.param_specs import FUSED
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import hub_tensors
+from mimo_v2_flash.costs.meta import hub_tensors
 from mimo_v2_flash.quantization import StoredLayout, find_joint_layout
 from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.quantised import SMALL, model_tensors

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mimo_v2_flash import MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.param_specs import MULTIPLIED
 from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.convert import plan as conversion_tasks
 from mimo_v2_flash.execution.pytree import tree_leaves

@@ -7,7 +7,7 @@ from threading import Event, Lock
 
 import pytest
 
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
+from mimo_v2_flash.io_threads import parallel_map
 
 HANGS = 0  # the item whose work ends only with the test
 

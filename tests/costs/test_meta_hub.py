@@ -6,7 +6,7 @@ import pytest
 
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.meta import NUM_MTP_HEADS, hub_tensors
+from mimo_v2_flash.costs.meta import NUM_MTP_HEADS, hub_tensors
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
+from mimo_v2_flash.checkpoint.prepared import PreparedMetadata, read_prepared_index
 from mimo_v2_flash.checkpoint.source_files import FileState
 from mimo_v2_flash.convert.plan import OutputTensor
-from mimo_v2_flash.convert.prepared_index import read_prepared_index
 from mimo_v2_flash.convert.store import Store
 from tests.support.quantised import SMALL
 
@@ -41,15 +40,15 @@ def change(index: Path, **values: object) -> None:
 
 
 def test_what_was_written_is_read(index):
-    prepared, checksums, source_files = read_prepared_index(index)
-    assert (prepared, source_files) == (PREPARED, STATES)
+    prepared, checksums, source_files, shards = read_prepared_index(index)
+    assert (prepared, source_files, shards) == (PREPARED, STATES, [])
     assert checksums.keys() == {FILE, "config.json"}
     assert all(len(checksum) == 64 for checksum in checksums.values())
 
 
 def test_what_older_indexes_lack_is_none(index):
     change(index, sha256=None, source_files=None, source_digest=None)
-    prepared, checksums, source_files = read_prepared_index(index)
+    prepared, checksums, source_files, _ = read_prepared_index(index)
     assert (prepared.source_digest, checksums, source_files) == ("", {FILE: None}, None)
 
 
@@ -59,6 +58,7 @@ def test_what_older_indexes_lack_is_none(index):
         {"sha256": {"../x": "ab"}},
         {"sha256": {"/etc/passwd": "ab"}},
         {"sha256": 3},
+        {"format": "another project's"},
         {"source_files": 3},
         {"source_files": {"x": [1]}},
         {"experts": "{"},

@@ -6,7 +6,6 @@ Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash, and of MiMo-V2.5 where `fus
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.checkpoint.safetensors_file import READABLE, TensorInfo, dtype_name
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization import find_format, get_format
-
-from .encoding import Encoding
-from .plan import OutputTensor, plan_conversion
+from mimo_v2_flash.convert.plan import Encoding, OutputTensor, plan_conversion
+from mimo_v2_flash.quantization import HUB_FORMAT, find_format, get_format
 
 __all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_weights", "one_of_each_layer"]
 
@@ -50,7 +47,7 @@ def meta_weights(config: MiMoConfig, dtype: str, mtp_heads: int = 0) -> ModelWei
     config : MiMoConfig
         The model.
     dtype : str
-        A key of `encoding.STORED`; the hub's format is as the hub stores them.
+        A key of `STORED`; the hub's format is as the hub stores them.
     mtp_heads : int
         Number of MTP heads.
     """
@@ -89,29 +86,25 @@ class _MetaCheckpoint(Checkpoint):
 
 
 def _stored(params: Iterator[ParamSpec], config: MiMoConfig) -> Iterator[tuple[str, TensorInfo]]:
-    crossing, form = _crossing_keys(config), get_format(param_specs.HUB_FORMAT)
+    crossing, form = _crossing_keys(config), get_format(HUB_FORMAT)
     for name, shape in params:
         dtype = param_specs.stored_dtype(name)
         if dtype != param_specs.HUB_DTYPE:
-            yield name, _tensor_info(dtype, shape)
+            yield name, TensorInfo.new(dtype, shape)
             continue
         # Each tensor-parallel rank quantized its rows by itself.
         by_rank = name in crossing or name.endswith(param_specs.FUSED)
         shapes = form.stored_shapes(shape, config.num_key_value_heads if by_rank else 1)
         names = form.tensor_names(name)
         for field, _, stored, _, file_dtype in form.tensors:
-            yield names[field], _tensor_info(file_dtype or dtype_name(stored), shapes[field])
+            yield names[field], TensorInfo.new(file_dtype or dtype_name(stored), shapes[field])
 
 
 def _crossing_keys(config: MiMoConfig) -> set[str]:
     """Return the names of the k weights whose last scale row covers rows of v too."""
-    form = get_format(param_specs.HUB_FORMAT)
+    form = get_format(HUB_FORMAT)
     layers = (
         param_specs.projections(f"model.layers.{index}", config, spec)
         for index, spec in enumerate(config.layers)
     )
     return {layer.k for layer in layers if form.joins_heads(layer.heads, layer.ranks)}
-
-
-def _tensor_info(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    return TensorInfo("", dtype, shape, 0, prod(shape) * READABLE[dtype].itemsize)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_v2_flash.checkpoint.tokenizer_vocab import TokenizerVocab, read_tokenizer_vocab
+from mimo_v2_flash.generation.tokenizer_vocab import TokenizerVocab, read_tokenizer_vocab
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support.tiny_text import small_tokenizer, write_json
 
