@@ -14,8 +14,8 @@ import transformers
 
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 
 SAME = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),

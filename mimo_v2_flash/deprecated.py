@@ -67,7 +67,7 @@ MOVED: dict[str, dict[str, str]] = {
         "ConversionJob": "convert.job.ConversionJob",
         "plan_conversion_job": "convert.job.plan_conversion_job",
     },
-    "weights.encoding": {"Encoding": "convert.plan.Encoding"},
+    "weights.encoding": {"Encoding": "convert.encoding.Encoding"},
     "weights.source": {"FolderSource": "checkpoint.source.FolderSource"},
 }
 """The new path of each name, by the module where it was; both within the package."""

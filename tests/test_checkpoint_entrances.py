@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.checkpoint.hub import HubSource
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from tests.support.damage import change_index
 from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint
 from tests.support.local_hub import REPOSITORY, LocalHub, visited

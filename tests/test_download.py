@@ -19,8 +19,8 @@ from mimo_v2_flash.checkpoint.hub import IN_FLIGHT
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.store import JOURNAL
 from mimo_v2_flash.model import MiMoV2FlashModel
 from tests.support.hub_checkpoint import INDEX, RECIPE, write_hub_checkpoint

@@ -16,8 +16,8 @@ import prepare_weights
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.store import Store
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.fp8_blocks import Arrays

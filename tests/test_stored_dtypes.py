@@ -20,8 +20,8 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.param_specs import ROUTER
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.checkpoint.subset import shard_weights
+from mimo_v2_flash.convert.encoding import STORED, Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import STORED, Encoding
 from mimo_v2_flash.execution.pytree import tree_arrays
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel_config import all_shard_specs

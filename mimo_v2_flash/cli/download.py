@@ -11,7 +11,7 @@ from pathlib import Path
 from mimo_v2_flash.checkpoint.hub import HubSource
 from mimo_v2_flash.checkpoint.load import load_weights
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.plan import Encoding
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.generation.generation_config import load_generation_config
 from mimo_v2_flash.model import MiMoV2FlashModel
 

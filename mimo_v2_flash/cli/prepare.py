@@ -15,8 +15,8 @@ from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
 from mimo_v2_flash.checkpoint.subset import check_experts
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import STORED, TARGETS, Encoding
 from mimo_v2_flash.quantization import HUB_FORMAT
 
 from . import verify as verification

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimo_v2_flash.convert.plan import STORED
+from mimo_v2_flash.convert.encoding import STORED
 from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE

@@ -8,8 +8,8 @@ from mimo_v2_flash.checkpoint.hub import HubSource
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
 from mimo_v2_flash.checkpoint.source_files import file_changes
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.verify import PreparedFolder, compare_tensors, open_prepared
 from mimo_v2_flash.json_object import shorten
 

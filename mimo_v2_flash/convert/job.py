@@ -24,7 +24,8 @@ from mimo_v2_flash.io_threads import parallel_map
 from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
-from .plan import ConversionPlan, ConversionTask, Encoding, TensorChunk, plan_conversion
+from .encoding import Encoding
+from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
 from .shard_plan import shard_conversion_plan
 from .store import Store
 

@@ -1,14 +1,11 @@
-"""Conversion plans: the tensors of a prepared checkpoint, their encoding, and tasks to make them.
+"""Conversion plans: the tensors of a prepared checkpoint, and the tasks that make them.
 
 A task converts a few megabytes of the source to chunks of output tensors. Tasks do not depend on
-each other, and no two of them read the same byte of the source. For Trainium2 a storage format
-narrows its range; values that this rounds are counted.
+each other, and no two of them read the same byte of the source.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +15,6 @@ from mimo_v2_flash.checkpoint.param_specs import ROUTER, ParamSpec
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED, TensorInfo, dtype_name
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization import (
-    HUB_FORMAT,
     QuantizedTensor,
     StoredLayout,
     find_joint_layout,
@@ -26,12 +22,11 @@ from mimo_v2_flash.quantization import (
 )
 from mimo_v2_flash.quantization.stored_layout import LayoutPart, WeightShapes
 
+from .encoding import Encoding
+
 __all__ = [
-    "STORED",
-    "TARGETS",
     "ConversionPlan",
     "ConversionTask",
-    "Encoding",
     "OutputTensor",
     "TensorChunk",
     "plain",
@@ -39,67 +34,7 @@ __all__ = [
     "quantized",
 ]
 
-STORED = {HUB_FORMAT: None, "bfloat16": "BF16", "float32": "F32"}
-TARGETS = ("cpu", "trainium2")
-ROWS = 128  # of a weight that are dequantized at a time
 TASK_BYTES = 1 << 22  # bytes of the source that a task reads, or a row (of blocks) if larger
-
-
-@dataclass
-class Encoding:
-    """The dtype that weights are converted to, and the device that they are for.
-
-    Parameters
-    ----------
-    dtype
-        A key of `STORED`; the hub's format keeps every weight as stored, whatever its format.
-    target
-        One of `TARGETS`; it changes weights in a storage format only.
-
-    Attributes
-    ----------
-    rounded
-        How many values the target's range has rounded so far.
-    """
-
-    dtype: str
-    target: str
-    rounded: int = 0
-
-    def __post_init__(self) -> None:
-        if self.dtype not in STORED or self.target not in TARGETS:
-            raise ValueError(
-                f"dtype {self.dtype!r} and target {self.target!r}, expected one of "
-                f"{', '.join(STORED)} and of {', '.join(TARGETS)}"
-            )
-        self._lock = Lock()
-
-    def stored(self, dtype: str) -> str:
-        """Return the safetensors dtype of a matrix that the source stores as `dtype`."""
-        return STORED[self.dtype] or WIDENED.get(dtype, dtype)
-
-    @property
-    def is_as_stored(self) -> bool:
-        """Whether weights stay in their storage format."""
-        return STORED[self.dtype] is None
-
-    def encode(self, where: str, weight: QuantizedTensor) -> list[np.ndarray]:
-        """Return the arrays to write for a weight: its tensors in their order, or its values.
-
-        Raises
-        ------
-        ValueError
-            If a stored value is not finite, or cannot be stored for the target; the message begins
-            with `where`.
-        """
-        weight.check_values(where)
-        if stored := STORED[self.dtype]:
-            return [_dequantized(weight, DTYPES[stored])]
-        if self.target != "cpu":
-            weight, rounded = weight.to_device_range(where)
-            with self._lock:
-                self.rounded += rounded
-        return [getattr(weight, tensor.field) for tensor in weight.tensors]
 
 
 class OutputTensor(NamedTuple):
@@ -290,12 +225,3 @@ def _rows(info: TensorInfo, start: int, count: int) -> TensorInfo:
 
 def _row_bytes(info: TensorInfo) -> int:
     return info.nbytes // info.shape[0]
-
-
-def _dequantized(weight: QuantizedTensor, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return a weight's values in `dtype`; only some rows at a time are in float32."""
-    values = np.empty(weight.shape, dtype)
-    for start in range(0, len(values), ROWS):
-        rows = slice(start, start + ROWS)
-        values[rows] = weight.dequantize(rows)
-    return values

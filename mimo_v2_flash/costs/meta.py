@@ -17,7 +17,8 @@ from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.checkpoint.safetensors_file import READABLE, TensorInfo, dtype_name
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.convert.plan import Encoding, OutputTensor, plan_conversion
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.plan import OutputTensor, plan_conversion
 from mimo_v2_flash.quantization import HUB_FORMAT, find_format, get_format
 
 __all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_weights", "one_of_each_layer"]

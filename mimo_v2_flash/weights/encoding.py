@@ -1,4 +1,4 @@
-"""Deprecated path, kept for one release: `mimo_v2_flash.convert.plan` has what was here."""
+"""Deprecated path, kept for one release: `mimo_v2_flash.convert.encoding` has what was here."""
 
 from mimo_v2_flash.deprecated import moved_attributes
 

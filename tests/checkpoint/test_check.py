@@ -14,8 +14,8 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint import check
 from mimo_v2_flash.checkpoint.param_specs import FUSED, all_params, is_fused
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.costs.meta import hub_tensors
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.parallel import ThreadGroup

@@ -11,8 +11,8 @@ import pytest
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint.prepared import MANIFEST
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 from tests.support.agreement import assert_agrees

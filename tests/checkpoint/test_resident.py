@@ -13,8 +13,8 @@ from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny

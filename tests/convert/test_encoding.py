@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimo_v2_flash.convert.plan import STORED, TARGETS, Encoding
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.reference import fp8 as oracle
 from tests.support.drawn import seeds

@@ -17,8 +17,8 @@ from mimo_v2_flash.checkpoint.subset import keep_experts
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import job as convert
 from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.store import JOURNAL, Store
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.quantization.fp8_projections import SCALE

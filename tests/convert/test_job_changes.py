@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mimo_v2_flash.checkpoint.source import SIDE_FILES, FolderSource
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.store import JOURNAL, Store
 from tests.support.damage import INDEX, overwrite
 from tests.support.faulty_disk import FaultyDisk, Killed

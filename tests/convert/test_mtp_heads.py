@@ -19,8 +19,8 @@ from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.checkpoint.source import FolderSource, open_checkpoint
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.verify import compare_tensors, open_prepared
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 from mimo_v2_flash.quantization.fp8 import BlockScaled

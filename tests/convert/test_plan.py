@@ -7,7 +7,8 @@ import pytest
 
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
-from mimo_v2_flash.convert.plan import STORED, TARGETS, ConversionPlan, Encoding, plan_conversion
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
+from mimo_v2_flash.convert.plan import ConversionPlan, plan_conversion
 from mimo_v2_flash.quantization.fp8_projections import SCALE
 from tests.support.disk import Disk, made
 from tests.support.quantised import FULL_LAYERS, SMALL, model_tensors

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.convert import plan as conversion_tasks
-from mimo_v2_flash.convert.plan import STORED, TARGETS, Encoding
+from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.quantization.fp8_grid import block_height
 from mimo_v2_flash.quantization.fp8_projections import SCALE, keys_and_values

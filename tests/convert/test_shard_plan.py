@@ -13,8 +13,8 @@ from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.parallel_config import ShardSpec, all_shard_specs
 from mimo_v2_flash.quantization.fp8 import BlockScaled

@@ -13,8 +13,8 @@ from mimo_v2_flash.checkpoint.prepared import MANIFEST, PREPARED_INDEX
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_tasks
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.convert.verify import compare_tensors, open_prepared
 from tests.support.damage import change_header, overwrite
 from tests.support.hub_checkpoint import RECIPE

@@ -8,8 +8,8 @@ from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
-from mimo_v2_flash.convert.plan import Encoding
 from mimo_v2_flash.costs.meta import meta_weights, one_of_each_layer
 from mimo_v2_flash.execution.pytree import tree_signature
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint

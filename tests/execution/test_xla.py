@@ -9,7 +9,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
-from mimo_v2_flash.convert.plan import Encoding
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher

@@ -6,7 +6,7 @@ import pytest
 
 from mimo_v2_flash.checkpoint.params import ExpertWeights, MoEWeights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
-from mimo_v2_flash.convert.plan import Encoding
+from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.quantization.fp8 import BlockScaled

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
-from mimo_v2_flash.convert.plan import ConversionPlan, ConversionTask, Encoding, quantized
+from mimo_v2_flash.convert.encoding import Encoding
+from mimo_v2_flash.convert.plan import ConversionPlan, ConversionTask, quantized
 from mimo_v2_flash.quantization import StoredLayout, row_layout
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from mimo_v2_flash.quantization.fp8_grid import block_height
