@@ -63,6 +63,15 @@ class Ours:
         self.model.max_step = CHUNK
         self.cache: Any = None
 
+    @classmethod
+    def at(cls, path: Path, compute: str) -> "Ours":
+        """Return the implementation with the checkpoint or GGUF file at `path`."""
+        from mimo_v2_flash import load_model  # noqa: PLC0415
+
+        made = cls.__new__(cls)
+        made.model, made.cache = load_model(path, max_length=8192, compute=compute), None
+        return made
+
     def prefill(self, token_BT: np.ndarray, *, room: int = 0) -> np.ndarray:
         """Prefill a new KV cache."""
         B, T = token_BT.shape

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .config_features import FULL, HUB_FEATURES, NESTED, ROPE, SLIDING, SUPPORTED, WITHOUT_EFFECT
 from .config_keys import KeyRules, check_keys
 from .config_rules import refuse
+from .gguf_files import as_folder
 from .json_object import parse_json_object
 
 __all__ = ["locate", "read", "to_hub"]
@@ -86,7 +87,8 @@ _USED = {
 
 def locate(path: str | PathLike[str]) -> Path:
     """Return the config.json at or in `path`; raise FileNotFoundError if there is none."""
-    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    path = as_folder(path)
+    file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give config.json or the folder that has it")
     return file

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.gguf_files import as_folder, gguf_in
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
 from mimo_v2_flash.quantization import QuantizedTensor, find_joint_layout
@@ -68,7 +69,12 @@ def load_weights(
         fit; the message names it and its file. If the shard is that of another rank, ParallelConfig
         or checkpoint.
     """
-    source = find_shard_folder(Path(path), share)
+    path = as_folder(path)
+    if gguf := gguf_in(path):
+        from .gguf_weights import load_gguf_weights  # noqa: PLC0415  derives from ModelBuilder
+
+        return load_gguf_weights(gguf, config)
+    source = find_shard_folder(path, share)
     tensors = open_checkpoint(source)
     experts, shard_spec, prepared = _contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)

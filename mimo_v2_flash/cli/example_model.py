@@ -6,10 +6,15 @@ mimo-tiny is part of a source checkout, in `examples/`.
 import argparse
 import warnings
 from pathlib import Path
+from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.gguf_files import as_folder
+from mimo_v2_flash.gguf_files.file import SUFFIX
 
-__all__ = ["EXAMPLE", "add_model_argument", "check_folder", "checkpoint_config"]
+from .option_types import positive
+
+__all__ = ["EXAMPLE", "add_model_argument", "check_folder", "checkpoint_config", "resolve_gguf"]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
 
@@ -21,13 +26,38 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=EXAMPLE,
         metavar="FOLDER",
-        help="Folder of a checkpoint with its tokenizer (default: examples/mimo-tiny).",
+        help="Folder of a checkpoint with its tokenizer, or a GGUF file (default: "
+        "examples/mimo-tiny).",
+    )
+    parser.add_argument(
+        "--value-scale",
+        type=float,
+        help="Scale of values of a GGUF file that lacks it; MiMo-V2-Flash's is 0.707 (default: "
+        "the file's).",
+    )
+    parser.add_argument(
+        "--window-keys",
+        type=positive,
+        help="Number of keys, itself included, that a token of a sliding layer attends to in a "
+        "GGUF file; llama.cpp takes 128 where the model has 129 (default: the file's, 128 read "
+        "as 129).",
     )
 
 
+def resolve_gguf(options: dict[str, Any]) -> None:
+    """Take --value-scale and --window-keys out of the options, and apply them to the model."""
+    readings = {name: options.pop(name, None) for name in ("value_scale", "window_keys")}
+    if not any(reading is not None for reading in readings.values()):
+        return
+    if options["model"].suffix != SUFFIX:
+        name = next(name for name, reading in readings.items() if reading is not None)
+        raise ValueError(f"--{name.replace('_', '-')} is for a GGUF file, --model is none")
+    options["model"] = as_folder(options["model"], **readings)
+
+
 def check_folder(model: Path) -> None:
-    """Raise FileNotFoundError, naming the option, if the folder of a checkpoint is missing."""
-    if not model.is_dir():
+    """Raise FileNotFoundError, naming the option, if the checkpoint is missing."""
+    if not model.is_dir() and not (model.suffix == SUFFIX and model.is_file()):
         hint = "; it is part of a source checkout, name another one" if model == EXAMPLE else ""
         raise FileNotFoundError(f"--model {model}: no such folder{hint}")
 

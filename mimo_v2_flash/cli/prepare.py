@@ -19,6 +19,7 @@ from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.quantization import HUB_FORMAT
 
+from . import gguf_output
 from . import verify as verification
 from .console import amount, console, progress_of_bytes, table
 from .entry import CommandError
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="Tensor-parallel size to write shards for (default: 1).",
     )
+    gguf_output.add_arguments(parser)
     _add_run_arguments(parser)
 
 
@@ -149,31 +151,28 @@ def run(
     target: str,
     expert_parallel: int | None,
     tensor_parallel: int,
+    format: str,  # noqa: A002  the option's name
+    split_size: float | None,
     dry_run: bool,
     resume: bool,
     verify: bool,
 ) -> Result:
     """Plan the job, print its sizes, run it, and return sizes and times."""
+    if format == "gguf":
+        parts = (expert_subset, num_layers, split_size, dry_run)
+        return gguf_output.run(
+            *(checkpoint, output, dtype, *parts),
+            *(model, target, expert_parallel, tensor_parallel, resume, verify),
+        )
     source = _source(checkpoint, model, revision)
     if verify:
         return verification.verify(output, source)
     if source is None:
         raise CommandError("one of --checkpoint and --model is required")
-    config = MiMoConfig.from_pretrained(
-        source.config if isinstance(source, HubSource) else source.name
-    )
-    expert_parallel = tensor_parallel if expert_parallel is None else expert_parallel
-    job = plan(
-        source,
-        config,
-        output,
-        Encoding(dtype, target),
-        expert_subset,
-        num_layers,
-        mtp=mtp,
-        expert_parallel=expert_parallel,
-        tensor_parallel=tensor_parallel,
-    )
+    kept, encoding = (expert_subset, num_layers), Encoding(dtype, target)
+    split: dict[str, Any] = {"expert_parallel": expert_parallel or tensor_parallel}
+    split |= {"tensor_parallel": tensor_parallel, "mtp": mtp}
+    job = plan(source, _config(source), output, encoding, *kept, **split)
     _print_sizes(job)
     if dry_run:
         return Result(sizes(job))
@@ -184,6 +183,11 @@ def _source(checkpoint: Path | None, model: str | None, revision: str) -> Source
     if checkpoint is not None:
         return FolderSource(checkpoint)
     return HubSource(model, revision) if model is not None else None
+
+
+def _config(source: Source) -> MiMoConfig:
+    path = source.config if isinstance(source, HubSource) else source.name
+    return MiMoConfig.from_pretrained(path)
 
 
 def plan(

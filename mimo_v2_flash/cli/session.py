@@ -8,6 +8,7 @@ from typing import Any
 from mimo_v2_flash.parallel import RankError, init_process_group
 
 from .entry import CommandError
+from .example_model import resolve_gguf
 from .option_types import STDOUT
 from .parallel_options import only_rank_0_prints, rank_setup
 from .parser import CommandParser
@@ -43,6 +44,7 @@ def run(parser: CommandParser, options: dict[str, Any], env: Mapping[str, str]) 
     options = dict(options)
     file, command = options.pop("json"), parser.command
     del options["debug"]
+    resolve_gguf(options)
     try:
         # A command of one rank joins nothing: variables of a launcher are none of its concern.
         with init_process_group(env if command.on_ranks else {}) as group:

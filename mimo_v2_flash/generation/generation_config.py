@@ -6,13 +6,13 @@ Three files say it: config.json, generation_config.json and the tokenizer's.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_keys import check_keys
 from mimo_v2_flash.config_rules import refuse
 from mimo_v2_flash.engine.sampling_params import SamplingParams
+from mimo_v2_flash.gguf_files import as_folder
 from mimo_v2_flash.inputs import as_token_ids
 from mimo_v2_flash.json_object import read_json_object
 
@@ -125,7 +125,7 @@ def load_generation_config(folder: str | PathLike[str], config: MiMoConfig) -> G
     UserWarning
         If generation_config.json has keys that nothing is known of.
     """
-    path, size = Path(folder), config.vocab_size
+    path, size = as_folder(folder), config.vocab_size
     file = path / GENERATION_CONFIG
     entries = read_json_object(file) if file.is_file() else {}
     ends = as_token_ids(f"{path / 'config.json'}: eos_token_id", config.eos_token_id, size)

@@ -5,10 +5,14 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.kernels.token_embedding import token_embedding
+from mimo_v2_flash.quantization import QuantizedTensor
 
 __all__ = ["embed"]
 
 
 def embed(token_N: Any, embedding_VD: Any, *, dtype: str) -> Any:
-    """Return the token embeddings, `x_ND`, in `dtype`."""
+    """Return the token embeddings, `x_ND`, in `dtype`; rows of a quantized table are decoded."""
+    if isinstance(embedding_VD, QuantizedTensor):
+        rows = [embedding_VD.dequantize(slice(token, token + 1)) for token in token_N.tolist()]
+        embedding_VD, token_N = np.concatenate(rows), np.arange(len(rows), dtype=np.int32)
     return token_embedding(token_N, embedding_VD).astype(np.dtype(dtype))

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.source import SIDE_FILES
 from mimo_v2_flash.generation.tokenizer_vocab import TOKENIZER_FILES, read_tokenizer_vocab
+from mimo_v2_flash.gguf_files import as_folder
 
 __all__ = [
     "END_OF_TEXT",
@@ -42,7 +42,7 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
     ImportError
         If transformers is not installed; the message has the command that installs it.
     """
-    path = Path(folder)
+    path = as_folder(folder)
     if read_tokenizer_vocab(path) is None:
         needed = " or ".join(TOKENIZER_FILES)
         raise FileNotFoundError(f"{path}: no tokenizer found, expected {needed}")

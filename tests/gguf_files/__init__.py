@@ -1,0 +1,1 @@
+"""Keys, names, tokenizers and folders of GGUF files."""
