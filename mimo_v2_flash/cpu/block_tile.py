@@ -28,15 +28,18 @@ from .tile import (
     prefetch,
     select_lanes,
     splat,
+    spread,
 )
 
 __all__ = [
-    "BlockFormat", "block_tile", "floats_of_bytes", "load", "load_half", "nibble_values",
-    "offset", "shifted", "spread_item", "store_block", "store_square",
+    "CODES", "BlockFormat", "block_tile", "broadcasts", "bytes_of", "floats_of_bytes", "load",
+    "load_half", "load_twice", "nibble_values", "offset", "shifted", "store_block", "store_square",
 ]  # fmt: skip
 
 INT16, INT32, INT64 = (ir.IntType(bits) for bits in (16, 32, 64))
 FLOAT, HALF = ir.FloatType(), ir.HalfType()
+RUN = 32  # bytes that lie together in several formats; the operations of two runs are one
+CODES = ir.VectorType(ir.IntType(8), 2 * RUN)
 HAS_HALF = "+f16c" in FEATURES or "+avx512f" in FEATURES
 HAS_TABLES = LANES == 16 and "+avx512f" in FEATURES  # of 16 numbers
 SMALLEST_HALF, HALF_INFINITY = 2.0**-14, 0x0F800000  # the bits of infinity shifted left by 13
@@ -97,25 +100,60 @@ def load_half(build: Any, address: Any) -> Any:
     return build.bitcast(build.or_(value, sign), FLOAT)
 
 
-def spread_item(build: Any, vectors: list[Any], index: int) -> Any:
-    """Return a vector with an element of several vectors in every lane."""
-    vector, lane = vectors[index // LANES], index % LANES
-    return select_lanes(build, vector, vector, [lane] * LANES)
+def broadcasts(build: Any, vectors: list[Any]) -> Callable[[int], Any]:
+    """Return the function from an index to a vector with that element of `vectors` in every lane.
+
+    They lie in memory in between: a load that broadcasts leaves the vector units to the product.
+    """
+    numbers = _in_memory(build, vectors, FLOAT)
+    return lambda index: spread(build, build.load(build.gep(numbers, [INT64(index)]), align=WORD))
 
 
-def shifted(build: Any, codes: Any, right: int, mask: int) -> Any:
-    """Return the bits of `mask` of integers that are shifted to the right, or to the left."""
-    shift = build.lshr if right > 0 else build.shl
-    moved = shift(codes, splat(codes.type, abs(right))) if right else codes
-    return build.and_(moved, splat(codes.type, mask))
+def _in_memory(build: Any, vectors: list[Any], element: Any) -> Any:
+    """Return the address of the elements of vectors in memory, where LLVM does not see them."""
+    kind = vectors[0].type
+    buffer = cgutils.alloca_once(build, kind, INT64(len(vectors)))
+    for i, vector in enumerate(vectors):
+        build.store(vector, build.gep(buffer, [INT64(i)]), align=WORD)
+    place = build.bitcast(buffer, element.as_pointer())
+    nothing = ir.FunctionType(ir.VoidType(), [place.type])
+    build.asm(nothing, "", "r,~{memory}", [place], side_effect=True)
+    return place
+
+
+def bytes_of(build: Any, *numbers: Any) -> Any:
+    """Return the bytes of two 64-bit integers as a vector."""
+    pair = ir.Constant(ir.VectorType(INT64, 2), ir.Undefined)
+    for i, number in enumerate(numbers):
+        pair = build.insert_element(pair, number, INT32(i))
+    return build.bitcast(pair, ir.VectorType(ir.IntType(8), 16))
+
+
+def load_twice(build: Any, address: Any) -> Any:
+    """Return 32 bytes at an integer address, and behind them the same."""
+    half = load(build, address, ir.VectorType(ir.IntType(8), RUN))
+    return select_lanes(build, half, half, [*range(RUN)] * 2)
+
+
+def shifted(build: Any, codes: Any, right: Sequence[int], mask: int) -> Any:
+    """Return the bits of `mask` of 64 bytes, each half shifted to the right, or to the left."""
+    words = ir.VectorType(INT16, RUN)
+    sizes = [abs(size) for size in right for _ in range(RUN // 2)]
+    shift = build.lshr if max(right) > 0 else build.shl
+    moved = shift(build.bitcast(codes, words), ir.Constant(words, sizes)) if any(right) else codes
+    return build.and_(build.bitcast(moved, CODES), splat(CODES, mask))
 
 
 def floats_of_bytes(build: Any, codes: Any) -> list[Any]:
     """Return signed bytes as float32, `LANES` of them at a time."""
-    lanes = range(codes.type.count)
-    parts = (lanes[start : start + LANES] for start in range(0, len(lanes), LANES))
-    words = [build.sext(select_lanes(build, codes, codes, part), WORDS) for part in parts]
-    return [build.sitofp(word, SUMS) for word in words]
+    kind = ir.VectorType(ir.IntType(8), LANES)
+    if codes.type.count > LANES:  # a load that widens takes one instruction
+        place = build.bitcast(_in_memory(build, [codes], ir.IntType(8)), kind.as_pointer())
+        addresses = (build.gep(place, [INT64(i)]) for i in range(codes.type.count // LANES))
+        parts = [build.load(address, align=1) for address in addresses]
+    else:
+        parts = [codes]
+    return [build.sitofp(build.sext(part, WORDS), SUMS) for part in parts]
 
 
 def nibble_values(
@@ -129,8 +167,9 @@ def nibble_values(
     """
 
     def scaled(values: Any) -> Any:
-        values = build.fmul(values, scale)
-        return values if minimum is None else build.fsub(values, minimum)
+        if minimum is None:
+            return build.fmul(values, scale)
+        return fused(build, values, scale, build.fneg(minimum))
 
     numbers = scaled(ir.Constant(SUMS, list(map(float, table)))) if HAS_TABLES else None
 

@@ -1,7 +1,6 @@
 """Q8_0: ggml's bytes and numbers, its products, and what it refuses."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 
 from mimo_v2_flash.quantization import get_format
@@ -12,6 +11,7 @@ from tests.support.stored_blocks import (
     assert_dequantized_as_gguf,
     assert_is_multiplied,
     assert_is_quantized_by_rows,
+    assert_is_refused_beyond_its_scales,
     assert_sums_are_of_rows,
     drawn_rows,
     random_blocks,
@@ -53,6 +53,4 @@ def test_products_are_those_of_its_numbers():
 
 def test_it_is_quantized_by_rows_and_what_it_cannot_is_refused():
     assert_is_quantized_by_rows("q8_0")
-    w_OI = np.full((2, 64), 1e30, np.float32)
-    with pytest.raises(ValueError, match="up holds 1e\\+30, too much for q8_0's float16 scales"):
-        FORM.quantize(w_OI, "up")
+    assert_is_refused_beyond_its_scales("q8_0")

@@ -13,7 +13,7 @@ from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.quantization import get_format
 from mimo_v2_flash.quantization.ggml_blocks import GgmlBlocks
 from mimo_v2_flash.quantization.quantized_tensor import QuantizedTensor
-from tests.support.ggml import gguf_dequantized
+from tests.support.ggml import ggml_quantized, gguf_dequantized
 from tests.support.packed_parts import PackedPart, assert_packed
 from tests.support.stored_weights import assert_is_product, random_float8, random_rows
 
@@ -65,6 +65,27 @@ def assert_compiled_is_plain(name: str, seed: int) -> None:
         with np.errstate(all="ignore"):
             expected = form.encode_blocks(blocks)
             np.testing.assert_array_equal(form.encode_fast(blocks), expected)
+
+
+def assert_is_as_good_as_ggml(name: str, seed: int) -> None:
+    """Assert that the error of drawn rows is at most 1% more than that of ggml's own quantizer."""
+    generator, form = np.random.default_rng(seed), get_format(name)
+    for w_OI in (
+        generator.standard_normal((32, 512), np.float32) * np.float32(0.02),
+        generator.standard_t(5, (32, 512)).astype(np.float32),
+    ):
+        of_ggml = gguf_dequantized(name, ggml_quantized(name, w_OI))
+        error = np.linalg.norm(form.quantize(w_OI).dequantize() - w_OI)
+        assert error <= 1.01 * np.linalg.norm(of_ggml - w_OI)
+
+
+def assert_is_refused_beyond_its_scales(name: str) -> None:
+    """Assert that an outlier which float16 scales cannot hold is refused by name."""
+    form = get_format(name)
+    w_OI = np.full((2, 2 * form.block), 0.1, np.float32)
+    w_OI[1, 3] = -1e30
+    with pytest.raises(ValueError, match=rf"up holds 1e\+30, too much for {name}'s float16 scales"):
+        form.quantize(w_OI, "up")
 
 
 def assert_is_multiplied(w: QuantizedTensor, seed: int) -> None:
@@ -123,4 +144,5 @@ def assert_blocks_are_packed(name: str, packer: Callable[..., None], seed: int) 
     start = unit * int(generator.integers(0, -(-blocks * columns // unit)))
     stop = int(generator.integers(start // columns, blocks)) * columns + columns
     part = PackedPart(*w.shape, int(generator.integers(0, outputs)), start, stop)
-    assert_packed(part, packer, (w.data.ctypes.data, 0, 0), w.dequantize())
+    atol = 1e-7 * float(np.max(np.abs(w.dequantize()))) if name == "q4_k" else 0.0  # fused there
+    assert_packed(part, packer, (w.data.ctypes.data, 0, 0), w.dequantize(), atol=atol)
