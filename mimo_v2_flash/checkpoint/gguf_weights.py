@@ -12,6 +12,8 @@ import numpy as np
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.gguf_files.file import GGUFFile, GGUFTensor
 from mimo_v2_flash.gguf_files.tensor_names import gguf_name
+from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization.ggml_blocks import GgmlBlocks
 from mimo_v2_flash.quantization.gguf_blocks import GGUFBlocks
 from mimo_v2_flash.quantization.registry import FORMATS
 
@@ -89,7 +91,7 @@ class _GGUFBuilder(ModelBuilder):
 
     def _float32(self, param: ParamSpec) -> np.ndarray:
         weight = self._matrix(param)
-        array = weight.dequantize() if isinstance(weight, GGUFBlocks) else weight
+        array = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
         return np.asarray(array).astype(np.float32)
 
 
@@ -100,10 +102,9 @@ def _weight(tensor: GGUFTensor, data: np.ndarray) -> Any:
     if data.dtype != np.uint8:  # F32, F16
         return data.astype(np.float32, copy=False)
     form = FORMATS.get(tensor.type.lower())
-    if form is None or not hasattr(form, "block_bytes"):  # that has ggml's own bytes
-        return GGUFBlocks(data, tensor.type)
-    where, shape = f"{tensor.file}: {tensor.type}", (data.shape[0], tensor.shape[-1])
-    return form.from_checkpoint(where, shape, {form.tensors[0].field: data})
+    if form is not None and issubclass(form, GgmlBlocks):
+        return form(data)
+    return GGUFBlocks(data, tensor.type)
 
 
 def _layer(name: str) -> int:

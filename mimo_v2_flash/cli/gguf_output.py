@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint import load_weights
-from mimo_v2_flash.checkpoint.subset import from_ranges, keep_experts, keep_layers
+from mimo_v2_flash.checkpoint.subset import keep_experts, keep_layers
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.gguf_writer import DTYPES, GGUFPlan, plan_gguf
 from mimo_v2_flash.gguf_files import as_folder
@@ -52,7 +52,7 @@ def run(
     checkpoint: Path | None,
     output: Path,
     dtype: str,
-    expert_subset: list[str] | None,
+    experts: list[int] | None,
     num_layers: int | None,
     split_size: float | None,
     dry_run: bool,
@@ -63,7 +63,7 @@ def run(
     `others` are the values of options that GGUF files have no use for, in the order of `UNUSED`.
     """
     folder = _checked(checkpoint, dtype, others)
-    plan = _plan(folder, output, dtype, expert_subset, num_layers)
+    plan = _plan(folder, output, dtype, experts, num_layers)
     sizes = _print_sizes(plan)
     if dry_run:
         return Result(sizes)
@@ -94,14 +94,13 @@ def _plan(
     checkpoint: Path,
     output: Path,
     dtype: str,
-    expert_subset: list[str] | None,
+    experts: list[int] | None,
     num_layers: int | None,
 ) -> GGUFPlan:
     config = MiMoConfig.from_pretrained(checkpoint)
     weights = load_weights(checkpoint, config)
     if num_layers is not None:
         weights, config = keep_layers(weights, config, num_layers)
-    experts = from_ranges(expert_subset) if expert_subset else None
     weights, config = keep_experts(weights, config, experts)
     if weights.mtp:
         console().print(f"MTP heads left out: {len(weights.mtp)}")

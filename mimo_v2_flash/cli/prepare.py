@@ -159,7 +159,8 @@ def run(
 ) -> Result:
     """Plan the job, print its sizes, run it, and return sizes and times."""
     if format == "gguf":
-        parts = (expert_subset, num_layers, split_size, dry_run)
+        experts = _from_ranges(expert_subset) if expert_subset else None
+        parts = (experts, num_layers, split_size, dry_run)
         return gguf_output.run(
             *(checkpoint, output, dtype, *parts),
             *(model, target, expert_parallel, tensor_parallel, resume, verify),

@@ -33,7 +33,7 @@ from .tile import (
     split_halves,
 )
 
-__all__ = ["blocks_packer", "compiled_blocks", "float8_packer", "float8_rows"]
+__all__ = ["blocks_packer", "compiled_blocks", "float8_packer", "float8_rows", "float8_values"]
 
 WIDTH = 128  # columns of a block
 SIGN, MAGNITUDE = 0x80000000, 0x07F00000  # of a code shifted left by 20, without bits in between
@@ -130,6 +130,16 @@ def _holds_nan(code_I):
     return has_nan
 
 
+@in_order
+def float8_values(code_OI, scale_YX, height, value_OI):
+    """Fill `value_OI` with decoded codes times their scales, rounded once."""
+    for o in range(code_OI.shape[0]):
+        for i in range(code_OI.shape[1]):
+            code = code_OI[o, i]
+            value = _decode_code(code) * UNIT * scale_YX[o // height, i // WIDTH]
+            value_OI[o, i] = NAN if code & np.int8(0x7F) == np.int8(0x7F) else value
+
+
 def blocks_packer(kind: PanelKind) -> Any:
     """Return the loop that packs `LANES` rows of codes and their scales."""
     pack_rows, chunk = rows_packer(FLOAT8, kind), kind.chunk
@@ -162,6 +172,7 @@ def float8_packer(code, scale, height, outputs, inputs, o, start, stop, target):
 X, CODES = input_type(float32), input_type(int8)
 compile_now(float8_rows, X, CODES, X, OUTPUT, intp, intp, intp)
 compile_now(float8_packer, *PACKER_TYPES)
+compile_now(float8_values, CODES, X, intp, OUTPUT)
 PACKER = function_address(float8_packer)
 
 
@@ -179,6 +190,13 @@ class _Float8(NamedTuple):
     def expert_loop(self) -> Any:
         loops = compiled_module("fp8_experts")
         return loops and loops.float8_experts
+
+    def float32_rows(self, rows: slice) -> np.ndarray:
+        """Return rows of the weight, which begin with a block, in float32."""
+        code_OI = self.code_OI[rows]
+        value_OI = np.empty(code_OI.shape, np.float32)
+        float8_values(code_OI, self.scale_YX[rows.start // self.height :], self.height, value_OI)
+        return value_OI
 
     def fill_columns(self, x_NI: np.ndarray, y_NO: np.ndarray, start: int, end: int) -> None:
         float8_rows(x_NI, self.code_OI, self.scale_YX, y_NO, start, end, self.height)

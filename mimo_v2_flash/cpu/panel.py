@@ -35,7 +35,7 @@ from .tile import (
 
 __all__ = [
     "BLOCK", "FLOAT32_PANEL", "PANEL", "ROWS", "VECTOR", "PanelKind", "copy_tail", "pack_line",
-    "panel_tile", "row_table",
+    "panel_tile", "row_table", "transposed",
 ]  # fmt: skip
 
 ROWS = 6
@@ -169,7 +169,7 @@ class _Packer:
             place = build.inttoptr(address, WORDS.as_pointer())
             rows.append(build.load(place, align=1))
             prefetch(build, _pointer(build, build.add(address, self.ahead)))
-        return _transposed(build, rows)
+        return transposed(build, rows)
 
     def _store(self, words: list[Any], decode: Decoder, is_nan: Any = None) -> None:
         """Store decoded words, the first as NaN in the lanes of `is_nan`."""
@@ -222,7 +222,7 @@ def _pointer(build: Any, address: Any, kind: Any = INT8) -> Any:
     return cast(address, kind.as_pointer())
 
 
-def _transposed(build: Any, rows: list[Any]) -> list[Any]:
+def transposed(build: Any, rows: list[Any]) -> list[Any]:
     """Return the columns of a square: blocks of it beside the diagonal change places."""
     size = LANES // 2
     while size:

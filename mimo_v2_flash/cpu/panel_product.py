@@ -32,8 +32,8 @@ from .panel import (
 from .tile import LANES, WORD, ElementFormat, pointer
 
 __all__ = [
-    "PACKER_TYPES", "SCRATCH", "fill_ones", "float32_panels", "function_address", "panel_loop",
-    "rows_packer",
+    "PACKER_TYPES", "SCRATCH", "call_address", "fill_ones", "float32_panels", "function_address",
+    "panel_loop", "rows_packer",
 ]  # fmt: skip
 
 ROW_BLOCK = 8 * ROWS  # of x, which stay in the first cache with a block of a panel
@@ -44,7 +44,7 @@ ZERO, ONE = map(np.float32, (0, 1))
 
 
 @intrinsic
-def _call(_, function, arguments):
+def call_address(_, function, arguments):
     """Call a C function of integers that returns nothing, by its address."""
 
     def emit(context, build, signature, args):
@@ -124,7 +124,9 @@ def panel_loop(kind: PanelKind, add_tile: Any = None, rows: int = ROWS) -> Any:
                 until = min(k + depth, inputs)
                 for o in range(0, stop - first, LANES):
                     place = target + (o // PANEL * pitch + o % PANEL) * WORD
-                    _call(pack, (code, scale, height, outputs, inputs, first + o, k, until, place))
+                    call_address(
+                        pack, (code, scale, height, outputs, inputs, first + o, k, until, place)
+                    )
                 add_packed(x_NW, panel_W, y_NO, first, stop, k, until)
 
     return loop

@@ -23,6 +23,7 @@ from mimo_v2_flash.cpu.loading import compiled_module
 from .fp8_grid import BLOCK, HALF_BLOCK, grid, plain_height, sliced_block_height
 from .quantized_tensor import AxisSlice, QuantizedTensor, StoredTensor
 from .registry import register_format
+from .rows import quantize_rows
 from .stored_layout import Heads
 
 __all__ = [
@@ -128,6 +129,18 @@ class BlockScaled(QuantizedTensor):
         if arrays["code"].shape != shape:
             raise ValueError(f"{where} is {arrays['code'].shape}, the config asks for {shape}")
         super().check(where, shape, arrays)
+
+    @classmethod
+    def quantize(
+        cls, weight: "np.ndarray | QuantizedTensor", where: str = "a weight"
+    ) -> "BlockScaled":
+        """Return `quantize` of a weight in blocks of 128 rows."""
+        return quantize_rows(BlockScaled, quantize, weight, where, BLOCK)
+
+    def float32_rows(self, rows: slice) -> np.ndarray:
+        """Return `rows` of the weight in float32: compiled where they begin with a block."""
+        weight = None if rows.start % self.block_height else self.compiled
+        return weight.float32_rows(rows) if weight else self.dequantize(rows)
 
     @classmethod
     def random(

@@ -70,10 +70,13 @@ class QuantizedTensor(ABC):
         The name that the format is found by.
     tensors
         The tensors of a weight in a checkpoint.
+    block
+        Columns that are stored together: a weight has a multiple of them.
     """
 
     format: ClassVar[str]
     tensors: ClassVar[tuple[StoredTensor, ...]]
+    block: ClassVar[int] = 1
 
     # What a format states
 
@@ -121,6 +124,24 @@ class QuantizedTensor(ABC):
                     f"{where}: its {tensor.suffix} is {dtype}, expected {accepted}, as "
                     f"{cls.format} is stored"
                 )
+
+    @classmethod
+    def quantize(cls, weight: np.ndarray | QuantizedTensor, where: str = "a weight") -> Self:
+        """Return a weight [O, I] in this format, its rows quantized a few megabytes at a time.
+
+        Parameters
+        ----------
+        weight
+            A float array, or a weight in another format: then what its numbers are, in float32.
+        where
+            The beginning of messages.
+
+        Raises
+        ------
+        ValueError
+            If I is no multiple of `block`, or a value is not finite or too large for the format.
+        """
+        raise TypeError(f"{cls.format}: no weight can be quantized to it")
 
     @classmethod
     def random(
@@ -186,6 +207,10 @@ class QuantizedTensor(ABC):
         whole = {field: AxisSlice(0, range(shape[0])) for field, shape in shapes.items()}
         is_sliced = {f: axis_slice.axis < len(shape) for f, shape in shapes.items()}
         return {f: axis_slice if is_sliced[f] else whole[f] for f in shapes}
+
+    def float32_rows(self, rows: slice) -> np.ndarray:
+        """Return what `dequantize` does, by compiled code where there is some."""
+        return self.dequantize(rows)
 
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a stored number is not finite."""

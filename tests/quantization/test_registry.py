@@ -27,7 +27,7 @@ def twin(monkeypatch) -> type[BlockScaled]:
 def test_a_format_is_found_by_its_name(twin):
     assert get_format("fp8") is BlockScaled
     assert get_format("twin") is twin
-    with pytest.raises(ValueError, match=r"format 'q9', expected one of fp8, twin"):
+    with pytest.raises(ValueError, match=r"format 'q9', expected one of fp8, .*twin"):
         get_format("q9")
 
 

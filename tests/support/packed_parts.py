@@ -38,9 +38,14 @@ def packed_parts(draw) -> PackedPart:
 
 
 def assert_packed(
-    part: PackedPart, packer: Callable, address: tuple, w_OI: np.ndarray, per_word: int = 1
+    part: PackedPart,
+    packer: Callable,
+    address: tuple,
+    w_OI: np.ndarray,
+    per_word: int = 1,
+    atol: float = 0.0,
 ) -> None:
-    """Assert that `packer` writes the part of `w_OI`, as its panel, and nothing beyond.
+    """Assert that `packer` writes the part of `w_OI`, to `atol`, as its panel, and nothing beyond.
 
     A word of the panel holds one float32, or two bfloat16. A row that holds NaN need not be NaN
     but in one column. Beyond the end of rows are zeros, up to a whole vector of the stored weight.
@@ -64,6 +69,6 @@ def assert_packed(
         expected_JO = expected_OJ.T.astype(np.float32)
     is_nan_O = np.isnan(expected_JO).any(axis=0)
     np.testing.assert_array_equal(np.isnan(value_JO).any(axis=0), is_nan_O)
-    np.testing.assert_array_equal(value_JO[:, ~is_nan_O], expected_JO[:, ~is_nan_O])
+    np.testing.assert_allclose(value_JO[:, ~is_nan_O], expected_JO[:, ~is_nan_O], rtol=0, atol=atol)
     panel_XIO[:blocks, :, lane : lane + LANES] = UNTOUCHED
     np.testing.assert_array_equal(panel_W, UNTOUCHED)

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mimo_v2_flash.quantization.fp8 import BLOCK, BlockScaled
+from mimo_v2_flash.quantization.quantized_tensor import QuantizedTensor
 from tests.support.drawn import seeds
 
 NAN_CODES = np.array([0x7F, 0xFF], np.uint8)
@@ -69,7 +70,7 @@ def stored_weights(draw, kinds=KINDS) -> Any:
 
 def widened(w: Any) -> np.ndarray:
     """Return `w` dequantised to float64."""
-    return (w.dequantize() if isinstance(w, BlockScaled) else w).astype(np.float64)
+    return (w.dequantize() if isinstance(w, QuantizedTensor) else w).astype(np.float64)
 
 
 def assert_is_product(

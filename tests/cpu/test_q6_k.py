@@ -1,0 +1,13 @@
+"""Q6_K's loops: packed rows are the decoded rows."""
+
+from hypothesis import given, settings
+
+from mimo_v2_flash.cpu import q6_k
+from tests.support.drawn import seeds
+from tests.support.stored_blocks import assert_blocks_are_packed
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_packed_rows_are_the_decoded_rows(seed):
+    assert_blocks_are_packed("q6_k", q6_k.q6_k_packer, seed)
