@@ -108,8 +108,9 @@ def _as_dtype(name: str, dtype: Any, allowed: Mapping[str, np.dtype], where: str
     known = CACHE_DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
     if known is None or known not in allowed.values():
         *others, last = allowed
+        shown = dtype if isinstance(dtype, str) else known
         names = f"{', '.join(others)} or {last}"
-        raise ValueError(f"{name} must be {names}{where}, got {known or dtype}")
+        raise ValueError(f"{name} must be {names}{where}, got {shown}")
     return known
 
 

@@ -57,7 +57,7 @@ def test_a_cache_of_8_bits_is_half_of_one_in_bfloat16(tmp_path, capsys):
     file = tmp_path / "plan.json"
     words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 32 --context 32768"
     assert run(*words.split(), "--cache-dtype", "fp8", "--json", str(file)) == 0
-    assert "KV cache, fp8 404.9 MB" in " ".join(capsys.readouterr().out.split())
+    assert "KV cache, fp8 400.4 MB" in " ".join(capsys.readouterr().out.split())
     assert json.loads(file.read_text())["load"]["cache"] == "fp8"
 
 
