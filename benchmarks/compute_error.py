@@ -1,4 +1,4 @@
-"""Measure the error of bfloat16 compute on mimo-tiny, beside transformers in bfloat16.
+"""Measure the error of bfloat16 compute and narrow KV caches on mimo-tiny, beside transformers.
 
 The reference is this project in float32; transformers in float32 shows how exact that is. Windows
 of 1,024 tokens are evenly spaced in the held-out text. The last row is no error: it is what steps
@@ -21,6 +21,7 @@ from examples.transformers_model import load
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_model
 from mimo_v2_flash.cli.console import console, progress, table
 from mimo_v2_flash.generation.logits_error import ErrorSums
+from mimo_v2_flash.inputs import CACHE_DTYPES
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .machine import describe_machine
@@ -49,6 +50,11 @@ def in_steps(model: MiMoV2FlashModel, token_T: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def of_ours(model: MiMoV2FlashModel) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a model as a function from tokens to logits."""
+    return lambda token_T: model.forward(token_T[None])[0]
+
+
 def of_transformers(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return transformers' model as a function from tokens to logits."""
     torch.set_grad_enabled(False)
@@ -65,9 +71,14 @@ def measure(count: int) -> dict[str, dict[str, Any]]:
     """Return the `LogitsError` of each contender, as a dictionary; bits are per token."""
     exact, rounding = load_model(TINY), load_model(TINY, compute="bfloat16")
     contenders = {
+        f"{name} cache": of_ours(load_model(TINY, cache_dtype=name))
+        for name in CACHE_DTYPES
+        if name != "float32"
+    }
+    contenders |= {
         "transformers float32": of_transformers("float32"),
         "transformers bfloat16": of_transformers("bfloat16"),
-        "bfloat16 compute": lambda token_T: rounding.forward(token_T[None])[0],
+        "bfloat16 compute": of_ours(rounding),
     }
     steps, sums = f"the same in steps of {STEP}", {name: ErrorSums() for name in contenders}
     sums[steps] = ErrorSums()

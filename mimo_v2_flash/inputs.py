@@ -1,17 +1,20 @@
 """Validation of arguments of the model: token ids, positions, indices, prompts, sizes, dtypes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from .cpu.kv_codes import CODES
 from .json_object import shorten
 from .quantization.compute import COMPUTE_TYPES
 
 __all__ = [
+    "CACHE_DTYPES",
     "FLOATS",
+    "as_cache_dtype",
     "as_compute",
     "as_count",
     "as_draft_tokens",
@@ -23,10 +26,14 @@ __all__ = [
     "as_prompts",
     "as_token_ids",
     "as_tokens",
+    "cache_dtype_name",
 ]
 
-FLOATS = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-"""The dtypes of KV cache and hidden states, by name."""
+FLOATS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+"""The dtypes of hidden states and of compiled programs' KV caches, by name."""
+
+CACHE_DTYPES = FLOATS | CODES
+"""The dtypes of KV caches, by name."""
 
 
 def as_integer(name: str, value: Any) -> int:
@@ -82,9 +89,28 @@ def as_compute(compute: Any, *, compiles: bool) -> str:
 
 def as_float(name: str, dtype: Any) -> np.dtype:
     """Return `dtype`, a dtype or its name; ValueError if it is neither float32 nor bfloat16."""
-    known = FLOATS.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-    if known is None or known not in FLOATS.values():
-        raise ValueError(f"{name} must be float32 or bfloat16, got {known or dtype}")
+    return _as_dtype(name, dtype, FLOATS, "")
+
+
+def as_cache_dtype(name: str, dtype: Any, *, compiles: bool = False) -> np.dtype:
+    """Return the dtype of a KV cache; ValueError unless a backend has it: see `as_compute`."""
+    where = " with a backend that compiles" if compiles else ""
+    return _as_dtype(name, dtype, FLOATS if compiles else CACHE_DTYPES, where)
+
+
+def cache_dtype_name(dtype: Any) -> str:
+    """Return the name of a KV cache's dtype, as options have it."""
+    return next(name for name, known in CACHE_DTYPES.items() if known == dtype)
+
+
+def _as_dtype(name: str, dtype: Any, allowed: Mapping[str, np.dtype], where: str) -> np.dtype:
+    """Return `dtype`, a dtype or its name, which is to be one of `allowed`."""
+    known = CACHE_DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    if known is None or known not in allowed.values():
+        *others, last = allowed
+        shown = dtype if isinstance(dtype, str) else known
+        names = f"{', '.join(others)} or {last}"
+        raise ValueError(f"{name} must be {names}{where}, got {shown}")
     return known
 
 

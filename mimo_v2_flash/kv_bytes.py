@@ -1,19 +1,37 @@
 """Bytes of a KV cache, for the plan of a deployment and for the engine that admits requests.
 
-MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (rings).
+MiMo in bfloat16: 23,040 bytes per token (full layers) and 26 MB per sequence (rings); in 8 bits
+11,664 bytes and 13 MB.
 """
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from .config import LayerSpec
+from .config import AttentionSpec, LayerSpec
+from .cpu.kv_codes import CODE_DTYPES, row_width
 from .kv_slots import slots_per_sequence
 
-__all__ = ["KVBytes"]
+__all__ = ["KVBytes", "layer_dtype"]
 
 POSITION = np.dtype(np.int32).itemsize
+HIDDEN = np.dtype(ml_dtypes.bfloat16)
+"""The dtype of hidden states where keys and values are codes."""
+
+
+def layer_dtype(spec: AttentionSpec, dtype: Any) -> np.dtype:
+    """Return the dtype of a layer's rows in a cache: one without queries has hidden states."""
+    dtype = np.dtype(dtype)
+    return dtype if dtype not in CODE_DTYPES or spec.num_heads else HIDDEN
+
+
+def slot_bytes(spec: AttentionSpec, dtype: Any) -> int:
+    """Return the bytes of a token's keys and values in a layer."""
+    stored = layer_dtype(spec, dtype)
+    elements = sum(row_width(width, stored) for width in (spec.head_dim, spec.v_head_dim))
+    return spec.num_kv_heads * elements * stored.itemsize
 
 
 class KVBytes(NamedTuple):
@@ -48,8 +66,7 @@ class KVBytes(NamedTuple):
         for spec in layers:
             attention = spec.attention
             slots = slots_per_sequence(attention.window, max_length)
-            channels = attention.num_kv_heads * (attention.head_dim + attention.v_head_dim)
-            slot, is_ring = channels * np.dtype(dtype).itemsize, slots < max_length
+            slot, is_ring = slot_bytes(attention, dtype), slots < max_length
             sequence, token = sequence + is_ring * slots * slot, token + (not is_ring) * slot
             rest = 1 + is_ring * captured  # the trash row, and rows beside the rings
             fixed += (sequences * slots + rest) * POSITION + rest * slot

@@ -1,7 +1,7 @@
 """Hybrid KV cache: all tokens in full layers, a ring buffer of the last ones in sliding layers.
 
-Each layer has one flat array of its final size; memory pages that no token has touched cost
-nothing (`kv_pages.py`). `kv_slots.py` has the arithmetic of slots, `kv_bytes.py` that of bytes.
+Each layer has one flat array of its final size; pages that no token has touched cost nothing
+(`kv_pages.py`). `kv_slots.py` has the arithmetic of slots, `kv_bytes.py` that of bytes.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .config import LayerSpec
-from .inputs import as_float, as_integer
+from .cpu.kv_codes import channels, is_finite
+from .inputs import as_cache_dtype, as_integer
 from .kernels.kv_cache import KVCache
 from .kv_bytes import KVBytes
 from .kv_pages import GIVES_BACK, empty_layers, give_back
@@ -177,12 +178,10 @@ class HybridCache:
 
     def check_layers(self, layers: tuple[LayerSpec, ...]) -> None:
         """Raise ValueError if this cache does not fit a model with `layers`."""
-        expected = [
-            (spec.attention.num_kv_heads, spec.attention.head_dim, spec.attention.v_head_dim)
-            for spec in layers
-        ]
-        actual = [(*kv.k_ZKQ.shape[1:], kv.v_ZKC.shape[2]) for kv in self.layers]
-        slots = tuple(slots_per_sequence(spec.attention.window, self.max_length) for spec in layers)
+        specs = [spec.attention for spec in layers]
+        expected = [(spec.num_kv_heads, spec.head_dim, spec.v_head_dim) for spec in specs]
+        actual = [(kv.k_ZKQ.shape[1], *map(channels, kv[:2])) for kv in self.layers]
+        slots = tuple(slots_per_sequence(spec.window, self.max_length) for spec in specs)
         if actual != expected or slots != self.slots:
             raise ValueError("the cache was made by another model: use this one's new_cache")
 
@@ -278,7 +277,7 @@ class HybridCache:
         for layer, slots in zip(self.layers[:layers], self.slots, strict=False):
             for part in layer[:2]:
                 part_Z = np.asarray(part)[self.first_row * slots :][: count * slots]
-                is_bad_Z = ~np.isfinite(part_Z).all(axis=(1, 2))
+                is_bad_Z = ~is_finite(part_Z).all(axis=1)
                 is_bad_B[rows] |= is_bad_Z.reshape(count, slots).any(axis=1)
         return is_bad_B
 
@@ -305,7 +304,7 @@ def new_cache(
     layers
         The model's layers, with the heads of this rank.
     dtype
-        Dtype of keys and values: float32 or bfloat16.
+        Dtype of keys and values: float32, bfloat16, "fp8" or "int8".
     rank_rows
         The sequences of each data-parallel rank; by default one rank has them all.
     rank
@@ -318,30 +317,30 @@ def new_cache(
     Raises
     ------
     ValueError
-        If a size is not positive or the dtype is neither of the two.
+        If a size is not positive or the dtype is none of these.
     MemoryError
         If the system refuses arrays of this size.
     """
     batch_size = as_integer("new_cache: batch_size", batch_size)
     max_length = as_integer("new_cache: max_length", max_length)
     if batch_size < 1 or max_length < 1:
-        raise ValueError(
-            f"new_cache: batch_size {batch_size} and max_length {max_length} must be at least 1"
-        )
-    dtype = as_float("new_cache: dtype", dtype)
+        sizes = f"batch_size {batch_size} and max_length {max_length}"
+        raise ValueError(f"new_cache: {sizes} must be at least 1")
+    dtype = as_cache_dtype("new_cache: dtype", dtype)
     rank_rows = rank_rows or (slice(0, batch_size),)
     if sequences is None:
         sequences = rank_rows[rank].stop - rank_rows[rank].start
     slots = tuple(slots_per_sequence(spec.attention.window, max_length) for spec in layers)
     ring = min(slots)
     captured = -(-captured // ring) * ring  # the flat cache is made of whole sequences
-    sizes = {"sequences": sequences, "max_length": max_length, "dtype": dtype, "captured": captured}
+    options: dict[str, Any] = {"sequences": sequences, "max_length": max_length}
+    options |= {"dtype": dtype, "captured": captured}
     return HybridCache(
-        empty_layers(layers, **sizes),
+        empty_layers(layers, **options),
         slots,
         max_length,
         min(spec.attention.window for spec in layers),
-        KVBytes.of(layers, **sizes),
+        KVBytes.of(layers, **options),
         np.zeros(batch_size, np.int64),
         np.zeros(batch_size, np.int64),
         rank_rows,

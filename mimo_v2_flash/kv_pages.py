@@ -17,8 +17,9 @@ import numpy as np
 from rich.filesize import decimal
 
 from .config import AttentionSpec, LayerSpec
+from .cpu.kv_codes import row_width
 from .kernels.kv_cache import KVCache
-from .kv_bytes import KVBytes
+from .kv_bytes import KVBytes, layer_dtype
 from .kv_slots import slots_per_sequence
 
 __all__ = ["GIVES_BACK", "empty_layers", "give_back"]
@@ -61,11 +62,11 @@ def empty_layers(
 def _empty(
     spec: AttentionSpec, sequences: int, max_length: int, captured: int, dtype: np.dtype[Any]
 ) -> KVCache:
-    slots = slots_per_sequence(spec.window, max_length)
+    slots, dtype = slots_per_sequence(spec.window, max_length), layer_dtype(spec, dtype)
     rows = sequences * slots + captured * (slots < max_length) + 1
     return KVCache(
-        _zeros((rows, spec.num_kv_heads, spec.head_dim), slots, dtype),
-        _zeros((rows, spec.num_kv_heads, spec.v_head_dim), slots, dtype),
+        _zeros((rows, spec.num_kv_heads, row_width(spec.head_dim, dtype)), slots, dtype),
+        _zeros((rows, spec.num_kv_heads, row_width(spec.v_head_dim, dtype)), slots, dtype),
         np.full(rows, -1, np.int32),
     )
 

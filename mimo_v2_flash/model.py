@@ -60,7 +60,7 @@ class MiMoV2FlashModel:
         The most tokens of a sequence; the config's `max_position_embeddings` if not given. A cache
         for programs has this length, or a power of two if it is not given: they share programs.
     cache_dtype : dtype
-        Dtype of the KV caches that `new_cache` makes, float32 or bfloat16.
+        Dtype of the KV caches that `new_cache` makes: float32, bfloat16, if eager "fp8" or "int8".
     compute : str
         What activations are rounded to before products with weights: "float32" or "bfloat16".
     generation_config : GenerationConfig, optional
@@ -111,7 +111,8 @@ class MiMoV2FlashModel:
         self.max_length = inputs.as_count("max_length", length, maximum=limit)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
         self._cache_length = None if backend.execution_mode == "eager" else max_length
-        self._cache_dtype = inputs.as_float("cache_dtype", cache_dtype)
+        pads_steps = mode.pads_steps
+        self._cache_dtype = inputs.as_cache_dtype("cache_dtype", cache_dtype, compiles=pads_steps)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
         self.config, self.max_step, self._context = config, max_step, context
         runs: dict[str, Any] = {"max_step": max_step, "dtype": dtype}
@@ -148,7 +149,7 @@ class MiMoV2FlashModel:
         captures: bool = False,
         mtp_heads: int = 0,
     ) -> HybridCache:
-        """Return an empty KV cache for sequences of up to `max_length` tokens, float32 or bfloat16.
+        """Return an empty KV cache for sequences of up to `max_length` tokens.
 
         By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
         its own rows and KV heads. With `captures`, and always in static mode, where a shape is a
@@ -311,7 +312,7 @@ class MiMoV2FlashModel:
         on_token : callable, optional
             Callback for each token as it is sampled: `on_token(row, token)`.
         cache_dtype : dtype, optional
-            Dtype of the KV cache, float32 or bfloat16; the model's if not given.
+            Dtype of the KV cache, as for the model; the model's if not given.
         draft_tokens : int or "auto"
             How many tokens MTP heads draft for each step: as of `Engine`. Tokens stay the same.
         generation_config : GenerationConfig, optional
@@ -342,7 +343,7 @@ class MiMoV2FlashModel:
         ending: dict[str, Any] = {"stop_token_ids": sorted(ends), "ignore_eos": True, "seed": seed}
         params = SamplingParams(**settings.sampling(), **ending, max_tokens=limit)
         dtype = self._cache_dtype if cache_dtype is None else cache_dtype
-        dtype = inputs.as_float("cache_dtype", dtype)
+        dtype = inputs.as_cache_dtype("cache_dtype", dtype, compiles=self.pads_steps)
         options: dict[str, Any] = {"cache_dtype": dtype, "draft_tokens": draft_tokens}
         options |= {"suppress_tokens": settings.suppress_tokens, "on_token": on_token}
         return generate(self, prompts, params, **options)

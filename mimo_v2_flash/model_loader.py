@@ -22,7 +22,7 @@ from .execution import Backend
 from .execution.pytree import tree_leaves
 from .execution.registry import backend_name, get_backend
 from .generation.generation_config import GenerationConfig, load_generation_config
-from .inputs import as_compute, as_float
+from .inputs import as_cache_dtype, as_compute, as_float
 from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
@@ -90,7 +90,8 @@ def load_model(
         given; with a backend that compiles 128.
     activation_dtype, cache_dtype : dtype or str, optional
         Dtype of hidden states and of KV caches, float32 or bfloat16. If not given float32, with
-        "neuron" bfloat16.
+        "neuron" bfloat16. With "numpy" caches may be "fp8" or "int8": 8 bits, and a scale for each
+        key and value of a token and head.
     compute : str
         What activations are rounded to before each product with a stored weight: "float32", not at
         all, or with "numpy" "bfloat16". Weights, sums, norms, softmax and routers stay as they are,
@@ -124,7 +125,10 @@ def load_model(
     RankError
         If other ranks have not started.
     """
-    as_compute(compute, compiles=backend_name(backend) != "numpy")
+    compiles = backend_name(backend) != "numpy"
+    as_compute(compute, compiles=compiles)
+    if cache_dtype is not None:
+        as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -174,7 +178,8 @@ def build_model(
         max_length = min(defaults.max_length or context, context)
     max_step = defaults.max_step if max_step is None else max_step
     activation_dtype = as_float("activation_dtype", activation_dtype or defaults.dtype)
-    cache_dtype = as_float("cache_dtype", cache_dtype or defaults.dtype)
+    compiles = backend_name(backend) != "numpy"
+    cache_dtype = as_cache_dtype("cache_dtype", cache_dtype or defaults.dtype, compiles=compiles)
     if backend == "neuron":
         lnc, sizes = backend_options.get("lnc", 2), {"context": max_length}
         sizes["step"] = min(max_step, max_length)  # as static mode cuts it

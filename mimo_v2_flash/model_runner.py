@@ -10,6 +10,7 @@ import numpy as np
 from .checkpoint.params import ModelWeights
 from .config import AttentionSpec, LayerSpec, MiMoConfig
 from .execution import Backend, MissingProgramError
+from .inputs import as_cache_dtype
 from .kernels.kv_cache import put_tokens, take_tokens
 from .kernels.rope_partial import rope_table
 from .kv_cache import HybridCache, new_cache
@@ -113,7 +114,7 @@ class ModelRunner:
             self.cache_layers(mtp_heads),
             batch_size=batch_size,
             max_length=max_length,
-            dtype=dtype,
+            dtype=as_cache_dtype("cache_dtype", dtype, compiles=self._context.mode.pads_steps),
             rank_rows=rank_rows,
             rank=rank,
             sequences=self._context.mode.sequences(rank_rows, rank),

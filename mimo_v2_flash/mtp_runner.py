@@ -34,7 +34,8 @@ def mtp_cache_layers(config: MiMoConfig, shard_spec: ShardSpec, heads: int) -> l
     if not heads:
         return []
     head, D = config.mtp_layer, config.hidden_size
-    halves = replace(head.attention, num_kv_heads=1, head_dim=D - D // 2, v_head_dim=D // 2)
+    halves = replace(head.attention, num_heads=0, num_kv_heads=1)
+    halves = replace(halves, head_dim=D - D // 2, v_head_dim=D // 2)
     ring = replace(head, attention=halves)
     return [*[shard_spec.local_layer(head)] * heads, ring]
 

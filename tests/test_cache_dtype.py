@@ -14,9 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.cpu.kv_codes import decode, encode
 from mimo_v2_flash.layers.hooks import HookCall, HookedLayers
 from tests.support.agreement import assert_agrees
-from tests.support.drawn import seeds
+from tests.support.drawn import CACHED, seeds
 from tests.support.oracle import oracle_output
 from tests.support.rows import chunkings, prefill
 from tests.support.shipped import FOLDER
@@ -27,25 +28,32 @@ TEXTS, LENGTH = 20, 48
 
 
 class RoundingCache(transformers.DynamicCache):
-    """transformers' cache, of keys and values in bfloat16."""
+    """transformers' cache, of keys and values as in one of ours."""
+
+    def __init__(self, config, dtype) -> None:
+        super().__init__(config=config)
+        self._dtype = dtype
 
     def update(self, key_states, value_states, *args, **kwargs):
-        rounded = (part.bfloat16().float() for part in (key_states, value_states))
+        rounded = (
+            torch.from_numpy(decode(encode(part.numpy(), self._dtype)).astype(np.float32))
+            for part in (key_states, value_states)
+        )
         return super().update(*rounded, *args, **kwargs)
 
 
 @settings(max_examples=20)
-@given(recipes(), st.integers(1, 60), st.data(), seeds)
-def test_a_bfloat16_cache_is_transformers_with_one(recipe, length, data, seed):
+@given(recipes(), st.integers(1, 60), st.sampled_from(CACHED[1:]), st.data(), seeds)
+def test_a_cache_is_transformers_with_one(recipe, length, dtype, data, seed):
     model = tiny(recipe)
     token_T = random_tokens(model, length, seed=seed)
     assume(oracle_output(model, token_T).lead > 1e-2)  # rounding chooses no other expert
     with torch.no_grad():
-        cache = RoundingCache(config=model.oracle.config)
+        cache = RoundingCache(model.oracle.config, dtype)
         expected = model.oracle(torch.tensor(token_T)[None], past_key_values=cache)
     ours = running(model)
     chunks = data.draw(chunkings(length))
-    (logits_TV,) = prefill(ours, ours.new_cache(1, length, BFLOAT16), [token_T], [chunks])
+    (logits_TV,) = prefill(ours, ours.new_cache(1, length, dtype), [token_T], [chunks])
     expected_TV = expected.logits[0].numpy()
     assert_agrees(logits_TV, expected_TV, scale=100 * float(np.ptp(expected_TV)))
 
@@ -72,20 +80,24 @@ def shipped() -> Callable[..., tuple[np.ndarray, list[np.ndarray]]]:
     return run
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (BFLOAT16, 1e-3)], ids=str)
-def test_steps_of_any_size_agree_on_the_shipped_model(shipped, dtype, tolerance):
-    """Of 20 drawn texts, apart from those in which rounding flips an expert at a near tie.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "count"),
+    [(np.float32, 1e-5, TEXTS), (BFLOAT16, 1e-3, TEXTS), ("int8", 2e-3, 4), ("fp8", 1e-2, 4)],
+    ids=str,
+)
+def test_steps_of_any_size_agree_on_the_shipped_model(shipped, dtype, tolerance, count):
+    """Of `count` drawn texts, apart from those in which rounding flips an expert at a near tie.
 
     How many flip depends on the order in which BLAS sums: none to two were seen. Token by token
-    a text is one of twenty in a batch, or alone.
+    a text is one of them in a batch, or alone.
     """
-    rows = [np.random.default_rng(text).integers(3, 4000, LENGTH) for text in range(TEXTS)]
+    rows = [np.random.default_rng(text).integers(3, 4000, LENGTH) for text in range(count)]
     alone = [shipped([row], [LENGTH], dtype) for row in rows]
     whole_BTV, whole_experts = (np.concatenate(parts) for parts in zip(*alone, strict=True))
     steps = [(slice(None), [1] * LENGTH), (slice(1), [1] * LENGTH)]
     steps += [
         (slice(text, text + 1), chunks)
-        for text in range(TEXTS)
+        for text in range(count)
         for chunks in ([4] * 12, [7, 40, 1])
     ]
     flipped = set()
@@ -95,5 +107,5 @@ def test_steps_of_any_size_agree_on_the_shipped_model(shipped, dtype, tolerance)
         expected_BTV = whole_BTV[texts]
         error_B = np.abs(logits_BTV - expected_BTV).max((1, 2)) / np.ptp(expected_BTV, (1, 2))
         assert error_B[same_B].max(initial=0) < tolerance
-        flipped |= {*np.arange(TEXTS)[texts][~same_B]}
+        flipped |= {*np.arange(count)[texts][~same_B]}
     assert len(flipped) <= 3, flipped

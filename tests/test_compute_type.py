@@ -177,6 +177,11 @@ def test_what_is_no_weight_is_not_rounded(monkeypatch):
             {"compute": "bfloat16", "backend": "xla"},
             "compute is 'bfloat16', allowed with a backend that compiles is float32",
         ),
+        ({"cache_dtype": "int4"}, "cache_dtype must be float32, bfloat16, fp8 or int8, got int4"),
+        (
+            {"cache_dtype": "fp8", "backend": "xla"},
+            "cache_dtype must be float32 or bfloat16 with a backend that compiles, got fp8",
+        ),
     ],
 )
 def test_a_type_that_is_not_there_is_refused_before_anything_is_loaded(options, message):

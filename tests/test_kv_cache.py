@@ -96,8 +96,8 @@ def test_a_rank_holds_its_rows_alone_and_knows_the_length_of_all():
     [
         ({"batch_size": 0}, "batch_size 0 and max_length 20"),
         ({"max_length": 0}, "batch_size 1 and max_length 0"),
-        ({"dtype": np.float64}, "float32 or bfloat16, got float64"),
-        ({"dtype": np.int32}, "float32 or bfloat16, got int32"),
+        ({"dtype": np.float64}, "fp8 or int8, got float64"),
+        ({"dtype": np.int32}, "fp8 or int8, got int32"),
     ],
 )
 def test_a_cache_that_cannot_be_is_refused(options, message):

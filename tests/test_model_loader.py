@@ -181,7 +181,7 @@ def test_the_cache_dtype_is_that_of_generation_too(folder):
     kwargs = {"max_new_tokens": 20, "temperature": 0}
     expected = load_model(folder).generate(PROMPTS, cache_dtype=ml_dtypes.bfloat16, **kwargs)
     assert model.generate(PROMPTS, **kwargs) == expected
-    with pytest.raises(ValueError, match="cache_dtype must be float32 or bfloat16, got float16"):
+    with pytest.raises(ValueError, match="fp8 or int8, got float16"):
         load_model(folder, cache_dtype="float16")
 
 

@@ -6,7 +6,6 @@ Faults of a head hardly change how many drafts are accepted: its logits are what
 from dataclasses import replace
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.text.chat_template import prompt_tokens
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tests.support import shipped_heads
+from tests.support.drawn import CACHED
 from tests.support.mtp_oracle import head_logits, run_heads, with_heads
 from tests.support.shipped import FOLDER
 from tests.support.tiny import FULL, SLIDING, Recipe, recipes, running
@@ -89,13 +89,14 @@ def test_heads_are_the_same_on_ranks(tensor_parallel):
             assert_agree(logits_BTV[row], expected_TV)
 
 
-def test_a_bfloat16_cache_keeps_hidden_states_in_bfloat16():
+@pytest.mark.parametrize("dtype", CACHED[1:], ids=str)
+def test_a_narrow_cache_keeps_hidden_states_in_bfloat16(dtype):
     model, _ = with_heads(RECIPE)
     token_BT = np.arange(13)[None] % 7
     wide, narrow = (
-        run_heads(running(model), token_BT, [4, 4, 4, 1], dtype)
-        for dtype in (np.float32, ml_dtypes.bfloat16)
+        run_heads(running(model), token_BT, [4, 4, 4, 1], stored) for stored in (np.float32, dtype)
     )
+    assert running(model).new_cache(1, 9, dtype, mtp_heads=1).layers[-1].k_ZKQ.dtype == CACHED[1]
     for one, other in zip(wide, narrow, strict=True):
         error = np.abs(one - other).max() / np.ptp(one)
         assert 1e-5 < error < 0.1

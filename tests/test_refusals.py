@@ -90,7 +90,7 @@ def nan(layer):
         ([[1]], {"temperature": -1}, "temperature is -1"),
         ([[1]], {"top_p": -0.5}, "top_p is -0.5"),
         ([[1]], {"seed": -1}, "seed is -1"),
-        ([[1]], {"cache_dtype": np.float16}, "float32 or bfloat16, got float16"),
+        ([[1]], {"cache_dtype": np.float16}, "float32, bfloat16, fp8 or int8, got float16"),
     ],
 )
 def test_a_request_is_refused_before_it_begins(running_model, prompts, options, message):

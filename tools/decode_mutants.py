@@ -288,7 +288,45 @@ DECODE_MUTANTS = (
     _loops(
         "a prompt's second half begins at the queries of its first",
         "prefill_attention",
-        "k_NKI.shape[2] > Q, b * T + start",
-        "k_NKI.shape[2] > Q, b * T",
+        "prior_position_BS.shape[1], b * T + start",
+        "prior_position_BS.shape[1], b * T",
+    ),
+    _loops(
+        "a code has the scale of the KV head beside it",
+        "attention_tile",
+        "build.gep(row, [length])",
+        "build.gep(row, [build.add(length, size)])",
+    ),
+    _loops(
+        "codes are read without their scales",
+        "attention_tile",
+        "length, _widened(build, _load(build, build.gep(row, [length]), INT16))",
+        "length, FLOAT(1.0)",
+    ),
+    _loops(
+        "subnormal codes have a leading one",
+        "attention_tile",
+        'fcmp_ordered("<", t, doubled), t, doubled)',
+        'fcmp_ordered("<", t, doubled), t, t)',
+    ),
+    _loops(
+        "a row of codes has the scale of all rows",
+        "kv_codes",
+        "np.max(np.abs(x), axis=-1, keepdims=True)",
+        "np.broadcast_to(np.max(np.abs(x)), (*x.shape[:-1], 1))",
+    ),
+    Mutant(
+        "a slot of a ring keeps the scale of the token before",
+        "mimo_v2_flash/kernels/kv_cache.py",
+        "ops.put_rows(v_ZKC, slot_mapping_N, v_NKC.astype(v_ZKC.dtype))",
+        "ops.put_rows(v_ZKC[..., :-2], slot_mapping_N, v_NKC[..., :-2].astype(v_ZKC.dtype))",
+        ("tests/layers/test_attention.py",),
+    ),
+    Mutant(
+        "hidden states that MTP heads read are codes",
+        "mimo_v2_flash/kv_bytes.py",
+        "dtype if dtype not in CODE_DTYPES or spec.num_heads else HIDDEN",
+        "dtype",
+        ("tests/test_mtp_runner.py",),
     ),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mimo_v2_flash.costs import Workload
 from mimo_v2_flash.costs.meta import NUM_MTP_HEADS
-from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
 from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.model_loader import DEFAULTS
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Number of tokens that MTP heads draft for each decode step, at most "
         f"{NUM_MTP_HEADS} (default: 0).",
     )
-    add_dtype_arguments(parser, activation_dtype="float32")
+    add_dtype_arguments(parser, activation_dtype="float32", cache_dtypes=CACHE_DTYPES)
     parser.add_argument(
         "--memory",
         default="24GB",
@@ -87,9 +87,9 @@ def run(
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     context = default_context(config) if context is None else context
     step = min(STEP, context) if step is None else step
-    floats = FLOATS[cache_dtype], FLOATS[activation_dtype]
+    dtypes = CACHE_DTYPES[cache_dtype], FLOATS[activation_dtype]
     heads = {"mtp_heads": NUM_MTP_HEADS, "draft_tokens": draft_tokens}
-    workload = Workload(batch_size, context, step, dtype, *floats, **heads)
+    workload = Workload(batch_size, context, step, dtype, *dtypes, **heads)
     return report(config, plan, workload, memory=memory_size(memory))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.costs import Device, Traffic, Workload, devices, traffic
 from mimo_v2_flash.costs.device_memory import verdict
+from mimo_v2_flash.inputs import cache_dtype_name
 from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .console import amount, console, table
@@ -55,7 +56,7 @@ def report(
 
 def _memory(all_devices: list[Device], fullest: Device, workload: Workload) -> Any:
     """Return the table of bytes on the fullest device, and on all together."""
-    cache = f"KV cache, {np.dtype(workload.cache_dtype)}"
+    cache = f"KV cache, {cache_dtype_name(workload.cache_dtype)}"
     rows_of_devices = [_rows(device, cache) for device in all_devices]
     rows = (
         (name, amount(size), amount(sum(rows[name] for rows in rows_of_devices)))
@@ -94,7 +95,7 @@ def _numbers(
             "context": workload.context,
             "step": workload.step,
             "weights": workload.weight_dtype,
-            "cache": np.dtype(workload.cache_dtype).name,
+            "cache": cache_dtype_name(workload.cache_dtype),
             "stream": np.dtype(workload.activation_dtype).name,
             "mtp_heads": workload.mtp_heads,
             "draft_tokens": workload.draft_tokens,

@@ -1,6 +1,7 @@
 """Runtime options of a command: backend, program sizes, dtypes, and the compiler's."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
-from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
@@ -90,7 +91,10 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         f"{DEFAULTS['xla'].max_step}, with numpy {DEFAULTS['numpy'].max_step}).",
     )
     group.add_argument(
-        "--cache-dtype", choices=FLOATS, help=f"Dtype of the KV cache (default: {DTYPE_HELP})."
+        "--cache-dtype",
+        choices=CACHE_DTYPES,
+        help="Dtype of the KV cache. Those of 8 bits, with a scale per token and head, are for "
+        f"numpy only (default: {DTYPE_HELP}).",
     )
     add_renamed_option(
         group,
@@ -120,7 +124,12 @@ def add_compute_argument(group: Any) -> None:
     )
 
 
-def add_dtype_arguments(parser: argparse.ArgumentParser, *, activation_dtype: str) -> None:
+def add_dtype_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    activation_dtype: str,
+    cache_dtypes: Collection[str] = tuple(FLOATS),
+) -> None:
     """Declare the dtypes of a deployment, with a default for the activations."""
     parser.add_argument(
         "--dtype",
@@ -130,7 +139,7 @@ def add_dtype_arguments(parser: argparse.ArgumentParser, *, activation_dtype: st
     )
     parser.add_argument(
         "--cache-dtype",
-        choices=FLOATS,
+        choices=cache_dtypes,
         default="bfloat16",
         help="Dtype of the KV cache (default: bfloat16).",
     )

@@ -1,52 +1,63 @@
 """The inner tiles of decode attention, as LLVM vectors: copies of rows, scores, sums of values.
 
-Scores and sums are of two queries, from matrices of float32 in a core's cache, whose rows are whole
-vectors. Compilers leave two thirds of the speed: they keep too few sums in registers, and add up
-the lanes of each sum by itself.
+A cache's rows are floats, or codes of 8 bits and a scale. Scores and sums are of two queries, from
+matrices of float32 in a core's cache, whose rows are whole vectors. Compilers leave two
+thirds of the speed: they keep too few sums in registers, and add up the lanes of each sum by
+itself.
 
 Source: LLVM Language Reference: vectors. As in `tile.py`, no instruction set is assumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .tile import LANES, SUMS, WORDS, add_lanes, fused, select_lanes, splat, spread
+from .kv_codes import CODES, SCALE
+from .tile import LANES, SUMS, add_lanes, fused, select_lanes, splat, spread
 
-__all__ = ["KEYS", "QUERIES", "VALUES", "add_values", "copy_row", "fill_scores"]
+__all__ = ["KEYS", "KINDS", "QUERIES", "VALUES", "add_values", "copy_row", "fill_scores"]
 
 QUERIES, KEYS, VECTORS = 2, 4, 4  # eight sums, as many as hide the time that each takes
 VALUES = VECTORS * LANES
-ALIGN = 2  # bytes; of bfloat16, and enough for float32 on machines with vectors
-FLOAT, INT16, INT32, INT64 = ir.FloatType(), *(ir.IntType(bits) for bits in (16, 32, 64))
-HALVES = ir.VectorType(INT16, LANES)
+KINDS = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), CODES["int8"], CODES["fp8"]]
+"""Dtypes of a cache, in the order of the numbers that `copy_row` takes for them."""
+ALIGN = 1  # byte; of codes, and enough for floats on machines with vectors
+FLOAT, INT8, INT16, INT32, INT64 = ir.FloatType(), *(ir.IntType(bits) for bits in (8, 16, 32, 64))
+SIGN, MAGNITUDE = 0x80, 0x7F  # of a code of E4M3, which `fp8.py` explains
+BIAS, SMALLEST, UNIT = 0x38000000, 2.0**-14, 2.0**8
 
 
 @intrinsic
-def copy_row(_, bits_ZKI, z, head, is_float32, out_SQ, s):
-    """Copy row (z, head), of float32 or of bfloat16, to the beginning of `out_SQ[s]` as float32.
+def copy_row(_, bytes_ZKI, z, head, kind, out_SQ, s):
+    """Copy row (z, head) to the beginning of `out_SQ[s]` as float32; its dtype is of `KINDS`.
 
-    Rows come as their 16-bit halves, so that one compiled loop serves caches of both dtypes.
+    Rows come as bytes, so that one compiled loop serves caches of all dtypes.
     """
 
     def emit(context, build, signature, args):
-        bits, z, head, is_float32, out, s = _arrays(context, build, signature, args)
-        row, first = bits.address(z, head, INT64(0)), out.address(s, INT64(0))
-        with build.if_else(is_float32) as (wide, narrow):
-            with wide:
-                length = build.lshr(bits.lengths[2], INT64(1))
-                _copy(build, build.bitcast(row, FLOAT.as_pointer()), first, length)
-            with narrow:
-                _copy(build, row, first, bits.lengths[2])
+        rows, z, head, kind, out, s = _arrays(context, build, signature, args)
+        row, first = rows.address(z, head, INT64(0)), out.address(s, INT64(0))
+        done = build.append_basic_block("copied")
+        cases = build.switch(kind, done)
+        for number, copy in enumerate((_copy_floats, _copy_bfloat16, _copy_int8, _copy_float8)):
+            block = build.append_basic_block()
+            cases.add_case(INT64(number), block)
+            build.position_at_end(block)
+            copy(build, row, first, rows.lengths[2])
+            build.branch(done)
+        build.position_at_end(done)
 
-    return types.void(bits_ZKI, z, head, is_float32, out_SQ, s), emit
+    return types.void(bytes_ZKI, z, head, kind, out_SQ, s), emit
 
 
 @intrinsic
@@ -129,20 +140,86 @@ def _add_product(build: Any, total: Any, a: Any, b: Any) -> None:
     build.store(fused(build, a, b, build.load(total)), total)
 
 
-def _copy(build: Any, source: Any, target: Any, length: Any) -> None:
-    """Copy `length` elements, widened to float32: whole vectors, then one by one."""
-    whole = build.and_(length, INT64(-LANES))
-    is_wide = source.type.pointee == FLOAT
+def _copy_floats(build: Any, row: Any, target: Any, size: Any) -> None:
+    _copy(build, row, target, build.lshr(size, INT64(2)), INT32, lambda bits: bits)
+
+
+def _copy_bfloat16(build: Any, row: Any, target: Any, size: Any) -> None:
+    _copy(build, row, target, build.lshr(size, INT64(1)), INT16, partial(_widened, build))
+
+
+def _copy_int8(build: Any, row: Any, target: Any, size: Any) -> None:
+    length, scale = _scale(build, row, size)
+
+    def decoded(code: Any) -> Any:
+        number = build.sitofp(build.sext(code, _like(code, INT32)), _like(code, FLOAT))
+        return build.fmul(number, _same(build, scale, code))
+
+    _copy(build, row, target, length, INT8, decoded)
+
+
+def _copy_float8(build: Any, row: Any, target: Any, size: Any) -> None:
+    length, scale = _scale(build, row, size)
+    scale = build.fmul(scale, FLOAT(UNIT))
+
+    def decoded(code: Any) -> Any:
+        number = _float8(build, build.zext(code, _like(code, INT32)))
+        return build.fmul(number, _same(build, scale, code))
+
+    _copy(build, row, target, length, INT8, decoded)
+
+
+def _float8(build: Any, word: Any) -> Any:
+    """Return the number of a code that is not NaN, 2^8 too small: nothing in it is subnormal."""
+    floats = _like(word, FLOAT)
+    magnitude = build.shl(
+        build.and_(word, _constant(word.type, MAGNITUDE)), _constant(word.type, 20)
+    )
+    t = build.bitcast(build.or_(magnitude, _constant(word.type, BIAS)), floats)
+    doubled = build.fsub(build.fadd(t, t), _constant(floats, SMALLEST))
+    value = build.select(build.fcmp_ordered("<", t, doubled), t, doubled)
+    sign = build.shl(build.and_(word, _constant(word.type, SIGN)), _constant(word.type, 24))
+    return build.bitcast(build.or_(build.bitcast(value, word.type), sign), floats)
+
+
+def _scale(build: Any, row: Any, size: Any) -> tuple[Any, Any]:
+    """Return the number of codes in a row of `size` bytes, and the scale after them."""
+    length = build.sub(size, INT64(SCALE.itemsize))
+    return length, _widened(build, _load(build, build.gep(row, [length]), INT16))
+
+
+def _widened(build: Any, half: Any) -> Any:
+    """Return the float32 of a bfloat16."""
+    words = _like(half, INT32)
+    word = build.shl(build.zext(half, words), _constant(words, 16))
+    return build.bitcast(word, _like(half, FLOAT))
+
+
+def _copy(
+    build: Any, row: Any, target: Any, length: Any, element: Any, decoded: Callable[[Any], Any]
+) -> None:
+    """Copy `length` elements of a row, decoded: whole vectors, then one by one."""
+    whole, source = build.and_(length, INT64(-LANES)), build.bitcast(row, element.as_pointer())
     for start, stop, step in ((INT64(0), whole, LANES), (whole, length, 1)):
-        halves, words, floats = (
-            vector if step > 1 else vector.element for vector in (HALVES, WORDS, SUMS)
-        )
+        loaded = ir.VectorType(element, LANES) if step > 1 else element
         with _steps(build, start, stop, step) as i:
-            value = _load(build, build.gep(source, [i]), floats if is_wide else halves)
-            if not is_wide:
-                shift = splat(words, 16) if step > 1 else words(16)
-                value = build.bitcast(build.shl(build.zext(value, words), shift), floats)
+            value = decoded(_load(build, build.gep(source, [i]), loaded))
             _store(build, value, build.gep(target, [i]))
+
+
+def _like(value: Any, element: Any) -> Any:
+    """Return the type of as many elements as `value` has."""
+    is_vector = isinstance(value.type, ir.VectorType)
+    return ir.VectorType(element, LANES) if is_vector else element
+
+
+def _constant(kind: Any, value: float) -> Any:
+    return splat(kind, value) if isinstance(kind, ir.VectorType) else kind(value)
+
+
+def _same(build: Any, value: Any, like: Any) -> Any:
+    """Return a number in as many lanes as `like` has."""
+    return spread(build, value) if isinstance(like.type, ir.VectorType) else value
 
 
 def _load(build: Any, address: Any, kind: Any) -> Any:

@@ -33,6 +33,7 @@ from .visible_keys import (
     list_keys,
     matrix,
     ordered,
+    output_width,
 )
 
 __all__ = ["attend_pairs", "decode_attention", "task_edges"]
@@ -136,6 +137,7 @@ def attend_pairs(
     prior_position_BS,
     sink_H,
     y_NHC,
+    kind,
     slots,
     window,
     start,
@@ -143,10 +145,10 @@ def attend_pairs(
 ):
     """Fill `y_NHC` for pairs `start` to `end` of sequence and KV head.
 
-    Queries are scaled; keys and values are 16-bit halves of float32, or bfloat16.
+    Queries are scaled; keys and values are the bytes of rows of a `kind` of `KINDS`.
     """
     (H, Q), K, C, T = q_NHQ.shape[1:], k_NKI.shape[1], y_NHC.shape[2], position_BT.shape[1]
-    G, S, is_float32 = H // K, prior_position_BS.shape[1], k_NKI.shape[2] > Q
+    G, S = H // K, prior_position_BS.shape[1]
     scratch, row, prior, keys = _new_scratch(T * G, Q, C), -1, 0, 0
     slot_J, position_J = np.empty(S + T, np.intp), np.empty(S + T, np.int64)
     start_T = end_T = np.empty(T, np.intp)
@@ -162,7 +164,7 @@ def attend_pairs(
         first = 0
         while first < keys:
             last = block_end(position_J, first, keys, KEY_BLOCK)
-            cached, to = min(max(first, prior), last), (head, is_float32, scratch)
+            cached, to = min(max(first, prior), last), (head, kind, scratch)
             copy_rows((prior_k_ZKI, prior_v_ZKI), b * slots, slot_J[first:cached], *to, 0)
             copy_rows((k_NKI, v_NKI), b * T, slot_J[cached:last], *to, cached - first)
             _add_block(scratch, start_T, end_T, first, last - first)
@@ -175,11 +177,11 @@ compile_now(attend_pairs, *KEY_TYPES, intp, intp)
 
 def decode_attention(
     q_BTHQ: np.ndarray,
-    k_BTKQ: np.ndarray,
-    v_BTKC: np.ndarray,
+    k_BTKI: np.ndarray,
+    v_BTKJ: np.ndarray,
     position_BT: np.ndarray,
-    prior_k_BSKQ: np.ndarray,
-    prior_v_BSKC: np.ndarray,
+    prior_k_BSKI: np.ndarray,
+    prior_v_BSKJ: np.ndarray,
     prior_position_BS: np.ndarray,
     sink_H: np.ndarray,
     *,
@@ -187,13 +189,13 @@ def decode_attention(
 ) -> np.ndarray:
     """Return `y_BTHC`, float32: a token's bits do not depend on how many are before it in its step.
 
-    Queries are float32. Keys and values of the step have the dtype of the cache, float32 or
-    bfloat16, and those of the cache are `is_readable`. Tokens at position -1 are zero; those
-    between them, in a row, are at consecutive positions.
+    Queries are float32. Keys and values of the step are rows of the cache's dtype, of floats or as
+    `kv_codes.encode` returns them, and those of the cache are `is_readable`. Tokens at position -1
+    are zero; those between them, in a row, are at consecutive positions.
     """
-    (B, T, H, Q), (K, C) = q_BTHQ.shape, v_BTKC.shape[2:]
+    (B, T, H, Q), K, C = q_BTHQ.shape, k_BTKI.shape[2], output_width(q_BTHQ, k_BTKI, v_BTKJ)
     y_BTHC = np.empty((B, T, H, C), np.float32)
-    keys = k_BTKQ, v_BTKC, position_BT, prior_k_BSKQ, prior_v_BSKC, prior_position_BS
+    keys = k_BTKI, v_BTKJ, position_BT, prior_k_BSKI, prior_v_BSKJ, prior_position_BS
     arguments = key_arguments(q_BTHQ, *keys, sink_H, y_BTHC, window)
     key_B = np.minimum(position_BT[:, 0], min(window - 1, prior_position_BS.shape[1])) + T
     is_shared = int(np.sum(key_B)) * T * H * (Q + C) >= MIN_SHARED_WORK

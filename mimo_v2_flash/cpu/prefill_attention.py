@@ -32,6 +32,7 @@ from .visible_keys import (
     list_keys,
     matrix,
     ordered,
+    output_width,
 )
 
 __all__ = ["attend_tokens", "prefill_attention"]
@@ -176,6 +177,7 @@ def attend_tokens(
     prior_position_BS,
     sink_H,
     y_NHC,
+    kind,
     slots,
     window,
     b,
@@ -185,7 +187,7 @@ def attend_tokens(
 ):
     """Fill `y_NHC` for a KV head of tokens `start` to `end` of a sequence: `key_arguments`."""
     (H, Q), K, C, T = q_NHQ.shape[1:], k_NKI.shape[1], y_NHC.shape[2], position_BT.shape[1]
-    G, S, is_float32, n = H // K, prior_position_BS.shape[1], k_NKI.shape[2] > Q, b * T + start
+    G, S, n = H // K, prior_position_BS.shape[1], b * T + start
     slot_J, position_J = np.empty(S + T, np.intp), np.empty(S + T, np.int64)
     prior, keys = list_keys(prior_position_BS[b], position_BT[b], window, slot_J, position_J)
     position_T = position_BT[b, start:end]
@@ -196,7 +198,7 @@ def attend_tokens(
     while first < keys:
         last = block_end(position_J, first, keys, KEY_BLOCK)
         base = first - position_J[first] % KEY_BLOCK  # a position has its row in each chunk
-        cached, to = min(max(first, prior), last), (head, is_float32, scratch)
+        cached, to = min(max(first, prior), last), (head, kind, scratch)
         copy_rows((prior_k_ZKI, prior_v_ZKI), b * slots, slot_J[first:cached], *to, first - base)
         copy_rows((k_NKI, v_NKI), b * T, slot_J[cached:last], *to, cached - base)
         _pack(scratch, first - base, last - base)
@@ -210,20 +212,20 @@ compile_now(attend_tokens, *KEY_TYPES, intp, intp, intp, intp)
 
 def prefill_attention(
     q_BTHQ: np.ndarray,
-    k_BTKQ: np.ndarray,
-    v_BTKC: np.ndarray,
+    k_BTKI: np.ndarray,
+    v_BTKJ: np.ndarray,
     position_BT: np.ndarray,
-    prior_k_BSKQ: np.ndarray,
-    prior_v_BSKC: np.ndarray,
+    prior_k_BSKI: np.ndarray,
+    prior_v_BSKJ: np.ndarray,
     prior_position_BS: np.ndarray,
     sink_H: np.ndarray,
     *,
     window: int,
 ) -> np.ndarray:
     """Return `y_BTHC`, float32, as `decode_attention.decode_attention` does."""
-    (B, T, H, Q), (K, C) = q_BTHQ.shape, v_BTKC.shape[2:]
+    (B, T, H, Q), K, C = q_BTHQ.shape, k_BTKI.shape[2], output_width(q_BTHQ, k_BTKI, v_BTKJ)
     y_BTHC = np.empty((B, T, H, C), np.float32)
-    keys = k_BTKQ, v_BTKC, position_BT, prior_k_BSKQ, prior_v_BSKC, prior_position_BS
+    keys = k_BTKI, v_BTKJ, position_BT, prior_k_BSKI, prior_v_BSKJ, prior_position_BS
     arguments = key_arguments(q_BTHQ, *keys, sink_H, y_BTHC, window)
     step = max(1, TASK_ROWS * K // H)
     tasks = [

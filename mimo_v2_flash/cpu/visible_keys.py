@@ -1,22 +1,23 @@
 """What the compiled attentions share: the keys that tokens see, in the order of their positions.
 
 A block of keys is of so many positions, whichever tokens see them: so a token's sums have one order
-whatever is beside it. Keys and values are 16-bit halves, of float32 or bfloat16, which numba lacks.
+whatever is beside it. Keys and values are bytes: of floats, or of codes of 8 bits and their scales.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, intp, types, uint16
+from numba import float32, int32, intp, types, uint8
 from numpy.lib.stride_tricks import as_strided
 
-from .attention_tile import copy_row
+from .attention_tile import KINDS, copy_row
+from .kv_codes import channels
 from .loops import in_order, inlined
 from .tile import LINE
 
 __all__ = [
     "KEY_TYPES", "SMALLEST", "ZERO", "begin_queries", "block_end", "copy_rows", "find_visible",
-    "is_readable", "key_arguments", "list_keys", "matrix", "ordered",
+    "is_readable", "key_arguments", "list_keys", "matrix", "ordered", "output_width",
 ]  # fmt: skip
 
 NO_SINK = np.float32(-1e30)  # that of `kernels.softmax`, a package above this one
@@ -82,12 +83,12 @@ def block_end(position_J, first, keys, size):
 
 
 @in_order
-def copy_rows(kv_ZKI, row, slot_J, head, is_float32, scratch, s):
+def copy_rows(kv_ZKI, row, slot_J, head, kind, scratch, s):
     """Copy what a KV head has of keys in `slot_J`, counted from `row`, to row s and after it."""
     k_ZKI, v_ZKI = kv_ZKI
     for j in range(slot_J.size):
-        copy_row(k_ZKI, row + slot_J[j], head, is_float32, scratch.k_SQ, s + j)
-        copy_row(v_ZKI, row + slot_J[j], head, is_float32, scratch.v_SC, s + j)
+        copy_row(k_ZKI, row + slot_J[j], head, kind, scratch.k_SQ, s + j)
+        copy_row(v_ZKI, row + slot_J[j], head, kind, scratch.v_SC, s + j)
 
 
 @in_order
@@ -104,11 +105,11 @@ def _input(dtype: Any, axes: int, layout: str = "C") -> Any:
     return types.Array(dtype, axes, layout, readonly=True)
 
 
-_HALVES = _input(uint16, 3)
+_BYTES = _input(uint8, 3)
 KEY_TYPES = (
-    *(_input(float32, 3), _HALVES, _HALVES, _input(int32, 2)),
-    *(_HALVES, _HALVES, _input(int32, 2, "A"), _input(float32, 1)),
-    *(types.Array(float32, 3, "C"), intp, intp),
+    *(_input(float32, 3), _BYTES, _BYTES, _input(int32, 2)),
+    *(_BYTES, _BYTES, _input(int32, 2, "A"), _input(float32, 1)),
+    *(types.Array(float32, 3, "C"), intp, intp, intp),
 )
 """Types of `key_arguments`."""
 
@@ -123,11 +124,11 @@ def is_readable(prior_BSK: np.ndarray) -> bool:
 
 def key_arguments(
     q_BTHQ: np.ndarray,
-    k_BTKQ: np.ndarray,
-    v_BTKC: np.ndarray,
+    k_BTKI: np.ndarray,
+    v_BTKJ: np.ndarray,
     position_BT: np.ndarray,
-    prior_k_BSKQ: np.ndarray,
-    prior_v_BSKC: np.ndarray,
+    prior_k_BSKI: np.ndarray,
+    prior_v_BSKJ: np.ndarray,
     prior_position_BS: np.ndarray,
     sink_H: np.ndarray,
     y_BTHC: np.ndarray,
@@ -136,26 +137,36 @@ def key_arguments(
     """Return what compiled attentions read and write: scaled queries, rows of keys and values.
 
     They are q_NHQ, k_NKI, v_NKI, position_BT, prior_k_ZKI, prior_v_ZKI, prior_position_BS, sink_H,
-    y_NHC, the rows between two sequences of the cache, and the window.
+    y_NHC, the cache's dtype as one of `KINDS`, the rows between two of its sequences, and the
+    window.
     """
-    (B, T, H, Q), C = q_BTHQ.shape, v_BTKC.shape[3]
-    step = q_BTHQ * np.float32(Q**-0.5), _halves(k_BTKQ), _halves(v_BTKC)
+    (B, T, H, Q), C = q_BTHQ.shape, y_BTHC.shape[3]
+    step = q_BTHQ * np.float32(Q**-0.5), _bytes(k_BTKI), _bytes(v_BTKJ)
     return (
         *(np.ascontiguousarray(x_BT).reshape(B * T, *x_BT.shape[2:]) for x_BT in step),
         np.ascontiguousarray(position_BT),
-        _rows(_halves(prior_k_BSKQ)),
-        _rows(_halves(prior_v_BSKC)),
+        _rows(_bytes(prior_k_BSKI)),
+        _rows(_bytes(prior_v_BSKJ)),
         prior_position_BS,
         sink_H.astype(np.float32, copy=False),
         y_BTHC.reshape(B * T, H, C),
-        _slots(prior_k_BSKQ),
+        KINDS.index(k_BTKI.dtype),
+        _slots(prior_k_BSKI),
         window,
     )
 
 
-def _halves(x: np.ndarray) -> np.ndarray:
-    """Return `x` as 16-bit integers: one for each bfloat16, which numba lacks, two for float32."""
-    return x.view(np.uint16)
+def output_width(q_BTHQ: np.ndarray, k_BTKI: np.ndarray, v_BTKJ: np.ndarray) -> int:
+    """Return the channels of a value; ValueError if keys have not those of queries."""
+    if channels(k_BTKI) != q_BTHQ.shape[3]:
+        raise ValueError(
+            f"attention: queries have {q_BTHQ.shape[3]} channels, keys {channels(k_BTKI)}"
+        )
+    return channels(v_BTKJ)
+
+
+def _bytes(x: np.ndarray) -> np.ndarray:
+    return x.view(np.uint8)
 
 
 def _slots(prior_BSK: np.ndarray) -> int:

@@ -69,7 +69,7 @@ class Engine:
         without, others a sample of the same distribution. "auto" drafts as many as bring most
         tokens per second, none if there are no heads.
     cache_dtype : dtype, optional
-        Dtype of the KV cache, float32 or bfloat16; the model's if not given.
+        Dtype of the KV cache, as for the model; the model's if not given.
     suppress_tokens : sequence of int, optional
         Token ids that are never chosen; those of the model's `generation_config` if not given.
     clock : callable

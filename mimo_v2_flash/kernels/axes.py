@@ -15,22 +15,27 @@ from typing import Any, TypeVar
 import ml_dtypes
 import numpy as np
 
+from mimo_v2_flash.cpu.kv_codes import CODE_DTYPES
+
 __all__ = ["axes_of", "check_dtypes", "check_shapes", "checked"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 SUFFIX = re.compile(r"_([a-z]*[A-Z1][A-Za-z1]*)$")
 FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+CACHED = (*FLOATS, *CODE_DTYPES)
 INTEGERS = (np.dtype(np.int32),)
 BOOLEANS = (np.dtype(np.bool_),)
 MAX_SIGNATURES = 1024  # of a kernel, that are remembered
 DTYPES = {
     "expert": INTEGERS,
+    "k": CACHED,
     "mapping": INTEGERS,
     "position": INTEGERS,
     "rank": INTEGERS,
     "row": INTEGERS,
     "token": INTEGERS,
+    "v": CACHED,
     "visible": BOOLEANS,
 }
 

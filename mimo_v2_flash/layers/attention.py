@@ -8,6 +8,7 @@ import numpy as np
 
 from mimo_v2_flash.checkpoint.params import AttentionWeights
 from mimo_v2_flash.config import AttentionSpec
+from mimo_v2_flash.cpu.kv_codes import channels, encode
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.attention import KVSegment
 from mimo_v2_flash.kernels.kv_cache import KVCache, write_tokens
@@ -67,8 +68,8 @@ class Attention:
         v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)
         v_NKC = v_NKC * np.float32(self.spec.value_scale).astype(x_ND.dtype)
         q_NHQ, k_NKQ = self.apply_rope(q_NHQ, k_NKQ, metadata, rotate=self.rotate)
-        if k_NKQ.dtype != cache.k_ZKQ.dtype:  # as later steps will see them
-            k_NKQ, v_NKC = k_NKQ.astype(cache.k_ZKQ.dtype), v_NKC.astype(cache.v_ZKC.dtype)
+        # As later steps will see them.
+        k_NKQ, v_NKC = encode(k_NKQ, cache.k_ZKQ.dtype), encode(v_NKC, cache.v_ZKC.dtype)
         y_NHC = self._attend_runs(q_NHQ, k_NKQ, v_NKC, metadata, cache, weights.sink_H)
         write_tokens(cache, k_NKQ, v_NKC, metadata.position_N, metadata.slot_mapping_N)
         y_ND = ops.matmul(np.reshape(y_NHC, (x_ND.shape[0], -1)), weights.w_o_DI)
@@ -102,7 +103,7 @@ class Attention:
         ]
         if len(outputs) == 1 and metadata.runs[0].token_BT is None:
             return outputs[0]
-        y_NHC = np.empty((*q_NHQ.shape[:2], v_NKC.shape[2]), q_NHQ.dtype)
+        y_NHC = np.empty((*q_NHQ.shape[:2], channels(v_NKC)), q_NHQ.dtype)
         for run, y_BTHC in zip(metadata.runs, outputs, strict=True):
             run.scatter(y_BTHC, y_NHC)
         return y_NHC

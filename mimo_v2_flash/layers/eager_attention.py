@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import NO_WINDOW
+from mimo_v2_flash.cpu.kv_codes import decode
 from mimo_v2_flash.cpu.loading import compiled_module
 from mimo_v2_flash.cpu.thread_pool import parallel_for
 from mimo_v2_flash.kernels.attention import KVSegment
@@ -54,11 +55,15 @@ def eager_attend(
     wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)
     attention = _compiled(q_BTHQ, active, prior) if window >= 1 else None
     if attention is None:
-        options = {"window": window, "query_block": query_block}
-        y_BTHC = attend_per_kv_head(wide_BTHQ, active, prior, sink_H, **options)
+        step = wide_BTHQ, _decoded(active), _decoded(prior), sink_H
+        y_BTHC = attend_per_kv_head(*step, window=window, query_block=query_block)
     else:
         y_BTHC = attention(wide_BTHQ, *active, *prior, sink_H, window=window)
     return y_BTHC.astype(q_BTHQ.dtype, copy=False)
+
+
+def _decoded(segment: KVSegment) -> KVSegment:
+    return segment._replace(k_BSKQ=decode(segment.k_BSKQ), v_BSKC=decode(segment.v_BSKC))
 
 
 def _compiled(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.cpu.kv_codes import decode
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.kernels.moe_expert import moe_expert
 from mimo_v2_flash.kernels.moe_router import router_scores
@@ -230,9 +231,9 @@ class NonFiniteFinder:
         position_BT = active.position_BS
         prior_BS = np.where(prior.position_BS < position_BT[:, :1], prior.position_BS, -1)
         for part, x_BT, at_BT in (
-            ("attention projections", active.v_BSKC, position_BT),
-            ("KV cache", prior.k_BSKQ, prior_BS),
-            ("KV cache", prior.v_BSKC, prior_BS),
+            ("attention projections", decode(active.v_BSKC), position_BT),
+            ("KV cache", decode(prior.k_BSKQ), prior_BS),
+            ("KV cache", decode(prior.v_BSKC), prior_BS),
             ("attention", call.output, position_BT),
         ):
             self._look(part, x_BT.reshape(at_BT.size, *x_BT.shape[2:]), at_BT.reshape(-1))

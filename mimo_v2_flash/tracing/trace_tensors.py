@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.cpu.kv_codes import decode
 from mimo_v2_flash.kernels.moe_router import router_scores
 from mimo_v2_flash.layers.hooks import HookCall
 
@@ -60,7 +61,7 @@ def _log_sum(call: HookCall) -> np.ndarray:
     q_BTHQ, active, prior, sink_H = call.args
     q_THQ = np.asarray(q_BTHQ, np.float64)[0]
     (k_TKQ, _, position_T), (prior_k_SKQ, _, prior_position_S) = (
-        [np.asarray(part, np.float64)[0] for part in segment] for segment in (active, prior)
+        [np.asarray(decode(part), np.float64)[0] for part in segment] for segment in (active, prior)
     )
     prior_position_S = np.where(prior_position_S < position_T[0], prior_position_S, -1)
     key_position_S = np.concatenate([prior_position_S, position_T])
@@ -107,13 +108,21 @@ TENSORS = (
     TraceTensor("attention.query", "THQ", "queries", "apply_rope", lambda c: c.args[0]),
     TraceTensor("attention.key", "TKQ", "keys", "apply_rope", lambda c: c.args[1]),
     TraceTensor(
-        "attention.value", "TKC", "values, scaled by 0.707", "attend", lambda c: c.args[1].v_BSKC[0]
+        "attention.value",
+        "TKC",
+        "values, scaled by 0.707",
+        "attend",
+        lambda c: decode(c.args[1].v_BSKC)[0],
     ),
     TraceTensor(
         "attention.query_rotated", "THQ", "queries, rotated", "attend", lambda c: c.args[0][0]
     ),
     TraceTensor(
-        "attention.key_rotated", "TKQ", "keys, rotated", "attend", lambda c: c.args[1].k_BSKQ[0]
+        "attention.key_rotated",
+        "TKQ",
+        "keys, rotated",
+        "attend",
+        lambda c: decode(c.args[1].k_BSKQ)[0],
     ),
     TraceTensor(
         "attention.log_sum",

@@ -105,6 +105,11 @@ def test_one_character_is_a_text(evaluated):
             ("--compute", "bfloat16", "--backend", "xla"),
             "--compute is 'bfloat16', allowed with a backend that compiles is float32",
         ),
+        (
+            b"a",
+            ("--cache-dtype", "int8", "--backend", "xla"),
+            "--cache-dtype must be float32 or bfloat16 with a backend that compiles, got int8",
+        ),
         (b"a", ("--length", 0), "argument --length: '0' is not an integer above 0"),
         (b"a", ("--length", 65), "--length is 65, allowed is 1..64"),
         (b"a", ("--text", "/nowhere"), "--text /nowhere: no such file or directory"),

@@ -53,6 +53,14 @@ def test_drafts_take_caches_of_mtp_heads_and_more_logits(tmp_path, capsys):
     assert two["buffers"] == none["buffers"] | {"logits": 3 * none["buffers"]["logits"]}
 
 
+def test_a_cache_of_8_bits_is_half_of_one_in_bfloat16(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 32 --context 32768"
+    assert run(*words.split(), "--cache-dtype", "fp8", "--json", str(file)) == 0
+    assert "KV cache, fp8 400.4 MB" in " ".join(capsys.readouterr().out.split())
+    assert json.loads(file.read_text())["load"]["cache"] == "fp8"
+
+
 def test_a_larger_device_is_another_answer(capsys):
     words = "--expert-parallel 32 --tensor-parallel 4 --batch-size 256 --context 32768"
     options = [*words.split(), "--dtype", "bfloat16"]

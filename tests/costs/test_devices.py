@@ -20,7 +20,7 @@ from mimo_v2_flash.layers.hooks import HookedLayers
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
-from tests.support.drawn import floats
+from tests.support.drawn import cached, floats
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.spread import admitting, favouring, plans
 from tests.support.tiny import Recipe, random_tokens, recipes, running, tiny
@@ -93,7 +93,7 @@ def test_a_cache_is_counted_to_the_byte(rows, context, dtype, tensor_parallel):
     )
 
 
-@given(st.integers(1, 3), st.integers(1, 60), floats, st.integers(0, 3))
+@given(st.integers(1, 3), st.integers(1, 60), cached, st.integers(0, 3))
 def test_what_drafts_add_to_a_cache_is_counted_to_the_byte(rows, context, dtype, draft_tokens):
     real = DRAFTING.new_cache(rows, context, dtype, mtp_heads=draft_tokens)
     workload = Workload(rows, context, 1, cache_dtype=dtype, draft_tokens=draft_tokens)

@@ -8,19 +8,21 @@ from numba import njit
 
 from mimo_v2_flash.cpu.attention_tile import (
     KEYS,
+    KINDS,
     QUERIES,
     VALUES,
     add_values,
     copy_row,
     fill_scores,
 )
+from mimo_v2_flash.cpu.kv_codes import decode
 from mimo_v2_flash.cpu.tile import LANES
-from tests.support.drawn import FLOATS, seeds
+from tests.support.drawn import CODED, FLOATS, seeds
 
 
 @njit
-def call_copy(bits_ZKI, z, head, is_float32, out_SQ, s):
-    copy_row(bits_ZKI, z, head, is_float32, out_SQ, s)
+def call_copy(bytes_ZKI, z, head, kind, out_SQ, s):
+    copy_row(bytes_ZKI, z, head, kind, out_SQ, s)
 
 
 @njit
@@ -39,9 +41,23 @@ def test_a_row_is_copied_and_nothing_beside_it(dtype, width, seed):
     x_ZKQ = generator.standard_normal((3, 2, width)).astype(dtype)
     x_ZKQ[1, 1, 0] = generator.choice([np.nan, -np.inf, -0.0, 1e-40]).astype(dtype)
     out_SQ = np.full((4, width + 2), 7, np.float32)
-    call_copy(x_ZKQ.view(np.uint16), 1, 1, dtype == np.float32, out_SQ, 2)
+    call_copy(x_ZKQ.view(np.uint8), 1, 1, KINDS.index(dtype), out_SQ, 2)
     expected_SQ = np.full_like(out_SQ, 7)
     expected_SQ[2, :width] = x_ZKQ[1, 1]
+    assert out_SQ.tobytes() == expected_SQ.tobytes()
+
+
+@given(st.sampled_from(CODED), st.integers(1, 3 * LANES + 1), st.integers(0, 255), seeds)
+def test_every_code_is_its_number_times_the_scale_of_its_row(dtype, width, first, seed):
+    """Heads have scales of their own; codes are all but NaN."""
+    code_I = (np.arange(3 * 2 * (width + 2)) + first).astype(np.uint8)
+    x_ZKI = np.where(code_I & 0x7F == 0x7F, 0, code_I).astype(np.uint8).reshape(3, 2, width + 2)
+    scale_ZK1 = np.exp(20 * np.random.default_rng(seed).standard_normal((3, 2, 1)))
+    x_ZKI[..., width:] = scale_ZK1.astype(ml_dtypes.bfloat16).view(np.uint8)
+    out_SQ = np.full((4, width + 2), 7, np.float32)
+    call_copy(x_ZKI, 1, 0, KINDS.index(dtype), out_SQ, 2)
+    expected_SQ = np.full_like(out_SQ, 7)
+    expected_SQ[2, :width] = decode(x_ZKI.view(dtype))[1, 0]
     assert out_SQ.tobytes() == expected_SQ.tobytes()
 
 

@@ -13,8 +13,8 @@ from mimo_v2_flash.kernels.attention import NO_WINDOW
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.reference.attention import attention as oracle
 from tests.support.agreement import assert_agrees
-from tests.support.drawn import FLOATS, floats, seeds
-from tests.support.ring_steps import KEYS_AND_VALUES, ring_step, stored
+from tests.support.drawn import CACHED, CODED, FLOATS, cached, floats, seeds
+from tests.support.ring_steps import KEYS_AND_VALUES, decoded, ring_step, stored
 from tests.support.steps import Step, random_step
 
 WINDOWS = [1, 2, 5, 129, NO_WINDOW]
@@ -23,7 +23,7 @@ WINDOWS = [1, 2, 5, 129, NO_WINDOW]
 def assert_is_oracle(step: Step, window: int) -> None:
     actual = decode_attention(*step, window=window)
     assert actual.dtype == np.float32
-    assert_agrees(actual, oracle(*step, window=window), scale=4)
+    assert_agrees(actual, oracle(*decoded(step), window=window), scale=4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -33,7 +33,7 @@ def assert_is_oracle(step: Step, window: int) -> None:
     st.integers(1, 4),
     st.integers(0, 3 * KEY_BLOCK + 1),
     st.tuples(*[st.integers(1, 5)] * 2, st.sampled_from([1, 6, 16, 50]), st.integers(1, 70)),
-    st.sampled_from(FLOATS),
+    cached,
     st.sampled_from(WINDOWS),
     st.sampled_from([None, NO_SINK]),
 )
@@ -59,7 +59,7 @@ def test_it_is_the_oracle_whatever_the_order_of_slots(
     assert_is_oracle(stored(step, dtype), window)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", CACHED, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 127, 128, 129, 130, 131, 132, 133, 261, 262, 263, 400])
 def test_a_ring_wraps(start, dtype):
     length = min(132, max(start, 131))
@@ -104,14 +104,15 @@ def test_tokens_that_no_hidden_state_is_before_are_no_keys(T):
 
 
 @settings(deadline=None)
-@given(seeds, st.lists(st.integers(-1, 30), min_size=1, max_size=5), floats)
+@given(seeds, st.lists(st.integers(-1, 30), min_size=1, max_size=5), cached)
 def test_a_view_of_longer_sequences_is_read_by_its_strides(seed, starts, dtype):
     length = max(0, *starts) if len(starts) > 1 else max(0, starts[0])
     step = stored(ring_step(seed, starts, 40, length, window=NO_WINDOW), dtype)
     # The cast made whole arrays: views again, of caches whose other slots are NaN.
     for name in KEYS_AND_VALUES[2:]:
         part = getattr(step, name)
-        whole = np.full((len(starts), 40, *part.shape[2:]), np.nan, dtype)
+        size = part.shape[3] * part.itemsize
+        whole = np.full((len(starts), 40, part.shape[2], size), 0xFF, np.uint8).view(dtype)
         whole[:, :length] = part
         step = step._replace(**{name: whole[:, :length]})
     assert_is_oracle(step, NO_WINDOW)
@@ -128,6 +129,21 @@ def test_a_row_is_to_the_bit_what_it_is_alone(seed, starts, dtype, data):
     alone = Step(*alone[:4], *shorter, step.sink_H)
     together = decode_attention(*step, window=NO_WINDOW)
     np.testing.assert_array_equal(together[b : b + 1], decode_attention(*alone, window=NO_WINDOW))
+
+
+@pytest.mark.parametrize("dtype", CODED, ids=str)
+@settings(max_examples=15, deadline=None)
+@given(
+    seeds,
+    st.integers(0, 70),
+    st.integers(1, 4),
+    st.sampled_from([1, 6, 50, 192]),
+    st.integers(1, 70),
+)
+def test_codes_are_to_the_bit_the_numbers_that_they_stand_for(dtype, seed, start, T, Q, C):
+    step = stored(ring_step(seed, (start, 3), 72, 72, window=33, T=T, G=3, Q=Q, C=C), dtype)
+    expected = decode_attention(*decoded(step), window=33)
+    np.testing.assert_array_equal(decode_attention(*step, window=33), expected)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

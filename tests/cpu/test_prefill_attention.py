@@ -11,8 +11,8 @@ from mimo_v2_flash.kernels.attention import NO_WINDOW
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.reference.attention import attention as oracle
 from tests.support.agreement import assert_agrees
-from tests.support.drawn import FLOATS, floats, seeds
-from tests.support.ring_steps import KEYS_AND_VALUES, ring_step, stored
+from tests.support.drawn import CACHED, CODED, FLOATS, cached, floats, seeds
+from tests.support.ring_steps import KEYS_AND_VALUES, decoded, ring_step, stored
 from tests.support.steps import Step, random_step
 
 WINDOWS = [1, 2, 5, 129, NO_WINDOW]
@@ -21,7 +21,7 @@ WINDOWS = [1, 2, 5, 129, NO_WINDOW]
 def assert_is_oracle(step: Step, window: int) -> None:
     actual = prefill_attention(*step, window=window)
     assert actual.dtype == np.float32
-    assert_agrees(actual, oracle(*step, window=window), scale=4)
+    assert_agrees(actual, oracle(*decoded(step), window=window), scale=4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -31,7 +31,7 @@ def assert_is_oracle(step: Step, window: int) -> None:
     st.integers(1, KEY_BLOCK + 9),
     st.integers(0, KEY_BLOCK + 9),
     st.tuples(*[st.integers(1, 5)] * 2, st.sampled_from([1, 6, 16, 50]), st.integers(1, 70)),
-    st.sampled_from(FLOATS),
+    cached,
     st.sampled_from(WINDOWS),
     st.sampled_from([None, NO_SINK]),
 )
@@ -48,7 +48,7 @@ def test_it_is_the_oracle_whatever_the_order_of_slots(
     assert_is_oracle(stored(step, dtype), window)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", CACHED, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 127, 128, 129, 131, 132, 133, 262, 400])
 def test_a_ring_wraps(start, dtype):
     step = ring_step(start, (start, -1, 131), 132, 132, window=129, T=21, K=2, G=3)
@@ -73,6 +73,21 @@ def test_a_token_is_to_the_bit_what_it_is_in_another_chunk(seed, start, cut, G, 
         for part, new in zip(step[4:7], first[1:4], strict=True):
             part[:, position % slots] = new[:, position - start]
     np.testing.assert_array_equal(prefill_attention(*last, window=window), together[:, cut:])
+
+
+@pytest.mark.parametrize("dtype", CODED, ids=str)
+@settings(max_examples=15, deadline=None)
+@given(
+    seeds,
+    st.integers(0, 70),
+    st.integers(1, 40),
+    st.sampled_from([1, 6, 50, 192]),
+    st.integers(1, 70),
+)
+def test_codes_are_to_the_bit_the_numbers_that_they_stand_for(dtype, seed, start, T, Q, C):
+    step = stored(ring_step(seed, (start, 3), 72, 72, window=33, T=T, G=3, Q=Q, C=C), dtype)
+    expected = prefill_attention(*decoded(step), window=33)
+    np.testing.assert_array_equal(prefill_attention(*step, window=33), expected)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

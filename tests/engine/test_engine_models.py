@@ -164,7 +164,8 @@ def test_greedy_answers_are_those_of_forward_and_generate():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "cache_dtype"), [("float32", "bfloat16"), ("bfloat16", "bfloat16")]
+    ("dtype", "cache_dtype"),
+    [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "int8"), ("bfloat16", "fp8")],
 )
 def test_rounded_requests_are_answered_as_alone_where_they_are_cut_alike(dtype, cache_dtype):
     """What a step reads of the cache is rounded, what it computes is not."""

@@ -12,9 +12,11 @@ from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.kernels.kv_cache import KVCache
 from mimo_v2_flash.kv_cache import HybridCache, new_cache
 from mimo_v2_flash.layers.attention import Attention
+from mimo_v2_flash.layers.eager_attention import eager_attend
 from mimo_v2_flash.parallel import SoloGroup
 from tests.support.agreement import assert_agrees
 from tests.support.batches import metadata_of
+from tests.support.drawn import CACHED
 from tests.support.oracle import layer_io
 from tests.support.tiny import random_tokens, recipes, tiny
 
@@ -31,10 +33,12 @@ def empty_cache(model, dtype=np.float32) -> HybridCache:
     return new_cache(model.config.layers, batch_size=1, max_length=LENGTH, dtype=dtype)
 
 
-def attended(model, index: int, x_TD, *, chunks, query_block=4, dtype=np.float32) -> np.ndarray:
+def attended(
+    model, index: int, x_TD, *, chunks, query_block=4, dtype=np.float32, **options
+) -> np.ndarray:
     """Return the layer's output for `x_TD`, computed in chunks of `chunks` tokens."""
     spec, cache = model.config.layers[index].attention, empty_cache(model, dtype)
-    layer = Attention(spec, SoloGroup(), query_block)
+    layer = Attention(spec, SoloGroup(), query_block, **options)
     weights, start, outputs = model.weights.layers[index].attention, 0, []
     for count in chunks:
         metadata = metadata_of(spec, [start], [count], cache, layer=index)
@@ -65,14 +69,14 @@ def test_with_the_past_in_its_cache_it_is_transformers(index, chunks):
 
 
 @every_layer
+@pytest.mark.parametrize("dtype", CACHED[1:], ids=str)
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [13, 1, 1, 9, 6]])
-def test_a_step_sees_its_tokens_as_the_cache_will_hold_them(index, chunks):
+def test_a_step_sees_its_tokens_as_the_cache_will_hold_them(index, chunks, dtype):
     x_TD = np.random.default_rng(0).standard_normal((LENGTH, 23)).astype(np.float32)
-    whole, exact = (
-        attended(MODEL, index, x_TD, chunks=[LENGTH], dtype=dtype)
-        for dtype in (ml_dtypes.bfloat16, np.float32)
+    whole, exact, y_TD = (
+        attended(MODEL, index, x_TD, chunks=parts, dtype=stored, attend=eager_attend)
+        for parts, stored in (([LENGTH], dtype), ([LENGTH], np.float32), (chunks, dtype))
     )
-    y_TD = attended(MODEL, index, x_TD, chunks=chunks, dtype=ml_dtypes.bfloat16)
     rounding = np.max(np.abs(whole - exact))
     assert rounding > 0
     assert np.max(np.abs(y_TD - whole)) < rounding / 20

@@ -19,7 +19,8 @@ from mimo_v2_flash.layers.eager_attention import (
 from mimo_v2_flash.layers.eager_mode import EagerMode
 from mimo_v2_flash.reference.attention import attention as oracle
 from tests.support.agreement import assert_agrees
-from tests.support.drawn import floats, seeds
+from tests.support.drawn import CODED, floats, seeds
+from tests.support.ring_steps import decoded, stored
 from tests.support.steps import Step, random_step
 
 B, K, GROUP, Q, C = 2, 3, 2, 6, 4
@@ -119,12 +120,14 @@ def test_it_is_a_compiled_call(monkeypatch, T):
 
 
 @pytest.mark.parametrize("T", [1, FEW_TOKENS + 1])
-@pytest.mark.parametrize("change", ["no numba", "other rows", "other dtype"])
+@pytest.mark.parametrize("change", ["no numba", "other rows", "other dtype", *CODED], ids=str)
 def test_what_the_loops_cannot_read_is_computed_by_numpy(monkeypatch, change, T):
     step = random_step(starts=(5, 3), T=T, S=5)
     expected = attend(*segments(step), window=4, query_block=16)
-    if change == "no numba":
+    if change == "no numba" or change in CODED:
         monkeypatch.setattr(eager_attention, "compiled_module", lambda _: None)
+        step = stored(step, np.float32 if change == "no numba" else change)
+        expected = attend(*segments(decoded(step)), window=4, query_block=16)
     elif change == "other rows":
         step = step._replace(
             prior_v_BSKC=np.swapaxes(np.swapaxes(step.prior_v_BSKC, 1, 2).copy(), 1, 2)
@@ -165,6 +168,11 @@ def test_bad_shapes_are_named(T):
         eager_attend(*segments(three), window=4, query_block=16)
     with pytest.raises(ValueError, match="window must be at least 1"):
         eager_attend(*segments(step), window=0, query_block=16)
+    codes = stored(step, CODED[0])
+    with pytest.raises(ValueError, match="queries have 7 channels, keys 8"):
+        eager_attend(
+            *segments(codes._replace(q_BTHQ=step.q_BTHQ[..., :7])), window=4, query_block=16
+        )
 
 
 @settings(deadline=None)

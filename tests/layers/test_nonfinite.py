@@ -10,6 +10,7 @@ from mimo_v2_flash import NonFiniteError
 from mimo_v2_flash.execution import MissingProgramError, NumpyBackend
 from mimo_v2_flash.layers.nonfinite import NonFiniteCause, has_nonfinite
 from tests.support.agreement import assert_agrees
+from tests.support.drawn import CODED
 from tests.support.poison import BAD_TOKEN, poisoned, poisoned_cache
 from tests.support.rows import ragged
 from tests.support.tiny import random_tokens, running, tiny
@@ -122,6 +123,24 @@ def test_a_bad_cache_ends_its_row_alone(mode, data, poison):
     np.testing.assert_array_equal(caches[1].length_B, lengths_B)
     # An expert that has a token more may add in another order: not to the bit.
     assert_agrees(logits_B1V[others], expected_B1V[others], scale=np.ptp(expected_B1V))
+
+
+NAN = np.array([np.nan], ml_dtypes.bfloat16)  # a scale
+
+
+@pytest.mark.parametrize("dtype", CODED, ids=str)
+def test_a_bad_row_of_codes_is_named(dtype):
+    """What was NaN when it was rounded, or has become so since, in an embedding or a cache."""
+    model, rows = running(MODEL, cache_dtype=dtype), rows_of([4, 6])
+    cache = model.new_cache(2, 12)
+    model.step(*ragged(rows, [0, 0]), cache)
+    cache.layers[1].v_ZKC[cache.slots[1] + 5, 0, -2:] = NAN.view(dtype)
+    assert cache.nonfinite_rows(9).tolist() == [False, True]
+    error = failure(model.step, *ragged([[5], [5]], [4, 6]), cache)
+    assert error.causes == {1: NonFiniteCause(5, 1, "KV cache")}
+    bad = running(poisoned(MODEL, "embedding"), cache_dtype=dtype)
+    error = failure(bad.step, *ragged([[5], [BAD_TOKEN]], [0, 0]), bad.new_cache(2, 12))
+    assert {row: cause.part for row, cause in error.causes.items()} == {1: "embedding"}
 
 
 ARISES = [  # a poisoned weight; the part that is named; its layer and expert

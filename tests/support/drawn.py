@@ -8,11 +8,14 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
+from mimo_v2_flash.cpu.kv_codes import CODES
 from mimo_v2_flash.kernels.axes import axes_of
 
 FLOATS = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)]
+CODED = list(CODES.values())
+CACHED = [*FLOATS, *CODED]
 
-floats = st.sampled_from(FLOATS)
+floats, cached = st.sampled_from(FLOATS), st.sampled_from(CACHED)
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from([1e-3, 1.0, 30.0])
 

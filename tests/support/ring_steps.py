@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mimo_v2_flash.cpu.kv_codes import decode, encode
 from mimo_v2_flash.kernels.kv_cache import KVCache, prior_tokens
 from tests.support.steps import Step, random_step
 
@@ -9,8 +10,14 @@ KEYS_AND_VALUES = "k_BTKQ", "v_BTKC", "prior_k_BSKQ", "prior_v_BSKC"
 
 
 def stored(step: Step, dtype) -> Step:
-    """Return a step whose keys and values have the dtype of a cache."""
-    return step._replace(**{name: getattr(step, name).astype(dtype) for name in KEYS_AND_VALUES})
+    """Return a step whose keys and values are as in a cache of `dtype`."""
+    dtype = np.dtype(dtype)
+    return step._replace(**{name: encode(getattr(step, name), dtype) for name in KEYS_AND_VALUES})
+
+
+def decoded(step: Step) -> Step:
+    """Return a step whose keys and values are the numbers that a cache holds."""
+    return step._replace(**{name: decode(getattr(step, name)) for name in KEYS_AND_VALUES})
 
 
 def ring_step(seed, starts, slots: int, kv_length: int, *, window: int, T=1, **sizes) -> Step:
