@@ -33,7 +33,8 @@ from .tile import (
 
 __all__ = [
     "CODES", "BlockFormat", "block_tile", "broadcasts", "bytes_of", "floats_of_bytes", "load",
-    "load_half", "load_twice", "nibble_values", "offset", "shifted", "store_block", "store_square",
+    "load_half", "load_nibbles", "load_twice", "nibble_values", "offset", "shifted",
+    "store_block", "store_square",
 ]  # fmt: skip
 
 INT16, INT32, INT64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -154,6 +155,14 @@ def floats_of_bytes(build: Any, codes: Any) -> list[Any]:
     else:
         parts = [codes]
     return [build.sitofp(build.sext(part, WORDS), SUMS) for part in parts]
+
+
+def load_nibbles(build: Any, address: Any) -> Any:
+    """Return `LANES` words that begin with the nibbles of bytes, that of lower bits first."""
+    codes = load(build, address, ir.VectorType(ir.IntType(8), LANES // 2))
+    wide = build.zext(codes, ir.VectorType(INT64, LANES // 2))
+    # The lower word of a pair keeps the byte, and the upper one gets its upper nibble.
+    return build.bitcast(build.or_(wide, build.shl(wide, splat(wide.type, 28))), WORDS)
 
 
 def nibble_values(

@@ -5,6 +5,9 @@ registers itself with `register_format`.
 """
 
 from . import fp8 as _fp8  # noqa: F401  # it registers itself, as all below
+from . import int4 as _int4  # noqa: F401
+from . import int8 as _int8  # noqa: F401
+from . import mxfp4 as _mxfp4  # noqa: F401
 from . import q3_k as _q3_k  # noqa: F401
 from . import q4_k as _q4_k  # noqa: F401
 from . import q6_k as _q6_k  # noqa: F401

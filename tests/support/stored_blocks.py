@@ -13,6 +13,7 @@ from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.quantization import get_format
 from mimo_v2_flash.quantization.ggml_blocks import GgmlBlocks
 from mimo_v2_flash.quantization.quantized_tensor import QuantizedTensor
+from mimo_v2_flash.quantization.scaled_codes import ScaledCodes
 from tests.support.ggml import ggml_quantized, gguf_dequantized
 from tests.support.packed_parts import PackedPart, assert_packed
 from tests.support.stored_weights import assert_is_product, random_float8, random_rows
@@ -20,11 +21,11 @@ from tests.support.stored_weights import assert_is_product, random_float8, rando
 ROWS = [1, 2, 3, 5, MAX_REGISTER_ROWS, MAX_REGISTER_ROWS + 1, 300]
 
 
-def random_blocks(
-    generator: np.random.Generator, name: str, outputs: int, blocks: int
-) -> GgmlBlocks:
-    """Return ggml's blocks of any bytes, with scales that are far apart."""
+def random_blocks(generator: np.random.Generator, name: str, outputs: int, blocks: int) -> Any:
+    """Return blocks of any bytes, with scales that are far apart; INT8 has blocks of 128."""
     form: Any = get_format(name)
+    if not issubclass(form, GgmlBlocks):
+        return _random_codes(generator, form, outputs, blocks)
     data = generator.integers(0, 256, (outputs * blocks, form.block_bytes), np.uint8)
     scales = data[:, form.scales]
     exponent = generator.uniform(-14, 2, (len(data), scales.shape[1] // 2))
@@ -34,6 +35,23 @@ def random_blocks(
         .view(np.uint8)
     )
     return form(data.reshape(outputs, -1))
+
+
+def _random_codes(
+    generator: np.random.Generator, form: Any, outputs: int, blocks: int
+) -> ScaledCodes:
+    shapes = form.stored_shapes((outputs, blocks * columns_of(form.format)))
+    code = generator.integers(0, 256, shapes["code"], np.uint8).view(form.tensors[0].dtype)
+    scale = np.exp2(generator.uniform(-14, 2, shapes["scale"])).astype(np.float32)
+    if form.tensors[1].dtype is np.uint8:
+        scale = generator.integers(110, 130, scale.shape, np.uint8)
+    return form(code, scale)
+
+
+def columns_of(name: str) -> int:
+    """Return the columns of a block that `random_blocks` makes."""
+    form = get_format(name)
+    return form.block if form.block > 1 else 128
 
 
 def drawn_rows(seed: int, outputs: int, inputs: int) -> np.ndarray:
@@ -96,7 +114,8 @@ def assert_is_multiplied(w: QuantizedTensor, seed: int) -> None:
         x_NI = random_rows(generator, N, w.shape[1])
         y_NO = ops.matmul(x_NI, w)
         assert_is_product(y_NO, x_NI, w.dequantize())
-        half = w.shape[1] // w.block // 2 * w.block
+        columns = columns_of(w.format)
+        half = w.shape[1] // columns // 2 * columns
         parts = [w.shard(1, range(half)), w.shard(1, range(half, w.shape[1]))]
         summed = ops.matmul(x_NI[:, :half], parts[0]) + ops.matmul(x_NI[:, half:], parts[1])
         assert_is_product(summed, x_NI, w.dequantize())
@@ -137,7 +156,7 @@ def assert_is_quantized_by_rows(name: str) -> None:
 
 def assert_blocks_are_packed(name: str, packer: Callable[..., None], seed: int) -> None:
     """Assert that any bytes are packed as NumPy decodes them, at any row and border of blocks."""
-    generator, columns = np.random.default_rng(seed), get_format(name).block
+    generator, columns = np.random.default_rng(seed), columns_of(name)
     unit = lcm(columns, BLOCK)
     outputs, blocks = map(int, generator.integers(1, (40, 4 * unit // columns)))
     w = random_blocks(generator, name, outputs, blocks)
@@ -145,4 +164,4 @@ def assert_blocks_are_packed(name: str, packer: Callable[..., None], seed: int) 
     stop = int(generator.integers(start // columns, blocks)) * columns + columns
     part = PackedPart(*w.shape, int(generator.integers(0, outputs)), start, stop)
     atol = 1e-7 * float(np.max(np.abs(w.dequantize()))) if name == "q4_k" else 0.0  # fused there
-    assert_packed(part, packer, (w.data.ctypes.data, 0, 0), w.dequantize(), atol=atol)
+    assert_packed(part, packer, w.compiled.address, w.dequantize(), atol=atol)
