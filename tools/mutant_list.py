@@ -5,6 +5,7 @@ from tools.compute_mutants import COMPUTE_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
+from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
@@ -25,6 +26,7 @@ MUTANTS = (
     *COMPUTE_MUTANTS,
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
+    *FORMAT_MUTANTS,
     *GENERATION_MUTANTS,
     *DRAFT_MUTANTS,
     *ENGINE_MUTANTS,

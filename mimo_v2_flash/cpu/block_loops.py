@@ -30,13 +30,13 @@ def block_rows(form: BlockFormat) -> Any:
     Its arguments are (x, N, inputs, code, scale, y, outputs, start, end), all integers: x, y, the
     weight and the scales that are stored elsewhere are addresses.
     """
-    columns, size, scale_size, shift = form.columns, form.size, form.scale_size, form.shift
+    columns, size, scale_size = form.columns, form.size, form.scale_size
     one, two, four = (block_tile(form, rows) for rows in (1, 2, ROWS))
 
     @inlined
     def rows(x, N, inputs, code, scale, y, outputs, start, end):
         blocks, x_pitch, y_pitch = inputs // columns, inputs * WORD, outputs * WORD
-        pitch, scale_pitch = blocks * size, (((blocks - 1) >> shift) + 1) * scale_size
+        pitch, scale_pitch = blocks * size, blocks * scale_size
         for o in range(start, end, COLUMNS):
             w, s, last = code + o * pitch, scale + o * scale_pitch, end - 1 - o
             for n in range(0, N, ROWS):
@@ -56,7 +56,7 @@ def block_packer(form: BlockFormat, kind: PanelKind = FLOAT32_PANEL) -> Any:
 
     `start` and `stop` are at borders of blocks.
     """
-    columns, size, scale_size, shift = form.columns, form.size, form.scale_size, form.shift
+    columns, size, scale_size = form.columns, form.size, form.scale_size
     store, store_columns, ones = store_block(form), store_square(kind), fill_ones(kind)
     word, line, chunk = WORD, PANEL * WORD // kind.per_word, kind.chunk * WORD
 
@@ -64,7 +64,7 @@ def block_packer(form: BlockFormat, kind: PanelKind = FLOAT32_PANEL) -> Any:
     def pack(code, scale, _, outputs, inputs, o, start, stop, target):
         ones(start, stop, target)
         blocks = inputs // columns
-        pitch, scale_pitch = blocks * size, (((blocks - 1) >> shift) + 1) * scale_size
+        pitch, scale_pitch = blocks * size, blocks * scale_size
         room_OI = np.empty((LANES, columns), np.float32)
         source = room_OI.ctypes.data
         for k in range(start, stop, columns):
@@ -72,7 +72,7 @@ def block_packer(form: BlockFormat, kind: PanelKind = FLOAT32_PANEL) -> Any:
             for lane in range(LANES):
                 row = min(o + lane, outputs - 1)
                 block = code + row * pitch + b * size
-                place = scale + row * scale_pitch + (b >> shift) * scale_size
+                place = scale + row * scale_pitch + b * scale_size
                 store(block, place, source + lane * columns * word)
             for i in range(0, columns, LANES):
                 j = k - start + i

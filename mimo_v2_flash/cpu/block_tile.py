@@ -59,16 +59,13 @@ class BlockFormat(NamedTuple):
         Function from an IR builder and the addresses of a block and of its scale elsewhere to an
         iterator of the block's float32 vectors, as its columns lie.
     scale_size
-        Bytes of a scale that is stored elsewhere; 0 where there is none.
-    shift
-        Binary logarithm of how many blocks share it.
+        Bytes of a block's scales that are stored elsewhere; 0 where there are none.
     """
 
     columns: int
     size: int
     decode: Callable[[Any, Any, Any], Iterator[Any]]
     scale_size: int = 0
-    shift: int = 0
 
 
 def offset(build: Any, address: Any, size: int) -> Any:
@@ -260,7 +257,7 @@ class _Tile:
     def _decoders(self, i: Any, start: Any) -> list[Iterator[Any]]:
         """Return the decoders of one block of each row of the weight; prefetch those behind."""
         build, form, decoders = self.build, self.form, []
-        behind = build.mul(build.ashr(i, INT64(form.shift)), INT64(form.scale_size))
+        behind = build.mul(i, INT64(form.scale_size))
         for code, scale in zip(self.code, self.scale, strict=True):
             block = build.add(code, start)
             for line in range(0, form.size, LINE):

@@ -1,4 +1,4 @@
-"""Compiled loops of INT4: 32 codes of four bits, of which 128 share a float32 scale.
+"""Compiled loops of INT4: 128 codes of four bits that share a float32 scale.
 
 Source: `quantization/int4.py` is the plain statement.
 """
@@ -9,22 +9,26 @@ from typing import Any
 from llvmlite import ir
 
 from .block_loops import BlockLoops, block_packer, block_rows, compiled_blocks
-from .block_tile import BlockFormat, load, load_nibbles, nibble_values, offset
+from .block_tile import BlockFormat, load, nibble_values, offset
 from .loops import in_order
 from .tile import LANES, SUMS, WORD, WORDS, splat, spread
 
 __all__ = ["compiled", "int4_packer", "int4_rows"]
 
-COLUMNS, SIZE, SHIFT = 32, 16, 2
+COLUMNS, SIZE, RUN = 128, 64, 16  # RUN: bytes, whose lower nibbles are columns before the upper
 NUMBERS = [*range(8), *range(-8, 0)]
-FLOAT = ir.FloatType()
+FLOAT, BYTES = ir.FloatType(), ir.VectorType(ir.IntType(8), LANES)
 
 
 def _decode(build: Any, block: Any, scale: Any) -> Any:
     factor = spread(build, load(build, scale, FLOAT))
     values = nibble_values(build, NUMBERS, _decode_nibbles, factor)
-    for column in range(0, COLUMNS, LANES):
-        yield values(load_nibbles(build, offset(build, block, column // 2)), 0)
+    for run in range(0, SIZE, RUN):
+        places = (offset(build, block, run + byte) for byte in range(0, RUN, LANES))
+        words = [build.zext(load(build, place, BYTES), WORDS) for place in places]
+        for shift in (0, 4):
+            for word in words:
+                yield values(word, shift)
 
 
 def _decode_nibbles(build: Any, nibbles: Any) -> Any:
@@ -32,7 +36,7 @@ def _decode_nibbles(build: Any, nibbles: Any) -> Any:
     return build.sitofp(signed, SUMS)
 
 
-INT4 = BlockFormat(COLUMNS, SIZE, _decode, WORD, SHIFT)
+INT4 = BlockFormat(COLUMNS, SIZE, _decode, WORD)
 _rows, _pack = block_rows(INT4), block_packer(INT4)
 
 

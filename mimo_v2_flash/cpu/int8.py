@@ -1,4 +1,4 @@
-"""Compiled loops of INT8: 32 codes of a byte, of which 128 share a float32 scale.
+"""Compiled loops of INT8: 128 codes of a byte that share a float32 scale.
 
 Source: `quantization/int8.py` is the plain statement.
 """
@@ -16,7 +16,7 @@ from .tile import LANES, SUMS, WORD, WORDS, spread
 
 __all__ = ["compiled", "int8_packer", "int8_rows"]
 
-COLUMNS, GROUP, SHIFT = 32, 128, 2
+COLUMNS = 128
 BYTES, FLOAT = ir.VectorType(ir.IntType(8), LANES), ir.FloatType()
 
 
@@ -27,7 +27,7 @@ def _decode(build: Any, block: Any, scale: Any) -> Any:
         yield build.fmul(build.sitofp(build.sext(codes, WORDS), SUMS), factor)
 
 
-INT8 = BlockFormat(COLUMNS, COLUMNS, _decode, WORD, SHIFT)
+INT8 = BlockFormat(COLUMNS, COLUMNS, _decode, WORD)
 _rows, _pack = block_rows(INT8), block_packer(INT8)
 
 
@@ -48,9 +48,9 @@ LOOPS = BlockLoops.of(INT8, int8_rows, int8_packer)
 
 def compiled(code_OI: np.ndarray, scale_OG: np.ndarray) -> CompiledWeight | None:
     """Return codes as the loops read them; a row's only scale is repeated for its groups."""
-    if code_OI.shape[1] % GROUP:
+    if code_OI.shape[1] % COLUMNS:
         return None
-    groups = code_OI.shape[1] // GROUP
+    groups = code_OI.shape[1] // COLUMNS
     if scale_OG.shape[1] < groups:
         scale_OG = np.repeat(scale_OG, groups, axis=1)
     return compiled_blocks(LOOPS, code_OI, scale_OG)

@@ -1,34 +1,39 @@
-"""Compiled loops of MXFP4: 32 codes of four bits, E2M1, and a power of two of a byte.
+"""Compiled loops of MXFP4: 128 codes of four bits, E2M1, and four powers of two of a byte.
 
 Source: `quantization/mxfp4.py` is the plain statement.
 """
 
-from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from .block_loops import BlockLoops, block_packer, block_rows, compiled_blocks
-from .block_tile import BlockFormat, load, load_nibbles, nibble_values, offset
+from .block_tile import BlockFormat, broadcasts, load, load_nibbles, nibble_values, offset
 from .loops import in_order
-from .tile import LANES, SUMS, WORDS, splat, spread
+from .matmul import CompiledWeight
+from .tile import LANES, SUMS, WORDS, splat
 
 __all__ = ["compiled", "mxfp4_packer", "mxfp4_rows"]
 
-COLUMNS, SIZE = 32, 16
+COLUMNS, SIZE, GROUPS = 128, 64, 4  # GROUPS: of 32 columns, each with a scale
 NUMBERS = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
-INT8, INT32, FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
+WORD4, BYTE4 = (ir.VectorType(ir.IntType(bits), GROUPS) for bits in (32, 8))
+FLOAT4 = ir.VectorType(ir.FloatType(), GROUPS)
 SMALLEST, HALF_EXPONENT = 1 << 22, 126 << 23  # bits of 2^-127, which is a scale of 0, and of 1/2
 
 
 def _decode(build: Any, block: Any, scale: Any) -> Any:
-    bits = build.shl(build.zext(load(build, scale, INT8), INT32), INT32(23))
-    is_zero = build.icmp_unsigned("==", bits, INT32(0))
-    factor = spread(build, build.bitcast(build.select(is_zero, INT32(SMALLEST), bits), FLOAT))
+    bits = build.shl(build.zext(load(build, scale, BYTE4), WORD4), splat(WORD4, 23))
+    is_zero = build.icmp_unsigned("==", bits, splat(WORD4, 0))
+    bits = build.select(is_zero, splat(WORD4, SMALLEST), bits)
+    factors = broadcasts(build, [build.bitcast(bits, FLOAT4)])
     table = [*NUMBERS, *(-number for number in NUMBERS)]
-    values = nibble_values(build, table, _decode_nibbles, factor)
-    for column in range(0, COLUMNS, LANES):
-        yield values(load_nibbles(build, offset(build, block, column // 2)), 0)
+    for group in range(GROUPS):
+        values = nibble_values(build, table, _decode_nibbles, factors(group))
+        for column in range(0, COLUMNS // GROUPS, LANES):
+            place = (group * COLUMNS // GROUPS + column) // 2
+            yield values(load_nibbles(build, offset(build, block, place)), 0)
 
 
 def _decode_nibbles(build: Any, nibbles: Any) -> Any:
@@ -41,7 +46,7 @@ def _decode_nibbles(build: Any, nibbles: Any) -> Any:
     return build.bitcast(build.or_(build.bitcast(value, WORDS), sign), SUMS)
 
 
-MXFP4 = BlockFormat(COLUMNS, SIZE, _decode, 1)
+MXFP4 = BlockFormat(COLUMNS, SIZE, _decode, GROUPS)
 _rows, _pack = block_rows(MXFP4), block_packer(MXFP4)
 
 
@@ -57,4 +62,9 @@ def mxfp4_packer(code, scale, _, outputs, inputs, o, start, stop, target):
     _pack(code, scale, _, outputs, inputs, o, start, stop, target)
 
 
-compiled = partial(compiled_blocks, BlockLoops.of(MXFP4, mxfp4_rows, mxfp4_packer))
+LOOPS = BlockLoops.of(MXFP4, mxfp4_rows, mxfp4_packer)
+
+
+def compiled(code: np.ndarray, scale: np.ndarray) -> CompiledWeight | None:
+    """Return codes as the loops read them, or None if a row is no multiple of 128 columns."""
+    return None if code.shape[1] % SIZE else compiled_blocks(LOOPS, code, scale)

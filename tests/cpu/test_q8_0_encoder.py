@@ -10,5 +10,7 @@ def test_numbers_at_the_borders_of_codes_are_rounded_as_numpy_does():
     generator = np.random.default_rng(0)
     w_NC = (generator.integers(-254, 255, (500, 32)) / 2).astype(np.float32)
     w_NC[:, 0] = 127
-    w_NC = np.nextafter(w_NC, generator.choice(np.float32([-1, 1]), w_NC.shape) * 1000)
-    np.testing.assert_array_equal(encode(w_NC), get_format("q8_0").encode_blocks(w_NC))
+    beside_NC = np.nextafter(w_NC, generator.choice(np.float32([-1, 1]), w_NC.shape) * 1000)
+    for drawn_NC in (w_NC, beside_NC):
+        expected = get_format("q8_0").encode_blocks(drawn_NC)
+        np.testing.assert_array_equal(encode(drawn_NC), expected)

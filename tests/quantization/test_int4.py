@@ -14,11 +14,14 @@ from tests.support.stored_blocks import (
 FORM = get_format("int4")
 
 
-def test_of_two_codes_the_first_is_in_the_lower_bits():
+def test_lower_bits_are_the_first_16_of_32_columns():
     code = np.zeros((1, 64), np.uint8)
-    code[0, :3] = [0x21, 0x87, 0xF0]
+    code[0, :2], code[0, 17] = [0x21, 0x87], 0xF0
     w = FORM(code, np.full((1, 1), 0.5, np.float32))
-    np.testing.assert_array_equal(w.dequantize()[0, :6], [0.5, 1, 3.5, -4, 0, -0.5])
+    columns = {0: 0.5, 1: 3.5, 16: 1, 17: -4, 49: -0.5}
+    expected = np.zeros(128, np.float32)
+    expected[list(columns)] = list(columns.values())
+    np.testing.assert_array_equal(w.dequantize()[0], expected)
 
 
 def test_codes_are_the_nearest_whatever_is_drawn():

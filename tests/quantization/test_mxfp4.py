@@ -5,6 +5,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.quantization import get_format
 from tests.support.stored_blocks import (
     assert_is_multiplied,
@@ -13,6 +14,7 @@ from tests.support.stored_blocks import (
     drawn_rows,
     random_blocks,
 )
+from tests.support.stored_weights import assert_is_product
 
 FORM = get_format("mxfp4")
 
@@ -62,9 +64,12 @@ def test_a_scale_that_is_nan_is_refused():
 
 
 def test_products_are_those_of_its_numbers():
-    w = random_blocks(np.random.default_rng(0), "mxfp4", 67, 11)
+    w = random_blocks(np.random.default_rng(0), "mxfp4", 67, 20)
     assert_is_multiplied(w, 0)
     assert_sums_are_of_rows(w, 1)
+    narrow, x_NI = w.shard(1, range(96)), np.ones((3, 96), np.float32)
+    assert narrow.compiled is None
+    assert_is_product(ops.matmul(x_NI, narrow), x_NI, narrow.dequantize())
 
 
 def test_it_is_quantized_by_rows_and_what_it_cannot_is_refused():
