@@ -39,7 +39,7 @@ class GrammarCase:
     def __init__(self) -> None:
         config = replace(model_config(quick=False), eos_token_id=END)
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            folder = Path(name) / "wide"
             write_float8(folder, config)
             weights = load_weights(folder, config)
             shape = VOCAB_SIZE, config.hidden_size
@@ -110,16 +110,15 @@ def drawn_tokenizer() -> Tokenizer:
     content = json.loads((ROOT / "examples" / "mimo-tiny" / "tokenizer.json").read_text())
     vocab = content["model"]["vocab"]
     known = [token for token in vocab if vocab[token] >= 9]
-    size = max(vocab.values()) + 1
+    pair_N2 = random.integers(len(known), size=(TOKENS, 2)).tolist()
+    words = [known[first] + known[second] for first, second in pair_N2]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    while size < TOKENS:
-        if random.random() < 0.6:
-            first, second = random.choice(known, 2)
-            token = first + second
-        else:
-            first, last = map(ord, SCRIPTS[random.integers(len(SCRIPTS))])
-            text = "".join(map(chr, random.integers(first, last, random.integers(1, 4))))
-            token = byte_level.pre_tokenize_str(text)[0][0]
-        if token not in vocab:
-            vocab[token], size = size, size + 1
+    for first, last in SCRIPTS:
+        code_N3 = random.integers(ord(first), ord(last), (TOKENS // 8, 3)).tolist()
+        texts = ["".join(map(chr, codes[: 1 + index % 3])) for index, codes in enumerate(code_N3)]
+        words += [byte_level.pre_tokenize_str(text)[0][0] for text in texts]
+    random.shuffle(words)
+    for word in dict.fromkeys(words):
+        if len(vocab) < TOKENS:
+            vocab.setdefault(word, len(vocab))
     return Tokenizer.from_str(json.dumps(content))
