@@ -207,4 +207,29 @@ SERVING_MUTANTS: tuple[Mutant, ...] = (
         "            self._unsent[choice.index] = []\n",
         "",
     ),
+    _serving(
+        "the arguments of a strict tool are free",
+        "answer_form",
+        'if is_free and tool.get("strict") is not True:',
+        "if is_free:",
+    ),
+    _serving(
+        "a silent stream says nothing",
+        "event_stream",
+        "        if self._is_silent:\n",
+        "        if False:\n",
+    ),
+    _serving(
+        "a lone surrogate is an error of the server",
+        "json_bytes",
+        "except ValueError:",
+        "except KeyError:",
+    ),
+    _serving(
+        "events of responses have no log-probabilities",
+        "response_items",
+        'self._text_event("delta", logprobs, delta=text)',
+        'self._text_event("delta", delta=text)',
+        "responses",
+    ),
 )

@@ -191,4 +191,10 @@ TEXT_MUTANTS = (
         "self._ended_at >= self._tokens",
         "self._ended_at > self._tokens",
     ),
+    _text(
+        "a text has the log-probabilities of the marker before it",
+        "output_parser",
+        "if deltas or not (is_held and self._parser.is_content):",
+        "if deltas:",
+    ),
 )

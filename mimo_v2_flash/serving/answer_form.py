@@ -1,6 +1,7 @@
 """The form that a request asks of an answer, as a grammar: JSON, a choice, calls of tools."""
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["answer_form", "tool_call_grammar"]
 
 TOOL_CHOICES = ("auto", "none", "required")
 GRAMMAR_KINDS = {"json": "json_schema"}
+CALL, CALL_END, NEWLINE = "<tool_call>", "</tool_call>", ' "\\n"?'
 ANY_OBJECT = '{"type": "object"}'
 
 
@@ -71,10 +73,11 @@ def _structured_outputs(request: ChatCompletionFields) -> tuple[str, str, str] |
 
 
 def _tool_choice(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, str, str] | None:
-    choice = request.tool_choice
-    if choice is None or choice in ("auto", "none"):
-        return None
+    choice = request.tool_choice or "auto"
     tools = [tool["function"] for tool in normalize_tools(request.tools)]
+    is_free = choice == "auto" and any(tool.get("strict") is True for tool in tools)
+    if choice == "none" or (choice == "auto" and not is_free):
+        return None
     if isinstance(choice, dict):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, dict) else None
@@ -87,12 +90,17 @@ def _tool_choice(request: ChatCompletionFields, tokenizer: Any) -> tuple[str, st
     if not tools:
         raise APIError("tool_choice names no function of tools", param="tool_choice")
     is_one = isinstance(choice, dict) or request.parallel_tool_calls is False
-    grammar = tool_call_grammar(tools, tokenizer.added_tokens_encoder, is_one=is_one)
-    return "lark", grammar, "tool_choice"
+    special = tokenizer.added_tokens_encoder
+    grammar = tool_call_grammar(tools, special, is_one=is_one, is_free=is_free)
+    return "lark", grammar, "tools" if is_free else "tool_choice"
 
 
 def tool_call_grammar(
-    tools: Sequence[dict[str, Any]], special: Collection[str], *, is_one: bool = False
+    tools: Sequence[dict[str, Any]],
+    special: Collection[str],
+    *,
+    is_one: bool = False,
+    is_free: bool = False,
 ) -> str:
     """Return the Lark grammar of calls of some tools, in the spelling of MiMo-V2-Flash.
 
@@ -104,28 +112,52 @@ def tool_call_grammar(
         The special tokens of the vocabulary: a marker that is none of them is text.
     is_one
         Whether there is one call; otherwise there are one or more.
+    is_free
+        Whether there is any text too, and any number of calls, of which those of functions that are
+        not `strict` may have any arguments.
     """
     start, end = (
-        marker if marker in special else json.dumps(marker)
-        for marker in ("<tool_call>", "</tool_call>")
+        marker if marker in special else json.dumps(marker) for marker in (CALL, CALL_END)
     )
-    lines = [f'start: {"call" if is_one else "call+"}\ncall: {start} "\\n" (%s) {end} "\\n"?']
-    lines[0] %= " | ".join(f"function_{index}" for index in range(len(tools)))
-    lines.append('text[lazy]: /(.|\\n)*/ "</parameter>\\n"')
+    functions = " | ".join(f"function_{index}" for index in range(len(tools)))
+    lines = [
+        f"start: {'TEXT (call TEXT)*' if is_free else 'call' if is_one else 'call+'}",
+        f'call: {start} "\\n" ({functions}) {end}{"" if is_free else NEWLINE}',
+        'text[lazy]: /(.|\\n)*/ "</parameter>\\n"',
+    ]
+    if is_free:
+        lines += _free_text(tools, is_special=start == CALL)
     for index, tool in enumerate(tools):
-        schema = tool.get("parameters") or {}
-        required, properties = schema.get("required"), schema.get("properties")
-        parts = []
-        entries = properties.items() if isinstance(properties, dict) else ()
-        for number, (name, of_value) in enumerate(entries):
-            rule = f"parameter_{index}_{number}"
-            opening = json.dumps(f"<parameter={name}>")
-            lines.append(f"{rule}: {opening} {_value(of_value, schema)}")
-            is_required = isinstance(required, list) and name in required
-            parts.append(rule if is_required else f"{rule}?")
         opening = json.dumps(f"<function={tool['name']}>\n")
-        lines.append(f'function_{index}: {opening} {" ".join(parts)} "</function>\\n"')
+        if is_free and tool.get("strict") is not True:
+            lines.append(f"function_{index}: {opening} any_arguments")
+        else:
+            parts, rules = _parameters(f"parameter_{index}", tool.get("parameters") or {})
+            lines += [f'function_{index}: {opening} {parts} "</function>\\n"', *rules]
     return "\n".join(lines)
+
+
+def _parameters(prefix: str, schema: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the parameters of a call in their order, and the rule of each."""
+    required, properties = schema.get("required"), schema.get("properties")
+    parts, rules = [], []
+    entries = properties.items() if isinstance(properties, dict) else ()
+    for number, (name, of_value) in enumerate(entries):
+        rule, opening = f"{prefix}_{number}", json.dumps(f"<parameter={name}>")
+        rules.append(f"{rule}: {opening} {_value(of_value, schema)}")
+        is_required = isinstance(required, list) and name in required
+        parts.append(rule if is_required else f"{rule}?")
+    return " ".join(parts), rules
+
+
+def _free_text(tools: Sequence[dict[str, Any]], *, is_special: bool) -> list[str]:
+    """Return the rules of text, which begins no call, and of arguments that are not checked."""
+    names = "|".join(re.escape(tool["name"]).replace("/", r"\/") for tool in tools)
+    begins = f"<function=({names})>" if is_special else f"<function=({names})>|{CALL}"
+    return [
+        rf"TEXT: /(.|\n)*/ & ~/(.|\n)*({begins})(.|\n)*/",
+        r'any_arguments[lazy]: /(.|\n)*/ "</function>\n"',
+    ]
 
 
 def _value(schema: Any, root: dict[str, Any]) -> str:

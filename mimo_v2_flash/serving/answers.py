@@ -79,6 +79,7 @@ class ResponseBuilder:
         self.cached_tokens, self.notes = 0, dict[str, Any]()
         ends = frozenset() if request.ignore_eos else served.end_tokens
         self._end_tokens = ends.union(request.stop_token_ids or ())
+        self._stream_usage = request.stream_usage
 
     def begin(self) -> list[dict[str, Any]]:
         """Return the chunks before the first token."""
@@ -102,7 +103,7 @@ class ResponseBuilder:
             choice.logprobs += event.logprobs or ()
             choice.finish_reason = event.finish_reason
             chunks += self._choice_chunks(choice, event)
-        if self.request.stream_usage.continuous_usage_stats:
+        if self._stream_usage.continuous_usage_stats:
             chunks = [chunk | {"usage": self.usage()} for chunk in chunks]
         return chunks
 
@@ -112,7 +113,7 @@ class ResponseBuilder:
 
     def end(self) -> list[dict[str, Any]]:
         """Return the chunks after the last token."""
-        if not self.request.stream_usage.include_usage:
+        if not self._stream_usage.include_usage:
             return []
         return [self._chunk([]) | {"usage": self.usage()}]
 

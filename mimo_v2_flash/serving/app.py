@@ -1,6 +1,7 @@
 """The HTTP API: OpenAI's routes, and those of probes and dashboards."""
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib.metadata import version
@@ -11,8 +12,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from .answers import ResponseBuilder
 from .chat_page import chat_page
 from .errors import APIError
+from .json_bytes import json_bytes
 from .metrics import CONTENT_TYPE
 from .protocol import (
     ChatCompletionFields,
@@ -27,7 +30,10 @@ from .tokenization import detokenize, tokenize
 
 __all__ = ["create_app"]
 
+MAY_HAVE_GRAMMAR = re.compile(rb'"(tools|response_format|structured_outputs|text)"')
+SMALL_BODY = 4096  # bytes, which take less than a millisecond to parse
 BODY_SECONDS = 60  # in which a client must have sent its body
+CLIENT_GONE = 499  # nginx's status, for the log alone
 KEEP_ALIVE_SECONDS = 15.0  # that a stream is silent at most
 NOT_BUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # by proxies
 
@@ -48,12 +54,13 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
     async def answer(request: Request, kind: Any) -> Response:
         service.check_open()
         body = await _body(request)
-        begun = await asyncio.to_thread(service.parse, kind, body)
+        begun = await _parse(service, kind, body)
         running = service.start(begun, request.scope["state"]["log"])
         if begun.request.stream:
             return EventResponse(running)
         try:
-            return JSONResponse(await _unless_gone(request, running.whole()))
+            whole = await _unless_gone(request.receive, running.whole())
+            return Response(json_bytes(whole), media_type="application/json")
         finally:
             running.close()
 
@@ -70,6 +77,13 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         return await answer(request, ResponseFields)
 
 
+async def _parse(service: Service, kind: Any, body: bytes) -> ResponseBuilder:
+    """Return the answer to a request; in a thread, which waits for the engine's, if it is slow."""
+    if len(body) <= SMALL_BODY and not MAY_HAVE_GRAMMAR.search(body):
+        return service.parse(kind, body)
+    return await asyncio.to_thread(service.parse, kind, body)
+
+
 class EventResponse(StreamingResponse):
     """An answer as server-sent events, which ends when its client goes away."""
 
@@ -79,9 +93,12 @@ class EventResponse(StreamingResponse):
         self._running = running
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send the events; the answer is closed even if none was requested for."""
+        """Send the events, in a task of its own: what wakes it is not passed on by middleware."""
         try:
-            await super().__call__(scope, receive, send)
+            await _unless_gone(receive, self.stream_response(send))
+        except APIError as error:
+            if error.status != CLIENT_GONE:
+                raise
         finally:
             self._running.close()
 
@@ -153,12 +170,12 @@ async def _body(request: Request) -> bytes:
         raise _client_has_gone() from error
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+async def _unless_gone(receive: Any, work: Coroutine[Any, Any, Any]) -> Any:
     """Return the result of `work`, which is cancelled if the client goes away.
 
     `Request.is_disconnected` would have to be requested again and again.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request.receive))
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -172,7 +189,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _client_has_gone() -> APIError:
-    return APIError("the client went away", status=499)  # nginx's status, for the log alone
+    return APIError("the client went away", status=CLIENT_GONE)
 
 
 async def _gone(receive: Any) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from mimo_v2_flash.engine.request import Constraint, Event, TokenLogprob
@@ -105,8 +106,9 @@ class ChatCompletionBuilder(ResponseBuilder):
     def _parse(self, choice: Choice, event: Event) -> list[DeltaMessage]:
         """Return what the tokens of an event add to a choice."""
         parser, deltas = self._parsers[choice.index], list[DeltaMessage]()
-        for token in self.text_tokens(choice, event):
-            deltas += parser.push(token)
+        logprobs = event.logprobs or repeat(None)
+        for token, logprob in zip(self.text_tokens(choice, event), logprobs, strict=False):
+            deltas += parser.push(token, logprob)
             self._reasoning_tokens += parser.is_reasoning
         if event.finish_reason:
             deltas += parser.end()

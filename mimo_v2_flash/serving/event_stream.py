@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from .engine_thread import EngineThread
 
 __all__ = ["AsyncEventStream", "EventStream", "LoopInbox", "Submission"]
 
-MOST_UNREAD = 4096  # steps that a client has not read: a slow one is cut off
+MOST_UNREAD = 4096  # events of an answer that a client has not read: a slow one is cut off
 
 
 class Submission(NamedTuple):
@@ -76,7 +77,7 @@ class EventStream(_Requests):
 
 
 class LoopInbox:
-    """Events on their way from the engine's thread to queues of an event loop.
+    """Events on their way from the engine's thread to streams of an event loop.
 
     The loop is woken once for all that has come by then, not for each request of a step.
 
@@ -88,11 +89,11 @@ class LoopInbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._is_woken = loop, False
-        self._pending = deque[tuple[asyncio.Queue[StepEvents], StepEvents]]()
+        self._pending = deque[tuple[Callable[[StepEvents], None], StepEvents]]()
 
-    def put(self, queue: asyncio.Queue[StepEvents], events: StepEvents) -> None:
-        """Hand events over; to be called on the engine's thread."""
-        self._pending.append((queue, events))
+    def put(self, listener: Callable[[StepEvents], None], events: StepEvents) -> None:
+        """Let a listener be called with events; to be called on the engine's thread."""
+        self._pending.append((listener, events))
         if not self._is_woken:  # else `_deliver` is still to come, and finds them
             self._is_woken = True
             with suppress(RuntimeError):  # the loop has ended: nobody waits
@@ -101,8 +102,8 @@ class LoopInbox:
     def _deliver(self) -> None:
         self._is_woken = False
         while self._pending:
-            queue, events = self._pending.popleft()
-            queue.put_nowait(events)
+            listener, events = self._pending.popleft()
+            listener(events)
 
 
 class AsyncEventStream(_Requests):
@@ -111,26 +112,43 @@ class AsyncEventStream(_Requests):
     def __init__(
         self, thread: EngineThread, submissions: Sequence[Submission], inbox: LoopInbox
     ) -> None:
-        self._inbox, self._queue = inbox, asyncio.Queue[StepEvents]()
-        super().__init__(thread, submissions, self._put)
+        self._unread: StepEvents = []
+        self._reader: asyncio.Future[None] | None = None  # it waits for events
+        self._is_silent = False  # nothing has come since the last look
+        self._timer: asyncio.TimerHandle | None = None
+        super().__init__(thread, submissions, partial(inbox.put, self._take))
 
-    def _put(self, events: StepEvents) -> None:
-        """Hand events to the loop: called on the engine's thread."""
-        self._inbox.put(self._queue, events)
-        if self._queue.qsize() > MOST_UNREAD:
+    def _take(self, events: StepEvents) -> None:
+        """Take events, and wake the reader."""
+        self._unread += events
+        self._is_silent = False
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        if len(self._unread) > MOST_UNREAD * self.remaining:
             self.close()
 
     async def steps(self, idle_seconds: float | None = None) -> AsyncIterator[StepEvents]:
-        """Yield the events of each step; an empty list where none comes for a while."""
+        """Yield what has come since the last time; an empty list where nothing has for a while.
+
+        The silence is at most `idle_seconds`, and may be half of it.
+        """
         loop = asyncio.get_running_loop()
-        while self.remaining:
-            if idle_seconds is None:
-                yield self.count(await self._queue.get())
-                continue
-            # `wait_for` would make a task for each step: a sixth of the loop's time.
-            silence = loop.call_later(idle_seconds, self._queue.put_nowait, [])
-            try:
-                events = await self._queue.get()
-            finally:
-                silence.cancel()
-            yield self.count(events)
+        if idle_seconds is not None:
+            self._look(loop, idle_seconds / 2)
+        try:
+            while self.remaining:
+                if not self._unread:
+                    self._reader = loop.create_future()
+                    await self._reader
+                events, self._unread = self._unread, []
+                yield self.count(events)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Look from time to time whether anything has come: a timer for each step costs more."""
+        if self._is_silent:
+            self._take([])
+        self._is_silent = True
+        self._timer = loop.call_later(seconds, self._look, loop, seconds)

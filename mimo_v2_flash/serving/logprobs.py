@@ -6,21 +6,25 @@ from typing import Any
 from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.text.token_bytes import token_bytes
 
-__all__ = ["chat_logprobs", "completion_logprobs"]
+__all__ = ["chat_logprobs", "completion_logprobs", "token_entries"]
 
 LEAST = -9999.0  # JSON has no infinity
 
 
 def chat_logprobs(tokenizer: Any, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """Return the log-probabilities of a chat's tokens, each with the most probable ones."""
-    content = [
+    """Return the log-probabilities of a chat's tokens."""
+    return {"content": token_entries(tokenizer, logprobs), "refusal": None}
+
+
+def token_entries(tokenizer: Any, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return the log-probability of each token, with the most probable ones there."""
+    return [
         {
             **_entry(tokenizer, each.token, each.logprob),
             "top_logprobs": [_entry(tokenizer, *pair) for pair in each.top],
         }
         for each in logprobs
     ]
-    return {"content": content, "refusal": None}
 
 
 def completion_logprobs(

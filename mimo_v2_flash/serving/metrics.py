@@ -54,9 +54,13 @@ class Metrics:
             "vllm:request_generation_tokens", "Tokens of an answer.", TOKENS
         )
 
-    def token(self, seconds: float, *, is_first: bool) -> None:
-        """Count the time to an answer's first token, or to a later one since the last."""
-        (self._first_token if is_first else self._token).observe(seconds)
+    def first_token(self, seconds: float) -> None:
+        """Count the time to an answer's first token."""
+        self._first_token.observe(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        """Count the time between tokens of an answer."""
+        self._token.observe(seconds)
 
     def finished(
         self, reason: str, prompt_tokens: int, completion_tokens: int, seconds: float
@@ -90,10 +94,16 @@ class _EngineCollector(Collector):
         gauges = {
             "vllm:num_requests_running": ("Answers that are generated.", stats.running),
             "vllm:num_requests_waiting": ("Requests that wait.", stats.waiting),
+            "vllm:kv_cache_usage_perc": ("Part of the memory in use.", _usage(stats)),
         }
         counters = {
             "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
             "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
+            "vllm:prefix_cache_queries": (
+                "Tokens of prompts.",
+                stats.prefill_tokens + stats.reused_tokens,
+            ),
+            "vllm:prefix_cache_hits": ("Tokens of prompts that were known.", stats.reused_tokens),
             f"{DRAFTS}drafts": ("Steps of a sequence that verified drafts.", stats.drafted[0]),
             f"{DRAFTS}draft_tokens": ("Tokens drafted.", sum(stats.drafted)),
             f"{DRAFTS}accepted_tokens": ("Drafts that became tokens.", sum(stats.accepted)),
@@ -115,3 +125,8 @@ class _EngineCollector(Collector):
     def describe(self) -> Iterator[Any]:
         """Yield nothing: the metrics are not read to be registered."""
         return iter(())
+
+
+def _usage(stats: EngineStats) -> float:
+    """Return the part of an engine's memory that is in use; 0 if it has no limit."""
+    return stats.memory_bytes / stats.max_memory_bytes if stats.max_memory_bytes else 0.0

@@ -226,8 +226,13 @@ class ResponseFields(GenerationRequest):
     conversation: Any = None
     previous_response_id: Any = None
     prompt: Any = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     include: list[str] | None = None
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether texts have the log-probabilities of their tokens."""
+        return "message.output_text.logprobs" in (self.include or ())
 
     @property
     def effort(self) -> str | None:
@@ -246,8 +251,6 @@ class ResponseFields(GenerationRequest):
             if getattr(self, name):
                 message = f"{name} is not supported: the server keeps no responses, send all input"
                 raise APIError(message, param=name)
-        if self.top_logprobs or "message.output_text.logprobs" in (self.include or ()):
-            raise APIError("log-probabilities of responses are not supported", param="top_logprobs")
 
 
 class TokenizeRequest(_Request):

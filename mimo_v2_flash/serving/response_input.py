@@ -43,6 +43,8 @@ def chat_request(request: ResponseFields) -> ChatCompletionFields:
             "response_format": _response_format(request.format),
             "max_completion_tokens": request.max_output_tokens,
             "reasoning_effort": request.effort,
+            "logprobs": request.logprobs,
+            "top_logprobs": request.top_logprobs,
         }
     except ValueError as error:
         raise APIError(str(error), param=str(error).partition(" ")[0]) from error

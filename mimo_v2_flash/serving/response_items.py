@@ -4,6 +4,7 @@ Source: OpenAI's Responses API (https://platform.openai.com/docs/api-reference/r
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from mimo_v2_flash.text.chat_output import DeltaMessage, DeltaToolCall
@@ -34,11 +35,21 @@ class OutputItems:
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
         self._key: tuple[str, int] | None = None  # kind of the open item, and number of the call
-        self._pieces: list[str] = []
+        self._pieces, self._logprobs = list[str](), list[dict[str, Any]]()  # of the open item
         self._is_whole = False  # the open call
 
-    def push(self, delta: DeltaMessage) -> list[dict[str, Any]]:
-        """Add a delta to the item that it belongs to, and return the events of it."""
+    def push(
+        self, delta: DeltaMessage, logprobs: Sequence[dict[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Add a delta to the item that it belongs to, and return the events of it.
+
+        Parameters
+        ----------
+        delta
+            The delta.
+        logprobs
+            The log-probabilities of its tokens, as `token_entries` has them.
+        """
         call, is_message = delta.tool_call, delta.content is not None
         kind = "function_call" if call else "message" if is_message else "reasoning"
         key, events = (kind, call.index if call else 0), list[dict[str, Any]]()
@@ -48,7 +59,8 @@ class OutputItems:
         text = call.arguments if call else delta.content or delta.reasoning_content
         if text:
             self._pieces.append(text)
-            events.append(self._text_event("delta", delta=text))
+            self._logprobs += logprobs
+            events.append(self._text_event("delta", logprobs, delta=text))
         return events
 
     def end(self, *, is_cut: bool) -> list[dict[str, Any]]:
@@ -67,12 +79,15 @@ class OutputItems:
             is_cut = not self._is_whole
             events = [self._text_event("done", name=self.items[-1]["name"], **fields)]
         else:
-            fields = {"content": [PARTS[kind] | {"text": text}]}
-            part_done = self._event("response.content_part.done", part=fields["content"][0])
-            events = [self._text_event("done", text=text), part_done]
+            part = PARTS[kind] | {"text": text}
+            if kind == "message":
+                part["logprobs"] = self._logprobs
+            fields = {"content": [part]}
+            part_done = self._event("response.content_part.done", part=part)
+            events = [self._text_event("done", self._logprobs, text=text), part_done]
         fields["status"] = "incomplete" if is_cut else "completed"
         self.items[-1] = self.items[-1] | fields
-        self._key, self._pieces = None, []
+        self._key, self._pieces, self._logprobs = None, [], []
         return [*events, self._item_event("done")]
 
     def _begin(self, key: tuple[str, int], call: DeltaToolCall | None) -> list[dict[str, Any]]:
@@ -90,10 +105,13 @@ class OutputItems:
         index, item = len(self.items) - 1, self.items[-1]
         return {"type": f"response.output_item.{what}", "output_index": index, "item": item}
 
-    def _text_event(self, what: str, **fields: Any) -> dict[str, Any]:
+    def _text_event(
+        self, what: str, logprobs: Sequence[dict[str, Any]] = (), **fields: Any
+    ) -> dict[str, Any]:
         kind = self.items[-1]["type"]
-        logprobs: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
-        return self._event(f"{EVENTS[kind]}.{what}", **fields, **logprobs)
+        if kind == "message":
+            fields["logprobs"] = list(map(_without_bytes, logprobs))
+        return self._event(f"{EVENTS[kind]}.{what}", **fields)
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         index, item = len(self.items) - 1, self.items[-1]
@@ -101,3 +119,9 @@ class OutputItems:
         if item["type"] != "function_call":
             place["content_index"] = 0
         return {"type": kind, **place, **fields}
+
+
+def _without_bytes(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a token's entry as events have it: those of items alone have bytes."""
+    top = [{"token": each["token"], "logprob": each["logprob"]} for each in entry["top_logprobs"]]
+    return {"token": entry["token"], "logprob": entry["logprob"], "top_logprobs": top}

@@ -10,6 +10,7 @@ from mimo_v2_flash.text.chat_output import DeltaMessage
 from .answers import Choice
 from .chat_completion import ChatCompletionBuilder
 from .errors import APIError
+from .logprobs import token_entries
 from .protocol import ResponseFields
 from .response_input import chat_request
 from .response_items import OutputItems
@@ -45,7 +46,9 @@ class ResponsesBuilder(ChatCompletionBuilder):
         deltas = self._wanted_deltas(choice, event)
         if event.finish_reason and not (deltas or self._items.items):
             deltas = [DeltaMessage(content="")]  # clients expect an item
-        events = [each for delta in deltas for each in self._items.push(delta)]
+        events = []
+        for delta in deltas:
+            events += self._items.push(delta, token_entries(self.served.tokenizer, delta.logprobs))
         if event.finish_reason:
             events += self._items.end(is_cut=event.finish_reason == "length")
         return self._numbered(events)
@@ -106,7 +109,7 @@ class ResponsesBuilder(ChatCompletionBuilder):
             "truncation": "auto" if self._drops_turns else "disabled",
             "temperature": params.temperature,
             "top_p": params.top_p,
-            "top_logprobs": 0,
+            "top_logprobs": fields.top_logprobs or 0,
             "presence_penalty": params.presence_penalty,
             "frequency_penalty": params.frequency_penalty,
             "metadata": fields.metadata or {},

@@ -1,7 +1,6 @@
 """The service behind the API: it takes requests for the one engine, until it drains."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -15,6 +14,7 @@ from .completion import CompletionBuilder
 from .engine_thread import EngineThread
 from .errors import APIError
 from .event_stream import AsyncEventStream, LoopInbox, StepEvents
+from .json_bytes import json_bytes
 from .metrics import Metrics
 from .protocol import ChatCompletionFields, CompletionFields, ResponseFields, parse_request
 from .responses import ResponsesBuilder
@@ -50,7 +50,8 @@ class RunningAnswer:
     ) -> None:
         self._answer, self._stream, self._metrics, self._log = answer, stream, metrics, log
         self._on_close, self._start = on_close, time.perf_counter()
-        self._last, self._is_closed = self._start, False
+        self._last: float | None = None  # when the last tokens came
+        self._is_closed = False
 
     def cancel(self) -> None:
         """End the answer early; who waits for it gets an error."""
@@ -67,7 +68,8 @@ class RunningAnswer:
 
     async def whole(self) -> dict[str, Any]:
         """Return the whole answer."""
-        async for events in self._steps(None):
+        async for events in self._stream.steps():
+            self._measure(events)
             self._answer.push(events)
         return self._answer.result()
 
@@ -75,23 +77,27 @@ class RunningAnswer:
         """Yield the answer as server-sent events, with comments where it is silent for long."""
         try:
             yield _sent(self._answer.begin())
-            async for events in self._steps(keep_alive_seconds):
-                yield _sent(self._answer.push(events)) if events else KEEP_ALIVE
-            yield _sent(self._answer.end())
+            async for events in self._stream.steps(keep_alive_seconds):
+                self._measure(events)
+                chunks = self._answer.push(events)
+                if chunks or not events:
+                    yield _sent(chunks) if events else KEEP_ALIVE
+            yield _sent(self._answer.end()) + DONE
         except APIError as error:
             self._log["error"] = str(error)
-            yield _sent(self._answer.failure(error))
-        yield DONE
+            yield _sent(self._answer.failure(error)) + DONE
 
-    async def _steps(self, idle_seconds: float | None) -> AsyncIterator[StepEvents]:
-        """Yield the events of each step, and measure them."""
-        async for events in self._stream.steps(idle_seconds):
-            if any(event.tokens for _, event in events):
-                now, is_first = time.perf_counter(), self._last == self._start
-                self._metrics.token(now - self._last, is_first=is_first)
-                self._log.setdefault("first_token_seconds", round(now - self._start, 6))
-                self._last = now
-            yield events
+    def _measure(self, events: StepEvents) -> None:
+        """Measure the time to the tokens of some events."""
+        if not any(event.tokens for _, event in events):
+            return
+        now = time.perf_counter()
+        if self._last is None:
+            self._log["first_token_seconds"] = round(now - self._start, 6)
+            self._metrics.first_token(now - self._start)
+        else:
+            self._metrics.next_token(now - self._last)
+        self._last = now
 
     def _count(self) -> None:
         usage, choices = self._answer.usage(), self._answer.choices
@@ -188,8 +194,8 @@ class Service:
 
 def _sent(chunks: list[dict[str, Any]]) -> bytes:
     """Return chunks as server-sent events; the type of a chunk is the event's name."""
-    return "".join(f"{_name(chunk)}data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+    return b"".join(b"%sdata: %s\n\n" % (_name(chunk), json_bytes(chunk)) for chunk in chunks)
 
 
-def _name(chunk: dict[str, Any]) -> str:
-    return f"event: {chunk['type']}\n" if "type" in chunk else ""
+def _name(chunk: dict[str, Any]) -> bytes:
+    return b"event: %s\n" % chunk["type"].encode() if "type" in chunk else b""

@@ -1,7 +1,9 @@
 """What a model answers in a chat: small deltas while it comes, a message when it is whole."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from mimo_v2_flash.engine.request import TokenLogprob
 
 __all__ = ["ChatMessage", "DeltaMessage", "DeltaToolCall", "ToolCall", "join_deltas"]
 
@@ -31,11 +33,20 @@ class DeltaToolCall:
 
 @dataclass(frozen=True, slots=True)
 class DeltaMessage:
-    """The next part of an answer: text, thinking, or a part of a tool call, one of the three."""
+    """The next part of an answer: text, thinking, or a part of a tool call, one of the three.
+
+    Attributes
+    ----------
+    content, reasoning_content, tool_call
+        The one that it is.
+    logprobs
+        Of the tokens that the text comes from, if they were pushed with the tokens.
+    """
 
     content: str | None = None
     reasoning_content: str | None = None
     tool_call: DeltaToolCall | None = None
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

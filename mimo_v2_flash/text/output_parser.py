@@ -7,7 +7,8 @@ with or without whitespace between tags. Decision 0030 has the rules for what is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import regex
@@ -17,6 +18,9 @@ from .chat_output import DeltaMessage, DeltaToolCall
 from .chat_template import THINK, THINK_END
 from .stop_strings import StopDetokenizer
 from .tool_arguments import ArgumentsWriter
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.engine.request import TokenLogprob
 
 __all__ = ["OutputParser", "TextParser"]
 
@@ -119,6 +123,16 @@ DeltaMessage(content=' 5.', reasoning_content=None, tool_call=None)]
         self._is_wrapped = False  # `<tool_call>` is open
         self._index = -1  # of the last call
         self._arguments = ArgumentsWriter(None)
+
+    @property
+    def is_content(self) -> bool:
+        """Whether what comes next is content, as far as is known."""
+        return not self.is_reasoning and self._read == self._read_text
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether text has come of which it is not yet certain what it is."""
+        return bool(self._buffer or self._space)
 
     def push(self, text: str) -> list[DeltaMessage]:
         """Add text and return what no further text can change."""
@@ -299,6 +313,7 @@ class OutputParser:
         self._parser = TextParser(
             tools, is_reasoning=is_reasoning, standins=self._text.standins, make_id=make_id
         )
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text may be content, but is held
 
     @property
     def is_reasoning(self) -> bool:
@@ -310,10 +325,26 @@ class OutputParser:
         """The stop string that ended the answer; None if none did."""
         return self._text.stop_reason
 
-    def push(self, token: int) -> list[DeltaMessage]:
-        """Add a token and return what no further token can change."""
-        return self._parser.push(self._text.push(token))
+    def push(self, token: int, logprob: TokenLogprob | None = None) -> list[DeltaMessage]:
+        """Add a token and return what no further token can change.
+
+        The text that it completes gets its log-probability and those of the tokens before whose
+        text was held; markers, thinking and calls have none.
+        """
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        return self._with_logprobs(self._parser.push(self._text.push(token)))
 
     def end(self) -> list[DeltaMessage]:
         """Return what remains at the end of the answer."""
-        return [*self._parser.push(self._text.end()), *self._parser.end()]
+        return self._with_logprobs([*self._parser.push(self._text.end()), *self._parser.end()])
+
+    def _with_logprobs(self, deltas: list[DeltaMessage]) -> list[DeltaMessage]:
+        """Give the log-probabilities to the first content, or drop those of what is no content."""
+        texts = (index for index, delta in enumerate(deltas) if delta.content is not None)
+        if self._logprobs and (index := next(texts, None)) is not None:
+            deltas[index] = replace(deltas[index], logprobs=tuple(self._logprobs))
+        is_held = self._parser.is_holding or self._text.is_holding
+        if deltas or not (is_held and self._parser.is_content):
+            self._logprobs = []
+        return deltas

@@ -64,7 +64,7 @@ class StopDetokenizer:
         self.standins = {name: chr(STANDIN + index) for index, name in enumerate(ids)}
         self._standin_of = {ids[name]: standin for name, standin in self.standins.items()}
         self._shown = {
-            ord(standin): tokenizer.decode([ids[name]], skip_special_tokens=True)
+            ord(standin): tokenizer.backend_tokenizer.decode([ids[name]], skip_special_tokens=True)
             for name, standin in self.standins.items()
             if name not in names
         }
@@ -78,6 +78,11 @@ class StopDetokenizer:
         for name in sorted(self.standins, key=len, reverse=True):
             stop = stop.replace(name, self.standins[name])
         return stop
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether tokens have come whose text is not certain."""
+        return bool(self._held) or self._detokenizer.is_holding
 
     def push(self, token: int) -> str:
         """Add a token and return the new text that no further token can change; it may be empty."""
@@ -101,6 +106,8 @@ class StopDetokenizer:
 
     def _text(self, piece: str) -> str:
         """Return what is certain of the text that is held and of `piece`."""
+        if not self._stops:
+            return piece.translate(self._shown)
         if self.stop_reason is not None:
             return ""
         text = self._held + piece

@@ -110,9 +110,14 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer  # a fifteenth of the time of `decode` around it
         self._pending: list[int] = []  # the last tokens, from the first byte that is not certain on
         self._emitted = 0  # characters of the pending tokens that have been returned
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the last token ends within a character."""
+        return bool(self._pending)
 
     def push(self, token: int) -> str:
         """Add a token and return the new text that no further token can change; it may be empty."""
@@ -135,7 +140,8 @@ class Detokenizer:
 
     def copy(self) -> "Detokenizer":
         """Return an independent detokenizer in the same state."""
-        other = Detokenizer(self._tokenizer)
+        other = object.__new__(Detokenizer)
+        other._backend = self._backend
         other._pending, other._emitted = [*self._pending], self._emitted
         return other
 
@@ -149,7 +155,7 @@ class Detokenizer:
         self._emitted = len(self._text(self._pending)) - 1
 
     def _text(self, token_T: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(token_T, skip_special_tokens=True))
+        return str(self._backend.decode(token_T, skip_special_tokens=True))
 
 
 def _auto_tokenizer() -> Any:

@@ -125,6 +125,27 @@ def test_an_answer_that_must_call_is_calls_of_tools(tokenizer, text, is_one, exp
         assert all(json.loads(call.arguments) is not None for call in message.tool_calls)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It rains <b>and</b> shines.\n", True),
+        ("", True),
+        (CALL.format(city="Rome", days=3), True),
+        ("Let me see.\n" + CALL.format(city="Rome", days=3) + NOW_CALL + "\nSo.", True),
+        (CALL.format(city="Rome", days="three"), False),
+        ("Let me see." + CALL.format(city="Rome", days="three"), False),
+        ("<function=get_weather>", False),
+        (NOW_CALL.replace("</f", "<parameter=x>\n5</parameter>\n</f"), True),
+        (NOW_CALL.replace("now", "then"), False),
+    ],
+)
+def test_a_strict_tool_is_called_as_its_schema_has_it_if_it_is_called(tokenizer, text, expected):
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    kind, grammar, param = form(tokenizer, tools=[strict, NOW])
+    assert (kind, param) == ("lark", "tools")
+    assert is_allowed(tokenizer, grammar, text) == expected
+
+
 DEFINITIONS = {
     "Unit": {"enum": ["C", "F"], "type": "string"},
     "Tree": {

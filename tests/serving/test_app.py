@@ -126,6 +126,26 @@ def test_a_response_is_what_the_chat_answers(client):
         client.responses.create(input="And?", previous_response_id=answer.id, **fields)
 
 
+def test_a_response_has_the_log_probabilities_of_the_chat(client):
+    fields = {
+        "model": NAME,
+        "input": HELLO,
+        "max_output_tokens": 8,
+        "temperature": 0,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+    }
+    answer = client.responses.create(**fields)
+    (choice,) = chat(client, logprobs=True, top_logprobs=2).choices
+    entries = [entry.model_dump() for entry in answer.output[0].content[0].logprobs]
+    assert entries == [entry.model_dump() for entry in choice.logprobs.content]
+    assert len(entries) == 8
+    events = client.responses.create(stream=True, **fields)
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    streamed = [(entry.token, entry.logprob) for delta in deltas for entry in delta.logprobs]
+    assert streamed == [(entry["token"], entry["logprob"]) for entry in entries]
+
+
 class Status(BaseModel):
     """The form of an answer."""
 

@@ -24,8 +24,8 @@ def read(metrics):
 
 def test_requests_are_counted_by_reason_and_measured():
     metrics = Metrics("tiny", lambda: StatsRecorder().snapshot(2, 3, 100, USAGE))
-    metrics.token(0.25, is_first=True)
-    metrics.token(0.125, is_first=False)
+    metrics.first_token(0.25)
+    metrics.next_token(0.125)
     metrics.finished("stop", 10, 4, 1.5)
     metrics.finished("stop", 10, 4, 0.5)
     metrics.finished("length", 1, 1, 1.0)
@@ -41,6 +41,17 @@ def test_requests_are_counted_by_reason_and_measured():
     assert values["vllm:request_generation_tokens_sum", None] == 9
     assert ("vllm:prompt_tokens_total", None) in values
     assert ("vllm:generation_tokens_total", None) in values
+
+
+def test_memory_and_known_prefixes_are_counted():
+    usage = MemoryUsage(10, 15, 25, 30, 100)
+    stats = StatsRecorder().snapshot(0, 0, 0, usage)._replace(prefill_tokens=30, reused_tokens=10)
+    values = read(Metrics("tiny", lambda: stats))
+    assert values["vllm:kv_cache_usage_perc", None] == 0.25
+    assert values["vllm:prefix_cache_queries_total", None] == 40
+    assert values["vllm:prefix_cache_hits_total", None] == 10
+    unlimited = Metrics("tiny", lambda: StatsRecorder().snapshot(0, 0, 0, USAGE))
+    assert read(unlimited)["vllm:kv_cache_usage_perc", None] == 0
 
 
 def test_drafts_are_counted_as_vllm_does():

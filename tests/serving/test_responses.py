@@ -1,10 +1,13 @@
 """Responses: what a chat answers, as items; the events of a stream are the whole."""
 
+from dataclasses import replace
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
+from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.serving.chat_completion import ChatCompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import ChatCompletionFields, ResponseFields, parse_request
@@ -36,6 +39,34 @@ def test_a_stream_is_the_whole(served, text, sizes, end):
         check_event(event)
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == whole["output"]
+
+
+@hypothesis.given(st.sampled_from(TEXTS[1:]), SIZES)
+def test_texts_have_the_log_probabilities_of_their_tokens(served, text, sizes):
+    one = response(served, include=["message.output_text.logprobs"], top_logprobs=1)
+    assert one.submissions[0].params.logprobs == 1
+    steps = [
+        [(0, replace(event, logprobs=tuple(map(logprob_of, event.tokens)))) for _, event in step]
+        for step in events_of(served.tokenizer, text, sizes)
+    ]
+    events, whole = push(one, steps), one.result()
+    assert whole["top_logprobs"] == 1
+    for event in events:
+        check_event(event)
+    (part,) = [item["content"][0] for item in whole["output"] if item["type"] == "message"] or [{}]
+    entries = part.get("logprobs", [])
+    content = bytes(byte for entry in entries for byte in entry["bytes"])
+    assert content.decode() == part.get("text", "")
+    assert {len(entry["top_logprobs"]) for entry in entries} <= {1}
+    kinds = "response.output_text.delta", "response.output_text.done"
+    for kind in kinds:
+        streamed = [e for event in events if event["type"] == kind for e in event["logprobs"]]
+        assert [entry["token"] for entry in streamed] == [entry["token"] for entry in entries]
+        assert all(entry["top_logprobs"][0]["logprob"] == -2.0 for entry in streamed)
+
+
+def logprob_of(token):
+    return TokenLogprob(token, -1.0, 1, ((9, -2.0),))
 
 
 @hypothesis.given(st.sampled_from(TEXTS), SIZES, st.sampled_from([2, None]))
@@ -93,8 +124,6 @@ def test_what_it_answered_goes_back_as_the_same_turn(served):
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"include": ["message.output_text.logprobs"]}, "top_logprobs"),
     ],
 )
 def test_what_needs_a_memory_is_refused(served, fields, param):
@@ -104,8 +133,10 @@ def test_what_needs_a_memory_is_refused(served, fields, param):
 
 
 def test_what_asks_for_nothing_is_taken(served):
-    one = response(served, store=False, include=["reasoning.encrypted_content"], user="me")
+    others = {"include": ["reasoning.encrypted_content"], "top_logprobs": 2, "user": "me"}
+    one = response(served, store=False, **others)
     assert one.result()["store"] is False
+    assert one.submissions[0].params.logprobs is None
 
 
 def test_the_request_says_whether_turns_go():

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimo_v2_flash.engine.request import TokenLogprob
 from mimo_v2_flash.text.chat_messages import normalize_messages
-from mimo_v2_flash.text.chat_output import ChatMessage, DeltaMessage, DeltaToolCall, ToolCall
+from mimo_v2_flash.text.chat_output import (
+    ChatMessage,
+    DeltaMessage,
+    DeltaToolCall,
+    ToolCall,
+    join_deltas,
+)
 from mimo_v2_flash.text.chat_template import chat_prompt
 from mimo_v2_flash.text.output_parser import MARKERS, OutputParser
 from mimo_v2_flash.text.tokenizer import tokens
@@ -278,3 +285,35 @@ def test_what_the_template_writes_is_read_back_from_tokens(drawn, content, reaso
     think = tokenizer.added_tokens_encoder["<think>"]
     token_T = prompt.tokens[prompt.tokens.index(think) + 1 :]
     check_round_trip(parse_tokens(token_T, tools, is_reasoning=True), content, reasoning, called)
+
+
+CALL = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>Rome</parameter>\n"
+    "</function>\n</tool_call>"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It rains 🙂 in Rome.",
+        "<think>Rain?</think>It rains.",
+        "<think>Rain?</think>Wait.</think> It rains.",
+        f"Wait.{CALL}It rains.",
+        f"<think>Rain?{CALL}</think>\n\n{CALL} It rains.",
+        "What is a <tool_call> with <function=?",
+        "It rains <function=get",
+        "\n\n",
+        CALL,
+    ],
+)
+def test_content_has_the_log_probabilities_of_its_tokens(text):
+    tokenizer = shipped_tokenizer()
+    parser = OutputParser(tokenizer, TOOLS)
+    deltas = []
+    for token in tokens(tokenizer, text):
+        deltas += parser.push(token, TokenLogprob(token, -1.0, 1, ()))
+    deltas += parser.end()
+    assert not any(delta.logprobs for delta in deltas if delta.content is None)
+    token_ids = [each.token for delta in deltas for each in delta.logprobs]
+    assert tokenizer.decode(token_ids) == (join_deltas(deltas).content or "")
