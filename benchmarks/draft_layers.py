@@ -198,7 +198,7 @@ def _figures(
         drafting = sum(times["MTPHead", read] for read in reading[:drafts])
         drafting += drafts * times["GreedyHead", 1]
         distinct = sum(new[:tokens])
-        figures[f"{drafts} drafts"] = {
+        figures[f"drafts {drafts}"] = {
             "seconds": trunk + times["GreedyHead", tokens] + drafting,
             "drafting_seconds": drafting,
             "bytes": round(rest + 47 * distinct * expert + table + drafts * (head + table)),
@@ -206,7 +206,7 @@ def _figures(
             "experts": round(distinct, 1),
             "tokens": round(_tokens(drafts), 3),
         }
-    plain = figures["0 drafts"]["seconds"]
+    plain = figures["drafts 0"]["seconds"]
     for each in figures.values():
         each["speed"] = round(each["tokens"] * plain / each["seconds"], 3)
     return figures
