@@ -142,8 +142,6 @@ class ModelRunner:
             is_bad_N = has_nonfinite(np.asarray(x_ND)) & (batch.position_N >= 0)
             bad_row_N = batch.row_N[is_bad_N] - cache.first_row
             outputs.is_bad_B[cache.local_rows][bad_row_N] = True
-            if self.mtp.heads(cache):
-                self.mtp.keep(batch, x_ND, cache)
             outputs.fill(batch, x_ND)
         return outputs.on_all_ranks() if everywhere else outputs.on_rank_0()
 
@@ -247,6 +245,8 @@ class ModelRunner:
                 self._weights.layers[index],
                 **options,
             )
+        if self.mtp.heads(cache):
+            self.mtp.keep(batch, x_ND, cache, metadata.get(self.mtp.attention))
         return x_ND
 
     def _metadata(

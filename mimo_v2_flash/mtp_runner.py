@@ -49,6 +49,11 @@ class MTPRunner:
         As for `ModelRunner`, which has the main model.
     metadata_of
         Function that returns the attention metadata of a layer of the cache, from a pass.
+
+    Attributes
+    ----------
+    attention
+        The heads' attention: that of the main model's sliding layers.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class MTPRunner:
         self._first = config.num_hidden_layers  # of the cache's layers that are the heads'
         spec = context.shard_spec.local_layer(config.mtp_layer)
         self._spec, self._head = spec, backend.compile(MTPHead.build(spec, context))
+        self.attention = spec.attention
         self._take = backend.compile(take_hidden)
         self._write = backend.compile(write_hidden)
 
@@ -76,11 +82,18 @@ class MTPRunner:
         """Return of how many heads a cache has keys and values; the ring is after theirs."""
         return max(0, len(cache.layers) - self._first - 1)
 
-    def keep(self, batch: ForwardBatch, x_ND: Any, cache: HybridCache) -> None:
-        """Keep the hidden states of a pass of the main model."""
-        position_N, ring = self._to_device(batch.position_N), len(cache.layers) - 1
-        metadata = self._metadata_of(self._spec.attention, batch, position_N, cache, ring)
-        self._write(cache.layers[ring], x_ND, position_N, metadata.slot_mapping_N)
+    def keep(
+        self, batch: ForwardBatch, x_ND: Any, cache: HybridCache, sliding: AttentionMetadata | None
+    ) -> None:
+        """Keep the hidden states of a pass of the main model.
+
+        `sliding` is the attention metadata of its sliding layers, whose slots the ring has.
+        """
+        ring = len(cache.layers) - 1
+        if sliding is None:
+            position_N = self._to_device(batch.position_N)
+            sliding = self._metadata_of(self.attention, batch, position_N, cache, ring)
+        self._write(cache.layers[ring], x_ND, sliding.position_N, sliding.slot_mapping_N)
 
     def draft(self, head: int, batch: ForwardBatch, cache: HybridCache) -> Any:
         """Let a head read tokens; return its hidden states of them, `x_ND`.

@@ -20,10 +20,10 @@ DRAFT_MUTANTS = (
     Mutant(
         "MTP heads read hidden states after the final norm",
         "mimo_v2_flash/model_runner.py",
-        "                self.mtp.keep(batch, x_ND, cache)\n",
-        "                from .kernels.rmsnorm import rmsnorm\n\n"
-        "                norm_D = self._weights.final_norm_D\n"
-        "                self.mtp.keep(batch, rmsnorm(x_ND, norm_D, epsilon=1e-5), cache)\n",
+        "            self.mtp.keep(batch, x_ND, cache, ",
+        "            from .kernels.rmsnorm import rmsnorm\n\n"
+        "            y_ND = rmsnorm(x_ND, self._weights.final_norm_D, epsilon=1e-5)\n"
+        "            self.mtp.keep(batch, y_ND, cache, ",
         _HEADS,
     ),
     Mutant(
@@ -136,8 +136,29 @@ DRAFT_MUTANTS = (
     _engine(
         "a sequence whose drafts are refused goes on with drafts",
         "draft_rule",
-        "        if sequence.draft_pause:\n",
-        "        if False:\n",
+        "return 0 if sequence.draft_pause else self._depth",
+        "return self._depth",
+        "draft_rule",
+    ),
+    _engine(
+        "drafts are tried however much the trials lose",
+        "draft_rule",
+        "        if credit < (0 if self.best else self.loss):\n",
+        "        if self.since[0] < 0:\n",
+        "draft_rule",
+    ),
+    _engine(
+        "steps are compared with those of another load",
+        "draft_rule",
+        "CLOSE = 12 ",
+        "CLOSE = 400 ",
+        "draft_rule",
+    ),
+    _engine(
+        "a comparison that misleads is believed",
+        "draft_rule",
+        "costs[(len(costs) + 1) // 2 - (len(costs) == 1)]",
+        "costs[0]",
         "draft_rule",
     ),
 )

@@ -20,6 +20,13 @@ GENERATION_MUTANTS = (
         ("tests/generation/test_mtp_agreement.py::test_heads_agree_as_often_as_in_pytorch",),
     ),
     Mutant(
+        "the likelihood of a text with MTP heads is of the tokens that are read",
+        "mimo_v2_flash/generation/mtp_agreement.py",
+        "target_BT[:, columns][is_token_BT]",
+        "token_BT[:, columns][is_token_BT]",
+        ("tests/generation/test_mtp_agreement.py::test_heads_agree_as_often_as_in_pytorch",),
+    ),
+    Mutant(
         "the checkpoint's sampling parameters are ignored",
         "mimo_v2_flash/model.py",
         "(generation_config or self.generation_config).with_sampling(sampling)",

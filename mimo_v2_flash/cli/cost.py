@@ -11,10 +11,11 @@ from pathlib import Path
 from mimo_v2_flash.costs.deployment import Deployment
 from mimo_v2_flash.costs.ledger import ledger
 from mimo_v2_flash.inputs import FLOATS
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.model_loader import DEFAULTS
 
 from .cost_report import report
-from .option_types import output_file, positive
+from .option_types import natural, output_file, positive
 from .options import CONTEXT, add_config_argument, default_context, read_config
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .result import Result
@@ -57,6 +58,14 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"Number of prompt tokens per prefill step (default: {CHUNK}, or the context if that "
         "is less).",
     )
+    parser.add_argument(
+        "--draft-tokens",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="Number of tokens that MTP heads draft for each step, at most "
+        f"{MAX_DRAFT_TOKENS} (default: 0).",
+    )
     add_dtype_arguments(parser, activation_dtype="bfloat16")
 
 
@@ -68,6 +77,7 @@ def parse_deployment(
     batch_size: int | None,
     context: int | None,
     chunk: int | None,
+    draft_tokens: int,
     dtype: str,
     cache_dtype: str,
     activation_dtype: str,
@@ -78,9 +88,8 @@ def parse_deployment(
     rows = plan.data_parallel_size if batch_size is None else batch_size
     context = default_context(config) if context is None else context
     chunk = min(CHUNK, context) if chunk is None else chunk
-    return Deployment(
-        config, plan, rows, context, chunk, dtype, FLOATS[cache_dtype], FLOATS[activation_dtype]
-    )
+    sizes, dtypes = (rows, context, chunk), (dtype, FLOATS[cache_dtype], FLOATS[activation_dtype])
+    return Deployment(config, plan, *sizes, *dtypes, draft_tokens)
 
 
 def _plot_file(text: str) -> Path:

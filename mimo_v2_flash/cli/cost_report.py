@@ -38,8 +38,12 @@ def report(deployment: Deployment, ledger: Ledger, *, plot: Path | None = None) 
     longest = {step.tokens: step for step in ledger.steps}
     for step in longest.values():
         out.print(_programs(ledger, step))
+    if ledger.drafting:
+        out.print(_programs(ledger, ledger.drafting, f"drafting, {deployment.draft_tokens} tokens"))
     out.print(NOTE)
     out.print(_steps(ledger, deployment))
+    if ledger.drafting:
+        out.print(_drafting(ledger, ledger.drafting, deployment))
     out.print(
         f"A prompt of {deployment.context} tokens, in chunks of {deployment.chunk}: projected "
         f"{1e3 * prompt_seconds(ledger, deployment):.0f} ms"
@@ -60,10 +64,21 @@ def described(deployment: Deployment) -> str:
     )
 
 
-def _programs(ledger: Ledger, step: StepTime) -> Any:
+def _drafting(ledger: Ledger, drafting: StepTime, deployment: Deployment) -> str:
+    """Return what drafting costs, beside a step of one token, in one line."""
+    (*_, plain) = (step for step in ledger.steps if step.tokens == 1)
+    share = ledger.read(drafting) / ledger.read(plain)
+    return (
+        f"Drafting {deployment.draft_tokens} tokens per sequence: projected "
+        f"{_milliseconds(drafting.bound)} ms, and {amount(ledger.read(drafting))} of weights and "
+        f"cache, {share:.1%} of a step of one token"
+    )
+
+
+def _programs(ledger: Ledger, step: StepTime, what: str = "") -> Any:
     """Return the table of a step's programs, each once."""
     tokens = f"{step.tokens} token{'s' * (step.tokens > 1)} per sequence"
-    title = f"Programs of one rank: {tokens}, KV length {step.kv_length}"
+    title = f"Programs of one rank: {what or tokens}, KV length {step.kv_length}"
     rows = (
         (name.split(",")[0], str(calls), *_cells(ledger.entries[name]))
         for name, calls in step.calls.items()
@@ -133,6 +148,8 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "stream": np.dtype(deployment.activation_dtype).name,
         "programs": {name: _entry_numbers(entry) for name, entry in ledger.entries.items()},
         "prompt_seconds": prompt_seconds(ledger, deployment),
+        "draft_tokens": deployment.draft_tokens,
+        "drafting": ledger.drafting and _drafting_numbers(ledger, ledger.drafting),
         "steps": [
             {
                 "tokens": step.tokens,
@@ -141,9 +158,20 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
                 "bound": step.bound,
                 "with_operations": step.with_operations,
                 "least": step.lower_bound,
+                "moved_bytes": ledger.read(step),
             }
             for step in ledger.steps
         ],
+    }
+
+
+def _drafting_numbers(ledger: Ledger, drafting: StepTime) -> dict[str, Any]:
+    return {
+        "calls": drafting.calls,
+        "bound_seconds": drafting.bound,
+        "with_operations_seconds": drafting.with_operations,
+        "least_seconds": drafting.lower_bound,
+        "moved_bytes": ledger.read(drafting),
     }
 
 

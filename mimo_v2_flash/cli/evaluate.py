@@ -18,7 +18,7 @@ from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.generation.logits_error import LogitsError, logits_error
-from mimo_v2_flash.generation.mtp_agreement import mtp_agreement
+from mimo_v2_flash.generation.mtp_agreement import Agreement, mtp_agreement
 from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
@@ -86,16 +86,21 @@ def run(
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
     token_T = tokens(tokenizer, content)
-    windows = {"length": length or runner.max_length, "begin": end_of_text(tokenizer)}
+    windows: dict[str, Any] = {
+        "length": length or runner.max_length,
+        "begin": end_of_text(tokenizer),
+    }
     start = time.perf_counter()
-    with progress(f"{text}", total=len(token_T), unit="tokens") as advance:
-        bits, error = _bits(runner, reference, token_T, advance=advance, **windows)
+    readings = 2 if draft_tokens and reference is not None else 1
+    with progress(f"{text}", total=readings * len(token_T), unit="tokens") as advance:
+        windows["advance"] = advance
+        bits, error, agreements = _measure(runner, reference, token_T, draft_tokens, windows)
     seconds = time.perf_counter() - start
     numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
     numbers |= _likelihood(bits, size, len(token_T), windows["length"])
     numbers |= {
         "compare": error and _comparison(error, str(compare), size),
-        "mtp_agreement": _agreements(runner, token_T, draft_tokens, windows),
+        "mtp_agreement": [pair._asdict() for pair in agreements],
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
         "threads": thread_count().number,
@@ -107,17 +112,26 @@ def run(
     return Result(numbers)
 
 
-def _bits(
+def _measure(
     model: MiMoV2FlashModel,
     reference: MiMoV2FlashModel | None,
     token_T: list[int],
-    **windows: Any,
-) -> tuple[float, LogitsError | None]:
-    """Return the bits of a text, and the error against a reference if there is one."""
-    if reference is None:
-        return total_bits(model, token_T, **windows), None
-    error = logits_error(model, reference, token_T, **windows)
-    return error.bits, error
+    heads: int,
+    windows: dict[str, Any],
+) -> tuple[float, LogitsError | None, list[Agreement]]:
+    """Return the bits of a text, the error against a reference and what MTP heads agree on.
+
+    The text is read once, and once more for the heads where there is a reference.
+    """
+    error, agreements = None, list[Agreement]()
+    if heads:
+        bits, agreements = mtp_agreement(model, token_T, heads=heads, **windows)
+    if reference is not None:
+        error = logits_error(model, reference, token_T, **windows)
+        bits = error.bits
+    elif not heads:
+        bits = total_bits(model, token_T, **windows)
+    return bits, error, agreements
 
 
 def _likelihood(bits: float, size: int, count: int, length: int) -> dict[str, Any]:
@@ -131,17 +145,6 @@ def _likelihood(bits: float, size: int, count: int, length: int) -> dict[str, An
         "nats_per_token": bits * math.log(2) / count,
         "perplexity": 2 ** (bits / count),
     }
-
-
-def _agreements(
-    model: MiMoV2FlashModel, token_T: list[int], heads: int, windows: dict[str, int]
-) -> list[dict[str, int]]:
-    """Return what each MTP head agreed on with the model, as of `Agreement`."""
-    if not heads:
-        return []
-    with progress("MTP heads", total=len(token_T), unit="tokens") as advance:
-        pairs = mtp_agreement(model, token_T, heads=heads, advance=advance, **windows)
-    return [pair._asdict() for pair in pairs]
 
 
 def _comparison(error: LogitsError, compute: str, size: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import HUB_FORMAT
 
@@ -36,6 +37,8 @@ class Deployment:
         Dtype of the KV cache.
     activation_dtype
         Dtype of the activations between layers and between ranks.
+    draft_tokens
+        Tokens that MTP heads draft for each step of a sequence; so many heads are loaded.
     """
 
     config: MiMoConfig
@@ -46,6 +49,7 @@ class Deployment:
     weight_dtype: str = HUB_FORMAT
     cache_dtype: Any = ml_dtypes.bfloat16
     activation_dtype: Any = ml_dtypes.bfloat16
+    draft_tokens: int = 0
 
     @property
     def workload(self) -> Workload:
@@ -59,3 +63,6 @@ class Deployment:
         replace(self.workload, step=1).check(self.config)
         if not 1 <= self.chunk <= self.context:
             raise ValueError(f"chunk = {self.chunk}: allowed is 1 to the context, {self.context}")
+        most = min(MAX_DRAFT_TOKENS, self.chunk - 1)
+        if not 0 <= self.draft_tokens <= most:
+            raise ValueError(f"draft_tokens = {self.draft_tokens}: allowed is 0 to {most}")

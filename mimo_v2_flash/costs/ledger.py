@@ -70,10 +70,16 @@ class StepTime(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """The entries of all programs, by name, and the times of all steps."""
+    """The entries of all programs, by name, and the times of all steps, and of drafting."""
 
     entries: dict[str, LedgerEntry]
     steps: tuple[StepTime, ...]
+    drafting: StepTime | None = None
+
+    def read(self, step: StepTime) -> int:
+        """Return the bytes of weights and cache that a step moves."""
+        entries = ((self.entries[name], count) for name, count in step.calls.items())
+        return sum(count * (entry.weights + entry.cache) for entry, count in entries)
 
 
 def ledger(deployment: Deployment) -> Ledger:
@@ -86,7 +92,8 @@ def price(recorded: StepPrograms) -> Ledger:
     entries = {
         name: _entry(program, recorded.kinds[name]) for name, program in recorded.programs.items()
     }
-    return Ledger(entries, tuple(_timed(step, entries) for step in recorded.steps))
+    drafting = recorded.drafting and _timed(recorded.drafting, entries)
+    return Ledger(entries, tuple(_timed(step, entries) for step in recorded.steps), drafting)
 
 
 def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:

@@ -49,7 +49,7 @@ def lower_bound(
 
     An embedding is no matmul: only the rows of the tokens are read.
     """
-    tables = {path: array for path, array in weights.items() if "embedding" in path}
+    tables = {path: array for path, array in weights.items() if "embedding_VD" in path}
     others = {path: array for path, array in weights.items() if path not in tables}
     rows = sum(sizes.rows * sizes.tokens * a.nbytes // a.shape[0] for a in tables.values())
     slots = sizes.rows * min(sizes.kv_length, sizes.window)

@@ -11,13 +11,18 @@ from mimo_v2_flash.layers.attention import Attention
 from mimo_v2_flash.layers.decoder import AttentionBlock, DecoderLayer, FeedForwardBlock
 from mimo_v2_flash.layers.feed_forward import Dense, FeedForward
 from mimo_v2_flash.layers.forward_batch import SequenceRun
+from mimo_v2_flash.layers.mtp import MTPHead
 
 __all__ = ["layer_parts", "program_name", "sequence_run", "unique_names"]
 
 LABELS = {"kv_length": "filled", "send_capacity": "slots", "capacity": "seats"}
 """Labels in names, by the program's argument; manifests and `--json` hold them, so they stay."""
 
-FUNCTIONS = {"embed": "embedding", "LogitsHead": "head of logits", "GreedyHead": "head"}
+FUNCTIONS = {
+    "embed": "embedding",
+    "LogitsHead": "head of logits",
+    "GreedyHead": "head",
+}
 
 
 def unique_names(programs: Sequence[RecordedProgram], rows: int) -> list[str]:
@@ -58,6 +63,7 @@ def sequence_run(program: RecordedProgram) -> SequenceRun | None:
 
 def layer_parts(function: Any) -> tuple[Attention | None, FeedForward | None]:
     """Return the attention and the feed-forward part of a program; None for a part it lacks."""
+    function = function.layer if isinstance(function, MTPHead) else function
     blocks = vars(function).values() if isinstance(function, DecoderLayer) else (function,)
     parts = {type(block): block for block in blocks}
     attention, feed_forward = parts.get(AttentionBlock), parts.get(FeedForwardBlock)
@@ -66,7 +72,7 @@ def layer_parts(function: Any) -> tuple[Attention | None, FeedForward | None]:
 
 def _function_name(function: Any) -> str:
     attention, network = layer_parts(function)
-    parts = []
+    parts = ["MTP head"] if isinstance(function, MTPHead) else []
     if attention is not None:
         window = attention.spec.window
         parts.append("full attention" if window >= NO_WINDOW else "sliding attention")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from mimo_v2_flash.kv_cache import HybridCache
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
+from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel.fake_group import FakeGroup
 from mimo_v2_flash.parallel_config import ShardSpec
@@ -59,11 +61,14 @@ class StepPrograms(NamedTuple):
     ----------
     kinds
         "weights", "cache" or "activations" for each input of each program, by the input's path.
+    drafting
+        What MTP heads call between two steps, at the most tokens; None without drafts.
     """
 
     programs: dict[str, RecordedProgram]
     steps: tuple[StepCalls, ...]
     kinds: dict[str, dict[str, str]]
+    drafting: StepCalls | None = None
 
 
 def step_programs(deployment: Deployment) -> StepPrograms:
@@ -83,6 +88,7 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     model = _model(deployment, recorder)
     sizes = list(_sizes(deployment))
     called = [_run(model, deployment, recorder, tokens, start) for tokens, _, start in sizes]
+    drafts = _draft(model, deployment, recorder)
     _cache(model, deployment, 1).copy_sequence(0, 0)  # records the programs that copy tokens
     names = unique_names(recorder.programs, _local_rows(deployment))
     steps = (
@@ -92,13 +98,17 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     programs = dict(zip(names, recorder.programs, strict=True))
     weights = set(map(id, tree_arrays(model.weights).values()))
     kinds = {name: _kinds(program, weights) for name, program in programs.items()}
-    return StepPrograms(programs, tuple(steps), kinds)
+    drafting = None
+    if drafts:
+        calls = {names[number]: count for number, count in drafts.items()}
+        drafting = StepCalls(2 * deployment.draft_tokens, deployment.config.sliding_window, calls)
+    return StepPrograms(programs, tuple(steps), kinds, drafting)
 
 
 def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashModel:
     config, plan = deployment.config, deployment.plan
     return MiMoV2FlashModel(
-        _weights(config, deployment.weight_dtype, plan.shard_spec(0)),
+        _weights(config, deployment, plan.shard_spec(0)),
         config,
         max_step=deployment.chunk * _local_rows(deployment),
         backend=recorder,
@@ -114,12 +124,11 @@ def _local_rows(deployment: Deployment) -> int:
     return -(-deployment.batch_size // deployment.plan.data_parallel_size)
 
 
-def _weights(config: MiMoConfig, dtype: str, shard_spec: ShardSpec) -> ModelWeights:
+def _weights(config: MiMoConfig, deployment: Deployment, shard_spec: ShardSpec) -> ModelWeights:
     """Return a rank's weights as meta arrays; layers of the same kind share theirs."""
     few, kind_of_layer = one_of_each_layer(config)
-    weights = meta_arrays(
-        to_device_layout(shard_weights(meta_weights(few, dtype), few, shard_spec))
-    )
+    stored = meta_weights(few, deployment.weight_dtype, deployment.draft_tokens)
+    weights = meta_arrays(to_device_layout(shard_weights(stored, few, shard_spec)))
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
 
 
@@ -160,6 +169,27 @@ def _run(
     return recorder.calls.copy()
 
 
+def _draft(
+    model: MiMoV2FlashModel, deployment: Deployment, recorder: ProgramRecorder
+) -> Counter[int]:
+    """Return how often drafting calls each program, where a step has accepted all drafts.
+
+    Runs before it record the programs of steps that accepted fewer, and those of sampling.
+    """
+    runner, heads = model.runner, deployment.draft_tokens
+    outputs = (runner.logits, runner.greedy_tokens)
+    for output, accepted in product(outputs, (0, heads)):
+        recorder.calls.clear()
+        for head in range(heads):
+            tokens = 1 + accepted + head
+            shape = deployment.batch_size, tokens
+            start_B = np.full(shape[0], deployment.context - tokens)
+            at_B1 = np.full((shape[0], 1), tokens - 1)
+            step = Step(np.zeros(shape, np.int32), start_B, np.full(shape[0], tokens), at_B1)
+            runner.draft(head, output, step, _cache(model, deployment, 1))
+    return recorder.calls.copy()
+
+
 def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
     """Return the kind of each input of a program; weights are recognised by their `id`."""
     return {
@@ -172,7 +202,8 @@ def _kinds(program: RecordedProgram, weights: set[int]) -> dict[str, str]:
 
 def _cache(model: MiMoV2FlashModel, deployment: Deployment, start: int) -> HybridCache:
     """Return a cache whose sequences hold `start` tokens."""
-    cache = model.new_cache(deployment.batch_size, deployment.context, deployment.cache_dtype)
+    sizes = deployment.batch_size, deployment.context, deployment.cache_dtype
+    cache = model.new_cache(*sizes, mtp_heads=deployment.draft_tokens)
     oldest = max(0, start - cache.window + 1)
     length_B, oldest_B = np.full_like(cache.length_B, start), np.full_like(cache.oldest_B, oldest)
     return replace(cache, length_B=length_B, oldest_B=oldest_B)

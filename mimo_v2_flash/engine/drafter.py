@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
-
 from .draft_rule import DraftRule
 from .output_processor import draw_of
 from .sampler import NO_TOKEN, Draft, Draw, Sampler
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Drafter"]
 
-CATCH_UP = 32  # tokens before its first draft that a head reads: more cost more than they bring
+CATCH_UP = 4  # tokens that a head reads before its first draft: more bring no more
 
 
 class Drafter:
@@ -144,8 +142,6 @@ class Drafter:
     def _row_tokens(self, head: int, sequence: Sequence) -> RowTokens:
         """Return the tokens that a head is to read: those that it has not, and the drafts."""
         start = max(sequence.mtp_computed[head], sequence.length - self._reach)
-        if sequence.length - start > 1 + MAX_DRAFT_TOKENS:
-            self._rule.interrupt()
         drafts = [draft.token for draft in sequence.drafts]
         tokens = [*sequence.latest(sequence.length - start), *drafts]
         return RowTokens(sequence.running_row, start, tokens, 1, len(drafts))

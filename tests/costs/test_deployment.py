@@ -16,6 +16,8 @@ from mimo_v2_flash.parallel_config import ParallelConfig
         ({"context": 300_000}, "context = 300000: allowed is 1 to 262144 tokens"),
         ({"chunk": 5000}, "chunk = 5000: allowed is 1 to the context, 4096"),
         ({"chunk": 0}, "chunk = 0: allowed is 1 to the context, 4096"),
+        ({"draft_tokens": 4}, "draft_tokens = 4: allowed is 0 to 3"),
+        ({"draft_tokens": 3, "chunk": 2}, "draft_tokens = 3: allowed is 0 to 1"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):

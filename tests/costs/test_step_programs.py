@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
 from mimo_v2_flash.checkpoint.random_weights import random_weights
+from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
@@ -90,3 +92,31 @@ def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
     capacity = {name.split(", ")[-1] for name in recorded.programs if name.startswith("experts")}
     assert len(capacity) == 3
     assert sum(name.startswith("experts") for name in waiting) == 2
+
+
+def test_drafting_calls_each_head_and_what_it_needs_is_in_the_list():
+    backend, sizes = XlaBackend(), (2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
+    weights = random_weights(CONFIG, seed=0, mtp_heads=2)
+    model = MiMoV2FlashModel(
+        weights, CONFIG, backend=backend, max_step=CHUNK * 2, max_length=CONTEXT
+    )
+    cache, runner, end = model.new_cache(2, CONTEXT, mtp_heads=2), model.runner, 20
+    token_BT, position_BT = np.ones((2, end), np.int32), np.tile(np.arange(end), (2, 1))
+    model.greedy(token_BT, position_BT, cache, at=[[end - 1]] * 2)
+    for output, head in product((runner.logits, runner.greedy_tokens), range(2)):
+        for count in (1 + head, 3 + head):  # after a step that accepted no draft, or both
+            start_B, at_B1 = np.full(2, end - count), np.full((2, 1), count - 1)
+            step = Step(token_BT[:, -count:], start_B, np.full(2, count), at_B1)
+            runner.draft(head, output, step, cache)
+    recorded = step_programs(Deployment(CONFIG, ParallelConfig(), *sizes, draft_tokens=2))
+    listed = {content(called.traced) for called in recorded.programs.values()}
+    assert {content(traced) for traced in backend.programs} <= listed
+    counts = Counter[str]()
+    for name, count in recorded.drafting.calls.items():
+        counts[name.split(",")[0]] += count
+    assert counts == {
+        "take hidden": 2,
+        "head": 2,
+        "MTP head + sliding attention + dense network": 2,
+    }
+    assert step_programs(Deployment(CONFIG, ParallelConfig(), *sizes)).drafting is None

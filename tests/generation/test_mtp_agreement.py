@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mimo_v2_flash import load_model
+from mimo_v2_flash.generation.likelihood import total_bits
 from mimo_v2_flash.generation.mtp_agreement import mtp_agreement
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.text.tokenizer import load_tokenizer, tokens
@@ -50,7 +51,7 @@ def test_heads_agree_as_often_as_in_pytorch(windows, max_step):
     """Windows go side by side, or one by one, in passes that are shorter than a chunk."""
     model, sizes = load_model(FOLDER, max_step=max_step), []
     options = {"heads": HEADS, "length": LENGTH, "begin": BEGIN}
-    agreements = mtp_agreement(model, text_tokens(windows), advance=sizes.append, **options)
+    bits, agreements = mtp_agreement(model, text_tokens(windows), advance=sizes.append, **options)
     for agreement, (agreed, predicted, undecided) in zip(
         agreements, expected(windows), strict=True
     ):
@@ -58,17 +59,20 @@ def test_heads_agree_as_often_as_in_pytorch(windows, max_step):
         assert abs(agreement.agreed - agreed) <= undecided
         assert 0.3 < agreement.agreed / predicted < 0.7
     assert sum(sizes) == windows * LENGTH
+    window = {"length": LENGTH, "begin": BEGIN}
+    assert bits == pytest.approx(total_bits(model, text_tokens(windows), **window), rel=1e-6)
 
 
 def test_all_ranks_get_the_same():
     options = {"heads": 2, "length": 40, "begin": BEGIN}
     token_T = text_tokens(1)[:80]
-    alone = mtp_agreement(load_model(FOLDER), token_T, **options)
+    bits, alone = mtp_agreement(load_model(FOLDER), token_T, **options)
     group = ThreadGroup(2)
     both = group.run(lambda _: mtp_agreement(load_model(FOLDER, group=group), token_T, **options))
     assert [each.predicted for each in alone] == [80 - 2, 80 - 4]
     assert both == [both[0]] * 2
-    differences = [one.agreed - two.agreed for one, two in zip(alone, both[0], strict=True)]
+    assert both[0][0] == pytest.approx(bits, rel=1e-5)
+    differences = [one.agreed - two.agreed for one, two in zip(alone, both[0][1], strict=True)]
     assert np.abs(differences).max() <= 1
 
 
@@ -85,5 +89,5 @@ def test_what_cannot_be_compared_is_refused(heads, length, message):
 
 
 def test_a_window_of_one_token_compares_nothing():
-    (agreement,) = mtp_agreement(load_model(FOLDER), [5, 6], heads=1, length=1, begin=BEGIN)
+    _, (agreement,) = mtp_agreement(load_model(FOLDER), [5, 6], heads=1, length=1, begin=BEGIN)
     assert agreement == (0, 0)
