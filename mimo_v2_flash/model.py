@@ -106,13 +106,12 @@ class MiMoV2FlashModel:
         context = ParallelContext(plan, group or ALONE, exchange, mode)
         weights, config = keep_experts(weights, config, expert_subset)
         context.parallel_config.check(config)
-        limit = config.max_position_embeddings
+        limit, compiles = config.max_position_embeddings, mode.pads_steps
         length = limit if max_length is None else max_length
         self.max_length = inputs.as_count("max_length", length, maximum=limit)
         max_step, dtype = inputs.as_count("max_step", max_step), inputs.as_float("dtype", dtype)
         self._cache_length = None if backend.execution_mode == "eager" else max_length
-        pads_steps = mode.pads_steps
-        self._cache_dtype = inputs.as_cache_dtype("cache_dtype", cache_dtype, compiles=pads_steps)
+        self._cache_dtype = inputs.as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
         self.generation_config = generation_config or GenerationConfig.of_config(config)
         self.config, self.max_step, self._context = config, max_step, context
         runs: dict[str, Any] = {"max_step": max_step, "dtype": dtype}

@@ -125,10 +125,7 @@ def load_model(
     RankError
         If other ranks have not started.
     """
-    compiles = backend_name(backend) != "numpy"
-    as_compute(compute, compiles=compiles)
-    if cache_dtype is not None:
-        as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
+    _check_types(backend, compute, cache_dtype)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -190,6 +187,14 @@ def build_model(
     options |= {"dtype": activation_dtype, "cache_dtype": cache_dtype}
     options |= {"backend": opened, "group": group, "plan": parallel}
     return MiMoV2FlashModel(weights, config, generation_config=generation_config, **options)
+
+
+def _check_types(backend: str | Backend, compute: str, cache_dtype: Any) -> None:
+    """Raise ValueError unless a backend has this compute type and caches of this dtype."""
+    compiles = backend_name(backend) != "numpy"
+    as_compute(compute, compiles=compiles)
+    if cache_dtype is not None:
+        as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
 
 
 def _check_memory(

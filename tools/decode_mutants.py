@@ -31,8 +31,8 @@ DECODE_MUTANTS = (
     _loops(
         "compiled decode takes a window for the keys before a token",
         "visible_keys",
-        "wide_T - window, ",
-        "wide_T - window - 1, ",
+        "position_J, position - window)",
+        "position_J, position - window - 1)",
         "decode_attention",
     ),
     _loops(
@@ -99,22 +99,22 @@ DECODE_MUTANTS = (
     _loops(
         "a draft sees the draft after it",
         "visible_keys",
-        "position_J, wide_T, side",
-        "position_J, wide_T + 1, side",
+        "position_J, position)",
+        "position_J, position + 1)",
         "decode_attention",
     ),
     _loops(
         "a draft does not see itself",
         "visible_keys",
-        "position_J, wide_T, side",
-        "position_J, wide_T - 1, side",
+        "position_J, position)",
+        "position_J, position - 1)",
         "decode_attention",
     ),
     _loops(
         "drafts see the window of the token before them",
         "visible_keys",
-        "wide_T - window, ",
-        "wide_T[0] - window + 0 * wide_T, ",
+        "position_J, position - window)",
+        "position_J, np.int64(position_T[0]) - window)",
         "decode_attention",
     ),
     _loops(
@@ -163,8 +163,8 @@ DECODE_MUTANTS = (
     _loops(
         "a bfloat16 is half a float32",
         "attention_tile",
-        "build.shl(build.zext(value, words), shift)",
-        "build.zext(value, words)",
+        "build.shl(build.zext(half, words), _constant(words, 16))",
+        "build.zext(half, words)",
     ),
     _loops(
         "a row's last elements are not copied",
@@ -250,15 +250,15 @@ DECODE_MUTANTS = (
     _loops(
         "a prompt's token sees the token after it",
         "visible_keys",
-        "position_J, wide_T, side",
-        "position_J, wide_T + 1, side",
+        "position_J, position)",
+        "position_J, position + 1)",
         "prefill_attention",
     ),
     _loops(
         "a prompt's window is one key longer",
         "visible_keys",
-        "wide_T - window, ",
-        "wide_T - window - 1, ",
+        "position_J, position - window)",
+        "position_J, position - window - 1)",
         "prefill_attention",
     ),
     _loops(

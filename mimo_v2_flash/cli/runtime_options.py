@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 DTYPE_HELP = "float32, with neuron bfloat16"
+CACHE_HELP = (
+    "Dtype of the KV cache; of 8 bits, with a scale per token and head, for numpy only (default: "
+    f"{DTYPE_HELP})."
+)
 
 
 class RuntimeOptions(NamedTuple):
@@ -90,12 +94,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         help="Number of prompt tokens per prefill step (default: "
         f"{DEFAULTS['xla'].max_step}, with numpy {DEFAULTS['numpy'].max_step}).",
     )
-    group.add_argument(
-        "--cache-dtype",
-        choices=CACHE_DTYPES,
-        help="Dtype of the KV cache. Those of 8 bits, with a scale per token and head, are for "
-        f"numpy only (default: {DTYPE_HELP}).",
-    )
+    group.add_argument("--cache-dtype", choices=CACHE_DTYPES, help=CACHE_HELP)
     add_renamed_option(
         group,
         "--activation-dtype",

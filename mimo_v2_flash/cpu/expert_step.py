@@ -51,23 +51,39 @@ class Pairs(NamedTuple):
     weight_J: Any
 
 
+@inlined
+def _local(expert, experts):
+    return expert if 0 <= expert < experts else experts
+
+
+@in_order
+def _pair_starts(expert_NA, experts):
+    """Return where the pairs of each expert begin, those of other ids behind them, and the end."""
+    (N, A), start_E = expert_NA.shape, np.zeros(experts + 2, np.intp)
+    for j in range(N * A):
+        start_E[_local(expert_NA[j // A, j % A], experts) + 1] += 1
+    for expert in range(experts + 1):
+        start_E[expert + 1] += start_E[expert]
+    return start_E
+
+
 @in_order
 def group_by_expert(weight_NA, expert_NA, experts):
     """Return the `Pairs` of a step with one of `experts` local experts: no other ids."""
-    A, expert_J, chosen_J = expert_NA.shape[1], expert_NA.ravel(), weight_NA.ravel()
-    local_J = np.where((expert_J >= 0) & (expert_J < experts), expert_J, experts)
-    start_E = np.zeros(experts + 2, np.intp)
-    for expert in local_J:
-        start_E[expert + 1] += 1
-    (expert_G,) = np.nonzero(start_E[1:-1])
-    start_E = np.cumsum(start_E)
-    start_G = np.append(start_E[expert_G], start_E[experts])
-    token_J, weight_J = np.empty(local_J.size, np.intp), np.empty(local_J.size, np.float32)
-    for j in range(local_J.size):
-        place = start_E[local_J[j]]
-        token_J[place], weight_J[place] = j // A, chosen_J[j]
-        start_E[local_J[j]] += 1
-    return Pairs(expert_G, start_G, token_J[: start_G[-1]], weight_J[: start_G[-1]])
+    (N, A), start_E, groups = expert_NA.shape, _pair_starts(expert_NA, experts), 0
+    expert_G, start_G = np.empty(experts, np.intp), np.empty(experts + 1, np.intp)
+    for expert in range(experts):
+        if start_E[expert] < start_E[expert + 1]:
+            expert_G[groups], start_G[groups] = expert, start_E[expert]
+            groups += 1
+    pairs = start_G[groups] = start_E[experts]
+    token_J, weight_J = np.empty(N * A, np.intp), np.empty(N * A, np.float32)
+    for j in range(N * A):
+        expert = _local(expert_NA[j // A, j % A], experts)
+        place = start_E[expert]
+        token_J[place], weight_J[place] = j // A, weight_NA[j // A, j % A]
+        start_E[expert] += 1
+    return Pairs(expert_G[:groups], start_G[: groups + 1], token_J[:pairs], weight_J[:pairs])
 
 
 @in_order

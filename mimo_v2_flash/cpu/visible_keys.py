@@ -68,9 +68,25 @@ def list_keys(position_S, position_T, window, slot_J, position_J):
 @in_order
 def find_visible(position_J, position_T, window):
     """Return which of the listed keys each token sees: those from `start_T` to `end_T`."""
-    wide_T = position_T.astype(np.int64)
-    start_T = np.searchsorted(position_J, wide_T - window, side="right")
-    return start_T, np.searchsorted(position_J, wide_T, side="right")
+    start_T, end_T = np.empty(position_T.size, np.intp), np.empty(position_T.size, np.intp)
+    for t in range(position_T.size):
+        position = np.int64(position_T[t])
+        start_T[t] = _count_until(position_J, position - window)
+        end_T[t] = _count_until(position_J, position)
+    return start_T, end_T
+
+
+@in_order
+def _count_until(position_J, last):
+    """Return how many of the listed keys are at position `last` or before it."""
+    low, high = 0, position_J.size
+    while low < high:
+        middle = (low + high) // 2
+        if position_J[middle] <= last:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @in_order

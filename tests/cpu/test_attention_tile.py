@@ -93,6 +93,6 @@ def test_weighted_values_are_added(g, keys, chunk, seed):
 def test_a_subnormal_bfloat16_is_widened_by_its_bits():
     bits_ZKI = np.full((1, 1, LANES + 1), 1, np.uint16)
     out_SQ = np.zeros((1, LANES + 1), np.float32)
-    call_copy(bits_ZKI, 0, 0, False, out_SQ, 0)
+    call_copy(bits_ZKI.view(np.uint8), 0, 0, KINDS.index(ml_dtypes.bfloat16), out_SQ, 0)
     assert (out_SQ.view(np.uint32) == 1 << 16).all()
     assert out_SQ[0, 0] == np.float32(bits_ZKI.view(ml_dtypes.bfloat16)[0, 0, 0])
