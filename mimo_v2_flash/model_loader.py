@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, NamedTuple
 
-from .checkpoint import load_weights
+from .checkpoint.isq_table import IsqRequest
 from .checkpoint.params import ModelWeights
 from .checkpoint.subset import keep_experts, keep_layers
 from .config import MiMoConfig
+from .convert.isq_load import IsqProgress, load_isq, no_report
 from .cpu.locked_cache import locked_cache
 from .cpu.thread_count import set_thread_count
 from .execution import Backend
@@ -27,6 +28,9 @@ from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
 from .quantization import QuantizedTensor
+from .quantization.isq_types import ISQ_TYPES, isq_name
+from .quantization.registry import FORMATS
+from .quantization.topology import Topology
 
 __all__ = ["DEFAULTS", "BackendDefaults", "build_model", "load_model"]
 
@@ -60,6 +64,10 @@ def load_model(
     expert_subset: Sequence[int] | None = None,
     num_layers: int | None = None,
     threads: int | None = None,
+    isq: str | int | None = None,
+    topology: str | PathLike[str] | Topology | None = None,
+    isq_cache: str | PathLike[str] | None = None,
+    isq_report: IsqProgress = no_report,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
     """Return the model of a checkpoint, ready to generate; weights are mapped, not read.
@@ -104,6 +112,17 @@ def load_model(
     threads : int, optional
         Threads of this process for kernels, of every model in it; `resolve_thread_count` says which
         number if not given.
+    isq : str or int, optional
+        Type that weights are quantized to while they are loaded, by mistral.rs's names and numbers:
+        "Q8_0" or 8, "Q6K", "Q4K", "Q3K"; "int8", "int4", "MXFP4", "fp8". Routers and vectors stay
+        precise; embedding and LM head are promoted. As stored if not given.
+    topology : path or Topology, optional
+        YAML file of types by layers or names of weights, which decide before `isq`.
+    isq_cache : path, optional
+        Folder that keeps quantized weights, so that the next call maps them; memory if not given.
+    isq_report : callable, optional
+        Called with an `IsqJob` before weights are quantized; returns a context whose value is
+        called with bytes of the checkpoint as they are done.
     **backend_options
         What the backend's constructor takes: `folder`, `lnc` and `skip_compile` of "neuron".
 
@@ -126,29 +145,38 @@ def load_model(
         If other ranks have not started.
     """
     _check_types(backend, compute, cache_dtype)
+    request = IsqRequest.of(isq, topology)
+    _check_products(request, backend)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
     config = MiMoConfig.from_pretrained(path)
-    weights = load_weights(path, config, share=parallel.shard_spec(group.rank))
+    isq_options: dict[str, Any] = {"cache": isq_cache, "report": isq_report, "group": group}
+    weights = load_isq(path, config, request, parallel.shard_spec(group.rank), **isq_options)
     generation_config = load_generation_config(path, config)
     if num_layers is not None:
         weights, config = keep_layers(weights, config, num_layers)
-    return build_model(
-        weights,
-        config,
-        generation_config,
-        backend=backend,
-        parallel=parallel,
-        group=group,
-        max_length=max_length,
-        max_step=max_step,
-        activation_dtype=activation_dtype,
-        cache_dtype=cache_dtype,
-        compute=compute,
-        expert_subset=expert_subset,
-        **backend_options,
-    )
+    options: dict[str, Any] = {"backend": backend, "parallel": parallel, "group": group}
+    options |= {"max_length": max_length, "max_step": max_step, "expert_subset": expert_subset}
+    options |= {
+        "compute": compute,
+        "activation_dtype": activation_dtype,
+        "cache_dtype": cache_dtype,
+    }
+    return build_model(weights, config, generation_config, **options, **backend_options)
+
+
+def _check_products(request: IsqRequest, backend: str | Backend) -> None:
+    """Raise ValueError unless a backend has products of what weights are quantized to."""
+    if backend_name(backend) == "numpy":
+        return
+    untraced = QuantizedTensor.traced_product
+    forms = {form for form, kind in FORMATS.items() if kind.traced_product is not untraced}
+    if refused := sorted(request.forms - forms):
+        allowed = ", ".join(isq_name(form) for form in ISQ_TYPES if form in forms)
+        raise ValueError(
+            f"isq is {isq_name(refused[0])}, allowed with a backend that compiles is {allowed}"
+        )
 
 
 def build_model(

@@ -58,6 +58,8 @@ class Which:
             Folder of the checkpoint.
         architecture, arch : str, optional
             Two names of the same: the architecture, checked if it is stated.
+        topology : path, optional
+            YAML file of the types that layers are quantized to: as of `load_model`.
 
         Raises
         ------
@@ -68,6 +70,7 @@ class Which:
         model_id: str | os.PathLike[str]
         architecture: str | None = None
         arch: str | None = None
+        topology: str | os.PathLike[str] | None = None
 
         def __post_init__(self) -> None:
             """Check the architecture."""
@@ -142,8 +145,10 @@ class Runner:
         The most tokens of a prompt and its answer; the model's if not given.
     draft_tokens : int or "auto"
         How many tokens MTP heads draft for each step: as of `Engine`.
+    in_situ_quant : str, optional
+        mistral.rs's name of `isq`: the type that weights are quantized to, such as "8" or "Q4K".
     **options
-        Options of `load_model`: `backend`, `threads`, `cache_dtype` and others.
+        Options of `load_model`: `backend`, `threads`, `cache_dtype`, `isq` and others.
 
     Raises
     ------
@@ -165,8 +170,11 @@ class Runner:
         max_seqs: int = 32,
         max_length: int | None = None,
         draft_tokens: int | str = 0,
+        in_situ_quant: str | None = None,
         **options: Any,
     ) -> None:
+        isq = {"isq": in_situ_quant, "topology": which.topology}
+        options = {name: value for name, value in isq.items() if value is not None} | options
         model = load_model(which.model_id, max_length=max_length, **options)
         self._served = ServedModel(str(which.model_id), model, load_tokenizer(which.model_id))
         self._thread = EngineThread(Engine(model, max_seqs, draft_tokens=draft_tokens))

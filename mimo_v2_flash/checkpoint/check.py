@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
+from mimo_v2_flash.quantization.isq_types import TABLES
 
 from .param_specs import (
+    EMBEDDING,
     FUSED,
     HUB_DTYPE,
     MTP_PREFIX,
@@ -27,7 +29,7 @@ from .param_specs import (
 )
 from .safetensors_file import READABLE, TensorInfo
 
-__all__ = ["TensorNames", "check_names", "check_tensors", "count_mtp_heads"]
+__all__ = ["NOT_REQUESTED", "TensorNames", "check_names", "check_tensors", "count_mtp_heads"]
 
 PLAIN = ("F32", "BF16", "F16")  # dtypes of weights in no storage format
 LEFT_OUT = (MTP_PREFIX, *OTHER_MODALITIES)
@@ -107,7 +109,8 @@ def count_mtp_heads(
     included, that head and later ones are left out. `tensor_infos` returns the TensorInfo of names.
     """
     fused = is_fused(available)
-    formats = {t.file_dtype for form in registry.FORMATS.values() for t in form.tensors} - {""}
+    several = (form.tensors for form in registry.FORMATS.values() if len(form.tensors) > 1)
+    formats = {tensor.file_dtype for tensors in several for tensor in tensors} - {""}
 
     def is_complete(head: int) -> bool:
         params = mtp_head(mtp_prefix(head), config.mtp_layer, fused=fused)
@@ -140,7 +143,8 @@ def check_tensors(
         form = find_format(arrays, name)
         file = infos[next(iter(form.tensor_names(name).values())) if form else name].file
         where = f"{file}: {name}"
-        if form and not name.endswith(MULTIPLIED):
+        is_table = form and name == EMBEDDING and form.format in TABLES
+        if form and not (is_table or name.endswith(MULTIPLIED)):
             raise ValueError(f"{where} is {form.format}, which only matmul weights may be")
         if form is None:
             _check_plain(where, shape, infos[name])

@@ -29,7 +29,7 @@ from .params import (
 from .prepared import PreparedMetadata, check_shard, find_shard_folder
 from .source import Checkpoint, open_checkpoint
 
-__all__ = ["ModelBuilder", "Reader", "load_weights"]
+__all__ = ["ModelBuilder", "Reader", "load_weights", "read_contents"]
 
 
 def load_weights(
@@ -76,7 +76,7 @@ def load_weights(
         return load_gguf_weights(gguf, config)
     source = find_shard_folder(path, share)
     tensors = open_checkpoint(source)
-    experts, shard_spec, prepared = _contents(source, tensors, config, share)
+    experts, shard_spec, prepared = read_contents(source, tensors, config, share)
     fused = param_specs.is_fused(tensors)
     heads = check.count_mtp_heads(config, tensors, tensors.tensor_infos)
     if prepared and heads != prepared.mtp_heads:
@@ -237,7 +237,7 @@ class Reader(ModelBuilder):
         return self._tensors[param.name].astype(np.float32)
 
 
-def _contents(
+def read_contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec, PreparedMetadata | None]:
     """Return the ids of the checkpoint's experts, its ShardSpec and its metadata, checked."""

@@ -14,7 +14,9 @@ from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
+    "EMBEDDING",
     "FUSED",
+    "HEAD",
     "HUB_DTYPE",
     "MTP_PREFIX",
     "MULTIPLIED",
@@ -39,16 +41,17 @@ __all__ = [
     "stored_dtype",
 ]
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MTP_PREFIX = "model.mtp."
 OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
 HUB_DTYPE = get_format(HUB_FORMAT).tensors[0].file_dtype  # of most matmul weights on the hub
 ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
-MULTIPLIED = ("_proj.weight", "lm_head.weight")  # ends of the names of matmul weights
+MULTIPLIED = ("_proj.weight", HEAD)  # ends of the names of matmul weights
 PLAIN_MULTIPLIED = (
     ".o_proj.weight",
     ".eh_proj.weight",
-    "lm_head.weight",
+    HEAD,
 )  # matmul weights that the hub does not store so
 
 
@@ -73,9 +76,9 @@ def embedding_norm_head(
     """Return embedding_VD, final_norm_D and w_logits_VD, of which a shard has some rows."""
     V, D = config.vocab_size, config.hidden_size
     return (
-        ParamSpec("model.embed_tokens.weight", (V, D)),
+        ParamSpec(EMBEDDING, (V, D)),
         ParamSpec("model.norm.weight", (D,)),
-        ParamSpec("lm_head.weight", (len(shard_spec.tensor_range(V)), D)),
+        ParamSpec(HEAD, (len(shard_spec.tensor_range(V)), D)),
     )
 
 

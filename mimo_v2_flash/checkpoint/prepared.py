@@ -32,7 +32,7 @@ STEM = "mimo_weights"  # of the names of a prepared checkpoint's files
 PREPARED_INDEX = f"{STEM}.safetensors.index.json"
 MANIFEST = f"{STEM}.shards.json"
 SOURCE_DIGEST = "source_digest"
-OPTIONAL = {SOURCE_DIGEST, "mtp_heads"}  # fields that a file lacks where they have their default
+OPTIONAL = {SOURCE_DIGEST, "isq", "mtp_heads"}  # a file lacks them where they have their default
 FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
 """Fields of a config that the weights do not depend on."""
 
@@ -59,6 +59,8 @@ class PreparedMetadata:
         A digest of the source's files, if no commit names them: `source_files.content_digest`.
     mtp_heads
         How many MTP heads the checkpoint holds.
+    isq
+        What weights were quantized to, as `IsqRequest.text`; empty for nothing.
     """
 
     source: str
@@ -72,6 +74,7 @@ class PreparedMetadata:
     shard: int = 0
     source_digest: str = ""
     mtp_heads: int = 0
+    isq: str = ""
 
     @property
     def shards(self) -> int:

@@ -47,8 +47,9 @@ LARGEST_HEADER = 100_000_000  # the format's limit, bytes
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return the name that files have for a NumPy dtype; of codes it is not known."""
-    return next(name for name, readable in READABLE.items() if readable == np.dtype(dtype))
+    """Return the name that files have for a NumPy dtype; uint8 are bytes, not a float's codes."""
+    names = {readable: name for name, readable in READABLE.items()}  # the last: U8
+    return names[np.dtype(dtype)]
 
 
 class TensorInfo(NamedTuple):

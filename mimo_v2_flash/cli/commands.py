@@ -62,6 +62,10 @@ COMMANDS = {
         "Prepare weights: select experts and layers of a checkpoint, convert them, and write "
         "shards.",
     ),
+    "quantize": Command(
+        "quantize",
+        "Quantize a checkpoint: write prepared weights in other formats, or measure their errors.",
+    ),
     "plan": Command(
         "plan",
         "Compute the memory and the traffic of every device of a deployment, without running it.",

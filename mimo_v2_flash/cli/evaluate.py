@@ -4,16 +4,19 @@ The text is split into consecutive windows. The model sees each window by itself
 end-of-text token, and predicts every token of the text once. Bits per byte are the bits of all
 tokens over the bytes of the file. With --draft-tokens, MTP heads predict the tokens of the text
 too, without generating: how often their best token is the model's is what drafts are accepted for.
-With --compare, the error of the logits against those of another compute type is measured.
+With --compare, the error of the logits against those of another compute type is measured, or the
+cost of storage formats: bits per byte, divergence and bytes beside the model as stored.
 """
 
 import argparse
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.likelihood import total_bits
@@ -23,12 +26,18 @@ from mimo_v2_flash.inputs import as_draft_tokens
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import load_model
-from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 from mimo_v2_flash.text.tokenizer import end_of_text, load_tokenizer, tokens
 
 from .console import console, progress, table
 from .dispatch_report import dispatch_numbers, dispatch_report
+from .entry import CommandError
 from .example_model import add_model_argument, check_folder
+from .format_comparison import (
+    Comparison,
+    comparisons,
+    format_numbers,
+    report_formats,
+)
 from .option_types import natural, positive
 from .parallel_options import SINGLE_RANK, RankSetup, add_parallel_arguments
 from .result import Result
@@ -60,8 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--compare",
-        choices=COMPUTE_TYPES,
-        help="Compute type whose logits are compared with those of --compute (default: none).",
+        type=comparisons,
+        default=(),
+        metavar="LIST",
+        help="Compute type whose logits are compared with those of --compute, or types of --isq "
+        "whose models are compared with the model as stored, each with a compute type, such as "
+        "q8_0,q4k:bfloat16 (default: none).",
     )
 
 
@@ -70,19 +83,20 @@ def run(
     text: Path,
     length: int | None,
     draft_tokens: int = 0,
-    compare: str | None = None,
+    compare: tuple[Comparison, ...] = (),
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
     """Evaluate, print the report, and return its numbers."""
     stats_backend = DispatchStatsBackend()
     runtime, reference = RuntimeOptions.pop_from(options), None
+    compute, items = _split(compare, runtime)
     content, size = _read(text)
     check_folder(model)
     load = partial(load_model, model, group=setup.group, parallel=setup.plan)
     runner = load(**runtime.keywords(host=stats_backend))
-    if compare is not None:
-        reference = load(**runtime._replace(compute=compare).keywords(host=NumpyBackend()))
+    if compute:
+        reference = load(**runtime._replace(compute=compute).keywords(host=NumpyBackend()))
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
     token_T = tokens(tokenizer, content)
@@ -99,7 +113,8 @@ def run(
     numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
     numbers |= _likelihood(bits, size, len(token_T), windows["length"])
     numbers |= {
-        "compare": error and _comparison(error, str(compare), size),
+        "compare": error and _comparison(error, compute, size),
+        "formats": _formats(items, runtime, load, runner, token_T, windows, size),
         "mtp_agreement": [pair._asdict() for pair in agreements],
         "seconds": seconds,
         "tokens_per_second": len(token_T) / seconds,
@@ -110,6 +125,41 @@ def run(
     if dispatch := dispatch_report(stats_backend, setup.group):
         console().print(dispatch)
     return Result(numbers)
+
+
+def _split(
+    compare: tuple[Comparison, ...], runtime: RuntimeOptions
+) -> tuple[str, tuple[Comparison, ...]]:
+    """Return the one compute type that is compared, or else what is compared with as stored."""
+    if len(compare) == 1 and compare[0].isq is None:
+        return compare[0].compute, ()
+    if compare and (runtime.isq or runtime.topology):
+        raise CommandError("--compare of types is with the model as stored: leave out --isq")
+    return "", compare
+
+
+def _formats(
+    items: tuple[Comparison, ...],
+    runtime: RuntimeOptions,
+    load: Callable[..., MiMoV2FlashModel],
+    reference: MiMoV2FlashModel,
+    token_T: list[int],
+    windows: dict[str, Any],
+    size: int,
+) -> list[dict[str, Any]]:
+    """Return the numbers of each format, on a text of `size` bytes; one at a time is loaded."""
+    if not items:
+        return []
+
+    def measure(item: Comparison) -> tuple[int, LogitsError]:
+        options = runtime._replace(isq=item.isq, compute=item.compute)
+        model = load(**options.keywords(NumpyBackend()))
+        length, begin = windows["length"], windows["begin"]
+        error = logits_error(model, reference, token_T, length=length, begin=begin)
+        return nbytes(model.weights), error
+
+    measured = {item: measure(item) for item in items}
+    return format_numbers(measured, Comparison(None, reference.compute), reference.weights, size)
 
 
 def _measure(
@@ -168,6 +218,8 @@ def _report(numbers: dict[str, Any]) -> None:
         ("threads", "{} ({})".format(*thread_count())),
     )
     console().print(table(f"{numbers['text']}", ("what",), ("amount",), rows))
+    if numbers["formats"]:
+        report_formats(numbers["formats"])
 
 
 def _comparison_rows(numbers: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:

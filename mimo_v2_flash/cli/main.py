@@ -20,6 +20,7 @@ MiMo-V2-Flash: generate text, evaluate, check, trace, prepare weights, plan and 
 `mimo COMMAND --help` shows the options of a command. Every command has --json.
 Text that a model writes and the tables that a command is run for go to standard output, all else
 to standard error."""
+BEFORE_RUN = ("-i", "--isq", "--topology", "--isq-cache")
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -30,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(words: list[str]) -> Invocation:
     parser = _parser()
-    if words[:1] == ["-i"] and "run" in words:  # interactive, which `run` is: mistral.rs's spelling
-        words = words[1:]
+    words = _command_first(words)
     if not words:
         parser.error(f"a command is required: {', '.join(COMMANDS)}; mimo --help describes them")
     if not words[0].startswith("-") and words[0] not in COMMANDS:
@@ -39,6 +39,20 @@ def _parse(words: list[str]) -> Invocation:
         parser.error(f"no command {words[0]!r}{hint}")
     options = vars(parser.parse_args(words))
     return Invocation(options.pop("parser"), options)
+
+
+def _command_first(words: list[str]) -> list[str]:
+    """Return the words of `run` in this package's order: mistral.rs has options before it.
+
+    Of these -i alone has no value, and means a chat, which `run` is.
+    """
+    before: list[str] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0].partition("=")[0] in BEFORE_RUN:
+        count = 1 if rest[0] == "-i" or "=" in rest[0] else 2
+        before += rest[:count] if rest[0] != "-i" else []
+        rest = rest[count:]
+    return ["run", *before, *rest[1:]] if rest[:1] == ["run"] else words
 
 
 def _parser() -> OneLineParser:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.hub import IN_FLIGHT, HubSource
+from mimo_v2_flash.checkpoint.isq_table import IsqRequest
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
 from mimo_v2_flash.checkpoint.subset import check_experts
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import STORED, TARGETS, Encoding
+from mimo_v2_flash.convert.isq_load import warn_of_topology
 from mimo_v2_flash.convert.job import ConversionJob, plan_conversion_job
 from mimo_v2_flash.quantization import HUB_FORMAT
 
@@ -23,6 +25,7 @@ from . import gguf_output
 from . import verify as verification
 from .console import amount, console, progress_of_bytes, table
 from .entry import CommandError
+from .isq_options import add_type_arguments, isq_numbers, print_table
 from .option_types import positive
 from .result import Result
 
@@ -31,6 +34,7 @@ __all__ = [
     "OUTPUT",
     "add_arguments",
     "add_subset_arguments",
+    "finish",
     "make",
     "plan",
     "print_left_out",
@@ -79,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Tensor-parallel size to write shards for (default: 1).",
     )
     gguf_output.add_arguments(parser)
+    add_type_arguments(parser)
     _add_run_arguments(parser)
 
 
@@ -153,6 +158,8 @@ def run(
     tensor_parallel: int,
     format: str,  # noqa: A002  the option's name
     split_size: float | None,
+    isq: str | None,
+    topology: Path | None,
     dry_run: bool,
     resume: bool,
     verify: bool,
@@ -170,14 +177,23 @@ def run(
         return verification.verify(output, source)
     if source is None:
         raise CommandError("one of --checkpoint and --model is required")
-    kept, encoding = (expert_subset, num_layers), Encoding(dtype, target)
+    kept, request = (expert_subset, num_layers), IsqRequest.of(isq, topology)
     split: dict[str, Any] = {"expert_parallel": expert_parallel or tensor_parallel}
     split |= {"tensor_parallel": tensor_parallel, "mtp": mtp}
+    encoding = Encoding(dtype, target, request)
     job = plan(source, _config(source), output, encoding, *kept, **split)
+    return finish(job, dry_run=dry_run, resume=resume)
+
+
+def finish(job: ConversionJob, *, dry_run: bool, resume: bool) -> Result:
+    """Print the sizes of a job, run it unless it is a dry run, and return its numbers."""
+    numbers = sizes(job)
+    if job.encoding.request.text:
+        warn_of_topology(job.encoding, job.config)
+        print_table(job.encoding.table)
+        numbers |= isq_numbers(job.encoding.table)
     _print_sizes(job)
-    if dry_run:
-        return Result(sizes(job))
-    return Result(sizes(job) | make(job, resume=resume))
+    return Result(numbers if dry_run else numbers | make(job, resume=resume))
 
 
 def _source(checkpoint: Path | None, model: str | None, revision: str) -> Source | None:

@@ -15,6 +15,7 @@ from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
+from .isq_options import add_isq_arguments, isq_report
 from .option_types import positive
 from .options import add_renamed_option
 
@@ -45,6 +46,9 @@ class RuntimeOptions(NamedTuple):
     compile_cache: Path = COMPILE_CACHE
     lnc: int = 2
     skip_compile: bool = False
+    isq: str | None = None
+    topology: Path | None = None
+    isq_cache: Path | None = None
 
     @classmethod
     def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
@@ -61,6 +65,9 @@ class RuntimeOptions(NamedTuple):
             "activation_dtype": self.activation_dtype,
             "compute": self.compute,
         }
+        if self.isq or self.topology or self.isq_cache:
+            keywords |= {"isq": self.isq, "topology": self.topology}
+            keywords |= {"isq_cache": self.isq_cache, "isq_report": isq_report}
         only: dict[str, dict[str, Any]] = {
             "numpy": {"backend": host, "max_length": None},
             "neuron": {
@@ -104,6 +111,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         f"{DTYPE_HELP}).",
     )
     add_compute_argument(group)
+    add_isq_arguments(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",

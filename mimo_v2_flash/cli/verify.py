@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.checkpoint.hub import HubSource
+from mimo_v2_flash.checkpoint.isq_table import IsqRequest
 from mimo_v2_flash.checkpoint.source import FolderSource, Source
 from mimo_v2_flash.checkpoint.source_files import file_changes
 from mimo_v2_flash.config import MiMoConfig
@@ -93,7 +94,7 @@ def _compare_tensors(
             source,
             config,
             folder,
-            Encoding(metadata.dtype, metadata.target),
+            Encoding(metadata.dtype, metadata.target, IsqRequest.of_text(metadata.isq)),
             metadata.experts,
             num_layers=int(metadata.config["num_hidden_layers"]),
             expert_parallel=metadata.expert_parallel,

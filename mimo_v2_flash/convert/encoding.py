@@ -1,21 +1,25 @@
 """The encoding of prepared weights: as stored, bfloat16 or float32, for a CPU or for Trainium2.
 
-For Trainium2 a storage format narrows its range; values that this rounds are counted.
+Single weights may be quantized to another format. For Trainium2 a storage format narrows its range;
+values that this rounds are counted.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.checkpoint.isq_table import IsqRequest, IsqRow
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED
-from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor
+from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor, get_format
 
-__all__ = ["STORED", "TARGETS", "Encoding"]
+__all__ = ["STORED", "TARGETS", "Encoding", "stored_arrays"]
 
 STORED = {HUB_FORMAT: None, "bfloat16": "BF16", "float32": "F32"}
 TARGETS = ("cpu", "trainium2")
+NOTHING = IsqRequest()
 ROWS = 128  # of a weight that are dequantized at a time
 
 
@@ -29,15 +33,21 @@ class Encoding:
         A key of `STORED`; the hub's format keeps every weight as stored, whatever its format.
     target
         One of `TARGETS`; it changes weights in a storage format only.
+    request
+        What weights are quantized to.
 
     Attributes
     ----------
+    table
+        What becomes of each weight, once the request was planned.
     rounded
         How many values the target's range has rounded so far.
     """
 
     dtype: str
     target: str
+    request: IsqRequest = NOTHING
+    table: Sequence[IsqRow] = ()
     rounded: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +57,14 @@ class Encoding:
                 f"{', '.join(STORED)} and of {', '.join(TARGETS)}"
             )
         self._lock = Lock()
+        if self.request.text and (self.dtype, self.target) != (HUB_FORMAT, "cpu"):
+            name = "dtype" if self.dtype != HUB_FORMAT else "target"
+            allowed = {"dtype": HUB_FORMAT, "target": "cpu"}[name]
+            raise ValueError(f"{name} is {getattr(self, name)!r}, allowed with isq is {allowed}")
+
+    def forms(self) -> Mapping[str, type[QuantizedTensor]]:
+        """Return the format of each weight that is quantized, by its name."""
+        return {row.name: get_format(row.form) for row in self.table if row.form}
 
     def stored(self, dtype: str) -> str:
         """Return the safetensors dtype of a matrix that the source stores as `dtype`."""
@@ -57,8 +75,12 @@ class Encoding:
         """Whether weights stay in their storage format."""
         return STORED[self.dtype] is None
 
-    def encode(self, where: str, weight: QuantizedTensor) -> list[np.ndarray]:
+    def encode(
+        self, where: str, weight: QuantizedTensor, form: type[QuantizedTensor] | None = None
+    ) -> list[np.ndarray]:
         """Return the arrays to write for a weight: its tensors in their order, or its values.
+
+        `form` is the format that it is quantized to.
 
         Raises
         ------
@@ -67,13 +89,20 @@ class Encoding:
             with `where`.
         """
         weight.check_values(where)
+        if form is not None:
+            return stored_arrays(form.quantize(weight, where))
         if stored := STORED[self.dtype]:
             return [_dequantized(weight, DTYPES[stored])]
         if self.target != "cpu":
             weight, rounded = weight.to_device_range(where)
             with self._lock:
                 self.rounded += rounded
-        return [getattr(weight, tensor.field) for tensor in weight.tensors]
+        return stored_arrays(weight)
+
+
+def stored_arrays(weight: QuantizedTensor) -> list[np.ndarray]:
+    """Return the tensors of a weight, in the order of its format."""
+    return [getattr(weight, tensor.field) for tensor in weight.tensors]
 
 
 def _dequantized(weight: QuantizedTensor, dtype: np.dtype[Any]) -> np.ndarray:

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mimo_v2_flash.checkpoint.check import TensorNames, check_names, count_mtp_heads
 from mimo_v2_flash.checkpoint.param_specs import all_params, is_fused
 from mimo_v2_flash.checkpoint.prepared import (
@@ -16,7 +14,6 @@ from mimo_v2_flash.checkpoint.prepared import (
     PreparedMetadata,
     read_prepared_index,
 )
-from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.checkpoint.source_files import content_digest, file_changes
 from mimo_v2_flash.config import MiMoConfig
@@ -25,7 +22,8 @@ from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
 from .encoding import Encoding
-from .plan import ConversionPlan, ConversionTask, TensorChunk, plan_conversion
+from .isq_plan import plan_isq
+from .plan import ConversionPlan, ConversionTask, TensorChunk, convert_task
 from .shard_plan import shard_conversion_plan
 from .store import Store
 
@@ -141,11 +139,7 @@ class ConversionJob:
 
     def convert(self, task: ConversionTask) -> list[TensorChunk]:
         """Return the chunks that a task makes of the source; an error names the source's file."""
-        arrays = []
-        for info in task.sources:
-            data = self.source.read(info.file, info.begin, info.end)
-            arrays.append(np.frombuffer(data, READABLE[info.dtype]).reshape(info.shape))
-        return task.convert(arrays)
+        return convert_task(self.source, task)
 
     def _run_tasks(self, workers: int, advance: Callable[[int], None]) -> None:
         done = self.store.begin(list(map(_key, self.plan.tasks)))
@@ -191,9 +185,7 @@ def plan_conversion_job(
         If a tensor is missing or unexpected, or has another shape or dtype; the message names it.
         If the model does not admit these parallel sizes.
     """
-    whole = config
-    if num_layers is not None:
-        config = config.truncated(num_layers)
+    whole, config = config, config if num_layers is None else config.truncated(num_layers)
     shards = _shard_specs(config, experts, expert_parallel, tensor_parallel)
     source_files = source.file_states()  # before headers are read
     available = dict.fromkeys(source.names())
@@ -201,7 +193,7 @@ def plan_conversion_job(
     heads = count_mtp_heads(config, available, source.tensor_infos) if keeps_mtp else 0
     params = list(all_params(config, experts, fused=fused, mtp_heads=heads))
     names = check_names(source.name, params, available, all_params(whole, fused=fused))
-    plan = plan_conversion(config, params, source.tensor_infos(names.required), encoding)
+    plan = plan_isq(config, params, source.tensor_infos(names.required), encoding)
     if len(shards) > 1:
         plan = shard_conversion_plan(plan, config, experts, shards)
     prepared = PreparedMetadata(
@@ -215,9 +207,11 @@ def plan_conversion_job(
         tensor_parallel=tensor_parallel,
         source_digest=content_digest(source_files),
         mtp_heads=heads,
+        isq=encoding.request.text,
     )
-    metadata = prepared.to_metadata()
-    store = Store(folder, plan.outputs, metadata, source_files=source_files, shards=len(shards))
+    store = Store(
+        folder, plan.outputs, prepared.to_metadata(), source_files=source_files, shards=len(shards)
+    )
     return ConversionJob(source, config, encoding, prepared, plan, store, names)
 
 

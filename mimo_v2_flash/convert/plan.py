@@ -5,6 +5,8 @@ each other, and no two of them read the same byte of the source.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import lcm
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,14 @@ import numpy as np
 from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, ParamSpec
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, WIDENED, TensorInfo, dtype_name
+from mimo_v2_flash.checkpoint.safetensors_file import (
+    DTYPES,
+    READABLE,
+    WIDENED,
+    TensorInfo,
+    dtype_name,
+)
+from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization import (
     QuantizedTensor,
@@ -22,13 +31,14 @@ from mimo_v2_flash.quantization import (
 )
 from mimo_v2_flash.quantization.stored_layout import LayoutPart, WeightShapes
 
-from .encoding import Encoding
+from .encoding import Encoding, stored_arrays
 
 __all__ = [
     "ConversionPlan",
     "ConversionTask",
     "OutputTensor",
     "TensorChunk",
+    "convert_task",
     "plain",
     "plan_conversion",
     "quantized",
@@ -76,6 +86,15 @@ class ConversionTask(NamedTuple):
         return sum(info.nbytes for info in self.sources)
 
 
+def convert_task(source: Source, task: ConversionTask) -> list[TensorChunk]:
+    """Return the chunks that a task makes of a source; an error names the source's file."""
+    arrays = []
+    for info in task.sources:
+        data = source.read(info.file, info.begin, info.end)
+        arrays.append(np.frombuffer(data, READABLE[info.dtype]).reshape(info.shape))
+    return task.convert(arrays)
+
+
 class ConversionPlan(NamedTuple):
     """A plan of a conversion.
 
@@ -107,18 +126,18 @@ def plan_conversion(
     ValueError
         If a tensor's shape or dtype does not fit its parameter; the message names file and tensor.
     """
-    formats = check_tensors(params, infos)
+    formats, forms = check_tensors(params, infos), encoding.forms()
     joint = list(_joint_layouts(config, infos))
     done = {name for layout in joint for name in layout.stored}
-    plans = [quantized(layout, infos, encoding) for layout in joint]
+    plans = [quantized(layout, infos, encoding, forms) for layout in joint]
     for name, shape in params:
         if name in done:
             continue
         if form := formats.get(name):
             layout = _row_layout(form, name, shape, infos)
-            plans.append(quantized(layout, infos, encoding))
+            plans.append(quantized(layout, infos, encoding, forms))
         else:
-            plans.append(plain(name, infos[name], encoding))
+            plans.append(plain(name, infos[name], encoding, forms.get(name)))
     return ConversionPlan(
         [output for plan in plans for output in plan.outputs],
         [task for plan in plans for task in plan.tasks],
@@ -146,24 +165,35 @@ def _row_layout(
     return row_layout(form, name, where, WeightShapes(shape, shapes))
 
 
-def plain(name: str, info: TensorInfo, encoding: Encoding) -> ConversionPlan:
-    """Return the plan of a tensor without scales."""
+def plain(
+    name: str,
+    info: TensorInfo,
+    encoding: Encoding,
+    form: type[QuantizedTensor] | None = None,
+) -> ConversionPlan:
+    """Return the plan of a tensor without scales, quantized to `form` if it is not None."""
     dtype = _plain_dtype(name, info, encoding)
-    step = max(1, TASK_BYTES // _row_bytes(info))
+    outputs = [(OutputTensor(name, dtype, info.shape), 1)]
+    if form is not None:
+        outputs = list(_tensors(form, name, form.stored_shapes(info.shape)))
+    unit = lcm(*(group for _, group in outputs))
+    step = unit * max(1, TASK_BYTES // (unit * _row_bytes(info)))
 
     def task(start: int) -> ConversionTask:
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            array = arrays[0].astype(DTYPES[dtype], copy=False)
+            array = arrays[0] if form else arrays[0].astype(DTYPES[dtype], copy=False)
             if not np.isfinite(array).all():
                 raise ValueError(f"{info.file}: {name} must be finite, got NaN or infinity")
-            return [TensorChunk.at_row(name, start, array)]
+            encoded = [array]
+            if form is not None:
+                encoded = stored_arrays(form.quantize(array, f"{info.file}: {name}"))
+            return _chunks(outputs, start, encoded)
 
         rows = min(step, info.shape[0] - start)
         return ConversionTask(f"{name} {start}", (_rows(info, start, rows),), convert)
 
-    starts = range(0, info.shape[0], step)
-    tasks = [task(start) for start in starts]
-    return ConversionPlan([OutputTensor(name, dtype, info.shape)], tasks, {})
+    tasks = [task(start) for start in range(0, info.shape[0], step)]
+    return ConversionPlan([output for output, _ in outputs], tasks, {name: form} if form else {})
 
 
 def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
@@ -175,11 +205,17 @@ def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
 
 
 def quantized(
-    layout: StoredLayout, infos: Mapping[str, TensorInfo], encoding: Encoding
+    layout: StoredLayout,
+    infos: Mapping[str, TensorInfo],
+    encoding: Encoding,
+    forms: Mapping[str, type[QuantizedTensor]] = MappingProxyType({}),
 ) -> ConversionPlan:
-    """Return the plan of weights in a storage format, which stay in it or become plain arrays."""
+    """Return the plan of weights in a storage format, which stay in it or become plain arrays.
+
+    Those in `forms` are quantized to another format.
+    """
     weights = {
-        name: list(_outputs(layout.form, name, shapes, encoding))
+        name: list(_outputs(layout.form, name, shapes, encoding, forms.get(name)))
         for name, shapes in layout.weights.items()
     }
 
@@ -189,31 +225,55 @@ def quantized(
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
             chunks = []
             for name, start, weight in part.weights(arrays):
-                encoded = encoding.encode(f"{sources[0].file}: {name}", weight)
-                for (output, group), array in zip(weights[name], encoded, strict=True):
-                    chunks.append(TensorChunk.at_row(output.name, start // group, array))
+                where = f"{sources[0].file}: {name}"
+                encoded = encoding.encode(where, weight, forms.get(name))
+                chunks += _chunks(weights[name], start, encoded)
             return chunks
 
         return ConversionTask(part.key, sources, convert)
 
+    as_stored = dict.fromkeys(weights, layout.form) if encoding.is_as_stored else {}
     return ConversionPlan(
         [output for outputs in weights.values() for output, _ in outputs],
         [task(part) for part in layout.parts(TASK_BYTES)],
-        dict.fromkeys(weights, layout.form) if encoding.is_as_stored else {},
+        as_stored | {name: forms[name] for name in weights if name in forms},
     )
 
 
 def _outputs(
-    form: type[QuantizedTensor], name: str, shapes: WeightShapes, encoding: Encoding
+    stored: type[QuantizedTensor],
+    name: str,
+    shapes: WeightShapes,
+    encoding: Encoding,
+    form: type[QuantizedTensor] | None,
 ) -> Iterator[tuple[OutputTensor, int]]:
     """Yield the output tensors of a weight, and of how many of its rows each has a row."""
-    if not encoding.is_as_stored:
+    if form is not None:
+        yield from _tensors(form, name, form.stored_shapes(shapes.shape))
+    elif encoding.is_as_stored:
+        yield from _tensors(stored, name, shapes.tensors)
+    else:
         yield OutputTensor(name, encoding.stored(""), shapes.shape), 1
-        return
-    names, groups = form.tensor_names(name), form.row_groups(name, shapes.tensors)
+
+
+def _tensors(
+    form: type[QuantizedTensor], name: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[OutputTensor, int]]:
+    """Yield the tensors of a format, of these shapes by field, as `_outputs` does."""
+    names, groups = form.tensor_names(name), form.row_groups(name, shapes)
     for field, _, stored, _, file_dtype in form.tensors:
         dtype = file_dtype or dtype_name(stored)
-        yield OutputTensor(names[field], dtype, shapes.tensors[field]), groups[field]
+        yield OutputTensor(names[field], dtype, shapes[field]), groups[field]
+
+
+def _chunks(
+    outputs: Sequence[tuple[OutputTensor, int]], start: int, encoded: Sequence[np.ndarray]
+) -> list[TensorChunk]:
+    """Return the arrays of rows of a weight from `start` on, as chunks of its output tensors."""
+    return [
+        TensorChunk.at_row(output.name, start // group, array)
+        for (output, group), array in zip(outputs, encoded, strict=True)
+    ]
 
 
 def _rows(info: TensorInfo, start: int, count: int) -> TensorInfo:

@@ -23,10 +23,16 @@ def to_device_layout(weights: ModelWeights) -> ModelWeights:
     """Return weights whose arrays can be the inputs of compiled programs.
 
     Experts of one array each are copied into a stack; `QuantizedTensor.to_device_layout` lays out
-    a weight of any format.
+    a weight of any format. A quantized embedding, of which programs look up rows, is dequantized.
     """
+    embedding_VD = weights.embedding_VD
+    if isinstance(embedding_VD, QuantizedTensor):
+        embedding_VD = embedding_VD.dequantize()
     return weights._replace(
-        layers=tuple(map(_layer, weights.layers)), mtp=tuple(map(_mtp_head, weights.mtp))
+        embedding_VD=embedding_VD,
+        layers=tuple(map(_layer, weights.layers)),
+        w_logits_VD=_laid_out(weights.w_logits_VD),
+        mtp=tuple(map(_mtp_head, weights.mtp)),
     )
 
 

@@ -13,6 +13,7 @@ __all__ = ["embed"]
 def embed(token_N: Any, embedding_VD: Any, *, dtype: str) -> Any:
     """Return the token embeddings, `x_ND`, in `dtype`; rows of a quantized table are decoded."""
     if isinstance(embedding_VD, QuantizedTensor):
-        rows = [embedding_VD.dequantize(slice(token, token + 1)) for token in token_N.tolist()]
-        embedding_VD, token_N = np.concatenate(rows), np.arange(len(rows), dtype=np.int32)
+        rows = (slice(token, token + 1) for token in token_N.tolist())
+        decoded = map(embedding_VD.dequantize, (slice(0, 0), *rows))  # a rank may have no token
+        embedding_VD, token_N = np.concatenate([*decoded]), np.arange(len(token_N), dtype=np.int32)
     return token_embedding(token_N, embedding_VD).astype(np.dtype(dtype))

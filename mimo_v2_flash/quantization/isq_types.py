@@ -11,7 +11,7 @@ from mimo_v2_flash.json_object import shorten
 
 from . import registry
 
-__all__ = ["ISQ_TYPES", "IsqType", "isq_name", "parse_isq"]
+__all__ = ["ISQ_TYPES", "TABLES", "IsqType", "isq_name", "parse_isq"]
 
 
 class IsqType(NamedTuple):
@@ -47,6 +47,9 @@ ISQ_TYPES = {
     "fp8": IsqType("fp8", ("f8e4m3",), "", ""),
 }
 """The types by the names of their formats."""
+
+TABLES = {form for form, kind in ISQ_TYPES.items() if kind.promoted}
+"""Formats that an embedding may have, whose rows are looked up one by one."""
 
 
 def parse_isq(text: str) -> str:

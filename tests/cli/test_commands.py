@@ -7,7 +7,10 @@ import pytest
 from mimo_v2_flash.cli.commands import COMMANDS
 from mimo_v2_flash.cli.result import Result
 
-NAMES = "generate run serve evaluate random download test prepare plan cost compile trace compare"
+NAMES = (
+    "generate run serve evaluate random download test prepare quantize plan cost compile trace "
+    "compare"
+)
 every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 
 

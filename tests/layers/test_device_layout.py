@@ -9,6 +9,7 @@ from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.layers.device_layout import to_device_layout
+from mimo_v2_flash.quantization import get_format
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 from tests.support.tiny import tiny
 
@@ -89,3 +90,12 @@ def test_plain_weights_are_stacked_as_they_are(dtype):
 
 def _bytes(weight):
     return weight.code.view(np.uint8) if isinstance(weight, BlockScaled) else weight
+
+
+def test_a_quantized_embedding_is_a_table_and_a_quantized_head_is_laid_out():
+    table_VD = np.random.default_rng(0).standard_normal((8, 64), np.float32)
+    quantized = get_format("q8_0").quantize(table_VD)
+    head = BlockScaled.quantize(table_VD)
+    weights = to_device_layout(STORED._replace(embedding_VD=quantized, w_logits_VD=head))
+    np.testing.assert_array_equal(weights.embedding_VD, quantized.dequantize())
+    assert weights.w_logits_VD.code.dtype == ml_dtypes.float8_e4m3

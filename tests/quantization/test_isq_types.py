@@ -41,5 +41,5 @@ def test_a_type_that_nobody_has_is_refused_with_those_that_there_are(text):
 
 def test_a_type_without_its_format_is_not_allowed(monkeypatch):
     monkeypatch.setattr(registry, "FORMATS", {"fp8": registry.FORMATS["fp8"]})
-    with pytest.raises(ValueError, match="allowed is fp8$"):
+    with pytest.raises(ValueError, match=r"allowed is fp8$"):
         parse_isq("8")

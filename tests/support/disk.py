@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.safetensors_file import DTYPES, TensorInfo
+from mimo_v2_flash.checkpoint.safetensors_file import READABLE, TensorInfo
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.plan import ConversionPlan, ConversionTask, quantized
 from mimo_v2_flash.quantization import StoredLayout, row_layout
@@ -63,7 +63,7 @@ class Disk:
     def read(self, task: ConversionTask) -> list[np.ndarray]:
         """Return the source arrays of a conversion task."""
         return [
-            np.frombuffer(self.data[p.begin : p.end], DTYPES[p.dtype]).reshape(p.shape)
+            np.frombuffer(self.data[p.begin : p.end], READABLE[p.dtype]).reshape(p.shape)
             for p in task.sources
         ]
 
@@ -93,10 +93,10 @@ def made(disk: Disk, plan: ConversionPlan, encoding: Encoding) -> Made:
     arrays = {}
     for name, dtype, shape, _ in plan.outputs:
         chunks = sorted((p for p in all_chunks if p.name == name), key=lambda chunk: chunk.begin)
-        size = prod(shape) * DTYPES[dtype].itemsize
+        size = prod(shape) * READABLE[dtype].itemsize
         assert joined([(p.begin, p.begin + p.array.nbytes) for p in chunks]) == [(0, size)]
         data = b"".join(p.array.tobytes() for p in chunks)
-        arrays[name] = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+        arrays[name] = np.frombuffer(data, READABLE[dtype]).reshape(shape)
     assert {p.name for p in all_chunks} == arrays.keys()
     return Made(arrays, encoding.rounded)
 
