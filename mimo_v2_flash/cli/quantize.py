@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import Any
 
 from mimo_v2_flash.checkpoint.isq_table import IsqRequest
-from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.isq_error import IsqError, plan_errors
+from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.isq_types import isq_name
 
 from . import prepare

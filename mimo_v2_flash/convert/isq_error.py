@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.isq_table import IsqRequest, IsqRow
-from mimo_v2_flash.checkpoint.param_specs import HUB_FORMAT
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization import get_format
+from mimo_v2_flash.io_threads import parallel_map
+from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 from .encoding import Encoding
 from .job import ConversionJob, plan_conversion_job

@@ -18,7 +18,6 @@ import numpy as np
 
 from mimo_v2_flash.checkpoint import load_weights, param_specs
 from mimo_v2_flash.checkpoint.check import NOT_REQUESTED, check_names, count_mtp_heads
-from mimo_v2_flash.checkpoint.io_threads import parallel_map
 from mimo_v2_flash.checkpoint.isq_table import IsqRequest, IsqRow, isq_lint
 from mimo_v2_flash.checkpoint.load import Reader, read_contents
 from mimo_v2_flash.checkpoint.params import ModelWeights
@@ -26,9 +25,10 @@ from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Checkpoint, FolderSource, open_checkpoint
 from mimo_v2_flash.checkpoint.source_files import content_digest
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.io_threads import parallel_map
 from mimo_v2_flash.parallel import HostGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import get_format
+from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 from .encoding import Encoding
 from .isq_plan import plan_isq
@@ -126,7 +126,7 @@ def load_quantized(
         raise ValueError(f"{path}: holds a shard; isq reads a whole checkpoint, prepare writes any")
     share = share or UNSHARDED
     heads = count_mtp_heads(config, tensors, tensors.tensor_infos)
-    encoding = Encoding(param_specs.HUB_FORMAT, "cpu", request)
+    encoding = Encoding(HUB_FORMAT, "cpu", request)
     plan = _plan(str(path), tensors, config, experts, share, heads, encoding)
     warn_of_topology(encoding, config)
     arrays = {
@@ -167,7 +167,7 @@ def load_cached(
     key = content_digest(source.file_states()) + request.text
     target = folder / f"{Path(path).resolve().name}-{sha256(key.encode()).hexdigest()[:16]}"
     if group.rank == 0:
-        encoding = Encoding(param_specs.HUB_FORMAT, "cpu", request)
+        encoding = Encoding(HUB_FORMAT, "cpu", request)
         job = plan_conversion_job(source, config, target, encoding, experts)
         warn_of_topology(encoding, config)
         if not job.is_complete():

@@ -8,8 +8,8 @@ import pytest
 from mimo_v2_flash import MiMoConfig, load_model, load_weights
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.prepared import PreparedMetadata
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.checkpoint.source import open_checkpoint
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.parallel_config import all_shard_specs
 from tests.support.shipped import FOLDER

@@ -8,8 +8,8 @@ import pytest
 
 from mimo_v2_flash import load_model, load_weights
 from mimo_v2_flash.checkpoint.isq_table import IsqRequest, IsqRow
-from mimo_v2_flash.checkpoint.shard_weights import shard_weights
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert import plan as conversion_plan
 from mimo_v2_flash.convert.encoding import Encoding
