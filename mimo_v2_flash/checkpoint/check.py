@@ -109,13 +109,12 @@ def count_mtp_heads(
     included, that head and later ones are left out. `tensor_infos` returns the TensorInfo of names.
     """
     fused = is_fused(available)
-    several = (form.tensors for form in registry.FORMATS.values() if len(form.tensors) > 1)
-    formats = {tensor.file_dtype for tensors in several for tensor in tensors} - {""}
+    formats = {t.file_dtype for form in registry.FORMATS.values() for t in form.tensors} - {""}
 
     def is_complete(head: int) -> bool:
         params = mtp_head(mtp_prefix(head), config.mtp_layer, fused=fused)
         stored = [_stored_names(param.name, available) for param in params]
-        infos = tensor_infos([names[0] for names in stored if len(names) == 1])
+        infos = tensor_infos([p.name for p in params if [p.name] in stored])
         return all(stored) and all(info.dtype not in formats for info in infos.values())
 
     return next(head for head in count() if not is_complete(head))

@@ -16,6 +16,7 @@ from mimo_v2_flash.io_threads import parallel_map
 from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 from .encoding import Encoding
+from .isq_load import warn_of_topology
 from .job import ConversionJob, plan_conversion_job
 from .plan import ConversionTask
 
@@ -101,5 +102,6 @@ def plan_errors(source: Source, config: MiMoConfig, request: IsqRequest) -> Erro
     experts = tuple(range(config.n_routed_experts))
     quantized = Encoding(HUB_FORMAT, "cpu", request)
     plan_conversion_job(source, config, Path(), quantized, experts)
+    warn_of_topology(quantized, config)
     values = plan_conversion_job(source, config, Path(), Encoding("float32", "cpu"), experts)
     return ErrorJob(quantized.table, values)

@@ -10,7 +10,6 @@ from mimo_v2_flash.checkpoint.isq_table import (
     sizes_by_form,
 )
 from mimo_v2_flash.quantization.topology import Topology, parse_topology
-from tests.support.isq_formats import register_sizes
 
 EXPERT = "model.layers.{}.mlp.experts.0.up_proj.weight"
 WEIGHTS = [
@@ -27,11 +26,6 @@ WEIGHTS = [
 ]
 NAMES = [weight.name for weight in WEIGHTS]
 PRECISE = {*NAMES[2:5], *NAMES[10:12]}
-
-
-@pytest.fixture(autouse=True)
-def _formats(monkeypatch):
-    register_sizes(monkeypatch)
 
 
 def forms(request: IsqRequest, weights=WEIGHTS) -> dict[str, str]:

@@ -11,7 +11,6 @@ import pytest
 from mimo_v2_flash.checkpoint.isq_table import IsqRow
 from mimo_v2_flash.cli.isq_options import isq_numbers, print_table
 from mimo_v2_flash.cli.main import main
-from mimo_v2_flash.quantization import registry
 from tests.support.shipped import FOLDER
 
 SHORT = ("--max-new-tokens", "3", "--temperature", "0")
@@ -37,9 +36,6 @@ def test_the_guides_line_of_a_type_runs(guide, capsys):
     assert "F32    stays precise" in err
 
 
-@pytest.mark.skipif(
-    not {"q3_k", "q4_k", "q6_k"} <= registry.FORMATS.keys(), reason="types of the guide's topology"
-)
 @pytest.mark.filterwarnings("ignore:topology")
 def test_the_guides_line_of_a_topology_runs(guide, capsys):
     line = "-i --topology topologies/isq.yml run -m path/to/mimov2-flash-model"

@@ -25,6 +25,7 @@ from mimo_v2_flash.execution.pytree import tree_leaves
 from mimo_v2_flash.parallel import ALONE, ThreadGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig, all_shard_specs
 from mimo_v2_flash.quantization import QuantizedTensor, get_format
+from mimo_v2_flash.quantization.isq_types import ISQ_TYPES
 from mimo_v2_flash.quantization.topology import parse_topology
 from tests.support.shipped import FOLDER
 
@@ -72,6 +73,15 @@ def test_a_weight_has_the_bits_of_the_whole_weight(stored, quantized):
             np.testing.assert_array_equal(weight, before[path], err_msg=path)
             assert weight.dtype == np.float32  # norms, routers, biases and sinks
     assert count == 293
+
+
+@pytest.mark.parametrize("isq", ISQ_TYPES)
+def test_files_of_every_type_are_read(isq, tmp_path):
+    request = IsqRequest.of(isq)
+    memory = load_quantized(FOLDER, CONFIG, request)
+    files = load_cached(FOLDER, CONFIG, request, tmp_path, group=ALONE)
+    assert_same(files, memory)
+    assert files.layers[1].attention.w_o_DI.format == isq  # rows of 1,024
 
 
 @pytest.mark.parametrize("isq", ["8", "fp8"])

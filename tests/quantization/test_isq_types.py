@@ -4,12 +4,6 @@ import pytest
 
 from mimo_v2_flash.quantization import registry
 from mimo_v2_flash.quantization.isq_types import ISQ_TYPES, isq_name, parse_isq
-from tests.support.isq_formats import register_sizes
-
-
-@pytest.fixture(autouse=True)
-def _formats(monkeypatch):
-    register_sizes(monkeypatch)
 
 
 @pytest.mark.parametrize(
