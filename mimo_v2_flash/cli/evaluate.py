@@ -107,12 +107,11 @@ def run(
     start = time.perf_counter()
     readings = 2 if draft_tokens and reference is not None else 1
     with progress(f"{text}", total=readings * len(token_T), unit="tokens") as advance:
-        windows["advance"] = advance
-        bits, error, agreements = _measure(runner, reference, token_T, draft_tokens, windows)
+        read = windows | {"advance": advance}
+        bits, error, agreements = _measure(runner, reference, token_T, draft_tokens, read)
     seconds = time.perf_counter() - start
     numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
-    numbers |= _likelihood(bits, size, len(token_T), windows["length"])
-    numbers |= {
+    numbers |= _likelihood(bits, size, len(token_T), windows["length"]) | {
         "compare": error and _comparison(error, compute, size),
         "formats": _formats(items, runtime, load, runner, token_T, windows, size),
         "mtp_agreement": [pair._asdict() for pair in agreements],
