@@ -6,15 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mimo_v2_flash.checkpoint import load_weights
+from mimo_v2_flash.checkpoint.isq_table import IsqRequest
 from mimo_v2_flash.checkpoint.subset import keep_experts, keep_layers
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.gguf_writer import DTYPES, GGUFPlan, plan_gguf
+from mimo_v2_flash.convert.isq_load import load_isq
 from mimo_v2_flash.gguf_files import as_folder
 from mimo_v2_flash.gguf_files.file import SUFFIX
+from mimo_v2_flash.parallel import ALONE
+from mimo_v2_flash.parallel_config import UNSHARDED
 
 from .console import amount, console, progress_of_bytes, table
 from .entry import CommandError
+from .isq_options import isq_report
 from .result import Result
 
 __all__ = ["add_arguments", "run"]
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("safetensors", "gguf"),
         default="safetensors",
         help="Format of the prepared weights: safetensors, or a file for llama.cpp, "
-        "OUTPUT/NAME.gguf, of --dtype float32 or bfloat16 (default: safetensors).",
+        "OUTPUT/NAME.gguf, of --dtype float32 or bfloat16 or of --isq (default: safetensors).",
     )
     parser.add_argument(
         "--split-size",
@@ -52,6 +56,7 @@ def run(
     checkpoint: Path | None,
     output: Path,
     dtype: str,
+    request: IsqRequest,
     experts: list[int] | None,
     num_layers: int | None,
     split_size: float | None,
@@ -62,8 +67,10 @@ def run(
 
     `others` are the values of options that GGUF files have no use for, in the order of `UNUSED`.
     """
+    if request.text and dtype not in DTYPES:
+        dtype = "bfloat16"  # of what is not quantized
     folder = _checked(checkpoint, dtype, others)
-    plan = _plan(folder, output, dtype, experts, num_layers)
+    plan = _plan(folder, output, dtype, request, experts, num_layers)
     sizes = _print_sizes(plan)
     if dry_run:
         return Result(sizes)
@@ -86,7 +93,9 @@ def _checked(checkpoint: Path | None, dtype: str, others: tuple[Any, ...]) -> Pa
             "--format gguf reads a folder, --checkpoint: prepare the repository's weights first"
         )
     if dtype not in DTYPES:
-        raise CommandError(f"--dtype {dtype}: --format gguf takes {' or '.join(DTYPES)}")
+        raise CommandError(
+            f"--dtype {dtype}: --format gguf takes {' or '.join(DTYPES)}, or --isq TYPE"
+        )
     return checkpoint
 
 
@@ -94,11 +103,14 @@ def _plan(
     checkpoint: Path,
     output: Path,
     dtype: str,
+    request: IsqRequest,
     experts: list[int] | None,
     num_layers: int | None,
 ) -> GGUFPlan:
     config = MiMoConfig.from_pretrained(checkpoint)
-    weights = load_weights(checkpoint, config)
+    weights = load_isq(
+        checkpoint, config, request, UNSHARDED, cache=None, report=isq_report, group=ALONE
+    )
     if num_layers is not None:
         weights, config = keep_layers(weights, config, num_layers)
     weights, config = keep_experts(weights, config, experts)

@@ -165,19 +165,18 @@ def run(
     verify: bool,
 ) -> Result:
     """Plan the job, print its sizes, run it, and return sizes and times."""
+    request = IsqRequest.of(isq, topology)
     if format == "gguf":
         experts = _from_ranges(expert_subset) if expert_subset else None
-        parts = (experts, num_layers, split_size, dry_run)
-        return gguf_output.run(
-            *(checkpoint, output, dtype, *parts),
-            *(model, target, expert_parallel, tensor_parallel, resume, verify),
-        )
+        others = (model, target, expert_parallel, tensor_parallel, resume, verify)
+        parts: Any = (dtype, request, experts, num_layers, split_size, dry_run)
+        return gguf_output.run(checkpoint, output, *parts, *others)
     source = _source(checkpoint, model, revision)
     if verify:
         return verification.verify(output, source)
     if source is None:
         raise CommandError("one of --checkpoint and --model is required")
-    kept, request = (expert_subset, num_layers), IsqRequest.of(isq, topology)
+    kept = (expert_subset, num_layers)
     split: dict[str, Any] = {"expert_parallel": expert_parallel or tensor_parallel}
     split |= {"tensor_parallel": tensor_parallel, "mtp": mtp}
     encoding = Encoding(dtype, target, request)

@@ -20,7 +20,8 @@ from mimo_v2_flash.gguf_files.file import SUFFIX, gguf_library
 from mimo_v2_flash.gguf_files.folder import keys_of_side_files
 from mimo_v2_flash.gguf_files.model_keys import ARCHITECTURE, KeyValue, keys_of_config
 from mimo_v2_flash.gguf_files.tensor_names import gguf_name
-from mimo_v2_flash.quantization import QuantizedTensor
+from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor
+from mimo_v2_flash.quantization.ggml_blocks import GgmlBlocks
 
 __all__ = ["GGUFPlan", "plan_gguf"]
 
@@ -143,7 +144,7 @@ def plan_gguf(
     Raises
     ------
     ValueError
-        If mimo2 cannot say what the model computes.
+        If mimo2 cannot say what the model computes, or GGUF lacks the format of a matrix.
     """
     name = KeyValue("general.name", "STRING", path.name.removesuffix(SUFFIX))
     keys = (*keys_of_config(asdict(config)), *keys_of_side_files(side_files, config.vocab_size))
@@ -155,13 +156,20 @@ def _tensor(param: ParamSpec, matrices: Sequence[Any], dtype: str) -> _Tensor:
     name, expert = gguf_name(param.name)
     shape = param.shape if expert is None else (len(matrices), *param.shape)
     is_plain = len(param.shape) == 1 or param_specs.ROUTER in param.name
-    kind = "F32" if is_plain else _type(matrices[0], dtype)
+    kind = "F32" if is_plain else _type(param, matrices, dtype)
     return _Tensor(name, kind, shape, matrices)
 
 
-def _type(matrix: Any, dtype: str) -> str:
-    stored = getattr(matrix, "format", "").upper()
-    return stored if stored in gguf_library().GGMLQuantizationType.__members__ else DTYPES[dtype][0]
+def _type(param: ParamSpec, matrices: Sequence[Any], dtype: str) -> str:
+    """Return the name of the type that a tensor is written in, one for all its matrices."""
+    formats = {getattr(matrix, "format", HUB_FORMAT) for matrix in matrices}
+    if formats == {HUB_FORMAT}:  # or plain arrays: of the dtype
+        return DTYPES[dtype][0]
+    if len(formats) > 1:
+        raise ValueError(f"{param.name}: experts are {sorted(formats)}, in GGUF all are alike")
+    if not isinstance(matrices[0], GgmlBlocks):
+        raise ValueError(f"{param.name} is {matrices[0].format}, which GGUF does not have")
+    return str(matrices[0].format).upper()
 
 
 def _encoded(matrix: Any, kind: str) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ from mimo_v2_flash.checkpoint.safetensors_file import READABLE
 from mimo_v2_flash.checkpoint.source import Checkpoint, FolderSource, open_checkpoint
 from mimo_v2_flash.checkpoint.source_files import content_digest
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.gguf_files import as_folder, gguf_in
 from mimo_v2_flash.io_threads import parallel_map
 from mimo_v2_flash.parallel import HostGroup
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
@@ -87,6 +88,8 @@ def load_isq(
         if cache is not None:
             raise ValueError("isq_cache is for weights that isq or topology quantizes")
         return load_weights(path, config, share=share)
+    if gguf_in(as_folder(path)):
+        raise ValueError(f"{path}: isq and topology are for safetensors, a GGUF file has its types")
     if cache is None:
         return load_quantized(path, config, request, share=share, report=report)
     folder = Path(cache)

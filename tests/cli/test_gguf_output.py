@@ -39,6 +39,21 @@ def test_a_file_is_written_and_every_command_takes_it(prepare, tmp_path, capsys)
     assert main(["evaluate", "-m", str(file), "--text", str(text), "--window-keys", "2"]) == 0
 
 
+def test_weights_are_quantized_on_the_way(prepare, tmp_path, capsys):
+    numbers = json.loads(prepare("--format", "gguf", "--isq", "8", "--num-layers", "2", "--json"))
+    assert set(numbers["bytes_by_type"]) == {"F32", "Q8_0"}
+    file = str(tmp_path / "out" / "mimo-tiny.gguf")
+    assert main(["generate", "-m", file, "--prompt", "A", "--max-new-tokens", "2"]) == 0
+    capsys.readouterr()
+    assert main(["generate", "-m", file, "--prompt", "A", "--isq", "8"]) == 2
+    assert "a GGUF file has its types" in capsys.readouterr().err
+
+
+def test_a_type_that_gguf_lacks_is_refused(prepare):
+    line = prepare("--format", "gguf", "--isq", "int8", "--num-layers", "1", status=2)
+    assert "is int8, which GGUF does not have" in line
+
+
 def test_parts_are_one_model(prepare, tmp_path):
     prepare(*BFLOAT16, "--split-size", "0.005")
     parts = sorted((tmp_path / "out").iterdir())
@@ -56,7 +71,7 @@ def test_a_dry_run_and_a_second_run_write_nothing(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "--dtype fp8: --format gguf takes float32 or bfloat16"),
+        ((), "--dtype fp8: --format gguf takes float32 or bfloat16, or --isq TYPE"),
         (("--target", "trainium2"), "--target: --format gguf has no use for it"),
         (("--resume",), "--resume: --format gguf has no use for it"),
     ],
