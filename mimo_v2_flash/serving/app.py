@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -32,6 +33,11 @@ __all__ = ["create_app"]
 
 MAY_HAVE_GRAMMAR = re.compile(rb'"(tools|response_format|structured_outputs|text)"')
 SMALL_BODY = 4096  # bytes, which take less than a millisecond to parse
+KINDS = {
+    "chat/completions": ChatCompletionFields,
+    "completions": CompletionFields,
+    "responses": ResponseFields,
+}
 BODY_SECONDS = 60  # in which a client must have sent its body
 CLIENT_GONE = 499  # nginx's status, for the log alone
 KEEP_ALIVE_SECONDS = 15.0  # that a stream is silent at most
@@ -64,17 +70,8 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         finally:
             running.close()
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        return await answer(request, ChatCompletionFields)
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        return await answer(request, CompletionFields)
-
-    @app.post("/v1/responses")
-    async def responses(request: Request) -> Response:
-        return await answer(request, ResponseFields)
+    for path, kind in KINDS.items():  # plain routes: FastAPI's take longer than the rest
+        app.add_route(f"/v1/{path}", partial(answer, kind=kind), methods=["POST"])
 
 
 async def _parse(service: Service, kind: Any, body: bytes) -> ResponseBuilder:
