@@ -3,13 +3,13 @@
 Prompts are 150 tokens after the end-of-text token, evenly spaced in the held-out text; 120 tokens
 follow each. Tokens per step are counts: greedily and with a seed every run has the same ones.
 Times are how many times as fast "auto" is as no drafts, by wall time and CPU time, both sides in
-turn. `--wide` times three random layers of MiMo-V2-Flash at true widths, 64 tokens after 32, whose
+turn. `--wide` times three random layers of MiMo-V2-Flash at true widths, 100 tokens after 16, whose
 drafts are refused, and composes a step of 48 layers (`benchmarks.draft_layers`). Each measurement
 replaces its part of the results.
 
     python -m benchmarks.speculation            # the counts, in two minutes
     python -m benchmarks.speculation --times    # times of mimo-tiny, on a quiet machine
-    python -m benchmarks.speculation --wide     # four minutes, 6 GB of memory, on a quiet machine
+    python -m benchmarks.speculation --wide     # about four minutes, 5 GB of memory, on a quiet machine
 """
 
 import argparse
@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "speculation.json"
 TINY = ROOT / "examples" / "mimo-tiny"
 TEXT = TINY / "training" / "held_out.txt"
 PROMPTS, PROMPT, NEW, HEADS = 30, 150, 120, 3
-WIDE_PROMPT, WIDE_NEW = 32, 64
+WIDE_PROMPT, WIDE_NEW = 16, 100
 BATCHES, WIDE_BATCHES = (1, 4, 8, 32), (1, 8, 32)
 GREEDY = SamplingParams(max_tokens=NEW, ignore_eos=True)
 SAMPLED = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=1.0)
@@ -156,13 +156,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", action="store_true", help="Measure times of mimo-tiny alone.")
     parser.add_argument("--wide", action="store_true", help="Measure times at true widths alone.")
-    parser.add_argument("--rounds", type=int, help="Rounds of times (default: 5; wide: 2).")
+    parser.add_argument("--rounds", type=int, help="Rounds of times (default: 5; wide: 1).")
     parser.add_argument("--quick", action="store_true", help="Two prompts; no results.")
     options = parser.parse_args()
     prompts = prompts_of_text()[: 2 if options.quick else None]
     results: dict[str, Any] = {"machine": describe_machine()}
     if options.wide:
-        results |= measure_wide(prompts, options.rounds or 2, quick=options.quick)
+        results |= measure_wide(prompts, options.rounds or 1, quick=options.quick)
     if options.times:
         ratios = time_ratios(
             load_model(TINY), prompts, GREEDY, batches=BATCHES, rounds=options.rounds or 5

@@ -67,6 +67,25 @@ def test_without_heads_drafts_are_refused_and_auto_has_none():
     assert answer(model, SamplingParams(max_tokens=9), drafts="auto")[0] == expected
 
 
+@pytest.mark.parametrize(("price", "least", "most"), [(0.05, 40, 200), (5.0, 0, 3)])
+def test_auto_drafts_where_it_pays_and_changes_no_token(price, least, most):
+    """The clock is the model's: a step takes longer by `price` for each draft that it verifies."""
+    model = HistoryModel(V, 200)
+
+    def seconds() -> float:
+        return sum(1 + price * (tokens.shape[1] - 1) for tokens, _ in model.steps[1:])
+
+    params = SamplingParams(max_tokens=150)
+    with Engine(HistoryModel(V, 200), 1) as engine:
+        engine.submit(PROMPT, params)
+        (plain,) = engine.run().values()
+    with Engine(model, 1, draft_tokens="auto", clock=seconds) as engine:
+        engine.submit(PROMPT, params)
+        (result,) = engine.run().values()
+        assert least <= sum(engine.stats.drafted) <= most
+    assert result.tokens == plain.tokens
+
+
 def test_a_constraint_allows_the_drafts_too():
     params, branches = SamplingParams(max_tokens=20), [[1, 2, 3, 4, 5, 6], [1, 2, 4, 4, 3, 9]]
     for answers in (branches, branches[:1]):
