@@ -80,8 +80,8 @@ class KVTransfer(NamedTuple):
         self.put(caches, tokens, self._padded(position_N, -1), self._padded(row_N, _trash(caches)))
 
     def _padded(self, x_N: np.ndarray, value: int) -> np.ndarray:
-        """Return an array with as many rows as a program has; integers as int32."""
-        x_N = x_N.astype(np.int32) if x_N.dtype.kind == "i" else x_N
+        """Return an array with as many rows as a program has; positions and rows as int32."""
+        x_N = x_N.astype(np.int32) if x_N.ndim == 1 else x_N
         missing = (self.rows or len(x_N)) - len(x_N)
         if not missing:
             return x_N

@@ -99,11 +99,13 @@ def test_one_token_in_all_on_64_ranks(plan, exchange):
     assert_same_logits(model, plan, token_BT, exchange=exchange)
 
 
-def test_drawn_tokens_are_those_of_one_rank():
+@pytest.mark.parametrize("cache_dtype", ["float32", "int8"])
+def test_drawn_tokens_are_those_of_one_rank(cache_dtype):
     plan = ParallelConfig(4, 2, 2)
     model = tiny(admitting(Recipe(), plan))
     prompts = [random_tokens(model, length, seed=length) for length in (9, 1, 5)]
     options = {"temperature": 1.2, "top_p": 0.9, "seed": 3, "max_new_tokens": 12}
+    options |= {"cache_dtype": cache_dtype}
     expected = running(model).generate(prompts, **options)
     assert on_ranks(model, plan, lambda m: m.generate(prompts, **options)) == expected
 

@@ -323,6 +323,13 @@ DECODE_MUTANTS = (
         ("tests/layers/test_attention.py",),
     ),
     Mutant(
+        "codes are copied as integers of 32 bits",
+        "mimo_v2_flash/kv_transfer.py",
+        "if x_N.ndim == 1 else x_N",
+        'if x_N.dtype.kind == "i" else x_N',
+        ("tests/test_kv_transfer.py",),
+    ),
+    Mutant(
         "hidden states that MTP heads read are codes",
         "mimo_v2_flash/kv_bytes.py",
         "dtype if dtype not in CODE_DTYPES or spec.num_heads else HIDDEN",

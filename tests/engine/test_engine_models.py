@@ -177,6 +177,17 @@ def test_rounded_requests_are_answered_as_alone_where_they_are_cut_alike(dtype, 
     assert_as_alone(results, schedule, model, tolerance=0.02, **options)
 
 
+@pytest.mark.parametrize("cache_dtype", ["int8", "fp8"])
+def test_a_prefix_of_codes_is_reused(cache_dtype):
+    prompt, answers = [token % V for token in range(3, 53)], []
+    with Engine(small_model(), 2, cache_dtype=cache_dtype) as engine:
+        for _ in range(2):
+            id_ = engine.submit(prompt, SamplingParams(max_tokens=6))
+            answers.append(engine.run()[id_].tokens)
+        assert engine.stats.reused_tokens >= 32
+    assert answers[0] == answers[1]
+
+
 def test_static_programs_answer_alike_and_have_two_numbers_of_rows():
     backend, rows, chunk = StaticNumpy(), 5, 8
     model = small_model(backend=backend, max_step=40)
