@@ -9,6 +9,7 @@ from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
+from tools.isq_mutants import ISQ_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
@@ -27,6 +28,7 @@ MUTANTS = (
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *FORMAT_MUTANTS,
+    *ISQ_MUTANTS,
     *GENERATION_MUTANTS,
     *DRAFT_MUTANTS,
     *ENGINE_MUTANTS,
