@@ -9,7 +9,7 @@ replaces its part of the results.
 
     python -m benchmarks.speculation            # the counts, in two minutes
     python -m benchmarks.speculation --times    # times of mimo-tiny, on a quiet machine
-    python -m benchmarks.speculation --wide     # about four minutes, 5 GB of memory, on a quiet machine
+    python -m benchmarks.speculation --wide     # likewise, about four minutes, 5 GB
 """
 
 import argparse
