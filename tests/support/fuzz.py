@@ -35,7 +35,7 @@ from tests.support.tiny_text import write_text_checkpoint
 __all__ = ["BASES", "VARIABLES", "Case", "Ending", "cases", "is_clean", "run", "write_folder"]
 
 CONTROL = re.compile(r"\x1b\[[?\d;]*[a-zA-Z]")  # of a progress bar that FORCE_COLOR draws
-LIMIT = 20  # seconds; a case that takes as long hangs
+LIMIT = 120  # seconds; a case that takes as long hangs, on a busy machine too
 MODEL = ("--model", "model")
 BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "generate": (
