@@ -19,6 +19,7 @@ from mimo_v2_flash.reference import fp8 as scale_oracle
 from mimo_v2_flash.reference import kv_cache as cache_oracle
 
 from .check import Check, Pairs, Random, beside_oracle, normal
+from .format_checks import FORMAT_CHECKS
 from .moe_checks import MOE_CHECKS
 
 __all__ = ["CHECKS"]
@@ -156,5 +157,6 @@ CHECKS = (
     Check("fp8", "all 254 FP8 codes", 0.0, _decoded_codes),
     Check("fp8", "quantised", 1e-7, _quantize),
     Check("fp8", "matmul of FP8 blocks of 64 x 128", 1e-6, _scaled_matmul),
+    *FORMAT_CHECKS,
     Check("sampling", "greedy and top-k", 0.0, _sampling),
 )

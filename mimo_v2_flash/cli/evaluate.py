@@ -100,15 +100,10 @@ def run(
     tokenizer = load_tokenizer(model)
     as_draft_tokens(draft_tokens, runner.mtp_heads)
     token_T = tokens(tokenizer, content)
-    windows: dict[str, Any] = {
-        "length": length or runner.max_length,
-        "begin": end_of_text(tokenizer),
-    }
+    windows = {"length": length or runner.max_length, "begin": end_of_text(tokenizer)}
     start = time.perf_counter()
-    readings = 2 if draft_tokens and reference is not None else 1
-    with progress(f"{text}", total=readings * len(token_T), unit="tokens") as advance:
-        read = windows | {"advance": advance}
-        bits, error, agreements = _measure(runner, reference, token_T, draft_tokens, read)
+    parts = (runner, reference, token_T, draft_tokens, windows)
+    bits, error, agreements = _measure(f"{text}", *parts)
     seconds = time.perf_counter() - start
     numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
     numbers |= _likelihood(bits, size, len(token_T), windows["length"]) | {
@@ -143,7 +138,7 @@ def _formats(
     load: Callable[..., MiMoV2FlashModel],
     reference: MiMoV2FlashModel,
     token_T: list[int],
-    windows: dict[str, Any],
+    windows: dict[str, int],
     size: int,
 ) -> list[dict[str, Any]]:
     """Return the numbers of each format, on a text of `size` bytes; one at a time is loaded."""
@@ -162,24 +157,28 @@ def _formats(
 
 
 def _measure(
+    text: str,
     model: MiMoV2FlashModel,
     reference: MiMoV2FlashModel | None,
     token_T: list[int],
     heads: int,
-    windows: dict[str, Any],
+    windows: dict[str, int],
 ) -> tuple[float, LogitsError | None, list[Agreement]]:
     """Return the bits of a text, the error against a reference and what MTP heads agree on.
 
     The text is read once, and once more for the heads where there is a reference.
     """
     error, agreements = None, list[Agreement]()
-    if heads:
-        bits, agreements = mtp_agreement(model, token_T, heads=heads, **windows)
-    if reference is not None:
-        error = logits_error(model, reference, token_T, **windows)
-        bits = error.bits
-    elif not heads:
-        bits = total_bits(model, token_T, **windows)
+    readings = 2 if heads and reference is not None else 1
+    with progress(text, total=readings * len(token_T), unit="tokens") as advance:
+        read: dict[str, Any] = {**windows, "advance": advance}
+        if heads:
+            bits, agreements = mtp_agreement(model, token_T, heads=heads, **read)
+        if reference is not None:
+            error = logits_error(model, reference, token_T, **read)
+            bits = error.bits
+        elif not heads:
+            bits = total_bits(model, token_T, **read)
     return bits, error, agreements
 
 

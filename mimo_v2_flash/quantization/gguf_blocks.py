@@ -46,9 +46,12 @@ class GGUFBlocks(QuantizedTensor):
         import gguf  # noqa: PLC0415  optional; whoever has such bytes has it
 
         part = np.ascontiguousarray(self.blocks[..., rows, :])
+        shape = (*part.shape[:-1], self.shape[-1])
+        if not part.size:  # which the package does not take
+            return np.empty(shape, np.float32)
         kind = gguf.GGMLQuantizationType[self.type]
         values: np.ndarray = gguf.dequantize(part.reshape(-1, part.shape[-1]), kind)
-        return values.astype(np.float32, copy=False).reshape(*part.shape[:-1], self.shape[-1])
+        return values.astype(np.float32, copy=False).reshape(shape)
 
     def shard(self, axis: int, indices: range) -> Self:
         """Return a slice of a weight [O, I]: rows as views, whole blocks of columns as a copy."""
