@@ -5,6 +5,7 @@ an error. All entrances give the same verdict, in the same words.
 """
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def _refusal(enter: Callable[[], object], folder: Path) -> str | None:
             enter()
         except (OSError, ValueError) as error:
             words = str(error).replace(f"{folder}/", "it: ").replace(str(folder), "it")
-            return words.replace(REPOSITORY, "it").replace("it: model_", "model_")
+            return re.sub("it: (model_|new)", r"\1", words.replace(REPOSITORY, "it"))
     return None
 
 

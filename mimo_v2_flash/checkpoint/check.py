@@ -155,8 +155,23 @@ def check_tensors(
             if tensor.file_dtype not in ("", dtype):  # read alike, and another thing
                 raise ValueError(f"{where}: dtype is {dtype}, expected {tensor.file_dtype}")
         formats[name] = form
+    _refuse_other_formats(params, formats, infos)
     _warn_of_narrow_routers(infos)
     return formats
+
+
+def _refuse_other_formats(
+    params: Sequence[ParamSpec],
+    formats: Mapping[str, type[QuantizedTensor]],
+    infos: Mapping[str, TensorInfo],
+) -> None:
+    """Raise ValueError if there are tensors of formats that their weights are not in."""
+    used = {name for name, _ in params if name not in formats}
+    for weight, form in formats.items():
+        used.update(form.tensor_names(weight).values())
+    if others := [name for name in infos if name not in used]:
+        file = infos[others[0]].file
+        raise ValueError(f"{file}: {_summary(others)} unexpected under this config")
 
 
 def _warn_of_narrow_routers(infos: Mapping[str, TensorInfo]) -> None:
