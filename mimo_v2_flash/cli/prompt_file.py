@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.engine import Engine, SamplingParams
-from mimo_v2_flash.engine.request import RequestOutput
+from mimo_v2_flash.engine.outputs import RequestOutput
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.json_object import parse_json_object, shorten
 from mimo_v2_flash.text.chat_template import prompt_tokens

@@ -22,7 +22,7 @@ from mimo_v2_flash.engine import SamplingParams
 from mimo_v2_flash.engine.generate import generate
 from mimo_v2_flash.engine.logprobs import token_logprobs
 from mimo_v2_flash.engine.memory_size import memory_size
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
 from mimo_v2_flash.model_loader import DEFAULTS, build_model

@@ -15,7 +15,7 @@ from .drafter import Drafter
 from .executor import Executor
 from .memory_budget import new_memory_budget
 from .output_processor import OutputProcessor
-from .request import Constraint, Event, QueueFullError, Request, RequestOutput
+from .request import Constraint, QueueFullError, Request
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
 from .seeds import resolve_seed
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mimo_v2_flash.model import MiMoV2FlashModel
+
+    from .outputs import Event, RequestOutput
 
 __all__ = ["Engine"]
 

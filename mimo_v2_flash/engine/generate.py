@@ -14,7 +14,7 @@ from .seeds import resolve_seed
 if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-    from .request import Event, TokenLogprob
+    from .outputs import Event, TokenLogprob
     from .sampling_params import SamplingParams
     from .stats import EngineStats
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .request import TokenLogprob
+from .outputs import TokenLogprob
 
 __all__ = ["token_logprobs"]
 

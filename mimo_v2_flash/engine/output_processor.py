@@ -6,7 +6,8 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from .logprobs import token_logprobs
-from .request import Constraint, Event, Sequence, TokenLogprob
+from .outputs import Event, TokenLogprob
+from .request import Constraint, Sequence
 from .sampler import NO_TOKEN, Draft, Draw, Sampler
 from .step_runner import StepResult
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from .memory_budget import MemoryBudget, MemoryUsage
+from .outputs import Event
 from .prefix_store import BLOCK
-from .request import Event, Request, Sequence, most_tokens
+from .request import Request, Sequence, most_tokens
 
 __all__ = ["ScheduledTokens", "Scheduler"]
 

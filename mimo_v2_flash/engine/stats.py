@@ -9,7 +9,8 @@ import numpy as np
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 
 from .memory_budget import MemoryUsage
-from .request import Event, Request
+from .outputs import Event
+from .request import Request
 from .scheduler import ScheduledTokens
 
 __all__ = ["EngineStats", "Percentiles", "StatsRecorder"]
@@ -103,6 +104,7 @@ class StatsRecorder:
                 self._drafted[head] += 1
             if sequence.computed == sequence.reused:  # it begins to run
                 self._reused_tokens += sequence.reused
+                sequence.queue_seconds = now - sequence.request.arrival
 
     def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
         """Count what a step added to the answers of `requests`."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mimo_v2_flash.layers.nonfinite import NonFiniteError
 
     from .executor import Executor
-    from .request import Request, Sequence, TokenLogprob
+    from .outputs import TokenLogprob
+    from .request import Request, Sequence
     from .scheduler import ScheduledTokens
 
 __all__ = ["StepResult", "StepRunner"]

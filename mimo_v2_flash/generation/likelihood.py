@@ -16,7 +16,7 @@ from mimo_v2_flash.engine.generate import take_events
 from mimo_v2_flash.inputs import as_tokens
 
 if TYPE_CHECKING:
-    from mimo_v2_flash.engine.request import Event
+    from mimo_v2_flash.engine.outputs import Event
     from mimo_v2_flash.model import MiMoV2FlashModel
 
 __all__ = ["check_window", "total_bits"]

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from mimo_v2_flash.engine.request import Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
 from mimo_v2_flash.text.stop_strings import StopDetokenizer
 
 from .errors import APIError
@@ -76,7 +76,7 @@ class ResponseBuilder:
             for index, prompt in enumerate(p for p, n in enumerate(counts) for _ in range(n))
         ]
         self._first = [sum(counts[:prompt]) for prompt in range(len(counts))]
-        self.cached_tokens, self.notes = 0, dict[str, Any]()
+        self.cached_tokens, self.queue_seconds, self.notes = 0, 0.0, dict[str, Any]()
         ends = frozenset() if request.ignore_eos else served.end_tokens
         self._end_tokens = ends.union(request.stop_token_ids or ())
         self._stream_usage = request.stream_usage
@@ -99,6 +99,7 @@ class ResponseBuilder:
                 raise _failure(event)
             choice = self.choices[self._first[number] + event.index]
             self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+            self.queue_seconds = max(self.queue_seconds, event.queue_seconds)
             choice.tokens += event.tokens
             choice.logprobs += event.logprobs or ()
             choice.finish_reason = event.finish_reason

@@ -5,7 +5,8 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from mimo_v2_flash.engine.request import Constraint, Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
+from mimo_v2_flash.engine.request import Constraint
 from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.text.chat_output import ChatMessage, DeltaMessage, join_deltas
 from mimo_v2_flash.text.chat_template import THINK_END, ChatPrompt, chat_prompt

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mimo_v2_flash.engine.request import Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
 from mimo_v2_flash.text.constraints import StopStrings
 
 from .answers import Choice, ResponseBuilder

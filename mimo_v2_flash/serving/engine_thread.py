@@ -6,7 +6,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from mimo_v2_flash.engine import Engine, SamplingParams
-from mimo_v2_flash.engine.request import Event
+from mimo_v2_flash.engine.outputs import Event
 from mimo_v2_flash.engine.stats import EngineStats
 
 __all__ = ["EngineThread"]

@@ -9,7 +9,8 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.engine import SamplingParams
-from mimo_v2_flash.engine.request import Constraint, Event
+from mimo_v2_flash.engine.outputs import Event
+from mimo_v2_flash.engine.request import Constraint
 
 from .engine_thread import EngineThread
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.text.token_bytes import token_bytes
 
 __all__ = ["chat_logprobs", "completion_logprobs", "token_entries"]

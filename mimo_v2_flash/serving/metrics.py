@@ -12,6 +12,13 @@ from mimo_v2_flash.engine.stats import EngineStats
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PHASES = {
+    "queue_time": "From the request to its first step.",
+    "prefill_time": "From its first step to its first token.",
+    "decode_time": "From its first token to the answer's end.",
+    "inference_time": "From its first step to the answer's end.",
+    "time_per_output_token": "Between the tokens of an answer, on average.",
+}
 DRAFTS = "vllm:spec_decode_num_"
 SECONDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -49,6 +56,10 @@ class Metrics:
         self._latency = self._histogram(
             "vllm:e2e_request_latency_seconds", "From the request to the answer's end.", SECONDS
         )
+        self._phases = {
+            name: self._histogram(f"vllm:request_{name}_seconds", meaning, SECONDS)
+            for name, meaning in PHASES.items()
+        }
         self._prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", TOKENS)
         self._generation = self._histogram(
             "vllm:request_generation_tokens", "Tokens of an answer.", TOKENS
@@ -70,6 +81,21 @@ class Metrics:
         self._prompt.observe(prompt_tokens)
         self._generation.observe(completion_tokens)
         self._latency.observe(seconds)
+
+    def phases(
+        self, queue: float, first_token: float, end: float, *, completion_tokens: int
+    ) -> None:
+        """Count the phases of an answer, by when each ended, in seconds since the request."""
+        decode = end - first_token
+        seconds = {
+            "queue_time": queue,
+            "prefill_time": max(first_token - queue, 0.0),  # two threads read the clock
+            "decode_time": decode,
+            "inference_time": max(end - queue, 0.0),
+            "time_per_output_token": decode / max(completion_tokens - 1, 1),
+        }
+        for name, histogram in self._phases.items():
+            histogram.observe(seconds[name])
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
@@ -99,6 +125,7 @@ class _EngineCollector(Collector):
         counters = {
             "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
             "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
+            "vllm:num_preemptions": ("Answers that lost their memory: none ever does.", 0),
             "vllm:prefix_cache_queries": (
                 "Tokens of prompts.",
                 stats.prefill_tokens + stats.reused_tokens,

@@ -4,7 +4,7 @@ import time
 from itertools import count
 from typing import Any
 
-from mimo_v2_flash.engine.request import Event
+from mimo_v2_flash.engine.outputs import Event
 from mimo_v2_flash.text.chat_output import DeltaMessage
 
 from .answers import Choice

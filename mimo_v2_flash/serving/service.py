@@ -50,6 +50,7 @@ class RunningAnswer:
     ) -> None:
         self._answer, self._stream, self._metrics, self._log = answer, stream, metrics, log
         self._on_close, self._start = on_close, time.perf_counter()
+        self._first: float | None = None  # seconds to the first token
         self._last: float | None = None  # when the last tokens came
         self._is_closed = False
 
@@ -93,8 +94,9 @@ class RunningAnswer:
             return
         now = time.perf_counter()
         if self._last is None:
-            self._log["first_token_seconds"] = round(now - self._start, 6)
-            self._metrics.first_token(now - self._start)
+            self._first = now - self._start
+            self._log["first_token_seconds"] = round(self._first, 6)
+            self._metrics.first_token(self._first)
         else:
             self._metrics.next_token(now - self._last)
         self._last = now
@@ -108,6 +110,9 @@ class RunningAnswer:
         for choice in choices:
             reason, tokens = choice.finish_reason or "abort", len(choice.tokens)
             self._metrics.finished(reason, usage["prompt_tokens"], tokens, seconds)
+            if self._first is not None:
+                times = (self._answer.queue_seconds, self._first, seconds)
+                self._metrics.phases(*times, completion_tokens=tokens)
 
 
 class Service:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 
 __all__ = ["ChatMessage", "DeltaMessage", "DeltaToolCall", "ToolCall", "join_deltas"]
 

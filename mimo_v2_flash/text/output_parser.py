@@ -20,7 +20,7 @@ from .stop_strings import StopDetokenizer
 from .tool_arguments import ArgumentsWriter
 
 if TYPE_CHECKING:
-    from mimo_v2_flash.engine.request import TokenLogprob
+    from mimo_v2_flash.engine.outputs import TokenLogprob
 
 __all__ = ["OutputParser", "TextParser"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mimo_v2_flash.engine import Engine, SamplingParams
-from mimo_v2_flash.engine.request import Event
+from mimo_v2_flash.engine.outputs import Event
 from tests.support.engine_model import HistoryModel, logits_after
 from tests.support.engine_oracle import answer_alone, step_until_idle, together
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mimo_v2_flash.engine.request import Event, Request, Sequence, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
+from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from tests.support.engine_constraints import FailingConstraint
 

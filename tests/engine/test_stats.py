@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from mimo_v2_flash.engine.memory_budget import MemoryUsage
-from mimo_v2_flash.engine.request import Event, Request, Sequence
+from mimo_v2_flash.engine.outputs import Event
+from mimo_v2_flash.engine.request import Request, Sequence
 from mimo_v2_flash.engine.sampling_params import SamplingParams
 from mimo_v2_flash.engine.scheduler import ScheduledTokens
 from mimo_v2_flash.engine.stats import KEPT, StatsRecorder
@@ -47,6 +48,17 @@ def test_tokens_and_seconds_are_of_prompts_and_of_answers():
     assert stats.batch_size == 4 / 3
     assert stats.first_token_seconds.p50 == np.median([11, 14, 14])
     assert stats.token_seconds == (3.0, 3.0, 3.0)
+
+
+def test_a_request_waits_until_its_first_step():
+    recorder, request = StatsRecorder(), request_of(0, 1.5)
+    sequence = request.sequences[0]
+    recorder.begin([ScheduledTokens(sequence, [1, 2])], 10.0)
+    sequence.computed = 2
+    recorder.finish([], {0: request}, 11.0)
+    recorder.begin([ScheduledTokens(sequence, [3])], 12.0)
+    assert sequence.queue_seconds == 8.5
+    assert sequence.end(None, tokens=(7,)).queue_seconds == 8.5
 
 
 def test_reused_tokens_are_counted_once():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimo_v2_flash.engine.request import Event
+from mimo_v2_flash.engine.outputs import Event
 from mimo_v2_flash.serving.errors import APIError
 from tests.support.served import completion_of
 

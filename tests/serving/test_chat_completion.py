@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion as OpenAIChatCompletion
 from openai.types.chat import ChatCompletionChunk
 
-from mimo_v2_flash.engine.request import Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
 from mimo_v2_flash.serving.chat_completion import ChatCompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import ChatCompletionFields, parse_request

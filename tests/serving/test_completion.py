@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 from openai.types import Completion as OpenAICompletion
 
-from mimo_v2_flash.engine.request import Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
 from mimo_v2_flash.serving.errors import APIError
 from tests.support.served import completion_of, events_of
 

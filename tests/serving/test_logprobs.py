@@ -2,7 +2,7 @@
 
 import math
 
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.serving.logprobs import chat_logprobs, completion_logprobs
 from mimo_v2_flash.text.tokenizer import tokens
 

@@ -43,6 +43,24 @@ def test_requests_are_counted_by_reason_and_measured():
     assert ("vllm:generation_tokens_total", None) in values
 
 
+def test_the_phases_of_an_answer_are_its_time():
+    metrics = Metrics("tiny", lambda: StatsRecorder().snapshot(0, 0, 0, USAGE))
+    metrics.phases(0.25, 1.0, 3.0, completion_tokens=5)
+    metrics.phases(0.5, 0.25, 0.25, completion_tokens=1)  # of two threads' clocks
+    values = read(metrics)
+    sums = {
+        "queue_time": 0.75,
+        "prefill_time": 0.75,
+        "decode_time": 2.0,
+        "inference_time": 2.75,
+        "time_per_output_token": 0.5,
+    }
+    for name, seconds in sums.items():
+        assert values[f"vllm:request_{name}_seconds_sum", None] == seconds
+        assert values[f"vllm:request_{name}_seconds_count", None] == 2
+    assert values["vllm:num_preemptions_total", None] == 0
+
+
 def test_memory_and_known_prefixes_are_counted():
     usage = MemoryUsage(10, 15, 25, 30, 100)
     stats = StatsRecorder().snapshot(0, 0, 0, usage)._replace(prefill_tokens=30, reused_tokens=10)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.serving.chat_completion import ChatCompletionBuilder
 from mimo_v2_flash.serving.errors import APIError
 from mimo_v2_flash.serving.protocol import ChatCompletionFields, ResponseFields, parse_request

@@ -44,9 +44,10 @@ def test_a_whole_answer_is_measured_and_logged(service):
         "finish_reasons": ["length", "length"],
     }
     assert not service.running
-    assert b'vllm:request_success_total{finished_reason="length",model_name="tiny"} 2.0' in (
-        service.metrics.render()
-    )
+    metrics = service.metrics.render()
+    assert b'vllm:request_success_total{finished_reason="length",model_name="tiny"} 2.0' in metrics
+    for phase in (b"queue", b"prefill", b"decode", b"inference"):
+        assert b'vllm:request_%b_time_seconds_count{model_name="tiny"} 2.0' % phase in metrics
 
 
 def test_a_stream_ends_with_done(service):

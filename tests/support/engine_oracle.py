@@ -7,7 +7,7 @@ import numpy as np
 
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.logprobs import token_logprobs
-from mimo_v2_flash.engine.request import Event, TokenLogprob
+from mimo_v2_flash.engine.outputs import Event, TokenLogprob
 from mimo_v2_flash.engine.sampler import NO_TOKEN, Draw, Sampler
 from mimo_v2_flash.layers.nonfinite import NonFiniteError
 

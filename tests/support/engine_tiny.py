@@ -8,7 +8,7 @@ import numpy as np
 from mimo_v2_flash import MiMoV2FlashModel
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.noise import GumbelNoise
-from mimo_v2_flash.engine.request import Answer
+from mimo_v2_flash.engine.outputs import Answer
 from mimo_v2_flash.engine.sampler import Draw, process_logits, scale, thresholds
 from tests.support.mtp_oracle import with_heads
 from tests.support.oracle import UNDECIDED, oracle_output

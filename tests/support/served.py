@@ -10,7 +10,7 @@ from typing import Any
 
 from mimo_v2_flash import load_model
 from mimo_v2_flash.engine import Engine
-from mimo_v2_flash.engine.request import Event
+from mimo_v2_flash.engine.outputs import Event
 from mimo_v2_flash.serving.api_server import APIServer
 from mimo_v2_flash.serving.completion import CompletionBuilder
 from mimo_v2_flash.serving.engine_thread import EngineThread

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_v2_flash.engine.request import TokenLogprob
+from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.text.chat_messages import normalize_messages
 from mimo_v2_flash.text.chat_output import (
     ChatMessage,
