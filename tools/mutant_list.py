@@ -7,6 +7,7 @@ from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
 from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
+from tools.gguf_mutants import GGUF_MUTANTS
 from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.isq_mutants import ISQ_MUTANTS
@@ -29,6 +30,7 @@ MUTANTS = (
     *CHECKPOINT_MUTANTS,
     *FORMAT_MUTANTS,
     *ISQ_MUTANTS,
+    *GGUF_MUTANTS,
     *GENERATION_MUTANTS,
     *DRAFT_MUTANTS,
     *ENGINE_MUTANTS,

@@ -73,6 +73,11 @@ def test_the_names_are_those_of_the_gguf_package():
     }  # the latter is llama.cpp's
 
 
+def test_llama_cpp_is_told_how_many_keys_the_model_sees():
+    """It counts the token itself, which the hub's field does not."""
+    assert keys_of(FLASH)["mimo2.attention.sliding_window"] == FLASH.sliding_window == 129
+
+
 @pytest.mark.parametrize(
     ("changes", "window"),
     [
