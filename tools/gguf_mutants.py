@@ -1,4 +1,4 @@
-"""Mutants of GGUF files: the window's key, experts, fused projections, tokens, what is left over."""
+"""Mutants of GGUF files: window, value scale, experts, projections, tokens, what is left over."""
 
 from tools.kernel_mutants import Mutant
 
