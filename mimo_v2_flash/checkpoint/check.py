@@ -201,11 +201,11 @@ def _stored_names(name: str, available: Container[str]) -> list[str]:
 
     A storage format has all of its tensors, a plain array alone the weight's own name.
     """
-    formats = (form.tensor_names(name).values() for form in registry.FORMATS.values())
-    whole = [names for names in formats if all(stored in available for stored in names)]
-    if not whole:
+    forms = [form for form in registry.FORMATS.values() if form.is_stored(available, name)]
+    if not forms:
         return [name] if name in available else []
-    return list(dict.fromkeys(stored for names in whole for stored in names))
+    names = (form.tensor_names(name).values() for form in forms)
+    return list(dict.fromkeys(stored for each in names for stored in each))
 
 
 def _summary(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -254,6 +254,12 @@ class QuantizedTensor(ABC):
         """Return the names of the tensors of the weight called `weight`, by field."""
         stem = weight.removesuffix("weight")
         return {tensor.field: stem + tensor.suffix for tensor in cls.tensors}
+
+    @classmethod
+    def is_stored(cls, names: Container[str], weight: str) -> bool:
+        """Return whether all tensors of the weight called `weight` are among `names`."""
+        stem = weight.removesuffix("weight")
+        return all(stem + tensor.suffix in names for tensor in cls.tensors)
 
     @classmethod
     def read(cls, tensors: Mapping[str, np.ndarray], weight: str) -> dict[str, np.ndarray]:

@@ -56,14 +56,12 @@ def find_format(tensors: Mapping[str, np.ndarray], weight: str) -> type[Quantize
 
     A format must have all its tensors; of several formats, one whose dtypes are these.
     """
-    named = {form: form.tensor_names(weight) for form in FORMATS.values()}
-    stored = [form for form, names in named.items() if all(n in tensors for n in names.values())]
-    fitting = [
-        form
-        for form in stored
-        if all(tensor.accepts(tensors[named[form][tensor.field]].dtype) for tensor in form.tensors)
-    ]
-    return next(iter(fitting or stored), None)
+    stored = [form for form in FORMATS.values() if form.is_stored(tensors, weight)]
+    for form in stored:
+        arrays = form.read(tensors, weight)
+        if all(tensor.accepts(arrays[tensor.field].dtype) for tensor in form.tensors):
+            return form
+    return next(iter(stored), None)
 
 
 def find_joint_layout(
