@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PROCESSES := 2
+PROCESSES := 3
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ demo: .venv/installed-text  ## a tiny trained model writes, then every kernel ag
 	$(BIN)/mimo generate --prompt "The list type" --max-new-tokens 120
 	$(BIN)/mimo test
 
-test: .venv/installed-test  ## the test suite, in two processes (PROCESSES=1, or more)
+test: .venv/installed-test  ## the test suite, in three processes (PROCESSES=1, or more)
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal
 
 # No test may depend on the machine. MACHINES=--short takes minutes; names select some.
