@@ -9,7 +9,6 @@ import pytest
 from mimo_v2_flash import MiMoConfig, load_weights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.cli.example_model import EXAMPLE
-from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
@@ -19,7 +18,7 @@ from mimo_v2_flash.layers.device_layout import to_device_layout
 from mimo_v2_flash.layers.execution_mode import EXECUTION_MODES
 from mimo_v2_flash.layers.feed_forward import RankIds
 from mimo_v2_flash.parallel import SoloGroup
-from mimo_v2_flash.quantization.fp8 import BlockScaled, quantize
+from mimo_v2_flash.quantization.fp8 import quantize
 from tests.support.agreement import assert_agrees
 from tests.support.batches import metadata_of
 from tests.support.rows import ragged
@@ -105,9 +104,8 @@ def test_every_block_of_an_fp8_weight_has_its_own_scale(dtype, height, products,
     generator = np.random.default_rng(0)
     w_OI = generator.standard_normal((200, 700)) * np.exp(generator.uniform(-3, 3, (200, 700)))
     stored = quantize(w_OI.astype(np.float32), block_height=height)
-    code, scale = Encoding("fp8", "trainium2").scaled("w", stored)
-    weight = BlockScaled(code.view(ml_dtypes.float8_e4m3), scale, height)
-    assert len(np.unique(scale)) == scale.size
+    weight = stored.to_device_range("w")[0].to_device_layout()
+    assert len(np.unique(weight.scale)) == weight.scale.size
     x_NI = generator.standard_normal((5, 700)).astype(dtype)
     y_NO = XlaBackend().compile(product)(x_NI, weight)
     assert_agrees(np.asarray(y_NO), ops.matmul(x_NI, weight))
