@@ -12,7 +12,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.gguf_files import as_folder
 from mimo_v2_flash.gguf_files.file import SUFFIX
 
-from .option_types import positive
+from .option_types import positive, positive_number
 
 __all__ = ["EXAMPLE", "add_model_argument", "check_folder", "checkpoint_config", "resolve_gguf"]
 
@@ -31,7 +31,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--value-scale",
-        type=float,
+        type=positive_number,
         help="Scale of values of a GGUF file that lacks it; MiMo-V2-Flash's is 0.707 (default: "
         "the file's).",
     )

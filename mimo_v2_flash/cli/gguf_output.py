@@ -19,6 +19,7 @@ from mimo_v2_flash.parallel_config import UNSHARDED
 from .console import amount, console, progress_of_bytes, table
 from .entry import CommandError
 from .isq_options import isq_report
+from .option_types import positive_number
 from .result import Result
 
 __all__ = ["add_arguments", "run"]
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split-size",
-        type=float,
+        type=positive_number,
         metavar="GB",
         help="Split a GGUF file into parts of at most this many gigabytes of tensors "
         "(default: one file).",

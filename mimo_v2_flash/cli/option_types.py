@@ -4,12 +4,13 @@ They raise ArgumentTypeError, so that the error is of the option and comes befor
 """
 
 import argparse
+import math
 import os
 from pathlib import Path
 
 from mimo_v2_flash.json_object import shorten
 
-__all__ = ["STDOUT", "draft_tokens", "natural", "output_file", "positive"]
+__all__ = ["STDOUT", "draft_tokens", "natural", "output_file", "positive", "positive_number"]
 
 LARGEST = 2**31 - 1  # of a size or number: positions are int32
 
@@ -42,6 +43,17 @@ def _integer(text: str, minimum: int, allowed: str) -> int:
         value = minimum - 1
     if value < minimum:
         raise argparse.ArgumentTypeError(f"{shorten(text)} is not {allowed}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Return a finite number above 0; ArgumentTypeError if `text` is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a number above 0")
     return value
 
 

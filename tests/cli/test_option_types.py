@@ -4,7 +4,13 @@ import argparse
 
 import pytest
 
-from mimo_v2_flash.cli.option_types import draft_tokens, natural, output_file, positive
+from mimo_v2_flash.cli.option_types import (
+    draft_tokens,
+    natural,
+    output_file,
+    positive,
+    positive_number,
+)
 
 
 @pytest.mark.parametrize("text", ["1", "7", " 12", "262144"])
@@ -63,3 +69,10 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(argparse.ArgumentTypeError, match=r"x\.json: permission denied"):
         output_file(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "x", ""])
+def test_a_number_above_0_is_finite(text):
+    assert positive_number("0.5") == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number above 0"):
+        positive_number(text)
