@@ -90,10 +90,13 @@ class _CodeOnDisk(FunctionCache):  # type: ignore[misc]  # numba has no types
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return numba's decorator with `options`: without the GIL, and with code on disk if it can."""
+    """Return numba's decorator with `options`: without the GIL, and with code on disk if it can.
+
+    Division by zero is NumPy's: a check of each divisor would keep loops from being vectors.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(nogil=True, **options)(function)
+        dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
         if not FOLDER:
             return dispatcher
         with _lock:
