@@ -9,7 +9,16 @@ the end token that its GGUF files name. Tensors: docs/family.md.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["DEFAULT_PRESET", "NO_TOWERS", "PRESETS", "HubLayout", "Preset", "Towers", "find_preset"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "NO_TOWERS",
+    "PRESETS",
+    "SPLIT",
+    "HubLayout",
+    "Preset",
+    "Towers",
+    "find_preset",
+]
 
 
 class HubLayout(NamedTuple):
@@ -58,9 +67,12 @@ class Preset(NamedTuple):
     towers: Towers
 
 
+SPLIT = HubLayout()
+"""The layout of MiMo-V2-Flash: q, k and v by themselves."""
+
 NO_TOWERS = Towers(0, 0)
 _OMNI, _OMNI_PRO = Towers(459, 989_721_600), Towers(459, 1_033_761_792)
-_SPLIT, _FUSED, _FP4 = HubLayout(), HubLayout(fused=True), HubLayout(True, "mxfp4")
+_FUSED, _FP4 = HubLayout(fused=True), HubLayout(fused=True, expert_format="mxfp4")
 _V2_6 = HubLayout(fused=True, expert_format="mxfp4", router_dtype="BF16")
 
 _FLASH = {"max_position_embeddings": 1_048_576, "rope_theta": 10_000_000.0}
@@ -85,8 +97,8 @@ _HUB = "XiaomiMiMo/MiMo"
 
 DEFAULT_PRESET = "v2-flash"
 PRESETS = {
-    DEFAULT_PRESET: Preset(f"{_HUB}-V2-Flash", {}, _SPLIT, NO_TOWERS),
-    "v2-flash-base": Preset(f"{_HUB}-V2-Flash-Base", {"eos_token_id": 151643}, _SPLIT, NO_TOWERS),
+    DEFAULT_PRESET: Preset(f"{_HUB}-V2-Flash", {}, SPLIT, NO_TOWERS),
+    "v2-flash-base": Preset(f"{_HUB}-V2-Flash-Base", {"eos_token_id": 151643}, SPLIT, NO_TOWERS),
     "v2.5": Preset(f"{_HUB}-V2.5", _FLASH, _FUSED, _OMNI),
     "v2.5-fp4": Preset("", _FLASH, _FP4, _OMNI),
     "v2.5-pro": Preset(f"{_HUB}-V2.5-Pro", _PRO | _NO_END, _FUSED, NO_TOWERS),

@@ -124,7 +124,7 @@ V2_6_PRO = without(V2_6_FLASH, "num_nextn_predict_layers") | {
     "swa_num_attention_heads": 128,
     "vision_config": _TOWERS["vision_config"] | {"out_hidden_size": 6144},
 }
-# V2-Flash and V2.5 in FP4 differ from these in keys that say how weights are stored.
+# Not seen: of the FP4 models these keys alone are known, of Base what its GGUF files say.
 _FP4 = {"mxfp4_block_size": 32, "store_dtype": "mxfp4"}
 CONFIGS: dict[str, dict[str, Any]] = {
     "v2-flash": HUB | {"quantization_config": _quantization(48, packed_modules_mapping={})},
@@ -140,9 +140,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """config.json by the name of the preset, with towers' objects shortened: nothing reads them."""
 
 FIGURES = {
-    # Bytes of the index, and of the header of the file of MTP heads.
-    "v2-flash": Figures(72_826, 311_862_258_560 + 1_189_400_448, None),
-    # 310,775,040,000 elements; bytes of the report's list of tensors, which has the towers'.
     "v2.5": Figures(73_081, None, None),
     "v2.5-pro": Figures(159_581, 1_033_369_538_304, None),
     "v2.6-flash": Figures(
@@ -158,6 +155,9 @@ FIGURES = {
 }
 ALL_ELEMENTS = {"v2.5": 310_775_040_000, "v2.5-pro": 1_023_244_718_976}
 """Elements of all tensors together, where they were printed so."""
+
+MTP_FILE_BYTES = 1_189_400_448
+"""Bytes of the tensors in model_mtp.safetensors of MiMo-V2.5."""
 
 
 def tower_tensors(out_hidden_size: int) -> dict[str, tuple[int, ...]]:
