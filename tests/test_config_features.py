@@ -43,8 +43,10 @@ def test_another_value_of_a_key_that_changes_the_arithmetic_is_refused(tmp_path,
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("moe_router_dtype", "bfloat16"),  # MiMo-V2.6
-        ("quantization_config.store_dtype", "mxfp4"),  # MiMo-V2.6
+        ("moe_router_dtype", "float16"),
+        ("quantization_config.store_dtype", "nvfp4"),
+        ("quantization_config.mxfp4_block_size", 16),
+        ("fused_qkv_weight_order", "by head"),
         ("quantization_config.quant_method", "gptq"),
         ("quantization_config.fmt", "e5m2"),
         ("quantization_config.weight_block_size", [64, 128]),
