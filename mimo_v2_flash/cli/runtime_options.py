@@ -10,6 +10,7 @@ from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
+from mimo_v2_flash.expert_store.eviction_policies import DEFAULT_POLICY, POLICIES
 from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
@@ -49,6 +50,8 @@ class RuntimeOptions(NamedTuple):
     isq: str | None = None
     topology: Path | None = None
     isq_cache: Path | None = None
+    expert_cache: str | None = None
+    expert_cache_policy: str | None = None
 
     @classmethod
     def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
@@ -68,6 +71,9 @@ class RuntimeOptions(NamedTuple):
         if self.isq or self.topology or self.isq_cache:
             keywords |= {"isq": self.isq, "topology": self.topology}
             keywords |= {"isq_cache": self.isq_cache, "isq_report": isq_report}
+        if self.expert_cache or self.expert_cache_policy:
+            keywords |= {"expert_cache": self.expert_cache}
+            keywords |= {"expert_cache_policy": self.expert_cache_policy}
         only: dict[str, dict[str, Any]] = {
             "numpy": {"backend": host, "max_length": None},
             "neuron": {
@@ -112,12 +118,29 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_argument(group)
     add_isq_arguments(group)
+    _add_expert_cache_arguments(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",
         help="Fail if a program is missing in the compile cache, and compile none.",
     )
     add_compiler_arguments(group)
+
+
+def _add_expert_cache_arguments(group: Any) -> None:
+    group.add_argument(
+        "--expert-cache",
+        metavar="SIZE",
+        help="Maximum memory of each rank for experts, which are read from their files when they "
+        "are chosen: bytes, 8GiB, 400kB, or a part of the free memory such as 50%%; for numpy only "
+        "(default: files are mapped whole).",
+    )
+    group.add_argument(
+        "--expert-cache-policy",
+        metavar="POLICY",
+        help=f"Which expert makes room: {', '.join(POLICIES)}, or static:FILE, which keeps those "
+        f"of a file that `mimo experts pin` wrote (default: {DEFAULT_POLICY}).",
+    )
 
 
 def add_compute_argument(group: Any) -> None:
