@@ -6,6 +6,7 @@ from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
 from tools.expert_store_mutants import EXPERT_STORE_MUTANTS
+from tools.family_mutants import FAMILY_MUTANTS
 from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.gguf_mutants import GGUF_MUTANTS
@@ -30,6 +31,7 @@ MUTANTS = (
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *FORMAT_MUTANTS,
+    *FAMILY_MUTANTS,
     *ISQ_MUTANTS,
     *GGUF_MUTANTS,
     *GENERATION_MUTANTS,

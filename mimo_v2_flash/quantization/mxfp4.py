@@ -6,6 +6,7 @@ Source: OCP Microscaling Formats (MX) Specification v1.0, sections 5.3.3 and 6.3
 byte that of even index is lower. A scale of 255 is NaN, and refused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -58,6 +59,15 @@ class MXFP4(ScaledCodes):
         unit_OGP = np.ldexp(w_OGP, -exponent_OG[..., None])
         code_OGP = np.clip(unit_OGP, -LARGEST, LARGEST).astype(E2M1).view(np.uint8)
         return packed_nibbles(code_OGP), (exponent_OG + BIAS).astype(np.uint8)
+
+    @classmethod
+    def random(
+        cls, shape: tuple[int, ...], values: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]
+    ) -> "MXFP4":
+        """Return codes of `values` under one scale."""
+        code_11P, scale_11 = cls.encode_groups(values[None, None])
+        code_OI = draw(unpacked_nibbles(code_11P[0, 0]))
+        return cls(packed_nibbles(code_OI), np.full(cls.stored_shapes(shape)["scale"], scale_11))
 
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a scale is NaN."""
