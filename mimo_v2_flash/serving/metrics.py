@@ -123,7 +123,7 @@ class _EngineCollector(Collector):
             "vllm:num_requests_waiting": ("Requests that wait.", stats.waiting),
             "vllm:kv_cache_usage_perc": ("Part of the memory in use.", _usage(stats)),
         }
-        counters = {
+        counters: dict[str, tuple[str, float]] = {
             "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
             "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
             "vllm:num_preemptions": ("Answers that lost their memory: none ever does.", 0),
