@@ -12,7 +12,7 @@ from typing import Any
 
 from . import config_file, config_rules
 from .config_presets import find_preset
-from .config_rules import PerLayer, TokenIds
+from .config_rules import PerLayer, QKVOrder, TokenIds
 from .inputs import as_integer
 from .kernels.attention import NO_WINDOW
 
@@ -97,6 +97,9 @@ class MiMoConfig:
     moe_layer_freq: PerLayer = (0, *(1,) * 47)
     eos_token_id: TokenIds = 151645  # of the chat model; the base model has 151643
     num_devices: int = 1  # ranks that the experts are split over
+    # Of a checkpoint's `qkv_proj`: "interleaved" is rank after rank, "plain" is [q | k | v]; None
+    # is what its scales say.
+    fused_qkv_weight_order: QKVOrder = None
 
     def __post_init__(self) -> None:
         """Validate all fields."""

@@ -6,13 +6,17 @@ Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-
 
 from typing import Any
 
+from .config_rules import QKV_ORDERS
+
 __all__ = [
+    "CONVERSION",
     "EXPERT_FORMATS",
     "FULL",
     "FUSED",
     "HUB_FEATURES",
     "LAYOUT",
     "NESTED",
+    "QUANTIZATION",
     "ROPE",
     "ROUTER_DTYPE",
     "ROUTER_DTYPES",
@@ -26,7 +30,9 @@ ROPE, QUANTIZATION = "rope_parameters", "quantization_config"
 FULL, SLIDING = f"{ROPE}.full_attention", f"{ROPE}.sliding_attention"
 LAYOUT, FUSED = "attention_projection_layout", "fused_qkv"
 STORE_DTYPE, ROUTER_DTYPE = f"{QUANTIZATION}.store_dtype", "moe_router_dtype"
-NESTED = (ROPE, FULL, SLIDING, QUANTIZATION)  # objects whose keys are looked at one by one
+CONVERSION = "conversion_metadata"
+# Objects whose keys are looked at one by one.
+NESTED = (ROPE, FULL, SLIDING, QUANTIZATION, CONVERSION)
 
 # MiMo-V2.6 has quant_method "fp8" and store_dtype "mxfp4": its experts alone are in MXFP4.
 EXPERT_FORMATS = {None: None, "fp8": None, "mxfp4": "mxfp4"}
@@ -66,11 +72,11 @@ _ROPE_FEATURES: dict[str, tuple[Any, ...]] = {
 }
 _QUANTIZATION_FEATURES: dict[str, tuple[Any, ...]] = {
     QUANTIZATION: (None, {}),
-    f"{QUANTIZATION}.quant_method": ("fp8", None),
+    f"{QUANTIZATION}.quant_method": ("fp8", "modelopt", None),
     f"{QUANTIZATION}.fmt": ("e4m3", None),
     STORE_DTYPE: tuple(EXPERT_FORMATS),
+    f"{QUANTIZATION}.expert_dtype": ("fp8", "mxfp4", None),
     f"{QUANTIZATION}.mxfp4_block_size": (32, None),
-    f"{QUANTIZATION}.expert_dtype": ("fp8", None),
     f"{QUANTIZATION}.weight_block_size": ([128, 128],),
     f"{QUANTIZATION}.activation_scheme": ("dynamic", None),  # "static" comes with input scales
     f"{QUANTIZATION}.kv_cache_scheme": (None,),
@@ -82,7 +88,7 @@ _OTHER_FEATURES: dict[str, tuple[Any, ...]] = {
     LAYOUT: (None, "split", FUSED),
     ROUTER_DTYPE: tuple(ROUTER_DTYPES),
     "store_dtype": (None, "fp8"),
-    "fused_qkv_weight_order": (None, "interleaved"),  # "plain": not rank by rank
+    "fused_qkv_weight_order": QKV_ORDERS,
     "use_sliding_window": (None, True),
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "alibi"), _OFF),
     **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_qk_layernorm"), _OFF),

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 from .config_defaults import BLOCK_SIZE, MODEL_TYPE, absent_fields, resolve_hub_class
 from .config_features import (
+    CONVERSION,
     EXPERT_FORMATS,
     FULL,
     FUSED,
     HUB_FEATURES,
     LAYOUT,
     NESTED,
+    QUANTIZATION,
     ROPE,
     ROUTER_DTYPE,
     ROUTER_DTYPES,
@@ -38,7 +40,12 @@ from .json_object import parse_json_object, shorten
 __all__ = ["locate", "read", "read_layout", "to_hub"]
 
 # Defaults of missing fields, and of nulls, on which the hub's code and transformers agree.
-_ABSENT = {"routed_scaling_factor": 1.0, "initializer_range": 0.02, "eos_token_id": None}
+_ABSENT = {
+    "routed_scaling_factor": 1.0,
+    "initializer_range": 0.02,
+    "eos_token_id": None,
+    "fused_qkv_weight_order": None,
+}
 _NULL = {"routed_scaling_factor": 1.0, "attention_value_scale": 1.0}
 HUB_CLASS = "MiMoV2Config"
 
@@ -87,6 +94,14 @@ _TRANSFORMERS = (
     FieldMapping("partial_rotary_factor", f"{ROPE}.partial_rotary_factor"),
     FieldMapping("sliding_window", "sliding_window"),
 )
+_CONVERTED = (  # what converters of MiMo-V2.5 and V2.6 write: [q | k | v], no longer rank by rank
+    FieldMapping(
+        "fused_qkv_weight_order", f"{CONVERSION}.qkv_layout", {"global_q_k_v": "plain"}.get
+    ),
+    FieldMapping(
+        "fused_qkv_weight_order", f"{QUANTIZATION}.quant_method", {"modelopt": "plain"}.get
+    ),
+)
 # MiMoV2FlashAttention computes these fields and ignores the hub's keys for them.
 _BUILT_BY_TRANSFORMERS = (
     FieldMapping("swa_num_attention_heads", "num_attention_heads"),
@@ -97,7 +112,7 @@ _BUILT_BY_TRANSFORMERS = (
     FieldMapping("add_full_attention_sink_bias", "layer_types", lambda _: False),
 )
 _USED = {
-    *(mapping.key for mapping in (*_TRANSFORMERS, *_BUILT_BY_TRANSFORMERS)),
+    *(mapping.key for mapping in (*_TRANSFORMERS, *_BUILT_BY_TRANSFORMERS, *_CONVERTED)),
     *("sliding_window_size", BLOCK_SIZE, f"{SLIDING}.partial_rotary_factor"),
 }
 
@@ -129,6 +144,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
         *(_BUILT_BY_TRANSFORMERS if built else ()),
         *(FieldMapping(name, name) for name in fields if name != "sliding_window"),
         FieldMapping("sliding_window", "sliding_window_size", _plus_one),
+        *_CONVERTED,
     )
     values = _ABSENT | _first_values(mappings, entries, file)
     if entries.get("model_type") == MODEL_TYPE:
@@ -152,6 +168,9 @@ def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return `fields` as a config.json in the hub's spelling, with the supported features."""
     # The hub counts the keys before a token, without the token, in three fields that are equal.
     windows = ("sliding_window", "sliding_window_size", "attention_chunk_size")
+    fields = {
+        k: item for k, item in fields.items() if (k, item) != ("fused_qkv_weight_order", None)
+    }
     return {
         "architectures": ["MiMoV2FlashForCausalLM"],
         **{key: allowed[0] for key, allowed in HUB_FEATURES.items()},
@@ -207,9 +226,8 @@ def _first_values(
     """Return each field's value by its first mapping; warn where a later one conflicts."""
     first: dict[str, tuple[str, Any]] = {}
     for field, key, read_value in mappings:
-        if entries.get(key) is None:
+        if entries.get(key) is None or (value := read_value(entries[key])) is None:
             continue
-        value = read_value(entries[key])
         first_key, first_value = first.setdefault(field, (key, value))
         if first_key != key and first_value != value:  # NaN differs from itself
             values = f"{first_key} gives {first_value!r}, {key} gives {value!r}"

@@ -16,6 +16,7 @@ from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
     "EMBEDDING",
+    "EXPERTS",
     "FUSED",
     "HEAD",
     "HUB_DTYPE",
@@ -47,8 +48,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MTP_PREFIX = "model.mtp."
 OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
 HUB_DTYPE = get_format(HUB_FORMAT).tensors[0].file_dtype  # of most matmul weights on the hub
-ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
-EXPERTS = ".mlp.experts."  # in the names of the matrices of experts
+EXPERTS, ROUTER = ".mlp.experts.", ".mlp.gate."  # in the names of their weights
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 MULTIPLIED = ("_proj.weight", HEAD)  # ends of the names of matmul weights
 PLAIN_MULTIPLIED = (

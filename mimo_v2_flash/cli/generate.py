@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
+from mimo_v2_flash.engine.worker import drafting_heads
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.kv_cache import HybridCache
@@ -160,7 +161,7 @@ def _answer_file(
     setup: RankSetup,
     ordered: bool,
     max_sequences: int,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
@@ -212,7 +213,7 @@ def _answer_prompt(
     seed: int | None,
     stream: bool,
     setup: RankSetup,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Write the text and the report, and return text, tokens, settings, times and rates."""
@@ -227,8 +228,8 @@ def _answer_prompt(
     generated = partial(complete, runner, load_tokenizer(model), content, **options)
     # A warm-up loads compiled code or programs, which is not to be measured.
     few = min(2 + MAX_DRAFT_TOKENS, max_new_tokens)
-    is_simple = stats.is_eager and not draft_tokens
-    runner.forward([[0]]) if is_simple else generated(max_new_tokens=few)
+    short = partial(runner.generate, [[0]], draft_tokens=draft_tokens)
+    (short if stats.is_eager else generated)(max_new_tokens=few)
     stats.begin()
     start = time.perf_counter()
     with _writer(f"{prompt}\n" if chat else prompt, stream=stream) as show:
@@ -277,8 +278,7 @@ def _writer(prompt: str, *, stream: bool) -> Iterator[Callable[[str], None]]:
 def _cache_of(model: MiMoV2FlashModel, completion: Completion, draft_tokens: Any) -> HybridCache:
     """Return an empty cache for all tokens that the model has read: the last new one is not."""
     length = len(completion.prompt_tokens) + max(len(completion.new_tokens) - 1, 0)
-    heads = model.mtp_heads if draft_tokens == "auto" else draft_tokens
-    return model.new_cache(1, length, mtp_heads=heads)
+    return model.new_cache(1, length, mtp_heads=drafting_heads(model, draft_tokens))
 
 
 def _numbers(completion: Completion, stats: GenerationStats, cache: HybridCache) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def add_draft_tokens_argument(parser: Any) -> None:
     parser.add_argument(
         "--draft-tokens",
         type=draft_tokens,
-        default=0,
+        default="auto",
         metavar="N",
         help="Number of tokens that the model's MTP heads draft for each step, which verifies "
-        "them; auto drafts where it pays (default: 0).",
+        "them, or auto, which drafts where it pays (default: auto).",
     )
 
 

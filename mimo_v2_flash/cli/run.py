@@ -72,7 +72,7 @@ def run(
     max_new_tokens: int | None,
     max_length: int | None,
     seed: int | None,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Chat until the reader leaves; return the messages. The status is 1 if an answer failed."""

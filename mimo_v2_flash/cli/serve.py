@@ -133,7 +133,7 @@ def run(
     max_waiting: int,
     memory: str | None,
     prefix_cache: str,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mimo_v2_flash.layers.nonfinite import NonFiniteError
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-__all__ = ["RowTokens", "StepPlan", "Worker", "new_worker"]
+__all__ = ["RowTokens", "StepPlan", "Worker", "drafting_heads", "new_worker"]
 
 
 class RowTokens(NamedTuple):
@@ -276,13 +276,23 @@ def new_worker(
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
     check_consistent(model.group, **options, draft_tokens=draft_tokens)
     budget = memory_size("prefix_cache", prefix_cache, model.group)
-    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
-    mtp_heads = model.mtp_heads if drafts == "auto" else drafts
+    mtp_heads = drafting_heads(model, draft_tokens)
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
     omitted = _head_layers(cache, mtp_heads)
     stores = [PrefixStore(cache, budget, omitted) for _ in cache.rank_rows if budget]
     return Worker(model, cache, stores, mtp_heads)
+
+
+def drafting_heads(model: MiMoV2FlashModel, draft_tokens: int | str) -> int:
+    """Return how many MTP heads draft, with "auto" at most; ValueError if there are fewer.
+
+    With "auto" none do where steps are padded: every number of drafts would be other programs.
+    """
+    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
+    if drafts != "auto":
+        return drafts
+    return 0 if model.pads_steps else model.mtp_heads
 
 
 def _head_layers(cache: HybridCache, mtp_heads: int) -> range:

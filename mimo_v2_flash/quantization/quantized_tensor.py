@@ -208,6 +208,14 @@ class QuantizedTensor(ABC):
         is_sliced = {f: axis_slice.axis < len(shape) for f, shape in shapes.items()}
         return {f: axis_slice if is_sliced[f] else whole[f] for f in shapes}
 
+    @classmethod
+    def full_blocks(cls, code_OI: np.ndarray) -> tuple[int, int]:
+        """Return how many blocks of codes have the format's largest code, and how many could.
+
+        Of a format in which that says nothing of where blocks lie, no block could.
+        """
+        return 0, 0
+
     def float32_rows(self, rows: slice) -> np.ndarray:
         """Return what `dequantize` does, by compiled code where there is some."""
         return self.dequantize(rows)

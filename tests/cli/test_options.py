@@ -49,9 +49,9 @@ def test_both_refuse_the_same(parser, name, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "value"),
-    [([], 0), (["--draft-tokens", "2"], 2), (["--draft-tokens=auto"], "auto")],
+    [([], "auto"), (["--draft-tokens", "2"], 2), (["--draft-tokens=0"], 0)],
 )
-def test_nothing_is_drafted_unless_an_option_says_so(parser, arguments, value):
+def test_drafts_are_made_where_they_pay_unless_an_option_says_otherwise(parser, arguments, value):
     add_draft_tokens_argument(parser)
     assert parser.parse_args(arguments).draft_tokens == value
 
