@@ -168,9 +168,8 @@ def _answer_file(
     check_folder(model)
     sampling = sampling_options(options)
     runtime = RuntimeOptions.pop_from(options)
-    runner = load_model(
-        model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
-    )
+    keywords = runtime.keywords(NumpyBackend(), model.resolve().name, seed=seed)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     ending = {"max_tokens": max_new_tokens, "seed": seed}
     defaults = runner.generation_config.with_sampling(sampling).sampling() | ending
     if not runner.pads_steps:
@@ -220,9 +219,8 @@ def _answer_prompt(
     sampling = sampling_options(options)
     stats = GenerationStats(checkpoint_config(model), *setup)
     runtime = RuntimeOptions.pop_from(options)
-    runner = load_model(
-        model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
-    )
+    keywords = runtime.keywords(stats, model.resolve().name, prompt, seed)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     content = [{"role": "user", "content": prompt}] if chat else prompt
     options = {"seed": seed, "draft_tokens": draft_tokens, **sampling}
     generated = partial(complete, runner, load_tokenizer(model), content, **options)
@@ -240,9 +238,11 @@ def _answer_prompt(
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
     numbers |= {"max_new_tokens": max_new_tokens, "draft_tokens": draft_tokens}
     numbers |= {"backend": runtime.backend, "compute": runner.compute, "seconds": seconds}
-    numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
-    cache = _cache_of(runner, completion, draft_tokens)
-    numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, cache)
+    numbers |= {
+        "sampling": {name: getattr(used, name) for name in SAMPLING},
+        "eos_token_ids": used.eos_token_ids,
+    }
+    numbers |= _numbers(completion, stats, _cache_of(runner, completion, draft_tokens))
     _report(numbers, completion.stats, stats)
     return Result(numbers)
 

@@ -79,7 +79,7 @@ def run(
     which = Which.Plain(model, architecture)
     settings = sampling_options(options) | {"max_tokens": max_new_tokens, "seed": seed}
     stats = GenerationStats(checkpoint_config(model), *SINGLE_RANK)
-    keywords = RuntimeOptions.pop_from(options).keywords(stats)
+    keywords = RuntimeOptions.pop_from(options).keywords(stats, model.resolve().name, seed=seed)
     warnings.simplefilter("always")  # each time that the context is full
     if max_length is not None:
         keywords["max_length"] = max_length

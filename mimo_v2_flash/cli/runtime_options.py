@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Collection
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
 from mimo_v2_flash.expert_store.eviction_policies import DEFAULT_POLICY, POLICIES
 from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
+from mimo_v2_flash.layers.routing_recorder import RoutingRecorder
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
 from .isq_options import add_isq_arguments, isq_report
-from .option_types import positive
+from .option_types import output_file, positive
 from .options import add_renamed_option
 
 __all__ = [
@@ -52,14 +54,25 @@ class RuntimeOptions(NamedTuple):
     isq_cache: Path | None = None
     expert_cache: str | None = None
     expert_cache_policy: str | None = None
+    record_routing: Path | None = None
 
     @classmethod
     def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
         """Return the runtime options in `options`, and remove them from it."""
         return cls(**{name: options.pop(name) for name in cls._fields if name in options})
 
-    def keywords(self, host: Backend) -> dict[str, Any]:
-        """Return the keywords of `load_model`; `host` is the backend instance for numpy."""
+    def keywords(
+        self, host: Backend, model: str = "", prompt: str | None = None, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Return the keywords of `load_model`; `host` is the backend instance for numpy.
+
+        Recorded routing says which model, prompt and seed it is of.
+        """
+        if self.record_routing is not None:
+            if self.backend != "numpy":
+                raise ValueError("record_routing is for backend numpy")
+            digest = None if prompt is None else sha256(prompt.encode()).hexdigest()
+            host = RoutingRecorder(host, self.record_routing, model, digest, seed)
         keywords: dict[str, Any] = {
             "backend": self.backend,
             "max_length": self.context,
@@ -140,6 +153,13 @@ def _add_expert_cache_arguments(group: Any) -> None:
         metavar="POLICY",
         help=f"Which expert makes room: {', '.join(POLICIES)}, or static:FILE, which keeps those "
         f"of a file that `mimo experts pin` wrote (default: {DEFAULT_POLICY}).",
+    )
+    group.add_argument(
+        "--record-routing",
+        type=output_file,
+        metavar="FILE",
+        help="File to which the ids of the experts that tokens choose are written, for `mimo "
+        "experts`; for numpy only (default: none).",
     )
 
 

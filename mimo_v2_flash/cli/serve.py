@@ -146,7 +146,7 @@ def run(
     check_folder(model)
     api_server, service = _serving("api_server"), _serving("service")
     runtime = RuntimeOptions.pop_from(options)
-    keywords = runtime.keywords(NumpyBackend())
+    keywords = runtime.keywords(NumpyBackend(), model.resolve().name)
     loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     sizes: dict[str, Any] = {"memory": _size(memory), "prefix_cache": _size(prefix_cache)}
     sizes["draft_tokens"] = draft_tokens
