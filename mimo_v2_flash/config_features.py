@@ -72,7 +72,7 @@ _ROPE_FEATURES: dict[str, tuple[Any, ...]] = {
 }
 _QUANTIZATION_FEATURES: dict[str, tuple[Any, ...]] = {
     QUANTIZATION: (None, {}),
-    f"{QUANTIZATION}.quant_method": ("fp8", "modelopt", None),
+    f"{QUANTIZATION}.quant_method": ("fp8", "modelopt", "compressed-tensors", None),
     f"{QUANTIZATION}.fmt": ("e4m3", None),
     STORE_DTYPE: tuple(EXPERT_FORMATS),
     f"{QUANTIZATION}.expert_dtype": ("fp8", "mxfp4", None),
@@ -114,7 +114,12 @@ _WITHOUT_EFFECT_BY_REASON: dict[str, tuple[str, ...]] = {
         *("dtype", "torch_dtype", "num_nextn_predict_layers"),
         *(f"{QUANTIZATION}.{key}" for key in ("ignored_layers", "modules_to_not_convert")),
         *(f"{QUANTIZATION}.{key}" for key in ("modules_to_convert", "packed_modules_mapping")),
-        *(f"{QUANTIZATION}.{key}" for key in ("scale_fmt", "dequantize")),
+        *(
+            f"{QUANTIZATION}.{key}"
+            for key in ("scale_fmt", "dequantize", "config_groups", "format")
+        ),
+        *(f"{QUANTIZATION}.{key}" for key in ("quantization_status", "ignore", "quant_algo")),
+        *(f"{QUANTIZATION}.{key}" for key in ("global_compression_ratio", "exclude_modules")),
     ),
     "it repeats another key": ("attention_chunk_size",),
     "it is of training": (

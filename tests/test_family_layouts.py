@@ -48,6 +48,8 @@ LAYOUTS = {
     "V2.5": V2_5,
     "V2.6": V2_6,
     "V2.5-FP4": replace(V2_6, router="float32"),
+    "INT8 by row": replace(V2_5, order="split", experts="int8"),
+    "FP8 by row": replace(V2_5, order="split", experts="channel"),
     "plain": PLAIN,
     "plain by word": replace(PLAIN, config=((WORD, "plain"),)),
     "bfloat16 by rank": replace(V2_5, qkv="bfloat16", config=((WORD, "interleaved"),)),
@@ -288,3 +290,9 @@ def test_a_weight_without_its_scales_is_refused(v2_6, tmp_path, capsys, name, wh
     assert prepare_weights.main(["--checkpoint", str(folder), "--output", str(output)]) == 2
     assert re.search(what, capsys.readouterr().err)
     assert not output.exists()
+
+
+def test_a_scale_that_is_nan_is_refused_by_file_and_tensor(v2_6, tmp_path):
+    folder = changed(v2_6, tmp_path, f"{UP}_scale", lambda scale: np.full_like(scale, 255))
+    with pytest.raises(ValueError, match=rf"ep0_shard0\.safetensors: {UP}: .*holds NaN"):
+        weights_of(folder).layers[1].feed_forward.experts[3].w_up_FD.dequantize()

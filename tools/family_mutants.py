@@ -1,9 +1,10 @@
-"""Mutants of the family: what others have read wrongly of the configs of its models."""
+"""Mutants of the family: what others have read wrongly of its configs and files."""
 
 from tools.kernel_mutants import Mutant
 
 __all__ = ["FAMILY_MUTANTS"]
 
+COUNTS = "tests/costs/test_tensor_counts.py"
 PACKAGE, CONFIG_FILE = "mimo_v2_flash", "tests/test_config_file.py"
 DEFAULTS = "tests/test_config_defaults.py"
 
@@ -56,5 +57,47 @@ FAMILY_MUTANTS = (
         "EXPERT_FORMATS[entries.get(STORE_DTYPE)]",
         "EXPERT_FORMATS[entries.get(ROUTER_DTYPE and None)]",
         (CONFIG_FILE,),
+    ),
+    Mutant(
+        "as many MTP heads as a key of config.json says, or one",
+        f"{PACKAGE}/costs/meta.py",
+        "NUM_MTP_HEADS = 3\n",
+        "NUM_MTP_HEADS = 1\n",
+        (COUNTS,),
+    ),
+    Mutant(
+        "selection biases in the dtype of routers",
+        f"{PACKAGE}/checkpoint/param_specs.py",
+        'return layout.router_dtype if name.endswith(".weight") else "F32"',
+        "return layout.router_dtype",
+        (COUNTS,),
+    ),
+    Mutant(
+        "MTP heads and the first layer in the format of experts",
+        f"{PACKAGE}/checkpoint/param_specs.py",
+        "(EXPERTS in name and layout.expert_format)",
+        '(".mlp." in name and layout.expert_format)',
+        (COUNTS,),
+    ),
+    Mutant(
+        "scale rows of a fused projection on one grid",
+        f"{PACKAGE}/costs/meta.py",
+        "config.num_key_value_heads if by_rank else 1",
+        "config.num_key_value_heads if name in crossing else 1",
+        (COUNTS,),
+    ),
+    Mutant(
+        "projections of a fused file planned as plain arrays",
+        f"{PACKAGE}/costs/meta.py",
+        "plan.formats, config",
+        "{n: f for n, f in plan.formats.items() if '.q_proj.' not in n}, config",
+        ("tests/costs/test_meta.py",),
+    ),
+    Mutant(
+        "programs take experts in MXFP4",
+        f"{PACKAGE}/costs/deployment.py",
+        "self.layout._replace(expert_format=None)",
+        "self.layout",
+        ("tests/costs/test_deployment.py",),
     ),
 )

@@ -14,6 +14,7 @@ from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.isq_mutants import ISQ_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
+from tools.layout_mutants import LAYOUT_MUTANTS
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
 from tools.panel_mutants import PANEL_MUTANTS
@@ -30,6 +31,7 @@ MUTANTS = (
     *COMPUTE_MUTANTS,
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
+    *LAYOUT_MUTANTS,
     *FORMAT_MUTANTS,
     *FAMILY_MUTANTS,
     *ISQ_MUTANTS,

@@ -14,6 +14,7 @@ from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor, find_format, registry
 from mimo_v2_flash.quantization.isq_types import TABLES
 
+from .foreign_storages import foreign_storage
 from .param_specs import (
     EMBEDDING,
     EXPERTS,
@@ -77,9 +78,14 @@ def check_names(
     Raises
     ------
     ValueError
-        If parameters are missing, or there are other tensors; the message begins with `where`.
+        If parameters are missing, there are other tensors, or tensors of a storage that is not
+        read; the message begins with `where`.
     """
     stored = {param.name: _stored_names(param.name, available) for param in params}
+    text = (name for name in available if not name.startswith(OTHER_MODALITIES))
+    if foreign := foreign_storage(text):
+        name, storage = foreign
+        raise ValueError(f"{where}: {name} is of {storage}: this storage is not read")
     if missing := [name for name, names in stored.items() if not names]:
         raise ValueError(f"{where}: {_summary(missing)} missing, which the config asks for")
     required = [stored_name for names in stored.values() for stored_name in names]

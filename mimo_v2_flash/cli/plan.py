@@ -68,12 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="Memory of one device, such as 96GB or 80GiB (default: 24GB).",
     )
-    parser.add_argument(
-        "--tensors",
-        action="store_true",
-        help="Count the tensors of the model's files, their elements by dtype and their bytes, and "
-        "plan nothing.",
-    )
+    tensors = "Count what the model's files hold, and plan nothing."
+    parser.add_argument("--tensors", action="store_true", help=tensors)
 
 
 def run(
@@ -100,8 +96,9 @@ def run(
     context = default_context(config) if context is None else context
     step = min(STEP, context) if step is None else step
     dtypes = dtype, CACHE_DTYPES[cache_dtype], FLOATS[activation_dtype]
-    drafts = NUM_MTP_HEADS, draft_tokens
-    workload = Workload(batch_size, context, step, *dtypes, *drafts, layout=named.layout)
+    workload = Workload(
+        *(batch_size, context, step, *dtypes, NUM_MTP_HEADS, draft_tokens), layout=named.layout
+    )
     return report(config, plan, workload, memory=memory_size(memory))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.checkpoint.param_specs import all_params
-from mimo_v2_flash.checkpoint.params import ModelWeights, nbytes
+from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_presets import DEFAULT_PRESET, HubLayout
@@ -27,6 +27,7 @@ from mimo_v2_flash.engine.memory_size import memory_size
 from mimo_v2_flash.engine.outputs import TokenLogprob
 from mimo_v2_flash.engine.stats import EngineStats
 from mimo_v2_flash.layers.dispatch_stats import DispatchStatsBackend
+from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.model_loader import DEFAULTS, build_model
 from mimo_v2_flash.parallel_config import ParallelConfig
 
@@ -90,9 +91,8 @@ def run(
     config = _config(named.config, num_experts, num_layers)
     _check_sizes(config, named.layout, setup, prompt_tokens, new_tokens)
     parameters = sum(int(np.prod(weight.shape)) for weight in all_params(config))
-    weights = _weights(config, named.layout, setup, seed, parameters)
     stats = DispatchStatsBackend()
-    built = build_model(weights, config, backend=stats, group=setup.group, parallel=setup.plan)
+    built = _build(config, named.layout, setup, stats, seed, parameters)
     prompt = np.random.default_rng(seed).integers(0, config.vocab_size, prompt_tokens).tolist()
     params = SamplingParams(max_tokens=new_tokens, ignore_eos=True, logprobs=0)
     with progress("tokens", total=new_tokens, unit="tokens") as advance:
@@ -104,7 +104,7 @@ def run(
     numbers |= {"seed": seed, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     numbers |= {
         "parameters": parameters,
-        "weights_bytes": nbytes(weights),
+        "weights_bytes": nbytes(built.weights),
         "kv_cache_bytes": engine.cache_bytes,
         "prefill_tokens_per_second": engine.prefill_tokens_per_second,
         "decode_tokens_per_second": finite(engine.decode_tokens_per_second),
@@ -120,14 +120,20 @@ def run(
     return Result(numbers, int(numbers["relative_difference"] > ALLOWED))
 
 
-def _weights(
-    config: MiMoConfig, layout: HubLayout, setup: RankSetup, seed: int, parameters: int
-) -> ModelWeights:
-    """Return this rank's weights, showing the progress."""
+def _build(
+    config: MiMoConfig,
+    layout: HubLayout,
+    setup: RankSetup,
+    stats: DispatchStatsBackend,
+    seed: int,
+    parameters: int,
+) -> MiMoV2FlashModel:
+    """Return the model of this rank's random weights, showing the progress."""
     with progress("random weights", total=parameters, unit="numbers") as advance:
-        return random_weights(
+        weights = random_weights(
             config, seed=seed, made=advance, shard_spec=setup.shard_spec, layout=layout
         )
+    return build_model(weights, config, backend=stats, group=setup.group, parallel=setup.plan)
 
 
 def _report(numbers: dict[str, Any], engine: EngineStats, rank: str) -> None:

@@ -71,8 +71,7 @@ class Engine:
         How many tokens MTP heads draft for each step of a sequence, 0 to the number of heads that
         the checkpoint has. Greedy requests and those with a seed get the tokens that they get
         without, others a sample of the same distribution. "auto" drafts as many as bring most
-        tokens per second, none if there are no heads or steps are programs, for which each number
-        of drafts is another.
+        tokens per second: none without heads, in programs, or where an expert store reads experts.
     cache_dtype : dtype, optional
         Dtype of the KV cache, as for the model; the model's if not given.
     suppress_tokens : sequence of int, optional

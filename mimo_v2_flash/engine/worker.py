@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.expert_store import find_store
 from mimo_v2_flash.inputs import as_count, as_draft_tokens
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
@@ -287,12 +288,13 @@ def new_worker(
 def drafting_heads(model: MiMoV2FlashModel, draft_tokens: int | str) -> int:
     """Return how many MTP heads draft, with "auto" at most; ValueError if there are fewer.
 
-    With "auto" none do where steps are padded: every number of drafts would be other programs.
+    With "auto" none do where steps are padded, since each number of drafts would be other programs,
+    nor where experts are read from disk, of which drafts choose more.
     """
     drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
     if drafts != "auto":
         return drafts
-    return 0 if model.pads_steps else model.mtp_heads
+    return 0 if model.pads_steps or find_store(model) else model.mtp_heads
 
 
 def _head_layers(cache: HybridCache, mtp_heads: int) -> range:

@@ -108,3 +108,15 @@ def test_rows_of_a_sliding_layer_are_those_that_other_readers_take(letter, row, 
 
 def test_split_projections_have_no_layout():
     assert find_layout("model.layers.0", FLASH, FLASH.layers[0], {}, str) is None
+
+
+def test_a_layer_that_cannot_tell_leaves_it_to_one_that_can():
+    """The first layer is sliding, whose 116 scale rows are those of both orders."""
+    config, (full, scale), sliding, expected = V2_5
+    config = replace(config, hybrid_layer_pattern=(1, 0))
+    for scales, count in ((scale, expected), ((106, 32), 1)):
+        arrays = tensors(sliding, (full, scales))
+        for end in ("", SCALE):  # a head is sliding
+            name = f"model.mtp.layers.0.{param_specs.FUSED}{end}"
+            arrays[name] = arrays[f"model.layers.0.{param_specs.FUSED}{end}"]
+        assert ranks(config, arrays) == [count] * 3

@@ -5,6 +5,7 @@ import pytest
 
 from mimo_v2_flash import load_model
 from mimo_v2_flash.engine import Engine, SamplingParams
+from mimo_v2_flash.engine.worker import drafting_heads
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.expert_store import ExpertReadError, ExpertStoreBackend, find_store, store_stats
 from mimo_v2_flash.expert_store.eviction_policies import POLICIES, read_policy
@@ -53,6 +54,11 @@ def test_logits_are_to_the_bit_those_of_the_mapped_model(sources, kind, records)
     stats = store_stats(model)
     assert stats.peak_bytes <= stats.max_bytes == records * size
     assert (stats.evictions > 0) == (records < 1000)
+
+
+def test_auto_drafts_nothing_for_which_experts_would_be_read():
+    assert drafting_heads(load_model(FOLDER, expert_cache="1MB"), "auto") == 0
+    assert drafting_heads(load_model(FOLDER), "auto") == 3
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -84,3 +84,17 @@ def test_products_are_those_of_its_numbers():
 
 def test_it_is_quantized_by_rows_and_what_it_cannot_is_refused():
     assert_is_quantized_by_rows("mxfp4")
+
+
+def test_a_mapped_weights_scales_are_checked_once_when_it_is_first_used():
+    drawn = random_blocks(np.random.default_rng(0), "mxfp4", 3, 2)
+    arrays = {"code": drawn.code, "scale": drawn.scale}
+    w = FORM.from_checkpoint("file: up", drawn.shape, arrays)
+    assert "scale" not in vars(w)
+    np.testing.assert_array_equal(w.dequantize(), drawn.dequantize())
+    assert w.scale is drawn.scale
+    drawn.scale[2, 1] = 255
+    bad = FORM.from_checkpoint("file: up", drawn.shape, arrays)
+    for use in (bad.dequantize, lambda: ops.matmul(np.ones((1, bad.shape[1]), np.float32), bad)):
+        with pytest.raises(ValueError, match=r"^file: up: its weight_scale holds NaN"):
+            use()

@@ -12,6 +12,7 @@ Source: the hub's headers of XiaomiMiMo/MiMo-V2.5 and -V2.6-Flash, as published 
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,7 @@ class Layout:
     qkv
         The dtype of them: "fp8", "bfloat16", "float16" or "float32".
     experts
-        "fp8" or "mxfp4".
+        "fp8" or "mxfp4"; or "int8" or "channel", FP8, with a scale for each row.
     router
         The dtype of routers' weights; their biases are float32 in every release.
     config
@@ -99,8 +100,8 @@ def store(weights: Arrays, layout: Layout, ranks: int) -> tuple[Arrays, Arrays]:
     truth: Arrays = {}
     for name, w in weights.items():
         if name.endswith(MATRICES):
-            is_mxfp4 = layout.experts == "mxfp4" and ".experts." in name
-            tensors, truth[name] = mxfp4(name, w) if is_mxfp4 else fp8(name, w)
+            kind = layout.experts if ".experts." in name else "fp8"
+            tensors, truth[name] = WRITERS[kind](name, w)
             stored |= tensors
         elif not name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
             stored[name] = w.astype(plain_dtype(name, layout))
@@ -155,6 +156,23 @@ def mxfp4(name: str, w_OI: np.ndarray) -> tuple[Arrays, np.ndarray]:
     return tensors, value.reshape(outputs, inputs)
 
 
+def by_row(name: str, w_OI: np.ndarray, largest: float, dtype: Any) -> tuple[Arrays, np.ndarray]:
+    """Return the tensors of a weight with a scale for each row, and its numbers."""
+    scale = np.abs(w_OI).max(axis=1, keepdims=True) / np.float32(largest)
+    unit = w_OI / scale
+    code = (np.rint(unit) if dtype == np.int8 else unit).astype(dtype)
+    tensors = {name: code, name.replace(".weight", ".weight_scale"): scale}
+    return tensors, code.astype(np.float32) * scale
+
+
+WRITERS = {
+    "fp8": fp8,
+    "mxfp4": mxfp4,
+    "int8": partial(by_row, largest=127, dtype=np.int8),
+    "channel": partial(by_row, largest=448, dtype=ml_dtypes.float8_e4m3fn),
+}
+
+
 def plain_dtype(name: str, layout: Layout) -> Any:
     """Return the dtype of a tensor without scales."""
     if name.endswith(ROUTER):
@@ -173,9 +191,12 @@ def config_of(config: MiMoConfig, layout: Layout) -> dict[str, Any]:
             "fmt": "e4m3",
             "quant_method": "fp8",
             "weight_block_size": [128, 128],
-            "store_dtype": layout.experts,
         },
     }
+    if layout.experts in {"fp8", "mxfp4"}:
+        content["quantization_config"]["store_dtype"] = layout.experts
+    else:
+        content["quantization_config"] = {"quant_method": "compressed-tensors", "ignore": []}
     if layout.experts == "mxfp4":
         content["quantization_config"]["mxfp4_block_size"] = GROUP
     return content | dict(layout.config)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
+from transformers.models.mimo_v2_flash import modeling_mimo_v2_flash as mimo
 
 from mimo_v2_flash.checkpoint.params import (
     AttentionWeights,
@@ -20,11 +22,23 @@ from mimo_v2_flash.checkpoint.params import (
 from mimo_v2_flash.layers.forward_batch import Step
 from tests.support.hub_checkpoint import random_mtp_weights
 from tests.support.tiny import SLIDING, Recipe, Tiny, tiny
-from tools.train_tiny.heads import Head
 
 __all__ = ["WithHeads", "head_logits", "run_heads", "with_heads"]
 
 HEADS = 3
+
+
+class Head(nn.Module):
+    """One MTP head of transformers' modules, with the parameter names of the hub's files."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        D, epsilon = config.hidden_size, config.rms_norm_eps
+        for name in ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm"):
+            self.add_module(name, mimo.MiMoV2FlashRMSNorm(D, epsilon))
+        self.eh_proj = nn.Linear(2 * D, D, bias=False)
+        self.self_attn = mimo.MiMoV2FlashAttention(config, config.layer_types.index(SLIDING))
+        self.mlp = mimo.MiMoV2FlashMLP(config)
 
 
 class WithHeads(NamedTuple):

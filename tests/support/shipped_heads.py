@@ -1,8 +1,6 @@
 """The MTP heads of the shipped checkpoint as the modules that were trained, dequantised."""
 
-from copy import copy
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,36 +8,32 @@ import torch
 
 from mimo_v2_flash.config import MiMoConfig
 from tests.support.shipped import FOLDER, dequantised, shipped_oracle, stored
-from tools.train_tiny import attention, heads
+from tools.train import heads, packing
+from tools.train.model import Trunk
 
 PREFIX = "model.mtp.layers."
-BLOCK = 128  # of the attention in training: sequences are multiples of it
 
 
 @cache
 def shipped_heads() -> Any:
-    """Return the heads, with the weights of the checkpoint."""
+    """Return the trunk and the heads, with the weights of the checkpoint."""
     config = MiMoConfig.from_pretrained(FOLDER)
     state = {
         name.removeprefix(PREFIX).replace("attention_sink_bias", "sinks"): weight
         for name, weight in dequantised(stored(), config.num_key_value_heads).items()
         if name.startswith(PREFIX)
     }
-    attention.register()
-    as_trained = copy(shipped_oracle().config)
-    as_trained._attn_implementation = attention.NAME
-    modules = heads.new_heads(SimpleNamespace(config=as_trained))
+    trunk = Trunk(shipped_oracle().config).eval()
+    trunk.load_state_dict(shipped_oracle().state_dict())
+    modules = heads.new_heads(trunk.config)
     modules.load_state_dict(state)
-    return modules.eval()
+    return trunk, modules.eval()
 
 
 def head_logits(token_T: list[int]) -> list[np.ndarray]:
-    """Return each head's logits [T - 1 - k, V], from the first token on that head k reads.
-
-    The last rows are of no use where a token would have to follow `token_T`.
-    """
-    inputs, targets = torch.tensor([token_T[:-1]]), torch.tensor([token_T[1:]])
-    assert inputs.shape[1] % BLOCK == 0
+    """Return each head's logits [T - 2 - k, V], from the first token on that head k reads."""
+    trunk, modules = shipped_heads()
+    counts = np.ones(len(token_T), bool)
+    batch = packing.pack([(np.array(token_T), counts)], -(-len(token_T) // 128) * 128)
     with torch.no_grad():
-        pairs = heads.draft_logits(shipped_heads(), shipped_oracle(), inputs, targets)
-    return [logits[0].numpy() for logits, _ in pairs]
+        return [draft.numpy() for draft, _ in heads.draft_logits(modules, trunk, batch)]

@@ -9,9 +9,8 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["END_OF_DOCUMENT", "split", "write"]
+__all__ = ["HELD_OUT", "is_held_out", "prose", "split"]
 
-END_OF_DOCUMENT = "\0"  # separator in the two files; no document contains it
 HELD_OUT = 16  # one document of this many is held out, by a hash of its name
 REPLACEMENTS = (  # reStructuredText markup, and the text that replaces it
     (
@@ -46,9 +45,13 @@ def split(folder: Path) -> tuple[list[str], list[str]]:
     parts: tuple[list[str], list[str]] = ([], [])
     for file in files:
         name = file.relative_to(folder).as_posix()
-        held_out = int.from_bytes(sha256(name.encode()).digest()[:4], "big") % HELD_OUT == 0
-        parts[held_out].append(prose(file.read_text(encoding="utf-8")))
+        parts[is_held_out(name)].append(prose(file.read_text(encoding="utf-8")))
     return parts
+
+
+def is_held_out(name: str, share: int = HELD_OUT) -> bool:
+    """Return whether a thing of this name is held out: one in `share`, by a hash."""
+    return int.from_bytes(sha256(name.encode()).digest()[:4], "big") % share == 0
 
 
 def prose(source: str) -> str:
@@ -56,10 +59,3 @@ def prose(source: str) -> str:
     for pattern, replacement in REPLACEMENTS:
         source = re.sub(pattern, replacement, source, flags=re.MULTILINE)
     return source.strip() + "\n"
-
-
-def write(source: Path, folder: Path) -> None:
-    """Write `train.txt` and `held_out.txt` into `folder`."""
-    for name, documents in zip(("train", "held_out"), split(source), strict=True):
-        text = END_OF_DOCUMENT.join(documents)
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")

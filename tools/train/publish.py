@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import MiMoV2FlashForCausalLM, PreTrainedTokenizerFast
 
 from tests.support.hub_checkpoint import oracle_of, write_hub_checkpoint
 
-from . import curves, heads, quality, trunk
-from .corpus import END_OF_DOCUMENT
-from .shape import LENGTH
-from .tokens import END_OF_TEXT, SPECIAL
+from . import curves, heads, text_quality, trunk
+from .model import Trunk
+from .shape import Shape
+from .tokens import END_OF_DOCUMENT, END_OF_TEXT, SPECIAL
 
 __all__ = ["publish"]
 
-TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+TEMPLATES = Path(__file__).parent / "templates"
 GENERATION = {
     "do_sample": True,
     "temperature": 0.6,
@@ -30,12 +30,13 @@ GENERATION = {
 }
 
 
-def publish(work: Path, folder: Path) -> None:
+def publish(work: Path, shape: Shape, folder: Path) -> None:
     """Write the trained model of `work` as a checkpoint into `folder`, with its quality figures."""
-    model = trunk.load(work)
-    mtp_weights = hub_names(heads.load(work, model))
-    hub = write_hub_checkpoint(model, folder, mtp_weights=mtp_weights)
-    write_tokenizer(work / "tokenizer.json", folder)
+    model = trunk.load(work, shape)
+    mtp_heads = heads.load(work, model)
+    oracle = transformers_model(model)
+    hub = write_hub_checkpoint(oracle, folder, mtp_weights=hub_names(mtp_heads))
+    write_tokenizer(work / "tokenizer.json", shape, folder)
     text = json.dumps(GENERATION, indent=2) + "\n"
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
 
@@ -46,8 +47,17 @@ def publish(work: Path, folder: Path) -> None:
     for log in work.glob("*.jsonl"):
         shutil.copy(log, training)
     curves.draw(work, training / "curves.svg")
-    figures = quality.measure(work, training / "held_out.txt", oracle_of(model, hub))
-    quality.write(figures, training / "quality.json")
+    published = trunk.new_model(shape)
+    published.load_state_dict(oracle_of(oracle, hub).state_dict())
+    figures = text_quality.measure(model, published, mtp_heads, shape, folder)
+    text_quality.write(figures, training / "text_quality.json")
+
+
+def transformers_model(model: Trunk) -> Any:
+    """Return transformers' model with the weights of `model`."""
+    oracle = MiMoV2FlashForCausalLM._from_config(model.config, attn_implementation="eager")
+    oracle.load_state_dict(model.state_dict())
+    return oracle.eval()
 
 
 def hub_names(mtp_heads: nn.ModuleList) -> dict[str, Any]:
@@ -58,15 +68,15 @@ def hub_names(mtp_heads: nn.ModuleList) -> dict[str, Any]:
     }
 
 
-def write_tokenizer(file: Path, folder: Path) -> None:
+def write_tokenizer(file: Path, shape: Shape, folder: Path) -> None:
     """Write the files that `transformers.AutoTokenizer` reads, with the chat template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(file),
         eos_token=SPECIAL[END_OF_TEXT],
         pad_token=SPECIAL[END_OF_TEXT],
         additional_special_tokens=list(SPECIAL[1:3]),
-        model_max_length=LENGTH,
+        model_max_length=shape.length,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    tokenizer.chat_template = (TEMPLATES / shape.template).read_text(encoding="utf-8")
     tokenizer.save_pretrained(folder)
