@@ -13,23 +13,31 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .config_defaults import BLOCK_SIZE, MODEL_TYPE, absent_fields, resolve_hub_class
 from .config_features import (
     CONVERSION,
+    EXPERT_FORMATS,
     FULL,
+    FUSED,
     HUB_FEATURES,
+    LAYOUT,
     NESTED,
     QUANTIZATION,
     ROPE,
+    ROUTER_DTYPE,
+    ROUTER_DTYPES,
     SLIDING,
+    STORE_DTYPE,
     SUPPORTED,
     WITHOUT_EFFECT,
 )
 from .config_keys import KeyRules, check_keys
+from .config_presets import HubLayout
 from .config_rules import refuse
 from .gguf_files import as_folder
-from .json_object import parse_json_object
+from .json_object import parse_json_object, shorten
 
-__all__ = ["locate", "read", "to_hub"]
+__all__ = ["locate", "read", "read_layout", "to_hub"]
 
 # Defaults of missing fields, and of nulls, on which the hub's code and transformers agree.
 _ABSENT = {
@@ -39,6 +47,7 @@ _ABSENT = {
     "fused_qkv_weight_order": None,
 }
 _NULL = {"routed_scaling_factor": 1.0, "attention_value_scale": 1.0}
+HUB_CLASS = "MiMoV2Config"
 
 
 def _as_written(value: Any) -> Any:
@@ -104,7 +113,7 @@ _BUILT_BY_TRANSFORMERS = (
 )
 _USED = {
     *(mapping.key for mapping in (*_TRANSFORMERS, *_BUILT_BY_TRANSFORMERS, *_CONVERTED)),
-    *("sliding_window_size", f"{SLIDING}.partial_rotary_factor"),
+    *("sliding_window_size", BLOCK_SIZE, f"{SLIDING}.partial_rotary_factor"),
 }
 
 
@@ -125,7 +134,7 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
     ValueError
         The file is no JSON object, has a feature that is not computed, or lacks a field.
     """
-    entries = dict(_flat(parse_json_object(file.read_bytes())))
+    entries = _entries(file)
     rules = KeyRules(_USED.union(fields), SUPPORTED, WITHOUT_EFFECT)
     check_keys(file, entries, rules, stacklevel=4)
     _resolve(entries)
@@ -138,9 +147,21 @@ def read(file: Path, fields: Collection[str]) -> dict[str, Any]:
         *_CONVERTED,
     )
     values = _ABSENT | _first_values(mappings, entries, file)
+    if entries.get("model_type") == MODEL_TYPE:
+        values |= _absent(values, file)
     if missing := {m.field: m.key for m in mappings if m.field not in values}:
         raise ValueError(f"missing: {', '.join(missing.values())}")
     return values
+
+
+def read_layout(file: Path) -> HubLayout:
+    """Return how the files beside `file`, a config.json that `read` takes, store the weights."""
+    entries = _entries(file)
+    return HubLayout(
+        entries.get(LAYOUT) == FUSED,
+        EXPERT_FORMATS[entries.get(STORE_DTYPE)],
+        ROUTER_DTYPES[entries.get(ROUTER_DTYPE)],
+    )
 
 
 def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +179,10 @@ def to_hub(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _entries(file: Path) -> dict[str, Any]:
+    return dict(_flat(parse_json_object(file.read_bytes())))
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield keys and values; a key of one of the `NESTED` objects is `object.key`."""
     for name, value in tree.items():
@@ -171,6 +196,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _resolve(entries: dict[str, Any]) -> None:
     """Replace nulls, and settle the window and the rotary factors, in place."""
     entries |= {key: value for key, value in _NULL.items() if entries.get(key, value) is None}
+    if "layer_types" not in entries:
+        resolve_hub_class(entries)
     # The hub's sliding_window repeats its sliding_window_size; transformers' is one more, for the
     # token itself. Alone in a file of the hub's it could be either: it is ignored there.
     window, before = entries.pop("sliding_window", None), entries.get("sliding_window_size")
@@ -181,6 +208,16 @@ def _resolve(entries: dict[str, Any]) -> None:
     factors = [entries.setdefault(f"{kind}.partial_rotary_factor", 0.334) for kind in kinds]
     if factors and factors[0] != factors[-1]:
         refuse(f"{SLIDING}.partial_rotary_factor", factors[-1], f"the full layers', {factors[0]}")
+
+
+def _absent(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return the defaults of the fields that are left out, and name them in a warning."""
+    absent = absent_fields(values)
+    if absent:
+        listed = ", ".join(f"{field} = {shorten(value)}" for field, value in absent.items())
+        message = f"{file}: left out, and taken from the hub's class {HUB_CLASS}: {listed}"
+        warnings.warn(message, stacklevel=4)
+    return absent
 
 
 def _first_values(

@@ -1,6 +1,7 @@
 """Mutants of what is read: config keys, names of tensors, dtypes and scales of checkpoints."""
 
 from tools.kernel_mutants import Mutant
+from tools.layout_mutants import LAYOUT_MUTANTS
 
 __all__ = ["CHECKPOINT_MUTANTS"]
 
@@ -10,6 +11,7 @@ STORED_DTYPES = "tests/test_stored_dtypes.py"
 MTP_HEADS = "tests/convert/test_mtp_heads.py"
 
 CHECKPOINT_MUTANTS = (
+    *LAYOUT_MUTANTS,
     Mutant(
         "a key that nobody knows passes in silence",
         f"{PACKAGE}/config_keys.py",

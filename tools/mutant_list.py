@@ -5,6 +5,8 @@ from tools.compute_mutants import COMPUTE_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
+from tools.expert_store_mutants import EXPERT_STORE_MUTANTS
+from tools.family_mutants import FAMILY_MUTANTS
 from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.gguf_mutants import GGUF_MUTANTS
@@ -12,7 +14,6 @@ from tools.input_mutants import INPUT_MUTANTS
 from tools.isolation_mutants import ISOLATION_MUTANTS
 from tools.isq_mutants import ISQ_MUTANTS
 from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
-from tools.layout_mutants import LAYOUT_MUTANTS
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
 from tools.panel_mutants import PANEL_MUTANTS
@@ -29,8 +30,8 @@ MUTANTS = (
     *COMPUTE_MUTANTS,
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
-    *LAYOUT_MUTANTS,
     *FORMAT_MUTANTS,
+    *FAMILY_MUTANTS,
     *ISQ_MUTANTS,
     *GGUF_MUTANTS,
     *GENERATION_MUTANTS,
@@ -40,6 +41,7 @@ MUTANTS = (
     *SERVING_MUTANTS,
     *RANK_MUTANTS,
     *STORE_MUTANTS,
+    *EXPERT_STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
     *ISOLATION_MUTANTS,

@@ -9,8 +9,9 @@ from itertools import count, takewhile
 from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import HUB_FORMAT, get_format
+from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor, get_format
 from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "embedding_norm_head",
     "expert",
     "fused_attention",
+    "hub_dtype",
+    "hub_format",
     "is_fused",
     "layer_norms",
     "layers",
@@ -39,7 +42,6 @@ __all__ = [
     "mtp_prefix",
     "projections",
     "router",
-    "stored_dtype",
 ]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -177,12 +179,18 @@ def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, 
     )
 
 
-def stored_dtype(name: str) -> str:
-    """Return the safetensors dtype that the hub stores the weight `name` in."""
-    if ROUTER in name:
-        return "F32"
-    is_quantized = name.endswith(MULTIPLIED) and not name.endswith(PLAIN_MULTIPLIED)
-    return HUB_DTYPE if is_quantized else "BF16"
+def hub_format(name: str, layout: HubLayout = SPLIT) -> type[QuantizedTensor] | None:
+    """Return the format that the hub's files store the weight `name` in; None for a plain array."""
+    if not name.endswith(MULTIPLIED) or name.endswith(PLAIN_MULTIPLIED):
+        return None
+    return get_format((EXPERTS in name and layout.expert_format) or HUB_FORMAT)
+
+
+def hub_dtype(name: str, layout: HubLayout = SPLIT) -> str:
+    """Return the safetensors dtype that the hub's files store the plain array `name` in."""
+    if ROUTER not in name:
+        return "BF16"
+    return layout.router_dtype if name.endswith(".weight") else "F32"
 
 
 def is_fused(names: Container[str]) -> bool:

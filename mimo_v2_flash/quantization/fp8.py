@@ -252,9 +252,26 @@ class MappedBlockScaled(BlockScaled):
         ValueError
             If the scales are on no plain grid; the message begins with `where`.
         """
-        weight = cls(code_OI, scale_YX, plain_height(where, code_OI.shape, scale_YX.shape))
-        vars(weight)["unchecked"] = f"{where}_scale_inv", vars(weight).pop("scale")
+        height = plain_height(where, code_OI.shape, scale_YX.shape)
+        return cls._unchecked(f"{where}_scale_inv", code_OI, scale_YX, height)
+
+    @classmethod
+    def _unchecked(
+        cls, where: str, code_OI: np.ndarray, scale_YX: np.ndarray, height: int
+    ) -> "MappedBlockScaled":
+        weight = cls(code_OI, scale_YX, height)
+        vars(weight)["unchecked"] = where, vars(weight).pop("scale")
         return weight
+
+    def stored_arrays(self) -> dict[str, np.ndarray]:
+        """Return codes and scales as the file has them."""
+        mapped = vars(self).get("unchecked")
+        return {"code": self.code, "scale": mapped[1] if mapped else self.scale}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "MappedBlockScaled":
+        """Return the weight of other codes and scales; these are checked at its first use."""
+        where, _ = vars(self)["unchecked"]
+        return self._unchecked(where, arrays["code"], arrays["scale"], self.block_height)
 
     @cached_property
     def scale(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from .registry import register_format
 from .scaled_codes import ScaledCodes, packed_nibbles, unpacked_nibbles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["MXFP4", "MappedMXFP4"]
 
@@ -72,6 +72,15 @@ class MXFP4(ScaledCodes):
     ) -> MXFP4:
         """Return the weight; whether scales are numbers is checked when it is first used."""
         return MappedMXFP4.map(where, super().from_checkpoint(where, shape, arrays))
+
+    @classmethod
+    def random(
+        cls, shape: tuple[int, ...], values: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]
+    ) -> MXFP4:
+        """Return codes of `values` under one scale."""
+        code_11P, scale_11 = cls.encode_groups(values[None, None])
+        code_OI = draw(unpacked_nibbles(code_11P[0, 0]))
+        return cls(packed_nibbles(code_OI), np.full(cls.stored_shapes(shape)["scale"], scale_11))
 
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a scale is NaN."""

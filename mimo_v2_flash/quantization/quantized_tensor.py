@@ -220,6 +220,14 @@ class QuantizedTensor(ABC):
         """Return what `dequantize` does, by compiled code where there is some."""
         return self.dequantize(rows)
 
+    def stored_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of its tensors, by field, as a file has them: no byte is read."""
+        return {tensor.field: getattr(self, tensor.field) for tensor in self.tensors}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Return the weight of other arrays that are like `stored_arrays`."""
+        return self._map(lambda field, _: arrays[field])
+
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a stored number is not finite."""
         for tensor in self.tensors:
