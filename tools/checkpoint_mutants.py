@@ -71,8 +71,8 @@ CHECKPOINT_MUTANTS = (
     Mutant(
         "an MTP head's projections are left fused",
         f"{PACKAGE}/checkpoint/projections.py",
-        "param_specs.layers(config, tensors)",
-        "param_specs.layers(config, ())",
+        "for prefix, spec in param_specs.layers(config, tensors):",
+        "for prefix, spec in param_specs.layers(config, ()):",
         (MTP_HEADS,),
     ),
     Mutant(
