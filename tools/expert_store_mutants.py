@@ -111,8 +111,8 @@ EXPERT_STORE_MUTANTS = (
     _store(
         "what is needed next goes first",
         "simulator",
-        "-(after[0] if after else NEVER)",
-        "(after[0] if after else NEVER)",
+        "return -index_U[start_K[keys]",
+        "return index_U[start_K[keys]",
     ),
     _store(
         "a static set that is learnt from what it is judged on",

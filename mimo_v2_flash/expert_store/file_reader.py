@@ -85,6 +85,8 @@ class FileReader:
             try:
                 self._descriptors[file] = os.open(file, os.O_RDONLY | flag)
                 actual = os.fstat(self._descriptors[file]).st_size
+                if flag:  # some file systems take it when opening, and refuse to read
+                    os.preadv(self._descriptors[file], [new_buffer(PAGE).data], 0)
             except OSError as error:
                 raise ExpertReadError(f"{file}: {error.strerror}") from error
             if actual != size:

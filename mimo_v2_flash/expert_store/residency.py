@@ -124,16 +124,21 @@ class Residency:
         (candidates,) = np.nonzero(self._is_held_K & (self._pins_K == 0) & (tier_K <= highest))
         if self.size_K[candidates].sum() < missing:
             return False
-        value = self._policy.value(self.history, candidates)
-        order = np.lexsort((self.history.last_use_K[candidates], value, tier_K[candidates]))
-        for victim in candidates[order].tolist():
+        while missing > 0:
+            victim = self._first(candidates, tier_K)
+            candidates = candidates[candidates != victim]
             self._set_held(victim, is_held=False)
             self.evictions += 1
             group.evicted.append(victim)
             missing -= int(self.size_K[victim])
-            if missing <= 0:
-                break
         return True
+
+    def _first(self, candidates: np.ndarray, tier_K: np.ndarray) -> int:
+        """Return who goes first: of the lowest tier, of the lowest value, of the oldest use."""
+        candidates = candidates[tier_K[candidates] == tier_K[candidates].min()]
+        value = self._policy.value(self.history, candidates)
+        candidates = candidates[value == value.min()]
+        return int(candidates[np.argmin(self.history.last_use_K[candidates])])
 
     def _set_held(self, key: int, *, is_held: bool) -> None:
         self._is_held_K[key] = is_held

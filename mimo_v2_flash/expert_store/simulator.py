@@ -156,15 +156,16 @@ def _run(residency: Residency, calls: Sequence[LayerCall]) -> Iterator[PhaseCoun
 
 def _belady(calls: Sequence[LayerCall], experts: int) -> Policy:
     """Return the policy that evicts the expert whose next use is last, of calls that are known."""
-    uses: dict[int, list[int]] = {}
+    layers = 1 + max((call.layer for call in calls), default=0)
+    uses = [list[int]() for _ in range(layers * experts)]
     for index, call in enumerate(calls):
         for key in (call.layer * experts + call.experts).tolist():
-            uses.setdefault(key, []).append(index)
+            uses[key].append(index)
+    start_K = np.cumsum([0, *(len(each) + 1 for each in uses)])
+    index_U = np.array([index for each in uses for index in (*each, NEVER)], np.int64)
 
     def value(history: AccessHistory, keys: np.ndarray) -> np.ndarray:
-        counts = history.count_K[keys].tolist()
-        upcoming = (uses[key][n : n + 1] for key, n in zip(keys.tolist(), counts, strict=True))
-        return np.array([-(after[0] if after else NEVER) for after in upcoming], np.int64)
+        return -index_U[start_K[keys] + history.count_K[keys]]
 
     return Policy("belady", value)
 

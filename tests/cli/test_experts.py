@@ -104,3 +104,11 @@ def test_other_commands_record_too(tmp_path, command, monkeypatch):
     assert main([*arguments, "--expert-cache", "400kB"]) == 0
     assert len(routing.read_text().splitlines()) > 5
     assert main([*arguments, "--backend", "xla"]) == 2
+
+
+def test_a_chat_takes_the_cache_before_its_command(capsys):
+    cache = "--expert-cache", "400kB", "--expert-cache-policy=lru"
+    assert main([*cache, "run", "-i", "Hello", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().out
+    assert main(["--expert-cache", "1kB", "run", "-i", "Hello"]) == 2
+    assert "--expert-cache is 1,000 bytes, expected room for an exp" in capsys.readouterr().err

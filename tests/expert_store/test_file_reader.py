@@ -62,6 +62,24 @@ def test_a_file_system_without_direct_reads_is_read_as_usual(file, monkeypatch):
     assert [bool(flags & 0o40000) for flags in opened] == [True, False]
 
 
+def test_a_file_system_that_refuses_direct_reads_later_is_read_as_usual(file, monkeypatch):
+    opened, read_system, refused = os.open, os.preadv, []
+
+    def refuse_once(*arguments):
+        if not refused:
+            refused.append(1)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return read_system(*arguments)
+
+    monkeypatch.setattr(module, "DIRECT", 0o40000)
+    monkeypatch.setattr(os, "open", lambda path, flags: opened(path, flags & ~0o40000))
+    monkeypatch.setattr(os, "preadv", refuse_once)
+    reader = FileReader({str(file): file.stat().st_size})
+    assert refused
+    assert not reader.is_direct
+    assert read(file, (10, 20)) == [file.read_bytes()[10:30]]
+
+
 @pytest.mark.parametrize("flag", [0, module.DIRECT])
 def test_short_reads_go_on(file, monkeypatch, flag):
     system = os.preadv

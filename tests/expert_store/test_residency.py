@@ -49,7 +49,7 @@ def run(residency: Residency, calls: list[Call]) -> Replayed:
     return Replayed(*counts, groups, evicted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(calls, sizes, st.integers(0, 60), st.sampled_from([*POLICIES, "static"]), st.data())
 def test_it_is_the_reference(calls, sizes, room, name, data):
     kept = data.draw(st.sets(st.sampled_from(KEYS))) if name == "static" else set()

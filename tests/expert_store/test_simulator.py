@@ -62,7 +62,7 @@ def reference(trace, policy, capacity, pool, kept=frozenset()):
     return tuple(map(sum, zip(*each, strict=True)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(calls, sizes, st.integers(0, 30), st.sampled_from([*POLICIES, "static"]), st.booleans())
 def test_it_is_the_reference(calls, sizes, room, policy, is_global):
     trace, pool = trace_of(calls, sizes), POOLS[0 if is_global else 1]
@@ -145,8 +145,9 @@ def test_a_pool_without_room_for_an_expert_is_refused(pool):
         simulate(trace, "lru", least - 1, pool)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("records", [1, 6, 30])
+@pytest.mark.parametrize(
+    ("policy", "records"), [*((policy, 6) for policy in POLICIES), ("lru", 1), ("lfu", 30)]
+)
 def test_a_live_store_has_the_counts_of_the_simulator(tmp_path, policy, records):
     """Of prompts in chunks, batches, and drafts that two heads make."""
     path = tmp_path / "routing.jsonl"
@@ -161,6 +162,12 @@ def test_a_live_store_has_the_counts_of_the_simulator(tmp_path, policy, records)
     assert live == (*result.total[:3], result.total.read_bytes)
     assert result.decode.misses
     assert result.prefill.misses
+
+
+@pytest.mark.parametrize("policy", SIMULATED)
+def test_a_layer_without_calls_has_a_pool_all_the_same(policy):
+    trace = trace_of([LayerCall(1, True, np.array([[0, 1]]))] * 3, [1] * 2 * EXPERTS)
+    assert simulate(trace, policy, 4, "per-layer").total[:3] == (4, 2, 2)
 
 
 def test_every_policy_has_a_name():
