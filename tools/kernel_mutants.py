@@ -295,18 +295,6 @@ KERNEL_MUTANTS = (
         "cpu/matmul",
     ),
     _module(
-        "compiled code as old as its loops, not its decoders",
-        "cpu/code_cache",
-        ".encode() + file.read_bytes())",
-        ".encode())",
-    ),
-    _module(
-        "compiled code as old as what it imports, not what that imports",
-        "cpu/code_cache",
-        "        waiting += imported\n",
-        "",
-    ),
-    _module(
         "the scales of a stack's first weight for all",
         "quantization/quantized_tensor",
         "lambda _, array: array[index]",

@@ -47,14 +47,14 @@ if config.DISABLE_JIT:
 
 def imported_sources(file: Path) -> set[Path]:
     """Return a module's file, and those in its folder that it imports, directly or not."""
-    found, waiting = {file}, [file]
+    sources, waiting = {file}, [file]
     while waiting:
         path = waiting.pop()
         names = IMPORT.findall(path.read_text(encoding="utf-8"))
-        imported = {path.with_name(f"{name}.py") for name in names} - found
-        found |= imported
+        imported = {path.with_name(f"{name}.py") for name in names} - sources
+        sources |= imported
         waiting += imported
-    return found
+    return sources
 
 
 def source_digest(files: Iterable[Path]) -> str:
