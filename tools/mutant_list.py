@@ -5,7 +5,6 @@ from tools.compute_mutants import COMPUTE_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
-from tools.expert_store_mutants import EXPERT_STORE_MUTANTS
 from tools.family_mutants import FAMILY_MUTANTS
 from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
@@ -41,7 +40,6 @@ MUTANTS = (
     *SERVING_MUTANTS,
     *RANK_MUTANTS,
     *STORE_MUTANTS,
-    *EXPERT_STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
     *ISOLATION_MUTANTS,

@@ -1,10 +1,12 @@
-"""Mutants of conversion: what was interrupted or changed is never mixed or half-believed."""
+"""Mutants of stores: conversion never mixes or half-believes, and experts keep to their budget."""
 
+from tools.expert_store_mutants import EXPERT_STORE_MUTANTS
 from tools.kernel_mutants import Mutant
 
 __all__ = ["STORE_MUTANTS"]
 
 STORE_MUTANTS = (
+    *EXPERT_STORE_MUTANTS,
     Mutant(
         "pieces of an interrupted run that nobody reads",
         "mimo_v2_flash/convert/store.py",
