@@ -24,6 +24,7 @@ import numpy as np
 from mimo_v2_flash.checkpoint.safetensors_file import DTYPES
 from mimo_v2_flash.cli.console import amount, console, table
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.costs.meta import hub_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,7 @@ def measure(config: MiMoConfig, fused: bool, folder: Path | None) -> Iterator[di
 
 def checkpoint_tensors(config: MiMoConfig, *, fused: bool) -> Iterator[Tensor]:
     """Yield the tensors of a checkpoint in the hub's layout, those of a layer one after another."""
-    for name, info in hub_tensors(config, fused=fused).items():
+    for name, info in hub_tensors(config, HubLayout(fused)).items():
         yield Tensor(name, info.dtype, info.shape)
 
 

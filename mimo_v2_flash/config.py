@@ -1,17 +1,18 @@
 """MiMoConfig: the hyperparameters of MiMo-V2-Flash, and the specification of every layer.
 
-Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, whose names are kept. MiMo-V2.5 and
-MiMo-V2.5-Pro differ in these numbers only.
+Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, whose names are kept. MiMo-V2.5, V2.6 and
+their Pro models differ in these numbers only.
 """
 
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partialmethod
 from os import PathLike
 from typing import Any
 
 from . import config_file, config_rules
-from .config_rules import PerLayer, TokenIds
+from .config_presets import find_preset
+from .config_rules import PerLayer, QKVOrder, TokenIds
 from .inputs import as_integer
 from .kernels.attention import NO_WINDOW
 
@@ -96,10 +97,49 @@ class MiMoConfig:
     moe_layer_freq: PerLayer = (0, *(1,) * 47)
     eos_token_id: TokenIds = 151645  # of the chat model; the base model has 151643
     num_devices: int = 1  # ranks that the experts are split over
+    # Of a checkpoint's `qkv_proj`: "interleaved" is rank after rank, "plain" is [q | k | v]; None
+    # is what its scales say.
+    fused_qkv_weight_order: QKVOrder = None
 
     def __post_init__(self) -> None:
         """Validate all fields."""
         config_rules.check(self)
+
+    @classmethod
+    def from_preset(cls, name: str, *, num_devices: int = 1) -> "MiMoConfig":
+        """Return the config of a published model of the family, without files.
+
+        Each preset has a method of its name: `v2_5_pro` returns that of "v2.5-pro".
+
+        Parameters
+        ----------
+        name : str
+            "v2-flash", "v2-flash-base", "v2.5", "v2.5-fp4", "v2.5-pro", "v2.5-pro-fp4",
+            "v2.6-flash", "v2.6-flash-mopd" or "v2.6-pro".
+        num_devices : int
+            Ranks that the experts are split over.
+
+        Raises
+        ------
+        ValueError
+            There is no such model; the message names all.
+
+        Examples
+        --------
+        >>> MiMoConfig.v2_5_pro().num_hidden_layers
+        70
+        """
+        return cls(**find_preset(name).numbers, num_devices=num_devices)
+
+    v2_flash = partialmethod(from_preset, "v2-flash")
+    v2_flash_base = partialmethod(from_preset, "v2-flash-base")
+    v2_5 = partialmethod(from_preset, "v2.5")
+    v2_5_fp4 = partialmethod(from_preset, "v2.5-fp4")
+    v2_5_pro = partialmethod(from_preset, "v2.5-pro")
+    v2_5_pro_fp4 = partialmethod(from_preset, "v2.5-pro-fp4")
+    v2_6_flash = partialmethod(from_preset, "v2.6-flash")
+    v2_6_flash_mopd = partialmethod(from_preset, "v2.6-flash-mopd")
+    v2_6_pro = partialmethod(from_preset, "v2.6-pro")
 
     @classmethod
     def from_pretrained(cls, path: str | PathLike[str], *, num_devices: int = 1) -> "MiMoConfig":

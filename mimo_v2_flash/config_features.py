@@ -6,11 +6,40 @@ Source: hub config.json of XiaomiMiMo/MiMo-V2-Flash, -V2.5, -V2.5-Pro and -V2.6-
 
 from typing import Any
 
-__all__ = ["FULL", "HUB_FEATURES", "NESTED", "ROPE", "SLIDING", "SUPPORTED", "WITHOUT_EFFECT"]
+from .config_rules import QKV_ORDERS
+
+__all__ = [
+    "CONVERSION",
+    "EXPERT_FORMATS",
+    "FULL",
+    "FUSED",
+    "HUB_FEATURES",
+    "LAYOUT",
+    "NESTED",
+    "QUANTIZATION",
+    "ROPE",
+    "ROUTER_DTYPE",
+    "ROUTER_DTYPES",
+    "SLIDING",
+    "STORE_DTYPE",
+    "SUPPORTED",
+    "WITHOUT_EFFECT",
+]
 
 ROPE, QUANTIZATION = "rope_parameters", "quantization_config"
 FULL, SLIDING = f"{ROPE}.full_attention", f"{ROPE}.sliding_attention"
-NESTED = (ROPE, FULL, SLIDING, QUANTIZATION)  # objects whose keys are looked at one by one
+LAYOUT, FUSED = "attention_projection_layout", "fused_qkv"
+STORE_DTYPE, ROUTER_DTYPE = f"{QUANTIZATION}.store_dtype", "moe_router_dtype"
+CONVERSION = "conversion_metadata"
+# Objects whose keys are looked at one by one.
+NESTED = (ROPE, FULL, SLIDING, QUANTIZATION, CONVERSION)
+
+# MiMo-V2.6 has quant_method "fp8" and store_dtype "mxfp4": its experts alone are in MXFP4.
+EXPERT_FORMATS = {None: None, "fp8": None, "mxfp4": "mxfp4"}
+"""store_dtype -> the format of experts, where it is not that of the other matmul weights."""
+
+ROUTER_DTYPES = {None: "F32", "float32": "F32", "bfloat16": "BF16"}
+"""moe_router_dtype -> how files store routers; their logits are computed in float32."""
 
 HUB_FEATURES: dict[str, tuple[Any, ...]] = {
     "model_type": ("mimo_v2_flash", "mimo_v2", "", None),  # "": the hub's configuration class
@@ -43,10 +72,11 @@ _ROPE_FEATURES: dict[str, tuple[Any, ...]] = {
 }
 _QUANTIZATION_FEATURES: dict[str, tuple[Any, ...]] = {
     QUANTIZATION: (None, {}),
-    f"{QUANTIZATION}.quant_method": ("fp8", None),
+    f"{QUANTIZATION}.quant_method": ("fp8", "modelopt", "compressed-tensors", None),
     f"{QUANTIZATION}.fmt": ("e4m3", None),
-    f"{QUANTIZATION}.store_dtype": ("fp8", None),  # MiMo-V2.6: "mxfp4", with quant_method "fp8"
-    f"{QUANTIZATION}.expert_dtype": ("fp8", None),
+    STORE_DTYPE: tuple(EXPERT_FORMATS),
+    f"{QUANTIZATION}.expert_dtype": ("fp8", "mxfp4", None),
+    f"{QUANTIZATION}.mxfp4_block_size": (32, None),
     f"{QUANTIZATION}.weight_block_size": ([128, 128],),
     f"{QUANTIZATION}.activation_scheme": ("dynamic", None),  # "static" comes with input scales
     f"{QUANTIZATION}.kv_cache_scheme": (None,),
@@ -55,9 +85,10 @@ _QUANTIZATION_FEATURES: dict[str, tuple[Any, ...]] = {
 }
 _OFF = (None, False)
 _OTHER_FEATURES: dict[str, tuple[Any, ...]] = {
-    "moe_router_dtype": (None, "float32"),
+    LAYOUT: (None, "split", FUSED),
+    ROUTER_DTYPE: tuple(ROUTER_DTYPES),
     "store_dtype": (None, "fp8"),
-    "fused_qkv_weight_order": (None, "interleaved"),  # "plain": not rank by rank
+    "fused_qkv_weight_order": QKV_ORDERS,
     "use_sliding_window": (None, True),
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "alibi"), _OFF),
     **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_qk_layernorm"), _OFF),
@@ -80,12 +111,17 @@ _WITHOUT_EFFECT_BY_REASON: dict[str, tuple[str, ...]] = {
         *("attn_implementation", "_attn_implementation", "experts_implementation"),
     ),
     "the tensors of a checkpoint say it": (
-        *("dtype", "torch_dtype", "attention_projection_layout", "num_nextn_predict_layers"),
+        *("dtype", "torch_dtype", "num_nextn_predict_layers"),
         *(f"{QUANTIZATION}.{key}" for key in ("ignored_layers", "modules_to_not_convert")),
         *(f"{QUANTIZATION}.{key}" for key in ("modules_to_convert", "packed_modules_mapping")),
-        *(f"{QUANTIZATION}.{key}" for key in ("scale_fmt", "dequantize", "mxfp4_block_size")),
+        *(
+            f"{QUANTIZATION}.{key}"
+            for key in ("scale_fmt", "dequantize", "config_groups", "format")
+        ),
+        *(f"{QUANTIZATION}.{key}" for key in ("quantization_status", "ignore", "quant_algo")),
+        *(f"{QUANTIZATION}.{key}" for key in ("global_compression_ratio", "exclude_modules")),
     ),
-    "it repeats another key": ("attention_chunk_size", "hybrid_block_size"),
+    "it repeats another key": ("attention_chunk_size",),
     "it is of training": (
         *("attention_dropout", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux"),
         *("gradient_checkpointing",),

@@ -8,10 +8,12 @@ from typing import Any, NoReturn
 
 from .json_object import shorten
 
-__all__ = ["PerLayer", "TokenIds", "check", "refuse", "rotary_dim"]
+__all__ = ["QKV_ORDERS", "PerLayer", "QKVOrder", "TokenIds", "check", "refuse", "rotary_dim"]
 
 PerLayer = tuple[int, ...]
 TokenIds = int | tuple[int, ...] | None
+QKVOrder = str | None
+QKV_ORDERS = (None, "interleaved", "plain")
 
 
 def refuse(field: str, value: object, allowed: str) -> NoReturn:
@@ -79,6 +81,7 @@ _BY_TYPE: dict[Any, tuple[Callable[[Any], bool], str]] = {
     float: (_is_positive, "a finite number above 0"),
     PerLayer: (_is_per_layer, "a tuple of zeros and ones"),
     TokenIds: (_is_token_ids, "None, an integer of at least 0, or a tuple of such integers"),
+    QKVOrder: (lambda value: value in QKV_ORDERS, " or ".join(map(repr, QKV_ORDERS))),
 }
 
 # Above every model; a plan of the rows of larger arrays would itself take the memory.

@@ -19,9 +19,12 @@ from .config import MiMoConfig
 from .convert.isq_load import IsqProgress, load_isq, no_report
 from .cpu.locked_cache import locked_cache
 from .cpu.thread_count import set_thread_count
+from .engine.memory_size import memory_size
 from .execution import Backend
 from .execution.pytree import tree_leaves
 from .execution.registry import backend_name, get_backend
+from .expert_store import ExpertStoreBackend
+from .expert_store.eviction_policies import DEFAULT_POLICY, Policy, read_policy
 from .generation.generation_config import GenerationConfig, load_generation_config
 from .inputs import as_cache_dtype, as_compute, as_float
 from .model import MiMoV2FlashModel
@@ -68,6 +71,8 @@ def load_model(
     topology: str | PathLike[str] | Topology | None = None,
     isq_cache: str | PathLike[str] | None = None,
     isq_report: IsqProgress = no_report,
+    expert_cache: int | str | None = None,
+    expert_cache_policy: str | None = None,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
     """Return the model of a checkpoint, ready to generate; weights are mapped, not read.
@@ -123,6 +128,13 @@ def load_model(
     isq_report : callable, optional
         Called with an `IsqJob` before weights are quantized; returns a context whose value is
         called with bytes of the checkpoint as they are done.
+    expert_cache : int or str, optional
+        The most memory of each rank for experts, which are read from their files when tokens choose
+        them: bytes, a size ("8GiB", "400kB") or a part of the free memory ("50%"). Results are the
+        same to the bit. With "numpy"; if not given, files are mapped whole.
+    expert_cache_policy : str, optional
+        Which expert makes room for others: "lfu", the default, "lru", "lfu-decay", "class-lru", or
+        "static:FILE" with a file that `mimo experts pin` wrote.
     **backend_options
         What the backend's constructor takes: `folder`, `lnc` and `skip_compile` of "neuron".
 
@@ -147,6 +159,7 @@ def load_model(
     _check_types(backend, compute, cache_dtype)
     request = IsqRequest.of(isq, topology)
     _check_products(request, backend)
+    stores = _expert_store(expert_cache, expert_cache_policy, backend)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -158,12 +171,20 @@ def load_model(
         weights, config = keep_layers(weights, config, num_layers)
     options: dict[str, Any] = {"backend": backend, "parallel": parallel, "group": group}
     options |= {"max_length": max_length, "max_step": max_step, "expert_subset": expert_subset}
-    options |= {
-        "compute": compute,
-        "activation_dtype": activation_dtype,
-        "cache_dtype": cache_dtype,
-    }
+    options |= {"compute": compute, "activation_dtype": activation_dtype}
+    options |= {"cache_dtype": cache_dtype, "expert_store": stores}
     return build_model(weights, config, generation_config, **options, **backend_options)
+
+
+def _expert_store(
+    size: int | str | None, policy: str | None, backend: str | Backend
+) -> tuple[int | str, Policy] | None:
+    """Return the size and the policy of an expert store, checked; None if there is to be none."""
+    if size is None and policy is not None:
+        raise ValueError("expert_cache_policy is for an expert_cache, whose size is not given")
+    if size is not None and backend_name(backend) != "numpy":
+        raise ValueError("expert_cache is for backend numpy: programs have weights on a device")
+    return None if size is None else (size, read_policy(policy or DEFAULT_POLICY))
 
 
 def _check_products(request: IsqRequest, backend: str | Backend) -> None:
@@ -193,9 +214,13 @@ def build_model(
     cache_dtype: Any = None,
     compute: str = "float32",
     expert_subset: Sequence[int] | None = None,
+    expert_store: tuple[int | str, Policy] | None = None,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
-    """Return the model of loaded weights; parameters and errors are those of `load_model`."""
+    """Return the model of loaded weights; parameters and errors are those of `load_model`.
+
+    `expert_store` are the size and the policy of an expert store.
+    """
     defaults, context = DEFAULTS[backend_name(backend)], config.max_position_embeddings
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
     weights, config = keep_experts(weights, config, expert_subset)
@@ -211,6 +236,9 @@ def build_model(
         dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
         _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
     opened = _open_backend(backend, group, backend_options)
+    if expert_store is not None:
+        size, policy = expert_store
+        opened = ExpertStoreBackend(opened, memory_size("expert_cache", size, group), policy)
     options: dict[str, Any] = {"max_step": max_step, "max_length": max_length, "compute": compute}
     options |= {"dtype": activation_dtype, "cache_dtype": cache_dtype}
     options |= {"backend": opened, "group": group, "plan": parallel}

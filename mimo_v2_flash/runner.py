@@ -169,7 +169,7 @@ class Runner:
         *,
         max_seqs: int = 32,
         max_length: int | None = None,
-        draft_tokens: int | str = 0,
+        draft_tokens: int | str = "auto",
         in_situ_quant: str | None = None,
         **options: Any,
     ) -> None:

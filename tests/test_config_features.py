@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.config_features import NESTED, SUPPORTED, WITHOUT_EFFECT
-from tests.support.config_files import HUB, OMNI, SAVED, load, written
+from tests.support.config_files import HUB, SAVED, load, written
+from tests.support.published import CONFIGS
 from tests.support.shipped import FOLDER
 
 JSON = st.recursive(
@@ -43,8 +44,11 @@ def test_another_value_of_a_key_that_changes_the_arithmetic_is_refused(tmp_path,
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("moe_router_dtype", "bfloat16"),  # MiMo-V2.6
-        ("quantization_config.store_dtype", "mxfp4"),  # MiMo-V2.6
+        ("moe_router_dtype", "float16"),
+        ("quantization_config.store_dtype", "nvfp4"),
+        ("quantization_config.mxfp4_block_size", 16),
+        ("attention_projection_layout", "fused_kv"),
+        ("fused_qkv_weight_order", "by head"),
         ("quantization_config.quant_method", "gptq"),
         ("quantization_config.fmt", "e5m2"),
         ("quantization_config.weight_block_size", [64, 128]),
@@ -63,8 +67,8 @@ def test_what_the_files_of_the_family_may_ask_for_and_is_not_computed(tmp_path, 
 
 @pytest.mark.parametrize(
     "content",
-    [HUB, OMNI, SAVED, MiMoConfig().to_dict()],
-    ids=["hub", "omni", "saved by transformers", "default"],
+    [*CONFIGS.values(), SAVED, MiMoConfig().to_dict()],
+    ids=[*CONFIGS, "saved by transformers", "default"],
 )
 def test_published_files_have_no_unknown_key(tmp_path, content):
     assert loaded_with_warnings(tmp_path, content)[1] == []

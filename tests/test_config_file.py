@@ -6,7 +6,10 @@ import json
 import pytest
 
 from mimo_v2_flash.config import MiMoConfig
-from tests.support.config_files import HUB, PRO, SAVED, SMALL, load, without, written
+from mimo_v2_flash.config_file import read_layout
+from mimo_v2_flash.config_presets import PRESETS
+from tests.support.config_files import HUB, SAVED, SMALL, load, without, written
+from tests.support.published import CONFIGS, V2_5_PRO
 
 
 def test_the_file_of_the_hub_is_the_default(tmp_path):
@@ -28,14 +31,10 @@ def test_a_file_in_utf_8_with_a_byte_order_mark(tmp_path):
     assert MiMoConfig.from_pretrained(tmp_path) == MiMoConfig()
 
 
-def test_mimo_v2_5_pro_is_mere_numbers(tmp_path):
-    config = load(tmp_path, PRO)
-    full = [i for i, kind in enumerate(config.hybrid_layer_pattern) if not kind]
-    assert full == [0, 7, 15, 23, 31, 39, 47, 55, 62, 69]
-    assert {layer.attention.num_kv_heads for layer in config.layers} == {8}
-    assert {layer.attention.value_scale for layer in config.layers} == {0.612}
-    assert {layer.hidden_size for layer in config.layers} == {6144}
-    assert config.layers[69].num_experts == 384
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_published_file_is_its_preset(tmp_path, name):
+    assert load(tmp_path, CONFIGS[name]) == MiMoConfig.from_preset(name)
+    assert read_layout(tmp_path / "config.json") == PRESETS[name].layout
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_rotary_parameters_for_all_layers_leave_the_sliding_ones_their_own_theta
 def test_only_mimo_v2_flash_doubles_the_heads_of_sliding_layers_by_itself(tmp_path):
     """MiMo-V2.5-Pro has as many in both kinds, whatever the spelling of its layers."""
     layer_types = {"layer_types": ["sliding_attention"] * 70}
-    config = load(tmp_path, without(PRO, "hybrid_layer_pattern") | layer_types)
+    config = load(tmp_path, without(V2_5_PRO, "hybrid_layer_pattern") | layer_types)
     assert config.swa_num_key_value_heads == 8
 
 

@@ -8,6 +8,7 @@ from mimo_v2_flash.config import MiMoConfig
 from tests.support.config_files import HUB, SAVED, load, without
 
 OPTIONAL = {"num_devices", "eos_token_id", "initializer_range", "routed_scaling_factor"}
+OPTIONAL |= {"fused_qkv_weight_order"}
 NEEDED = [field.name for field in dataclasses.fields(MiMoConfig) if field.name not in OPTIONAL]
 MEANS_ONE = "attention_value_scale"  # where it is null
 

@@ -27,6 +27,8 @@ KNOWS_A_FORMAT = {  # by file name, outside quantization/ and cpu/
     "config_features.py": "the formats that a config.json may name",
     "prepare.py": "the help of --target, and its report",
     "kernel_checks.py": "the format's self-check, beside its oracle",
+    "format_checks.py": "the formats' self-checks",
+    "foreign_storages.py": "what is not read, in words",
     "hlo.py": "HLO's element types",
     "hlo_lint.py": "HLO's element types",
     "io_spec.py": "HLO's element types",

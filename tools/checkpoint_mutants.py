@@ -1,6 +1,7 @@
 """Mutants of what is read: config keys, names of tensors, dtypes and scales of checkpoints."""
 
 from tools.kernel_mutants import Mutant
+from tools.layout_mutants import LAYOUT_MUTANTS
 
 __all__ = ["CHECKPOINT_MUTANTS"]
 
@@ -10,6 +11,7 @@ STORED_DTYPES = "tests/test_stored_dtypes.py"
 MTP_HEADS = "tests/convert/test_mtp_heads.py"
 
 CHECKPOINT_MUTANTS = (
+    *LAYOUT_MUTANTS,
     Mutant(
         "a key that nobody knows passes in silence",
         f"{PACKAGE}/config_keys.py",
@@ -68,9 +70,9 @@ CHECKPOINT_MUTANTS = (
     ),
     Mutant(
         "an MTP head's projections are left fused",
-        f"{PACKAGE}/convert/plan.py",
-        "param_specs.layers(config, infos)",
-        "param_specs.layers(config, ())",
+        f"{PACKAGE}/checkpoint/projections.py",
+        "for prefix, spec in param_specs.layers(config, tensors):",
+        "for prefix, spec in param_specs.layers(config, ()):",
         (MTP_HEADS,),
     ),
     Mutant(
@@ -139,15 +141,15 @@ CHECKPOINT_MUTANTS = (
     Mutant(
         "float16 matrices are not widened",
         f"{PACKAGE}/checkpoint/load.py",
-        "array.astype(np.float32) if array.dtype == np.float16 else array",
-        "array",
+        "weight.astype(np.float32) if is_half else weight",
+        "weight",
         (STORED_DTYPES,),
     ),
     Mutant(
         "a rounded router is taken without a word",
         f"{PACKAGE}/checkpoint/check.py",
-        """if ROUTER in name and info.dtype != "F32"]""",
-        """if ROUTER in name and info.dtype == ""]""",
+        "if ROUTER in name and info.dtype not in",
+        "if ROUTER in name and info.dtype in () and info.dtype not in",
         (STORED_DTYPES,),
     ),
     Mutant(

@@ -206,7 +206,7 @@ DECODE_MUTANTS = (
         "an expert has the weights of another",
         "expert_step",
         "address_WP, stop = address_EWP[pairs.expert_G[g]], min(start + rows, F)",
-        "address_WP, stop = address_EWP[g], min(start + rows, F)",
+        "address_WP, stop = address_EWP[pairs.expert_G[0]], min(start + rows, F)",
     ),
     _experts(
         "a token has its neighbour's routing weight",

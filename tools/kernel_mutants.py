@@ -193,8 +193,8 @@ KERNEL_MUTANTS = (
     _kernel(
         "gate and up exchanged",
         "moe_expert",
-        "gate_NF = ops.matmul(x_ND, w_gate_FD)",
-        "w_gate_FD, w_up_FD = w_up_FD, w_gate_FD; gate_NF = ops.matmul(x_ND, w_gate_FD)",
+        "ops.swiglu(ops.matmul(x_ND, w_gate_FD), ops.matmul(x_ND, w_up_FD))",
+        "ops.swiglu(ops.matmul(x_ND, w_up_FD), ops.matmul(x_ND, w_gate_FD))",
     ),
     _kernel(
         "a token sent once per expert",
@@ -295,12 +295,6 @@ KERNEL_MUTANTS = (
         "cpu/matmul",
     ),
     _module(
-        "compiled code as old as its loops, not its decoders",
-        "cpu/code_cache",
-        ".encode() + file.read_bytes())",
-        ".encode())",
-    ),
-    _module(
         "the scales of a stack's first weight for all",
         "quantization/quantized_tensor",
         "lambda _, array: array[index]",
@@ -309,8 +303,8 @@ KERNEL_MUTANTS = (
     _module(
         "a format found by its tensors' names alone",
         "quantization/registry",
-        "iter(fitting or stored)",
-        "iter(stored)",
+        "        if all(tensor.accepts(arrays[tensor.field].dtype) for tensor in form.tensors):\n",
+        "        if arrays:\n",
     ),
     _kernel(
         "tokens without a seat are not counted",

@@ -96,4 +96,18 @@ MACHINE_MUTANTS = (
         "",
         ("tests/cpu/test_hostile_machines.py::test_products_are_right[LLVM fails]",),
     ),
+    Mutant(
+        "compiled code as old as its loops, not its decoders",
+        "mimo_v2_flash/cpu/code_cache.py",
+        ".encode() + file.read_bytes())",
+        ".encode())",
+        ("tests/cpu/test_code_cache.py",),
+    ),
+    Mutant(
+        "compiled code as old as what it imports, not what that imports",
+        "mimo_v2_flash/cpu/code_cache.py",
+        "        waiting += imported\n",
+        "",
+        ("tests/cpu/test_code_cache.py",),
+    ),
 )

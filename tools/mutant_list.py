@@ -5,6 +5,8 @@ from tools.compute_mutants import COMPUTE_MUTANTS
 from tools.decode_mutants import DECODE_MUTANTS
 from tools.draft_mutants import DRAFT_MUTANTS
 from tools.engine_mutants import ENGINE_MUTANTS
+from tools.expert_store_mutants import EXPERT_STORE_MUTANTS
+from tools.family_mutants import FAMILY_MUTANTS
 from tools.format_mutants import FORMAT_MUTANTS
 from tools.generation_mutants import GENERATION_MUTANTS
 from tools.gguf_mutants import GGUF_MUTANTS
@@ -29,6 +31,7 @@ MUTANTS = (
     *PANEL_MUTANTS,
     *CHECKPOINT_MUTANTS,
     *FORMAT_MUTANTS,
+    *FAMILY_MUTANTS,
     *ISQ_MUTANTS,
     *GGUF_MUTANTS,
     *GENERATION_MUTANTS,
@@ -38,6 +41,7 @@ MUTANTS = (
     *SERVING_MUTANTS,
     *RANK_MUTANTS,
     *STORE_MUTANTS,
+    *EXPERT_STORE_MUTANTS,
     *MACHINE_MUTANTS,
     *INPUT_MUTANTS,
     *ISOLATION_MUTANTS,
@@ -172,7 +176,7 @@ MUTANTS = (
     Mutant(
         "scales of loaded weights that nobody checks",
         "mimo_v2_flash/quantization/fp8.py",
-        """        vars(weight)["unchecked"] = f"{where}_scale_inv", vars(weight).pop("scale")\n""",
+        """        vars(weight)["unchecked"] = where, vars(weight).pop("scale")\n""",
         "",
         ("tests/checkpoint/test_check.py",),
     ),

@@ -11,13 +11,14 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization import QuantizedTensor, find_format, registry
+from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor, find_format, registry
 from mimo_v2_flash.quantization.isq_types import TABLES
 
+from .foreign_storages import foreign_storage
 from .param_specs import (
     EMBEDDING,
+    EXPERTS,
     FUSED,
-    HUB_DTYPE,
     MTP_PREFIX,
     MULTIPLIED,
     OTHER_MODALITIES,
@@ -77,9 +78,14 @@ def check_names(
     Raises
     ------
     ValueError
-        If parameters are missing, or there are other tensors; the message begins with `where`.
+        If parameters are missing, there are other tensors, or tensors of a storage that is not
+        read; the message begins with `where`.
     """
     stored = {param.name: _stored_names(param.name, available) for param in params}
+    text = (name for name in available if not name.startswith(OTHER_MODALITIES))
+    if foreign := foreign_storage(text):
+        name, storage = foreign
+        raise ValueError(f"{where}: {name} is of {storage}: this storage is not read")
     if missing := [name for name, names in stored.items() if not names]:
         raise ValueError(f"{where}: {_summary(missing)} missing, which the config asks for")
     required = [stored_name for names in stored.values() for stored_name in names]
@@ -125,7 +131,7 @@ def check_tensors(
 ) -> dict[str, type[QuantizedTensor]]:
     """Return the format of each weight that is in one, by the weight's name.
 
-    Only matmul weights may be in a storage format, and a fused one must be in the hub's. Routers
+    Only matmul weights may be in a storage format, and a fused one in the hub's alone. Routers
     that are not in float32 are named in one warning.
 
     Raises
@@ -142,12 +148,10 @@ def check_tensors(
         form = find_format(arrays, name)
         file = infos[next(iter(form.tensor_names(name).values())) if form else name].file
         where = f"{file}: {name}"
-        is_table = form and name == EMBEDDING and form.format in TABLES
-        if form and not (is_table or name.endswith(MULTIPLIED)):
-            raise ValueError(f"{where} is {form.format}, which only matmul weights may be")
         if form is None:
             _check_plain(where, shape, infos[name])
             continue
+        _check_use(where, name, form)
         form.check(where, shape, form.read(arrays, name))
         names = form.tensor_names(name)
         for tensor in form.tensors:
@@ -156,8 +160,17 @@ def check_tensors(
                 raise ValueError(f"{where}: dtype is {dtype}, expected {tensor.file_dtype}")
         formats[name] = form
     _refuse_other_formats(params, formats, infos)
-    _warn_of_narrow_routers(infos)
+    _warn_of_narrow_routers(infos, formats)
     return formats
+
+
+def _check_use(where: str, name: str, form: type[QuantizedTensor]) -> None:
+    """Raise ValueError unless the weight `name` may be in a storage format."""
+    is_table = name == EMBEDDING and form.format in TABLES
+    if not (is_table or name.endswith(MULTIPLIED)):
+        raise ValueError(f"{where} is {form.format}, which only matmul weights may be")
+    if name.endswith(FUSED) and form.format != HUB_FORMAT:
+        raise ValueError(f"{where} is {form.format}, expected {HUB_FORMAT} or no format")
 
 
 def _refuse_other_formats(
@@ -174,9 +187,20 @@ def _refuse_other_formats(
         raise ValueError(f"{file}: {_summary(others)} unexpected under this config")
 
 
-def _warn_of_narrow_routers(infos: Mapping[str, TensorInfo]) -> None:
-    """Warn if routers or selection biases were rounded: the choice of experts depends on them."""
-    narrow = [name for name, info in infos.items() if ROUTER in name and info.dtype != "F32"]
+def _warn_of_narrow_routers(
+    infos: Mapping[str, TensorInfo], formats: Mapping[str, type[QuantizedTensor]]
+) -> None:
+    """Warn if routers or selection biases were rounded: the choice of experts depends on them.
+
+    MiMo-V2.6, whose experts are in another format than the hub's, publishes routers in bfloat16.
+    """
+    forms = {form.format for name, form in formats.items() if EXPERTS in name}
+    published = {"F32"} if forms <= {HUB_FORMAT} else {"F32", "BF16"}
+    narrow = [
+        name
+        for name, info in infos.items()
+        if ROUTER in name and info.dtype not in (published if name.endswith(".weight") else {"F32"})
+    ]
     if narrow:
         first = infos[narrow[0]]
         message = f"{first.file}: {_summary(narrow)} stored as {first.dtype}"
@@ -184,16 +208,14 @@ def _warn_of_narrow_routers(infos: Mapping[str, TensorInfo]) -> None:
 
 
 def _check_plain(where: str, shape: tuple[int, ...], info: TensorInfo) -> None:
-    if where.endswith(FUSED):
-        raise ValueError(f"{where} is {info.dtype}, expected {HUB_DTYPE} with scales")
-    if info.shape != shape:
-        raise ValueError(f"{where} is {info.shape}, the config asks for {shape}")
     info.check_dtype(where.rpartition(" ")[2])
     if info.dtype not in PLAIN:
         raise ValueError(
             f"{where} is {info.dtype} and has no scales or other tensors of a storage format: "
             f"expected {' or '.join(PLAIN)}"
         )
+    if info.shape != shape:
+        raise ValueError(f"{where} is {info.shape}, the config asks for {shape}")
 
 
 def _stored_names(name: str, available: Container[str]) -> list[str]:

@@ -13,7 +13,7 @@ from mimo_v2_flash.config import LayerSpec, MiMoConfig
 from mimo_v2_flash.gguf_files import as_folder, gguf_in
 from mimo_v2_flash.kernels.softmax import NO_SINK
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import QuantizedTensor, find_joint_layout
+from mimo_v2_flash.quantization import QuantizedTensor
 
 from . import check, param_specs
 from .param_specs import ParamSpec
@@ -27,6 +27,7 @@ from .params import (
     MTPWeights,
 )
 from .prepared import PreparedMetadata, check_shard, find_shard_folder
+from .projections import find_layout
 from .source import Checkpoint, open_checkpoint
 
 __all__ = ["ModelBuilder", "Reader", "load_weights", "read_contents"]
@@ -212,11 +213,12 @@ class Reader(ModelBuilder):
         """Return w_q, w_k and w_v, also of a checkpoint where they were quantized together."""
         if self._shard_spec.tensor_parallel_size > 1:  # whose preparation took them apart
             return super()._projections(prefix, spec)
-        request = param_specs.projections(prefix, self._config, spec)
-        layout = find_joint_layout(request, self._tensors, self._where)
+        layout = find_layout(prefix, self._config, spec, self._tensors, self._where)
         joint = layout.load(self._tensors) if layout else {}
         q, k, v, *_ = param_specs.attention(prefix, spec.attention, spec.hidden_size)
-        w_q, w_k, w_v = (joint[p.name] if p.name in joint else self._matrix(p) for p in (q, k, v))
+        w_q, w_k, w_v = (
+            _widened(joint[p.name]) if p.name in joint else self._matrix(p) for p in (q, k, v)
+        )
         return w_q, w_k, w_v
 
     def _matrix(self, param: ParamSpec) -> Any:
@@ -224,8 +226,7 @@ class Reader(ModelBuilder):
         name, shape = param
         form = self._formats.get(name)
         if form is None:
-            array = self._tensors[name]
-            return array.astype(np.float32) if array.dtype == np.float16 else array
+            return _widened(self._tensors[name])
         first = next(iter(form.tensor_names(name).values()))
         where = f"{self._tensors.file_of(first)}: {name}"
         return form.from_checkpoint(where, shape, form.read(self._tensors, name))
@@ -235,6 +236,12 @@ class Reader(ModelBuilder):
 
     def _float32(self, param: ParamSpec) -> np.ndarray:
         return self._tensors[param.name].astype(np.float32)
+
+
+def _widened(weight: Any) -> Any:
+    """Return a weight, in float32 if it is an array of float16: nothing computes with it."""
+    is_half = isinstance(weight, np.ndarray) and weight.dtype == np.float16
+    return weight.astype(np.float32) if is_half else weight
 
 
 def read_contents(

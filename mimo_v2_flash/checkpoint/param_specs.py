@@ -9,12 +9,14 @@ from itertools import count, takewhile
 from typing import NamedTuple
 
 from mimo_v2_flash.config import AttentionSpec, LayerSpec, MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import HUB_FORMAT, get_format
+from mimo_v2_flash.quantization import HUB_FORMAT, QuantizedTensor, get_format
 from mimo_v2_flash.quantization.stored_layout import Heads, Projections
 
 __all__ = [
     "EMBEDDING",
+    "EXPERTS",
     "FUSED",
     "HEAD",
     "HUB_DTYPE",
@@ -29,6 +31,8 @@ __all__ = [
     "embedding_norm_head",
     "expert",
     "fused_attention",
+    "hub_dtype",
+    "hub_format",
     "is_fused",
     "layer_norms",
     "layers",
@@ -38,14 +42,13 @@ __all__ = [
     "mtp_prefix",
     "projections",
     "router",
-    "stored_dtype",
 ]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MTP_PREFIX = "model.mtp."
 OTHER_MODALITIES = ("visual.", "audio_encoder.", "speech_embeddings.")  # MiMo-V2.5's towers
 HUB_DTYPE = get_format(HUB_FORMAT).tensors[0].file_dtype  # of most matmul weights on the hub
-ROUTER = ".mlp.gate."  # in the names of a router's weight and bias
+EXPERTS, ROUTER = ".mlp.experts.", ".mlp.gate."  # in the names of their weights
 FUSED = "self_attn.qkv_proj.weight"  # MiMo-V2.5: instead of q, k and v
 MULTIPLIED = ("_proj.weight", HEAD)  # ends of the names of matmul weights
 PLAIN_MULTIPLIED = (
@@ -176,12 +179,18 @@ def _gated(prefix: str, width: int, hidden: int) -> tuple[ParamSpec, ParamSpec, 
     )
 
 
-def stored_dtype(name: str) -> str:
-    """Return the safetensors dtype that the hub stores the weight `name` in."""
-    if ROUTER in name:
-        return "F32"
-    is_quantized = name.endswith(MULTIPLIED) and not name.endswith(PLAIN_MULTIPLIED)
-    return HUB_DTYPE if is_quantized else "BF16"
+def hub_format(name: str, layout: HubLayout = SPLIT) -> type[QuantizedTensor] | None:
+    """Return the format that the hub's files store the weight `name` in; None for a plain array."""
+    if not name.endswith(MULTIPLIED) or name.endswith(PLAIN_MULTIPLIED):
+        return None
+    return get_format((EXPERTS in name and layout.expert_format) or HUB_FORMAT)
+
+
+def hub_dtype(name: str, layout: HubLayout = SPLIT) -> str:
+    """Return the safetensors dtype that the hub's files store the plain array `name` in."""
+    if ROUTER not in name:
+        return "BF16"
+    return layout.router_dtype if name.endswith(".weight") else "F32"
 
 
 def is_fused(names: Container[str]) -> bool:

@@ -33,7 +33,10 @@ PREPARED_INDEX = f"{STEM}.safetensors.index.json"
 MANIFEST = f"{STEM}.shards.json"
 SOURCE_DIGEST = "source_digest"
 OPTIONAL = {SOURCE_DIGEST, "isq", "mtp_heads"}  # a file lacks them where they have their default
-FREE = {"eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"}
+FREE = {
+    *("eos_token_id", "initializer_range", "max_position_embeddings", "num_devices"),
+    "fused_qkv_weight_order",  # q, k and v are apart
+}
 """Fields of a config that the weights do not depend on."""
 
 

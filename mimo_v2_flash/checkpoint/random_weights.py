@@ -1,7 +1,7 @@
 """Random weights of a model, made fast: normal numbers in 256 steps, from one random byte each.
 
-They are stored as the hub's: in its format, bfloat16 and float32. Every weight has a random
-generator of its own, so that a rank makes its experts and no others.
+They are stored as in the hub's files: in their formats, bfloat16 and float32. Every weight has a
+random generator of its own, so that a rank makes its experts and no others.
 """
 
 import zlib
@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 
 from mimo_v2_flash.config import LayerSpec, MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.execution.pytree import tree_map
 from mimo_v2_flash.parallel_config import UNSHARDED, ShardSpec
-from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 from . import param_specs
 from .load import ModelBuilder
@@ -38,14 +38,16 @@ def random_weights(
     made: Callable[[int], object] = int,
     shard_spec: ShardSpec = UNSHARDED,
     mtp_heads: int = 0,
+    layout: HubLayout = SPLIT,
 ) -> ModelWeights:
     """Return random weights of standard deviation `initializer_range`, with so many MTP heads.
 
     Norms are 1; sinks and selection biases are random, so that they matter. With a `shard_spec`,
     the weights are this part of the whole model of the same seed. `made` is called with numbers of
-    random values, array by array or for parts of an array.
+    random values, array by array or for parts of an array. Experts are in the `layout`'s format;
+    q, k and v are never fused.
     """
-    builder = _Initializer(config, seed, made, shard_spec)
+    builder = _Initializer(config, seed, made, shard_spec, layout)
     weights = shard_weights(builder.model(mtp_heads), config, shard_spec)
     return tree_map(_copy_view, weights)
 
@@ -54,17 +56,22 @@ class _Initializer(ModelBuilder):
     """Maker of the random weights of one seed: whole layers, but only one shard's experts."""
 
     def __init__(
-        self, config: MiMoConfig, seed: int, made: Callable[[int], object], part: ShardSpec
+        self,
+        config: MiMoConfig,
+        seed: int,
+        made: Callable[[int], object],
+        part: ShardSpec,
+        layout: HubLayout,
     ) -> None:
         super().__init__(config, tuple(range(config.n_routed_experts)))
-        self._seed, self._made, self._part = seed, made, part
+        self._seed, self._made, self._part, self._layout = seed, made, part, layout
 
     def _matrix(self, param: ParamSpec) -> Any:
         numbers = QUANTILES * np.float32(self._config.initializer_range)
-        if param_specs.stored_dtype(param.name) == "BF16":
+        form = param_specs.hub_format(param.name, self._layout)
+        if form is None:
             return self._quantiles(param, numbers.astype(ml_dtypes.bfloat16))
-        draw = partial(self._quantiles, param)
-        return get_format(HUB_FORMAT).random(param.shape, numbers, draw)
+        return form.random(param.shape, numbers, partial(self._quantiles, param))
 
     def _float32(self, param: ParamSpec) -> np.ndarray:
         if param.name.endswith("norm.weight"):

@@ -17,6 +17,7 @@ LARGEST_ERRORS = {
     "q4_k": 0.09,
     "q3_k": 0.2,
     "int8": 0.005,
+    "fp8_channel": 0.04,
     "int4": 0.09,
     "mxfp4": 0.3,
 }

@@ -66,6 +66,10 @@ COMMANDS = {
         "quantize",
         "Quantize a checkpoint: write prepared weights in other formats, or measure their errors.",
     ),
+    "experts": Command(
+        "experts",
+        "Simulate expert stores on recorded routing, or choose the experts that a store keeps.",
+    ),
     "plan": Command(
         "plan",
         "Compute the memory and the traffic of every device of a deployment, without running it.",

@@ -16,7 +16,7 @@ from mimo_v2_flash.model_loader import DEFAULTS
 
 from .cost_report import report
 from .option_types import natural, output_file, positive
-from .options import CONTEXT, add_config_argument, default_context, read_config
+from .options import CONTEXT, add_config_argument, default_context, read_model
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .result import Result
 from .runtime_options import add_dtype_arguments
@@ -70,7 +70,7 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_deployment(
-    model: Path | None,
+    model: Path,
     expert_parallel: int | None,
     tensor_parallel: int,
     data_parallel: int | None,
@@ -83,13 +83,13 @@ def parse_deployment(
     activation_dtype: str,
 ) -> Deployment:
     """Return the deployment that the options ask for; ValueError names an impossible size."""
-    config = read_config(model)
+    _, config, layout, _ = read_model(model)
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     rows = plan.data_parallel_size if batch_size is None else batch_size
     context = default_context(config) if context is None else context
     chunk = min(CHUNK, context) if chunk is None else chunk
     sizes, dtypes = (rows, context, chunk), (dtype, FLOATS[cache_dtype], FLOATS[activation_dtype])
-    return Deployment(config, plan, *sizes, *dtypes, draft_tokens)
+    return Deployment(config, plan, *sizes, *dtypes, draft_tokens, layout)
 
 
 def _plot_file(text: str) -> Path:

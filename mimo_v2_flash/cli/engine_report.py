@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
+from rich.filesize import decimal
+
 from mimo_v2_flash.engine.stats import EngineStats, Percentiles
+from mimo_v2_flash.expert_store import StoreStats
 
 __all__ = ["engine_numbers", "engine_rows", "finite"]
 
@@ -11,7 +14,7 @@ __all__ = ["engine_numbers", "engine_rows", "finite"]
 def engine_numbers(stats: EngineStats) -> dict[str, Any]:
     """Return all statistics by name; percentiles are objects."""
     return {
-        name: value._asdict() if isinstance(value, Percentiles) else value
+        name: value._asdict() if isinstance(value, Percentiles | StoreStats) else value
         for name, value in stats._asdict().items()
     }
 
@@ -26,6 +29,8 @@ def engine_rows(stats: EngineStats) -> list[tuple[str, str]]:
     ]
     if stats.drafted[0]:
         rows += _draft_rows(stats)
+    if stats.expert_cache:
+        rows += _store_rows(stats.expert_cache)
     if stats.finished > 1:
         rows.append(("sequences per step", _amount(stats.batch_size)))
         rows.append(("reused tokens of prompts", f"{stats.reused_tokens:,}"))
@@ -41,6 +46,17 @@ def _draft_rows(stats: EngineStats) -> list[tuple[str, str]]:
         ("drafts accepted", f"{sum(stats.accepted):,} of {sum(stats.drafted):,}"),
         ("drafts accepted, by head", parts),
         ("time in drafting", f"{stats.draft_seconds:.3f} s"),
+    ]
+
+
+def _store_rows(store: StoreStats) -> list[tuple[str, str]]:
+    """Return what an expert store held and read."""
+    uses, seconds = store.hits + store.misses, f"{store.wait_seconds:.1f} s"
+    share = f" ({store.hits / uses:.1%})" if uses else ""
+    return [
+        (f"experts held ({store.policy})", f"{store.hits:,} of {uses:,} uses{share}"),
+        ("experts read", f"{store.misses:,}, {decimal(store.read_bytes)} in {seconds}"),
+        ("expert cache", f"{decimal(store.peak_bytes)} of {decimal(store.max_bytes)}"),
     ]
 
 

@@ -94,15 +94,15 @@ def run(
     content, size = _read(text)
     check_folder(model)
     load = partial(load_model, model, group=setup.group, parallel=setup.plan)
-    runner = load(**runtime.keywords(host=stats_backend))
+    runner = load(**runtime.keywords(stats_backend, model.resolve().name, content))
     if compute:
-        reference = load(**runtime._replace(compute=compute).keywords(host=NumpyBackend()))
-    tokenizer = load_tokenizer(model)
+        compared = runtime._replace(compute=compute, record_routing=None)
+        reference = load(**compared.keywords(NumpyBackend()))
     as_draft_tokens(draft_tokens, runner.mtp_heads)
+    tokenizer = load_tokenizer(model)
     token_T = tokens(tokenizer, content)
     windows = {"length": length or runner.max_length, "begin": end_of_text(tokenizer)}
-    start = time.perf_counter()
-    parts = (runner, reference, token_T, draft_tokens, windows)
+    start, parts = time.perf_counter(), (runner, reference, token_T, draft_tokens, windows)
     bits, error, agreements = _measure(f"{text}", *parts)
     seconds = time.perf_counter() - start
     numbers = {"model": model.resolve().name, "text": text, "compute": runner.compute}
@@ -146,7 +146,7 @@ def _formats(
         return []
 
     def measure(item: Comparison) -> tuple[int, LogitsError]:
-        options = runtime._replace(isq=item.isq, compute=item.compute)
+        options = runtime._replace(isq=item.isq, compute=item.compute, record_routing=None)
         model = load(**options.keywords(NumpyBackend()))
         length, begin = windows["length"], windows["begin"]
         error = logits_error(model, reference, token_T, length=length, begin=begin)

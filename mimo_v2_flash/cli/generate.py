@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from mimo_v2_flash.cpu.thread_count import thread_count
 from mimo_v2_flash.engine import Engine, SamplingParams
 from mimo_v2_flash.engine.stats import EngineStats
+from mimo_v2_flash.engine.worker import drafting_heads
 from mimo_v2_flash.execution import NumpyBackend
 from mimo_v2_flash.generation.generation_config import SAMPLING
 from mimo_v2_flash.kv_cache import HybridCache
@@ -160,16 +161,15 @@ def _answer_file(
     setup: RankSetup,
     ordered: bool,
     max_sequences: int,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Write a line of JSON for each prompt of a file, and the report; status 1 if one failed."""
     check_folder(model)
     sampling = sampling_options(options)
     runtime = RuntimeOptions.pop_from(options)
-    runner = load_model(
-        model, group=setup.group, parallel=setup.plan, **runtime.keywords(NumpyBackend())
-    )
+    keywords = runtime.keywords(NumpyBackend(), model.resolve().name, seed=seed)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     ending = {"max_tokens": max_new_tokens, "seed": seed}
     defaults = runner.generation_config.with_sampling(sampling).sampling() | ending
     if not runner.pads_steps:
@@ -212,23 +212,22 @@ def _answer_prompt(
     seed: int | None,
     stream: bool,
     setup: RankSetup,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Write the text and the report, and return text, tokens, settings, times and rates."""
     sampling = sampling_options(options)
     stats = GenerationStats(checkpoint_config(model), *setup)
     runtime = RuntimeOptions.pop_from(options)
-    runner = load_model(
-        model, group=setup.group, parallel=setup.plan, **runtime.keywords(host=stats)
-    )
+    keywords = runtime.keywords(stats, model.resolve().name, prompt, seed)
+    runner = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     content = [{"role": "user", "content": prompt}] if chat else prompt
     options = {"seed": seed, "draft_tokens": draft_tokens, **sampling}
     generated = partial(complete, runner, load_tokenizer(model), content, **options)
     # A warm-up loads compiled code or programs, which is not to be measured.
     few = min(2 + MAX_DRAFT_TOKENS, max_new_tokens)
-    is_simple = stats.is_eager and not draft_tokens
-    runner.forward([[0]]) if is_simple else generated(max_new_tokens=few)
+    short = partial(runner.generate, [[0]], draft_tokens=draft_tokens)
+    (short if stats.is_eager else generated)(max_new_tokens=few)
     stats.begin()
     start = time.perf_counter()
     with _writer(f"{prompt}\n" if chat else prompt, stream=stream) as show:
@@ -239,9 +238,11 @@ def _answer_prompt(
     numbers: dict[str, Any] = {"model": model, "prompt": prompt, "chat": chat}
     numbers |= {"max_new_tokens": max_new_tokens, "draft_tokens": draft_tokens}
     numbers |= {"backend": runtime.backend, "compute": runner.compute, "seconds": seconds}
-    numbers |= {"sampling": {name: getattr(used, name) for name in SAMPLING}}
-    cache = _cache_of(runner, completion, draft_tokens)
-    numbers |= {"eos_token_ids": used.eos_token_ids} | _numbers(completion, stats, cache)
+    numbers |= {
+        "sampling": {name: getattr(used, name) for name in SAMPLING},
+        "eos_token_ids": used.eos_token_ids,
+    }
+    numbers |= _numbers(completion, stats, _cache_of(runner, completion, draft_tokens))
     _report(numbers, completion.stats, stats)
     return Result(numbers)
 
@@ -277,8 +278,7 @@ def _writer(prompt: str, *, stream: bool) -> Iterator[Callable[[str], None]]:
 def _cache_of(model: MiMoV2FlashModel, completion: Completion, draft_tokens: Any) -> HybridCache:
     """Return an empty cache for all tokens that the model has read: the last new one is not."""
     length = len(completion.prompt_tokens) + max(len(completion.new_tokens) - 1, 0)
-    heads = model.mtp_heads if draft_tokens == "auto" else draft_tokens
-    return model.new_cache(1, length, mtp_heads=heads)
+    return model.new_cache(1, length, mtp_heads=drafting_heads(model, draft_tokens))
 
 
 def _numbers(completion: Completion, stats: GenerationStats, cache: HybridCache) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_file import locate, read_layout
+from mimo_v2_flash.config_presets import DEFAULT_PRESET, PRESETS, HubLayout, Towers
 
 from .option_types import draft_tokens
 
 __all__ = [
     "CONTEXT",
+    "NamedModel",
     "add_config_argument",
     "add_draft_tokens_argument",
     "add_renamed_option",
     "default_context",
-    "read_config",
+    "read_model",
 ]
 
 CONTEXT = 4096
@@ -25,14 +28,45 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=Path,
-        metavar="PATH",
-        help="Config of the model: a config.json or its folder (default: MiMo-V2-Flash's).",
+        default=Path(DEFAULT_PRESET),
+        metavar="MODEL",
+        help=f"Name of a published model ({', '.join(PRESETS)}), or a config.json or its folder "
+        f"(default: {DEFAULT_PRESET}).",
     )
 
 
-def read_config(model: Path | None) -> MiMoConfig:
-    """Return the config at `model`; MiMo-V2-Flash's if it is None."""
-    return MiMoConfig() if model is None else MiMoConfig.from_pretrained(model)
+class NamedModel(NamedTuple):
+    """What `--model` names, for commands that need no weights.
+
+    Attributes
+    ----------
+    title
+        What reports call it.
+    config
+        Its config.
+    layout
+        How its files store weights.
+    towers
+        What they hold of other modalities; None where that is not known.
+    """
+
+    title: str
+    config: MiMoConfig
+    layout: HubLayout
+    towers: Towers | None
+
+
+def read_model(model: Path) -> NamedModel:
+    """Return the published model called `model`, or that of the config at this path."""
+    name = str(model)
+    if preset := PRESETS.get(name):
+        title = preset.repository.rpartition("/")[2] or name
+        return NamedModel(title, MiMoConfig.from_preset(name), preset.layout, preset.towers)
+    try:
+        config = MiMoConfig.from_pretrained(model)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, or a name: {', '.join(PRESETS)}") from error
+    return NamedModel(name, config, read_layout(locate(model)), None)
 
 
 def add_draft_tokens_argument(parser: Any) -> None:
@@ -40,10 +74,10 @@ def add_draft_tokens_argument(parser: Any) -> None:
     parser.add_argument(
         "--draft-tokens",
         type=draft_tokens,
-        default=0,
+        default="auto",
         metavar="N",
         help="Number of tokens that the model's MTP heads draft for each step, which verifies "
-        "them; auto drafts where it pays (default: 0).",
+        "them, or auto, which drafts where it pays (default: auto).",
     )
 
 

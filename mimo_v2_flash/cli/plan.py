@@ -2,7 +2,8 @@
 
 The command works for any config and any number of devices. It prints bytes of weights, those of
 three MTP heads included, of the KV cache and of activation buffers, and bytes that ranks send each
-other; the exit status is 1 if a device has too little memory.
+other; the exit status is 1 if a device has too little memory. With --tensors it counts what the
+model's files hold instead.
 """
 
 import argparse
@@ -16,11 +17,12 @@ from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.model_loader import DEFAULTS
 
 from .option_types import natural, positive
-from .options import CONTEXT, add_config_argument, default_context, read_config
+from .options import CONTEXT, add_config_argument, default_context, read_model
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .plan_report import report
 from .result import Result
 from .runtime_options import add_dtype_arguments
+from .tensor_report import tensor_report
 
 __all__ = ["add_arguments", "memory_size", "run"]
 
@@ -66,10 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="Memory of one device, such as 96GB or 80GiB (default: 24GB).",
     )
+    tensors = "Count what the model's files hold, and plan nothing."
+    parser.add_argument("--tensors", action="store_true", help=tensors)
 
 
 def run(
-    model: Path | None,
+    model: Path,
     expert_parallel: int | None,
     tensor_parallel: int,
     data_parallel: int | None,
@@ -81,15 +85,20 @@ def run(
     cache_dtype: str,
     activation_dtype: str,
     memory: str,
+    tensors: bool = False,
 ) -> Result:
     """Count, print the tables and the verdict, and return all numbers."""
-    config = read_config(model)
+    named = read_model(model)
+    if tensors:
+        return tensor_report(named)
+    config = named.config
     plan = parse_parallel_config(expert_parallel, tensor_parallel, data_parallel)
     context = default_context(config) if context is None else context
     step = min(STEP, context) if step is None else step
-    dtypes = CACHE_DTYPES[cache_dtype], FLOATS[activation_dtype]
-    heads = {"mtp_heads": NUM_MTP_HEADS, "draft_tokens": draft_tokens}
-    workload = Workload(batch_size, context, step, dtype, *dtypes, **heads)
+    dtypes = dtype, CACHE_DTYPES[cache_dtype], FLOATS[activation_dtype]
+    workload = Workload(
+        *(batch_size, context, step, *dtypes, NUM_MTP_HEADS, draft_tokens), layout=named.layout
+    )
     return report(config, plan, workload, memory=memory_size(memory))
 
 

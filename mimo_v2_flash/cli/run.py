@@ -72,14 +72,14 @@ def run(
     max_new_tokens: int | None,
     max_length: int | None,
     seed: int | None,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     **options: Any,
 ) -> Result:
     """Chat until the reader leaves; return the messages. The status is 1 if an answer failed."""
     which = Which.Plain(model, architecture)
     settings = sampling_options(options) | {"max_tokens": max_new_tokens, "seed": seed}
     stats = GenerationStats(checkpoint_config(model), *SINGLE_RANK)
-    keywords = RuntimeOptions.pop_from(options).keywords(stats)
+    keywords = RuntimeOptions.pop_from(options).keywords(stats, model.resolve().name, seed=seed)
     warnings.simplefilter("always")  # each time that the context is full
     if max_length is not None:
         keywords["max_length"] = max_length

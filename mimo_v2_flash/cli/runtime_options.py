@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Collection
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,15 @@ from mimo_v2_flash.costs.device_memory import NEURON_CORE
 from mimo_v2_flash.execution import Backend
 from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
+from mimo_v2_flash.expert_store.eviction_policies import DEFAULT_POLICY, POLICIES
 from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
+from mimo_v2_flash.layers.routing_recorder import RoutingRecorder
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
 from .isq_options import add_isq_arguments, isq_report
-from .option_types import positive
+from .option_types import output_file, positive
 from .options import add_renamed_option
 
 __all__ = [
@@ -49,14 +52,27 @@ class RuntimeOptions(NamedTuple):
     isq: str | None = None
     topology: Path | None = None
     isq_cache: Path | None = None
+    expert_cache: str | None = None
+    expert_cache_policy: str | None = None
+    record_routing: Path | None = None
 
     @classmethod
     def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
         """Return the runtime options in `options`, and remove them from it."""
         return cls(**{name: options.pop(name) for name in cls._fields if name in options})
 
-    def keywords(self, host: Backend) -> dict[str, Any]:
-        """Return the keywords of `load_model`; `host` is the backend instance for numpy."""
+    def keywords(
+        self, host: Backend, model: str = "", prompt: str | None = None, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Return the keywords of `load_model`; `host` is the backend instance for numpy.
+
+        Recorded routing says which model, prompt and seed it is of.
+        """
+        if self.record_routing is not None:
+            if self.backend != "numpy":
+                raise ValueError("record_routing is for backend numpy")
+            digest = None if prompt is None else sha256(prompt.encode()).hexdigest()
+            host = RoutingRecorder(host, self.record_routing, model, digest, seed)
         keywords: dict[str, Any] = {
             "backend": self.backend,
             "max_length": self.context,
@@ -68,6 +84,9 @@ class RuntimeOptions(NamedTuple):
         if self.isq or self.topology or self.isq_cache:
             keywords |= {"isq": self.isq, "topology": self.topology}
             keywords |= {"isq_cache": self.isq_cache, "isq_report": isq_report}
+        if self.expert_cache or self.expert_cache_policy:
+            keywords |= {"expert_cache": self.expert_cache}
+            keywords |= {"expert_cache_policy": self.expert_cache_policy}
         only: dict[str, dict[str, Any]] = {
             "numpy": {"backend": host, "max_length": None},
             "neuron": {
@@ -112,12 +131,36 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_argument(group)
     add_isq_arguments(group)
+    _add_expert_cache_arguments(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",
         help="Fail if a program is missing in the compile cache, and compile none.",
     )
     add_compiler_arguments(group)
+
+
+def _add_expert_cache_arguments(group: Any) -> None:
+    group.add_argument(
+        "--expert-cache",
+        metavar="SIZE",
+        help="Maximum memory of each rank for experts, which are read from their files when they "
+        "are chosen: bytes, 8GiB, 400kB, or a part of the free memory such as 50%%; for numpy only "
+        "(default: files are mapped whole).",
+    )
+    group.add_argument(
+        "--expert-cache-policy",
+        metavar="POLICY",
+        help=f"Which expert makes room: {', '.join(POLICIES)}, or static:FILE, which keeps those "
+        f"of a file that `mimo experts pin` wrote (default: {DEFAULT_POLICY}).",
+    )
+    group.add_argument(
+        "--record-routing",
+        type=output_file,
+        metavar="FILE",
+        help="File to which the ids of the experts that tokens choose are written, for `mimo "
+        "experts`; for numpy only (default: none).",
+    )
 
 
 def add_compute_argument(group: Any) -> None:

@@ -22,6 +22,7 @@ from mimo_v2_flash.serving.event_stream import EventStream, Submission
 from mimo_v2_flash.serving.served_model import ServedModel
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 
+from .engine_report import engine_numbers
 from .example_model import add_model_argument, check_folder
 from .option_types import natural, positive
 from .options import add_draft_tokens_argument
@@ -133,7 +134,7 @@ def run(
     max_waiting: int,
     memory: str | None,
     prefix_cache: str,
-    draft_tokens: int | str = 0,
+    draft_tokens: int | str = "auto",
     setup: RankSetup = SINGLE_RANK,
     **options: Any,
 ) -> Result:
@@ -145,7 +146,7 @@ def run(
     check_folder(model)
     api_server, service = _serving("api_server"), _serving("service")
     runtime = RuntimeOptions.pop_from(options)
-    keywords = runtime.keywords(NumpyBackend())
+    keywords = runtime.keywords(NumpyBackend(), model.resolve().name)
     loaded = load_model(model, group=setup.group, parallel=setup.plan, **keywords)
     sizes: dict[str, Any] = {"memory": _size(memory), "prefix_cache": _size(prefix_cache)}
     sizes["draft_tokens"] = draft_tokens
@@ -162,7 +163,7 @@ def run(
         if engine.failure is None:
             _announce(name, server.url, loaded.compute)
             server.run()
-        numbers, failure = engine.stats._asdict(), engine.failure
+        numbers, failure = engine_numbers(engine.stats), engine.failure
     if failure is not None:
         raise failure
     return Result({"model": model, "compute": loaded.compute} | numbers)

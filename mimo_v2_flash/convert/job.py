@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from mimo_v2_flash.json_object import shorten
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec, all_shard_specs
 
 from .encoding import Encoding
+from .grid_check import check_grids
 from .isq_plan import plan_isq
-from .plan import ConversionPlan, ConversionTask, TensorChunk, convert_task
+from .plan import ConversionPlan, ConversionTask, Sample, TensorChunk, convert_task
 from .shard_plan import shard_conversion_plan
 from .store import Store
 
@@ -46,6 +47,8 @@ class ConversionJob:
         Its files.
     names
         The tensors of the source: which are read, and how many are left out on purpose.
+    sample
+        What was read of it to check it, and is not converted yet.
     """
 
     source: Source
@@ -55,6 +58,7 @@ class ConversionJob:
     plan: ConversionPlan
     store: Store
     names: TensorNames
+    sample: Sample = field(default_factory=dict, compare=False)
 
     @property
     def bytes_to_read(self) -> int:
@@ -128,6 +132,10 @@ class ConversionJob:
                 raise ValueError(
                     f"--output {self.store.folder}: holds an interrupted run; --resume continues it"
                 )
+            if not self.store.is_interrupted:  # whose sample was good
+                self.store.check()
+                infos = self.source.tensor_infos(self.names.required)
+                self.sample.update(check_grids(self.source, self.config, infos))
             self._run_tasks(workers, advance)
             if changes := file_changes(self.store.source_files, self.source.file_states()):
                 raise ValueError(
@@ -139,7 +147,7 @@ class ConversionJob:
 
     def convert(self, task: ConversionTask) -> list[TensorChunk]:
         """Return the chunks that a task makes of the source; an error names the source's file."""
-        return convert_task(self.source, task)
+        return convert_task(self.source, task, self.sample)
 
     def _run_tasks(self, workers: int, advance: Callable[[int], None]) -> None:
         done = self.store.begin(list(map(_key, self.plan.tasks)))

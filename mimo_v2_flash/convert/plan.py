@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.check import check_tensors
 from mimo_v2_flash.checkpoint.param_specs import ROUTER, ParamSpec
+from mimo_v2_flash.checkpoint.projections import find_layouts
 from mimo_v2_flash.checkpoint.safetensors_file import (
     DTYPES,
     READABLE,
@@ -23,13 +23,8 @@ from mimo_v2_flash.checkpoint.safetensors_file import (
 )
 from mimo_v2_flash.checkpoint.source import Source
 from mimo_v2_flash.config import MiMoConfig
-from mimo_v2_flash.quantization import (
-    QuantizedTensor,
-    StoredLayout,
-    find_joint_layout,
-    row_layout,
-)
-from mimo_v2_flash.quantization.stored_layout import LayoutPart, WeightShapes
+from mimo_v2_flash.quantization import QuantizedTensor, StoredLayout, row_layout
+from mimo_v2_flash.quantization.stored_layout import FusedRows, LayoutPart, WeightShapes
 
 from .encoding import Encoding, stored_arrays
 
@@ -37,11 +32,15 @@ __all__ = [
     "ConversionPlan",
     "ConversionTask",
     "OutputTensor",
+    "Sample",
     "TensorChunk",
     "convert_task",
     "plain",
     "plan_conversion",
     "quantized",
+    "read_part",
+    "row_layout_of",
+    "task_parts",
 ]
 
 TASK_BYTES = 1 << 22  # bytes of the source that a task reads, or a row (of blocks) if larger
@@ -86,13 +85,34 @@ class ConversionTask(NamedTuple):
         return sum(info.nbytes for info in self.sources)
 
 
-def convert_task(source: Source, task: ConversionTask) -> list[TensorChunk]:
+Sample = dict[TensorInfo, np.ndarray]
+"""Rows of tensors that were read already; whoever converts them takes them out."""
+
+
+def convert_task(
+    source: Source, task: ConversionTask, sample: Sample | None = None
+) -> list[TensorChunk]:
     """Return the chunks that a task makes of a source; an error names the source's file."""
-    arrays = []
-    for info in task.sources:
-        data = source.read(info.file, info.begin, info.end)
-        arrays.append(np.frombuffer(data, READABLE[info.dtype]).reshape(info.shape))
-    return task.convert(arrays)
+    known = {} if sample is None else sample
+    arrays = (known.pop(info, None) for info in task.sources)
+    pairs = zip(arrays, task.sources, strict=True)
+    return task.convert([_read(source, info) if a is None else a for a, info in pairs])
+
+
+def task_parts(layout: StoredLayout) -> list[LayoutPart]:
+    """Return the parts of a layout that a task each converts."""
+    return list(layout.parts(TASK_BYTES))
+
+
+def read_part(source: Source, infos: Mapping[str, TensorInfo], part: LayoutPart) -> Sample:
+    """Return the rows that a part of a layout is made of, in its order."""
+    rows = [_rows(infos[r.tensor], r.start, r.length) for r in part.rows]
+    return {info: _read(source, info) for info in rows}
+
+
+def _read(source: Source, info: TensorInfo) -> np.ndarray:
+    data = source.read(info.file, info.begin, info.end)
+    return np.frombuffer(data, READABLE[info.dtype]).reshape(info.shape)
 
 
 class ConversionPlan(NamedTuple):
@@ -127,17 +147,17 @@ def plan_conversion(
         If a tensor's shape or dtype does not fit its parameter; the message names file and tensor.
     """
     formats, forms = check_tensors(params, infos), encoding.forms()
-    joint = list(_joint_layouts(config, infos))
+    joint = list(find_layouts(config, infos, lambda name: f"{infos[name].file}: {name}"))
+    plans = [plan for layout in joint for plan in _joint(layout, infos, encoding, forms)]
     done = {name for layout in joint for name in layout.stored}
-    plans = [quantized(layout, infos, encoding, forms) for layout in joint]
     for name, shape in params:
         if name in done:
             continue
         if form := formats.get(name):
-            layout = _row_layout(form, name, shape, infos)
+            layout = row_layout_of(form, name, shape, infos)
             plans.append(quantized(layout, infos, encoding, forms))
         else:
-            plans.append(plain(name, infos[name], encoding, forms.get(name)))
+            plans.append(plain(name, [infos[name]], encoding, forms.get(name)))
     return ConversionPlan(
         [output for plan in plans for output in plan.outputs],
         [task for plan in plans for task in plan.tasks],
@@ -145,20 +165,29 @@ def plan_conversion(
     )
 
 
-def _joint_layouts(config: MiMoConfig, infos: Mapping[str, TensorInfo]) -> Iterator[StoredLayout]:
-    """Yield the layouts of projections that were quantized together."""
-    for prefix, spec in param_specs.layers(config, infos):
-        request = param_specs.projections(prefix, config, spec)
-        if layout := find_joint_layout(request, infos, lambda name: f"{infos[name].file}: {name}"):
-            yield layout
+def _joint(
+    layout: StoredLayout | FusedRows,
+    infos: Mapping[str, TensorInfo],
+    encoding: Encoding,
+    forms: Mapping[str, type[QuantizedTensor]],
+) -> Iterator[ConversionPlan]:
+    """Yield the plans of projections that lie together."""
+    if isinstance(layout, StoredLayout):
+        yield quantized(layout, infos, encoding, forms)
+        return
+    info = infos[layout.stored[0]]
+    for name, runs in layout.rows.items():
+        parts = [_rows(info, run.start, len(run)) for run in runs]
+        yield plain(name, parts, encoding, forms.get(name))
 
 
-def _row_layout(
+def row_layout_of(
     form: type[QuantizedTensor],
     name: str,
     shape: tuple[int, ...],
     infos: Mapping[str, TensorInfo],
 ) -> StoredLayout:
+    """Return the layout of a weight of its own, from the TensorInfos of its tensors."""
     names = form.tensor_names(name)
     shapes = {field: infos[stored].shape for field, stored in names.items()}
     where = f"{next(infos[stored].file for stored in names.values())}: {name}"
@@ -167,33 +196,49 @@ def _row_layout(
 
 def plain(
     name: str,
-    info: TensorInfo,
+    parts: Sequence[TensorInfo],
     encoding: Encoding,
     form: type[QuantizedTensor] | None = None,
 ) -> ConversionPlan:
-    """Return the plan of a tensor without scales, quantized to `form` if it is not None."""
-    dtype = _plain_dtype(name, info, encoding)
-    outputs = [(OutputTensor(name, dtype, info.shape), 1)]
+    """Return the plan of a tensor without scales, quantized to `form` if it is not None.
+
+    `parts` are the rows of the source that it is, one run after another.
+    """
+    first = parts[0]
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    dtype = _plain_dtype(name, first, encoding)
+    outputs = [(OutputTensor(name, dtype, shape), 1)]
     if form is not None:
-        outputs = list(_tensors(form, name, form.stored_shapes(info.shape)))
+        outputs = list(_tensors(form, name, form.stored_shapes(shape)))
     unit = lcm(*(group for _, group in outputs))
-    step = unit * max(1, TASK_BYTES // (unit * _row_bytes(info)))
+    step = unit * max(1, TASK_BYTES // (unit * _row_bytes(first)))
 
     def task(start: int) -> ConversionTask:
         def convert(arrays: list[np.ndarray]) -> list[TensorChunk]:
-            array = arrays[0] if form else arrays[0].astype(DTYPES[dtype], copy=False)
+            array = np.concatenate(arrays)
+            array = array if form else array.astype(DTYPES[dtype], copy=False)
             if not np.isfinite(array).all():
-                raise ValueError(f"{info.file}: {name} must be finite, got NaN or infinity")
+                raise ValueError(f"{first.file}: {name} must be finite, got NaN or infinity")
             encoded = [array]
             if form is not None:
-                encoded = stored_arrays(form.quantize(array, f"{info.file}: {name}"))
+                encoded = stored_arrays(form.quantize(array, f"{first.file}: {name}"))
             return _chunks(outputs, start, encoded)
 
-        rows = min(step, info.shape[0] - start)
-        return ConversionTask(f"{name} {start}", (_rows(info, start, rows),), convert)
+        sources = tuple(_overlap(parts, start, start + step))
+        return ConversionTask(f"{name} {start}", sources, convert)
 
-    tasks = [task(start) for start in range(0, info.shape[0], step)]
+    tasks = [task(start) for start in range(0, shape[0], step)]
     return ConversionPlan([output for output, _ in outputs], tasks, {name: form} if form else {})
+
+
+def _overlap(parts: Sequence[TensorInfo], start: int, stop: int) -> Iterator[TensorInfo]:
+    """Yield what rows `start` to `stop` of a tensor have of each of its parts."""
+    first = 0
+    for part in parts:
+        begin, end = max(start - first, 0), min(stop - first, part.shape[0])
+        if begin < end:
+            yield _rows(part, begin, end - begin)
+        first += part.shape[0]
 
 
 def _plain_dtype(name: str, info: TensorInfo, encoding: Encoding) -> str:
@@ -235,7 +280,7 @@ def quantized(
     as_stored = dict.fromkeys(weights, layout.form) if encoding.is_as_stored else {}
     return ConversionPlan(
         [output for outputs in weights.values() for output, _ in outputs],
-        [task(part) for part in layout.parts(TASK_BYTES)],
+        [task(part) for part in task_parts(layout)],
         as_stored | {name: forms[name] for name in weights if name in forms},
     )
 

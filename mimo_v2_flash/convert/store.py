@@ -129,6 +129,18 @@ class Store:
         except Timeout as error:
             raise OSError(f"{self.folder}: another process is writing to this folder") from error
 
+    def check(self) -> dict[str, list[Piece]]:
+        """Return the pieces that the journal lists, having checked that the run may begin.
+
+        Raises
+        ------
+        OSError, ValueError
+            As `begin`.
+        """
+        recorded = self._recorded()
+        self._check_free_space()
+        return recorded
+
     def begin(self, keys: Collection[str]) -> set[str]:
         """Create the files, or open those of an interrupted run; return which of `keys` are done.
 
@@ -143,8 +155,7 @@ class Store:
             another source.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        recorded = self._recorded()
-        self._check_free_space()
+        recorded = self.check()
         for folder in self.folders:
             (self.folder / folder).mkdir(exist_ok=True)
         for file in self._files.values():

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import HUB_FORMAT
@@ -39,6 +40,9 @@ class Deployment:
         Dtype of the activations between layers and between ranks.
     draft_tokens
         Tokens that MTP heads draft for each step of a sequence; so many heads are loaded.
+    layout
+        How the hub's files store weights. Its experts are those of programs: in the hub's format,
+        to which others are prepared, as devices multiply no other.
     """
 
     config: MiMoConfig
@@ -50,12 +54,18 @@ class Deployment:
     cache_dtype: Any = ml_dtypes.bfloat16
     activation_dtype: Any = ml_dtypes.bfloat16
     draft_tokens: int = 0
+    layout: HubLayout = SPLIT
+
+    def __post_init__(self) -> None:
+        """Take experts as they are prepared for a device."""
+        object.__setattr__(self, "layout", self.layout._replace(expert_format=None))
 
     @property
     def workload(self) -> Workload:
         """The sizes and dtypes on which a device's bytes depend."""
         sizes = self.batch_size, self.context, self.chunk
-        return Workload(*sizes, self.weight_dtype, self.cache_dtype, self.activation_dtype)
+        dtypes = self.weight_dtype, self.cache_dtype, self.activation_dtype
+        return Workload(*sizes, *dtypes, layout=self.layout)
 
     def check(self) -> None:
         """Raise ValueError, naming the size, if no programs can be made for this deployment."""

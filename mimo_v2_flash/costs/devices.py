@@ -13,6 +13,7 @@ import numpy as np
 from mimo_v2_flash.checkpoint.params import DecoderWeights, ModelWeights, MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import AttentionSpec, MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.kv_bytes import KVBytes
 from mimo_v2_flash.mtp_runner import mtp_cache_layers
 from mimo_v2_flash.parallel_config import ParallelConfig, ShardSpec
@@ -65,7 +66,8 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
     workload.check(config)
     # Only tensor parallelism makes ranks differ: every rank has as many experts.
     shards = [plan.shard_spec(rank) for rank in range(plan.tensor_parallel_size)]
-    weights = weight_bytes(config, shards, workload.weight_dtype, workload.mtp_heads)
+    stored = workload.weight_dtype, workload.mtp_heads, workload.layout
+    weights = weight_bytes(config, shards, *stored)
 
     @cache
     def device(tensor_parallel_rank: int, rows: int) -> Device:
@@ -83,12 +85,16 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
 
 
 def weight_bytes(
-    config: MiMoConfig, shards: list[ShardSpec], dtype: str, mtp_heads: int = 0
+    config: MiMoConfig,
+    shards: list[ShardSpec],
+    dtype: str,
+    mtp_heads: int = 0,
+    layout: HubLayout = SPLIT,
 ) -> list[dict[str, int]]:
     """Return the bytes of each shard's weights, by kind."""
     small, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
-    weights = meta_weights(small, dtype, mtp_heads)
+    weights = meta_weights(small, dtype, mtp_heads, layout)
     counts = tuple(count_of_kind[kind] for kind in range(small.num_hidden_layers))
     return [_by_kind(shard_weights(weights, small, shard_spec), counts) for shard_spec in shards]
 

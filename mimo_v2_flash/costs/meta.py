@@ -1,7 +1,7 @@
 """Meta tensors: weights without memory, as the hub stores them and as prepared ones are loaded.
 
-Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash, and of MiMo-V2.5 where `fused`. MiMo-V2-Flash:
-311.86 GB, and 1.19 GB of three MTP heads.
+Source: the hub's files of XiaomiMiMo/MiMo-V2-Flash, and of the family where a layout says so.
+MiMo-V2-Flash: 311.86 GB, and 1.19 GB of three MTP heads.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.checkpoint.safetensors_file import READABLE, TensorInfo, dtype_name
 from mimo_v2_flash.checkpoint.source import Checkpoint
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.plan import OutputTensor, plan_conversion
-from mimo_v2_flash.quantization import HUB_FORMAT, find_format, get_format
+from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
 __all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_weights", "one_of_each_layer"]
 
@@ -28,17 +29,19 @@ NUM_MTP_HEADS = 3
 
 
 def hub_tensors(
-    config: MiMoConfig, *, fused: bool = False, mtp_heads: int = 0
+    config: MiMoConfig, layout: HubLayout = SPLIT, *, mtp_heads: int = 0
 ) -> dict[str, TensorInfo]:
-    """Return the TensorInfo of every tensor of `config` by name: with scales.
+    """Return the TensorInfo of every tensor of `config` in files of `layout`, by name: with scales.
 
     File names are empty, and each tensor begins at byte 0.
     """
-    params = param_specs.all_params(config, fused=fused, mtp_heads=mtp_heads)
-    return dict(_stored(params, config))
+    params = param_specs.all_params(config, fused=layout.fused, mtp_heads=mtp_heads)
+    return dict(_stored(params, config, layout))
 
 
-def meta_weights(config: MiMoConfig, dtype: str, mtp_heads: int = 0) -> ModelWeights:
+def meta_weights(
+    config: MiMoConfig, dtype: str, mtp_heads: int = 0, layout: HubLayout = SPLIT
+) -> ModelWeights:
     """Return meta tensors of what `load_weights` returns of `config`, prepared as `dtype`.
 
     All elements of an array are one element in memory; only copies of them take memory.
@@ -51,13 +54,16 @@ def meta_weights(config: MiMoConfig, dtype: str, mtp_heads: int = 0) -> ModelWei
         A key of `STORED`; the hub's format is as the hub stores them.
     mtp_heads : int
         Number of MTP heads.
+    layout : HubLayout
+        How the hub's files store them.
     """
-    params = list(param_specs.all_params(config, mtp_heads=mtp_heads))
-    infos = hub_tensors(config, mtp_heads=mtp_heads)
+    params = list(param_specs.all_params(config, fused=layout.fused, mtp_heads=mtp_heads))
+    loaded = layout._replace(router_dtype="F32")
+    infos = hub_tensors(config, loaded, mtp_heads=mtp_heads)
     plan = plan_conversion(config, params, infos, Encoding(dtype, "cpu"))
     tensors = _MetaCheckpoint(plan.outputs)
-    formats = {name: form for name, _ in params if (form := find_format(tensors, name))}
-    return Reader(tensors, formats, config, tuple(range(config.n_routed_experts))).model(mtp_heads)
+    experts = tuple(range(config.n_routed_experts))
+    return Reader(tensors, plan.formats, config, experts).model(mtp_heads)
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:
@@ -86,12 +92,14 @@ class _MetaCheckpoint(Checkpoint):
         return np.broadcast_to(np.ones((), READABLE[output.dtype]), output.shape)
 
 
-def _stored(params: Iterator[ParamSpec], config: MiMoConfig) -> Iterator[tuple[str, TensorInfo]]:
-    crossing, form = _crossing_keys(config), get_format(HUB_FORMAT)
+def _stored(
+    params: Iterator[ParamSpec], config: MiMoConfig, layout: HubLayout
+) -> Iterator[tuple[str, TensorInfo]]:
+    crossing = _crossing_keys(config)
     for name, shape in params:
-        dtype = param_specs.stored_dtype(name)
-        if dtype != param_specs.HUB_DTYPE:
-            yield name, TensorInfo.new(dtype, shape)
+        form = param_specs.hub_format(name, layout)
+        if form is None:
+            yield name, TensorInfo.new(param_specs.hub_dtype(name, layout), shape)
             continue
         # Each tensor-parallel rank quantized its rows by itself.
         by_rank = name in crossing or name.endswith(param_specs.FUSED)

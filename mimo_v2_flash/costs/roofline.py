@@ -3,13 +3,12 @@
 Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009.
 """
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mimo_v2_flash.atomic_file import atomic_write
+from mimo_v2_flash.plot_file import plot_file
 
 from . import trainium2
 from .ledger import Ledger, StepTime
@@ -18,37 +17,20 @@ __all__ = ["draw"]
 
 COLOURS = ("#3b6ea5", "#c0392b", "#4f9d69")  # of the steps
 MARKERS = "osD^vP*X"  # of the programs
-PLAIN = {"svg.hashsalt": "roofline", "svg.fonttype": "none", "font.size": 9}
 
 
 def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
     """Plot the programs of `steps`: operations per second over operations per byte.
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    ValueError
-        If `path` is neither PNG nor SVG.
+    Errors are those of `plot_file`.
     """
-    if path.suffix not in {".png", ".svg"}:
-        raise ValueError(f"plot {path}: allowed is a name that ends in .png or .svg")
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-        figures = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ImportError("the plot needs matplotlib: pip install 'mimo-v2-flash[plot]'") from error
-    with matplotlib.rc_context(PLAIN):
-        figure = figures.Figure(figsize=(9, 4.5), layout="constrained")
+    with plot_file(path, (9, 4.5)) as figure:
         axes = figure.subplots()
         _points(axes, ledger, steps)
         _roof(axes)
         axes.set_title(f"{title}\nprojected for Trainium2, not measured", fontsize=8, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-        date = {"Date": None} if path.suffix == ".svg" else None
-        with atomic_write(path) as partial:
-            figure.savefig(partial, dpi=150, metadata=date, format=path.suffix[1:])
 
 
 def _points(axes: Any, ledger: Ledger, steps: list[StepTime]) -> None:

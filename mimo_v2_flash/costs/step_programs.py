@@ -127,7 +127,8 @@ def _local_rows(deployment: Deployment) -> int:
 def _weights(config: MiMoConfig, deployment: Deployment, shard_spec: ShardSpec) -> ModelWeights:
     """Return a rank's weights as meta arrays; layers of the same kind share theirs."""
     few, kind_of_layer = one_of_each_layer(config)
-    stored = meta_weights(few, deployment.weight_dtype, deployment.draft_tokens)
+    heads, layout = deployment.draft_tokens, deployment.layout
+    stored = meta_weights(few, deployment.weight_dtype, heads, layout)
     weights = meta_arrays(to_device_layout(shard_weights(stored, few, shard_spec)))
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
 

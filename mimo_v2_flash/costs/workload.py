@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.parallel_config import ParallelConfig
 from mimo_v2_flash.quantization import HUB_FORMAT
 
@@ -32,6 +33,8 @@ class Workload:
         MTP heads whose weights are loaded.
     draft_tokens
         Tokens of a sequence that the first so many of these heads draft for a decode step.
+    layout
+        How the hub's files store weights.
     """
 
     batch_size: int
@@ -42,6 +45,7 @@ class Workload:
     activation_dtype: Any = np.float32
     mtp_heads: int = 0
     draft_tokens: int = 0
+    layout: HubLayout = SPLIT
 
     def check(self, config: MiMoConfig) -> None:
         """Raise ValueError, naming the number, if a model of `config` cannot run this workload."""

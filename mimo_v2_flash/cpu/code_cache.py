@@ -1,18 +1,21 @@
 """Compiled functions whose code on disk is never stale: its folder is named by their sources.
 
 Numba looks at the file of a function alone, not at the decoders and tiles that it inlines from
-other files. The folders of older sources are removed but for the last `KEPT`. Code on disk only
-saves time: what cannot be read or written is compiled in memory.
+other files: those that its module imports, and those that they do. The folders of a module's older
+sources are removed but for the last `KEPT`. Code on disk only saves time: what cannot be read or
+written is compiled in memory.
 
 Source: numba, notes on caching; `NUMBA_CACHE_DIR` is the folder to begin with where it is set.
 """
 
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,59 +26,85 @@ from numba.core.caching import FunctionCache
 from .cache_folder import cache_folder
 from .tile import LANES
 
-__all__ = ["SUM_ORDER", "compile_now", "compiled", "digest_folder", "source_digest"]
+__all__ = [
+    "SUM_ORDER", "code_folder", "compile_now", "compiled", "digest_folder", "imported_sources",
+    "source_digest",
+]  # fmt: skip
 
 SUM_ORDER = {"reassoc", "contract", "nsz", "arcp"}  # of `fastmath`: sums in any order
-SOURCES = (Path(__file__).parent, Path(__file__).parents[1] / "quantization")
-KEPT = 4  # folders, so that a few versions or kinds of processors share a disk
+SOURCES = Path(__file__).parent
+DIGITS = 16  # of a digest
+KEPT = 4  # folders of a module, so that a few versions or kinds of processors share a disk
+IMPORT = re.compile(r"^ *from (?:\.|mimo_v2_flash\.cpu\.)(\w+) import", re.MULTILINE)
+BASES = [SOURCES / "__pycache__", cache_folder() / "numba"]
+if config.CACHE_DIR:
+    BASES.insert(0, Path(config.CACHE_DIR))
 _lock = threading.Lock()
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")  # then numba runs its loops in Python
 
 
-def source_digest(*folders: Path) -> str:
-    """Return a digest of all sources in `folders`, and of the lanes, which are the machine's."""
-    digest = blake2b(str(LANES).encode(), digest_size=8)
-    for file in sorted(file for folder in folders for file in folder.glob("*.py")):
-        digest.update(f"\0{file.parent.name}/{file.name}\0".encode() + file.read_bytes())
+def imported_sources(file: Path) -> set[Path]:
+    """Return a module's file, and those in its folder that it imports, directly or not."""
+    sources, waiting = {file}, [file]
+    while waiting:
+        path = waiting.pop()
+        names = IMPORT.findall(path.read_text(encoding="utf-8"))
+        imported = {path.with_name(f"{name}.py") for name in names} - sources
+        sources |= imported
+        waiting += imported
+    return sources
+
+
+def source_digest(files: Iterable[Path]) -> str:
+    """Return a digest of sources, and of the lanes, which are the machine's."""
+    digest = blake2b(str(LANES).encode(), digest_size=DIGITS // 2)
+    for file in sorted(files):
+        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def digest_folder(bases: Iterable[Path], digest: str) -> str:
-    """Return the folder of `digest` in the first of `bases` that can be written, or ""."""
+@cache
+def code_folder(file: Path) -> str:
+    """Return the folder for code of the functions in `file`, or "" if there is none.
+
+    A file that is no module of this package may use all of them.
+    """
+    try:
+        is_module = file.parent == SOURCES
+        files = imported_sources(file) if is_module else {file, *SOURCES.glob("*.py")}
+        return digest_folder(BASES, f"{file.stem}-{source_digest(files)}")
+    except OSError:  # there are no sources in archives of any kind
+        return ""
+
+
+def digest_folder(bases: Iterable[Path], name: str) -> str:
+    """Return the folder of `name`, which ends in a digest, in the first of `bases` that it can."""
     for base in bases:
         try:
-            folder = base.expanduser() / f"mimo-{digest}"
+            folder = base.expanduser() / f"mimo-{name}"
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 os.utime(folder)
         except (OSError, RuntimeError):  # RuntimeError: there is no home
             continue
-        _remove_old(folder.parent)
+        _remove_old(folder)
         return str(folder)
     return ""
 
 
-def _remove_old(base: Path) -> None:
-    """Remove the folders in `base` but for the last used; what reads them compiles anew."""
+def _remove_old(folder: Path) -> None:
+    """Remove a module's folders but for the last used; what reads them compiles anew."""
+    pattern = folder.name[:-DIGITS] + "[0-9a-f]" * DIGITS
     with suppress(OSError):  # another process removes them too
-        folders = sorted(
-            base.glob(f"mimo-{'[0-9a-f]' * 16}"), key=lambda folder: folder.stat().st_mtime_ns
-        )
-        for folder in folders[:-KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _bases() -> Iterator[Path]:
-    if config.CACHE_DIR:
-        yield Path(config.CACHE_DIR)
-    yield Path(__file__).parent / "__pycache__"
-    yield cache_folder() / "numba"
+        folders = sorted(folder.parent.glob(pattern), key=lambda each: each.stat().st_mtime_ns)
+        for old in folders[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 class _CodeOnDisk(FunctionCache):  # type: ignore[misc]  # numba has no types
-    """Numba's code of a function in `FOLDER`: damage, a full disk and the like cost time alone."""
+    """Numba's code of a function on disk: damage, a full disk and the like cost time alone."""
 
     def load_overload(self, *args: Any) -> Any:
         """Return the code, or None if it cannot be read."""
@@ -90,14 +119,18 @@ class _CodeOnDisk(FunctionCache):  # type: ignore[misc]  # numba has no types
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return numba's decorator with `options`: without the GIL, and with code on disk if it can."""
+    """Return numba's decorator with `options`: without the GIL, and with code on disk if it can.
+
+    Division by zero is NumPy's: a check of each divisor would keep loops from being vectors.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(nogil=True, **options)(function)
-        if not FOLDER:
+        dispatcher = njit(nogil=True, error_model="numpy", **options)(function)
+        folder = code_folder(Path(function.__code__.co_filename))
+        if not folder:
             return dispatcher
         with _lock:
-            before, config.CACHE_DIR = config.CACHE_DIR, FOLDER
+            before, config.CACHE_DIR = config.CACHE_DIR, folder
             try:
                 with suppress(Exception):  # it may be gone, or NUMBA_CACHE_LOCATOR_CLASSES wrong
                     dispatcher._cache = _CodeOnDisk(function)  # as `cache=True` does
@@ -115,7 +148,3 @@ def compile_now(function: Any, *arguments: Any) -> None:
     """
     function.compile(arguments)
     function.disable_compile()
-
-
-HAS_SOURCES = Path(__file__).with_suffix(".py").is_file()  # not so in archives of any kind
-FOLDER = digest_folder(_bases(), source_digest(*SOURCES)) if HAS_SOURCES else ""

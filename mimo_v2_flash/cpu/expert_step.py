@@ -14,7 +14,7 @@ import numpy as np
 from numba import boolean, float32, int32, int64, intp, types
 
 from .code_cache import compile_now
-from .exponential import exponential
+from .exponential import silu
 from .loops import OUTPUT, ROW_BLOCK, in_order, inlined, input_type
 from .rounding import nearest_bfloat16, round_rows
 from .task_counter import STRIDE, add_one, wait_for
@@ -97,9 +97,7 @@ def task_rows(rows, groups, threads):
 def _swiglu(gate_F, up_F, start, stop):
     """Replace channels `start` to `stop` of `gate_F` by silu(gate) x up."""
     for f in range(start, stop):
-        decayed = exponential(-abs(gate_F[f]))
-        numerator = ONE if gate_F[f] >= 0 else decayed
-        gate_F[f] = gate_F[f] * (numerator / (ONE + decayed)) * up_F[f]
+        gate_F[f] = silu(gate_F[f]) * up_F[f]
 
 
 @inlined

@@ -1,17 +1,17 @@
-"""Compiled loops over the tokens of a step: RMSNorm, rotation, router. A token's bits are its own.
+"""Compiled loops over the tokens of a step: RMSNorm, rotation, router, SwiGLU, each for itself.
 
-Source: `kernels/rmsnorm.py`, `kernels/rope_partial.py` and `kernels/moe_router.py` are the plain
+Source: `kernels/rmsnorm.py`, `rope_partial.py`, `moe_router.py` and `ops.py` are the plain
 statements; NumPy takes ten calls where a decode step of one token has a microsecond of work.
 """
 
 import numpy as np
-from numba import float32, int32, types
+from numba import float32, int32, int64, types
 
 from .code_cache import compile_now
-from .exponential import exponential
+from .exponential import exponential, silu
 from .loops import OUTPUT, in_order, input_type, summed
 
-__all__ = ["norm_rows", "rotate_rows", "route_rows"]
+__all__ = ["norm_rows", "rotate_rows", "route_rows", "swiglu_rows"]
 
 ZERO, ONE, TINY = map(np.float32, (0, 1, 1e-20))
 LARGEST, NAN = np.finfo(np.float32).max, np.float32(np.nan)
@@ -77,9 +77,18 @@ def route_rows(logit_NE, bias_E, scaling, weight_NA, expert_NA):
             weight_NA[n, a] = weight if is_finite else NAN
 
 
+@in_order
+def swiglu_rows(gate_NF, up_NF, y_NF, start, stop):
+    """Fill rows `start` to `stop` of `y_NF` with silu(gate) x up."""
+    for n in range(start, stop):
+        for f in range(gate_NF.shape[1]):
+            y_NF[n, f] = silu(gate_NF[n, f]) * up_NF[n, f]
+
+
 X_ND, X_D = input_type(float32), types.Array(float32, 1, "C", readonly=True)
 X_NHQ = types.Array(float32, 3, "C", readonly=True)
 POSITION_N = types.Array(int32, 1, "C", readonly=True)
 compile_now(norm_rows, X_ND, X_D, float32, OUTPUT)
 compile_now(rotate_rows, X_NHQ, POSITION_N, X_ND, X_ND, types.Array(float32, 3, "C"))
 compile_now(route_rows, X_ND, X_D, float32, OUTPUT, types.Array(int32, 2, "C"))
+compile_now(swiglu_rows, X_ND, X_ND, OUTPUT, int64, int64)

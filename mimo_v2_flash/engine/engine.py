@@ -9,12 +9,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mimo_v2_flash import inputs
+from mimo_v2_flash.expert_store import ExpertReadError, store_stats
 from mimo_v2_flash.parallel import ALONE
 
 from .drafter import Drafter
 from .executor import Executor
 from .memory_budget import new_memory_budget
-from .output_processor import OutputProcessor
+from .output_processor import OutputProcessor, suppressed_tokens
 from .request import Constraint, QueueFullError, Request
 from .sampling_params import SamplingParams
 from .scheduler import Scheduler
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mimo_v2_flash.model import MiMoV2FlashModel
 
     from .outputs import Event, RequestOutput
+    from .scheduler import ScheduledTokens
 
 __all__ = ["Engine"]
 
@@ -69,7 +71,7 @@ class Engine:
         How many tokens MTP heads draft for each step of a sequence, 0 to the number of heads that
         the checkpoint has. Greedy requests and those with a seed get the tokens that they get
         without, others a sample of the same distribution. "auto" drafts as many as bring most
-        tokens per second, none if there are no heads.
+        tokens per second: none without heads, in programs, or where an expert store reads experts.
     cache_dtype : dtype, optional
         Dtype of the KV cache, as for the model; the model's if not given.
     suppress_tokens : sequence of int, optional
@@ -118,7 +120,7 @@ class Engine:
         self._worker = new_worker(
             model, max_sequences, max_length, cache_dtype, prefix_cache, draft_tokens
         )
-        cache, suppressed = self._worker.cache, _suppressed(model, suppress_tokens)
+        cache, suppressed = self._worker.cache, suppressed_tokens(model, suppress_tokens)
         self._model, self._clock, self._cache_bytes = model, clock, cache.nbytes
         self._max_length = model.max_length if max_length is None else max_length
         self._executor = Executor(model.group, self._worker)
@@ -163,8 +165,8 @@ class Engine:
         with self._lock:
             waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
             usage = self._scheduler.memory_usage()
-            drafting = self._drafter.seconds
-            return self._recorder.snapshot(running, waiting, self._cache_bytes, usage, drafting)
+            sizes = running, waiting, self._cache_bytes, usage, self._drafter.seconds
+            return self._recorder.snapshot(*sizes)._replace(expert_cache=store_stats(self._model))
 
     def submit(
         self,
@@ -296,7 +298,11 @@ class Engine:
         return events
 
     def _compute(self, events: list[Event]) -> Exception | None:
-        """Run a step, and add its events; return the error that ends the engine, if any."""
+        """Run a step, and add its events; return the error that ends the engine, if any.
+
+        An expert that cannot be read ends the requests of the step alone, on a single rank.
+        """
+        scheduled: list[ScheduledTokens] = []
         try:
             with self._lock:
                 scheduled = self._scheduler.schedule()
@@ -307,11 +313,13 @@ class Engine:
                     events += self._processor(result)
             self._drafter(self._scheduler.running, is_timed=decodes)
         except Exception as error:
+            is_passing = isinstance(error, ExpertReadError) and self._model.group.size == 1
+            ids = {part.sequence.request.id for part in scheduled}
             with self._lock:
-                self._failure = error
-                for request in self._scheduler.requests.values():
-                    events += request.end("error", error)
-            return error
+                self._failure = self._failure if is_passing else error
+                for id_, request in self._scheduler.requests.items():
+                    events += request.end("error", error) if not is_passing or id_ in ids else []
+            return None if is_passing else error
         return None
 
     def run(self) -> dict[int, RequestOutput]:
@@ -339,9 +347,3 @@ class Engine:
         ending, self._ending = self._ending, []
         requests = self._scheduler.requests
         return [event for id_, why in ending if id_ in requests for event in requests[id_].end(why)]
-
-
-def _suppressed(model: MiMoV2FlashModel, tokens: SequenceOf[int] | None) -> frozenset[int]:
-    """Return the token ids that are never chosen, by default the model's; ValueError for others."""
-    tokens = model.generation_config.suppress_tokens if tokens is None else tokens
-    return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich.filesize import decimal
 
+from mimo_v2_flash.expert_store import store_stats
 from mimo_v2_flash.kv_bytes import KVBytes
 
 from .memory_size import memory_size
@@ -176,6 +177,8 @@ def new_memory_budget(
     limit = None
     if memory is not None or not model.pads_steps:
         limit = memory_size("memory", DEFAULT if memory is None else memory, model.group)
+    if limit is not None and memory is None and (store := store_stats(model)):
+        limit = max(0, limit - (store.max_bytes - store.held_bytes))
     sizes = KVBytes(cache.nbytes, 0, 0) if model.pads_steps else cache.kv_bytes
     sizes_P3 = model.group.all_gather(np.array(sizes, np.int64))
     largest = KVBytes(*np.max(sizes_P3, axis=0).tolist())

@@ -2,8 +2,11 @@
 
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mimo_v2_flash import inputs
 
 from .logprobs import token_logprobs
 from .outputs import Event, TokenLogprob
@@ -11,7 +14,10 @@ from .request import Constraint, Sequence
 from .sampler import NO_TOKEN, Draft, Draw, Sampler
 from .step_runner import StepResult
 
-__all__ = ["OutputProcessor", "draw_of"]
+if TYPE_CHECKING:
+    from mimo_v2_flash.model import MiMoV2FlashModel
+
+__all__ = ["OutputProcessor", "draw_of", "suppressed_tokens"]
 
 
 class OutputProcessor:
@@ -168,3 +174,9 @@ def _finish_reason(sequence: Sequence, verdict: str | None) -> str | None:
     if sequence.new_tokens[-1] in request.end_tokens or verdict == "stop":
         return "stop"
     return "length" if len(sequence.new_tokens) >= request.limit else None
+
+
+def suppressed_tokens(model: "MiMoV2FlashModel", tokens: SequenceOf[int] | None) -> frozenset[int]:
+    """Return the token ids that are never chosen, by default the model's; ValueError for others."""
+    tokens = model.generation_config.suppress_tokens if tokens is None else tokens
+    return frozenset(inputs.as_token_ids("suppress_tokens", tokens, model.config.vocab_size))

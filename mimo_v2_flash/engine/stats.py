@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mimo_v2_flash.expert_store import StoreStats
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 
 from .memory_budget import MemoryUsage
@@ -53,6 +54,8 @@ class EngineStats(NamedTuple):
         Bytes of the KV cache, allocated.
     row_bytes, prefix_bytes, memory_bytes, peak_memory_bytes, max_memory_bytes
         Bytes of memory in use, as in `MemoryUsage`.
+    expert_cache
+        The statistics of this rank's expert store; None if there is none.
     """
 
     running: int
@@ -76,6 +79,7 @@ class EngineStats(NamedTuple):
     memory_bytes: int
     peak_memory_bytes: int
     max_memory_bytes: int | None
+    expert_cache: StoreStats | None = None
 
 
 class StatsRecorder:

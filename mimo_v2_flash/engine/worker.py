@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mimo_v2_flash.cpu.blas_threads import single_threaded_blas
+from mimo_v2_flash.expert_store import find_store
 from mimo_v2_flash.inputs import as_count, as_draft_tokens
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.layers.head import as_greedy
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mimo_v2_flash.layers.nonfinite import NonFiniteError
     from mimo_v2_flash.model import MiMoV2FlashModel
 
-__all__ = ["RowTokens", "StepPlan", "Worker", "new_worker"]
+__all__ = ["RowTokens", "StepPlan", "Worker", "drafting_heads", "new_worker"]
 
 
 class RowTokens(NamedTuple):
@@ -276,13 +277,24 @@ def new_worker(
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
     check_consistent(model.group, **options, draft_tokens=draft_tokens)
     budget = memory_size("prefix_cache", prefix_cache, model.group)
-    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
-    mtp_heads = model.mtp_heads if drafts == "auto" else drafts
+    mtp_heads = drafting_heads(model, draft_tokens)
     options = {"captures": budget > 0, "mtp_heads": mtp_heads}
     cache = model.new_cache(rows, max_length, cache_dtype, **options)
     omitted = _head_layers(cache, mtp_heads)
     stores = [PrefixStore(cache, budget, omitted) for _ in cache.rank_rows if budget]
     return Worker(model, cache, stores, mtp_heads)
+
+
+def drafting_heads(model: MiMoV2FlashModel, draft_tokens: int | str) -> int:
+    """Return how many MTP heads draft, with "auto" at most; ValueError if there are fewer.
+
+    With "auto" none do where steps are padded, since each number of drafts would be other programs,
+    nor where experts are read from disk, of which drafts choose more.
+    """
+    drafts = as_draft_tokens(draft_tokens, model.mtp_heads)
+    if drafts != "auto":
+        return drafts
+    return 0 if model.pads_steps or find_store(model) else model.mtp_heads
 
 
 def _head_layers(cache: HybridCache, mtp_heads: int) -> range:

@@ -19,8 +19,7 @@ def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
 
     y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
     """
-    gate_NF = ops.matmul(x_ND, w_gate_FD)
-    hidden_NF = gate_NF * ops.sigmoid(gate_NF) * ops.matmul(x_ND, w_up_FD)
+    hidden_NF = ops.swiglu(ops.matmul(x_ND, w_gate_FD), ops.matmul(x_ND, w_up_FD))
     return ops.matmul(hidden_NF.astype(x_ND.dtype), w_down_DF)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from mimo_v2_flash.cpu.swiglu import swiglu as compiled_swiglu
 from mimo_v2_flash.quantization.matmul import matmul as stored_matmul
 
-__all__ = ["arange", "constant", "full", "matmul", "put_rows", "sigmoid", "top_k"]
+__all__ = ["arange", "constant", "full", "matmul", "put_rows", "sigmoid", "swiglu", "top_k"]
 
 
 @singledispatch
@@ -79,6 +80,18 @@ def put_rows(buffer: Any, row_N: Any, x: Any) -> None:
 def sigmoid(x):
     """Return 1 / (1 + exp(-x)), without overflow for either sign."""
     return np.exp(np.minimum(x, 0.0)) / (1.0 + np.exp(-np.abs(x)))
+
+
+@singledispatch
+def swiglu(gate: Any, up: Any) -> Any:
+    """Return silu(gate) x up, the activations of a SwiGLU network; silu(z) = z sigmoid(z)."""
+    return gate * sigmoid(gate) * up
+
+
+@swiglu.register
+def _(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    activations = compiled_swiglu(gate, up)
+    return gate * sigmoid(gate) * up if activations is None else activations
 
 
 @matmul.register

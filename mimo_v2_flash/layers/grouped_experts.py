@@ -21,6 +21,7 @@ def grouped_experts(
     weight_NA: Any,
     expert_NA: Any,
     experts: Sequence[DenseWeights],
+    y_ND: np.ndarray | None = None,
 ) -> Any:
     """Return `y_ND`: each token's weighted sum over the local experts that it chose, float32.
 
@@ -33,6 +34,8 @@ def grouped_experts(
         contribute nothing.
     experts
         The local experts: a record of three matrices for each, read when it is chosen.
+    y_ND
+        What the sums are added to, expert after expert; zeros if not given.
     """
     A = expert_NA.shape[1]
     expert_J, weight_J = expert_NA.reshape(-1), weight_NA.reshape(-1)
@@ -54,7 +57,7 @@ def grouped_experts(
     # An expert is about as wide as the model: only then are threads worth their handoff.
     is_shared = expert_J.size * x_ND.shape[1] ** 2 >= MIN_SHARED_WORK
     (parallel_for if is_shared else run_in_turn)(compute_expert, len(groups))
-    y_ND = np.zeros(x_ND.shape, np.float32)
+    y_ND = np.zeros(x_ND.shape, np.float32) if y_ND is None else y_ND
     for (_, pair_J), output in zip(groups, outputs, strict=True):
         y_ND[pair_J // A] += output  # a token chooses an expert once: rows are unique
     return y_ND

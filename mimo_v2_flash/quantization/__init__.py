@@ -5,6 +5,7 @@ registers itself with `register_format`.
 """
 
 from . import fp8 as _fp8  # noqa: F401  # it registers itself, as all below
+from . import fp8_channel as _fp8_channel  # noqa: F401
 from . import int4 as _int4  # noqa: F401
 from . import int8 as _int8  # noqa: F401
 from . import mxfp4 as _mxfp4  # noqa: F401

@@ -44,7 +44,7 @@ E4M3_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astyp
 HALF = (E4M3_VALUES / 2).astype(ml_dtypes.float8_e4m3fn)
 HALVED_CODE = HALF.view(np.uint8)
 ROUNDS = HALF.astype(np.float32) * 2 != E4M3_VALUES
-LARGEST_DEVICE_CODE = 0x77  # of 240
+LARGEST_CODE, LARGEST_DEVICE_CODE = 0x7E, 0x77  # of 448 and 240
 
 
 @register_format
@@ -192,6 +192,17 @@ class BlockScaled(QuantizedTensor):
             "scale": AxisSlice(axis, blocks, height // unit if axis == 0 else 1),
         }
 
+    @classmethod
+    def full_blocks(cls, code_OI: np.ndarray) -> tuple[int, int]:
+        """Return how many blocks of 128 x 128, from the top, have a code of 448, and are not zero.
+
+        A scale is the largest magnitude / 448, so that every block has one on the grid that it was
+        quantized on, and about three of four on a grid that is half a block off.
+        """
+        top_OX = np.maximum.reduceat(code_OI & 0x7F, np.arange(0, code_OI.shape[1], BLOCK), axis=1)
+        top_YX = np.maximum.reduceat(top_OX, np.arange(0, len(code_OI), BLOCK), axis=0)
+        return int(np.count_nonzero(top_YX == LARGEST_CODE)), int(np.count_nonzero(top_YX))
+
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a code is NaN, or for `check_scales`."""
         if np.isnan(E4M3_VALUES)[self.code].any():
@@ -241,9 +252,26 @@ class MappedBlockScaled(BlockScaled):
         ValueError
             If the scales are on no plain grid; the message begins with `where`.
         """
-        weight = cls(code_OI, scale_YX, plain_height(where, code_OI.shape, scale_YX.shape))
-        vars(weight)["unchecked"] = f"{where}_scale_inv", vars(weight).pop("scale")
+        height = plain_height(where, code_OI.shape, scale_YX.shape)
+        return cls._unchecked(f"{where}_scale_inv", code_OI, scale_YX, height)
+
+    @classmethod
+    def _unchecked(
+        cls, where: str, code_OI: np.ndarray, scale_YX: np.ndarray, height: int
+    ) -> "MappedBlockScaled":
+        weight = cls(code_OI, scale_YX, height)
+        vars(weight)["unchecked"] = where, vars(weight).pop("scale")
         return weight
+
+    def stored_arrays(self) -> dict[str, np.ndarray]:
+        """Return codes and scales as the file has them."""
+        mapped = vars(self).get("unchecked")
+        return {"code": self.code, "scale": mapped[1] if mapped else self.scale}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "MappedBlockScaled":
+        """Return the weight of other codes and scales; these are checked at its first use."""
+        where, _ = vars(self)["unchecked"]
+        return self._unchecked(where, arrays["code"], arrays["scale"], self.block_height)
 
     @cached_property
     def scale(self) -> np.ndarray:

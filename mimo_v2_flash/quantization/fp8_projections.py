@@ -88,9 +88,13 @@ def _crossing_layout(
             check_scales(where(name) + SCALE, weight)
         return [WeightRows(name, 0, weight) for name, weight in zip(shapes, both, strict=True)]
 
+    def runs(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        by_head = (np.split(code, projections.heads.keys) for code in arrays[::2])
+        return list(map(np.concatenate, zip(*by_head, strict=True)))
+
     outputs = {name: _of_half_blocks(code) for name, (code, _) in shapes.items()}
     return StoredLayout(
-        BlockScaled, (k, v), outputs, lambda _: iter([LayoutPart(k, rows, weights)])
+        BlockScaled, (k, v), outputs, lambda _: iter([LayoutPart(k, rows, weights)]), runs
     )
 
 

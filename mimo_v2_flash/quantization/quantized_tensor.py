@@ -208,9 +208,25 @@ class QuantizedTensor(ABC):
         is_sliced = {f: axis_slice.axis < len(shape) for f, shape in shapes.items()}
         return {f: axis_slice if is_sliced[f] else whole[f] for f in shapes}
 
+    @classmethod
+    def full_blocks(cls, code_OI: np.ndarray) -> tuple[int, int]:
+        """Return how many blocks of codes have the format's largest code, and how many could.
+
+        Of a format in which that says nothing of where blocks lie, no block could.
+        """
+        return 0, 0
+
     def float32_rows(self, rows: slice) -> np.ndarray:
         """Return what `dequantize` does, by compiled code where there is some."""
         return self.dequantize(rows)
+
+    def stored_arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of its tensors, by field, as a file has them: no byte is read."""
+        return {tensor.field: getattr(self, tensor.field) for tensor in self.tensors}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Return the weight of other arrays that are like `stored_arrays`."""
+        return self._map(lambda field, _: arrays[field])
 
     def check_values(self, where: str) -> None:
         """Raise ValueError, beginning with `where`, if a stored number is not finite."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from math import lcm, prod
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from .quantized_tensor import QuantizedTensor
 
 __all__ = [
+    "FusedRows",
     "Heads",
     "LayoutPart",
     "Projections",
@@ -48,7 +51,7 @@ class Projections(NamedTuple):
     heads
         The layer's heads.
     ranks
-        The number of those tensor-parallel ranks.
+        The number of those tensor-parallel ranks; 1 where it is plain, [q | k | v] of all heads.
     """
 
     q: str
@@ -114,12 +117,15 @@ class StoredLayout(NamedTuple):
     parts
         Returns the parts of up to so many bytes of the first tensor, or of one group of its rows
         if that is larger; for None the largest parts that there are.
+    runs
+        Returns the codes in the arrays of a part as they were quantized: in blocks from their top.
     """
 
     form: type[QuantizedTensor]
     stored: tuple[str, ...]
     weights: dict[str, WeightShapes]
     parts: Callable[[int | None], Iterator[LayoutPart]]
+    runs: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = itemgetter(slice(1))
 
     def load(self, tensors: Mapping[str, np.ndarray]) -> dict[str, QuantizedTensor]:
         """Return the weights, by name, from a checkpoint's tensors: views where rows are adjacent.
@@ -135,6 +141,53 @@ class StoredLayout(NamedTuple):
             for name, _, weight in part.weights(arrays):
                 rows[name].append(weight)
         return {name: self.form.concatenate(weights) for name, weights in rows.items()}
+
+
+class FusedRows(NamedTuple):
+    """How weights in no format lie in one array.
+
+    Attributes
+    ----------
+    stored
+        The name of the array in the checkpoint, alone in a tuple.
+    rows
+        The rows of the array that each weight is, one run after another, by the weight's name.
+    """
+
+    stored: tuple[str]
+    rows: dict[str, tuple[range, ...]]
+
+    @classmethod
+    def of(cls, where: str, projections: Projections) -> FusedRows:
+        """Return where q, k and v lie in a fused weight.
+
+        Raises
+        ------
+        ValueError
+            If the ranks do not have equally many heads; the message begins with `where`.
+        """
+        q, k, v, stored, (H, K, Q, C), ranks = projections
+        if H % ranks or K % ranks:
+            raise ValueError(
+                f"{where}: {H} query and {K} KV heads, expected those of {ranks} ranks"
+            )
+        ends = list(accumulate((H * Q // ranks, K * Q // ranks, K * C // ranks), initial=0))
+        starts = [rank * ends[-1] for rank in range(ranks)]
+        rows = {
+            name: tuple(range(start + begin, start + end) for start in starts)
+            for name, (begin, end) in zip((q, k, v), pairwise(ends), strict=True)
+        }
+        return cls((stored,), rows)
+
+    def load(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights, by name, from a checkpoint's tensors: a view of a single run."""
+        array = tensors[self.stored[0]]
+        return {
+            name: array[runs[0].start : runs[0].stop]
+            if len(runs) == 1
+            else np.concatenate([array[run.start : run.stop] for run in runs])
+            for name, runs in self.rows.items()
+        }
 
 
 def row_layout(

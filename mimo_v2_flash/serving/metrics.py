@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mimo_v2_flash.engine.stats import EngineStats
+from mimo_v2_flash.expert_store import StoreStats
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -122,7 +123,7 @@ class _EngineCollector(Collector):
             "vllm:num_requests_waiting": ("Requests that wait.", stats.waiting),
             "vllm:kv_cache_usage_perc": ("Part of the memory in use.", _usage(stats)),
         }
-        counters = {
+        counters: dict[str, tuple[str, float]] = {
             "vllm:prompt_tokens": ("Tokens of prompts computed.", stats.prefill_tokens),
             "vllm:generation_tokens": ("Tokens of answers computed.", stats.decode_tokens),
             "vllm:num_preemptions": ("Answers that lost their memory: none ever does.", 0),
@@ -135,6 +136,10 @@ class _EngineCollector(Collector):
             f"{DRAFTS}draft_tokens": ("Tokens drafted.", sum(stats.drafted)),
             f"{DRAFTS}accepted_tokens": ("Drafts that became tokens.", sum(stats.accepted)),
         }
+        if stats.expert_cache:
+            counters |= _store_counters(stats.expert_cache)
+            held = stats.expert_cache.held_bytes
+            gauges["mimo:expert_cache_bytes"] = ("Bytes of the experts that are held.", held)
         for family, entries in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (meaning, value) in entries.items():
                 metric = family(name, meaning, labels=["model_name"])
@@ -152,6 +157,17 @@ class _EngineCollector(Collector):
     def describe(self) -> Iterator[Any]:
         """Yield nothing: the metrics are not read to be registered."""
         return iter(())
+
+
+def _store_counters(store: StoreStats) -> dict[str, tuple[str, float]]:
+    """Return the counters of an expert store, which vLLM has no names for."""
+    uses = store.hits + store.misses
+    return {
+        "mimo:expert_cache_queries": ("Experts that calls of layers used.", uses),
+        "mimo:expert_cache_hits": ("Those that were held.", store.hits),
+        "mimo:expert_cache_read_bytes": ("Bytes of experts read.", store.read_bytes),
+        "mimo:expert_cache_wait_seconds": ("Time that calls waited for.", store.wait_seconds),
+    }
 
 
 def _usage(stats: EngineStats) -> float:

@@ -14,6 +14,7 @@ from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
 from mimo_v2_flash.checkpoint import check
 from mimo_v2_flash.checkpoint.param_specs import FUSED, all_params, is_fused
 from mimo_v2_flash.checkpoint.source import FolderSource
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 from mimo_v2_flash.costs.meta import hub_tensors
@@ -71,7 +72,7 @@ def test_what_is_no_parameter_is_refused_but_for_mtp_and_towers():
 @either_layout
 @given(st.data())
 def test_a_head_that_lacks_a_tensor_is_no_head_nor_are_later_ones(fused, data):
-    infos = hub_tensors(SMALL, fused=fused, mtp_heads=3)
+    infos = hub_tensors(SMALL, HubLayout(fused), mtp_heads=3)
     missing = data.draw(st.sampled_from([n for n in infos if n.startswith("model.mtp.")]))
 
     def heads(names: set[str]) -> int:

@@ -6,8 +6,9 @@ import re
 import pytest
 from safetensors import safe_open
 
-from mimo_v2_flash.checkpoint.param_specs import all_params
+from mimo_v2_flash.checkpoint.param_specs import all_params, hub_dtype, hub_format
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import PRESETS
 from tests.support.tiny import Recipe, tiny
 
 D, V = 4096, 152576
@@ -92,6 +93,30 @@ def test_the_whole_model_takes_the_bytes_of_the_hubs_files():
         else:
             total += math.prod(shape) * (4 if ".mlp.gate." in name else 2)
     assert total == 311_862_258_560
+
+
+@pytest.mark.parametrize("model", ["v2-flash", "v2.5", "v2.5-pro-fp4", "v2.6-flash"])
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("model.embed_tokens.weight", "BF16"),
+        ("lm_head.weight", "BF16"),
+        ("model.layers.1.self_attn.o_proj.weight", "BF16"),
+        ("model.layers.1.self_attn.attention_sink_bias", "BF16"),
+        ("model.layers.1.self_attn.qkv_proj.weight", "fp8"),
+        ("model.layers.0.mlp.down_proj.weight", "fp8"),
+        ("model.layers.1.mlp.experts.7.up_proj.weight", "experts"),
+        ("model.layers.1.mlp.gate.weight", "router"),
+        ("model.layers.1.mlp.gate.e_score_correction_bias", "F32"),
+        ("model.mtp.layers.2.mlp.gate_proj.weight", "fp8"),
+        ("model.mtp.layers.2.eh_proj.weight", "BF16"),
+    ],
+)
+def test_how_the_hub_stores_a_weight(model, name, stored):
+    layout = PRESETS[model].layout
+    formats = {"experts": layout.expert_format or "fp8", "router": layout.router_dtype}
+    form = hub_format(name, layout)
+    assert (form.format if form else hub_dtype(name, layout)) == formats.get(stored, stored)
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(layers=Recipe.layers[1:2])])

@@ -136,6 +136,7 @@ def test_every_field_of_a_config_is_checked_but_those_that_say_nothing_of_weight
 
 def test_what_says_nothing_of_weights_may_differ():
     other = {"eos_token_id": 5, "initializer_range": 1.0, "max_position_embeddings": 9}
+    other |= {"fused_qkv_weight_order": "plain"}
     assert {*other, "num_devices"} == FREE
     PREPARED.check(replace(SMALL, **other, num_devices=5))
 

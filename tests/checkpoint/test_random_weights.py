@@ -1,5 +1,7 @@
 """Tests of random_weights: shapes, standard deviation, and equality for a seed and for shards."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from mimo_v2_flash.checkpoint import param_specs
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.parallel_config import ShardSpec
 from mimo_v2_flash.quantization.fp8 import BlockScaled
 
@@ -53,6 +56,18 @@ def test_shapes_are_those_of_the_parameter_specs():
     gate, _, down = param_specs.expert("", CONFIG.layers[1], 0)
     assert WEIGHTS.layers[1].feed_forward.experts.w_gate_eFD[3].shape == gate.shape
     assert WEIGHTS.layers[1].feed_forward.experts.w_down_eDF[3].shape == down.shape
+
+
+def test_experts_are_in_the_format_of_the_layout():
+    config = dataclasses.replace(CONFIG, moe_intermediate_size=128)
+    layout = HubLayout(fused=True, expert_format="mxfp4", router_dtype="BF16")
+    weights = random_weights(config, seed=0, layout=layout)
+    mixture = weights.layers[1].feed_forward
+    for matrix in (mixture.experts.w_gate_eFD[3], mixture.experts.w_down_eDF[3]):
+        assert matrix.format == "mxfp4"
+        assert np.std(matrix.dequantize()) == pytest.approx(CONFIG.initializer_range, rel=0.1)
+    assert mixture.w_router_ED.dtype == np.float32
+    assert isinstance(weights.layers[1].attention.w_q_OD, BlockScaled)
 
 
 def test_a_seed_is_a_model():

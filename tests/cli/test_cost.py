@@ -8,6 +8,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli import cost
 from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.config_presets import PRESETS, HubLayout
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
 
@@ -36,6 +37,13 @@ def test_a_deployment_is_the_real_model_unless_another_is_named(tmp_path):
     assert (other.batch_size, other.weight_dtype, other.cache_dtype) == (3, "bfloat16", "float32")
     context = SMALL.max_position_embeddings  # less than the defaults
     assert (other.context, other.chunk) == (min(context, 4096), min(context, 128))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_published_model_has_its_config_and_its_fused_projections(name):
+    named = deployment("--model", name)
+    assert named.config == MiMoConfig.from_preset(name)
+    assert named.layout == HubLayout(PRESETS[name].layout.fused, None, named.layout.router_dtype)
 
 
 @pytest.mark.parametrize(

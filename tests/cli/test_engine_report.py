@@ -8,6 +8,7 @@ import pytest
 from mimo_v2_flash.cli.engine_report import engine_numbers, engine_rows, finite
 from mimo_v2_flash.engine.memory_budget import MemoryUsage
 from mimo_v2_flash.engine.stats import EngineStats, Percentiles, StatsRecorder
+from mimo_v2_flash.expert_store import StoreStats
 
 NOTHING = StatsRecorder().snapshot(0, 0, 0, MemoryUsage(0, 0, 0, 0, None))
 STATS = NOTHING._replace(
@@ -39,6 +40,21 @@ def test_people_get_rates_and_latencies():
         ("sequences per step", "3.2"),
         ("reused tokens of prompts", "1,234"),
     ]
+
+
+def test_an_expert_store_is_reported_where_there_is_one():
+    store = StoreStats("lfu", True, 30, 10, 4, 2, 5_000_000, 1.25, 390_000, 400_000, 8_000_000)
+    stats = STATS._replace(expert_cache=store)
+    rows = engine_rows(stats)
+    assert rows[4:7] == [
+        ("experts held (lfu)", "30 of 40 uses (75.0%)"),
+        ("experts read", "10, 5.0 MB in 1.2 s"),
+        ("expert cache", "400.0 kB of 8.0 MB"),
+    ]
+    assert [row for row in rows if row not in rows[4:7]] == engine_rows(STATS)
+    assert engine_numbers(stats)["expert_cache"]["read_bytes"] == 5_000_000
+    unused = store._replace(hits=0, misses=0)
+    assert ("experts held (lfu)", "0 of 0 uses") in engine_rows(stats._replace(expert_cache=unused))
 
 
 def test_drafts_are_reported_where_there_are_some():

@@ -1,10 +1,15 @@
 """Shared options: a renamed one works by either name, and help shows the new; drafts are none."""
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
 
-from mimo_v2_flash.cli.options import add_draft_tokens_argument, add_renamed_option
+from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.cli.options import add_draft_tokens_argument, add_renamed_option, read_model
+from mimo_v2_flash.config_presets import PRESETS
+from tests.support.published import V2_6_FLASH
 
 
 @pytest.fixture
@@ -44,8 +49,22 @@ def test_both_refuse_the_same(parser, name, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "value"),
-    [([], 0), (["--draft-tokens", "2"], 2), (["--draft-tokens=auto"], "auto")],
+    [([], "auto"), (["--draft-tokens", "2"], 2), (["--draft-tokens=0"], 0)],
 )
-def test_nothing_is_drafted_unless_an_option_says_so(parser, arguments, value):
+def test_drafts_are_made_where_they_pay_unless_an_option_says_otherwise(parser, arguments, value):
     add_draft_tokens_argument(parser)
     assert parser.parse_args(arguments).draft_tokens == value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_model_by_its_name(name):
+    named = read_model(Path(name))
+    assert named.config == MiMoConfig.from_preset(name)
+    assert (named.layout, named.towers) == (PRESETS[name].layout, PRESETS[name].towers)
+    assert named.title == (PRESETS[name].repository.removeprefix("XiaomiMiMo/") or name)
+
+
+def test_a_model_by_its_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(V2_6_FLASH))
+    named = read_model(tmp_path)
+    assert named == (str(tmp_path), MiMoConfig.v2_6_flash(), PRESETS["v2.6-flash"].layout, None)

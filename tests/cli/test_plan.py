@@ -7,6 +7,7 @@ import pytest
 from mimo_v2_flash import MiMoConfig
 from mimo_v2_flash.cli import plan
 from mimo_v2_flash.cli.main import main
+from mimo_v2_flash.config_presets import PRESETS
 from tests.support.config_files import SMALL
 
 
@@ -68,6 +69,31 @@ def test_a_larger_device_is_another_answer(capsys):
     stdout = " ".join(capsys.readouterr().out.split())
     assert "(weights 23.7 GB, cache 6.3 GB, buffers 5.4 GB). A chip has 96.0 GB." in stdout
     assert run(*options, "--memory", "96GB") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"),
+    [
+        ("v2-flash", "302.9 GB"),
+        ("v2.5", "302.9 GB"),
+        ("v2.5-fp4", "160.9 GB"),
+        ("v2.5-pro", "1.0 TB"),
+        ("v2.6-flash", "160.9 GB"),
+        ("v2.6-pro", "531.4 GB"),
+    ],
+)
+def test_a_published_model_without_files(name, experts, capsys, recwarn):
+    assert run("--model", name) == 1
+    assert f"experts {experts} {experts}" in " ".join(capsys.readouterr().out.split())
+    assert not recwarn.list
+
+
+def test_a_name_that_no_model_has_is_refused_with_all_names(capsys):
+    assert run("--model", "v2.7") == 2
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("\n")) == ("", 1)
+    assert stderr.startswith("mimo plan: v2.7: no such file; give config.json or the folder")
+    assert stderr.endswith(f", or a name: {', '.join(PRESETS)}\n")
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])

@@ -1,6 +1,7 @@
 """--mode random at small sizes: the report, refused sizes, and a cache fault that fails."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mimo_v2_flash.cli import random_model
 from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.cli.parallel_options import RankSetup
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import PRESETS
 from mimo_v2_flash.model import MiMoV2FlashModel
 from mimo_v2_flash.parallel import SoloGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -25,7 +27,13 @@ def small(monkeypatch):
         "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32,
         "num_attention_heads": 8, "swa_num_attention_heads": 8,
     }  # fmt: skip
-    monkeypatch.setattr(random_model, "MiMoConfig", lambda: MiMoConfig(**widths))
+    whole = random_model.read_model
+
+    def narrow(model):
+        named = whole(model)
+        return named._replace(config=dataclasses.replace(named.config, **widths))
+
+    monkeypatch.setattr(random_model, "read_model", narrow)
 
 
 @pytest.mark.usefixtures("small")
@@ -43,6 +51,14 @@ def test_the_report_has_what_it_promises(capsys):
     ):
         assert what in stdout
     assert "of the range, allowed 1e-04" in stdout
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_published_model_runs(name, capsys):
+    numbers, status = random_model.run(**OPTIONS, model=Path(name))
+    assert status == 0
+    assert f"{numbers['model']} with random weights" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("small")
@@ -93,8 +109,8 @@ def test_no_tokens_and_no_layers_are_refused_by_name(option, capsys):
 
 
 def test_layers_are_the_first_of_the_real_model():
-    config = random_model._config(8, 6)
     real = MiMoConfig()
+    config = random_model._config(real, 8, 6)
     assert config.hybrid_layer_pattern == real.hybrid_layer_pattern[:6]
     assert config.num_experts_per_tok == 8
     assert (

@@ -63,3 +63,9 @@ def test_every_option_arrives(folder_option):
 
 def test_programs_are_in_the_home_folder_if_nothing_is_said():
     assert runtime_of("--backend", "neuron").keywords(HOST)["folder"] == COMPILE_CACHE
+
+
+def test_an_expert_cache_and_its_policy_arrive():
+    runtime = runtime_of("--expert-cache", "400kB", "--expert-cache-policy", "lru")
+    keywords = runtime.keywords(HOST)
+    assert (keywords["expert_cache"], keywords["expert_cache_policy"]) == ("400kB", "lru")

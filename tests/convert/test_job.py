@@ -191,6 +191,10 @@ class ZeroSource(FolderSource):
         """Return nothing."""
         return {}
 
+    def tensor_infos(self, names: list[str]) -> dict[str, TensorInfo]:
+        """Return nothing."""
+        return {}
+
     def read(self, file: str, begin: int, end: int) -> bytes:
         """Return zeros."""
         return bytes(end - begin)
@@ -200,7 +204,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(conversion_tasks, "TASK_BYTES", 1 << 20)
     info = TensorInfo("", "BF16", (40_000, 512), 0, 40_000 * 1024)
     encoding = Encoding("float32", "cpu")
-    plan = conversion_tasks.plain("w", info, encoding)
+    plan = conversion_tasks.plain("w", [info], encoding)
     store, names = Store(tmp_path, plan.outputs, {}), TensorNames(["w"], {})
     job = ConversionJob(ZeroSource(), MiMoConfig(), encoding, None, plan, store, names)
     tracemalloc.start()

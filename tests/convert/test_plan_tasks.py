@@ -46,7 +46,7 @@ def assert_means(result: Made, encoding: Encoding, expected: dict[str, BlockScal
 def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, size, seed):
     disk, matrix = Disk(), np.random.default_rng(seed).standard_normal(shape).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "TASK_BYTES", size):
-        plan = conversion_tasks.plain("o_proj.weight", disk.add(matrix, dtype), encoding)
+        plan = conversion_tasks.plain("o_proj.weight", [disk.add(matrix, dtype)], encoding)
     array = made(disk, plan, encoding).arrays["o_proj.weight"]
     assert array.dtype == DTYPES[STORED[encoding.dtype] or WIDE[dtype]]
     np.testing.assert_array_equal(array, matrix.astype(np.float32).astype(array.dtype))
@@ -55,7 +55,7 @@ def test_a_matrix_is_what_it_was_in_the_dtype_asked_for(shape, dtype, encoding, 
 def test_ties_of_bfloat16_go_to_the_even_one():
     disk, encoding = Disk(), Encoding("bfloat16", "cpu")
     tie = np.array([[1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8]], np.float32)
-    plan = conversion_tasks.plain("w", disk.add(tie, "F32"), encoding)
+    plan = conversion_tasks.plain("w", [disk.add(tie, "F32")], encoding)
     array = made(disk, plan, encoding).arrays["w"]
     assert array.astype(np.float32).tolist() == [[1, 1 + 2.0**-6, -1]]
 
@@ -66,7 +66,7 @@ def test_a_vector_keeps_its_values_and_its_dtype_if_it_is_one_of_ours(
 ):
     disk, vector = Disk(), np.random.default_rng(seed).standard_normal(length).astype(DTYPES[dtype])
     with patch.object(conversion_tasks, "TASK_BYTES", size):
-        plan = conversion_tasks.plain("norm.weight", disk.add(vector, dtype), encoding)
+        plan = conversion_tasks.plain("norm.weight", [disk.add(vector, dtype)], encoding)
     array = made(disk, plan, encoding).arrays["norm.weight"]
     assert array.dtype == DTYPES[WIDE[dtype]]
     np.testing.assert_array_equal(array, vector.astype(np.float32))
@@ -78,7 +78,7 @@ def test_a_router_is_written_in_float32_and_never_rounded(dtype, stored_as):
     disk, encoding = Disk(), Encoding(dtype, "cpu")
     router = np.random.default_rng(0).standard_normal((5, 7)).astype(DTYPES[stored_as])
     name = "model.layers.1.mlp.gate.weight"
-    plan = conversion_tasks.plain(name, disk.add(router, stored_as), encoding)
+    plan = conversion_tasks.plain(name, [disk.add(router, stored_as)], encoding)
     array = made(disk, plan, encoding).arrays[name]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, router.astype(np.float32))
@@ -148,7 +148,7 @@ def test_a_task_is_small_or_one_row_of_blocks(size):
                 128 * 130,
                 disk.joint_plan(projections, disk.coded("w.weight", stored(whole)), encoding),
             ),
-            (5000 * 2, conversion_tasks.plain("o", disk.add(wide, "BF16"), encoding)),
+            (5000 * 2, conversion_tasks.plain("o", [disk.add(wide, "BF16")], encoding)),
         ]
     for least, plan in plans:
         read = [task.sources[0].end - task.sources[0].begin for task in plan.tasks]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from mimo_v2_flash import MiMoConfig
+from mimo_v2_flash.config_presets import PRESETS
 from mimo_v2_flash.costs.deployment import Deployment
 from mimo_v2_flash.parallel_config import ParallelConfig
 
@@ -28,6 +29,15 @@ def test_what_cannot_be_is_refused(changes, message):
 
 def test_the_real_model_on_32_ranks_is_allowed():
     Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 262_144, 512).check()
+
+
+def test_programs_take_experts_in_the_hubs_format():
+    """No device multiplies MXFP4: such experts are prepared in FP8."""
+    layout = PRESETS["v2.6-pro"].layout
+    deployment = Deployment(MiMoConfig.v2_6_pro(), ParallelConfig(64, 8, 8), 8, layout=layout)
+    assert deployment.layout == layout._replace(expert_format=None)
+    assert deployment.workload.layout == deployment.layout
+    deployment.check()
 
 
 def test_the_plan_is_the_models():

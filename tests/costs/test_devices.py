@@ -13,6 +13,7 @@ from mimo_v2_flash.checkpoint.params import MoEWeights, nbytes
 from mimo_v2_flash.checkpoint.random_weights import random_weights
 from mimo_v2_flash.checkpoint.subset import shard_weights
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.costs import Workload, devices
 from mimo_v2_flash.costs.devices import cache_bytes, weight_bytes
 from mimo_v2_flash.kv_cache import new_cache
@@ -64,6 +65,16 @@ def test_fp8_weights_of_a_rank_are_counted_to_the_byte(tmp_path, plan):
     shards = [plan.shard_spec(rank) for rank in range(plan.world_size)]
     actual = weight_bytes(config, shards, "fp8", len(weights.mtp))
     assert actual == [kinds_of(shard_weights(weights, config, shard)) for shard in shards]
+
+
+def test_mxfp4_experts_are_counted_as_they_are_loaded():
+    config = replace(tiny(replace(RECIPE, hidden=160, expert_width=96)).config)
+    layout = HubLayout(fused=True, expert_format="mxfp4", router_dtype="BF16")
+    real = kinds_of(random_weights(config, seed=0, layout=layout, mtp_heads=3))
+    counted = weight_bytes(config, [UNSHARDED], "fp8", 3, layout)[0]
+    assert {**counted, "attention": 0, "mtp": 0} == {**real, "attention": 0, "mtp": 0}
+    sparse = sum(spec.num_experts for spec in config.layers)
+    assert counted["experts"] == sparse * 3 * 160 * 96 * 17 // 32
 
 
 @settings(max_examples=15)

@@ -8,6 +8,7 @@ from mimo_v2_flash.checkpoint import load_weights
 from mimo_v2_flash.checkpoint.params import nbytes
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.job import plan_conversion_job
 from mimo_v2_flash.costs.meta import meta_weights, one_of_each_layer
@@ -16,9 +17,10 @@ from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import Recipe, tiny
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", ["fp8", "bfloat16", "float32"])
-def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
-    hub = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path / "hub").folder
+def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype, fused):
+    hub = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path / "hub", fused=fused).folder
     config = MiMoConfig.from_pretrained(hub)
     experts = tuple(range(config.n_routed_experts))
     job = plan_conversion_job(
@@ -26,7 +28,7 @@ def test_meta_weights_are_like_those_of_a_prepared_checkpoint(tmp_path, dtype):
     )
     job.run(workers=1, advance=id)
     real = load_weights(tmp_path / "out", config)._replace(prepared=None)  # its metadata
-    meta_arrays = meta_weights(config, dtype, mtp_heads=3)
+    meta_arrays = meta_weights(config, dtype, mtp_heads=3, layout=HubLayout(fused))
     assert tree_signature(meta_arrays) == tree_signature(real)
     assert nbytes(meta_arrays) == nbytes(real)
 

@@ -6,6 +6,7 @@ import pytest
 
 from mimo_v2_flash.checkpoint.source import FolderSource
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.config_presets import HubLayout
 from mimo_v2_flash.costs.meta import NUM_MTP_HEADS, hub_tensors
 from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
 from tests.support.tiny import tiny
@@ -27,7 +28,7 @@ def test_a_fused_mtp_head_has_16_tensors():
     """Source: the header of MiMo-V2.5's file of MTP heads."""
     mtp = {
         name: info
-        for name, info in hub_tensors(MiMoConfig(), fused=True, mtp_heads=1).items()
+        for name, info in hub_tensors(MiMoConfig(), HubLayout(fused=True), mtp_heads=1).items()
         if name.startswith("model.mtp.layers.0.")
     }
     assert len(mtp) == 16
@@ -42,7 +43,7 @@ def test_a_written_checkpoint_has_these_tensors(tmp_path, fused, change):
     written = write_hub_checkpoint(tiny(replace(RECIPE, **change)).oracle, tmp_path, fused=fused)
     source, config = FolderSource(written.folder), MiMoConfig.from_pretrained(written.folder)
     infos = source.tensor_infos(source.names())
-    expected = hub_tensors(config, fused=fused, mtp_heads=3)
+    expected = hub_tensors(config, HubLayout(fused), mtp_heads=3)
     assert {name: (p.dtype, p.shape) for name, p in infos.items()} == {
         name: (p.dtype, p.shape) for name, p in expected.items()
     }

@@ -7,12 +7,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel
+from mimo_v2_flash import MiMoConfig, MiMoV2FlashModel, load_weights
+from mimo_v2_flash.checkpoint.params import ModelWeights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
+from mimo_v2_flash.config_presets import SPLIT, HubLayout
 from mimo_v2_flash.layers.forward_batch import Step
 from mimo_v2_flash.parallel import ThreadGroup
 from mimo_v2_flash.parallel_config import ParallelConfig
 from tests.support.config_files import SMALL
+from tests.support.hub_checkpoint import RECIPE, write_hub_checkpoint
+from tests.support.tiny import tiny
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
@@ -34,9 +38,27 @@ def content(traced) -> bytes:
 )
 def test_what_a_run_needs_is_in_the_list(plan):
     """Run a prompt in chunks, one token, and one with three drafts, at several KV lengths."""
+    needed = programs_of_a_run(random_weights(CONFIG, seed=0), CONFIG, plan)
+    deployment = Deployment(CONFIG, plan, 2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
+    assert needed <= programs_listed(deployment)
+    assert len(needed) > 6
+
+
+def test_what_a_run_on_fused_weights_needs_is_in_their_list_alone(tmp_path):
+    """Scales of projections that were fused are of 64 rows: their programs are others."""
+    hub = write_hub_checkpoint(tiny(RECIPE).oracle, tmp_path, fused=True).folder
+    config, plan = MiMoConfig.from_pretrained(hub), ParallelConfig()
+    needed = programs_of_a_run(load_weights(hub, config), config, plan)
+    sizes = (2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
+    fused = Deployment(config, plan, *sizes, layout=HubLayout(fused=True))
+    assert needed <= programs_listed(fused)
+    assert not needed <= programs_listed(replace(fused, layout=SPLIT))
+
+
+def programs_of_a_run(weights: ModelWeights, config: MiMoConfig, plan: ParallelConfig) -> set:
+    """Return the modules that a model runs on XLA, whose steps are of every kind."""
     group = ThreadGroup(plan.world_size)
     backend = XlaBackend(group if plan.world_size > 1 else None)
-    weights = random_weights(CONFIG, seed=0)
 
     def run(_: int) -> None:
         options = {
@@ -46,7 +68,7 @@ def test_what_a_run_needs_is_in_the_list(plan):
             "max_step": CHUNK * 2 // plan.data_parallel_size,
             "max_length": CONTEXT,
         }
-        model = MiMoV2FlashModel(weights, CONFIG, **options)
+        model = MiMoV2FlashModel(weights, config, **options)
         caches = [model.new_cache(2, CONTEXT) for _ in "ab"]
         steps = (0, 264, [263]), (264, 1, [0]), (265, 4, range(4)), (269, 3, [2])
         for start, tokens, wanted in steps:
@@ -56,11 +78,12 @@ def test_what_a_run_needs_is_in_the_list(plan):
             model.greedy(token_BT, position_BT, caches[1], at=at)
 
     group.run(run)
-    deployment = Deployment(CONFIG, plan, 2, CONTEXT, CHUNK, "fp8", np.float32, np.float32)
-    listed = {content(called.traced) for called in step_programs(deployment).programs.values()}
-    needed = {content(traced) for traced in backend.programs}
-    assert needed <= listed
-    assert len(needed) > 6
+    return {content(traced) for traced in backend.programs}
+
+
+def programs_listed(deployment: Deployment) -> set:
+    """Return the modules of all programs of `deployment`."""
+    return {content(called.traced) for called in step_programs(deployment).programs.values()}
 
 
 def test_every_step_of_the_real_model_is_there_and_calls_every_layer():

@@ -1,5 +1,6 @@
 """Tests of the compiled code in new processes: without numba, cached on disk, on a generic CPU."""
 
+import ast
 import json
 import os
 import resource
@@ -15,7 +16,13 @@ from numba.core import caching
 from numba.core.errors import TypingError
 
 from mimo_v2_flash.cpu import code_cache
-from mimo_v2_flash.cpu.code_cache import KEPT, digest_folder, source_digest
+from mimo_v2_flash.cpu.code_cache import (
+    KEPT,
+    code_folder,
+    digest_folder,
+    imported_sources,
+    source_digest,
+)
 from tests.support.processes import ROOT, python_output
 
 PRODUCTS = """
@@ -73,7 +80,7 @@ def test_the_second_start_compiles_nothing_and_both_are_right(tmp_path, machine)
         assert target == {"cpu": "generic", "features": ""}
     compiled = compiled_files(tmp_path)
     assert compiled
-    assert len(list(tmp_path.iterdir())) == 1  # all lie in the folder of the digest
+    assert all(file.startswith(f"{tmp_path}/mimo-") for file in compiled)
     python_output(PRODUCTS, **environment)
     assert compiled_files(tmp_path) == compiled
 
@@ -108,21 +115,52 @@ def test_an_edited_decoder_is_compiled_anew(tmp_path):
 
 
 def test_a_digest_is_of_every_source(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        folder.mkdir()
-        (folder / "a.py").write_text("1")
-    digests = [source_digest(first, second), source_digest(first)]
-    (second / "a.py").write_text("2")
-    digests.append(source_digest(first, second))
-    (second / "b.py").write_text("")
-    digests.append(source_digest(first, second))
-    (second / "b.py").rename(first / "b.py")
-    digests.append(source_digest(first, second))
-    assert len(set(digests)) == 5
-    (first / "b.py").unlink()
-    (second / "a.py").write_text("1")
-    assert source_digest(first, second) == digests[0]
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    first.write_text("1")
+    second.write_text("2")
+    digests = [source_digest([first, second]), source_digest([first])]
+    second.write_text("3")
+    digests.append(source_digest([first, second]))
+    second.rename(tmp_path / "c.py")
+    digests.append(source_digest([first, tmp_path / "c.py"]))
+    assert len(set(digests)) == 4
+    second.write_text("2")
+    assert source_digest([second, first]) == digests[0]
+
+
+MODULES = sorted((ROOT / "mimo_v2_flash" / "cpu").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)
+def test_the_sources_of_code_are_all_that_its_module_imports(file):
+    """Here by the syntax tree: a name's last part, or the part before it, is a module's."""
+    expected, waiting = {file}, [file]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text())):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{name}" for name in names)]
+            stems = {str(name).rpartition(".")[2] for name in names}
+            new = {each for each in MODULES if each.stem in stems} - expected
+            new = {each for each in new if getattr(node, "level", 0) or "mimo" in str(names)}
+            expected |= new
+            waiting += new
+    assert imported_sources(file) == expected
+
+
+def test_code_of_a_file_elsewhere_may_use_all_modules(monkeypatch, tmp_path):
+    digests = []
+    monkeypatch.setattr(code_cache, "digest_folder", lambda _, name: digests.append(name) or "")
+    monkeypatch.setattr(code_cache, "SOURCES", tmp_path)
+    file = tmp_path / "elsewhere" / "toy.py"
+    file.parent.mkdir()
+    file.write_text("")
+    for text in ("1", "2"):
+        (tmp_path / "tile.py").write_text(text)
+        assert code_folder.__wrapped__(file) == ""
+    assert [name.rpartition("-")[0] for name in digests] == ["toy", "toy"]
+    assert len(set(digests)) == 2
+    assert code_folder.__wrapped__(tmp_path / "none.py") == ""
 
 
 def test_a_base_that_cannot_be_written_is_passed_over(tmp_path):
@@ -135,17 +173,19 @@ def test_a_base_that_cannot_be_written_is_passed_over(tmp_path):
 
 def test_the_folders_that_were_used_last_are_kept(tmp_path):
     """What is not a digest's stays whatever its age, and so does what lies in a folder kept."""
-    others = [tmp_path / name for name in ("mimo-tiny", "numba", "mimo-0000000000000000.txt")]
+    names = ("mimo-tiny", "numba", "mimo-fp8-0000000000000000.txt", "mimo-mxfp8-0000000000000000")
+    others = [tmp_path / name for name in names]
     for other in others:
         other.mkdir()
         os.utime(other, (0, 0))
-    digests = [f"{number:016x}" for number in range(KEPT + 2)]
+    digests = [f"fp8-{number:016x}" for number in range(KEPT + 2)]
     for seconds, digest in enumerate(digests):
         folder = Path(digest_folder([tmp_path], digest))
         (folder / "code.nbi").touch()
         os.utime(folder, (seconds, seconds))
     assert digest_folder([tmp_path], digests[2]) == str(tmp_path / f"mimo-{digests[2]}")
-    assert digest_folder([tmp_path], "f" * 16) == str(tmp_path / f"mimo-{'f' * 16}")
+    new = f"fp8-{'f' * 16}"
+    assert digest_folder([tmp_path], new) == str(tmp_path / f"mimo-{new}")
     kept = {path.parent.name.removeprefix("mimo-") for path in tmp_path.glob("mimo-*/code.nbi")}
     assert kept == {*digests[4:], digests[2]}
     assert all(other.is_dir() for other in others)
@@ -156,7 +196,7 @@ def double(x):
 
 
 def test_without_a_folder_functions_are_compiled_and_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(code_cache, "FOLDER", "")
+    monkeypatch.setattr(code_cache, "code_folder", lambda _: "")
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     assert code_cache.compiled()(double)(21) == 42
     assert str(tmp_path) == config.CACHE_DIR
@@ -166,7 +206,7 @@ def test_without_a_folder_functions_are_compiled_and_not_kept(monkeypatch, tmp_p
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """Give compiled functions a folder of the test."""
-    monkeypatch.setattr(code_cache, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(code_cache, "code_folder", lambda _: str(tmp_path))
     return tmp_path
 
 
@@ -201,7 +241,7 @@ def test_a_full_disk_keeps_no_code_and_fails_nothing(folder):
 @pytest.mark.parametrize("gone", ["folder", "locators"])
 def test_a_folder_that_numba_cannot_use_fails_nothing(monkeypatch, folder, gone):
     if gone == "folder":
-        monkeypatch.setattr(code_cache, "FOLDER", "/proc/none")
+        monkeypatch.setattr(code_cache, "code_folder", lambda _: "/proc/none")
         monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     else:
         monkeypatch.setattr(config, "CACHE_LOCATOR_CLASSES", "no.such.Locator")

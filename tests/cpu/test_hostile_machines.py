@@ -51,7 +51,8 @@ except PermissionError:
 WARNED = "1 numba cannot be used"
 FOLDER = """
 from mimo_v2_flash.cpu import code_cache
-print(repr(code_cache.FOLDER))
+from pathlib import Path
+print(repr(code_cache.code_folder(Path(code_cache.__file__))))
 """
 BROKEN_LIBRARY = """
 import builtins

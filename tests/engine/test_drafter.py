@@ -5,6 +5,7 @@ import pytest
 
 from mimo_v2_flash import load_model
 from mimo_v2_flash.engine import Engine, SamplingParams, drafter, prefix_store, scheduler
+from mimo_v2_flash.engine.worker import drafting_heads
 from mimo_v2_flash.parallel import ThreadGroup
 from tests.support.engine_constraints import FixedMask, TrieConstraint
 from tests.support.engine_model import HistoryModel, logits_after
@@ -65,6 +66,12 @@ def test_without_heads_drafts_are_refused_and_auto_has_none():
         Engine(model, draft_tokens="many")
     expected, _ = answer(model_of(), SamplingParams(max_tokens=9), drafts=0)
     assert answer(model, SamplingParams(max_tokens=9), drafts="auto")[0] == expected
+
+
+def test_auto_drafts_none_where_each_number_of_drafts_is_other_programs():
+    padding, other = model_of(pads_steps=True), model_of()
+    assert [drafting_heads(padding, drafts) for drafts in ("auto", 2)] == [0, 2]
+    assert [drafting_heads(other, drafts) for drafts in ("auto", 2)] == [3, 2]
 
 
 @pytest.mark.parametrize(("price", "least", "most"), [(0.05, 40, 200), (5.0, 0, 3)])

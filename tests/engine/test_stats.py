@@ -23,7 +23,7 @@ def request_of(id_: int, arrival: float, n: int = 1, first: int = 0) -> Request:
 def test_before_the_first_step_there_are_no_numbers():
     stats = StatsRecorder().snapshot(1, 2, 3, USAGE)
     assert (stats.running, stats.waiting, stats.cache_bytes) == (1, 2, 3)
-    assert stats[-5:] == USAGE
+    assert stats[-6:] == (*USAGE, None)
     assert (stats.finished, stats.prefill_tokens, stats.decode_tokens) == (0, 0, 0)
     rest = [stats.tokens_per_step, stats.batch_size, stats.decode_tokens_per_second]
     assert all(map(math.isnan, [*rest, *stats.first_token_seconds, *stats.token_seconds]))

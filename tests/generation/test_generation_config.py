@@ -82,6 +82,26 @@ def test_the_end_tokens_of_all_files_end_a_text(tmp_path):
     assert written(tmp_path, {"eos_token_id": [7, 1]}).eos_token_ids == (1, 5, 7)
 
 
+@pytest.mark.parametrize("name", ["v2.5", "v2.5-pro", "v2.6-flash"])
+def test_the_end_tokens_of_published_models_are_three(tmp_path, name):
+    """V2.5-Pro's config.json has none, V2.5's has <|im_end|>; generation_config.json is the same.
+
+    Source: generation_config.json of MiMo-V2.5 and V2.6-Flash-RL, whose checksums are equal.
+    """
+    content = {
+        "bos_token_id": 151643,
+        "do_sample": False,
+        "eos_token_id": [151643, 151645, 151672],
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "transformers_version": "4.57.1",
+    }
+    write_json(tmp_path / "generation_config.json", content)
+    defaults = load_generation_config(tmp_path, MiMoConfig.from_preset(name))
+    assert defaults.eos_token_ids == (151643, 151645, 151672)
+    assert (defaults.temperature, defaults.top_p) == (0.0, 0.95)
+
+
 def test_ids_that_the_tokenizer_lacks_are_never_drawn(tmp_path):
     write_tokenizer(tmp_path, {"a": 0, "b": 1, "c": 3})
     assert written(tmp_path, {}).suppress_tokens == (2, *range(4, 40))

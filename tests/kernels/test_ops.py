@@ -110,6 +110,13 @@ def test_sigmoid_ends_at_0_and_1_without_a_warning(on):
 
 
 @every_kind
+def test_swiglu_is_silu_of_the_gate_times_up(on):
+    gate, up = np.random.default_rng(0).standard_normal((2, 5, 7), np.float32) * 9
+    exact = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64))) * up
+    np.testing.assert_allclose(on(ops.swiglu)(gate, up), exact, rtol=3e-6)
+
+
+@every_kind
 def test_a_constant_is_its_array(on):
     array = np.array([[3, 1, 2]], np.int32)
     np.testing.assert_array_equal(on(lambda x: ops.constant(x, array))(ONE_1), array)

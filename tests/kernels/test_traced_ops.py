@@ -64,6 +64,7 @@ CASES = {
     "top_k, values": (best_value, [ones(2, 6)], np.float32, (2, 3)),
     "top_k, indices": (best_index, [ones(2, 6)], np.int32, (2, 3)),
     "sigmoid": (ops.sigmoid, [ones(2, 6)], np.float32, (2, 6)),
+    "swiglu": (ops.swiglu, [ones(2, 6), ones(2, 6)], np.float32, (2, 6)),
     "constant": (constant, [ones(3, dtype=np.int32)], np.int32, (3,)),
     "arange": (arange, [ones(1)], np.int32, (5,)),
     "full": (full, [ones(1)], BFLOAT16, (2, 5)),

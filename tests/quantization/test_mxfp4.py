@@ -63,6 +63,16 @@ def test_a_scale_that_is_nan_is_refused():
         w.check_values("up")
 
 
+def test_random_weights_are_the_nearest_codes_of_their_numbers():
+    numbers = np.linspace(-3, 3, 64, dtype=np.float32)
+    order = np.random.default_rng(0).permutation(64)
+    w = FORM.random((2, 32), numbers, lambda table: table[order].reshape(2, 32))
+    assert (w.code.shape, w.scale.shape) == ((2, 16), (2, 1))
+    expected = FORM.quantize(numbers[None]).dequantize()[0]
+    assert {*w.scale.flat} == {126}  # the largest number, 3, is 6 x 2^-1
+    np.testing.assert_allclose(w.dequantize().ravel(), expected[order], atol=0.25)
+
+
 def test_products_are_those_of_its_numbers():
     w = random_blocks(np.random.default_rng(0), "mxfp4", 67, 20)
     assert_is_multiplied(w, 0)
@@ -74,3 +84,17 @@ def test_products_are_those_of_its_numbers():
 
 def test_it_is_quantized_by_rows_and_what_it_cannot_is_refused():
     assert_is_quantized_by_rows("mxfp4")
+
+
+def test_a_mapped_weights_scales_are_checked_once_when_it_is_first_used():
+    drawn = random_blocks(np.random.default_rng(0), "mxfp4", 3, 2)
+    arrays = {"code": drawn.code, "scale": drawn.scale}
+    w = FORM.from_checkpoint("file: up", drawn.shape, arrays)
+    assert "scale" not in vars(w)
+    np.testing.assert_array_equal(w.dequantize(), drawn.dequantize())
+    assert w.scale is drawn.scale
+    drawn.scale[2, 1] = 255
+    bad = FORM.from_checkpoint("file: up", drawn.shape, arrays)
+    for use in (bad.dequantize, lambda: ops.matmul(np.ones((1, bad.shape[1]), np.float32), bad)):
+        with pytest.raises(ValueError, match=r"^file: up: its weight_scale holds NaN"):
+            use()

@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mimo_v2_flash.engine.memory_budget import MemoryUsage
 from mimo_v2_flash.engine.stats import StatsRecorder
+from mimo_v2_flash.expert_store import StoreStats
 from mimo_v2_flash.serving.metrics import Metrics
 
 USAGE = MemoryUsage(0, 0, 0, 0, None)
@@ -82,3 +83,15 @@ def test_drafts_are_counted_as_vllm_does():
     assert values[f"{name}_accepted_tokens_total", None] == 10
     by_position = [values[f"{name}_accepted_tokens_per_pos_total", str(head)] for head in range(3)]
     assert by_position == [6, 3, 1]
+
+
+def test_an_expert_store_is_counted_where_there_is_one():
+    snapshot = StatsRecorder().snapshot(0, 0, 0, USAGE)
+    assert not any("expert" in name for name, _ in read(Metrics("tiny", lambda: snapshot)))
+    store = StoreStats("lfu", True, 30, 10, 4, 2, 5_000, 1.25, 390, 400, 800)
+    values = read(Metrics("tiny", lambda: snapshot._replace(expert_cache=store)))
+    assert values["mimo:expert_cache_queries_total", None] == 40
+    assert values["mimo:expert_cache_hits_total", None] == 30
+    assert values["mimo:expert_cache_read_bytes_total", None] == 5_000
+    assert values["mimo:expert_cache_wait_seconds_total", None] == 1.25
+    assert values["mimo:expert_cache_bytes", None] == 390

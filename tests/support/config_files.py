@@ -58,47 +58,6 @@ HUB = {
     "eos_token_id": 151645,
     "torch_dtype": "bfloat16",
 }
-PRO = HUB | {
-    "model_type": "mimo_v2",
-    "hidden_size": 6144,
-    "num_hidden_layers": 70,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 8,
-    "swa_num_attention_heads": 128,
-    "swa_num_key_value_heads": 8,
-    "n_routed_experts": 384,
-    "rope_theta": 10000000,
-    "max_position_embeddings": 1048576,
-    "attention_value_scale": 0.612,
-    "hybrid_layer_pattern": [
-        int(i not in {0, 7, 15, 23, 31, 39, 47, 55, 62, 69}) for i in range(70)
-    ],
-    "moe_layer_freq": [0] + [1] * 69,
-}
-# MiMo-V2.5: the keys that MiMo-V2-Flash does not have.
-OMNI = HUB | {
-    "model_type": "mimo_v2",
-    "attention_projection_layout": "fused_qkv",
-    "audio_config": {"out_hidden_size": 4096, "rope_theta": 640000},
-    "image_token_id": 151655,
-    "pad_token_id": 151643,
-    "processor_config": {"patch_size": 16, "rope_type": "rope"},
-    "quantization_config": {
-        "activation_scheme": "dynamic",
-        "fmt": "e4m3",
-        "quant_method": "fp8",
-        "store_dtype": "fp8",
-        "ignored_layers": ["model.layers.0.self_attn.o_proj"],
-        "weight_block_size": [128, 128],
-    },
-    "rope_scaling": {"rope_type": "default", "type": "default"},
-    "transformers_version": "4.57.1",
-    "video_token_id": 151656,
-    "vision_config": {"hidden_act": "silu", "use_sink": True},
-    "vision_end_token_id": 151653,
-    "vision_model_type": "mimovl",
-    "vision_start_token_id": 151652,
-}
 # What transformers 5.23 saves of a model with two layers.
 SAVED = {
     "model_type": "mimo_v2_flash",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 from huggingface_hub import constants
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ from mimo_v2_flash.cli.parser import CommandParser
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.store import Store
 from mimo_v2_flash.cpu import thread_count
+from mimo_v2_flash.expert_store.routing_trace import RoutingHeader, write_call
 from mimo_v2_flash.parallel import init_process_group
 from tests.support.fuzz_damage import Damage, apply, damages
 from tests.support.tiny_text import write_text_checkpoint
@@ -60,6 +62,10 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "compile": ((*MODEL, "--context", "64", "--chunk", "8"),),
     "trace": ((*MODEL, "--tokens", "3"), (*MODEL, "--prompt", "the")),
     "compare": (("trace.safetensors", "trace.safetensors"),),
+    "experts": (
+        ("simulate", "routing.jsonl"),
+        ("pin", "routing.jsonl", "--capacity", "200kB", "--output", "set.json"),
+    ),
 }
 """Words of each command that succeed, run in the folder that `write_folder` writes."""
 
@@ -114,6 +120,10 @@ def write_folder(folder: Path) -> list[str]:
             ending = _captured(words, {})
             assert ending.status == 0, ending
         _interrupt((*prepare, "--output", "begun", "--num-layers", "1"))
+    with (folder / "routing.jsonl").open("w") as file:
+        RoutingHeader("m", None, 3, False, [1, 2], [[9] * 4, [8] * 4]).write(file)
+        for layer in (1, 2, 1, 2):
+            write_call(file, layer, layer == 2, np.array([[0, 3], [1, 3]]))
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(folder)) for path in files)
 

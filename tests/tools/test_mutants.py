@@ -1,9 +1,11 @@
 """The tool that applies deliberate faults: which it calls killed, and what it does not believe."""
 
+from functools import cache
+
 import pytest
 
 from tools import mutants
-from tools.mutant_list import Mutant
+from tools.mutant_list import MUTANTS, Mutant
 
 FILES = {
     "conftest.py": 'from hypothesis import settings\nsettings.register_profile("mutants")\n',
@@ -69,3 +71,18 @@ def test_a_test_that_fails_without_a_mutant_kills_none(verdict):
 def test_an_unknown_name_is_refused(verdict, capsys):
     assert mutants.main(["nosuch"]) == 2
     assert capsys.readouterr().out == "no mutant is called nosuch\n"
+
+
+def test_what_every_mutant_replaces_is_there_once():
+    text = cache(lambda file: (mutants.ROOT / file).read_text())
+    assert [mutant.name for mutant in MUTANTS if text(mutant.file).count(mutant.old) != 1] == []
+
+
+def test_the_tests_of_every_mutant_are_there():
+    files = {test.partition("::")[0] for mutant in MUTANTS for test in mutant.tests}
+    assert [file for file in sorted(files) if not (mutants.ROOT / file).is_file()] == []
+
+
+def test_no_two_mutants_have_one_name():
+    names = [mutant.name for mutant in MUTANTS]
+    assert sorted(names) == sorted(set(names))

@@ -1,0 +1,1 @@
+"""Tests of the expert store and of recorded routing."""
