@@ -44,8 +44,8 @@ def publish(work: Path, shape: Shape, folder: Path) -> None:
     training.mkdir(exist_ok=True)
     held_out = (work / "held_out.txt").read_text(encoding="utf-8").replace(END_OF_DOCUMENT, "\n")
     (training / "held_out.txt").write_text(held_out, encoding="utf-8")
-    for log in work.glob("*.jsonl"):
-        shutil.copy(log, training)
+    for log in ("trunk.jsonl", "heads.jsonl"):
+        shutil.copy(work / log, training)
     curves.draw(work, training / "curves.svg")
     published = trunk.new_model(shape)
     published.load_state_dict(oracle_of(oracle, hub).state_dict())
