@@ -106,14 +106,15 @@ def test_a_closed_runner_says_so():
 
 
 def test_drafts_change_no_greedy_text(runner):
-    with Runner(which=PLAIN, max_seqs=1, max_length=256, draft_tokens=3) as drafting:
-        texts = [
-            each.completion("The list type", max_tokens=12, temperature=0).choices[0].text
-            for each in (runner, drafting)
-        ]
-        assert texts[0] == texts[1]
-        assert drafting.stats.tokens_per_step > 1
-    assert runner.stats.drafted == (0, 0, 0)
+    texts, drafted = [], []
+    for drafts in (0, 3):
+        with Runner(which=PLAIN, max_seqs=1, max_length=256, draft_tokens=drafts) as drafting:
+            answer = drafting.completion("The list type", max_tokens=12, temperature=0)
+            texts.append(answer.choices[0].text)
+            drafted.append(drafting.stats.drafted)
+    assert texts[0] == texts[1]
+    assert drafted[0] == (0, 0, 0)
+    assert min(drafted[1]) > 0
 
 
 def test_more_drafts_than_heads_are_refused():
