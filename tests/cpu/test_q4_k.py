@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from mimo_v2_flash.cpu import q4_k
 from tests.support.drawn import seeds
-from tests.support.stored_blocks import assert_blocks_are_packed
+from tests.support.packed_parts import assert_blocks_are_packed
 
 
 @given(seeds)

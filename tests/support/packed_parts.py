@@ -5,6 +5,7 @@ def test_packed_rows_are_the_decoded_rows(part, seed): ...
 """
 
 from collections.abc import Callable
+from math import lcm
 from typing import NamedTuple
 
 import ml_dtypes
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mimo_v2_flash.cpu.panel import BLOCK, PANEL, VECTOR
 from mimo_v2_flash.cpu.tile import LANES, WORD
+from tests.support.stored_blocks import columns_of, compiled_columns, random_blocks
 from tests.support.stored_weights import INPUTS, OUTPUTS
 
 UNTOUCHED = np.float32(-77)
@@ -72,3 +74,16 @@ def assert_packed(
     np.testing.assert_allclose(value_JO[:, ~is_nan_O], expected_JO[:, ~is_nan_O], rtol=0, atol=atol)
     panel_XIO[:blocks, :, lane : lane + LANES] = UNTOUCHED
     np.testing.assert_array_equal(panel_W, UNTOUCHED)
+
+
+def assert_blocks_are_packed(name: str, packer: Callable[..., None], seed: int) -> None:
+    """Assert that any bytes are packed as NumPy decodes them, at any row and border of blocks."""
+    generator, columns = np.random.default_rng(seed), compiled_columns(name)
+    unit = lcm(columns, BLOCK)
+    outputs, blocks = map(int, generator.integers(1, (40, 4 * unit // columns)))
+    w = random_blocks(generator, name, outputs, blocks * columns // columns_of(name))
+    start = unit * int(generator.integers(0, -(-blocks * columns // unit)))
+    stop = int(generator.integers(start // columns, blocks)) * columns + columns
+    part = PackedPart(*w.shape, int(generator.integers(0, outputs)), start, stop)
+    atol = 1e-7 * float(np.max(np.abs(w.dequantize()))) if name == "q4_k" else 0.0  # fused there
+    assert_packed(part, packer, w.compiled.address, w.dequantize(), atol=atol)
