@@ -99,7 +99,7 @@ MACHINE_MUTANTS = (
     Mutant(
         "compiled code as old as its loops, not its decoders",
         "mimo_v2_flash/cpu/code_cache.py",
-        ".encode() + file.read_bytes())",
+        ".encode() + read(file))",
         ".encode())",
         ("tests/cpu/test_code_cache.py",),
     ),

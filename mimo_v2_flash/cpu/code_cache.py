@@ -45,23 +45,30 @@ if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")  # then numba runs its loops in Python
 
 
+_read_once = cache(Path.read_bytes)
+
+
+@cache
+def _imports(file: Path) -> set[Path]:
+    names = IMPORT.findall(_read_once(file).decode())
+    return {file.with_name(f"{name}.py") for name in names}
+
+
 def imported_sources(file: Path) -> set[Path]:
     """Return a module's file, and those in its folder that it imports, directly or not."""
     sources, waiting = {file}, [file]
     while waiting:
-        path = waiting.pop()
-        names = IMPORT.findall(path.read_text(encoding="utf-8"))
-        imported = {path.with_name(f"{name}.py") for name in names} - sources
+        imported = _imports(waiting.pop()) - sources
         sources |= imported
         waiting += imported
     return sources
 
 
-def source_digest(files: Iterable[Path]) -> str:
+def source_digest(files: Iterable[Path], read: Callable[[Path], bytes] = Path.read_bytes) -> str:
     """Return a digest of sources, and of the lanes, which are the machine's."""
     digest = blake2b(str(LANES).encode(), digest_size=DIGITS // 2)
     for file in sorted(files):
-        digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
+        digest.update(f"\0{file.name}\0".encode() + read(file))
     return digest.hexdigest()
 
 
@@ -72,9 +79,11 @@ def code_folder(file: Path) -> str:
     A file that is no module of this package may use all of them.
     """
     try:
-        is_module = file.parent == SOURCES
-        files = imported_sources(file) if is_module else {file, *SOURCES.glob("*.py")}
-        return digest_folder(BASES, f"{file.stem}-{source_digest(files)}")
+        if file.parent == SOURCES:
+            digest = source_digest(imported_sources(file), _read_once)
+        else:
+            digest = source_digest({file, *SOURCES.glob("*.py")})
+        return digest_folder(BASES, f"{file.stem}-{digest}")
     except OSError:  # there are no sources in archives of any kind
         return ""
 

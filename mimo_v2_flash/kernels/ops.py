@@ -91,7 +91,7 @@ def swiglu(gate: Any, up: Any) -> Any:
 @swiglu.register
 def _(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     activations = compiled_swiglu(gate, up)
-    return gate * sigmoid(gate) * up if activations is None else activations
+    return swiglu.dispatch(object)(gate, up) if activations is None else activations
 
 
 @matmul.register
