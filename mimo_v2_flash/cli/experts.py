@@ -29,7 +29,7 @@ from mimo_v2_flash.parallel import ALONE
 
 from .console import amount, console, progress, table
 from .entry import CommandError
-from .option_types import output_file
+from .option_types import byte_size, output_file
 from .result import Result
 
 __all__ = ["add_arguments", "run"]
@@ -47,12 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--capacity",
         action="append",
+        type=byte_size,
         metavar="SIZE",
         help="Budget of a store: bytes, 8GiB, 400kB; may be repeated to simulate several (default: "
         "2, 5, 12.5, 25 and 50%% of all experts).",
     )
     parser.add_argument(
         "--bandwidth",
+        type=byte_size,
         metavar="SIZE",
         help="Bytes that the disk reads in a second, by which seconds per token are estimated "
         "(default: none are).",
@@ -76,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(
     action: str,
     file: Path,
-    capacity: list[str] | None,
-    bandwidth: str | None,
+    capacity: list[int | str] | None,
+    bandwidth: int | str | None,
     output: Path | None,
     plot: Path | None,
     heat_map: Path | None,
@@ -85,13 +87,13 @@ def run(
     """Simulate stores, or write a set of experts; return the numbers."""
     if (action == "pin") != (output is not None):
         raise CommandError("--output is for pin, which needs it")
-    capacities = [memory_size("--capacity", _number(size), ALONE) for size in capacity or ()]
+    capacities = [memory_size("--capacity", size, ALONE) for size in capacity or ()]
     trace = read_trace(file)
     if not trace.calls:
         raise ValueError(f"{file}: no call is recorded")
     if output is not None:
         return _pin(trace, file, capacities, output)
-    rate = memory_size("--bandwidth", _number(bandwidth), ALONE) if bandwidth else None
+    rate = memory_size("--bandwidth", bandwidth, ALONE) if bandwidth is not None else None
     statistics, simulations = routing_statistics(trace), _simulate(trace, capacities)
     _report(trace, file, statistics, simulations, rate)
     if plot:
@@ -103,10 +105,6 @@ def run(
     del numbers["expert_bytes"]
     numbers["all_experts_bytes"] = int(trace.header.sizes.sum())
     return Result(numbers | {"simulations": [_numbers(each, rate) for each in simulations]})
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() and len(text) < 20 else text
 
 
 def _title(trace: RoutingTrace, file: Path) -> str:

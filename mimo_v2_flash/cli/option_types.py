@@ -10,7 +10,15 @@ from pathlib import Path
 
 from mimo_v2_flash.json_object import shorten
 
-__all__ = ["STDOUT", "draft_tokens", "natural", "output_file", "positive", "positive_number"]
+__all__ = [
+    "STDOUT",
+    "byte_size",
+    "draft_tokens",
+    "natural",
+    "output_file",
+    "positive",
+    "positive_number",
+]
 
 LARGEST = 2**31 - 1  # of a size or number: positions are int32
 
@@ -29,6 +37,11 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """Return an integer that is 0 or more; ArgumentTypeError if `text` is none."""
     return _integer(text, 0, "an integer of 0 or more")
+
+
+def byte_size(text: str) -> int | str:
+    """Return a size as `memory_size` takes it: bytes as an integer, other texts as they are."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text
 
 
 def draft_tokens(text: str) -> int | str:

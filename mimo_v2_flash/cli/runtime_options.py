@@ -19,7 +19,7 @@ from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
 from .isq_options import add_isq_arguments, isq_report
-from .option_types import output_file, positive
+from .option_types import byte_size, output_file, positive
 from .options import add_renamed_option
 
 __all__ = [
@@ -52,7 +52,7 @@ class RuntimeOptions(NamedTuple):
     isq: str | None = None
     topology: Path | None = None
     isq_cache: Path | None = None
-    expert_cache: str | None = None
+    expert_cache: int | str | None = None
     expert_cache_policy: str | None = None
     record_routing: Path | None = None
 
@@ -84,7 +84,7 @@ class RuntimeOptions(NamedTuple):
         if self.isq or self.topology or self.isq_cache:
             keywords |= {"isq": self.isq, "topology": self.topology}
             keywords |= {"isq_cache": self.isq_cache, "isq_report": isq_report}
-        if self.expert_cache or self.expert_cache_policy:
+        if self.expert_cache is not None or self.expert_cache_policy is not None:
             keywords |= {"expert_cache": self.expert_cache}
             keywords |= {"expert_cache_policy": self.expert_cache_policy}
         only: dict[str, dict[str, Any]] = {
@@ -143,6 +143,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_expert_cache_arguments(group: Any) -> None:
     group.add_argument(
         "--expert-cache",
+        type=byte_size,
         metavar="SIZE",
         help="Maximum memory of each rank for experts, which are read from their files when they "
         "are chosen: bytes, 8GiB, 400kB, or a part of the free memory such as 50%%; for numpy only "

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from mimo_v2_flash.cli.option_types import (
+    byte_size,
     draft_tokens,
     natural,
     output_file,
@@ -30,6 +31,12 @@ def test_what_is_no_number_is_refused(text):
         positive(text)
     with pytest.raises(argparse.ArgumentTypeError, match=r"'.*' is not an integer of 0 or more"):
         natural(text)
+
+
+def test_a_size_in_digits_is_bytes_and_others_are_texts():
+    assert [byte_size(text) for text in ("400000", "0")] == [400_000, 0]
+    texts = ["8GiB", "50%", "", "-5", "1.5", "²", "9" * 5000]
+    assert [byte_size(text) for text in texts] == texts
 
 
 def test_drafts_are_a_number_or_auto():
