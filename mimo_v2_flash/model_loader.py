@@ -7,7 +7,7 @@ import atexit
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, NamedTuple
@@ -73,6 +73,8 @@ def load_model(
     isq_report: IsqProgress = no_report,
     expert_cache: int | str | None = None,
     expert_cache_policy: str | None = None,
+    device_map: str | None = None,
+    device_report: Callable[[Any], None] | None = None,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
     """Return the model of a checkpoint, ready to generate; weights are mapped, not read.
@@ -135,6 +137,11 @@ def load_model(
     expert_cache_policy : str, optional
         Which expert makes room for others: "lfu", the default, "lru", "lfu-decay", "class-lru", or
         "static:FILE" with a file that `mimo experts pin` wrote.
+    device_map : str, optional
+        "auto" chooses what fits into the free memory: experts resident or in an expert store, the
+        weights as stored or quantized. With "numpy"; nothing is chosen if not given.
+    device_report : callable, optional
+        Called with the `Placement` that was chosen, before weights are read.
     **backend_options
         What the backend's constructor takes: `folder`, `lnc` and `skip_compile` of "neuron".
 
@@ -164,6 +171,12 @@ def load_model(
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
     config = MiMoConfig.from_pretrained(path)
+    if device_map is not None:
+        _check_device_map(device_map, stores, backend)
+        sizes: dict[str, Any] = {"max_length": max_length, "max_step": max_step}
+        sizes |= {"cache_dtype": cache_dtype, "isq_cache": isq_cache, "num_layers": num_layers}
+        sizes |= {"expert_subset": expert_subset, "parallel": parallel, "group": group}
+        request, stores = _place(path, config, request, device_report, **sizes)
     isq_options: dict[str, Any] = {"cache": isq_cache, "report": isq_report, "group": group}
     weights = load_isq(path, config, request, parallel.shard_spec(group.rank), **isq_options)
     generation_config = load_generation_config(path, config)
@@ -185,6 +198,34 @@ def _expert_store(
     if size is not None and backend_name(backend) != "numpy":
         raise ValueError("expert_cache is for backend numpy: programs have weights on a device")
     return None if size is None else (size, read_policy(policy or DEFAULT_POLICY))
+
+
+def _check_device_map(
+    device_map: str, stores: tuple[int | str, Policy] | None, backend: str | Backend
+) -> None:
+    """Raise ValueError unless a device map may choose where experts are."""
+    if device_map != "auto":
+        raise ValueError(f"device_map is {device_map!r}, allowed is auto")
+    if backend_name(backend) != "numpy":
+        raise ValueError("device_map is for backend numpy: programs have weights on a device")
+    if stores is not None:
+        raise ValueError("device_map chooses the size of an expert_cache: name one of both")
+
+
+def _place(
+    path: str | PathLike[str],
+    config: MiMoConfig,
+    request: IsqRequest,
+    report: Callable[[Any], None] | None,
+    **sizes: Any,
+) -> tuple[IsqRequest, tuple[int | str, Policy] | None]:
+    """Return what fits: what weights are quantized to, and the expert store, if there is one."""
+    from .device_map import auto_placement  # noqa: PLC0415  with the arithmetic of plans
+
+    placement = auto_placement(path, config, request, **sizes)
+    if report is not None:
+        report(placement)
+    return placement.request, _expert_store(placement.expert_cache, None, "numpy")
 
 
 def _check_products(request: IsqRequest, backend: str | Backend) -> None:

@@ -9,6 +9,34 @@ __all__ = ["EXPERT_STORE_MUTANTS"]
 _store = partial(mutant_in, "expert_store")
 
 EXPERT_STORE_MUTANTS = (
+    Mutant(
+        "a device map forgets that a layer has more than one expert",
+        "mimo_v2_flash/checkpoint/weight_counts.py",
+        "return self.number * self.row.nbytes",
+        "return self.row.nbytes",
+        ("tests/checkpoint/test_weight_counts.py",),
+    ),
+    Mutant(
+        "a device map has a store before all that is resident",
+        "mimo_v2_flash/costs/placement.py",
+        "for each in (*resident, *stores):",
+        "for each in (*stores, *resident):",
+        ("tests/costs/test_placement.py",),
+    ),
+    Mutant(
+        "a device map gives a store memory that keys and values need",
+        "mimo_v2_flash/costs/placement.py",
+        "room = memory - self.resident_bytes - self.other_bytes",
+        "room = memory - self.resident_bytes",
+        ("tests/costs/test_placement.py",),
+    ),
+    Mutant(
+        "an expert store reads what was quantized in memory alone",
+        "mimo_v2_flash/device_map.py",
+        "is_in_files = not request.text or isq_cache is not None",
+        "is_in_files = True",
+        ("tests/test_device_map.py",),
+    ),
     _store(
         "a key without its layer",
         "residency",
