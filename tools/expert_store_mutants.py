@@ -10,6 +10,41 @@ _store = partial(mutant_in, "expert_store")
 
 EXPERT_STORE_MUTANTS = (
     Mutant(
+        "a plan lets a token read all experts",
+        "mimo_v2_flash/costs/decode_time.py",
+        "experts += touched * row.nbytes / rate",
+        "experts += row.nbytes / rate",
+        ("tests/costs/test_decode_time.py",),
+    ),
+    Mutant(
+        "a plan lets a store miss nothing",
+        "mimo_v2_flash/costs/decode_time.py",
+        "missed = touched * max(0, whole - placement.expert_cache)",
+        "missed = 0",
+        ("tests/costs/test_decode_time.py",),
+    ),
+    Mutant(
+        "a plan measures experts that are in the processor's cache",
+        "mimo_v2_flash/machine/decode_rates.py",
+        "[None] + index * A) % number",
+        "[None]) % number",
+        ("tests/machine/test_decode_rates.py",),
+    ),
+    Mutant(
+        "devices get more tensor parallelism than they need",
+        "mimo_v2_flash/costs/parallel_choice.py",
+        "for size in range(1, number + 1):",
+        "for size in range(number, 0, -1):",
+        ("tests/costs/test_parallel_choice.py",),
+    ),
+    Mutant(
+        "a chat takes no device map before its command",
+        "mimo_v2_flash/cli/main.py",
+        ', "--expert-cache-policy", "--device-map")',
+        ', "--expert-cache-policy")',
+        ("tests/test_guides.py::test_a_chat_of_the_guide_answers",),
+    ),
+    Mutant(
         "a device map forgets that a layer has more than one expert",
         "mimo_v2_flash/checkpoint/weight_counts.py",
         "return self.number * self.row.nbytes",

@@ -26,7 +26,7 @@ NAMES = ("*.safetensors", "*.gguf")
 def weight_files(model: Path) -> list[Path]:
     """Return the files that hold the weights of a model: a folder's, or a GGUF file itself."""
     if model.is_file():
-        return [model]
+        return [model] if any(map(model.match, NAMES)) else []
     return sorted(file for name in NAMES for file in model.glob(name))
 
 

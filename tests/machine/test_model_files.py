@@ -61,6 +61,8 @@ def test_a_file_is_its_own_weights(tmp_path):
     file = tmp_path / "model.gguf"
     file.touch()
     assert weight_files(file) == weight_files(tmp_path) == [file]
+    (tmp_path / "config.json").touch()
+    assert weight_files(tmp_path / "config.json") == []
 
 
 def test_the_file_system_is_that_of_the_longest_mount(folder, monkeypatch):
