@@ -7,7 +7,7 @@ PROCESSES := 3
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-machines test-distributed test-nkipy test-browser test-clients test-load fuzz check mutants release-check bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy test-browser test-clients test-load fuzz check mutants release-check docs bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ check: .venv/installed-check  ## linters, types and contracts
 
 mutants: .venv/installed-test  ## deliberate faults, each of which a test must catch
 	$(BIN)/python -m tools.mutants
+
+docs: .venv/installed-docs  ## the documentation site, in build/docs; a dead link fails
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
 
 # RELEASE=--short takes half a minute: with the libraries that are there, and nothing compiled.
 release-check: .venv/installed-release  ## sdist and wheel, and all that a clean installation does

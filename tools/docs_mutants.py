@@ -20,6 +20,27 @@ DOCS_MUTANTS = (
         ("tests/test_example_folders.py",),
     ),
     Mutant(
+        "constants are described nowhere",
+        "tools/reference/api.py",
+        '            yield _directive("data", name.id, module, text)',
+        "            pass",
+        ("tests/tools/test_reference.py",),
+    ),
+    Mutant(
+        "a dead link passes",
+        "docs/conf.py",
+        'extensions = ["myst_parser"]',
+        'extensions = ["myst_parser"]\nsuppress_warnings = ["myst.xref_missing"]',
+        ("tests/test_site.py",),
+    ),
+    Mutant(
+        "a parameter that nobody describes",
+        "mimo_v2_flash/kernels/rmsnorm.py",
+        "    weight_D : array\n        Weight of each channel.\n",
+        "",
+        ("tests/test_docstrings.py",),
+    ),
+    Mutant(
         "a demo is well whatever the checks say",
         "mimo_v2_flash/cli/demo.py",
         "checks.status)",
