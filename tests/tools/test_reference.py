@@ -59,9 +59,9 @@ def test_every_option_is_on_the_page_of_commands():
         section = page[page.index(f"## mimo {name}\n") :].partition("\n## ")[0]
         for action in CommandParser(prog=f"mimo {name}", command=command).load()._actions:
             if action.help != argparse.SUPPRESS:
-                assert (
-                    ", ".join(action.option_strings) or action.metavar or action.dest
-                ) in section
+                value = action.metavar or next(iter(action.choices or [action.dest.upper()]))
+                names = action.option_strings or [value]
+                assert [name for name in names if name not in section] == []
 
 
 def test_every_field_is_on_the_page_of_the_config():
