@@ -26,7 +26,7 @@ def describe(schema: dict[str, Any]) -> Any:
     form = {"type": "json_schema", "json_schema": {"name": "type", "schema": schema}}
     with Runner(Which.Plain(example_folder()), max_seqs=1, max_length=512) as runner:
         answer = runner.chat_completion(
-            MESSAGES, response_format=form, temperature=0, max_tokens=200
+            MESSAGES, response_format=form, temperature=0, max_tokens=400
         )
     return json.loads(answer.choices[0].message.content)
 
