@@ -60,6 +60,11 @@ COMMANDS = {
     "test": Command(
         "self_check", "Check every kernel against its float64 oracle, on this machine's CPU."
     ),
+    "doctor": Command(
+        "doctor",
+        "Check this machine: what is installed, what it has, and what would not work, with its "
+        "remedy.",
+    ),
     "prepare": Command(
         "prepare",
         "Prepare weights: select experts and layers of a checkpoint, convert them, and write "

@@ -21,7 +21,10 @@ MiMo-V2-Flash: generate text, evaluate, check, trace, prepare weights, plan and 
 `mimo COMMAND --help` shows the options of a command. Every command has --json.
 Text that a model writes and the tables that a command is run for go to standard output, all else
 to standard error."""
-BEFORE_RUN = {"-i", "--isq", "--topology", "--isq-cache", "--expert-cache", "--expert-cache-policy"}
+BEFORE_RUN = {
+    *("-i", "--isq", "--topology", "--isq-cache"),
+    *("--expert-cache", "--expert-cache-policy", "--device-map"),
+}
 SHELLS = ("bash", "zsh", "tcsh")
 
 

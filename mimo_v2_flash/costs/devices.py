@@ -22,7 +22,7 @@ from .meta import meta_weights, one_of_each_layer
 from .traffic import TokenBytes
 from .workload import Workload
 
-__all__ = ["Device", "cache_bytes", "devices", "weight_bytes"]
+__all__ = ["Device", "buffer_bytes", "cache_bytes", "devices", "weight_bytes"]
 
 
 class Device(NamedTuple):
@@ -84,7 +84,7 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
         return Device(
             weights[tensor_parallel_rank],
             cache_bytes(config, shard_spec, rows, workload),
-            _buffers(config, plan, shard_spec, rows, workload),
+            buffer_bytes(config, plan, shard_spec, rows, workload),
         )
 
     return [
@@ -166,9 +166,10 @@ def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
     return sizes | {"experts": nbytes(feed_forward.experts), "router": router}
 
 
-def _buffers(
+def buffer_bytes(
     config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, workload: Workload
 ) -> dict[str, int]:
+    """Return the bytes of the largest arrays of a rank's step, by kind, as of `Device`."""
     layers = set(map(shard_spec.local_layer, config.layers))
     dtype, tokens = np.dtype(workload.activation_dtype), rows * workload.step
     logits = workload.batch_size * (1 + workload.draft_tokens)
