@@ -268,6 +268,35 @@ def build_model(
     """Return the model of loaded weights; parameters and errors are those of `load_model`.
 
     `expert_store` are the size and the policy of an expert store.
+
+    Parameters
+    ----------
+    weights : ModelWeights
+        The weights, whole or this rank's shard.
+    config : MiMoConfig
+        The architecture's numbers.
+    generation_config : GenerationConfig, optional
+        End tokens and sampling parameters of the checkpoint.
+    backend : str or Backend
+        Where programs run.
+    parallel : ParallelConfig, optional
+        How many ranks split what.
+    group : HostGroup
+        The ranks.
+    max_length : int, optional
+        The most tokens of a sequence.
+    max_step : int, optional
+        The most tokens of a pass.
+    activation_dtype, cache_dtype : dtype, optional
+        Dtypes of the hidden states, and of keys and values.
+    compute : str
+        What activations are rounded to before products, "float32" or "bfloat16".
+    expert_subset : sequence of int, optional
+        Ids of the experts that the weights have.
+    expert_store : tuple of (size, Policy), optional
+        Budget of an expert store in bytes or as a size, and what it evicts.
+    **backend_options
+        Options of the backend.
     """
     defaults, context = DEFAULTS[backend_name(backend)], config.max_position_embeddings
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)

@@ -34,6 +34,9 @@ COMMANDS = {
         "Generate text: continue a prompt, or answer a chat message, and report speed and memory.",
         on_ranks=True,
     ),
+    "demo": Command(
+        "demo", "Show a tiny trained model write, then check every kernel against its oracle."
+    ),
     "run": Command("run", "Chat with a model in the terminal, or through pipes."),
     "serve": Command(
         "serve",

@@ -57,6 +57,15 @@ class Device(NamedTuple):
 def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> list[Device]:
     """Return the memory of every rank's device, rank 0 first.
 
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    plan : ParallelConfig
+        How many ranks split what.
+    workload : Workload
+        Sequences, lengths and dtypes.
+
     Raises
     ------
     ValueError
@@ -91,7 +100,21 @@ def weight_bytes(
     mtp_heads: int = 0,
     layout: HubLayout = SPLIT,
 ) -> list[dict[str, int]]:
-    """Return the bytes of each shard's weights, by kind."""
+    """Return the bytes of each shard's weights, by kind.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    shards : list of ShardSpec
+        The part of each rank.
+    dtype : str
+        How matrices are stored.
+    mtp_heads : int
+        Number of MTP heads that are held.
+    layout : HubLayout
+        How experts are stored.
+    """
     small, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
     weights = meta_weights(small, dtype, mtp_heads, layout)
@@ -100,7 +123,19 @@ def weight_bytes(
 
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
-    """Return the bytes of a rank's cache of `rows` sequences."""
+    """Return the bytes of a rank's cache of `rows` sequences.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    shard_spec : ShardSpec
+        The rank's part.
+    rows : int
+        Sequences of the rank.
+    workload : Workload
+        Lengths and dtypes.
+    """
     local = list(map(shard_spec.local_layer, config.layers))
     local += mtp_cache_layers(config, shard_spec, workload.draft_tokens)
     sizes = KVBytes.of(local, rows, workload.context, workload.cache_dtype)

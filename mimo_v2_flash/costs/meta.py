@@ -34,6 +34,15 @@ def hub_tensors(
     """Return the TensorInfo of every tensor of `config` in files of `layout`, by name: with scales.
 
     File names are empty, and each tensor begins at byte 0.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    layout : HubLayout
+        How files store weights.
+    mtp_heads : int
+        Number of MTP heads.
     """
     params = param_specs.all_params(config, fused=layout.fused, mtp_heads=mtp_heads)
     return dict(_stored(params, config, layout))
