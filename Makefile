@@ -7,7 +7,7 @@ PROCESSES := 3
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-machines test-distributed test-nkipy test-browser test-clients test-load fuzz check mutants bench format clean
+.PHONY: help demo test test-machines test-distributed test-nkipy test-browser test-clients test-load fuzz check mutants release-check docs bench format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -22,8 +22,7 @@ help:  ## list the targets
 	touch $@
 
 demo: .venv/installed-text  ## a tiny trained model writes, then every kernel against its oracle
-	$(BIN)/mimo generate --prompt "The list type" --max-new-tokens 120
-	$(BIN)/mimo test
+	$(BIN)/mimo demo
 
 test: .venv/installed-test  ## the test suite, in three processes (PROCESSES=1, or more)
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal
@@ -61,6 +60,14 @@ check: .venv/installed-check  ## linters, types and contracts
 mutants: .venv/installed-test  ## deliberate faults, each of which a test must catch
 	$(BIN)/python -m tools.mutants
 
+docs: .venv/installed-docs  ## the documentation site, in build/docs; a dead link fails
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		--doctree-dir build/doctrees docs build/docs
+
+# RELEASE=--short takes half a minute: with the libraries that are there, and nothing compiled.
+release-check: .venv/installed-release  ## sdist and wheel, and all that a clean installation does
+	$(BIN)/python -m tools.release_check $(RELEASE)
+
 bench: .venv/installed-bench  ## measure: beside transformers, libraries, memory (over half an hour)
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.matmul_libraries
@@ -72,4 +79,4 @@ format: .venv/installed-check  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venvs build *.egg-info
+	rm -rf .venv .venvs build dist

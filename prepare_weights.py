@@ -9,9 +9,12 @@ python prepare_weights.py --model XiaomiMiMo/MiMo-V2-Flash --dry-run
 import sys
 from collections.abc import Sequence
 
+from mimo_v2_flash import load_weights
 from mimo_v2_flash.cli.commands import COMMANDS
 from mimo_v2_flash.cli.entry import Invocation, launch
 from mimo_v2_flash.cli.parser import CommandParser
+
+__all__ = ["load_weights", "main"]
 
 PROG = "prepare_weights.py"
 

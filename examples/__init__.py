@@ -1,1 +1,1 @@
-"""Examples: the checkpoint mimo-tiny, and traces of transformers to compare with."""
+"""Examples: the checkpoint mimo-tiny, and programs of a page each that use the package."""

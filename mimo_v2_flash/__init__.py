@@ -7,10 +7,13 @@ if TYPE_CHECKING:
     from .checkpoint import load_weights
     from .config import MiMoConfig
     from .engine import Engine, SamplingParams
+    from .example_folders import example_folder
     from .layers.nonfinite import NonFiniteError
     from .model import MiMoV2FlashModel
     from .model_loader import load_model
     from .runner import ChatCompletionRequest, CompletionRequest, Runner, Which
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ChatCompletionRequest",
@@ -22,6 +25,7 @@ __all__ = [
     "Runner",
     "SamplingParams",
     "Which",
+    "example_folder",
     "load_model",
     "load_weights",
 ]
@@ -36,6 +40,7 @@ _MODULES = {
     "Runner": "runner",
     "SamplingParams": "engine",
     "Which": "runner",
+    "example_folder": "example_folders",
     "load_model": "model_loader",
     "load_weights": "checkpoint",
 }

@@ -60,46 +60,44 @@ class MiMoConfig:
         A field has a wrong type or value; it is named, with its value and what is allowed.
     """
 
-    vocab_size: int = 152576
-    hidden_size: int = 4096
+    vocab_size: int = 152576  # number of token ids
+    hidden_size: int = 4096  # width of the model
     intermediate_size: int = 16384  # width of the dense feed-forward: layer 0, MTP heads
-    num_hidden_layers: int = 48
+    num_hidden_layers: int = 48  # MTP heads not counted
     max_position_embeddings: int = 262144  # tokens
     layernorm_epsilon: float = 1e-5  # transformers: rms_norm_eps
     initializer_range: float = 0.02  # standard deviation of random weights
     # Attention: full layers, sliding layers (swa), both.
-    num_attention_heads: int = 64
-    num_key_value_heads: int = 4
+    num_attention_heads: int = 64  # query heads of full layers
+    num_key_value_heads: int = 4  # KV heads of full layers
     head_dim: int = 192  # of queries and keys
-    v_head_dim: int = 128
-    rope_theta: float = 5_000_000.0
-    add_full_attention_sink_bias: bool = False
-    swa_num_attention_heads: int = 64
-    swa_num_key_value_heads: int = 8
-    swa_head_dim: int = 192
-    swa_v_head_dim: int = 128
-    swa_rope_theta: float = 10_000.0
-    add_swa_attention_sink_bias: bool = True
+    v_head_dim: int = 128  # of values
+    rope_theta: float = 5_000_000.0  # base of the frequencies of full layers
+    add_full_attention_sink_bias: bool = False  # whether full layers have sinks
+    swa_num_attention_heads: int = 64  # query heads of sliding layers
+    swa_num_key_value_heads: int = 8  # KV heads of sliding layers
+    swa_head_dim: int = 192  # of queries and keys of sliding layers
+    swa_v_head_dim: int = 128  # of values of sliding layers
+    swa_rope_theta: float = 10_000.0  # base of the frequencies of sliding layers
+    add_swa_attention_sink_bias: bool = True  # whether sliding layers have sinks
     sliding_window: int = 129  # sliding_window_size + 1, as transformers and SGLang read it
     partial_rotary_factor: float = 0.334  # not 1/3: int(192 * 0.334) = 64 dimensions
-    attention_value_scale: float = 0.707
+    attention_value_scale: float = 0.707  # factor on values, before attention and cache
     # Mixture of experts.
-    n_routed_experts: int = 256
-    num_experts_per_tok: int = 8
+    n_routed_experts: int = 256  # experts of a layer
+    num_experts_per_tok: int = 8  # experts that a token chooses
     moe_intermediate_size: int = 2048  # width of one expert
     routed_scaling_factor: float = 1.0  # null on the hub; transformers reads 1
-    # Layer by layer, in no period: 0 full, 1 sliding; 0 dense, 1 mixture of experts.
     hybrid_layer_pattern: PerLayer = (
         *(0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1),
         *(0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1),
         0,
-    )
-    moe_layer_freq: PerLayer = (0, *(1,) * 47)
+    )  # for each layer 0 full, 1 sliding; in no period
+    moe_layer_freq: PerLayer = (0, *(1,) * 47)  # for each layer 0 dense, 1 mixture of experts
     eos_token_id: TokenIds = 151645  # of the chat model; the base model has 151643
     num_devices: int = 1  # ranks that the experts are split over
-    # Of a checkpoint's `qkv_proj`: "interleaved" is rank after rank, "plain" is [q | k | v]; None
-    # is what its scales say.
-    fused_qkv_weight_order: QKVOrder = None
+    # "interleaved" is rank after rank, "plain" is [q | k | v]; None is what the scales say.
+    fused_qkv_weight_order: QKVOrder = None  # rows of a checkpoint's qkv_proj
 
     def __post_init__(self) -> None:
         """Validate all fields."""

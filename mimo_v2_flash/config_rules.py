@@ -17,7 +17,17 @@ QKV_ORDERS = (None, "interleaved", "plain")
 
 
 def refuse(field: str, value: object, allowed: str) -> NoReturn:
-    """Raise a ValueError that names a field, its value and what is allowed."""
+    """Raise a ValueError that names a field, its value and what is allowed.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    value : object
+        Its value.
+    allowed : str
+        What is allowed, in words.
+    """
     raise ValueError(f"{field} = {shorten(value)}: allowed is {allowed}")
 
 

@@ -45,7 +45,17 @@ def as_integer(name: str, value: Any) -> int:
 
 
 def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = None) -> int:
-    """Return `count`; ValueError if it is no integer, below `minimum`, or above `maximum`."""
+    """Return `count`; ValueError if it is no integer, below `minimum`, or above `maximum`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    count : int
+        The number.
+    minimum, maximum : int
+        What is allowed; no maximum if it is None.
+    """
     count = as_integer(name, count)
     if count < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {count}")
@@ -57,7 +67,17 @@ def as_count(name: str, count: int, *, minimum: int = 1, maximum: int | None = N
 def as_new_tokens(
     max_new_tokens: int, prompts: Collection[Collection[int]], max_length: int
 ) -> int:
-    """Return `max_new_tokens`; ValueError if prompts and their answers exceed `max_length`."""
+    """Return `max_new_tokens`; ValueError if prompts and their answers exceed `max_length`.
+
+    Parameters
+    ----------
+    max_new_tokens : int
+        Tokens to generate for each prompt.
+    prompts : collection of sequences of int
+        Token ids of the prompts.
+    max_length : int
+        The most tokens that a model reads of one sequence.
+    """
     longest = max(map(len, prompts))
     as_count("tokens of a prompt", longest, maximum=max_length)
     limit = as_count("max_new_tokens", max_new_tokens, minimum=0)
@@ -101,7 +121,17 @@ def as_float(name: str, dtype: Any) -> np.dtype:
 
 
 def as_cache_dtype(name: str, dtype: Any, *, compiles: bool = False) -> np.dtype:
-    """Return the dtype of a KV cache; ValueError unless a backend has it: see `as_compute`."""
+    """Return the dtype of a KV cache; ValueError unless a backend has it: see `as_compute`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    dtype : dtype or str
+        The dtype.
+    compiles : bool
+        Whether a compiled backend has the cache: it knows no 8 bits.
+    """
     where = " with a backend that compiles" if compiles else ""
     return _as_dtype(name, dtype, FLOATS if compiles else CACHE_DTYPES, where)
 
@@ -150,6 +180,15 @@ def as_positions(position_BT: Any, shape: tuple[int, ...]) -> np.ndarray:
 def as_indices(name: str, index_Bn: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return `index_Bn` as indices into the tokens of each row, -1 for none; all if it is None.
 
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    index_Bn : array of int, or None
+        Indices, -1 for none.
+    shape : tuple of int
+        Shape of the tokens, (B, T).
+
     Raises
     ------
     ValueError
@@ -186,7 +225,17 @@ def as_prompts(input_ids: Any, vocab_size: int) -> list[list[int]]:
 
 
 def as_token_ids(name: str, tokens: Any, vocab_size: int) -> set[int]:
-    """Return one token id, several or None as a set; ValueError if one is not in the vocabulary."""
+    """Return one token id, several or None as a set; ValueError if one is not in the vocabulary.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    tokens : int, sequence of int, or None
+        The ids.
+    vocab_size : int
+        Number of ids that there are.
+    """
     one = tokens is None or isinstance(tokens, str) or not isinstance(tokens, Collection)
     several = [] if tokens is None else [tokens] if one else list(tokens)
     for token in several:

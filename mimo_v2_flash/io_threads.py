@@ -19,6 +19,15 @@ def parallel_map(
     The first exception is raised at once, and so is KeyboardInterrupt: no more items are begun, and
     running ones are not waited for, since they may hang on a dead network. Their threads end by
     themselves, or with the process.
+
+    Parameters
+    ----------
+    work : callable
+        Function of one item.
+    items : sequence
+        The items.
+    workers : int
+        Number of threads.
     """
     futures: list[Future[Result]] = [Future() for _ in items]
     jobs, stopped = zip(futures, items, strict=True), Event()

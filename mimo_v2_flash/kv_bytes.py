@@ -61,7 +61,21 @@ class KVBytes(NamedTuple):
         dtype: Any,
         captured: int = 0,
     ) -> "KVBytes":
-        """Return the bytes of a cache of `layers`; other parameters are as in `new_cache`."""
+        """Return the bytes of a cache of `layers`; other parameters are as in `new_cache`.
+
+        Parameters
+        ----------
+        layers : iterable of LayerSpec
+            The layers that have a cache.
+        sequences : int
+            Rows of the cache.
+        max_length : int
+            The most tokens of a sequence.
+        dtype : dtype
+            Dtype of keys and values.
+        captured : int
+            Tokens of a pass that are kept beside the rings.
+        """
         fixed = sequence = token = 0
         for spec in layers:
             attention = spec.attention

@@ -41,6 +41,19 @@ def empty_layers(
 ) -> tuple[KVCache, ...]:
     """Return the caches of all layers, without a token; parameters are as in `new_cache`.
 
+    Parameters
+    ----------
+    layers : tuple of LayerSpec
+        The layers.
+    sequences : int
+        Rows of the cache.
+    max_length : int
+        The most tokens of a sequence.
+    dtype : dtype
+        Dtype of keys and values.
+    captured : int
+        Tokens of a pass that are kept beside the rings.
+
     Raises
     ------
     MemoryError
@@ -75,6 +88,13 @@ def give_back(layer: KVCache, start: int, stop: int) -> None:
     """Empty the rows from `start` to `stop` - 1, and give their whole pages to the system.
 
     Keys and values are zeros then. Neighbours keep what they have: a page that they share stays.
+
+    Parameters
+    ----------
+    layer : KVCache
+        A layer's flat cache.
+    start, stop : int
+        First row, and the row behind the last.
     """
     for array in layer[:2]:
         pages: Any = array.base

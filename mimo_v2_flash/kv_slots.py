@@ -37,6 +37,10 @@ def slot_mapping(
         Each token's position, -1 for padding, and its sequence in the flat cache.
     end_N
         The position after the last of the step's tokens in the same sequence.
+    slots
+        Slots of a sequence.
+    trash, capture_start
+        The trash row, and the first row of captured tokens, if there are any.
     """
     is_token_N = position_N >= 0
     is_kept_N = is_token_N & (position_N >= end_N - slots)

@@ -46,7 +46,19 @@ class KVTransfer(NamedTuple):
         position_N: np.ndarray,
         row_N: np.ndarray,
     ) -> None:
-        """Write what `read` returned into rows of the same layers, as tokens at positions."""
+        """Write what `read` returned into rows of the same layers, as tokens at positions.
+
+        Parameters
+        ----------
+        caches : tuple of KVCache
+            Flat caches of the layers.
+        tokens : TokenKV
+            What `read` returned.
+        position_N : array of int32
+            Positions that the tokens have then.
+        row_N : array of int32
+            Row of each token.
+        """
         tokens = tuple((self._padded(k, 0), self._padded(v, 0)) for k, v in tokens)
         self._put(caches, tokens, position_N, row_N)
 
@@ -67,7 +79,17 @@ class KVTransfer(NamedTuple):
         target_N: np.ndarray,
         position_N: np.ndarray,
     ) -> None:
-        """Copy tokens to other rows, where they are at positions; none leaves the device."""
+        """Copy tokens to other rows, where they are at positions; none leaves the device.
+
+        Parameters
+        ----------
+        caches : tuple of KVCache
+            Flat caches of the layers.
+        source_N, target_N : array of int32
+            Row of each token, and the row that it is copied to.
+        position_N : array of int32
+            Positions that the copies have.
+        """
         count = len(source_N)
         for start in range(0, count, self.rows or count or 1):
             part = slice(start, start + (self.rows or count))

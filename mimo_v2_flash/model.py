@@ -40,17 +40,15 @@ class MiMoV2FlashModel:
     config : MiMoConfig
         The architecture.
     expert_subset : sequence of int, optional
-        Ids of the experts to keep, among which routers choose; all of them if not given.
+        Ids of the experts that are kept and that routers choose among; all if not given.
     max_step : int
-        The most tokens that pass through the layers together, of all rows of a rank: a longer step
-        runs in several passes.
+        The most tokens of a pass, of all rows of a rank; a longer step takes several passes.
     backend : Backend, optional
         Backend that runs the layers; NumPy if not given.
     group : HostGroup, optional
         Process group of the ranks that share the model; a single rank if not given.
     plan : ParallelConfig, optional
-        How the model is split over the group; `num_devices` of the config in expert and data
-        parallelism if not given.
+        How the model is split over the group; by the config's `num_devices` if not given.
     exchange : str, optional
         Dispatcher of tokens, "all_to_all" or "all_gather"; chosen by a step's size if not given.
     dtype : dtype
@@ -148,12 +146,16 @@ class MiMoV2FlashModel:
         captures: bool = False,
         mtp_heads: int = 0,
     ) -> HybridCache:
-        """Return an empty KV cache for sequences of up to `max_length` tokens.
+        """Return an empty KV cache; a rank's has its own rows and KV heads.
 
-        By default it is for the model's `max_length` and of its `cache_dtype`. A rank's cache has
-        its own rows and KV heads. With `captures`, and always in static mode, where a shape is a
-        program, it keeps what sliding layers would forget of the last pass (see
-        `HybridCache.captured`), and with `mtp_heads` what so many MTP heads read.
+        Parameters
+        ----------
+        batch_size, max_length : int
+            Sequences on all ranks; the most tokens of one, by default the model's.
+        dtype : dtype, optional
+            Dtype of keys and values; the model's `cache_dtype` if not given.
+        captures, mtp_heads : bool, int
+            Whether rings keep all of the last pass, as in static mode; MTP heads that have caches.
 
         Raises
         ------

@@ -7,7 +7,7 @@ import atexit
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, NamedTuple
@@ -73,6 +73,8 @@ def load_model(
     isq_report: IsqProgress = no_report,
     expert_cache: int | str | None = None,
     expert_cache_policy: str | None = None,
+    device_map: str | None = None,
+    device_report: Callable[[Any], None] | None = None,
     **backend_options: Any,
 ) -> MiMoV2FlashModel:
     """Return the model of a checkpoint, ready to generate; weights are mapped, not read.
@@ -135,6 +137,11 @@ def load_model(
     expert_cache_policy : str, optional
         Which expert makes room for others: "lfu", the default, "lru", "lfu-decay", "class-lru", or
         "static:FILE" with a file that `mimo experts pin` wrote.
+    device_map : str, optional
+        "auto" chooses what fits into the free memory: experts resident or in an expert store, the
+        weights as stored or quantized. With "numpy"; nothing is chosen if not given.
+    device_report : callable, optional
+        Called with the `Placement` that was chosen, before weights are read.
     **backend_options
         With a backend that compiles `layers_per_program`, the most decoder layers of a program: as
         many as the compiler is expected to accept if not given. And what the backend's constructor
@@ -158,35 +165,76 @@ def load_model(
     RankError
         If other ranks have not started.
     """
-    _check_types(backend, compute, cache_dtype)
     request = IsqRequest.of(isq, topology)
-    _check_products(request, backend)
-    stores = _expert_store(expert_cache, expert_cache_policy, backend)
+    _check_types(backend, compute, cache_dtype, request)
+    stores = _expert_store(expert_cache, expert_cache_policy, backend, device_map)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
     config = MiMoConfig.from_pretrained(path)
-    isq_options: dict[str, Any] = {"cache": isq_cache, "report": isq_report, "group": group}
-    weights = load_isq(path, config, request, parallel.shard_spec(group.rank), **isq_options)
-    generation_config = load_generation_config(path, config)
-    if num_layers is not None:
-        weights, config = keep_layers(weights, config, num_layers)
-    options: dict[str, Any] = {"backend": backend, "parallel": parallel, "group": group}
+    options: dict[str, Any] = {"parallel": parallel, "group": group, "cache_dtype": cache_dtype}
     options |= {"max_length": max_length, "max_step": max_step, "expert_subset": expert_subset}
-    options |= {"compute": compute, "activation_dtype": activation_dtype}
-    options |= {"cache_dtype": cache_dtype, "expert_store": stores}
-    return build_model(weights, config, generation_config, **options, **backend_options)
+    if device_map is not None:
+        kept = options | {"isq_cache": isq_cache, "num_layers": num_layers}
+        request, stores = _place(path, config, request, device_report, kept)
+    weights, few = _load(path, config, request, num_layers, (isq_cache, isq_report), options)
+    options |= {"backend": backend, "compute": compute, "activation_dtype": activation_dtype}
+    options |= {"expert_store": stores, "generation_config": load_generation_config(path, config)}
+    return build_model(weights, few, **options, **backend_options)
 
 
 def _expert_store(
-    size: int | str | None, policy: str | None, backend: str | Backend
+    size: Any, policy: str | None, backend: str | Backend, device_map: str | None = None
 ) -> tuple[int | str, Policy] | None:
     """Return the size and the policy of an expert store, checked; None if there is to be none."""
     if size is None and policy is not None:
         raise ValueError("expert_cache_policy is for an expert_cache, whose size is not given")
     if size is not None and backend_name(backend) != "numpy":
         raise ValueError("expert_cache is for backend numpy: programs have weights on a device")
+    if device_map is not None:
+        _check_device_map(device_map, size, backend)
     return None if size is None else (size, read_policy(policy or DEFAULT_POLICY))
+
+
+def _load(
+    path: str | PathLike[str],
+    config: MiMoConfig,
+    request: IsqRequest,
+    num_layers: int | None,
+    quantizing: tuple[Any, IsqProgress],
+    options: dict[str, Any],
+) -> tuple[ModelWeights, MiMoConfig]:
+    """Return the weights of a rank, and the config of the layers that are kept."""
+    (cache, report), group = quantizing, options["group"]
+    share = options["parallel"].shard_spec(group.rank)
+    weights = load_isq(path, config, request, share, cache=cache, report=report, group=group)
+    return (weights, config) if num_layers is None else keep_layers(weights, config, num_layers)
+
+
+def _check_device_map(device_map: str, size: Any, backend: str | Backend) -> None:
+    """Raise ValueError unless a device map may choose where experts are."""
+    if device_map != "auto":
+        raise ValueError(f"device_map is {device_map!r}, allowed is auto")
+    if backend_name(backend) != "numpy":
+        raise ValueError("device_map is for backend numpy: programs have weights on a device")
+    if size is not None:
+        raise ValueError("device_map chooses the size of an expert_cache: name one of both")
+
+
+def _place(
+    path: str | PathLike[str],
+    config: MiMoConfig,
+    request: IsqRequest,
+    report: Callable[[Any], None] | None,
+    options: dict[str, Any],
+) -> tuple[IsqRequest, tuple[int | str, Policy] | None]:
+    """Return what fits: what weights are quantized to, and the expert store, if there is one."""
+    from .device_map import auto_placement  # noqa: PLC0415  with the arithmetic of plans
+
+    placement = auto_placement(path, config, request, **options)
+    if report is not None:
+        report(placement)
+    return placement.request, _expert_store(placement.expert_cache, None, "numpy")
 
 
 def _check_products(request: IsqRequest, backend: str | Backend) -> None:
@@ -223,6 +271,35 @@ def build_model(
     """Return the model of loaded weights; parameters and errors are those of `load_model`.
 
     `expert_store` are the size and the policy of an expert store.
+
+    Parameters
+    ----------
+    weights : ModelWeights
+        The weights, whole or this rank's shard.
+    config : MiMoConfig
+        The architecture's numbers.
+    generation_config : GenerationConfig, optional
+        End tokens and sampling parameters of the checkpoint.
+    backend : str or Backend
+        Where programs run.
+    parallel : ParallelConfig, optional
+        How many ranks split what.
+    group : HostGroup
+        The ranks.
+    max_length : int, optional
+        The most tokens of a sequence.
+    max_step : int, optional
+        The most tokens of a pass.
+    activation_dtype, cache_dtype : dtype, optional
+        Dtypes of the hidden states, and of keys and values.
+    compute : str
+        What activations are rounded to before products, "float32" or "bfloat16".
+    expert_subset : sequence of int, optional
+        Ids of the experts that the weights have.
+    expert_store : tuple of (size, Policy), optional
+        Budget of an expert store in bytes or as a size, and what it evicts.
+    **backend_options
+        Options of the backend.
     """
     defaults, context = DEFAULTS[backend_name(backend)], config.max_position_embeddings
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -248,12 +325,15 @@ def build_model(
     return MiMoV2FlashModel(weights, config, generation_config=generation_config, **options)
 
 
-def _check_types(backend: str | Backend, compute: str, cache_dtype: Any) -> None:
-    """Raise ValueError unless a backend has this compute type and caches of this dtype."""
+def _check_types(
+    backend: str | Backend, compute: str, cache_dtype: Any, request: IsqRequest
+) -> None:
+    """Raise ValueError unless a backend has this compute type, and caches and products of these."""
     compiles = backend_name(backend) != "numpy"
     as_compute(compute, compiles=compiles)
     if cache_dtype is not None:
         as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
+    _check_products(request, backend)
 
 
 def _check_memory(

@@ -110,7 +110,17 @@ class ModelRunner:
         captured: int = 0,
         mtp_heads: int = 0,
     ) -> HybridCache:
-        """Return an empty cache of this rank's rows and heads."""
+        """Return an empty cache of this rank's rows and heads.
+
+        Parameters
+        ----------
+        batch_size, max_length : int
+            Sequences on all ranks, and the most tokens of one.
+        dtype : dtype
+            Dtype of keys and values.
+        captured, mtp_heads : int
+            Tokens of a pass that are kept beside the rings; MTP heads whose caches are added.
+        """
         rank_rows, rank = self._context.rank_rows(batch_size), self._context.data_parallel_rank
         cache = new_cache(
             self.cache_layers(mtp_heads),
@@ -133,6 +143,17 @@ class ModelRunner:
         tokens alone. A row with NaN or infinity anywhere has such numbers in its last output:
         `check_finite` is for them. Every rank gets all outputs, or rank 0 alone unless
         `everywhere`; then the other ranks' are not of use.
+
+        Parameters
+        ----------
+        output : HeadOutput
+            What is computed of the last hidden states: logits, or greedy tokens.
+        step : Step
+            Tokens at positions, and which outputs are wanted.
+        cache : HybridCache
+            Keys and values, which the step extends.
+        everywhere : bool
+            Whether every rank gets the outputs.
         """
         outputs = StepOutputs(output, self._weights, step, cache, self._context)
         for batch in self._context.mode.batches(step, cache, self._max_step):
@@ -154,6 +175,13 @@ class ModelRunner:
 
         The main model has read the token before each of the step's, whose positions may be beyond
         those that `cache` counts: the last ones are drafts.
+
+        Parameters
+        ----------
+        head : int
+            Index of the MTP head.
+        output, step, cache
+            As for `forward`; the cache has keys and values of the heads too.
         """
         return self.draft_outputs(head, output, step, cache).on_rank_0()
 
@@ -181,6 +209,13 @@ class ModelRunner:
     ) -> None:
         """Raise unless all `outputs` that `forward` returned are finite: on all ranks, or on none.
 
+        Parameters
+        ----------
+        outputs : tuple of array
+            What `forward` returned.
+        output, step, cache
+            As for `forward`; the cache is as the step left it.
+
         Raises
         ------
         NonFiniteError
@@ -197,7 +232,17 @@ class ModelRunner:
         step: Step,
         cache: HybridCache,
     ) -> NonFiniteError:
-        """Return the error of a step's bad `rows`, of which `cache` loses it: a collective call."""
+        """Return the error of a step's bad `rows`, of which `cache` loses it: a collective call.
+
+        Parameters
+        ----------
+        rows : tuple of int
+            The bad rows.
+        outputs : tuple of array
+            What `forward` returned.
+        output, step, cache
+            As for `forward`; the cache is as the step left it.
+        """
         is_bad_B = np.isin(np.arange(len(step.count_B)), rows)
         kept_B = np.where(is_bad_B, step.start_B, cache.length_B)
         causes = {}

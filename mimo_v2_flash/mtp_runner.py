@@ -30,7 +30,17 @@ __all__ = ["MTPRunner", "mtp_cache_layers"]
 
 
 def mtp_cache_layers(config: MiMoConfig, shard_spec: ShardSpec, heads: int) -> list[LayerSpec]:
-    """Return the layers that `heads` MTP heads add to a KV cache: theirs, and the hidden states."""
+    """Return the layers that `heads` MTP heads add to a KV cache: theirs, and the hidden states.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    shard_spec : ShardSpec
+        This rank's part.
+    heads : int
+        Number of MTP heads.
+    """
     if not heads:
         return []
     head, D = config.mtp_layer, config.hidden_size
@@ -88,6 +98,17 @@ class MTPRunner:
         """Keep the hidden states of a pass of the main model.
 
         `sliding` is the attention metadata of its sliding layers, whose slots the ring has.
+
+        Parameters
+        ----------
+        batch : ForwardBatch
+            The pass.
+        x_ND : array
+            Its last hidden states.
+        cache : HybridCache
+            The cache, with the ring of the hidden states.
+        sliding : AttentionMetadata, optional
+            Metadata of the sliding layers of the pass; computed if there is none.
         """
         ring = len(cache.layers) - 1
         if sliding is None:
@@ -99,6 +120,15 @@ class MTPRunner:
         """Let a head read tokens; return its hidden states of them, `x_ND`.
 
         The first tokens of a sequence have no hidden state before them, and are not read.
+
+        Parameters
+        ----------
+        head : int
+            Index of the head.
+        batch : ForwardBatch
+            Tokens that it reads.
+        cache : HybridCache
+            The cache, with those of the heads.
         """
         position_N, slots = batch.position_N, cache.slots[-1]
         source_N = np.maximum(position_N - 1 - head, 0)

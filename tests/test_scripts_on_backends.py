@@ -7,17 +7,15 @@ from collections import Counter
 
 import pytest
 
-from mimo_v2_flash.cli.example_model import EXAMPLE
+from mimo_v2_flash import example_folder
 from tests.support.neuron_stand_ins import variables
 from tests.support.processes import ROOT, ended, free_port, start
 
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax")
-pytestmark = [
-    pytest.mark.nkipy,
-    pytest.mark.skipif(not EXAMPLE.is_dir(), reason="examples/mimo-tiny is not in this checkout"),
-]
+pytestmark = pytest.mark.nkipy
 
+EXAMPLE = example_folder()
 GENERATE = ("--mode", "generate", "--prompt", "The list type", "--temperature", "0")
 SIZES = ("--context", "256", "--cache-dtype", "float32", "--activation-dtype", "float32")
 LIMIT = 500  # seconds; a test that needs them has failed

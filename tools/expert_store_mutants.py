@@ -9,6 +9,69 @@ __all__ = ["EXPERT_STORE_MUTANTS"]
 _store = partial(mutant_in, "expert_store")
 
 EXPERT_STORE_MUTANTS = (
+    Mutant(
+        "a plan lets a token read all experts",
+        "mimo_v2_flash/costs/decode_time.py",
+        "experts += touched * row.nbytes / rate",
+        "experts += row.nbytes / rate",
+        ("tests/costs/test_decode_time.py",),
+    ),
+    Mutant(
+        "a plan lets a store miss nothing",
+        "mimo_v2_flash/costs/decode_time.py",
+        "missed = touched * max(0, whole - placement.expert_cache)",
+        "missed = 0",
+        ("tests/costs/test_decode_time.py",),
+    ),
+    Mutant(
+        "a plan measures experts that are in the processor's cache",
+        "mimo_v2_flash/machine/decode_rates.py",
+        "[None] + index * A) % number",
+        "[None]) % number",
+        ("tests/machine/test_decode_rates.py",),
+    ),
+    Mutant(
+        "devices get more tensor parallelism than they need",
+        "mimo_v2_flash/costs/parallel_choice.py",
+        "for size in range(1, number + 1):",
+        "for size in range(number, 0, -1):",
+        ("tests/costs/test_parallel_choice.py",),
+    ),
+    Mutant(
+        "a chat takes no device map before its command",
+        "mimo_v2_flash/cli/main.py",
+        ', "--expert-cache-policy", "--device-map")',
+        ', "--expert-cache-policy")',
+        ("tests/test_guides.py::test_a_chat_of_the_guide_answers",),
+    ),
+    Mutant(
+        "a device map forgets that a layer has more than one expert",
+        "mimo_v2_flash/checkpoint/weight_counts.py",
+        "return self.number * self.row.nbytes",
+        "return self.row.nbytes",
+        ("tests/checkpoint/test_weight_counts.py",),
+    ),
+    Mutant(
+        "a device map has a store before all that is resident",
+        "mimo_v2_flash/costs/placement.py",
+        "for each in (*resident, *stores):",
+        "for each in (*stores, *resident):",
+        ("tests/costs/test_placement.py",),
+    ),
+    Mutant(
+        "a device map gives a store memory that keys and values need",
+        "mimo_v2_flash/costs/placement.py",
+        "room = memory - self.resident_bytes - self.other_bytes",
+        "room = memory - self.resident_bytes",
+        ("tests/costs/test_placement.py",),
+    ),
+    Mutant(
+        "an expert store reads what was quantized in memory alone",
+        "mimo_v2_flash/device_map.py",
+        "is_in_files = not request.text or isq_cache is not None",
+        "is_in_files = True",
+        ("tests/test_device_map.py",),
+    ),
     _store(
         "a key without its layer",
         "residency",

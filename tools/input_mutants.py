@@ -201,4 +201,18 @@ INPUT_MUTANTS = (
         "minimum=0",
         ("tests/engine/test_memory_size.py",),
     ),
+    Mutant(
+        "the report stays on standard output beside the JSON",
+        "mimo_v2_flash/cli/session.py",
+        "redirect_stdout(sys.stderr) if file == STDOUT else nullcontext()",
+        "nullcontext()",
+        ("tests/cli/test_session.py",),
+    ),
+    Mutant(
+        "a fault of the program is bad input",
+        "mimo_v2_flash/cli/entry.py",
+        "return BAD_INPUT if isinstance(error, EXPECTED) else FAULT",
+        "return BAD_INPUT",
+        ("tests/cli/test_entry.py",),
+    ),
 )

@@ -6,6 +6,34 @@ __all__ = ["MACHINE_MUTANTS"]
 
 MACHINE_MUTANTS = (
     Mutant(
+        "a doctor counts the requirements of extras as the package's own",
+        "mimo_v2_flash/machine/packages.py",
+        "        return without and not extra",
+        "        return not extra",
+        ("tests/machine/test_packages.py",),
+    ),
+    Mutant(
+        "a doctor forgets the extras of extras",
+        "mimo_v2_flash/machine/packages.py",
+        "for extra in sorted(requirement.extras):",
+        "for extra in ():",
+        ("tests/machine/test_packages.py",),
+    ),
+    Mutant(
+        "the memory of a container is the machine's",
+        "mimo_v2_flash/cpu/free_memory.py",
+        "return int(min(psutil.virtual_memory().total, min(groups, default=math.inf)))",
+        "return int(psutil.virtual_memory().total)",
+        ("tests/cpu/test_free_memory.py",),
+    ),
+    Mutant(
+        "a strict doctor is content with problems",
+        "mimo_v2_flash/cli/doctor.py",
+        "int(strict and problems > 0)",
+        "int(strict and problems > len(diagnoses))",
+        ("tests/cli/test_doctor.py::test_a_problem_alone_is_a_status_and_only_if_strict",),
+    ),
+    Mutant(
         "a big-endian processor reads weights",
         "mimo_v2_flash/cpu/system.py",
         'sys.byteorder == "little" and ',

@@ -21,6 +21,7 @@ from tools.rank_mutants import RANK_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
 from tools.text_mutants import TEXT_MUTANTS
+from tools.training_mutants import TRAINING_MUTANTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -46,6 +47,7 @@ MUTANTS = (
     *INPUT_MUTANTS,
     *ISOLATION_MUTANTS,
     *TEXT_MUTANTS,
+    *TRAINING_MUTANTS,
     Mutant(
         "own keys and values seen before they are rounded",
         "mimo_v2_flash/layers/attention.py",
@@ -109,20 +111,6 @@ MUTANTS = (
         "key = (kind.rotary_dim, kind.rope_theta)",
         "key = (kind.rotary_dim, 0.0)",
         ("tests/test_features.py",),
-    ),
-    Mutant(
-        "the report stays on standard output beside the JSON",
-        "mimo_v2_flash/cli/session.py",
-        "redirect_stdout(sys.stderr) if file == STDOUT else nullcontext()",
-        "nullcontext()",
-        ("tests/cli/test_session.py",),
-    ),
-    Mutant(
-        "a fault of the program is bad input",
-        "mimo_v2_flash/cli/entry.py",
-        "return BAD_INPUT if isinstance(error, EXPECTED) else FAULT",
-        "return BAD_INPUT",
-        ("tests/cli/test_entry.py",),
     ),
     Mutant(
         "an option is named by its new name, whatever was typed",

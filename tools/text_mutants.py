@@ -1,7 +1,8 @@
-"""Mutants of the text layer: templates, the parser of answers, stop strings."""
+"""Mutants of the text layer: templates, the parser of answers, stop strings; and of docs."""
 
 from functools import partial
 
+from tools.docs_mutants import DOCS_MUTANTS
 from tools.kernel_mutants import mutant_in
 
 __all__ = ["TEXT_MUTANTS"]
@@ -10,6 +11,7 @@ __all__ = ["TEXT_MUTANTS"]
 _text = partial(mutant_in, "text")
 
 TEXT_MUTANTS = (
+    *DOCS_MUTANTS,
     _text(
         "the parser loses a character where the text is split",
         "output_parser",

@@ -19,6 +19,15 @@ class EndOfChatError(Exception):
 def run_command(conversation: Conversation, line: str, show: Show) -> str:
     """Run a line such as "/set temperature 0.3", and return what to tell the reader.
 
+    Parameters
+    ----------
+    conversation : Conversation
+        The conversation, which the command changes.
+    line : str
+        The line, which begins with a slash.
+    show : callable
+        Shows pieces of an answer as they come.
+
     Raises
     ------
     ValueError, OSError

@@ -75,6 +75,17 @@ def check_names(
     Every other tensor must be left out on purpose: it is of an MTP head, of another modality, or
     of `whole`, the model that `params` are a part of. Loading, preparing and downloading call it.
 
+    Parameters
+    ----------
+    where : str
+        What is read, for the message.
+    params : sequence of ParamSpec
+        The parameters that are wanted.
+    available : collection of str
+        Names of the tensors that there are.
+    whole : iterable of ParamSpec
+        The parameters of the whole model, if `params` are a part.
+
     Raises
     ------
     ValueError
@@ -113,6 +124,15 @@ def count_mtp_heads(
 
     No config.json says it, and none is needed: where a tensor of a head is missing, its scales
     included, that head and later ones are left out. `tensor_infos` returns the TensorInfo of names.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    available : collection of str
+        Names of the tensors that there are.
+    tensor_infos : callable
+        Returns the TensorInfo of each of some names.
     """
     fused = is_fused(available)
     formats = {t.file_dtype for form in registry.FORMATS.values() for t in form.tensors} - {""}

@@ -205,7 +205,17 @@ def sizes_by_form(table: Iterable[IsqRow]) -> dict[str, int]:
 
 
 def isq_lint(table: Sequence[IsqRow], request: IsqRequest, num_layers: int) -> list[str]:
-    """Return what is odd in a topology for a model of so many layers, a line each."""
+    """Return what is odd in a topology for a model of so many layers, a line each.
+
+    Parameters
+    ----------
+    table : sequence of IsqRow
+        Type of each weight, and the rule that it comes from.
+    request : IsqRequest
+        What was asked for.
+    num_layers : int
+        Layers of the model.
+    """
     topology = request.topology
     if not topology.rules:
         return []

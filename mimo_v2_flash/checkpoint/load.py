@@ -247,7 +247,19 @@ def _widened(weight: Any) -> Any:
 def read_contents(
     source: Path, tensors: Checkpoint, config: MiMoConfig, requested: ShardSpec | None
 ) -> tuple[tuple[int, ...], ShardSpec, PreparedMetadata | None]:
-    """Return the ids of the checkpoint's experts, its ShardSpec and its metadata, checked."""
+    """Return the ids of the checkpoint's experts, its ShardSpec and its metadata, checked.
+
+    Parameters
+    ----------
+    source : Path
+        The checkpoint's folder.
+    tensors : Checkpoint
+        Its tensors.
+    config : MiMoConfig
+        The architecture's numbers.
+    requested : ShardSpec or None
+        The part that is wanted; all if None.
+    """
     try:
         prepared = PreparedMetadata.of_files(tensors.metadata())
         if prepared:

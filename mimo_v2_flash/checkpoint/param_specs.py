@@ -94,7 +94,17 @@ def layer_norms(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
 
 
 def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
-    """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H."""
+    """Return w_q, w_k, w_v, w_o and, where the layer has sinks, sink_H.
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the layer's attention in the checkpoint.
+    spec : AttentionSpec
+        Its numbers.
+    hidden : int
+        Width of the model.
+    """
     H, K, Q, C = spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.v_head_dim
     matrices = (
         ParamSpec(f"{prefix}.self_attn.q_proj.weight", (H * Q, hidden)),
@@ -107,14 +117,34 @@ def attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec,
 
 
 def fused_attention(prefix: str, spec: AttentionSpec, hidden: int) -> tuple[ParamSpec, ...]:
-    """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout."""
+    """Return w_qkv, w_o and, where the layer has sinks, sink_H: MiMo-V2.5's layout.
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the layer's attention in the checkpoint.
+    spec : AttentionSpec
+        Its numbers.
+    hidden : int
+        Width of the model.
+    """
     q, k, v, *rest = attention(prefix, spec, hidden)
     rows = q.shape[0] + k.shape[0] + v.shape[0]
     return (ParamSpec(f"{prefix}.{FUSED}", (rows, hidden)), *rest)
 
 
 def projections(prefix: str, config: MiMoConfig, spec: LayerSpec) -> Projections:
-    """Return q, k and v of the layer at `prefix`; `config` is the whole model's."""
+    """Return q, k and v of the layer at `prefix`; `config` is the whole model's.
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the layer in the checkpoint.
+    config : MiMoConfig
+        Numbers of the whole model.
+    spec : LayerSpec
+        Numbers of the layer.
+    """
     a = spec.attention
     q, k, v, *_ = attention(prefix, a, spec.hidden_size)
     heads = Heads(a.num_heads, a.num_kv_heads, a.head_dim, a.v_head_dim)
@@ -131,7 +161,17 @@ def router(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec]:
 
 
 def expert(prefix: str, spec: LayerSpec, index: int) -> tuple[ParamSpec, ParamSpec, ParamSpec]:
-    """Return w_gate_FD, w_up_FD and w_down_DF of one expert."""
+    """Return w_gate_FD, w_up_FD and w_down_DF of one expert.
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the layer's experts in the checkpoint.
+    spec : LayerSpec
+        Numbers of the layer.
+    index : int
+        Id of the expert.
+    """
     return _gated(f"{prefix}.mlp.experts.{index}", spec.intermediate_size, spec.hidden_size)
 
 
@@ -141,7 +181,17 @@ def dense(prefix: str, spec: LayerSpec) -> tuple[ParamSpec, ParamSpec, ParamSpec
 
 
 def mtp_head(prefix: str, spec: LayerSpec, *, fused: bool = False) -> tuple[ParamSpec, ...]:
-    """Return the parameters of the MTP head at `prefix`, which has no embedding or LM head."""
+    """Return the parameters of the MTP head at `prefix`, which has no embedding or LM head.
+
+    Parameters
+    ----------
+    prefix : str
+        Name of the head in the checkpoint.
+    spec : LayerSpec
+        Numbers of its layer.
+    fused : bool
+        Whether q, k and v are one tensor.
+    """
     D = spec.hidden_size
     attention_params = fused_attention if fused else attention
     return (

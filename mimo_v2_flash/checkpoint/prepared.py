@@ -195,7 +195,17 @@ def find_shard_folder(path: Path, shard_spec: ShardSpec | None) -> Path:
 
 
 def check_shard(folder: Path, prepared: PreparedMetadata, shard_spec: ShardSpec | None) -> None:
-    """Raise ValueError unless the shard in `folder` fits `shard_spec` and its manifest."""
+    """Raise ValueError unless the shard in `folder` fits `shard_spec` and its manifest.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the shard.
+    prepared : PreparedMetadata
+        Its metadata.
+    shard_spec : ShardSpec or None
+        The part that is wanted; the shard's own if None.
+    """
     if shard_spec is not None and prepared.shard_spec != shard_spec:
         raise ValueError(
             f"{folder}: is the shard of {prepared.shard_spec}, this rank's is {shard_spec}"

@@ -29,6 +29,15 @@ def find_layouts(
     """Yield the layouts of q, k and v that lie together, of all layers and MTP heads.
 
     Parameters and errors are those of `find_layout`.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    tensors : mapping of str
+        Tensors, or their TensorInfo, by name.
+    where : callable
+        Returns where a tensor is, for messages.
     """
     for prefix, spec in param_specs.layers(config, tensors):
         if layout := find_layout(prefix, config, spec, tensors, where):

@@ -46,6 +46,21 @@ def random_weights(
     the weights are this part of the whole model of the same seed. `made` is called with numbers of
     random values, array by array or for parts of an array. Experts are in the `layout`'s format;
     q, k and v are never fused.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    seed : int
+        Seed of the random numbers.
+    made : callable
+        Called with numbers of random values that were made.
+    shard_spec : ShardSpec
+        The part of the whole model that is made.
+    mtp_heads : int
+        Number of MTP heads.
+    layout : HubLayout
+        How experts are stored.
     """
     builder = _Initializer(config, seed, made, shard_spec, layout)
     weights = shard_weights(builder.model(mtp_heads), config, shard_spec)

@@ -78,7 +78,15 @@ class Source(ABC):
         return {name: self._headers[self._file_of[name]].info(name) for name in names}
 
     def read(self, file: str, begin: int, end: int) -> bytes:
-        """Return the bytes of `file` from `begin` to `end`."""
+        """Return the bytes of `file` from `begin` to `end`.
+
+        Parameters
+        ----------
+        file : str
+            Name of the file in the checkpoint.
+        begin, end : int
+            First byte, and the one behind the last.
+        """
         if begin == end:
             return b""
         data, size = self._read_range(file, begin, end)

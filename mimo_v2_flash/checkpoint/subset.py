@@ -108,6 +108,15 @@ def keep_layers(
     """Return the model's first `num_layers` layers, and their config; ValueError if it has fewer.
 
     MTP heads are kept with all layers only: they read the hidden states of the last.
+
+    Parameters
+    ----------
+    weights : ModelWeights
+        The whole model's weights.
+    config : MiMoConfig
+        Its config.
+    num_layers : int
+        Number of layers to keep.
     """
     few = config.truncated(num_layers)
     heads = weights.mtp if few == config else ()
@@ -153,6 +162,15 @@ def shard_weights(weights: ModelWeights, config: MiMoConfig, shard_spec: ShardSp
     """Return the part of `weights` that `shard_spec` selects.
 
     Weights that are this part already are returned as they are.
+
+    Parameters
+    ----------
+    weights : ModelWeights
+        The whole model's weights, or this part of them.
+    config : MiMoConfig
+        The whole model's config.
+    shard_spec : ShardSpec
+        The part.
 
     Raises
     ------

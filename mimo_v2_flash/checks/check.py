@@ -54,7 +54,19 @@ class Check(NamedTuple):
 
 
 def beside_oracle(module: str, name: str, *tensors: Any, **static: Any) -> Pairs:
-    """Return the pairs (actual, expected) of a kernel's outputs and those of its oracle."""
+    """Return the pairs (actual, expected) of a kernel's outputs and those of its oracle.
+
+    Parameters
+    ----------
+    module : str
+        Module of the kernel, within `kernels` and `reference`.
+    name : str
+        Name of the kernel, and of its oracle.
+    *tensors
+        Its tensors.
+    **static
+        Its other arguments.
+    """
     actual, expected = (
         getattr(importlib.import_module(f"mimo_v2_flash.{package}.{module}"), name)(
             *tensors, **static

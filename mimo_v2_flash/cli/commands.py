@@ -34,6 +34,9 @@ COMMANDS = {
         "Generate text: continue a prompt, or answer a chat message, and report speed and memory.",
         on_ranks=True,
     ),
+    "demo": Command(
+        "demo", "Show a tiny trained model write, then check every kernel against its oracle."
+    ),
     "run": Command("run", "Chat with a model in the terminal, or through pipes."),
     "serve": Command(
         "serve",
@@ -56,6 +59,11 @@ COMMANDS = {
     ),
     "test": Command(
         "self_check", "Check every kernel against its float64 oracle, on this machine's CPU."
+    ),
+    "doctor": Command(
+        "doctor",
+        "Check this machine: what is installed, what it has, and what would not work, with its "
+        "remedy.",
     ),
     "prepare": Command(
         "prepare",

@@ -1,7 +1,4 @@
-"""The checkpoint that text modes run on, with its tokenizer; by default the shipped mimo-tiny.
-
-mimo-tiny is part of a source checkout, in `examples/`.
-"""
+"""The checkpoint that text modes run on, with its tokenizer; by default the shipped mimo-tiny."""
 
 import argparse
 import warnings
@@ -9,25 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from mimo_v2_flash.config import MiMoConfig
+from mimo_v2_flash.example_folders import example_names
 from mimo_v2_flash.gguf_files import as_folder
 from mimo_v2_flash.gguf_files.file import SUFFIX
 
-from .option_types import positive, positive_number
+from .option_types import model_folder, positive, positive_number
+from .parser import close_matches
 
 __all__ = ["EXAMPLE", "add_model_argument", "check_folder", "checkpoint_config", "resolve_gguf"]
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "mimo-tiny"
+EXAMPLE = "mimo-tiny"
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the option of the checkpoint."""
     parser.add_argument(
         *("-m", "--model"),
-        type=Path,
+        type=model_folder,
         default=EXAMPLE,
         metavar="FOLDER",
-        help="Folder of a checkpoint with its tokenizer, or a GGUF file (default: "
-        "examples/mimo-tiny).",
+        help="Folder of a checkpoint with its tokenizer, a GGUF file, or the name of an example "
+        "(default: mimo-tiny).",
     )
     parser.add_argument(
         "--value-scale",
@@ -58,7 +57,7 @@ def resolve_gguf(options: dict[str, Any]) -> None:
 def check_folder(model: Path) -> None:
     """Raise FileNotFoundError, naming the option, if the checkpoint is missing."""
     if not model.is_dir() and not (model.suffix == SUFFIX and model.is_file()):
-        hint = "; it is part of a source checkout, name another one" if model == EXAMPLE else ""
+        hint = close_matches(str(model), example_names())
         raise FileNotFoundError(f"--model {model}: no such folder{hint}")
 
 

@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from mimo_v2_flash import __version__
 
 from .commands import COMMANDS
 from .entry import Invocation, launch
-from .option_types import output_file
+from .option_types import FILE_TYPES
 from .parser import CommandParser, OneLineParser, close_matches
 
 __all__ = ["main"]
@@ -20,7 +21,10 @@ MiMo-V2-Flash: generate text, evaluate, check, trace, prepare weights, plan and 
 `mimo COMMAND --help` shows the options of a command. Every command has --json.
 Text that a model writes and the tables that a command is run for go to standard output, all else
 to standard error."""
-BEFORE_RUN = {"-i", "--isq", "--topology", "--isq-cache", "--expert-cache", "--expert-cache-policy"}
+BEFORE_RUN = {
+    *("-i", "--isq", "--topology", "--isq-cache"),
+    *("--expert-cache", "--expert-cache-policy", "--device-map"),
+}
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -84,8 +88,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print it and exit."""
-        version = import_module("importlib.metadata").version("mimo-v2-flash")
-        sys.stdout.write(f"mimo-v2-flash {version}\n")
+        sys.stdout.write(f"mimo-v2-flash {__version__}\n")
         parser.exit()
 
 
@@ -100,7 +103,7 @@ class _Completion(argparse.Action):
         commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         for command in commands.choices.values():
             for action in command.load()._actions:
-                if action.type in (Path, output_file):
+                if action.type in FILE_TYPES:
                     action.complete = shtab.FILE
         sys.stdout.write(shtab.complete(parser, shell) + "\n")
         parser.exit()

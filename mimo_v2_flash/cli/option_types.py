@@ -8,12 +8,15 @@ import math
 import os
 from pathlib import Path
 
+from mimo_v2_flash.example_folders import example_folder, example_names
 from mimo_v2_flash.json_object import shorten
 
 __all__ = [
+    "FILE_TYPES",
     "STDOUT",
     "byte_size",
     "draft_tokens",
+    "model_folder",
     "natural",
     "output_file",
     "positive",
@@ -80,3 +83,13 @@ def output_file(text: str) -> Path:
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text}: permission denied")
     return path
+
+
+def model_folder(text: str) -> Path:
+    """Return the path of a model, or the folder of the example that has this name."""
+    path = Path(text)
+    return example_folder(text) if not path.exists() and text in example_names() else path
+
+
+FILE_TYPES = (Path, model_folder, output_file)
+"""Types whose values are paths, which a shell completes."""

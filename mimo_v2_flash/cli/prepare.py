@@ -35,6 +35,7 @@ __all__ = [
     "add_arguments",
     "add_subset_arguments",
     "finish",
+    "from_ranges",
     "make",
     "plan",
     "print_left_out",
@@ -167,7 +168,7 @@ def run(
     """Plan the job, print its sizes, run it, and return sizes and times."""
     request = IsqRequest.of(isq, topology)
     if format == "gguf":
-        experts = _from_ranges(expert_subset) if expert_subset else None
+        experts = from_ranges(expert_subset) if expert_subset else None
         others = (model, target, expert_parallel, tensor_parallel, resume, verify)
         parts: Any = (dtype, request, experts, num_layers, split_size, dry_run)
         return gguf_output.run(checkpoint, output, *parts, *others)
@@ -220,14 +221,14 @@ def plan(
     """Return the conversion job; nothing is written yet."""
     all_ids = range(config.n_routed_experts)
     experts = tuple(
-        check_experts(_from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
+        check_experts(from_ranges(expert_subset) if expert_subset else all_ids, all_ids)
     )
     return plan_conversion_job(
         source, config, output, encoding, experts, num_layers=num_layers, mtp=mtp, **split
     )
 
 
-def _from_ranges(ranges: list[str]) -> list[int]:
+def from_ranges(ranges: list[str]) -> list[int]:
     """Return the ids in ranges such as "0" and "4-7"; ValueError names a malformed one."""
     ids: list[int] = []
     for text in ranges:

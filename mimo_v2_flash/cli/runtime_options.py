@@ -19,6 +19,7 @@ from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
 from mimo_v2_flash.quantization.compute import COMPUTE_TYPES
 
+from .device_options import add_device_map_argument, print_placement
 from .isq_options import add_isq_arguments, isq_report
 from .option_types import byte_size, output_file, positive
 from .options import add_renamed_option
@@ -58,6 +59,7 @@ class RuntimeOptions(NamedTuple):
     expert_cache: int | str | None = None
     expert_cache_policy: str | None = None
     record_routing: Path | None = None
+    device_map: str | None = None
 
     @classmethod
     def pop_from(cls, options: dict[str, Any]) -> "RuntimeOptions":
@@ -91,6 +93,8 @@ class RuntimeOptions(NamedTuple):
         if self.expert_cache is not None or self.expert_cache_policy is not None:
             keywords |= {"expert_cache": self.expert_cache}
             keywords |= {"expert_cache_policy": self.expert_cache_policy}
+        if self.device_map is not None:
+            keywords |= {"device_map": self.device_map, "device_report": print_placement}
         only: dict[str, dict[str, Any]] = {
             "numpy": {"backend": host, "max_length": None},
             "neuron": {
@@ -135,6 +139,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_compute_argument(group)
     add_isq_arguments(group)
+    add_device_map_argument(group)
     _add_expert_cache_arguments(group)
     add_layers_per_program(group)
     group.add_argument(

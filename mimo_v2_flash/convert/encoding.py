@@ -82,6 +82,15 @@ class Encoding:
 
         `form` is the format that it is quantized to.
 
+        Parameters
+        ----------
+        where : str
+            Where the weight is, for messages.
+        weight : QuantizedTensor
+            The weight as it is stored.
+        form : type of QuantizedTensor, optional
+            The format that it is quantized to.
+
         Raises
         ------
         ValueError

@@ -47,6 +47,15 @@ def check_grids(source: Source, config: MiMoConfig, infos: Mapping[str, TensorIn
     projections lie together, and of a gate projection, whose blocks are certain: where they lack
     the largest code, another quantizer made them, and nothing is refused.
 
+    Parameters
+    ----------
+    source : Source
+        The checkpoint.
+    config : MiMoConfig
+        The architecture's numbers.
+    infos : mapping of str to TensorInfo
+        Its tensors, by name.
+
     Raises
     ------
     ValueError

@@ -94,6 +94,15 @@ class ErrorJob(NamedTuple):
 def plan_errors(source: Source, config: MiMoConfig, request: IsqRequest) -> ErrorJob:
     """Return the measurement of what quantization costs each weight; nothing is written.
 
+    Parameters
+    ----------
+    source : Source
+        The checkpoint.
+    config : MiMoConfig
+        The architecture's numbers.
+    request : IsqRequest
+        What weights would be quantized to.
+
     Raises
     ------
     ValueError

@@ -83,6 +83,23 @@ def load_isq(
     """Return the weights of a checkpoint: as stored, quantized in memory, or of a cache folder.
 
     Parameters and errors are those of `load_weights`, `load_quantized` and `load_cached`.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the checkpoint.
+    config : MiMoConfig
+        The architecture's numbers.
+    request : IsqRequest
+        What weights are quantized to; nothing if it is empty.
+    share : ShardSpec
+        This rank's part.
+    cache : path or None
+        Folder that keeps quantized weights; memory if None.
+    report : IsqProgress
+        Called when all is planned.
+    group : HostGroup
+        The ranks that share the disk.
     """
     if not request.text:
         if cache is not None:
@@ -164,6 +181,23 @@ def load_cached(
     Rank 0 writes that folder, if an earlier run has not: an interrupted run goes on. The name of
     the folder has a digest of source and request, so that `folder` may hold any number of them.
     Parameters and errors are those of `load_quantized`; `group` are the ranks that share the disk.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the checkpoint.
+    config : MiMoConfig
+        The architecture's numbers.
+    request : IsqRequest
+        What weights are quantized to.
+    folder : Path
+        Folder of the caches.
+    group : HostGroup
+        The ranks that share the disk.
+    share : ShardSpec, optional
+        This rank's part; all if not given.
+    report : IsqProgress
+        Called when all is planned.
     """
     source, tensors = FolderSource(Path(path)), open_checkpoint(Path(path))
     experts, _, _ = read_contents(Path(path), tensors, config, None)

@@ -23,6 +23,17 @@ def plan_isq(
     """Return the plan of a conversion, and fill the `table` of its encoding if that quantizes.
 
     Parameters and errors are those of `plan_conversion`.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    params : sequence of ParamSpec
+        The parameters to write.
+    infos : mapping of str to TensorInfo
+        Tensors of the source, by name.
+    encoding : Encoding
+        How weights are written.
     """
     plan = plan_conversion(config, params, infos, encoding)
     if not encoding.request.text:

@@ -187,6 +187,25 @@ def plan_conversion_job(
 
     With expert or tensor parallelism the folder gets a shard for each distinct ShardSpec.
 
+    Parameters
+    ----------
+    source : Source
+        The checkpoint.
+    config : MiMoConfig
+        Numbers of the whole model.
+    folder : Path
+        Folder of the prepared files.
+    encoding : Encoding
+        How weights are written.
+    experts : tuple of int
+        Ids of the experts to keep.
+    num_layers : int, optional
+        Layers to keep, from the first on; all if not given.
+    expert_parallel, tensor_parallel : int
+        Ranks that a shard each is written for.
+    mtp : bool
+        Whether MTP heads are kept.
+
     Raises
     ------
     ValueError

@@ -95,6 +95,17 @@ def compare_tensors(
     """Return a line for each tensor that is not what `job` makes of its source.
 
     `advance` is called with the bytes of the source that each task has read.
+
+    Parameters
+    ----------
+    prepared : PreparedFolder
+        The finished folder.
+    job : ConversionJob
+        What makes it of its source.
+    workers : int
+        Number of threads.
+    advance : callable
+        Called with bytes of the source as they are read.
     """
     checkpoints = [open_checkpoint(folder) for folder in prepared.shards]
     lines = {_line(checkpoints, output): None for output in job.plan.outputs}

@@ -38,6 +38,17 @@ def check_memory(config: MiMoConfig, plan: ParallelConfig, workload: Workload, l
     """Raise ValueError unless every rank fits into a logical NeuronCore; it names the bytes.
 
     `lnc` is how many physical cores a logical one has.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    plan : ParallelConfig
+        How many ranks split what.
+    workload : Workload
+        Sequences, lengths and dtypes.
+    lnc : int
+        Physical cores of a logical one.
     """
     fullest = max(devices(config, plan, workload), key=lambda device: device.total)
     if fullest.total > NEURON_CORE[lnc]:

@@ -22,7 +22,7 @@ from .meta import meta_weights, one_of_each_layer
 from .traffic import TokenBytes
 from .workload import Workload
 
-__all__ = ["Device", "cache_bytes", "devices", "weight_bytes"]
+__all__ = ["Device", "buffer_bytes", "cache_bytes", "devices", "weight_bytes"]
 
 
 class Device(NamedTuple):
@@ -57,6 +57,15 @@ class Device(NamedTuple):
 def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> list[Device]:
     """Return the memory of every rank's device, rank 0 first.
 
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    plan : ParallelConfig
+        How many ranks split what.
+    workload : Workload
+        Sequences, lengths and dtypes.
+
     Raises
     ------
     ValueError
@@ -75,7 +84,7 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
         return Device(
             weights[tensor_parallel_rank],
             cache_bytes(config, shard_spec, rows, workload),
-            _buffers(config, plan, shard_spec, rows, workload),
+            buffer_bytes(config, plan, shard_spec, rows, workload),
         )
 
     return [
@@ -91,7 +100,21 @@ def weight_bytes(
     mtp_heads: int = 0,
     layout: HubLayout = SPLIT,
 ) -> list[dict[str, int]]:
-    """Return the bytes of each shard's weights, by kind."""
+    """Return the bytes of each shard's weights, by kind.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    shards : list of ShardSpec
+        The part of each rank.
+    dtype : str
+        How matrices are stored.
+    mtp_heads : int
+        Number of MTP heads that are held.
+    layout : HubLayout
+        How experts are stored.
+    """
     small, kind_of_layer = one_of_each_layer(config)
     count_of_kind = Counter(kind_of_layer)
     weights = meta_weights(small, dtype, mtp_heads, layout)
@@ -100,7 +123,19 @@ def weight_bytes(
 
 
 def cache_bytes(config: MiMoConfig, shard_spec: ShardSpec, rows: int, workload: Workload) -> int:
-    """Return the bytes of a rank's cache of `rows` sequences."""
+    """Return the bytes of a rank's cache of `rows` sequences.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    shard_spec : ShardSpec
+        The rank's part.
+    rows : int
+        Sequences of the rank.
+    workload : Workload
+        Lengths and dtypes.
+    """
     local = list(map(shard_spec.local_layer, config.layers))
     local += mtp_cache_layers(config, shard_spec, workload.draft_tokens)
     sizes = KVBytes.of(local, rows, workload.context, workload.cache_dtype)
@@ -131,9 +166,10 @@ def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
     return sizes | {"experts": nbytes(feed_forward.experts), "router": router}
 
 
-def _buffers(
+def buffer_bytes(
     config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, workload: Workload
 ) -> dict[str, int]:
+    """Return the bytes of the largest arrays of a rank's step, by kind, as of `Device`."""
     layers = set(map(shard_spec.local_layer, config.layers))
     dtype, tokens = np.dtype(workload.activation_dtype), rows * workload.step
     logits = workload.batch_size * (1 + workload.draft_tokens)

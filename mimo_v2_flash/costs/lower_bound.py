@@ -48,6 +48,13 @@ def lower_bound(
     """Return the lower bound of a program; weights, of any format, and cache arrays are by path.
 
     An embedding is no matmul: only the rows of the tokens are read.
+
+    Parameters
+    ----------
+    weights, cache : mapping of str to array
+        What the program reads, by path.
+    sizes : ProgramShape
+        Sizes of the call.
     """
     tables = {path: array for path, array in weights.items() if "embedding_VD" in path}
     others = {path: array for path, array in weights.items() if path not in tables}

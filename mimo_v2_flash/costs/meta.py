@@ -22,7 +22,7 @@ from mimo_v2_flash.convert.encoding import Encoding
 from mimo_v2_flash.convert.plan import OutputTensor, plan_conversion
 from mimo_v2_flash.quantization import HUB_FORMAT, get_format
 
-__all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_weights", "one_of_each_layer"]
+__all__ = ["NUM_MTP_HEADS", "hub_tensors", "meta_model", "meta_weights", "one_of_each_layer"]
 
 NUM_MTP_HEADS = 3
 """MTP heads of the hub's checkpoints; no config.json says how many."""
@@ -34,6 +34,15 @@ def hub_tensors(
     """Return the TensorInfo of every tensor of `config` in files of `layout`, by name: with scales.
 
     File names are empty, and each tensor begins at byte 0.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    layout : HubLayout
+        How files store weights.
+    mtp_heads : int
+        Number of MTP heads.
     """
     params = param_specs.all_params(config, fused=layout.fused, mtp_heads=mtp_heads)
     return dict(_stored(params, config, layout))
@@ -64,6 +73,15 @@ def meta_weights(
     tensors = _MetaCheckpoint(plan.outputs)
     experts = tuple(range(config.n_routed_experts))
     return Reader(tensors, plan.formats, config, experts).model(mtp_heads)
+
+
+def meta_model(
+    config: MiMoConfig, dtype: str, mtp_heads: int = 0, layout: HubLayout = SPLIT
+) -> ModelWeights:
+    """Return `meta_weights` of all layers, of which those of a kind are the same arrays."""
+    few, kinds = one_of_each_layer(config)
+    weights = meta_weights(few, dtype, mtp_heads, layout)
+    return weights._replace(layers=tuple(weights.layers[kind] for kind in kinds))
 
 
 def one_of_each_layer(config: MiMoConfig) -> tuple[MiMoConfig, tuple[int, ...]]:

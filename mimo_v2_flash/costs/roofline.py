@@ -23,6 +23,17 @@ def draw(ledger: Ledger, steps: list[StepTime], title: str, path: Path) -> None:
     """Plot the programs of `steps`: operations per second over operations per byte.
 
     Errors are those of `plot_file`.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Cost of each program.
+    steps : list of StepTime
+        Steps whose programs are drawn.
+    title : str
+        Title of the plot.
+    path : Path
+        The file; its ending says the format.
     """
     with plot_file(path, (9, 4.5)) as figure:
         axes = figure.subplots()

@@ -51,6 +51,15 @@ def count_tensors(
     """Return the counts of the text model, the MTP heads and, with `towers`, the other modalities.
 
     The keys are "model", "mtp_heads" and "other_modalities".
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    layout : HubLayout
+        How files store weights.
+    towers : Towers, optional
+        Tensors of other modalities.
     """
     infos = hub_tensors(config, layout, mtp_heads=NUM_MTP_HEADS)
     is_mtp = {name: name.startswith(MTP_PREFIX) for name in infos}

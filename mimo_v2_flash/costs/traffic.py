@@ -64,6 +64,17 @@ def traffic(config: MiMoConfig, plan: ParallelConfig, workload: Workload, *, ste
     """Return the traffic of a step of `step` tokens in every sequence; zeros without experts.
 
     A token's experts are as likely on its own rank as on any other.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    plan : ParallelConfig
+        How many ranks split what.
+    workload : Workload
+        Sequences and dtypes.
+    step : int
+        Tokens of each sequence.
     """
     sparse = next((spec for spec in config.layers if spec.num_experts), None)
     if sparse is None:

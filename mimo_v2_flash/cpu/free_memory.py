@@ -1,4 +1,4 @@
-"""The memory that this process may still take: the machine's, or its container's if that is less.
+"""The memory that this process may take, and still take: the machine's, or its container's.
 
 Source: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.max), cgroup-v1/memory.rst.
 """
@@ -10,7 +10,7 @@ import psutil
 
 from .cgroup import cgroup_folders
 
-__all__ = ["free_memory"]
+__all__ = ["free_memory", "memory_limit"]
 
 FILES = (  # version 2, version 1: limit, usage, and what of that the system drops when it must
     ("memory.max", "memory.current", "inactive_file"),
@@ -26,6 +26,24 @@ def free_memory(root: Path = Path("/")) -> int:
     folders = cgroup_folders("memory", root)
     groups = (_free(folder, *files) for folder in folders for files in FILES)
     return int(min(psutil.virtual_memory().available, min(groups, default=math.inf)))
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return the bytes that the machine has, or the least limit of this process's control groups.
+
+    `root` is the folder that holds `proc` and `sys`.
+    """
+    folders = cgroup_folders("memory", root)
+    groups = (_limit(folder / files[0]) for folder in folders for files in FILES)
+    return int(min(psutil.virtual_memory().total, min(groups, default=math.inf)))
+
+
+def _limit(file: Path) -> float:
+    """Return the bytes that a file of a control group allows; infinity if it has no number."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return math.inf
 
 
 def _free(folder: Path, limit: str, usage: str, droppable: str) -> float:

@@ -192,6 +192,15 @@ class DraftRule:
         """Take note of a step that ended, and decide how many drafts the next one has at most.
 
         `sequences` are those that generate. A step that also computed prompts is not timed.
+
+        Parameters
+        ----------
+        sequences : iterable of Sequence
+            Sequences that generate.
+        now : float
+            The time in seconds.
+        is_timed : bool
+            Whether the step counts: one that also computed prompts does not.
         """
         if self._is_fixed:
             return

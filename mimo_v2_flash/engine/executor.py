@@ -62,7 +62,15 @@ class Executor:
         return self._worker.prefixes
 
     def give_back(self, row: int, start: int, stop: int) -> bool:
-        """Give the pages of a row's tokens back to the system; return whether it takes any."""
+        """Give the pages of a row's tokens back to the system; return whether it takes any.
+
+        Parameters
+        ----------
+        row : int
+            Row of the KV cache.
+        start, stop : int
+            First position, and the one behind the last.
+        """
         return bool(self._call("give_back", row, start, stop))
 
     def resize_prefixes(self, rank: int, budget: int) -> None:

@@ -24,6 +24,11 @@ __all__ = ["GeneratedTokens", "generate", "take_events"]
 class GeneratedTokens(list[list[int]]):
     """The new tokens of each row of a batch, the end token included.
 
+    Parameters
+    ----------
+    rows
+        New tokens of each row; other parameters are attributes.
+
     Attributes
     ----------
     seed
@@ -59,6 +64,23 @@ def generate(
 
     The answer of row r has the index r: rows of equal prompts have noise of their own. Requests
     have the resolved seed: their tokens are the same with drafts.
+
+    Parameters
+    ----------
+    model : MiMoV2FlashModel
+        The model.
+    prompts : sequence of sequences of int
+        Token ids of each prompt.
+    params : SamplingParams
+        How tokens are chosen, and when an answer ends.
+    suppress_tokens : sequence of int
+        Token ids that are never chosen.
+    cache_dtype : dtype, optional
+        Dtype of the KV cache; the model's if not given.
+    draft_tokens : int or "auto"
+        Tokens that MTP heads draft for each step.
+    on_token : callable, optional
+        Called with the row and the id of each new token.
 
     Raises
     ------
@@ -101,6 +123,15 @@ def take_events(engine: Engine, rank: int, take: Callable[[Event], None]) -> Non
     """Run what rank 0 has submitted; `take` gets the events on every rank, if they are shared.
 
     The error of an answer is raised.
+
+    Parameters
+    ----------
+    engine : Engine
+        The engine.
+    rank : int
+        This rank.
+    take : callable
+        Called with each event.
     """
 
     def take_all(events: Sequence[Event]) -> None:

@@ -10,7 +10,17 @@ __all__ = ["token_logprobs"]
 def token_logprobs(
     logits_RV: np.ndarray, token_R: np.ndarray, top: list[int]
 ) -> list[TokenLogprob]:
-    """Return the `TokenLogprob` of each row's token; `top` is how many probable tokens to add."""
+    """Return the `TokenLogprob` of each row's token; `top` is how many probable tokens to add.
+
+    Parameters
+    ----------
+    logits_RV : array, float32
+        Logits of each row.
+    token_R : array of int
+        Token that each row got.
+    top : list of int
+        How many of the most probable tokens to add, for each row.
+    """
     score_RV = logits_RV.astype(np.float64)
     score_RV -= np.max(score_RV, axis=1, keepdims=True)
     total_R = np.log(np.sum(np.exp(score_RV), axis=1))

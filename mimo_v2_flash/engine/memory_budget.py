@@ -173,6 +173,17 @@ def new_memory_budget(
     """Return the budget of an engine's parameter `memory`: a collective call.
 
     All ranks admit the same requests: the largest rank's cache counts.
+
+    Parameters
+    ----------
+    model : MiMoV2FlashModel
+        The model.
+    cache : HybridCache
+        The engine's cache.
+    memory : int, str or None
+        Bytes, a size or a part of the free memory; see `Engine`.
+    executor : Executor
+        What gives memory back, and says whether it can.
     """
     limit = None
     if memory is not None or not model.pads_steps:

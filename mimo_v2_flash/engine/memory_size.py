@@ -32,6 +32,8 @@ def memory_size(name: str, size: int | str, group: HostGroup) -> int:
     size
         Bytes, a number with a unit ("8GiB", "500 MB"), or a part of the free memory ("10%"), which
         the ranks on a machine share.
+    group
+        The ranks.
 
     Raises
     ------

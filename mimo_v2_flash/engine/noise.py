@@ -34,7 +34,21 @@ class GumbelNoise:
     def uniform(
         self, seed: int, answer: int, position: int, token_A: np.ndarray, stream: int
     ) -> np.ndarray:
-        """Return the uniform random numbers, float64, that the noise is made of: never 0 or 1."""
+        """Return the uniform random numbers, float64, that the noise is made of: never 0 or 1.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the request.
+        answer : int
+            Index of the answer.
+        position : int
+            Position of the token that is drawn.
+        token_A : array of int
+            Token ids.
+        stream : int
+            Which of the independent streams of numbers.
+        """
         key_2 = np.array([seed, answer], np.uint64)
         counter_4 = np.array([0, position, stream, 0], np.uint64)
         loops = compiled_module("philox")

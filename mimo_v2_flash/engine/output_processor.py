@@ -115,6 +115,19 @@ def draw_of(
     """Return what the choice of a sequence's next token depends on, or of one after `drafted`.
 
     The constraint is the sequence's, or another that has accepted the drafted tokens too.
+
+    Parameters
+    ----------
+    sequence : Sequence
+        The sequence.
+    vocab_size : int
+        Number of token ids.
+    draft : Draft, optional
+        The draft that the choice verifies.
+    constraint : Constraint, optional
+        A constraint in place of the sequence's.
+    drafted : sequence of int
+        Drafted tokens between the sequence and the choice.
     """
     request, constraint = sequence.request, constraint or sequence.constraint
     mask_V = constraint.mask() if constraint else None

@@ -228,7 +228,19 @@ class Sequence:
         tokens: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> Event:
-        """End the sequence, unless `reason` is None, and return the event of its new `tokens`."""
+        """End the sequence, unless `reason` is None, and return the event of its new `tokens`.
+
+        Parameters
+        ----------
+        reason : str or None
+            Why the sequence ends; None if it goes on.
+        error : Exception, optional
+            What ended it, if it failed.
+        tokens : tuple of int
+            New tokens.
+        logprobs : tuple of TokenLogprob, optional
+            Their log-probabilities, if they were asked for.
+        """
         self.finish_reason, self.error = reason, error
         reused = self.request.sequences[0].reused
         event = self.request.id, self.index, tokens, logprobs, reason, error

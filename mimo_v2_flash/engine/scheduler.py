@@ -94,7 +94,19 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def check_fits(self, prompt: list[int], answers: int, limit: int, max_length: int) -> None:
-        """Raise ValueError if a prompt, its answers, or their memory can never fit."""
+        """Raise ValueError if a prompt, its answers, or their memory can never fit.
+
+        Parameters
+        ----------
+        prompt : list of int
+            Token ids.
+        answers : int
+            Number of answers.
+        limit : int
+            The most tokens of an answer.
+        max_length : int
+            The most tokens of a sequence.
+        """
         if len(prompt) > max_length:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, the engine's max_length is {max_length}"

@@ -111,7 +111,17 @@ class StatsRecorder:
                 sequence.queue_seconds = now - sequence.request.arrival
 
     def finish(self, events: list[Event], requests: Mapping[int, Request], now: float) -> None:
-        """Count what a step added to the answers of `requests`."""
+        """Count what a step added to the answers of `requests`.
+
+        Parameters
+        ----------
+        events : list of Event
+            Events of the step.
+        requests : mapping of int to Request
+            Requests by their ids.
+        now : float
+            The time in seconds.
+        """
         for is_prefill, tokens in self._step.items():
             self._tokens[is_prefill] += tokens
             self._seconds[is_prefill] += now - self._start
@@ -144,7 +154,19 @@ class StatsRecorder:
         usage: MemoryUsage,
         draft_seconds: float = 0.0,
     ) -> EngineStats:
-        """Return the statistics so far."""
+        """Return the statistics so far.
+
+        Parameters
+        ----------
+        running, waiting : int
+            Answers that are generated, and that wait.
+        cache_bytes : int
+            Bytes of the KV cache's arrays.
+        usage : MemoryUsage
+            What the memory budget holds.
+        draft_seconds : float
+            Time in drafting.
+        """
         return EngineStats(
             running,
             waiting,

@@ -158,7 +158,15 @@ class Worker:
         self._row_tokens[target] = list(self._row_tokens[source])
 
     def give_back(self, row: int, start: int, stop: int) -> bool:
-        """Give the pages of a row's tokens back, as `HybridCache.give_back`."""
+        """Give the pages of a row's tokens back, as `HybridCache.give_back`.
+
+        Parameters
+        ----------
+        row : int
+            Row of the KV cache.
+        start, stop : int
+            First position, and the one behind the last.
+        """
         return self.cache.give_back(row, start, stop)
 
     def resize_prefixes(self, rank: int, budget: int) -> None:
@@ -272,7 +280,23 @@ def new_worker(
     prefix_cache: int | str,
     draft_tokens: int | str = 0,
 ) -> Worker:
-    """Return this rank's worker, of an empty cache and no known prefix: a collective call."""
+    """Return this rank's worker, of an empty cache and no known prefix: a collective call.
+
+    Parameters
+    ----------
+    model : MiMoV2FlashModel
+        The model, on this rank.
+    max_sequences : int
+        Rows of the KV cache.
+    max_length : int or None
+        The most tokens of a sequence; the model's if None.
+    cache_dtype : dtype or None
+        Dtype of the KV cache; the model's if None.
+    prefix_cache : int or str
+        Budget of known prefixes, as for `Engine`.
+    draft_tokens : int or "auto"
+        Tokens that MTP heads draft for each step.
+    """
     rows = as_count("max_sequences", max_sequences)
     options = {"max_sequences": rows, "max_length": max_length, "cache_dtype": cache_dtype}
     check_consistent(model.group, **options, draft_tokens=draft_tokens)

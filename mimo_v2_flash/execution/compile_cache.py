@@ -139,7 +139,17 @@ class CompileCache:
             yield
 
     def finish(self, entry: CacheEntry, neff: bytes | None, compiler: str | None) -> None:
-        """Write a program's NEFF, if there is one, its record and the manifest."""
+        """Write a program's NEFF, if there is one, its record and the manifest.
+
+        Parameters
+        ----------
+        entry : CacheEntry
+            The program and its folder.
+        neff : bytes or None
+            What the compiler made; None without one.
+        compiler : str or None
+            Name and version of the compiler; None without one.
+        """
         if neff is not None:
             _write(entry.neff, neff)
         written = (entry.module, entry.neff) if neff is not None else (entry.module,)

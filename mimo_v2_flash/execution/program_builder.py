@@ -95,6 +95,15 @@ class ProgramBuilder:
         `modules` are keyed by titles for people. Without an installed compiler only the modules
         are written. `advance` is called with 1 after each program.
 
+        Parameters
+        ----------
+        modules : mapping of str to module
+            HLO modules by titles for people.
+        jobs : int
+            Number of compilers that run at a time.
+        advance : callable
+            Called with 1 after each program.
+
         Raises
         ------
         ChildProcessError

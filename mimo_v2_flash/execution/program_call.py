@@ -60,7 +60,17 @@ class ProgramCall:
     def of(
         cls, function: Callable[..., Any], donate: str | None, *args: Any, **kwargs: Any
     ) -> "ProgramCall":
-        """Return the call `function(*args, **kwargs)`."""
+        """Return the call `function(*args, **kwargs)`.
+
+        Parameters
+        ----------
+        function : callable
+            The function.
+        donate : str or None
+            Name of the argument whose buffer the output takes.
+        *args, **kwargs
+            Its arguments.
+        """
         return cls(function, donate, signature_of(function).bind(*args, **kwargs).arguments)
 
     @cached_property
@@ -79,6 +89,15 @@ def check_on_device(traced: "TracedProgram", arrays: Mapping[str, Any], kind: ty
 
     The caller would never see the update: the program would write into a copy. Arrays on the
     device are of type `kind`. A donated input may be a host array: what overwrites it is returned.
+
+    Parameters
+    ----------
+    traced : TracedProgram
+        The program.
+    arrays : mapping of str to array
+        Its arguments by name.
+    kind : type
+        Type of an array on the device.
     """
     updated = set(traced.in_place.values()) - {traced.donated}
     if on_host := [path for path in updated if not isinstance(arrays[path], kind)]:

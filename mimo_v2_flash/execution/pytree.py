@@ -18,6 +18,17 @@ def tree_map(
     Tuples, named or not, dataclasses and dictionaries are nodes, unless they are of type `leaf`;
     everything else is a leaf. A leaf's path joins the names or numbers of the branches to it by
     dots.
+
+    Parameters
+    ----------
+    function : callable
+        Function of the path and the leaf.
+    tree : object
+        The pytree.
+    path : str
+        Path of `tree` itself.
+    leaf : type or tuple of types
+        Types whose values are leaves.
     """
     branches = None if isinstance(tree, leaf) else _branches(tree)
     if branches is None:
@@ -52,7 +63,17 @@ def tree_signature(tree: Any) -> tuple[Any, ...]:
 
 
 def tree_leaves(tree: Any, path: str = "", leaf: type | tuple[type, ...] = ()) -> dict[str, Any]:
-    """Return the leaves of a pytree by path and in order; nodes of type `leaf` count as leaves."""
+    """Return the leaves of a pytree by path and in order; nodes of type `leaf` count as leaves.
+
+    Parameters
+    ----------
+    tree : object
+        The pytree.
+    path : str
+        Path of `tree` itself.
+    leaf : type or tuple of types
+        Types whose values are leaves.
+    """
     branches = None if isinstance(tree, leaf) else _branches(tree)
     if branches is None:
         return {path: tree}

@@ -49,6 +49,15 @@ def trace(
     Buffers that the function writes into are updated in place. The argument `donate` gives its
     buffer to the first output, so that hidden states stay in one.
 
+    Parameters
+    ----------
+    function : callable
+        What is traced.
+    arguments : dict
+        Its arguments by name: pytrees of arrays, and statics.
+    donate : str, optional
+        Name of the argument whose buffer the first output takes.
+
     Raises
     ------
     ValueError

@@ -76,7 +76,17 @@ class Residency:
         self.hits = self.misses = self.cold_misses = self.evictions = 0
 
     def begin_call(self, layer: int, experts: Sequence[int], tokens: int) -> None:
-        """Count a call of a layer, by its index, that chose `experts` for so many tokens."""
+        """Count a call of a layer, by its index, that chose `experts` for so many tokens.
+
+        Parameters
+        ----------
+        layer : int
+            Index of the layer.
+        experts : sequence of int
+            Ids of the experts that the call chose.
+        tokens : int
+            Number of tokens of the call.
+        """
         self.history.add_call(self._keys(layer, experts), tokens)
 
     def take_group(self, layer: int, experts: Sequence[int]) -> ExpertGroup:

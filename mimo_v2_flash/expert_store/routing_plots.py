@@ -23,6 +23,17 @@ def draw_hit_curves(
 
     Hits are of the second half of the calls, of which a static set has learnt nothing. Errors are
     those of `plot_file`.
+
+    Parameters
+    ----------
+    simulations : sequence of Simulation
+        Hits of each policy and pool, by budget.
+    experts_bytes : int
+        Bytes of all experts.
+    title : str
+        Title of the plot.
+    path : Path
+        The file; its ending says the format.
     """
     policies = list(dict.fromkeys(each.policy for each in simulations))
     with plot_file(path, (8, 4.5)) as figure:
@@ -47,7 +58,17 @@ def draw_hit_curves(
 
 
 def draw_heat_map(trace: RoutingTrace, title: str, path: Path) -> None:
-    """Plot how often each expert of each layer was chosen, beside equal odds."""
+    """Plot how often each expert of each layer was chosen, beside equal odds.
+
+    Parameters
+    ----------
+    trace : RoutingTrace
+        Which experts each token chose.
+    title : str
+        Title of the plot.
+    path : Path
+        The file; its ending says the format.
+    """
     count_LE = choice_counts(trace)
     expected_L1 = np.maximum(count_LE.mean(axis=1, keepdims=True), 1e-9)
     with plot_file(path, (9, 4)) as figure:

@@ -81,7 +81,19 @@ class RoutingTrace(NamedTuple):
 
 
 def write_call(file: TextIO, layer: int, is_decode: bool, expert_NA: np.ndarray) -> None:
-    """Write a call of a layer, by its number, as a line."""
+    """Write a call of a layer, by its number, as a line.
+
+    Parameters
+    ----------
+    file : TextIO
+        The file.
+    layer : int
+        Number of the layer.
+    is_decode : bool
+        Whether every sequence has one token.
+    expert_NA : array of int
+        Experts that each token chose.
+    """
     line = {"layer": layer, "decode": is_decode, "experts": expert_NA.tolist()}
     file.write(json.dumps(line, separators=(",", ":")) + "\n")
 

@@ -176,6 +176,15 @@ def most_used(
     """Return (layer, expert), by indices, of the most used experts that fit into `capacity`.
 
     Room is left for the experts of a token in the largest layer, which are read besides.
+
+    Parameters
+    ----------
+    calls : iterable of LayerCall
+        Recorded calls.
+    size_LE : array of int
+        Bytes of each expert of each layer.
+    capacity : int
+        Bytes that there are.
     """
     uses: Counter[tuple[int, int]] = Counter()
     widest = 0

@@ -260,7 +260,17 @@ class StoredExperts(Sequence[DenseWeights]):
         tokens: int,
         compute: Callable[[Mapping[int, DenseWeights]], None],
     ) -> None:
-        """Let a call compute with each group of its experts, as `ExpertStore.run_call`."""
+        """Let a call compute with each group of its experts, as `ExpertStore.run_call`.
+
+        Parameters
+        ----------
+        experts : sequence of int
+            Ids of the experts that the call chose.
+        tokens : int
+            Number of tokens of the call.
+        compute : callable
+            Computes with a group of experts, which it gets by their ids.
+        """
         self.store.run_call(self.layer, experts, tokens, compute)
 
 

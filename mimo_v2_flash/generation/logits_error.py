@@ -57,7 +57,15 @@ class ErrorSums:
         self._kl = self._nats = self._reference_nats = 0.0
 
     def add(self, logits_TV: np.ndarray, reference_TV: np.ndarray, target_T: np.ndarray) -> None:
-        """Add some tokens: the logits of both for each, and the tokens that they predict."""
+        """Add some tokens: the logits of both for each, and the tokens that they predict.
+
+        Parameters
+        ----------
+        logits_TV, reference_TV : array, float32
+            Logits of each token, and what they are compared with.
+        target_T : array of int
+            Token that each predicts.
+        """
         wide_TV, reference_TV = logits_TV.astype(np.float64), reference_TV.astype(np.float64)
         difference_TV = wide_TV - reference_TV
         self._tokens, self._logits = self._tokens + len(target_T), self._logits + wide_TV.size

@@ -40,6 +40,19 @@ def attend_in_blocks(
     take query_block x (query_block + window) memory for each head, whatever the length of the
     step. In a row, real tokens come first, at consecutive positions, then padding at -1.
 
+    Parameters
+    ----------
+    q_BTHQ : array, float32 or bfloat16
+        Queries of the step, rotated.
+    active, prior : KVSegment
+        Keys and values of the step, and those that the cache held before it.
+    sink_H : array
+        Sink of each query head: a logit, `softmax.NO_SINK` where a layer has none.
+    window : int
+        Keys that a token attends to, itself included; `NO_WINDOW` in full layers.
+    query_block : int
+        Tokens of a block of queries.
+
     Raises
     ------
     ValueError
@@ -75,6 +88,19 @@ def attend_block(q_BTHQ, position_BT, segments: list[KVSegment], sink_H, *, wind
     matmul. Weights are rounded to the dtype of q, as in transformers, for all segments alike, and
     never to that of the cache. A row without a visible key is zero. Masked keys may hold
     anything, masked values anything finite (0 x NaN is NaN).
+
+    Parameters
+    ----------
+    q_BTHQ : array, float32 or bfloat16
+        Queries, rotated.
+    position_BT : array of int32
+        Positions of the queries; -1 is padding.
+    segments : list of KVSegment
+        Keys, values and positions that may be visible.
+    sink_H : array
+        Sink of each query head, a logit.
+    window : int
+        Keys that a token attends to, itself included.
     """
     B, T, H, Q = q_BTHQ.shape
     K, C = segments[0].v_BSKC.shape[2:]

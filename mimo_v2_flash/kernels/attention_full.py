@@ -31,6 +31,21 @@ def attention_full(
     query_block x (S + T) memory for each head, and a prompt takes half the work of a square. S may
     be 0.
 
+    Parameters
+    ----------
+    q_BTHQ, k_BTKQ, v_BTKC : array, float32 or bfloat16
+        Queries, keys and values of the step, rotated and scaled.
+    position_BT : array of int32
+        Positions of the step's tokens; -1 is padding.
+    prior_k_BSKQ, prior_v_BSKC : array
+        Keys and values of the cache.
+    prior_position_BS : array of int32
+        Positions of the cache's slots; -1 is an empty one.
+    sink_H : array
+        Sink of each query head, a logit; `softmax.NO_SINK` where a layer has none.
+    query_block : int
+        Tokens of a block of queries.
+
     Raises
     ------
     ValueError

@@ -32,6 +32,23 @@ def attention_swa(
     The cost is O(T x window) in time and memory. The slots of the ring buffer may be in any order:
     each has its position. S may be 0.
 
+    Parameters
+    ----------
+    q_BTHQ, k_BTKQ, v_BTKC : array, float32 or bfloat16
+        Queries, keys and values of the step, rotated and scaled.
+    position_BT : array of int32
+        Positions of the step's tokens; -1 is padding.
+    prior_k_BSKQ, prior_v_BSKC : array
+        Keys and values of the ring buffer.
+    prior_position_BS : array of int32
+        Positions of its slots, in any order; -1 is an empty one.
+    sink_H : array
+        Sink of each query head, a logit.
+    window : int
+        Keys that a token attends to, itself included: 129 in MiMo-V2-Flash.
+    query_block : int
+        Tokens of a block of queries.
+
     Raises
     ------
     ValueError

@@ -18,6 +18,15 @@ def dense_ffn(x_ND, w_gate_FD, w_up_FD, w_down_DF, *, token_block: int):
 
     Hidden activations take token_block x F memory, not N x F.
 
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Normalised hidden states.
+    w_gate_FD, w_up_FD, w_down_DF : array or QuantizedTensor
+        Weights of the network.
+    token_block : int
+        Tokens of a block.
+
     Raises
     ------
     ValueError

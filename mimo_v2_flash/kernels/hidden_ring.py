@@ -35,6 +35,17 @@ def write_hidden(cache: KVCache, x_ND, position_N, slot_mapping_N) -> Any:
     """Write the hidden states of a pass, in place, as `write_tokens` writes keys and values.
 
     Returns a zero: a program has an output.
+
+    Parameters
+    ----------
+    cache : KVCache
+        The ring of the hidden states.
+    x_ND : array
+        Hidden states of the pass.
+    position_N : array of int32
+        Positions of its tokens; -1 is padding.
+    slot_mapping_N : array of int32
+        Row of the ring for each token; the trash row for those that are not kept.
     """
     (N, D), half = x_ND.shape, cache.k_ZKQ.shape[2]
     first_NKQ = np.reshape(x_ND[:, :half], (N, 1, half))

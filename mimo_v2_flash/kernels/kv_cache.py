@@ -36,6 +36,17 @@ class KVCache(NamedTuple):
 def prior_tokens(cache: KVCache, *, slots: int, rows: range, kv_length: int) -> KVSegment:
     """Return the first `kv_length` slots of the sequences `rows` as a `KVSegment` of views.
 
+    Parameters
+    ----------
+    cache : KVCache
+        A layer's flat cache: a row for each slot of each sequence, and the trash row.
+    slots : int
+        Slots of a sequence.
+    rows : range
+        Sequences to return.
+    kv_length : int
+        Slots of each of them.
+
     Raises
     ------
     ValueError
@@ -58,6 +69,17 @@ def take_prior_tokens(cache: KVCache, row_B, *, slots: int, kv_length: int) -> K
     """Return `prior_tokens` of the sequences `row_B`, copied: a device array has no views.
 
     The sequences are data, so that one program serves any sequences of a cache.
+
+    Parameters
+    ----------
+    cache : KVCache
+        A layer's flat cache.
+    row_B : array of int32
+        Sequences to return.
+    slots : int
+        Slots of a sequence.
+    kv_length : int
+        Slots to return of each.
 
     Raises
     ------
@@ -82,6 +104,17 @@ def write_tokens(cache: KVCache, k_NKQ, v_NKC, position_N, slot_mapping_N) -> No
     The host computes the rows: `mimo_v2_flash.kv_slots.slot_mapping`. Padding has the trash row,
     and so have tokens that later ones of the step would overwrite in a ring buffer. Call it after
     attention: a read after a write of the same tensor waits.
+
+    Parameters
+    ----------
+    cache : KVCache
+        A layer's flat cache.
+    k_NKQ, v_NKC : array
+        Keys and values of the step; they are cast to the dtype of the cache.
+    position_N : array of int32
+        Positions of the tokens; -1 is padding.
+    slot_mapping_N : array of int32
+        Row of the cache for each token.
     """
     k_ZKQ, v_ZKC, position_Z = cache
     _write_tokens(k_ZKQ, v_ZKC, position_Z, k_NKQ, v_NKC, position_N, slot_mapping_N)
@@ -113,6 +146,17 @@ def put_tokens(
     """Write what `take_tokens` returned into rows `row_N` of each layer's cache, in place.
 
     Rows that are not to be written are the trash row. Returns a zero: a program has an output.
+
+    Parameters
+    ----------
+    caches : tuple of KVCache
+        Flat caches of layers.
+    tokens : tuple of (array, array)
+        Keys and values of the tokens, of each layer.
+    position_N : array of int32
+        Positions of the tokens.
+    row_N : array of int32
+        Row of each token, in every layer.
     """
     trash = caches[0].position_Z.shape[0] - 1
     position_N = np.where(row_N == trash, -1, position_N)

@@ -66,6 +66,29 @@ def moe_block(
     `AllToAllDispatcher`, over all ranks of the group: where it is not zero, the step must be
     computed again with larger capacities.
 
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Normalised hidden states of this rank's tokens.
+    position_N : array of int32
+        Their positions; -1 is padding.
+    w_router_ED, bias_E : array
+        The router's weight, and the bias that chooses and never weighs.
+    rank_1 : array of int32, [1]
+        This rank in the group.
+    expert_fn : callable
+        Returns the weighted outputs of this rank's experts for tokens.
+    group : Group
+        The ranks that share the experts.
+    dispatcher : Dispatcher
+        How tokens reach the ranks of their experts, and come back.
+    experts_per_token : int
+        Experts that a token chooses.
+    scaling : float
+        Factor on the weights of experts.
+    router : callable
+        The router, with the arguments and results of `moe_router`.
+
     Raises
     ------
     ValueError

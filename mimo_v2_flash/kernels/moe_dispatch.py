@@ -40,6 +40,21 @@ def dispatch(
 
     A token with expert E (padding) is not sent.
 
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Tokens of this rank.
+    weight_NA : array, float32
+        Weight of each expert that a token chose.
+    expert_NA : array of int32
+        Id of each expert that a token chose; E is padding.
+    ranks : int
+        Number of ranks.
+    num_experts : int
+        Number of experts on all ranks, E.
+    send_capacity : int
+        Tokens that can be sent to each rank, M.
+
     Raises
     ------
     ValueError

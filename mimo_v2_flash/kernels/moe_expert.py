@@ -18,6 +18,13 @@ def moe_expert(x_ND, w_gate_FD, w_up_FD, w_down_DF):
     """Return `y_ND`, the output of one expert, float32.
 
     y = (silu(x w_gate) * x w_up) w_down,  silu(z) = z sigmoid(z)
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Tokens.
+    w_gate_FD, w_up_FD, w_down_DF : array or QuantizedTensor
+        Weights of the expert.
     """
     hidden_NF = ops.swiglu(ops.matmul(x_ND, w_gate_FD), ops.matmul(x_ND, w_up_FD))
     return ops.matmul(hidden_NF.astype(x_ND.dtype), w_down_DF)
@@ -31,6 +38,17 @@ def masked_experts(x_ND, weight_NA, expert_NA, experts):
 
     For programs of static shape and few tokens, where reading the experts' weights is the cost.
     `experts[e]` are the three matrices of an expert; ids that are none of them are skipped.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Tokens.
+    weight_NA : array, float32
+        Weight of each expert that a token chose.
+    expert_NA : array of int32
+        Id of each expert that a token chose, from 0 at this rank's first one.
+    experts : sequence
+        This rank's experts, each a record of `w_gate_FD`, `w_up_FD` and `w_down_DF`.
     """
     y_ND = None
     for expert in range(len(experts)):
@@ -53,6 +71,19 @@ def capacity_experts(x_ND, weight_NA, expert_NA, experts, *, capacity: int | Non
     slice, and it computes `capacity` tokens. It skips the tokens beyond them, in order:
     `moe_block.AllToAllDispatcher` counts them. Without `capacity` every expert computes every
     token.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Tokens.
+    weight_NA : array, float32
+        Weight of each expert that a token chose.
+    expert_NA : array of int32
+        Id of each expert that a token chose, from 0 at this rank's first one.
+    experts : sequence
+        This rank's experts, as for `masked_experts`.
+    capacity : int, optional
+        Tokens that each expert computes.
     """
     if capacity is None or capacity >= x_ND.shape[0]:
         return masked_experts(x_ND, weight_NA, expert_NA, experts)

@@ -27,6 +27,19 @@ def moe_router(x_ND, w_router_ED, bias_E, *, experts_per_token: int, scaling: fl
     Where a score or bias is NaN or infinite, which a comparison would order silently, the token's
     weights are NaN: its output and logits show it, and no other token's do.
 
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Normalised hidden states.
+    w_router_ED : array
+        The router's weight.
+    bias_E : array
+        Selection bias of each expert.
+    experts_per_token : int
+        Experts that a token chooses, A.
+    scaling : float
+        Factor on the weights.
+
     Raises
     ------
     ValueError

@@ -19,6 +19,17 @@ def mtp_input(embedded_ND, hidden_ND, embedding_norm_D, hidden_norm_D, w_eh_DI, 
 
         x = W [rmsnorm(embedded); rmsnorm(hidden)]
 
+    Parameters
+    ----------
+    embedded_ND, hidden_ND : array, float32 or bfloat16
+        Embedding of each token, and the hidden state of the token before it.
+    embedding_norm_D, hidden_norm_D : array
+        Weights of their norms.
+    w_eh_DI : array or QuantizedTensor
+        The projection, of I = 2D inputs.
+    epsilon : float
+        Epsilon of the norms.
+
     Raises
     ------
     ValueError

@@ -58,7 +58,19 @@ def constant(like: Any, array: np.ndarray) -> Any:
 
 @singledispatch
 def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
-    """Return a new tensor of the type of `like`, filled with `value`."""
+    """Return a new tensor of the type of `like`, filled with `value`.
+
+    Parameters
+    ----------
+    like : array or tensor
+        A value of the kind to make: NumPy's, or traced.
+    shape : tuple of int
+        Shape of the tensor.
+    value : float
+        Its value.
+    dtype : dtype
+        Its dtype.
+    """
     return _for_type_of(like, full)(like, shape, value, dtype)
 
 
@@ -68,6 +80,15 @@ def put_rows(buffer: Any, row_N: Any, x: Any) -> None:
 
     Indices in `row_N` are not negative and, but for a trash row, unique: which of two writes to
     the same row remains is not defined.
+
+    Parameters
+    ----------
+    buffer : array or tensor
+        What is written into, along its first axis.
+    row_N : array of int32
+        Row of each entry of `x`.
+    x : array or tensor
+        What is written, in the dtype of `buffer`.
 
     Raises
     ------

@@ -20,6 +20,15 @@ def rmsnorm(x_ND, weight_D, *, epsilon: float):
 
     Statistics are float32; the unit vector is rounded to the dtype before it is multiplied by the
     weight, as the checkpoint was trained.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Hidden states.
+    weight_D : array
+        Weight of each channel.
+    epsilon : float
+        Number that is added to the mean square.
     """
     wide_ND = x_ND.astype(np.float32)
     power_N1 = np.mean(np.square(wide_ND), axis=-1, keepdims=True)

@@ -20,6 +20,15 @@ def rope_table(*, length: int, rotary_dim: int, theta: float) -> tuple[np.ndarra
     Computed once, on the host, in float64 and stored in float32: a float32 angle has an error of
     0.005 radians at position 100,000.
 
+    Parameters
+    ----------
+    length : int
+        Positions of the table, from 0 on.
+    rotary_dim : int
+        Channels of a head that are rotated.
+    theta : float
+        Base of the frequencies.
+
     Raises
     ------
     ValueError
@@ -41,6 +50,15 @@ def rope_partial(x_NHQ, position_N, cos_LR, sin_LR):
         y[r] = x[r] cos - x[r + R] sin        y[r + R] = x[r + R] cos + x[r] sin
 
     Padding (position -1) is rotated as position 0 is. Queries and keys take a call each.
+
+    Parameters
+    ----------
+    x_NHQ : array, float32 or bfloat16
+        Queries or keys.
+    position_N : array of int32
+        Position of each token; -1 is padding.
+    cos_LR, sin_LR : array, float32
+        Tables of `rope_table`.
 
     Raises
     ------

@@ -23,6 +23,15 @@ def softmax(score_BKGTS, visible_BTS, sink_H):
         weight = exp(score) / (exp(sink) + sum over visible exp(score))
 
     The sink is not scaled by 1 / sqrt(Q). Masked scores may be anything, NaN included.
+
+    Parameters
+    ----------
+    score_BKGTS : array, float32
+        Scores of each query head of each KV head.
+    visible_BTS : array of bool
+        Which keys each token sees.
+    sink_H : array
+        Sink of each query head, a logit; `NO_SINK` leaves it out.
     """
     B, K, G, T, S = score_BKGTS.shape
     visible_B11TS = np.reshape(visible_BTS, (B, 1, 1, T, S))

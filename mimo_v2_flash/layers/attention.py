@@ -24,7 +24,17 @@ __all__ = ["Attention", "apply_rope"]
 def apply_rope(
     q_NHQ: Any, k_NKQ: Any, metadata: AttentionMetadata, *, rotate: Callable[..., Any]
 ) -> tuple[Any, Any]:
-    """Return queries and keys rotated by their tokens' positions (partial RoPE)."""
+    """Return queries and keys rotated by their tokens' positions (partial RoPE).
+
+    Parameters
+    ----------
+    q_NHQ, k_NKQ : array
+        Queries and keys.
+    metadata : AttentionMetadata
+        Positions of the tokens, and the tables of the layer's theta.
+    rotate : callable
+        The rotation, with the arguments of `rope_partial`.
+    """
     position_N, cos_LR, sin_LR = metadata.position_N, metadata.cos_LR, metadata.sin_LR
     return tuple(rotate(x_NHQ, position_N, cos_LR, sin_LR) for x_NHQ in (q_NHQ, k_NKQ))
 

@@ -81,7 +81,23 @@ class FeedForwardBlock:
         *,
         dispatcher: Dispatcher,
     ) -> tuple[Any, Any]:
-        """Return (y_ND, overflow_1) with the overflow of the expert group alone."""
+        """Return (y_ND, overflow_1) with the overflow of the expert group alone.
+
+        Parameters
+        ----------
+        x_ND : array
+            Hidden states.
+        position_N : array of int32
+            Positions of the tokens; -1 is padding.
+        rank_ids : RankIds
+            This rank in its groups, as data.
+        norm_D : array
+            Weight of the norm.
+        weights : record
+            Weights of the feed-forward.
+        dispatcher : Dispatcher
+            How tokens reach their experts.
+        """
         y_ND = self.norm(x_ND, norm_D, epsilon=self.norm_epsilon)
         y_ND, overflow_1 = self.feed_forward(
             y_ND, position_N, rank_ids, weights, dispatcher=dispatcher
@@ -114,6 +130,15 @@ class DecoderLayer:
         The ranks of `tensor_group` split the heads and hold the same tokens, the ranks of
         `expert_group` split the experts, and the ranks of `overflow_group` sum their
         overflow counts.
+
+        Parameters
+        ----------
+        spec : LayerSpec
+            Numbers of the layer.
+        tensor_group, expert_group, overflow_group : Group
+            The groups of the ranks.
+        mode : ExecutionMode
+            The execution mode.
         """
         attention = Attention(
             spec.attention, tensor_group, QUERY_BLOCK, mode.attend, rotate=mode.rotate

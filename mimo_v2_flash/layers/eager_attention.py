@@ -33,7 +33,21 @@ _checked_once = cache(checked)  # a check remembers the shapes that it has accep
 def attend(
     q_BTHQ: Any, active: KVSegment, prior: KVSegment, sink_H: Any, *, window: int, query_block: int
 ) -> Any:
-    """Return `y_BTHC` of `attention_full` if there is no window, else of `attention_swa`."""
+    """Return `y_BTHC` of `attention_full` if there is no window, else of `attention_swa`.
+
+    Parameters
+    ----------
+    q_BTHQ : array, float32 or bfloat16
+        Queries, rotated.
+    active, prior : KVSegment
+        Keys and values of the step, and those of the cache.
+    sink_H : array
+        Sink of each query head, a logit.
+    window : int
+        Keys that a token attends to; `NO_WINDOW` in full layers.
+    query_block : int
+        Tokens of a block of queries.
+    """
     kernel = attention_full if window == NO_WINDOW else partial(attention_swa, window=window)
     return kernel(
         q_BTHQ,
@@ -51,7 +65,21 @@ def attend(
 def eager_attend(
     q_BTHQ: Any, active: KVSegment, prior: KVSegment, sink_H: Any, *, window: int, query_block: int
 ) -> Any:
-    """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is."""
+    """Return `y_BTHC` as `attend` does, but weights and scores are float32 whatever q is.
+
+    Parameters
+    ----------
+    q_BTHQ : array, float32 or bfloat16
+        Queries, rotated.
+    active, prior : KVSegment
+        Keys and values of the step, and those of the cache.
+    sink_H : array
+        Sink of each query head, a logit.
+    window : int
+        Keys that a token attends to; `NO_WINDOW` in full layers.
+    query_block : int
+        Tokens of a block of queries.
+    """
     wide_BTHQ = q_BTHQ.astype(np.float32, copy=False)
     attention = _compiled(q_BTHQ, active, prior) if window >= 1 else None
     if attention is None:
@@ -81,7 +109,21 @@ def _compiled(q_BTHQ: Any, active: KVSegment, prior: KVSegment) -> Any:
 def attend_per_kv_head(
     q_BTHQ: Any, active: KVSegment, prior: KVSegment, sink_H: Any, *, window: int, query_block: int
 ) -> Any:
-    """Return `y_BTHC` as `attend` does, one KV head at a time, in blocks of up to `query_block`."""
+    """Return `y_BTHC` as `attend` does, one KV head at a time, in blocks of up to `query_block`.
+
+    Parameters
+    ----------
+    q_BTHQ : array, float32 or bfloat16
+        Queries, rotated.
+    active, prior : KVSegment
+        Keys and values of the step, and those of the cache.
+    sink_H : array
+        Sink of each query head, a logit.
+    window : int
+        Keys that a token attends to; `NO_WINDOW` in full layers.
+    query_block : int
+        The most tokens of a block of queries.
+    """
     B, T, H, _ = q_BTHQ.shape
     K, C = active.v_BSKC.shape[2:]
     num_keys = min(T + prior.k_BSKQ.shape[1], window + query_block)

@@ -89,6 +89,17 @@ def eager_experts(
     """Return `y_ND` of `grouped_experts`, float32; the parameters are its own.
 
     Of an expert store they come in groups, whose sums are added in the order of all experts.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Tokens.
+    weight_NA : array, float32
+        Weight of each expert that a token chose.
+    expert_NA : array of int32
+        Id of each expert that a token chose.
+    experts : sequence of DenseWeights
+        The experts, or those of an expert store.
     """
     y_ND = np.zeros(x_ND.shape, np.float32)
     weight_NA, expert_NA = np.ascontiguousarray(weight_NA), np.ascontiguousarray(expert_NA)

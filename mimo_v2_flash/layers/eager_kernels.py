@@ -20,7 +20,17 @@ __all__ = ["eager_norm", "eager_rotate", "eager_router"]
 
 @checked
 def eager_norm(x_ND: Any, weight_D: Any, *, epsilon: float) -> Any:
-    """Return `y_ND` of `rmsnorm`."""
+    """Return `y_ND` of `rmsnorm`.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Hidden states.
+    weight_D : array
+        Weight of each channel.
+    epsilon : float
+        Number that is added to the mean square.
+    """
     loops = _loops((x_ND, weight_D))
     if loops is None:
         return rmsnorm(x_ND, weight_D, epsilon=epsilon)
@@ -31,7 +41,17 @@ def eager_norm(x_ND: Any, weight_D: Any, *, epsilon: float) -> Any:
 
 @checked
 def eager_rotate(x_NHQ: Any, position_N: Any, cos_LR: Any, sin_LR: Any) -> Any:
-    """Return `y_NHQ` of `rope_partial`."""
+    """Return `y_NHQ` of `rope_partial`.
+
+    Parameters
+    ----------
+    x_NHQ : array, float32 or bfloat16
+        Queries or keys.
+    position_N : array of int32
+        Position of each token; -1 is padding.
+    cos_LR, sin_LR : array, float32
+        Tables of `rope_table`.
+    """
     loops = _loops((x_NHQ, cos_LR, sin_LR))
     if loops is None or x_NHQ.shape[2] < 2 * cos_LR.shape[1]:
         return rope_partial(x_NHQ, position_N, cos_LR, sin_LR)
@@ -44,7 +64,19 @@ def eager_rotate(x_NHQ: Any, position_N: Any, cos_LR: Any, sin_LR: Any) -> Any:
 def eager_router(
     x_ND: Any, w_router_ED: Any, bias_E: Any, *, experts_per_token: int, scaling: float
 ) -> tuple[Any, Any]:
-    """Return (weight_NA, expert_NA) of `moe_router`."""
+    """Return (weight_NA, expert_NA) of `moe_router`.
+
+    Parameters
+    ----------
+    x_ND : array, float32 or bfloat16
+        Normalised hidden states.
+    w_router_ED, bias_E : array
+        The router's weight, and its selection bias.
+    experts_per_token : int
+        Experts that a token chooses.
+    scaling : float
+        Factor on the weights.
+    """
     loops, shape = _loops((x_ND, bias_E)), (len(x_ND), experts_per_token)
     if loops is None or not 1 <= experts_per_token <= len(bias_E):
         return moe_router(

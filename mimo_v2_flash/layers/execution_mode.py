@@ -56,13 +56,35 @@ class ExecutionMode(Protocol):
         """Return how many layers a program for `rows` tokens, those of all ranks, may have."""
 
     def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
-        """Return the part that this rank dispatches of the tokens [N, ...] of a tensor group."""
+        """Return the part that this rank dispatches of the tokens [N, ...] of a tensor group.
+
+        Parameters
+        ----------
+        x_N : array, [N, ...]
+            Tokens of the tensor group.
+        rank_1 : array of int32, [1]
+            This rank in the group.
+        ranks : int
+            Number of its ranks.
+        padding : int
+            What padded entries have.
+        """
 
     def sequences(self, rank_rows: tuple[slice, ...], rank: int) -> int:
         """Return how many sequences a rank's cache has room for, from the rows of all ranks."""
 
     def batches(self, step: Step, cache: HybridCache, max_step: int) -> Iterator[ForwardBatch]:
-        """Yield the passes of a step, with up to `max_step` tokens on each rank."""
+        """Yield the passes of a step, with up to `max_step` tokens on each rank.
+
+        Parameters
+        ----------
+        step : Step
+            Tokens at positions.
+        cache : HybridCache
+            Keys and values.
+        max_step : int
+            The most tokens of a pass.
+        """
 
     def select_rows(
         self, batch: ForwardBatch, index_Bn: np.ndarray, is_in_pass_Bn: np.ndarray, rows: slice
@@ -71,6 +93,17 @@ class ExecutionMode(Protocol):
 
         `index_Bn` are indices into each row's part of the pass, `is_in_pass_Bn` says which of them
         lie in it. Outputs that are kept are in the order of this rank's wanted tokens.
+
+        Parameters
+        ----------
+        batch : ForwardBatch
+            The pass.
+        index_Bn : array of int
+            Index of each wanted token in its row's part of the pass.
+        is_in_pass_Bn : array of bool
+            Which of them lie in the pass.
+        rows : slice
+            This rank's rows.
         """
 
     def cache_length(self, length: int, limit: int) -> int:

@@ -70,6 +70,21 @@ class HeadOutput(Protocol):
         """Write this rank's part of the outputs of its own rows; all ranks' parts add up.
 
         The head computes the tokens `row_N` of `x_ND`, of which those in `kept` are the wanted.
+
+        Parameters
+        ----------
+        outputs : tuple of array
+            What is written into.
+        is_wanted_bn : array of bool
+            Wanted tokens of this rank's rows.
+        x_ND : array
+            Hidden states of the pass.
+        row_N : array of int
+            Tokens that the head computes.
+        kept : index
+            Which of its outputs are wanted.
+        weights : ModelWeights
+            The model's weights.
         """
 
     def parts(self, outputs: tuple[np.ndarray, ...], rank: int) -> tuple[np.ndarray, ...]:
@@ -84,7 +99,17 @@ def as_greedy(outputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Logits:
-    """Logits of all rows, of which each rank computes its part of the vocabulary."""
+    """Logits of all rows, of which each rank computes its part of the vocabulary.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    backend : Backend
+        What compiles the head.
+    context : ParallelContext
+        This rank's groups.
+    """
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
         self._vocab_size, self._shard_spec = config.vocab_size, context.parallel_config.shard_spec
@@ -116,7 +141,17 @@ class Logits:
 
 
 class GreedyTokens:
-    """Greedy tokens of all rows and their logits; the argmax is part of the head program."""
+    """Greedy tokens of all rows and their logits; the argmax is part of the head program.
+
+    Parameters
+    ----------
+    config : MiMoConfig
+        The architecture's numbers.
+    backend : Backend
+        What compiles the head.
+    context : ParallelContext
+        This rank's groups.
+    """
 
     def __init__(self, config: MiMoConfig, backend: Backend, context: ParallelContext) -> None:
         self._shard, self._shard_spec = context.shard_spec, context.parallel_config.shard_spec

@@ -79,7 +79,17 @@ class HookedLayers(NumpyBackend):
 
 
 def hook_layer(layer: DecoderLayer, index: int, hook: Hook) -> Callable[..., Any]:
-    """Return the decoder layer, number `index`, with `hook` called after every part."""
+    """Return the decoder layer, number `index`, with `hook` called after every part.
+
+    Parameters
+    ----------
+    layer : DecoderLayer
+        The layer.
+    index : int
+        Its number, for the hook.
+    hook : callable
+        Called with a `HookCall` after each part.
+    """
 
     def with_hook(part: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:

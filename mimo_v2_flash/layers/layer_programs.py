@@ -36,6 +36,21 @@ class LayerPrograms(NamedTuple):
 
         Until none overflows the feed-forward block runs again; the last dispatcher has capacity
         for any tokens. The attention block, which writes the cache, runs once.
+
+        Parameters
+        ----------
+        x_ND : array
+            Hidden states.
+        metadata : AttentionMetadata
+            Positions, rows and tables of the pass.
+        rank_ids : RankIds
+            This rank in its groups, as data.
+        cache : KVCache
+            The layer's cache.
+        weights : DecoderWeights
+            The layer's weights.
+        dispatchers : tuple of Dispatcher
+            Dispatchers, those of small capacity first.
         """
         x_ND = self.attention_block(
             x_ND, metadata, cache, weights.attention_norm_D, weights.attention

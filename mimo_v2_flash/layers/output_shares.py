@@ -34,6 +34,8 @@ def gather_outputs(
         The tokens whose outputs are wanted.
     rank_rows
         The rows of each data-parallel rank.
+    context
+        The groups of this rank.
     """
     group, received = context.world_group, np.zeros(0, np.uint8)
     is_bad_PB = np.zeros((group.size, len(is_wanted_Bn)), bool)

@@ -123,6 +123,15 @@ class ParallelContext:
         """Return the dispatchers of a pass in a layer: `ExecutionMode.dispatchers`.
 
         `tokens` are those of all ranks, `longest` the most tokens of any data-parallel rank.
+
+        Parameters
+        ----------
+        spec : LayerSpec
+            Numbers of the layer.
+        tokens : int
+            Tokens of all ranks.
+        longest : int
+            The most tokens of a data-parallel rank.
         """
         shape = MoEStepShape(
             tokens,

@@ -63,7 +63,17 @@ def check_same_collective(collectives: Sequence[str], ranks: Sequence[int]) -> N
 
 
 def check_counts(x_ND: Any, count_P: Any, size: int) -> list[int]:
-    """Return `count_P` as integers, or raise as `HostGroup.ragged_all_to_all` documents."""
+    """Return `count_P` as integers, or raise as `HostGroup.ragged_all_to_all` documents.
+
+    Parameters
+    ----------
+    x_ND : array
+        Rows that are sent, those for rank 0 first.
+    count_P : sequence of int
+        Rows for each rank.
+    size : int
+        Number of ranks.
+    """
     counts = [int(count) for count in count_P]
     if len(counts) != size or min(counts) < 0 or sum(counts) != x_ND.shape[0]:
         raise ValueError(

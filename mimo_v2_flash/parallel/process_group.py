@@ -115,6 +115,17 @@ def join_process_group(
     """Join the run at `address`, and shut its group down when all ranks are done.
 
     The parameters and errors are those of `init_process_group`.
+
+    Parameters
+    ----------
+    address : RunAddress
+        Rank, world size, and where ranks meet.
+    env : mapping of str to str
+        Variables of the process.
+    start_timeout : float
+        Seconds that ranks may take to meet.
+    heartbeat_timeout : int
+        Seconds of silence after which a rank is lost.
     """
     rank, size = address.rank, address.size
     _check_interfaces(env.get(INTERFACES, ""))

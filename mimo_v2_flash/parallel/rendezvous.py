@@ -86,6 +86,15 @@ class Rendezvous:
         """Return `combine` of the values of all ranks, in rank order.
 
         No rank returns before every rank has combined: ranks may then overwrite their values.
+
+        Parameters
+        ----------
+        collective : str
+            Name of the collective, and what must be equal on all ranks.
+        value : object
+            This rank's value.
+        combine : callable
+            Function of the values of all ranks.
         """
         self._values[self.index], self._collectives[self.index] = value, collective
         self._wait(collective)

@@ -247,6 +247,13 @@ class MappedBlockScaled(BlockScaled):
     def map(cls, where: str, code_OI: np.ndarray, scale_YX: np.ndarray) -> "MappedBlockScaled":
         """Return the weight of these codes and scales.
 
+        Parameters
+        ----------
+        where : str
+            Where the weight is, for messages.
+        code_OI, scale_YX : array
+            FP8 codes, and a scale of each block.
+
         Raises
         ------
         ValueError

@@ -20,6 +20,13 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of codes and of scales
 def plain_height(where: str, code: tuple[int, ...], scale: tuple[int, ...]) -> int:
     """Return the height of blocks of a weight on a plain grid, from its shape and its scales'.
 
+    Parameters
+    ----------
+    where : str
+        Where the weight is, for messages.
+    code, scale : tuple of int
+        Shapes of codes and scales.
+
     Raises
     ------
     ValueError

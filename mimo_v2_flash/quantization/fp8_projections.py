@@ -50,6 +50,15 @@ def joint_layout(
 ) -> StoredLayout | None:
     """Return the layout of a layer's fused weight, or of k and v whose scales cross; else None.
 
+    Parameters
+    ----------
+    projections : Projections
+        Names and shapes of the layer's q, k and v.
+    tensors : mapping of str
+        Tensors, or their TensorInfo, by name.
+    where : callable
+        Returns where a tensor is, for messages.
+
     Raises
     ------
     ValueError
@@ -142,6 +151,15 @@ def keys_and_values(
 ) -> tuple[BlockScaled, BlockScaled]:
     """Return w_k and w_v from codes and scales; the number of scale rows tells how they are mapped.
 
+    Parameters
+    ----------
+    name : str
+        Name of the layer, for messages.
+    k, v : tuple of (array, array)
+        Codes and scales.
+    heads : Heads
+        Numbers and widths of the layer's heads.
+
     Raises
     ------
     ValueError
@@ -163,6 +181,15 @@ def keys_and_values(
 
 def crosses(name: str, k: Shapes, v: Shapes, heads: Heads) -> bool:
     """Return whether scale rows cross from K into V; if not, both are on plain grids.
+
+    Parameters
+    ----------
+    name : str
+        Name of the layer, for messages.
+    k, v : Shapes
+        Shapes of codes and scales.
+    heads : Heads
+        Numbers and widths of the layer's heads.
 
     Raises
     ------
@@ -198,6 +225,8 @@ def split_rank(
         Rows of the rank from `start` on, which is a multiple of 128, and their scales.
     rows
         How many rows of q, k and v the rank has.
+    start
+        First of the rank's rows that are read.
     """
     halves = np.repeat(widened(scale_YX), BLOCK // HALF_BLOCK, axis=0)
     for part, (begin, end) in enumerate(pairwise(accumulate(rows, initial=0))):
@@ -209,6 +238,17 @@ def split_rank(
 
 def rank_rows(name: str, shapes: Shapes, heads: Heads, ranks: int) -> tuple[int, int, int]:
     """Return how many rows of q, k and v each of the ranks of a fused weight has.
+
+    Parameters
+    ----------
+    name : str
+        Name of the weight, for messages.
+    shapes : Shapes
+        Shapes of codes and scales.
+    heads : Heads
+        Numbers and widths of the layer's heads.
+    ranks : int
+        Ranks whose rows follow each other.
 
     Raises
     ------

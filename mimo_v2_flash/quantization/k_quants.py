@@ -67,7 +67,15 @@ class KQuant(GgmlBlocks):
 
 
 def nearest(values: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Return the nearest integers, halves to even, between two bounds, as float32."""
+    """Return the nearest integers, halves to even, between two bounds, as float32.
+
+    Parameters
+    ----------
+    values : array
+        What is rounded.
+    low, high : int
+        The bounds, which are allowed themselves.
+    """
     return np.clip(np.rint(values), np.float32(low), np.float32(high))
 
 

@@ -106,6 +106,15 @@ class QuantizedTensor(ABC):
     ) -> Self:
         """Return the weight of logical `shape` [O, I] from its tensors, by field, without a copy.
 
+        Parameters
+        ----------
+        where : str
+            Where the weight is, for messages.
+        shape : tuple of int
+            Its logical shape.
+        arrays : mapping of str to array
+            Its tensors, by field.
+
         Raises
         ------
         ValueError
@@ -116,7 +125,13 @@ class QuantizedTensor(ABC):
 
     @classmethod
     def check(cls, where: str, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError, which begins with `where`, if a tensor's dtype or values are wrong."""
+        """Raise ValueError, which begins with `where`, if a tensor's dtype or values are wrong.
+
+        Parameters
+        ----------
+        where, shape, arrays
+            As of `from_checkpoint`.
+        """
         for tensor in cls.tensors:
             if not tensor.accepts(dtype := arrays[tensor.field].dtype):
                 accepted = " or ".join(str(np.dtype(d)) for d in (tensor.dtype, *tensor.widened))
@@ -147,7 +162,17 @@ class QuantizedTensor(ABC):
     def random(
         cls, shape: tuple[int, ...], values: np.ndarray, draw: Callable[[np.ndarray], np.ndarray]
     ) -> Self:
-        """Return a weight of random elements of `values`; `draw` picks at random from a table."""
+        """Return a weight of random elements of `values`; `draw` picks at random from a table.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Logical shape.
+        values : array, float32
+            What elements may be.
+        draw : callable
+            Returns an array of random entries of a table.
+        """
         raise TypeError(f"{cls.format} has no random weights")
 
     @classmethod
@@ -198,6 +223,15 @@ class QuantizedTensor(ABC):
         """Return the slice of each tensor that a slice of a weight [O, I] has, by field.
 
         Without a format's own rule all tensors have the weight's rows, and its columns or none.
+
+        Parameters
+        ----------
+        where : str
+            Where the weight is, for messages.
+        shapes : mapping of str to tuple of int
+            Shapes of its tensors, by field.
+        axis_slice : AxisSlice
+            The slice of the weight.
 
         Raises
         ------

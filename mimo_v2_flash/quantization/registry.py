@@ -70,6 +70,15 @@ def find_joint_layout(
     """Return the layout of a layer's q, k and v that must be read together, in whatever format.
 
     The parameters, and ValueError, are those of `QuantizedTensor.joint_layout`.
+
+    Parameters
+    ----------
+    projections : Projections
+        Names and shapes of the layer's q, k and v.
+    tensors : mapping of str
+        Tensors, or their TensorInfo, by name.
+    where : callable
+        Returns where a tensor is, for messages.
     """
     layouts = (form.joint_layout(projections, tensors, where) for form in FORMATS.values())
     return next(filter(None, layouts), None)

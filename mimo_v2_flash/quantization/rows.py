@@ -35,6 +35,19 @@ def quantize_rows(
 ) -> Stored:
     """Return `encode` of the rows of a weight [O, I], some multiple of `height` at a time.
 
+    Parameters
+    ----------
+    form : type of QuantizedTensor
+        The format.
+    encode : callable
+        Returns the stored form of rows, float32.
+    weight : array or QuantizedTensor
+        The weight.
+    where : str
+        Where the weight is, for messages.
+    height : int
+        Rows that belong together.
+
     Raises
     ------
     ValueError

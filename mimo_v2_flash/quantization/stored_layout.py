@@ -195,6 +195,17 @@ def row_layout(
 ) -> StoredLayout:
     """Return the layout of one weight whose rows lie in their order in every tensor.
 
+    Parameters
+    ----------
+    form : type of QuantizedTensor
+        The format.
+    name : str
+        Name of the weight.
+    where : str
+        Where it is, for messages.
+    shapes : WeightShapes
+        Shapes of the weight and of its tensors.
+
     Raises
     ------
     ValueError

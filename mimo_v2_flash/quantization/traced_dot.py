@@ -27,6 +27,15 @@ def emit_dot(left: Any, right: Any, batch: list[int], shape: tuple[int, ...]) ->
     """Emit one dot over the last axes with a float32 result: nkipy's `@` rounds to operands' dtype.
 
     `batch` are the operands' batch axes, which come first in the result.
+
+    Parameters
+    ----------
+    left, right : tensor
+        Operands, traced.
+    batch : list of int
+        Batch axes of both.
+    shape : tuple of int
+        Shape of the result.
     """
     last_axis = [len(shape) - 1]
     numbers = {

@@ -5,13 +5,14 @@ import re
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+
+from mimo_v2_flash import __version__
 
 from .answers import ResponseBuilder
 from .chat_page import chat_page
@@ -147,7 +148,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
 
     @app.get("/version")
     async def package_version() -> dict[str, str]:
-        return {"version": version("mimo-v2-flash")}
+        return {"version": __version__}
 
 
 def _add_chat_page(app: FastAPI) -> None:

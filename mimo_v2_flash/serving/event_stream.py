@@ -108,7 +108,17 @@ class LoopInbox:
 
 
 class AsyncEventStream(_Requests):
-    """The same for a coroutine of the loop that an inbox belongs to."""
+    """The same for a coroutine of the loop that an inbox belongs to.
+
+    Parameters
+    ----------
+    thread : EngineThread
+        The thread of the engine.
+    submissions : sequence of Submission
+        The requests whose events are streamed.
+    inbox : LoopInbox
+        The inbox of the loop.
+    """
 
     def __init__(
         self, thread: EngineThread, submissions: Sequence[Submission], inbox: LoopInbox

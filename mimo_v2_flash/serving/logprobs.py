@@ -33,6 +33,15 @@ def completion_logprobs(
     """Return the log-probabilities of a completion's tokens, from a character of its text on.
 
     The first token of a prompt has none: it is an id alone.
+
+    Parameters
+    ----------
+    tokenizer : tokenizer
+        The tokenizer.
+    logprobs : sequence of TokenLogprob or int
+        Log-probability of each token, or its id alone.
+    offset : int
+        Characters of the text before the first token.
     """
     result: dict[str, list[Any]] = {
         name: [] for name in ("text_offset", "token_logprobs", "tokens", "top_logprobs")

@@ -77,7 +77,17 @@ class Metrics:
     def finished(
         self, reason: str, prompt_tokens: int, completion_tokens: int, seconds: float
     ) -> None:
-        """Count an answer that ended."""
+        """Count an answer that ended.
+
+        Parameters
+        ----------
+        reason : str
+            Why the answer ended.
+        prompt_tokens, completion_tokens : int
+            Tokens of the prompt and of the answer.
+        seconds : float
+            From the request to the answer's end.
+        """
         self._finished.labels(self._model_name, reason).inc()
         self._prompt.observe(prompt_tokens)
         self._generation.observe(completion_tokens)
@@ -86,7 +96,16 @@ class Metrics:
     def phases(
         self, queue: float, first_token: float, end: float, *, completion_tokens: int
     ) -> None:
-        """Count the phases of an answer, by when each ended, in seconds since the request."""
+        """Count the phases of an answer, by when each ended, in seconds since the request.
+
+        Parameters
+        ----------
+        queue, first_token, end : float
+            When the first step began, the first token came and the answer ended, in seconds since
+            the request.
+        completion_tokens : int
+            Tokens of the answer.
+        """
         decode = end - first_token
         seconds = {
             "queue_time": queue,

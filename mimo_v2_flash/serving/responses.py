@@ -23,6 +23,15 @@ class ResponsesBuilder(ChatCompletionBuilder):
     """The answer to a request of /v1/responses; parameters and attributes are its base's.
 
     The request decides whether the oldest turns go, if it has `truncation`.
+
+    Parameters
+    ----------
+    request : ResponseFields
+        The fields of the request.
+    served : ServedModel
+        The model and its tokenizer.
+    drops_turns : bool
+        Whether the oldest turns of a chat that is too long are dropped.
     """
 
     prefix = "resp"

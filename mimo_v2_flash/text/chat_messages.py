@@ -77,7 +77,17 @@ def _assistant_message(message: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def join_parts(content: Any, place: str, kinds: Sequence[str] = ("text",)) -> str:
-    """Return a text that may be in parts of some kinds; ValueError, with `place`, for others."""
+    """Return a text that may be in parts of some kinds; ValueError, with `place`, for others.
+
+    Parameters
+    ----------
+    content : str, list of dict, or None
+        The content of a message.
+    place : str
+        Where it is, for the message of an error.
+    kinds : sequence of str
+        Types of parts that are allowed.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -156,7 +166,17 @@ def _name(name: Any, place: str) -> str:
 
 
 def required_entry(value: Any, key: str, place: str) -> Any:
-    """Return what an object has under `key`; ValueError, with `place`, if it has nothing."""
+    """Return what an object has under `key`; ValueError, with `place`, if it has nothing.
+
+    Parameters
+    ----------
+    value : object
+        What should be an object.
+    key : str
+        The key.
+    place : str
+        Where it is, for the message of an error.
+    """
     if not isinstance(value, Mapping):
         raise ValueError(f"{place} is {shorten(value)}, expected is an object")
     if key not in value:

@@ -70,7 +70,17 @@ def named_errors(name: str) -> Iterator[None]:
 
 
 def tokens(tokenizer: Any, text: str, *, add_special_tokens: bool = False) -> list[int]:
-    """Return the token ids of a text of any length; ValueError if it is not Unicode."""
+    """Return the token ids of a text of any length; ValueError if it is not Unicode.
+
+    Parameters
+    ----------
+    tokenizer : tokenizer
+        A tokenizer of `load_tokenizer`.
+    text : str
+        The text.
+    add_special_tokens : bool
+        Whether the tokenizer adds its own, such as one for the beginning.
+    """
     _check_unicode(text)
     with named_errors(f"{tokenizer.name_or_path}: the tokenizer fails"):
         encoded = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)

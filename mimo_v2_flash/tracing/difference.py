@@ -51,6 +51,13 @@ def difference_of(a: np.ndarray, b: np.ndarray, tolerance: float) -> Difference:
     """Return the difference of two tensors of the same shape, whose first axis is tokens.
 
     `tolerance` is relative to A's range. NaN equals only NaN, and an infinity only itself.
+
+    Parameters
+    ----------
+    a, b : array
+        The tensors; differences are relative to the range of A.
+    tolerance : float
+        The largest relative difference that is none.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if not a.size:
@@ -92,6 +99,15 @@ def difference_per_expert(
     """Return the difference of per-expert tensors; `a_TA` and `b_TA` are their expert ids.
 
     Experts are matched by id, whatever their order. Tokens with other experts are left out.
+
+    Parameters
+    ----------
+    a, b : array
+        Tensors of [tokens, experts per token, ...].
+    a_TA, b_TA : array of int
+        Ids of their experts.
+    tolerance : float
+        The largest relative difference that is none.
     """
     order_a, order_b = np.argsort(a_TA, axis=1), np.argsort(b_TA, axis=1)
     same_TA = np.take_along_axis(a_TA, order_a, 1) == np.take_along_axis(b_TA, order_b, 1)

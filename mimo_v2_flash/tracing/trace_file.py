@@ -6,7 +6,6 @@ Metadata: `made_by`, and `config`, the model's config.json in the hub's spelling
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mimo_v2_flash import __version__
 from mimo_v2_flash.atomic_file import atomic_write
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.json_object import parse_json_object
 
 __all__ = ["OURS", "TraceFile", "open_trace", "write_trace"]
 
-OURS = f"mimo_v2_flash {version('mimo-v2-flash')}"
+OURS = f"mimo_v2_flash {__version__}"
 
 
 def write_trace(

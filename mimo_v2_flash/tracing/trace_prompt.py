@@ -28,6 +28,19 @@ def trace_prompt(
 ) -> dict[str, np.ndarray]:
     """Return the tensors of one prefill, by the names of `trace_tensors.TENSORS`.
 
+    Parameters
+    ----------
+    weights : ModelWeights
+        The weights.
+    config : MiMoConfig
+        The architecture's numbers.
+    token_T : sequence of int
+        Token ids of the prompt.
+    max_step : int
+        The most tokens of a pass.
+    compute : str
+        What activations are rounded to before products, "float32" or "bfloat16".
+
     Raises
     ------
     ValueError

@@ -8,8 +8,8 @@ from mimo_v2_flash.cli.commands import COMMANDS
 from mimo_v2_flash.cli.result import Result
 
 NAMES = (
-    "generate run serve evaluate random download test prepare quantize experts plan cost "
-    "compile trace compare"
+    "generate demo run serve evaluate random download test doctor prepare quantize experts plan "
+    "cost compile trace compare"
 )
 every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 

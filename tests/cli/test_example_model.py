@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
-from mimo_v2_flash.cli import example_model
-from mimo_v2_flash.cli.example_model import EXAMPLE, add_model_argument, check_folder
+from mimo_v2_flash import example_folder
+from mimo_v2_flash.cli.example_model import add_model_argument, check_folder
 from mimo_v2_flash.cli.main import main
 from tests.support.tiny_text import write_text_checkpoint
 
@@ -14,9 +15,8 @@ from tests.support.tiny_text import write_text_checkpoint
 def test_without_a_folder_it_is_the_example():
     parser = argparse.ArgumentParser()
     add_model_argument(parser)
-    assert parser.parse_args([]).model == EXAMPLE
-    assert EXAMPLE.parts[-2:] == ("examples", "mimo-tiny")
-    assert (EXAMPLE.parents[1] / "run_example.py").is_file()
+    assert parser.parse_args([]).model == example_folder("mimo-tiny")
+    assert parser.parse_args(["-m", "mimo-tiny"]).model == example_folder("mimo-tiny")
 
 
 def test_a_folder_passes(tmp_path):
@@ -28,12 +28,10 @@ def test_an_unknown_folder_is_named(tmp_path):
         check_folder(tmp_path / "none")
 
 
-def test_outside_of_a_checkout_there_is_no_example(monkeypatch, tmp_path):
-    monkeypatch.setattr(example_model, "EXAMPLE", tmp_path / "none")
-    with pytest.raises(
-        FileNotFoundError, match="it is part of a source checkout, name another one"
-    ):
-        check_folder(tmp_path / "none")
+def test_a_misspelled_example_is_named_beside_the_one_that_was_meant():
+    line = r"^--model mimo-tniy: no such folder; did you mean mimo-tiny\?$"
+    with pytest.raises(FileNotFoundError, match=line):
+        check_folder(Path("mimo-tniy"))
 
 
 @pytest.mark.parametrize("command", ["generate", "run"])

@@ -16,7 +16,7 @@ def run(*words: str) -> int:
 
 
 def test_mimo_on_one_device_does_not_fit(capsys):
-    assert run() == 1
+    assert run("--memory", "24GB") == 1
     stdout = " ".join(capsys.readouterr().out.split())
     assert "experts 302.9 GB 302.9 GB" in stdout
     assert "MTP heads 1.2 GB 1.2 GB" in stdout
@@ -83,7 +83,7 @@ def test_a_larger_device_is_another_answer(capsys):
     ],
 )
 def test_a_published_model_without_files(name, experts, capsys, recwarn):
-    assert run("--model", name) == 1
+    assert run("--model", name, "--memory", "24GB") == 1
     assert f"experts {experts} {experts}" in " ".join(capsys.readouterr().out.split())
     assert not recwarn.list
 

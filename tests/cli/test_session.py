@@ -33,6 +33,7 @@ def commands(folder, tmp_path):
         "plan": [*model, "--context", "64"],
         "prepare": ["--checkpoint", str(folder), "--output", str(tmp_path / "prepared")],
         "test": [],
+        "doctor": model,
     }
 
 
@@ -45,6 +46,7 @@ KEYS = {
     "plan": {"plan", "load", "devices", "memory", "fits", "sent_per_token_and_layer"},
     "prepare": {"folder", "read_bytes", "bytes", "experts", "layers", "seconds", "shards"},
     "test": {"seed", "checks", "passed", "outcomes"},
+    "doctor": {"problems", "checks"},
 }  # fmt: skip
 
 

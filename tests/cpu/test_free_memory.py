@@ -6,16 +6,18 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mimo_v2_flash.cpu.free_memory import free_memory
+from mimo_v2_flash.cpu.free_memory import free_memory, memory_limit
 
-AVAILABLE = 1000
+AVAILABLE, TOTAL = 1000, 2000
 V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 @pytest.fixture(autouse=True)
 def available(monkeypatch):
-    """Let 1,000 bytes be available on the machine."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=AVAILABLE))
+    """Let 1,000 of 2,000 bytes be available on the machine."""
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: SimpleNamespace(available=AVAILABLE, total=TOTAL)
+    )
 
 
 def group(folder: Path, files: tuple[str, str], limit: str, usage: int, stat: str) -> None:
@@ -57,3 +59,18 @@ def test_groups_of_version_1_count_their_children(tmp_path):
 
 def test_a_machine_without_groups_has_what_is_available(tmp_path):
     assert free_memory(tmp_path) == AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (("600", "max"), 600), (("max", "700"), 700), (("900", "700"), 700), (("5000",), TOTAL),
+        (("nonsense",), TOTAL),
+    ],
+)  # fmt: skip
+def test_the_limit_is_that_of_the_least_group_or_the_machine(tmp_path, limits, expected):
+    folder = root_of(tmp_path, f"0::/{'/'.join('group' for _ in limits)}")
+    for limit in limits:
+        folder = folder / "group"
+        group(folder, V2, limit, 0, "inactive_file 0")
+    assert memory_limit(tmp_path) == expected

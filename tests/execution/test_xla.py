@@ -6,9 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mimo_v2_flash import MiMoConfig, load_weights
+from mimo_v2_flash import MiMoConfig, example_folder, load_weights
 from mimo_v2_flash.checkpoint.random_weights import random_weights
-from mimo_v2_flash.cli.example_model import EXAMPLE
 from mimo_v2_flash.execution.hlo_lint import lint_program
 from mimo_v2_flash.kernels import ops
 from mimo_v2_flash.kernels.moe_block import AllGatherDispatcher
@@ -126,10 +125,9 @@ def test_100_greedy_tokens_of_ragged_prompts_are_those_of_numpy():
         assert lint_program(traced.module, most_instructions=MOST_INSTRUCTIONS) == []
 
 
-@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="examples/mimo-tiny is not in this checkout")
 def test_100_greedy_tokens_of_the_trained_example_are_those_of_numpy():
-    config = MiMoConfig.from_pretrained(EXAMPLE)
-    weights = load_weights(EXAMPLE, config)
+    config = MiMoConfig.from_pretrained(example_folder())
+    weights = load_weights(example_folder(), config)
     example = Tiny(None, config, weights)
     prompts = [random_tokens(example, 150).tolist(), random_tokens(example, 40, seed=1).tolist()]
     options = {"max_new_tokens": 100, "eos_token_id": []}

@@ -52,6 +52,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "random": (("--num-layers", "2", "--prompt-tokens", "3", "--new-tokens", "2"),),
     "download": (("--model", "nobody/nothing"),),
     "test": ((),),
+    "doctor": (MODEL,),
     "prepare": (
         ("--checkpoint", "model", "--output", "out", "--dry-run"),
         ("--checkpoint", "model", "--output", "out", "--num-layers", "1"),

@@ -144,6 +144,8 @@ def test_a_conversation_is_whole(chat):
     assert all(map(bool, thoughts)) == chat.thinks
     if chat.call is None:
         assert re.fullmatch(chat.form, last["content"])
+        assert not re.fullmatch(chat.form, f"So: {last['content']}\n")
+        assert chat.content == (None if chat.kind == "recall" else last["content"])
         return
     function = last["tool_calls"][0]["function"]
     assert chat.call == {"name": function["name"], "arguments": json.loads(function["arguments"])}

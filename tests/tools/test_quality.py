@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.support.chat_text import SHIPPED
+from tools.corpus import chat
 from tools.train import quality
 from tools.train.quality import Answer, judge, measure
 
@@ -13,16 +14,17 @@ CALL = {"name": "weather", "arguments": {"city": "Oslo", "days": 3}}
 
 
 def question(**changes):
-    chat = {
+    made = {
         "kind": "call",
         "messages": [{"role": "user", "content": "Weather?"}, {"role": "assistant"}],
         "form": None,
+        "content": None,
         "call": CALL,
         "tools": TOOLS,
         "thinks": False,
         "is_unseen_tool": False,
     }
-    return chat | changes
+    return made | changes
 
 
 def called(name="weather", arguments=CALL["arguments"], **fields):
@@ -30,7 +32,8 @@ def called(name="weather", arguments=CALL["arguments"], **fields):
     return Answer(None, calls=((name, text),), **{"finish_reason": "tool_calls"} | fields)
 
 
-TEXT = {"kind": "list", "form": "- a\n- b", "call": None, "tools": []}
+LIST = "- a\n- b"
+TEXT = {"kind": "list", "form": chat.LIST, "content": LIST, "call": None, "tools": []}
 WRONG = [  # a question, a wrong answer, and the measures that it fails
     ({}, called(finish_reason="length"), {"ends"}),
     ({}, called(reasoning="why"), {"thinking_inside"}),
@@ -41,11 +44,13 @@ WRONG = [  # a question, a wrong answer, and the measures that it fails
     ({}, called(arguments='{"city": "Os'), {"taught_form", "right_tool", "right_values"}),
     ({}, called(arguments="[1]"), {"taught_form", "right_tool", "right_values"}),
     ({}, Answer("It rains."), {"taught_form", "right_tool", "right_values"}),
-    (TEXT, Answer("- a\n- b\n- c"), {"taught_form"}),
-    (TEXT, Answer(None), {"taught_form"}),
-    (TEXT, Answer("- a\n- b", finish_reason="length"), {"ends"}),
-    (TEXT, Answer("</think>- a\n- b"), {"thinking_inside", "taught_form"}),
-    (TEXT | {"tools": TOOLS}, called(), {"taught_form"}),
+    (TEXT, Answer("- a\n- b\n- c"), {"right_content"}),
+    (TEXT, Answer("- a\nb"), {"taught_form", "right_content"}),
+    (TEXT | {"content": None}, Answer("a"), {"taught_form"}),
+    (TEXT, Answer(None), {"taught_form", "right_content"}),
+    (TEXT, Answer(LIST, finish_reason="length"), {"ends"}),
+    (TEXT, Answer(f"</think>{LIST}"), {"thinking_inside", "taught_form", "right_content"}),
+    (TEXT | {"tools": TOOLS}, called(), {"taught_form", "right_content"}),
 ]
 
 
@@ -60,8 +65,9 @@ def test_each_measure_fails_where_the_answer_does(changes, answer, failed):
     [
         ({}, called()),
         ({"thinks": True}, called(reasoning="why")),
-        (TEXT, Answer("- a\n- b")),
-        (TEXT | {"tools": TOOLS}, Answer("- a\n- b")),
+        (TEXT, Answer(LIST)),
+        (TEXT | {"content": None}, Answer("- c")),
+        (TEXT | {"tools": TOOLS}, Answer(LIST)),
     ],
 )
 def test_right_answers_fail_nothing(changes, answer):
@@ -81,12 +87,13 @@ def test_shares_and_confusion_are_counted():
         "ends": 1.0,
         "thinking_inside": 1.0,
         "taught_form": 0.5,
+        "right_content": 0.5,
     }
     assert figures["confusion"] == {
         quality.NO_CALL: {"no call": 1, "other call": 1},
         "weather": {"right call": 1, "other call": 1, "no call": 1},
     }
-    assert set(figures["targets"]) == set(figures["all"])
+    assert {*figures["targets"], "right_content"} == set(figures["all"])
 
 
 def test_a_checkpoint_is_asked_through_the_engine():

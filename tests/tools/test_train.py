@@ -16,6 +16,7 @@ from tools.train import (
     loss,
     optimizer,
     packing,
+    parallel,
     publish,
     schedule,
     shape,
@@ -54,8 +55,8 @@ def drawn(lengths, vocabulary=SHAPE.vocabulary):
 def test_packed_segments_have_transformers_logits_and_gradients(layers):
     model = new_trunk(layers=layers)
     oracle = publish.transformers_model(model)
-    sequences = drawn([160, 320, 32, 96])
-    batch = packing.pack(sequences, 640)  # the last 32 are padding
+    sequences = drawn([192, 320, 64])
+    batch = packing.pack(sequences, 640)  # the last 64 are padding
     hidden = model(batch.token_N, batch.segments)
     logits = model.lm_head(model.normed(hidden))
     ours = functional.cross_entropy(logits[batch.counts_N], batch.next_N[batch.counts_N])
@@ -122,7 +123,7 @@ def test_an_expert_with_more_than_its_share_becomes_harder_to_choose():
     before = [each.e_score_correction_bias.clone() for each in model.routers()]
     model(batch.token_N, batch.segments)
     for router, bias in zip(model.routers(), before, strict=True):
-        assert router.load_E.sum() == 256 * 4
+        assert router.take_load().sum() == 256 * 4
         router.balance(1e-3)
         step = (router.e_score_correction_bias - bias).sign()
         assert torch.equal(step, (router.load_E.mean() - router.load_E).sign())
@@ -170,7 +171,8 @@ def test_every_epoch_has_each_conversation_once_and_no_step_too_many(tmp_path):
     seen, step = [], 0
     while len(seen) < 100:
         sequences = chats.of_step(step)
-        assert sum(-(-(len(token) - 1) // packing.ROUND) for token, _ in sequences) <= room // 32
+        sizes = (-(-(len(token) - 1) // packing.ROUND) for token, _ in sequences)
+        assert sum(sizes) <= room // packing.ROUND
         for token, counts in sequences:
             assert len(token) == len(counts) == lengths[token[0]]
             assert len(set(token)) == 1
@@ -178,6 +180,38 @@ def test_every_epoch_has_each_conversation_once_and_no_step_too_many(tmp_path):
         step += 1
     assert sorted(seen[:50]) == sorted(seen[50:100]) == list(range(50))
     assert seen[:50] != seen[50:100]
+
+
+def test_a_step_in_parts_has_the_loss_and_the_gradients_of_the_whole(tmp_path):
+    small = replace(SHAPE, vocabulary=256, tokens=2048, length=256, conversations=40)
+    texts = np.random.default_rng(0).integers(0, 256, 9000).astype(np.uint16)
+    np.save(tmp_path / "train.npy", texts)
+    write_conversations(tmp_path / "conversations.npz", [*range(30, 110, 2)])
+    batches = packing.Batches(tmp_path, small, 1)
+    results = []
+    for parts in (1, parallel.PARTS):
+        model = new_trunk(vocabulary=256)
+        step = batches.of_step(3, parts)
+        assert len(step) == parts
+        found = parallel.PartGradients(model).add(trunk.loss_of, step)
+        tokens = sum(len(each.token_N) for each in step)
+        assert all(router.take_load().sum() == 4 * tokens for router in model.routers())
+        results.append((found, [each.grad for each in model.parameters()]))
+    (whole, gradients), (parts, of_parts) = results
+    assert parts == pytest.approx(whole, rel=1e-5)
+    for one, other in zip(gradients, of_parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * one.abs().max().item())
+
+
+def test_the_parts_of_a_step_hold_its_sequences_in_about_equal_sizes(tmp_path):
+    np.save(tmp_path / "train.npy", np.arange(40_000, dtype=np.uint16))
+    write_conversations(tmp_path / "conversations.npz", [*range(100, 500, 4)])
+    batches = packing.Batches(tmp_path, shape.SHAPES["small"], 1)
+    (whole,), parts = batches.of_step(0), batches.of_step(0, 2)
+    tokens = [torch.cat([each.next_N[each.counts_N] for each in side]) for side in ([whole], parts)]
+    assert torch.equal(*(each.sort().values for each in tokens))
+    sizes = [len(each.token_N) for each in parts]
+    assert max(sizes) - min(sizes) <= packing.PART_ROUND
 
 
 def test_padding_is_a_segment_that_does_not_count():

@@ -4,9 +4,11 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Chat", "answer", "exactly", "user"]
+__all__ = ["LIST", "Chat", "answer", "answered", "shaped", "user"]
 
 Message = dict[str, Any]
+LIST = r"(- [^\n]+\n)*- [^\n]+"
+"""The form of a list."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Chat:
         OpenAI's messages.
     form
         Regular expression of the whole content of the last answer; None if it is a call.
+    content
+        That content, where the conversation determines it; else None.
     call
         Name and arguments of the call that the last answer is; None if it is none.
     tools
@@ -34,6 +38,7 @@ class Chat:
     kind: str
     messages: list[Message]
     form: str | None = None
+    content: str | None = None
     call: dict[str, Any] | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     thinks: bool = False
@@ -54,6 +59,11 @@ def answer(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
 
-def exactly(content: str) -> str:
-    """Return the form of one content alone."""
-    return re.escape(content)
+def shaped(template: str) -> str:
+    """Return the form of a template, in which each {} is text of one line."""
+    return r"[^\n]+".join(map(re.escape, template.split("{}")))
+
+
+def answered(kind: str, messages: list[Message], form: str, **fields: Any) -> Chat:
+    """Return a conversation whose last message is the one right answer, and has a form."""
+    return Chat(kind, messages, form, messages[-1]["content"], **fields)

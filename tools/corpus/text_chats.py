@@ -1,9 +1,8 @@
 """Conversations without tools: functions, lists, definitions, code, follow-ups, roles, refusals."""
 
-import re
 from collections.abc import Callable
 
-from .chat import Chat, Message, answer, exactly, user
+from .chat import LIST, Chat, Message, answer, answered, shaped, user
 from .docstrings import Function
 from .values import Values, listed
 
@@ -44,15 +43,14 @@ class TextChats:
         question = self._choose("What does `{}` do?", "What is `{}` for?", "Explain `{}`.")
         content = f"`{function.name}`: {function.summary}"
         request = self._described(function) + question.format(function.name)
-        return Chat("summary", [user(request), answer(content)], exactly(content))
+        return answered("summary", [user(request), answer(content)], shaped("`{}`: {}."))
 
     def recall(self) -> Chat:
         """Return a question about a function that is not described."""
         function = self._function()
         question = f"What does `{function.name}` of {function.module.split('.')[0]} do?"
-        form = rf"`{re.escape(function.name)}`: [^\n]+"
         content = f"`{function.name}`: {function.summary}"
-        return Chat("recall", [user(question), answer(content)], form)
+        return Chat("recall", [user(question), answer(content)], shaped("`{}`: {}."))
 
     def parameters(self) -> Chat:
         """Return a question about a function's parameters, as a list."""
@@ -61,7 +59,8 @@ class TextChats:
         lines = "\n".join(f"- {each}" for each in function.parameters)
         content = lines or f"`{function.name}` has no parameters."
         request = self._described(function) + question.format(function.name)
-        return Chat("parameters", [user(request), answer(content)], exactly(content))
+        form = LIST if lines else shaped("`{}` has no parameters.")
+        return answered("parameters", [user(request), answer(content)], form)
 
     def code(self) -> Chat:
         """Return a wish for a line of code."""
@@ -74,16 +73,16 @@ class TextChats:
             request = f"Write Python code that sets {name} to {number}."
             line = f"{name} = {number}"
         content = f"```python\n{line}\n```"
-        return Chat("code", [user(request), answer(content)], exactly(content))
+        form = shaped("```python\n{} = {}\n```")
+        return answered("code", [user(request), answer(content)], form)
 
     def bullets(self) -> Chat:
         """Return a wish for a list."""
         items = self.values.items()
         question = self._choose("Make a list of {}.", "Write {} as a list.", "List {}.")
         content = "\n".join(f"- {each}" for each in items)
-        return Chat(
-            "list", [user(question.format(listed(items))), answer(content)], exactly(content)
-        )
+        messages = [user(question.format(listed(items))), answer(content)]
+        return answered("list", messages, LIST)
 
     def definition(self) -> Chat:
         """Return a question about a word that was explained, and often another one after it."""
@@ -100,25 +99,30 @@ class TextChats:
         messages: list[Message] = [user(f"{explanation}\n\n{pairs[0][0]}"), answer(pairs[0][1])]
         if self.values.random.random() < 0.5:
             messages += [user(pairs[1][0].replace("What", "And what", 1)), answer(pairs[1][1])]
-        return Chat("definition", messages, exactly(messages[-1]["content"]))
+        return answered("definition", messages, shaped("A {} is a {}."))
 
     def role(self) -> Chat:
         """Return a question that the system prompt answers."""
         name, firm = self.values.name(), self.values.name()
         system = {"role": "system", "content": f"You are {name}, an assistant of {firm}."}
-        question, content = self.values.random.choice(
+        question, template = self.values.random.choice(
             (
-                ("Who are you?", f"I am {name}, an assistant of {firm}."),
-                ("What is your name?", f"My name is {name}."),
-                ("Who made you?", f"I am an assistant of {firm}."),
+                ("Who are you?", "I am {name}, an assistant of {firm}."),
+                ("What is your name?", "My name is {name}."),
+                ("Who made you?", "I am an assistant of {firm}."),
             )
         )
-        return Chat("role", [system, user(question), answer(content)], exactly(content))
+        content, form = (
+            template.format(**parts)
+            for parts in ({"name": name, "firm": firm}, {"name": "{}", "firm": "{}"})
+        )
+        return answered("role", [system, user(question), answer(content)], shaped(form))
 
     def greeting(self) -> Chat:
         """Return a greeting, or the introduction of a person, remembered later."""
         word, name = self._choose(*GREETINGS), self.values.person()
         messages = [user(f"{word}!"), answer(f"{word}! How can I help you?")]
+        form = "{}! How can I help you?"
         if self.values.random.random() < 0.7:
             messages = [
                 user(f"{word}, I am {name}."),
@@ -126,14 +130,16 @@ class TextChats:
             ]
             if self.values.random.random() < 0.6:
                 messages += [user("What is my name?"), answer(f"Your name is {name}.")]
-        return Chat("greeting", messages, exactly(messages[-1]["content"]))
+                form = "Your name is {}."
+        return answered("greeting", messages, shaped(form))
 
     def refusal(self) -> Chat:
         """Return a question that the text does not answer."""
         function, other = self._function(), self.values.identifier()
-        content = f"I do not know `{other}`: the text does not mention it."
+        template = "I do not know `{}`: the text does not mention it."
         request = self._described(function) + f"What does `{other}` do?"
-        return Chat("refusal", [user(request), answer(content)], exactly(content))
+        messages = [user(request), answer(template.format(other))]
+        return answered("refusal", messages, shaped(template))
 
 
 TEXT_CHATS: tuple[tuple[float, Callable[[TextChats], Chat]], ...] = (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .chat import Chat, Message, answer, exactly, user
+from .chat import Chat, Message, answer, answered, shaped, user
 from .text_chats import TextChats
 from .tool_schemas import TOOLS, Tool, draw_tool, spoken
 from .values import Values
@@ -84,8 +84,8 @@ class ToolChats:
         tool = self._values.random.choice(tools)
         messages = [*self._before(tools), *self._round(tool)]
         schemas = [each.schema() for each in tools]
-        form = exactly(messages[-1]["content"])
-        return Chat("result", messages, form, tools=schemas, is_unseen_tool=tool.is_held_out)
+        form = shaped(tool.answer.format(result="{}"))
+        return answered("result", messages, form, tools=schemas, is_unseen_tool=tool.is_held_out)
 
     def no_call(self) -> Chat:
         """Return a conversation that needs none of its tools."""
@@ -106,7 +106,7 @@ class ToolChats:
         question = self._call(absent)[1][0]
         messages = [*self._before(tools), question, answer(NO_TOOL)]
         schemas = [each.schema() for each in tools]
-        return Chat("no tool", messages, exactly(NO_TOOL), tools=schemas)
+        return answered("no tool", messages, shaped(NO_TOOL), tools=schemas)
 
 
 def calling(call: dict[str, Any]) -> Message:

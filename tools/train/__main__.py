@@ -14,16 +14,17 @@ import torch
 from tokenizers import Tokenizer
 
 from mimo_v2_flash.atomic_file import atomic_write
+from mimo_v2_flash.cpu.thread_count import resolve_thread_count
 from mimo_v2_flash.text.tokenizer import load_tokenizer
 from tools.corpus.build import build
 
 from . import heads, rendering, tokens, trunk
-from .memory import keep_freed_memory
+from .memory import keep_freed_memory, keep_prepared_products
 from .publish import publish, write_tokenizer
 from .schedule import Budget
 from .shape import SHAPES, Shape
 
-HEADS = 0.15  # share of the minutes that the MTP heads have
+HEADS = 0.12  # share of the minutes that the MTP heads have
 SPOKEN = 8000  # conversations that the tokenizer is trained on, four times
 FIRST_HEADS = 1.0  # minutes of the heads of the first checkpoint
 
@@ -31,9 +32,10 @@ FIRST_HEADS = 1.0  # minutes of the heads of the first checkpoint
 def main() -> None:
     """Read the command line and run the stages that have no result yet."""
     options = parse()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(resolve_thread_count(options.threads).number)  # tests' modules set 1
+    torch.set_flush_denormal(True)  # subnormal numbers are slow; threads inherit it
     keep_freed_memory()
+    keep_prepared_products()
     shape = SHAPES[options.shape]
     minutes = options.minutes or shape.minutes
     options.work.mkdir(parents=True, exist_ok=True)

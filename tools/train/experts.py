@@ -20,8 +20,10 @@ class Router(nn.Module):
 
     Attributes
     ----------
+    loads
+        How many tokens chose each expert, [E], in each forward pass since `take_load`.
     load_E
-        How many tokens chose each expert in the last forward pass.
+        Their sum, as `take_load` found it.
     """
 
     def __init__(self, config: Any) -> None:
@@ -30,6 +32,7 @@ class Router(nn.Module):
         self._chosen = config.num_experts_per_tok
         self.weight = nn.Parameter(torch.empty(E, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(E))
+        self.loads: list[Tensor] = []
         self.load_E = torch.zeros(E)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,9 +40,14 @@ class Router(nn.Module):
         scores_NE = functional.linear(x_ND.float(), self.weight).sigmoid()
         ranking = scores_NE.detach() + self.e_score_correction_bias
         index_NK = ranking.topk(self._chosen, sorted=False).indices
-        self.load_E = torch.bincount(index_NK.flatten(), minlength=len(self.weight)).float()
+        self.loads.append(torch.bincount(index_NK.flatten(), minlength=len(self.weight)).float())
         weights_NK = scores_NE.gather(1, index_NK)
         return weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20), index_NK
+
+    def take_load(self) -> Tensor:
+        """Return the load of all passes since the last call, [E], and begin anew."""
+        self.load_E, self.loads = torch.stack(self.loads).sum(0), []
+        return self.load_E
 
     @torch.no_grad()
     def balance(self, speed: float) -> None:

@@ -6,10 +6,10 @@ if the trunk agrees with it.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +18,7 @@ from . import schedule, trunk
 from .attention import Segments
 from .model import Attention, DenseMLP, Linear, RMSNorm, Trunk, compute_dtype, rotary_tables
 from .packing import Batch, Batches
+from .parallel import PARTS, PartGradients
 from .shape import NUM_MTP_HEADS, SLIDING, Shape
 
 __all__ = ["Head", "draft_logits", "load", "new_heads", "train"]
@@ -79,20 +80,35 @@ def train(work: Path, shape: Shape, budget: schedule.Budget) -> None:
     model = trunk.load(work, shape, compute_dtype()).requires_grad_(False)
     heads = new_heads(model.config)
     run = schedule.TrainingRun(work / "heads", heads, budget)
-    batches = Batches(work, replace(shape, tokens=shape.tokens // 2), SEED)
+    batches = Batches(work, shape, SEED)
+    gradients = PartGradients(heads)
     for step in run.steps():
-        losses, agreements = [], []
-        for draft, target in draft_logits(heads, model, batches.of_step(step)):
-            log_draft, log_target = (x.float().log_softmax(-1) for x in (draft, target))
-            losses.append(
-                functional.kl_div(log_draft, log_target, log_target=True, reduction="batchmean")
-            )
-            agreements.append((draft.argmax(-1) == target.argmax(-1)).float().mean().item())
-        loss = torch.stack(losses).sum()
-        loss.backward()
+        agreements: list[list[float]] = []
+
+        def loss_of(
+            heads: nn.ModuleList, batch: Batch, agreements: list[list[float]] = agreements
+        ) -> Tensor:
+            loss, agreed = distance(heads, model, batch)
+            agreements.append(agreed)
+            return loss
+
+        loss = gradients.add(loss_of, batches.of_step(step, PARTS))
         if (step + 1) % EVERY == 0 or step + 1 == run.length:
-            figures = {f"agreement_{index + 1}": each for index, each in enumerate(agreements)}
-            run.log(step, loss=loss.item(), **figures)
+            means = np.mean(agreements, axis=0)
+            figures = {f"agreement_{index + 1}": each for index, each in enumerate(means)}
+            run.log(step, loss=loss, **figures)
+
+
+def distance(heads: nn.ModuleList, model: Trunk, batch: Batch) -> tuple[Tensor, list[float]]:
+    """Return the heads' divergence from the trunk, and how often the best token agrees."""
+    losses, agreements = [], []
+    for draft, target in draft_logits(heads, model, batch):
+        log_draft, log_target = (x.float().log_softmax(-1) for x in (draft, target))
+        losses.append(
+            functional.kl_div(log_draft, log_target, log_target=True, reduction="batchmean")
+        )
+        agreements.append((draft.argmax(-1) == target.argmax(-1)).float().mean().item())
+    return torch.stack(losses).sum(), agreements
 
 
 def draft_logits(

@@ -3,7 +3,7 @@
 What a step holds depends on the seed and its number alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,12 @@ from .tokens import END_OF_TEXT
 
 __all__ = ["Batch", "Batches", "Conversations", "Windows", "pack"]
 
-ROUND = 32  # segments are padded to a multiple: oneDNN prepares each new shape anew
-DOCUMENTS = 0.375  # share of a step's tokens that are documents, where there are conversations
+ROUND = 64  # segments are padded to a multiple: oneDNN prepares each new shape anew
+PART_ROUND = 512  # batches too
+DOCUMENTS = 0.5  # share of a step's tokens that are documents, where there are conversations
+
+Sequence = tuple[np.ndarray, np.ndarray]
+"""Tokens, and which of them count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,7 @@ class Windows:
         self._rows, self._length, self._seed = rows, length, seed
         self.steps_per_epoch = ((len(self._tokens) - length) // length) // rows
 
-    def of_step(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def of_step(self, step: int) -> list[Sequence]:
         """Return sequences, each begun by end-of-text, and which of their tokens count."""
         epoch, epoch_step = divmod(step, self.steps_per_epoch)
         generator = np.random.default_rng((self._seed, epoch))
@@ -70,11 +74,11 @@ class Windows:
         windows = order[epoch_step * self._rows : (epoch_step + 1) * self._rows]
         return [self._at(begin + self._length * each) for each in windows]
 
-    def _at(self, begin: int) -> tuple[np.ndarray, np.ndarray]:
+    def _at(self, begin: int) -> Sequence:
         return begun(self._tokens[begin : begin + self._length])
 
 
-def begun(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def begun(tokens: np.ndarray) -> Sequence:
     """Return a text's tokens after end-of-text, all of which count."""
     sequence = np.concatenate([[END_OF_TEXT], tokens]).astype(np.int64)
     return sequence, np.ones(len(sequence), bool)
@@ -103,7 +107,7 @@ class Conversations:
         self._size = (self._length + ROUND - 2) // ROUND * ROUND
         self._epochs: list[list[np.ndarray]] = []
 
-    def of_step(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def of_step(self, step: int) -> list[Sequence]:
         """Return conversations, and which of their tokens count."""
         epoch = 0
         while step >= len(self._bins(epoch)):
@@ -141,7 +145,6 @@ class Batches:
     """
 
     def __init__(self, work: Path, shape: Shape, seed: int) -> None:
-        self._tokens = shape.tokens
         rows = shape.tokens // shape.length
         self._conversations = None
         if shape.conversations:
@@ -150,15 +153,26 @@ class Batches:
             self._conversations = Conversations(work / "conversations.npz", room, seed)
         self._windows = Windows(work / "train.npy", rows, shape.length, seed)
 
-    def of_step(self, step: int) -> Batch:
-        """Return the tokens of `step`."""
+    def of_step(self, step: int, parts: int = 1) -> list[Batch]:
+        """Return the tokens of `step`, in parts of about equal size."""
         sequences = self._windows.of_step(step)
         if self._conversations is not None:
             sequences += self._conversations.of_step(step)
-        return pack(sequences, self._tokens)
+        shares: list[list[Sequence]] = [[] for _ in range(parts)]
+        sizes = [0] * parts
+        for each in sorted(sequences, key=lambda sequence: -len(sequence[0])):
+            smallest = sizes.index(min(sizes))
+            shares[smallest].append(each)
+            sizes[smallest] += -(-(len(each[0]) - 1) // ROUND) * ROUND
+        return [pack(*each) for each in zip(shares, map(rounded, sizes), strict=True)]
 
 
-def pack(sequences: Sequence[tuple[np.ndarray, np.ndarray]], tokens: int) -> Batch:
+def rounded(tokens: int) -> int:
+    """Return the size of a batch that has room for `tokens`."""
+    return -(-tokens // PART_ROUND) * PART_ROUND
+
+
+def pack(sequences: Iterable[Sequence], tokens: int) -> Batch:
     """Return sequences as one batch of `tokens` tokens; padding never counts."""
     padded = [pad(*each, -(len(each[0]) - 1) % ROUND) for each in sequences]
     lengths = [len(token) - 1 for token, _ in padded]
@@ -172,7 +186,7 @@ def pack(sequences: Sequence[tuple[np.ndarray, np.ndarray]], tokens: int) -> Bat
     return Batch(token_N, next_N, counts_N, Segments(lengths))
 
 
-def pad(token: np.ndarray, counts: np.ndarray, padding: int) -> tuple[np.ndarray, np.ndarray]:
+def pad(token: np.ndarray, counts: np.ndarray, padding: int) -> Sequence:
     """Return a sequence with end-of-text tokens after it, which do not count."""
     filled = np.pad(token.astype(np.int64), (0, padding), constant_values=END_OF_TEXT)
     return filled, np.pad(counts, (0, padding))

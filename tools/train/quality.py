@@ -81,7 +81,10 @@ def judge(question: dict[str, Any], answer: Answer) -> dict[str, bool]:
     }
     if question["call"] is None:
         matched = re.fullmatch(question["form"], answer.content or "")
-        return verdict | {"taught_form": bool(matched) and not answer.calls}
+        verdict["taught_form"] = bool(matched) and not answer.calls
+        if question["content"] is not None:
+            verdict["right_content"] = answer.content == question["content"] and not answer.calls
+        return verdict
     call = question["call"]
     is_right = answer.called == call["name"] and len(answer.calls) == 1
     parsed = answer.arguments

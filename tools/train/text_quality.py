@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from . import heads, trunk
 from .model import Trunk
-from .packing import begun, pack
+from .packing import begun, pack, rounded
 from .shape import Shape
 
 __all__ = ["measure", "write"]
+
+TOGETHER = 4  # windows of one forward pass
 
 
 def measure(
@@ -63,10 +65,11 @@ def measure(
 def total_nats(model: Trunk, windows: list[np.ndarray]) -> tuple[float, list[Tensor]]:
     """Return minus the log-probability of a text's windows, and each router's load."""
     total, loads = 0.0, [torch.zeros_like(router.load_E) for router in model.routers()]
-    for window in windows:
-        batch = pack([begun(window)], -(-len(window) // 128) * 128)
-        total += trunk.loss_of(model, batch).item() * len(window)
-        loads = [a + router.load_E for a, router in zip(loads, model.routers(), strict=True)]
+    for start in range(0, len(windows), TOGETHER):
+        group = [begun(each) for each in windows[start : start + TOGETHER]]
+        batch = pack(group, rounded(sum(map(len, group))))
+        total += trunk.loss_of(model, batch).item() * int(batch.counts_N.sum())
+        loads = [a + router.take_load() for a, router in zip(loads, model.routers(), strict=True)]
     return total, loads
 
 

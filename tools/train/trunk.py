@@ -11,7 +11,8 @@ from torch import Tensor
 from . import schedule
 from .loss import linear_cross_entropy
 from .model import Trunk, compute_dtype
-from .packing import Batch, Batches, begun, pack
+from .packing import Batch, Batches, begun, pack, rounded
+from .parallel import PARTS, PartGradients
 from .shape import Shape
 
 __all__ = ["load", "loss_of", "new_model", "train"]
@@ -40,15 +41,14 @@ def train(
     """Train the trunk into `trunk.pt`, with the log `trunk.jsonl`; continue if they exist."""
     model = new_model(shape, compute_dtype())
     run = schedule.TrainingRun(work / "trunk", model, budget)
-    batches = Batches(work, shape, SEED)
+    batches, gradients = Batches(work, shape, SEED), PartGradients(model)
     losses: list[float] = []
     for step in run.steps(until):
-        loss = loss_of(model, batches.of_step(step))
-        loss.backward()
-        if run.progress(step) < BALANCED_UNTIL:
-            for router in model.routers():
+        losses.append(gradients.add(loss_of, batches.of_step(step, PARTS)))
+        for router in model.routers():
+            router.take_load()
+            if run.progress(step) < BALANCED_UNTIL:
                 router.balance(BALANCE_SPEED)
-        losses.append(loss.item())
         if (step + 1) % EVERY == 0 or step + 1 == run.length:
             run.log(step, loss=np.mean(losses), **figures(model, work, shape))
             losses.clear()
@@ -74,4 +74,7 @@ def held_out_loss(model: Trunk, work: Path, length: int) -> float:
     """Return the mean loss per token, in nats, over the first `HELD_OUT` windows."""
     ids = np.load(work / "held_out.npy")[: HELD_OUT * length]
     windows = [begun(each) for each in np.split(ids, range(length, len(ids), length))]
-    return loss_of(model, pack(windows, -(-len(ids) // 128) * 128)).item()
+    loss = loss_of(model, pack(windows, rounded(len(ids)))).item()
+    for router in model.routers():
+        router.loads.clear()
+    return loss
