@@ -31,8 +31,8 @@ PROGRAM_MUTANTS = (
     _layer(
         "a range takes the caches of the first layers",
         "decoder_stack",
-        "tuple(inputs.caches[part])",
-        "tuple(inputs.caches[: len(layers)])",
+        "self._context.rank_ids, inputs.caches[part], inputs.weights[part])",
+        "self._context.rank_ids, inputs.caches[: len(layers)], inputs.weights[part])",
     ),
     _layer(
         "what may overflow is in a range",

@@ -141,13 +141,17 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     add_isq_arguments(group)
     add_device_map_argument(group)
     _add_expert_cache_arguments(group)
+    _add_program_arguments(group)
+    add_compiler_arguments(group)
+
+
+def _add_program_arguments(group: Any) -> None:
     add_layers_per_program(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",
         help="Fail if a program is missing in the compile cache, and compile none.",
     )
-    add_compiler_arguments(group)
 
 
 def _add_expert_cache_arguments(group: Any) -> None:
