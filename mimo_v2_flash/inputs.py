@@ -21,6 +21,7 @@ __all__ = [
     "as_float",
     "as_indices",
     "as_integer",
+    "as_layers_per_program",
     "as_new_tokens",
     "as_positions",
     "as_prompts",
@@ -105,6 +106,13 @@ def as_compute(compute: Any, *, compiles: bool) -> str:
         where = " with a backend that compiles" if compiles else ""
         raise ValueError(f"compute is {shorten(compute)}, allowed{where} is {' or '.join(allowed)}")
     return compute
+
+
+def as_layers_per_program(count: Any, *, compiles: bool) -> int | None:
+    """Return the most layers of a program, or None; ValueError unless a backend has programs."""
+    if count is not None and not compiles:
+        raise ValueError("layers_per_program is for a backend that compiles: numpy has no programs")
+    return None if count is None else as_count("layers_per_program", count)
 
 
 def as_float(name: str, dtype: Any) -> np.dtype:

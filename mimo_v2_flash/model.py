@@ -48,8 +48,7 @@ class MiMoV2FlashModel:
     group : HostGroup, optional
         Process group of the ranks that share the model; a single rank if not given.
     plan : ParallelConfig, optional
-        How the model is split over the group; `num_devices` of the config in expert and data
-        parallelism if not given.
+        How the model is split over the group; by the config's `num_devices` if not given.
     exchange : str, optional
         Dispatcher of tokens, "all_to_all" or "all_gather"; chosen by a step's size if not given.
     dtype : dtype
@@ -61,9 +60,10 @@ class MiMoV2FlashModel:
         Dtype of the KV caches that `new_cache` makes: float32, bfloat16, if eager "fp8" or "int8".
     compute : str
         What activations are rounded to before products with weights: "float32" or "bfloat16".
+    layers_per_program : int, optional
+        The most layers of a program, with a backend that compiles; by a program's size if None.
     generation_config : GenerationConfig, optional
-        What `generate` does by default, from `load_generation_config`; greedy, with the config's
-        end tokens, if not given.
+        What `generate` does by default; greedy, with the config's end tokens, if not given.
 
     Attributes
     ----------
@@ -95,13 +95,14 @@ class MiMoV2FlashModel:
         max_length: int | None = None,
         cache_dtype: Any = np.float32,
         compute: str = "float32",
+        layers_per_program: int | None = None,
         generation_config: GenerationConfig | None = None,
     ) -> None:
         check_model(weights, config)
         backend, plan = backend or NumpyBackend(), plan or ParallelConfig.from_num_devices(config)
         self.compute = inputs.as_compute(compute, compiles=backend.execution_mode != "eager")
         mode = EXECUTION_MODES[backend.execution_mode]
-        context = ParallelContext(plan, group or ALONE, exchange, mode)
+        context = ParallelContext(plan, group or ALONE, exchange, mode, layers_per_program)
         weights, config = keep_experts(weights, config, expert_subset)
         context.parallel_config.check(config)
         limit, compiles = config.max_position_embeddings, mode.pads_steps
@@ -116,8 +117,7 @@ class MiMoV2FlashModel:
         options = {"cache_dtype": self._cache_dtype, "generation_config": self.generation_config}
         options |= {"max_length": (self.max_length, self._cache_length), "compute": compute}
         context.check_consistent(config=config, **runs, **options)
-        shard = shard_weights(weights, config, context.shard_spec)
-        context.check_same_weights(shard)
+        context.check_same_weights(shard := shard_weights(weights, config, context.shard_spec))
         self.weights = backend.to_device(mode.process_weights(shard, compute))
         self.runner = ModelRunner(config, self.weights, backend, context, **runs)
 

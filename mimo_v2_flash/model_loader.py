@@ -143,7 +143,9 @@ def load_model(
     device_report : callable, optional
         Called with the `Placement` that was chosen, before weights are read.
     **backend_options
-        What the backend's constructor takes: `folder`, `lnc` and `skip_compile` of "neuron".
+        With a backend that compiles `layers_per_program`, the most decoder layers of a program: as
+        many as the compiler is expected to accept if not given. And what the backend's constructor
+        takes: `folder`, `lnc` and `skip_compile` of "neuron".
 
     Returns
     -------
@@ -261,6 +263,7 @@ def build_model(
     activation_dtype: Any = None,
     cache_dtype: Any = None,
     compute: str = "float32",
+    layers_per_program: int | None = None,
     expert_subset: Sequence[int] | None = None,
     expert_store: tuple[int | str, Policy] | None = None,
     **backend_options: Any,
@@ -317,8 +320,8 @@ def build_model(
         size, policy = expert_store
         opened = ExpertStoreBackend(opened, memory_size("expert_cache", size, group), policy)
     options: dict[str, Any] = {"max_step": max_step, "max_length": max_length, "compute": compute}
-    options |= {"dtype": activation_dtype, "cache_dtype": cache_dtype}
-    options |= {"backend": opened, "group": group, "plan": parallel}
+    options |= {"dtype": activation_dtype, "layers_per_program": layers_per_program}
+    options |= {"backend": opened, "group": group, "plan": parallel, "cache_dtype": cache_dtype}
     return MiMoV2FlashModel(weights, config, generation_config=generation_config, **options)
 
 

@@ -16,11 +16,10 @@ from .kernels.rope_partial import rope_table
 from .kv_cache import HybridCache, new_cache
 from .kv_slots import MAX_DRAFT_TOKENS, slot_mapping
 from .kv_transfer import TRANSFER_ROWS, KVTransfer
-from .layers.decoder import DecoderLayer
+from .layers.decoder_stack import DecoderStack, StackInputs
 from .layers.embedding import embed
 from .layers.forward_batch import AttentionMetadata, ForwardBatch, Step
 from .layers.head import GreedyTokens, HeadOutput, Logits
-from .layers.layer_programs import LayerPrograms
 from .layers.nonfinite import (
     NonFiniteCause,
     NonFiniteError,
@@ -56,6 +55,8 @@ class ModelRunner:
         The most tokens of a rank that pass through the layers together, all rows counted.
     dtype
         Dtype of the hidden states: float32 or bfloat16.
+    layers_per_program
+        The most layers of a program; the context's if None.
 
     Attributes
     ----------
@@ -76,6 +77,7 @@ class ModelRunner:
         *,
         max_step: int,
         dtype: Any = np.float32,
+        layers_per_program: int | None = None,
     ) -> None:
         self.layers = tuple(map(context.shard_spec.local_layer, config.layers))
         self.logits = Logits(config, backend, context)
@@ -91,8 +93,8 @@ class ModelRunner:
             backend.compile(put_tokens),
             TRANSFER_ROWS if context.mode.pads_steps else None,
         )
-        programs = {spec: self._compile(spec, backend) for spec in dict.fromkeys(self.layers)}
-        self._programs = [programs[spec] for spec in self.layers]
+        most = layers_per_program or context.layers_per_program
+        self._stack = DecoderStack(self.layers, backend, context, most, dtype)
         self._rope_tables: dict[tuple[int, float], tuple[Any, Any]] = {}
         self.mtp = MTPRunner(config, weights, backend, context, self._metadata, self._dtype)
 
@@ -181,6 +183,12 @@ class ModelRunner:
         output, step, cache
             As for `forward`; the cache has keys and values of the heads too.
         """
+        return self.draft_outputs(head, output, step, cache).on_rank_0()
+
+    def draft_outputs(
+        self, head: int, output: HeadOutput, step: Step, cache: HybridCache
+    ) -> StepOutputs:
+        """Return this rank's part of what `draft` does; no rank waits for others on the host."""
         weights = self.mtp.head_weights(head)
         outputs = StepOutputs(output, weights, step, cache, self._context)
         mode, max_step = self._context.mode, self._max_step
@@ -190,7 +198,7 @@ class ModelRunner:
             with np.errstate(invalid="ignore", over="ignore"):  # what is bad is no draft
                 x_ND = self.mtp.draft(head, batch, cache)
             outputs.fill(batch, x_ND)
-        return outputs.on_rank_0()
+        return outputs
 
     def check_finite(
         self,
@@ -257,9 +265,9 @@ class ModelRunner:
         context, experts = self._context, self._config.n_routed_experts
         local = context.shard_spec.expert_range(experts)
         finder = NonFiniteFinder(self._backend, self._weights.expert_ids[local.start : local.stop])
-        runner = ModelRunner(
-            self._config, self._weights, finder, context, max_step=self._max_step, dtype=self._dtype
-        )
+        options: dict[str, Any] = {"max_step": self._max_step, "dtype": self._dtype}
+        options["layers_per_program"] = 1  # what is looked at is what programs return
+        runner = ModelRunner(self._config, self._weights, finder, context, **options)
         again = runner.logits if output is self.logits else runner.greedy_tokens
         is_row_B = np.arange(len(step.count_B)) == row
         step = step._replace(count_B=np.where(is_row_B, step.count_B, 0))
@@ -269,27 +277,15 @@ class ModelRunner:
 
     def _run_pass(self, batch: ForwardBatch, cache: HybridCache) -> Any:
         """Return the hidden states after the last layer, of this rank's tokens of a pass."""
-        position_N, tokens = self._to_device(batch.position_N), int(np.sum(batch.count_B))
+        position_N = self._to_device(batch.position_N)
         metadata: dict[AttentionSpec, AttentionMetadata] = {}
-        x_ND = self._embed(batch.token_N, self._weights.embedding_VD, dtype=self._dtype)
-        for index, (spec, programs) in enumerate(zip(self.layers, self._programs, strict=True)):
-            kind = spec.attention
-            if kind not in metadata:
+        for index, spec in enumerate(self.layers):
+            if (kind := spec.attention) not in metadata:
                 metadata[kind] = self._metadata(kind, batch, position_N, cache, index)
-            dispatchers = self._context.dispatchers(spec, tokens, batch.longest)
-            if len(dispatchers) == 1:
-                options: dict[str, Any] = {"dispatcher": dispatchers[0]}
-                run = programs.layer
-            else:
-                options, run = {"dispatchers": dispatchers}, programs.run_blocks
-            x_ND = run(
-                x_ND,
-                metadata[kind],
-                self._context.rank_ids,
-                cache.layers[index],
-                self._weights.layers[index],
-                **options,
-            )
+        inputs = StackInputs(metadata, cache.layers, self._weights.layers)
+        x_ND = self._embed(batch.token_N, self._weights.embedding_VD, dtype=self._dtype)
+        for run, arguments, options in self._stack.calls(batch, inputs):
+            x_ND = run(x_ND, *arguments, **options)
         if self.mtp.heads(cache):
             self.mtp.keep(batch, x_ND, cache, metadata.get(self.mtp.attention))
         return x_ND
@@ -335,15 +331,3 @@ class ModelRunner:
                     rope_table(length=length, rotary_dim=kind.rotary_dim, theta=kind.rope_theta)
                 )
             return table
-
-    def _compile(self, spec: LayerSpec, backend: Backend) -> LayerPrograms:
-        """Return the programs of the layers that `spec` describes."""
-        context = self._context
-        layer = DecoderLayer.build(
-            spec, context.tensor_group, context.expert_group, context.mode, context.overflow_group
-        )
-        return LayerPrograms(
-            backend.compile(layer, donate="x_ND"),
-            backend.compile(layer.attention_block, donate="x_ND"),
-            backend.compile(layer.feed_forward_block),
-        )

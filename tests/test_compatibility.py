@@ -29,6 +29,7 @@ PREPARED, SHARDS, TRACE = DATA / "prepared", DATA / "shards", DATA / "trace.safe
 OPTIONS: dict[str, list[str]] = json.loads((DATA / "options.json").read_text())
 RENAMED = run_example.RENAMED
 COST = ("--mode", "cost", "--batch-size", "5", "--context", "300", "--chunk", "16")
+COST = (*COST, "--layers-per-program", "1")  # as the last release had them
 
 
 @pytest.fixture(scope="module")
@@ -132,4 +133,13 @@ def test_cost_writes_the_same_json_by_either_name(tmp_path, mode):
     for name, program in expected["programs"].items():  # the same work in fewer instructions
         count = report["programs"][name].pop("instructions")
         assert 0 < count <= program.pop("instructions")
-    assert report == expected
+    assert kept(report, expected) == expected
+
+
+def kept(report: Any, expected: Any) -> Any:
+    """Return what a report has of the keys of the last release."""
+    if isinstance(expected, dict):
+        return {key: kept(report[key], value) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [kept(*pair) for pair in zip(report, expected, strict=True)]
+    return report

@@ -16,6 +16,7 @@ from tools.kernel_mutants import KERNEL_MUTANTS, Mutant
 from tools.machine_mutants import MACHINE_MUTANTS
 from tools.memory_mutants import MEMORY_MUTANTS
 from tools.panel_mutants import PANEL_MUTANTS
+from tools.program_mutants import PROGRAM_MUTANTS
 from tools.rank_mutants import RANK_MUTANTS
 from tools.serving_mutants import SERVING_MUTANTS
 from tools.store_mutants import STORE_MUTANTS
@@ -38,6 +39,7 @@ MUTANTS = (
     *DRAFT_MUTANTS,
     *ENGINE_MUTANTS,
     *MEMORY_MUTANTS,
+    *PROGRAM_MUTANTS,
     *SERVING_MUTANTS,
     *RANK_MUTANTS,
     *STORE_MUTANTS,
@@ -325,12 +327,5 @@ MUTANTS = (
         "        if not self.entered:\n            _set_threads(self.replaced)",
         "        _set_threads(self.replaced)",
         ("tests/cpu/test_blas_threads.py",),
-    ),
-    Mutant(
-        "programs for each length of a cache",
-        "mimo_v2_flash/model.py",
-        "length = self._cache_length or self._context.mode.cache_length(length, limit)",
-        "length = self._context.mode.cache_length(length, limit)",
-        ("tests/test_model_loader.py",),
     ),
 )

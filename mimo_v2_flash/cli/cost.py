@@ -10,16 +10,19 @@ from pathlib import Path
 
 from mimo_v2_flash.costs.deployment import Deployment
 from mimo_v2_flash.costs.ledger import ledger
+from mimo_v2_flash.costs.plan_comparison import compare_plans
 from mimo_v2_flash.inputs import FLOATS
 from mimo_v2_flash.kv_slots import MAX_DRAFT_TOKENS
 from mimo_v2_flash.model_loader import DEFAULTS
+from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .cost_report import report
+from .figures_report import report_plans
 from .option_types import natural, output_file, positive
 from .options import CONTEXT, add_config_argument, default_context, read_model
 from .parallel_options import add_parallel_arguments, parse_parallel_config
 from .result import Result
-from .runtime_options import add_dtype_arguments
+from .runtime_options import add_dtype_arguments, add_layers_per_program
 
 __all__ = ["add_arguments", "add_deployment_arguments", "parse_deployment", "run"]
 
@@ -34,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_plot_file,
         metavar="FILE",
         help="Roofline plot to draw, .png or .svg; it needs matplotlib (default: none).",
+    )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="Compare decode steps with the parallel sizes that suit a trn2.48xlarge, and name the "
+        "best, instead of pricing one.",
     )
 
 
@@ -66,6 +75,7 @@ def add_deployment_arguments(parser: argparse.ArgumentParser) -> None:
         help="Number of tokens that MTP heads draft for each step, at most "
         f"{MAX_DRAFT_TOKENS} (default: 0).",
     )
+    add_layers_per_program(parser)
     add_dtype_arguments(parser, activation_dtype="bfloat16")
 
 
@@ -78,6 +88,7 @@ def parse_deployment(
     context: int | None,
     chunk: int | None,
     draft_tokens: int,
+    layers_per_program: int | None,
     dtype: str,
     cache_dtype: str,
     activation_dtype: str,
@@ -89,7 +100,7 @@ def parse_deployment(
     context = default_context(config) if context is None else context
     chunk = min(CHUNK, context) if chunk is None else chunk
     sizes, dtypes = (rows, context, chunk), (dtype, FLOATS[cache_dtype], FLOATS[activation_dtype])
-    return Deployment(config, plan, *sizes, *dtypes, draft_tokens, layout)
+    return Deployment(config, plan, *sizes, *dtypes, draft_tokens, layout, layers_per_program)
 
 
 def _plot_file(text: str) -> Path:
@@ -98,7 +109,17 @@ def _plot_file(text: str) -> Path:
     return output_file(text)
 
 
-def run(*, plot: Path | None, **options: object) -> Result:
-    """Trace, count, print the tables, draw the plot, and return all numbers."""
+def run(*, plot: Path | None, best: bool, **options: object) -> Result:
+    """Trace, count, print the tables, draw the plot, and return all numbers.
+
+    Raises
+    ------
+    ValueError
+        If a size is impossible, or an option has no meaning beside `best`.
+    """
     deployment = parse_deployment(**options)  # type: ignore[arg-type]
-    return report(deployment, ledger(deployment), plot=plot)
+    if not best:
+        return report(deployment, ledger(deployment), plot=plot)
+    if deployment.plan != ParallelConfig() or plot is not None:
+        raise ValueError("--best is for plans of its own: leave out parallel sizes and --plot")
+    return report_plans(compare_plans(deployment))

@@ -11,6 +11,7 @@ from mimo_v2_flash.costs.ledger import Ledger, LedgerEntry, StepTime, prompt_sec
 from mimo_v2_flash.costs.roofline import draw
 
 from .console import amount, console, table
+from .figures_report import all_figure_numbers, print_figures
 from .parallel_options import parallel_sizes
 from .result import Result
 
@@ -48,6 +49,7 @@ def report(deployment: Deployment, ledger: Ledger, *, plot: Path | None = None) 
         f"A prompt of {deployment.context} tokens, in chunks of {deployment.chunk}: projected "
         f"{1e3 * prompt_seconds(ledger, deployment):.0f} ms"
     )
+    print_figures(out, ledger, deployment)
     if plot is not None:
         draw(ledger, list(longest.values()), described(deployment), plot)
     return Result(_numbers(deployment, ledger))
@@ -147,6 +149,7 @@ def _numbers(deployment: Deployment, ledger: Ledger) -> dict[str, Any]:
         "cache": np.dtype(deployment.cache_dtype).name,
         "stream": np.dtype(deployment.activation_dtype).name,
         "programs": {name: _entry_numbers(entry) for name, entry in ledger.entries.items()},
+        **all_figure_numbers(ledger, deployment),
         "prompt_seconds": prompt_seconds(ledger, deployment),
         "draft_tokens": deployment.draft_tokens,
         "drafting": ledger.drafting and _drafting_numbers(ledger, ledger.drafting),

@@ -13,6 +13,7 @@ from mimo_v2_flash.execution.compile_cache import COMPILE_CACHE
 from mimo_v2_flash.execution.registry import BACKENDS
 from mimo_v2_flash.expert_store.eviction_policies import DEFAULT_POLICY, POLICIES
 from mimo_v2_flash.inputs import CACHE_DTYPES, FLOATS
+from mimo_v2_flash.layers.program_size import layers_per_program
 from mimo_v2_flash.layers.routing_recorder import RoutingRecorder
 from mimo_v2_flash.model_loader import DEFAULTS
 from mimo_v2_flash.quantization import HUB_FORMAT
@@ -28,6 +29,7 @@ __all__ = [
     "add_compiler_arguments",
     "add_compute_argument",
     "add_dtype_arguments",
+    "add_layers_per_program",
     "add_runtime_arguments",
 ]
 
@@ -47,6 +49,7 @@ class RuntimeOptions(NamedTuple):
     cache_dtype: str | None = None
     activation_dtype: str | None = None
     compute: str = "float32"
+    layers_per_program: int | None = None
     compile_cache: Path = COMPILE_CACHE
     lnc: int = 2
     skip_compile: bool = False
@@ -82,6 +85,7 @@ class RuntimeOptions(NamedTuple):
             "cache_dtype": self.cache_dtype,
             "activation_dtype": self.activation_dtype,
             "compute": self.compute,
+            "layers_per_program": self.layers_per_program,
         }
         if self.isq or self.topology or self.isq_cache:
             keywords |= {"isq": self.isq, "topology": self.topology}
@@ -137,12 +141,17 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     add_isq_arguments(group)
     add_device_map_argument(group)
     _add_expert_cache_arguments(group)
+    _add_program_arguments(group)
+    add_compiler_arguments(group)
+
+
+def _add_program_arguments(group: Any) -> None:
+    add_layers_per_program(group)
     group.add_argument(
         "--skip-compile",
         action="store_true",
         help="Fail if a program is missing in the compile cache, and compile none.",
     )
-    add_compiler_arguments(group)
 
 
 def _add_expert_cache_arguments(group: Any) -> None:
@@ -166,6 +175,17 @@ def _add_expert_cache_arguments(group: Any) -> None:
         metavar="FILE",
         help="File to which the ids of the experts that tokens choose are written, for `mimo "
         "experts`; for numpy only (default: none).",
+    )
+
+
+def add_layers_per_program(group: Any) -> None:
+    """Declare the most layers of a program."""
+    group.add_argument(
+        "--layers-per-program",
+        type=positive,
+        metavar="N",
+        help="Maximum number of decoder layers in a program; xla and neuron only (default: as many "
+        f"as neuronx-cc is expected to accept, {layers_per_program(1)} for up to 128 tokens).",
     )
 
 

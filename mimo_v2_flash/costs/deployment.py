@@ -43,6 +43,8 @@ class Deployment:
     layout
         How the hub's files store weights. Its experts are those of programs: in the hub's format,
         to which others are prepared, as devices multiply no other.
+    layers_per_program
+        The most layers of a program; as many as the compiler is expected to accept if None.
     """
 
     config: MiMoConfig
@@ -55,6 +57,7 @@ class Deployment:
     activation_dtype: Any = ml_dtypes.bfloat16
     draft_tokens: int = 0
     layout: HubLayout = SPLIT
+    layers_per_program: int | None = None
 
     def __post_init__(self) -> None:
         """Take experts as they are prepared for a device."""
@@ -66,6 +69,11 @@ class Deployment:
         sizes = self.batch_size, self.context, self.chunk
         dtypes = self.weight_dtype, self.cache_dtype, self.activation_dtype
         return Workload(*sizes, *dtypes, layout=self.layout)
+
+    @property
+    def local_rows(self) -> int:
+        """Sequences of each rank, padding included."""
+        return -(-self.batch_size // self.plan.data_parallel_size)
 
     def check(self) -> None:
         """Raise ValueError, naming the size, if no programs can be made for this deployment."""

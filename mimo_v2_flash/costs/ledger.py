@@ -1,8 +1,8 @@
 """Cost ledger of a deployment: every program's cost, lower bound and projected time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimo_v2_flash.config import NO_WINDOW
 from mimo_v2_flash.execution.cost_model import analyze_cost
@@ -13,11 +13,11 @@ from mimo_v2_flash.quantization import QuantizedTensor
 
 from .deployment import Deployment
 from .lower_bound import LowerBound, ProgramShape, lower_bound
-from .program_names import layer_parts, sequence_run
+from .program_names import ProgramLayer, program_layers
 from .projection import RooflineTime, lower_bound_seconds, roofline_time
-from .step_programs import StepCalls, StepPrograms, step_programs
+from .step_programs import StepCalls, StepPrograms, StepSize, step_programs, step_sizes
 
-__all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price", "prompt_seconds"]
+__all__ = ["Ledger", "LedgerEntry", "StepTime", "ledger", "price", "prompt_seconds", "prompt_steps"]
 
 
 class LedgerEntry(NamedTuple):
@@ -33,6 +33,8 @@ class LedgerEntry(NamedTuple):
         Projected time of one call.
     weights, cache, activations
         Bytes that move: weights read, cache read and written, other inputs and outputs.
+    layers
+        How many decoder layers, or blocks of one, the program is; 0 if it is something else.
     """
 
     cost: ProgramCost
@@ -41,6 +43,7 @@ class LedgerEntry(NamedTuple):
     weights: int
     cache: int
     activations: int
+    layers: int = 0
 
     @property
     def sent(self) -> int:
@@ -82,9 +85,11 @@ class Ledger(NamedTuple):
         return sum(count * (entry.weights + entry.cache) for entry, count in entries)
 
 
-def ledger(deployment: Deployment) -> Ledger:
-    """Return the ledger of a deployment; it raises what `step_programs` raises."""
-    return price(step_programs(deployment))
+def ledger(
+    deployment: Deployment, sizes: Callable[[Deployment], Iterable[StepSize]] = step_sizes
+) -> Ledger:
+    """Return the ledger of a deployment; arguments and errors are those of `step_programs`."""
+    return price(step_programs(deployment, sizes))
 
 
 def price(recorded: StepPrograms) -> Ledger:
@@ -96,15 +101,19 @@ def price(recorded: StepPrograms) -> Ledger:
     return Ledger(entries, tuple(_timed(step, entries) for step in recorded.steps), drafting)
 
 
-def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
-    """Return the projected time of a prefill of the whole context, chunk after chunk."""
+def prompt_steps(ledger: Ledger, deployment: Deployment) -> list[StepTime]:
+    """Return the steps of a prefill of the whole context, chunk after chunk."""
     steps = [step for step in ledger.steps if step.tokens == deployment.chunk]
     starts = range(0, deployment.context, deployment.chunk)
     length = attrgetter("kv_length")
-    return sum(
-        min((step for step in steps if step.kv_length >= start), key=length).bound
-        for start in starts
-    )
+    return [
+        min((step for step in steps if step.kv_length >= start), key=length) for start in starts
+    ]
+
+
+def prompt_seconds(ledger: Ledger, deployment: Deployment) -> float:
+    """Return the projected time of a prefill of the whole context."""
+    return sum(step.bound for step in prompt_steps(ledger, deployment))
 
 
 def _timed(step: StepCalls, entries: Mapping[str, LedgerEntry]) -> StepTime:
@@ -130,17 +139,30 @@ def _entry(program: RecordedProgram, kinds: Mapping[str, str]) -> LedgerEntry:
     }
     leaves = tree_leaves(program.arguments, leaf=QuantizedTensor)
     weights = {p: w for p, w in leaves.items() if tree_arrays(w, p).keys() & inputs["weights"]}
-    bound = lower_bound(weights, inputs["cache"], _shape(program))
+    layers = program_layers(program)
+    bounds = (
+        lower_bound(
+            _starting_with(weights, layer.prefixes),
+            _starting_with(inputs["cache"], layer.prefixes),
+            _shape(program, layer),
+        )
+        for layer in layers
+    )
+    bound = LowerBound(*map(sum, zip(*bounds, strict=True)))
     moved["activations"] += cost.returned
-    return LedgerEntry(cost, bound, roofline_time(cost), **moved)
+    count = sum(layer.attention is not None or layer.feed_forward is not None for layer in layers)
+    return LedgerEntry(cost, bound, roofline_time(cost), **moved, layers=count)
 
 
-def _shape(program: RecordedProgram) -> ProgramShape:
-    arguments, (attention, network) = program.arguments, layer_parts(program.function)
+def _starting_with(arrays: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    return {path: array for path, array in arrays.items() if path.startswith(prefixes)}
+
+
+def _shape(program: RecordedProgram, layer: ProgramLayer) -> ProgramShape:
+    arguments, run, network = program.arguments, layer.run, layer.feed_forward
     rows, tokens = next(iter(tree_arrays(arguments).values())).shape[0], 1
     if "row_N" in arguments:  # the head computes the logits of these tokens only
         rows = len(arguments["row_N"])
-    run = sequence_run(program)
     if run:
         rows, tokens = run.rows, run.tokens
     ranks = network.tensor_group.size if network else 1  # each dispatches a part of the tokens
@@ -149,6 +171,6 @@ def _shape(program: RecordedProgram) -> ProgramShape:
         tokens,
         local_tokens=-(-rows * tokens // ranks),
         kv_length=run.kv_length if run else 0,
-        window=attention.spec.window if attention else NO_WINDOW,
+        window=layer.attention.spec.window if layer.attention else NO_WINDOW,
         experts_per_token=getattr(network, "experts_per_token", 0),
     )

@@ -9,6 +9,7 @@ costs as much as 128.
 
 from typing import NamedTuple
 
+from mimo_v2_flash.execution.collective_cost import collective_seconds
 from mimo_v2_flash.execution.program_cost import Matmul, ProgramCost
 
 from . import trainium2
@@ -51,10 +52,7 @@ def roofline_time(cost: ProgramCost) -> RooflineTime:
     return RooflineTime(
         memory=moved / trainium2.BYTES_PER_SECOND,
         matmuls=sum(map(_padded_operations, cost.matmuls)) / trainium2.FLOPS,
-        collectives=sum(
-            trainium2.EXCHANGE_SECONDS + collective.sent / trainium2.EXCHANGE_BYTES_PER_SECOND
-            for collective in cost.collectives
-        ),
+        collectives=collective_seconds(*(collective.sent for collective in cost.collectives)),
         operations=trainium2.OPERATION_SECONDS * len(cost.temporaries),
     )
 

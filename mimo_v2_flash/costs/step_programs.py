@@ -5,7 +5,7 @@ parallel sizes and deployment sizes determine every program.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -31,7 +31,15 @@ from .deployment import Deployment
 from .meta import meta_weights, one_of_each_layer
 from .program_names import unique_names
 
-__all__ = ["Deployment", "StepCalls", "StepPrograms", "step_programs"]
+__all__ = [
+    "Deployment",
+    "StepCalls",
+    "StepPrograms",
+    "StepSize",
+    "decode_sizes",
+    "step_programs",
+    "step_sizes",
+]
 
 
 class StepCalls(NamedTuple):
@@ -71,8 +79,18 @@ class StepPrograms(NamedTuple):
     drafting: StepCalls | None = None
 
 
-def step_programs(deployment: Deployment) -> StepPrograms:
-    """Return all programs and steps of `deployment`.
+class StepSize(NamedTuple):
+    """Tokens and KV length of a step, and the last position at which it may start."""
+
+    tokens: int
+    kv_length: int
+    start: int
+
+
+def step_programs(
+    deployment: Deployment, sizes: Callable[[Deployment], Iterable[StepSize]] | None = None
+) -> StepPrograms:
+    """Return all programs and steps of `deployment`, or those of the steps that `sizes` gives.
 
     Steps are sorted by decreasing tokens, then by increasing KV length.
 
@@ -86,14 +104,14 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     deployment.check()
     recorder = ProgramRecorder()
     model = _model(deployment, recorder)
-    sizes = list(_sizes(deployment))
-    called = [_run(model, deployment, recorder, tokens, start) for tokens, _, start in sizes]
+    steps_of = list((sizes or step_sizes)(deployment))
+    called = [_run(model, deployment, recorder, size.tokens, size.start) for size in steps_of]
     drafts = _draft(model, deployment, recorder)
     _cache(model, deployment, 1).copy_sequence(0, 0)  # records the programs that copy tokens
-    names = unique_names(recorder.programs, _local_rows(deployment))
+    names = unique_names(recorder.programs, deployment.local_rows)
     steps = (
         StepCalls(tokens, kv_length, {names[number]: count for number, count in calls.items()})
-        for (tokens, kv_length, _), calls in zip(sizes, called, strict=True)
+        for (tokens, kv_length, _), calls in zip(steps_of, called, strict=True)
     )
     programs = dict(zip(names, recorder.programs, strict=True))
     weights = set(map(id, tree_arrays(model.weights).values()))
@@ -105,23 +123,38 @@ def step_programs(deployment: Deployment) -> StepPrograms:
     return StepPrograms(programs, tuple(steps), kinds, drafting)
 
 
+def step_sizes(deployment: Deployment) -> Iterator[StepSize]:
+    """Yield the sizes of every step: a chunk, one token with drafts, one; at every KV length."""
+    context, bucket = deployment.context, EXECUTION_MODES["static"].kv_length
+    for tokens in dict.fromkeys((deployment.chunk, 1 + MAX_DRAFT_TOKENS, 1)):
+        last = context - tokens
+        if last >= 0 and tokens <= deployment.chunk:
+            starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
+            start_of_bucket = {bucket(start, context): start for start in starts}
+            for kv_length, start in start_of_bucket.items():
+                yield StepSize(tokens, kv_length, start)
+
+
+def decode_sizes(deployment: Deployment) -> list[StepSize]:
+    """Return the longest step of one token, before it that with drafts if there are any."""
+    longest = {size.tokens: size for size in step_sizes(deployment)}
+    drafts = [1 + MAX_DRAFT_TOKENS] if deployment.draft_tokens else []
+    return [longest[tokens] for tokens in (*drafts, 1)]
+
+
 def _model(deployment: Deployment, recorder: ProgramRecorder) -> MiMoV2FlashModel:
     config, plan = deployment.config, deployment.plan
     return MiMoV2FlashModel(
         _weights(config, deployment, plan.shard_spec(0)),
         config,
-        max_step=deployment.chunk * _local_rows(deployment),
+        max_step=deployment.chunk * deployment.local_rows,
         backend=recorder,
         group=FakeGroup(plan.world_size),
         plan=plan,
         dtype=deployment.activation_dtype,
         max_length=deployment.context,
+        layers_per_program=deployment.layers_per_program,
     )
-
-
-def _local_rows(deployment: Deployment) -> int:
-    """Return the number of sequences of each rank."""
-    return -(-deployment.batch_size // deployment.plan.data_parallel_size)
 
 
 def _weights(config: MiMoConfig, deployment: Deployment, shard_spec: ShardSpec) -> ModelWeights:
@@ -131,17 +164,6 @@ def _weights(config: MiMoConfig, deployment: Deployment, shard_spec: ShardSpec) 
     stored = meta_weights(few, deployment.weight_dtype, heads, layout)
     weights = meta_arrays(to_device_layout(shard_weights(stored, few, shard_spec)))
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kind_of_layer))
-
-
-def _sizes(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
-    """Yield tokens and KV length of every step, and the last position at which it may start."""
-    context, bucket = deployment.context, EXECUTION_MODES["static"].kv_length
-    for tokens in dict.fromkeys((deployment.chunk, 1 + MAX_DRAFT_TOKENS, 1)):
-        last = context - tokens
-        if last >= 0 and tokens <= deployment.chunk:
-            starts = sorted({0, last, *(1 << n for n in range(last.bit_length()))})
-            start_of_bucket = {bucket(start, context): start for start in starts}
-            yield from ((tokens, kv_length, start) for kv_length, start in start_of_bucket.items())
 
 
 def _run(
@@ -187,7 +209,7 @@ def _draft(
             start_B = np.full(shape[0], deployment.context - tokens)
             at_B1 = np.full((shape[0], 1), tokens - 1)
             step = Step(np.zeros(shape, np.int32), start_B, np.full(shape[0], tokens), at_B1)
-            runner.draft(head, output, step, _cache(model, deployment, 1))
+            runner.draft_outputs(head, output, step, _cache(model, deployment, 1))
     return recorder.calls.copy()
 
 

@@ -28,7 +28,7 @@ def instruction_count(module: Any) -> int:
     return sum(len(computation.instructions) for computation in module.computations)
 
 
-def lint_program(module: Any, *, most_instructions: int = 1 << 16) -> list[str]:
+def lint_program(module: Any, *, most_instructions: int = 1 << 18) -> list[str]:
     """Return the faults of an `HloModuleProto`, each with its instruction.
 
     Faults are 64-bit types, float8_e4m3fn, sorts and other unsupported operators, unknown custom

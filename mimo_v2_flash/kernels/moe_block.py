@@ -20,7 +20,14 @@ from .moe_router import moe_router
 if TYPE_CHECKING:
     from mimo_v2_flash.parallel import Group
 
-__all__ = ["AllGatherDispatcher", "AllToAllDispatcher", "Dispatcher", "ExpertFn", "moe_block"]
+__all__ = [
+    "AllGatherDispatcher",
+    "AllReduceDispatcher",
+    "AllToAllDispatcher",
+    "Dispatcher",
+    "ExpertFn",
+    "moe_block",
+]
 
 ExpertFn = Callable[..., Any]
 """A function of x_ND, weight_NA and expert_NA (local ids; others are skipped) that returns y_ND:
@@ -150,6 +157,16 @@ class AllGatherDispatcher:
         routing = np.reshape(group.all_gather(routing), (P * N, 2 * A))
         outputs = expert_fn(x, routing[:, :A], routing[:, A:].astype(np.int32))
         y_ND = group.reduce_scatter(np.reshape(outputs, (P, N, D)))
+        return y_ND, ops.full(x_ND, (1,), 0.0, np.float32)
+
+
+@dataclass(frozen=True)
+class AllReduceDispatcher:
+    """No dispatch, where every rank has every token: the experts' outputs alone are added up."""
+
+    def __call__(self, x_ND, weight_NA, expert_NA, expert_fn, *, group, num_experts):
+        """Return (y_ND, overflow_1): as every `Dispatcher` does; all ranks' `x_ND` are equal."""
+        y_ND = group.all_reduce(expert_fn(x_ND, weight_NA, expert_NA))
         return y_ND, ops.full(x_ND, (1,), 0.0, np.float32)
 
 

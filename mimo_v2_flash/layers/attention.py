@@ -73,6 +73,13 @@ class Attention:
         """Return the attention output, `y_ND`, and write keys and values into `cache`."""
         if not x_ND.shape[0]:  # no rank of the tensor group has tokens: none enters the all_reduce
             return x_ND
+        partial_ND = self.partial(x_ND, metadata, cache, weights)
+        return self.tensor_group.all_reduce(partial_ND).astype(x_ND.dtype)
+
+    def partial(
+        self, x_ND: Any, metadata: AttentionMetadata, cache: KVCache, weights: AttentionWeights
+    ) -> Any:
+        """Return the share of this rank's heads in the output, `y_ND`, float32; write `cache`."""
         q_NHQ = self._heads(x_ND, weights.w_q_OD, self.spec.head_dim)
         k_NKQ = self._heads(x_ND, weights.w_k_OD, self.spec.head_dim)
         v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)
@@ -82,8 +89,7 @@ class Attention:
         k_NKQ, v_NKC = encode(k_NKQ, cache.k_ZKQ.dtype), encode(v_NKC, cache.v_ZKC.dtype)
         y_NHC = self._attend_runs(q_NHQ, k_NKQ, v_NKC, metadata, cache, weights.sink_H)
         write_tokens(cache, k_NKQ, v_NKC, metadata.position_N, metadata.slot_mapping_N)
-        y_ND = ops.matmul(np.reshape(y_NHC, (x_ND.shape[0], -1)), weights.w_o_DI)
-        return self.tensor_group.all_reduce(y_ND).astype(x_ND.dtype)
+        return ops.matmul(np.reshape(y_NHC, (x_ND.shape[0], -1)), weights.w_o_DI)
 
     def _heads(self, x_ND: Any, w_OD: Any, width: int) -> Any:
         """Return the projection of `x_ND` to heads of `width`, in the dtype of `x_ND`."""

@@ -44,6 +44,10 @@ class EagerMode:
         """Return `ALONE`: nothing overflows."""
         return ALONE
 
+    def layers_per_program(self, rows: int) -> int:
+        """Return 1: calls of functions cost nothing, and hooks are called between layers."""
+        return 1
+
     def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
         """Return this rank's part of the tokens, which is empty if there are few."""
         part, rank = -(-len(x_N) // ranks), int(rank_1[0])

@@ -52,6 +52,9 @@ class ExecutionMode(Protocol):
         `name` is a key of `eager_dispatchers.DISPATCHERS`, or None for that of the step's size.
         """
 
+    def layers_per_program(self, rows: int) -> int:
+        """Return how many layers a program for `rows` tokens, those of all ranks, may have."""
+
     def split_tokens(self, x_N: Any, rank_1: Any, ranks: int, *, padding: int) -> Any:
         """Return the part that this rank dispatches of the tokens [N, ...] of a tensor group.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from mimo_v2_flash.checkpoint.params import ModelWeights, fingerprint
 from mimo_v2_flash.config import LayerSpec
+from mimo_v2_flash.inputs import as_layers_per_program
 from mimo_v2_flash.kernels.moe_block import Dispatcher
 from mimo_v2_flash.parallel import ALONE, HostGroup, check_consistent, check_replicas
 from mimo_v2_flash.parallel_config import ParallelConfig
@@ -32,11 +33,15 @@ class ParallelContext:
         A key of `eager_dispatchers.DISPATCHERS`, the MoE dispatcher; by the size of a step if None.
     mode
         The execution mode of the layers.
+    layers_per_program
+        The most layers of a program, if the mode has programs; by the mode if None.
 
     Attributes
     ----------
-    parallel_config, world_group, mode
+    parallel_config, world_group, dispatcher, mode, layers_per_program
         The parameters of these names.
+    device_world_group
+        The group of all ranks, as programs know it; `ALONE` in eager mode.
     shard_spec
         The weights that this rank holds.
     tensor_group, expert_group
@@ -49,7 +54,8 @@ class ParallelContext:
     Raises
     ------
     ValueError
-        If the world size is not the parallel config's, the dispatcher is unknown, or ranks differ.
+        If the world size is not the parallel config's, the dispatcher or the number of layers is
+        not allowed, or ranks differ.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class ParallelContext:
         world_group: HostGroup,
         dispatcher: str | None = None,
         mode: ExecutionMode = EXECUTION_MODES["eager"],
+        layers_per_program: int | None = None,
     ) -> None:
         if parallel_config.world_size != world_group.size:
             raise ValueError(
@@ -67,20 +74,24 @@ class ParallelContext:
         if dispatcher not in (None, *DISPATCHERS):
             raise ValueError(f"exchange {dispatcher!r}: allowed is {' or '.join(DISPATCHERS)}")
         self.parallel_config, self.world_group = parallel_config, world_group
-        self.mode, self._dispatcher = mode, dispatcher
+        self.mode, self.dispatcher = mode, dispatcher
+        self.layers_per_program = as_layers_per_program(
+            layers_per_program, compiles=mode.pads_steps
+        )
         self.check_consistent(
-            plan=parallel_config, exchange=dispatcher, execution_mode=type(mode).__name__
+            plan=parallel_config,
+            exchange=dispatcher,
+            execution_mode=type(mode).__name__,
+            layers_per_program=layers_per_program,
         )
         self.shard_spec = parallel_config.shard_spec(world_group.rank)
         self.tensor_group = mode.build_group(world_group, parallel_config.tensor_group_ranks)
         self.expert_group = mode.build_group(world_group, parallel_config.expert_group_ranks)
         ranks = self.shard_spec.tensor_parallel_rank, self.shard_spec.expert_parallel_rank
         self.rank_ids = RankIds(*(np.array([rank], np.int32) for rank in ranks))
-        self.overflow_group = (
-            mode.build_overflow_group(world_group)
-            if parallel_config.expert_parallel_size < world_group.size
-            else ALONE
-        )
+        self.device_world_group = mode.build_overflow_group(world_group)
+        is_split = parallel_config.expert_parallel_size < world_group.size
+        self.overflow_group = self.device_world_group if is_split else ALONE
 
     def check_consistent(self, **values: Any) -> None:
         """Raise ValueError, naming the value and the ranks, if ranks pass different values."""
@@ -129,7 +140,7 @@ class ParallelContext:
             spec.num_experts,
             spec.experts_per_token,
         )
-        return self.mode.dispatchers(self._dispatcher, shape)
+        return self.mode.dispatchers(self.dispatcher, shape)
 
 
 def _comparable(value: Any) -> Any:

@@ -19,6 +19,7 @@ from mimo_v2_flash.parallel.device_group import DeviceGroup
 from .device_layout import to_device_layout
 from .eager_attention import attend
 from .forward_batch import ForwardBatch, SequenceRun, Step
+from .program_size import layers_per_program
 from .static_dispatchers import static_dispatchers
 
 __all__ = ["StaticMode", "kv_length_bucket", "step_length"]
@@ -40,6 +41,7 @@ class StaticMode:
     rotate = staticmethod(rope_partial)
     router = staticmethod(moe_router)
     dispatchers = staticmethod(static_dispatchers)
+    layers_per_program = staticmethod(layers_per_program)
 
     def build_group(self, world: HostGroup, ranks_of: Callable[[int], range]) -> Group:
         """Return the groups of all ranks as one `DeviceGroup`: every rank runs the same program."""

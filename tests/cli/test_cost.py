@@ -21,7 +21,7 @@ def parsed(*options: str) -> dict:
 
 def deployment(*options: str):
     kwargs = parsed(*options)
-    del kwargs["plot"]
+    del kwargs["plot"], kwargs["best"]
     return cost.parse_deployment(**kwargs)
 
 
@@ -71,8 +71,20 @@ def test_tables_numbers_and_a_plot_are_made(tmp_path, capsys):
         in stdout
     )
     assert "projected for Trainium2, not measured" in stdout
-    assert "not measured" in json.loads(numbers.read_text())["note"]
+    numbers = json.loads(numbers.read_text())
+    assert "not measured" in numbers["note"]
+    assert numbers["decode"]["launches"] == 3  # embedding, all layers, head
+    assert numbers["prefill"]["tokens_per_second"] > numbers["decode"]["tokens_per_second"] > 0
     assert "<svg" in plot.read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [("--expert-parallel", "2"), ("--plot", "a.svg"), ("--data-parallel", "4")], ids=str
+)
+def test_the_best_plan_is_none_that_is_asked_for(options, capsys):
+    assert main(["cost", "--best", *options]) == 2
+    message = "--best is for plans of its own: leave out parallel sizes and --plot"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.nkipy

@@ -11,7 +11,7 @@ from mimo_v2_flash.execution import NumpyBackend
 
 HOST = NumpyBackend()
 UNSAID: dict[str, Any] = dict.fromkeys(
-    ("max_length", "max_step", "cache_dtype", "activation_dtype")
+    ("max_length", "max_step", "cache_dtype", "activation_dtype", "layers_per_program")
 )
 UNSAID |= {"compute": "float32"}
 
@@ -46,7 +46,8 @@ def test_every_option_arrives(folder_option):
     sizes = "--context", "40", "--chunk", "9", "--lnc", "1", "--cache-dtype", "float32"
     dtype = "--stream-dtype", "bfloat16", "--compute", "bfloat16"
     runtime = runtime_of(
-        "--backend", "neuron", *sizes, *dtype, folder_option, "/p", "--skip-compile"
+        *("--backend", "neuron", *sizes, *dtype, folder_option, "/p", "--skip-compile"),
+        *("--layers-per-program", "6"),
     )
     assert runtime.keywords(HOST) == {
         "backend": "neuron",
@@ -55,6 +56,7 @@ def test_every_option_arrives(folder_option):
         "cache_dtype": "float32",
         "activation_dtype": "bfloat16",
         "compute": "bfloat16",
+        "layers_per_program": 6,
         "folder": Path("/p"),
         "lnc": 1,
         "skip_compile": True,

@@ -22,7 +22,7 @@ pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytest.importorskip("jax").config.update("jax_num_cpu_devices", 32)
 pytestmark = pytest.mark.nkipy
 
-from mimo_v2_flash.costs.step_programs import Deployment, step_programs  # noqa: E402
+from mimo_v2_flash.costs.step_programs import Deployment, decode_sizes, step_programs  # noqa: E402
 from mimo_v2_flash.execution.xla import XlaBackend  # noqa: E402
 
 CONTEXT, CHUNK = 300, 160
@@ -87,22 +87,38 @@ def programs_listed(deployment: Deployment) -> set:
 
 
 def test_every_step_of_the_real_model_is_there_and_calls_every_layer():
-    recorded = step_programs(Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128))
+    sizes = (MiMoConfig(), ParallelConfig(32, 4, 8), 16, 1000, 128)
+    recorded = step_programs(Deployment(*sizes, layers_per_program=1))
     assert [(step.tokens, step.kv_length) for step in recorded.steps] == [
         (tokens, kv_length) for tokens in (128, 4, 1) for kv_length in (256, 512, 1000)
     ]
-    for tokens, kv_length, calls in recorded.steps:
+    for step in recorded.steps:
+        tokens, kv_length, calls = step
         assert set(calls) <= set(recorded.programs)
-        counts = Counter[str]()
-        for name, count in calls.items():
-            counts[name.split(",")[0]] += count
+        for name in calls:
             assert f" 2 x {tokens} tokens" in name
             if "attention" in name:
                 assert name.endswith(f"{132 if 'sliding' in name else kv_length} filled")
         halves = {"sliding attention": 39, "full attention": 8, "experts": 47}
         whole = {"sliding attention + experts": 39, "full attention + experts": 8}
         ends = {"embedding": 1, "full attention + dense network": 1, "head": 1}
-        assert counts == ends | (halves if tokens == 128 else whole)
+        assert kinds_of(step) == ends | (halves if tokens == 128 else whole)
+
+
+def test_a_decode_step_of_the_real_model_is_four_programs():
+    """Of 8 sequences with 4 tokens each too; prompts whose experts may overflow are blocks."""
+    recorded = step_programs(Deployment(MiMoConfig(), ParallelConfig(64, 4, 16), 32, 256, 128))
+    names = {step.tokens: list(step.calls) for step in recorded.steps}
+    for tokens in (1, 4):
+        sizes = f"2 x {tokens} tokens"
+        head = f"head, {2 * tokens} of {sizes}"
+        ranges = ("(5 full + 19 sliding)", "(20 sliding + 4 full)")
+        expected = [
+            f"embedding, {sizes}",
+            *(f"24 replicated layers {name}, {sizes}, 256 filled" for name in ranges),
+        ]
+        assert names[tokens] == [*expected, head]
+    assert not any("layers" in name for name in names[128])
 
 
 def test_larger_buckets_and_logits_are_there_though_no_step_calls_them():
@@ -131,15 +147,21 @@ def test_drafting_calls_each_head_and_what_it_needs_is_in_the_list():
             start_B, at_B1 = np.full(2, end - count), np.full((2, 1), count - 1)
             step = Step(token_BT[:, -count:], start_B, np.full(2, count), at_B1)
             runner.draft(head, output, step, cache)
+    counted = {"take hidden": 2, "head": 2, "MTP head + sliding attention + dense network": 2}
+    plan = ParallelConfig(4, 2, 2)
+    on_ranks = step_programs(Deployment(CONFIG, plan, *sizes, draft_tokens=2), decode_sizes)
+    assert kinds_of(on_ranks.drafting) == counted
+    assert [step[:2] for step in on_ranks.steps] == [(4, CONTEXT), (1, CONTEXT)]
     recorded = step_programs(Deployment(CONFIG, ParallelConfig(), *sizes, draft_tokens=2))
     listed = {content(called.traced) for called in recorded.programs.values()}
     assert {content(traced) for traced in backend.programs} <= listed
-    counts = Counter[str]()
-    for name, count in recorded.drafting.calls.items():
-        counts[name.split(",")[0]] += count
-    assert counts == {
-        "take hidden": 2,
-        "head": 2,
-        "MTP head + sliding attention + dense network": 2,
-    }
+    assert kinds_of(recorded.drafting) == counted
     assert step_programs(Deployment(CONFIG, ParallelConfig(), *sizes)).drafting is None
+
+
+def kinds_of(step) -> Counter:
+    """Return how often a step calls programs of each kind."""
+    counts = Counter[str]()
+    for name, count in step.calls.items():
+        counts[name.split(",")[0]] += count
+    return counts

@@ -4,6 +4,7 @@ Each program reads its rank's weights once and its filled cache slots once, and 
 tokens. Tracing reads only shapes, so the tests compute nothing and take no memory.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -22,19 +23,24 @@ from tests.support.traced_costs import xla_cost
 pytest.importorskip("nkipy", reason="nkipy is not installed (README)")
 pytestmark = pytest.mark.nkipy
 
+LAYERS = {"layers_per_program": 1}
 DEPLOYMENTS = {
-    "32 ranks, FP8": Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024),
+    "32 ranks, FP8": Deployment(MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, **LAYERS),
     "32 ranks, bfloat16": Deployment(
-        MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, weight_dtype="bfloat16"
+        MiMoConfig(), ParallelConfig(32, 4, 8), 8, 1024, weight_dtype="bfloat16", **LAYERS
     ),
-    "64 ranks, 2 rows each": Deployment(MiMoConfig(), ParallelConfig(64, 4, 16), 32, 1024),
-    "64 ranks, one row": Deployment(MiMoConfig(), ParallelConfig(64, 64, 1), 1, 32_768, 512),
+    "64 ranks, 2 rows each": Deployment(
+        MiMoConfig(), ParallelConfig(64, 4, 16), 32, 1024, **LAYERS
+    ),
+    "64 ranks, one row": Deployment(
+        MiMoConfig(), ParallelConfig(64, 64, 1), 1, 32_768, 512, **LAYERS
+    ),
 }
 MOST_INSTRUCTIONS = {  # in FP8, in bfloat16
     "embedding": (10, 10),
     "head": (120, 120),
-    "sliding attention + experts": (1600, 900),
-    "full attention + experts": (1600, 900),
+    "sliding attention + experts": (1700, 1000),
+    "full attention + experts": (1700, 1000),
     "full attention + dense network": (1600, 400),
     "sliding attention": (800, 350),
     "full attention": (800, 350),
@@ -165,3 +171,31 @@ def test_more_ranks_take_less_time():
     few, many = (traced(name)[1].steps[-1] for name in ("32 ranks, FP8", "64 ranks, 2 rows each"))
     assert few.tokens == many.tokens == 1
     assert 0.5 * few.bound < many.bound < 0.75 * few.bound
+
+
+def test_ranges_of_layers_read_what_their_layers_read():
+    """A decode step of 64 ranks is four programs, with two exchanges a layer."""
+    costs, sizes = traced("64 ranks, 2 rows each")[1], {"context": 300, "chunk": 4}
+    deployment = replace(DEPLOYMENTS["64 ranks, 2 rows each"], layers_per_program=None, **sizes)
+    ranges = step_programs(deployment)
+    priced, layer_step = price(ranges), costs.steps[-3]
+    assert layer_step[:2] == (1, 256)
+    step = next(s for s in priced.steps if s[:2] == layer_step[:2])
+    assert list(step.calls.values()) == [1, 1, 1, 1]
+    assert total(priced, step, "weights") == pytest.approx(total(costs, layer_step, "weights"))
+    assert total(priced, step, "cache") == total(costs, layer_step, "cache")
+    assert step.lower_bound == pytest.approx(layer_step.lower_bound)
+    assert step.bound < layer_step.bound
+    for program in step.calls:
+        traced_range = ranges.programs[program].traced
+        assert lint_program(traced_range.module) == []
+        if "layers" in program:
+            caches = {path for path in traced_range.inputs if path.startswith("caches.")}
+            assert set(traced_range.in_place.values()) == caches | {"x_ND"}
+            assert len(caches) == 3 * 24
+            assert len(priced.entries[program].cost.collectives) == 2 * 24
+
+
+def total(costs, step, field: str) -> int:
+    """Return the sum of a field of the entries that a step calls."""
+    return sum(count * getattr(costs.entries[name], field) for name, count in step.calls.items())

@@ -24,15 +24,18 @@ OPTIONS = {"max_new_tokens": 20, "eos_token_id": []}
 COLLECTIVES = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all"}
 
 
+@pytest.mark.parametrize("exchange", [None, "all_gather"])
 @pytest.mark.parametrize(
     "plan", [ParallelConfig(4, 1, 4), ParallelConfig(4, 2, 2)], ids=["rows", "heads and rows"]
 )
-def test_4_replicas_generate_the_tokens_of_one_rank(plan):
+def test_4_replicas_generate_the_tokens_of_one_rank(plan, exchange):
+    """With two collectives a layer, which are quicker for few tokens, and with all others."""
     group = ThreadGroup(4)
     backend = XlaBackend(group)
 
     def generated(_: int) -> list[list[int]]:
         options = {"backend": backend, "group": group, "plan": plan, "max_step": 8}
+        options["exchange"] = exchange
         return running(MODEL, **options).generate(PROMPTS, **OPTIONS)
 
     expected = running(MODEL).generate(PROMPTS, **OPTIONS)
@@ -41,8 +44,11 @@ def test_4_replicas_generate_the_tokens_of_one_rank(plan):
     for traced in backend.programs:
         assert lint_program(traced.module) == []
         opcodes |= {i.opcode for part in traced.module.computations for i in part.instructions}
-    shared_heads = {"all-reduce"} if plan.tensor_parallel_size > 1 else set()
-    assert opcodes & COLLECTIVES == {"all-gather", "reduce-scatter"} | shared_heads
+    layers, head = {None: ({"all-reduce"}, {"all-gather"})}.get(
+        exchange, ({"all-gather", "reduce-scatter"}, {"all-reduce"})
+    )
+    shared_heads = head if plan.tensor_parallel_size > 1 else set()
+    assert opcodes & COLLECTIVES == layers | shared_heads
 
 
 def test_views_of_sequences_on_some_replicas_are_those_of_one_rank():
