@@ -51,7 +51,7 @@ TRAINING_MUTANTS = (
         "train/experts",
         "torch.stack(self.loads).sum(0), []",
         "self.loads[-1], []",
-        "train",
+        "parallel",
     ),
     _tool(
         "the rows that pad a block of logits count",
@@ -79,14 +79,14 @@ TRAINING_MUTANTS = (
         "train/parallel",
         "(count / sum(counts))",
         "/ len(counts)",
-        "train",
+        "parallel",
     ),
     _tool(
         "the gradient of a step is that of its last part",
         "train/parallel",
         "each.grad += share",
         "each.grad = share",
-        "train",
+        "parallel",
     ),
     _tool(
         "a resumed run forgets its momentum",

@@ -16,7 +16,6 @@ from tools.train import (
     loss,
     optimizer,
     packing,
-    parallel,
     publish,
     schedule,
     shape,
@@ -180,38 +179,6 @@ def test_every_epoch_has_each_conversation_once_and_no_step_too_many(tmp_path):
         step += 1
     assert sorted(seen[:50]) == sorted(seen[50:100]) == list(range(50))
     assert seen[:50] != seen[50:100]
-
-
-def test_a_step_in_parts_has_the_loss_and_the_gradients_of_the_whole(tmp_path):
-    small = replace(SHAPE, vocabulary=256, tokens=2048, length=256, conversations=40)
-    texts = np.random.default_rng(0).integers(0, 256, 9000).astype(np.uint16)
-    np.save(tmp_path / "train.npy", texts)
-    write_conversations(tmp_path / "conversations.npz", [*range(30, 110, 2)])
-    batches = packing.Batches(tmp_path, small, 1)
-    results = []
-    for parts in (1, parallel.PARTS):
-        model = new_trunk(vocabulary=256)
-        step = batches.of_step(3, parts)
-        assert len(step) == parts
-        found = parallel.PartGradients(model).add(trunk.loss_of, step)
-        tokens = sum(len(each.token_N) for each in step)
-        assert all(router.take_load().sum() == 4 * tokens for router in model.routers())
-        results.append((found, [each.grad for each in model.parameters()]))
-    (whole, gradients), (parts, of_parts) = results
-    assert parts == pytest.approx(whole, rel=1e-5)
-    for one, other in zip(gradients, of_parts, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * one.abs().max().item())
-
-
-def test_the_parts_of_a_step_hold_its_sequences_in_about_equal_sizes(tmp_path):
-    np.save(tmp_path / "train.npy", np.arange(40_000, dtype=np.uint16))
-    write_conversations(tmp_path / "conversations.npz", [*range(100, 500, 4)])
-    batches = packing.Batches(tmp_path, shape.SHAPES["small"], 1)
-    (whole,), parts = batches.of_step(0), batches.of_step(0, 2)
-    tokens = [torch.cat([each.next_N[each.counts_N] for each in side]) for side in ([whole], parts)]
-    assert torch.equal(*(each.sort().values for each in tokens))
-    sizes = [len(each.token_N) for each in parts]
-    assert max(sizes) - min(sizes) <= packing.PART_ROUND
 
 
 def test_padding_is_a_segment_that_does_not_count():
