@@ -6,7 +6,6 @@ Python and the command line load models by these functions, so that they compile
 import atexit
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
@@ -21,18 +20,15 @@ from .cpu.locked_cache import locked_cache
 from .cpu.thread_count import set_thread_count
 from .engine.memory_size import memory_size
 from .execution import Backend
-from .execution.pytree import tree_leaves
 from .execution.registry import backend_name, get_backend
 from .expert_store import ExpertStoreBackend
-from .expert_store.eviction_policies import DEFAULT_POLICY, Policy, read_policy
+from .expert_store.eviction_policies import Policy
 from .generation.generation_config import GenerationConfig, load_generation_config
-from .inputs import as_cache_dtype, as_compute, as_float
+from .inputs import as_cache_dtype, as_float
+from .load_checks import check_memory, check_types, requested_store
 from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
-from .quantization import QuantizedTensor
-from .quantization.isq_types import ISQ_TYPES, isq_name
-from .quantization.registry import FORMATS
 from .quantization.topology import Topology
 
 __all__ = ["DEFAULTS", "BackendDefaults", "build_model", "load_model"]
@@ -166,8 +162,8 @@ def load_model(
         If other ranks have not started.
     """
     request = IsqRequest.of(isq, topology)
-    _check_types(backend, compute, cache_dtype, request)
-    stores = _expert_store(expert_cache, expert_cache_policy, backend, device_map)
+    check_types(backend, compute, cache_dtype, request)
+    stores = requested_store(expert_cache, expert_cache_policy, backend, device_map)
     set_thread_count(threads)
     group = group or _process_group()
     parallel = parallel or ParallelConfig(data_parallel_size=group.size)
@@ -181,19 +177,6 @@ def load_model(
     options |= {"backend": backend, "compute": compute, "activation_dtype": activation_dtype}
     options |= {"expert_store": stores, "generation_config": load_generation_config(path, config)}
     return build_model(weights, few, **options, **backend_options)
-
-
-def _expert_store(
-    size: Any, policy: str | None, backend: str | Backend, device_map: str | None = None
-) -> tuple[int | str, Policy] | None:
-    """Return the size and the policy of an expert store, checked; None if there is to be none."""
-    if size is None and policy is not None:
-        raise ValueError("expert_cache_policy is for an expert_cache, whose size is not given")
-    if size is not None and backend_name(backend) != "numpy":
-        raise ValueError("expert_cache is for backend numpy: programs have weights on a device")
-    if device_map is not None:
-        _check_device_map(device_map, size, backend)
-    return None if size is None else (size, read_policy(policy or DEFAULT_POLICY))
 
 
 def _load(
@@ -211,16 +194,6 @@ def _load(
     return (weights, config) if num_layers is None else keep_layers(weights, config, num_layers)
 
 
-def _check_device_map(device_map: str, size: Any, backend: str | Backend) -> None:
-    """Raise ValueError unless a device map may choose where experts are."""
-    if device_map != "auto":
-        raise ValueError(f"device_map is {device_map!r}, allowed is auto")
-    if backend_name(backend) != "numpy":
-        raise ValueError("device_map is for backend numpy: programs have weights on a device")
-    if size is not None:
-        raise ValueError("device_map chooses the size of an expert_cache: name one of both")
-
-
 def _place(
     path: str | PathLike[str],
     config: MiMoConfig,
@@ -234,20 +207,7 @@ def _place(
     placement = auto_placement(path, config, request, **options)
     if report is not None:
         report(placement)
-    return placement.request, _expert_store(placement.expert_cache, None, "numpy")
-
-
-def _check_products(request: IsqRequest, backend: str | Backend) -> None:
-    """Raise ValueError unless a backend has products of what weights are quantized to."""
-    if backend_name(backend) == "numpy":
-        return
-    untraced = QuantizedTensor.traced_product
-    forms = {form for form, kind in FORMATS.items() if kind.traced_product is not untraced}
-    if refused := sorted(request.forms - forms):
-        allowed = ", ".join(isq_name(form) for form in ISQ_TYPES if form in forms)
-        raise ValueError(
-            f"isq is {isq_name(refused[0])}, allowed with a backend that compiles is {allowed}"
-        )
+    return placement.request, requested_store(placement.expert_cache, None, "numpy")
 
 
 def build_model(
@@ -314,7 +274,7 @@ def build_model(
         lnc, sizes = backend_options.get("lnc", 2), {"context": max_length}
         sizes["step"] = min(max_step, max_length)  # as static mode cuts it
         dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
-        _check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
+        check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
     opened = _open_backend(backend, group, backend_options)
     if expert_store is not None:
         size, policy = expert_store
@@ -325,29 +285,6 @@ def build_model(
     return MiMoV2FlashModel(weights, config, generation_config=generation_config, **options)
 
 
-def _check_types(
-    backend: str | Backend, compute: str, cache_dtype: Any, request: IsqRequest
-) -> None:
-    """Raise ValueError unless a backend has this compute type, and caches and products of these."""
-    compiles = backend_name(backend) != "numpy"
-    as_compute(compute, compiles=compiles)
-    if cache_dtype is not None:
-        as_cache_dtype("cache_dtype", cache_dtype, compiles=compiles)
-    _check_products(request, backend)
-
-
-def _check_memory(
-    weights: ModelWeights, config: MiMoConfig, parallel: ParallelConfig, *, lnc: int, **sizes: Any
-) -> None:
-    """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore."""
-    from .costs import Workload  # noqa: PLC0415
-    from .costs.device_memory import check_memory  # noqa: PLC0415
-
-    sizes |= {"weight_dtype": _weight_dtype(weights), "mtp_heads": len(weights.mtp)}
-    workload = Workload(batch_size=1, **sizes)
-    check_memory(config, parallel, workload, lnc)
-
-
 def _open_backend(backend: str | Backend, group: HostGroup, options: dict[str, Any]) -> Backend:
     if backend == "neuron":
         return get_backend("neuron", group=group, **options)
@@ -356,15 +293,6 @@ def _open_backend(backend: str | Backend, group: HostGroup, options: dict[str, A
     if backend == "xla" and group.size > 1:
         raise ValueError("backend xla runs on one rank; threads may share an open XlaBackend")
     return get_backend(backend) if isinstance(backend, str) else backend
-
-
-def _weight_dtype(weights: ModelWeights) -> str:
-    """Return the `weight_dtype` of a `Workload`: the format or dtype that most bytes have."""
-    sizes = Counter[str]()
-    for weight in tree_leaves(weights, leaf=QuantizedTensor).values():
-        name = getattr(weight, "format", None) or str(getattr(weight, "dtype", ""))
-        sizes[name] += getattr(weight, "nbytes", 0)
-    return sizes.most_common(1)[0][0]
 
 
 @locked_cache

@@ -59,12 +59,12 @@ output = model.forward(input_ids)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Be in a folder that has what the guides' lines name."""
-    here = tmp_path / "checkout"
+    checkout = tmp_path / "checkout"
     for place in ("checkout/path/to/mimov2-flash-model", "models/MiMo-V2-Flash"):
         shutil.copytree(FOLDER, tmp_path / place)
-    shutil.copytree(ROOT / "topologies", here / "topologies")
-    monkeypatch.chdir(here)
-    return here
+    shutil.copytree(ROOT / "topologies", checkout / "topologies")
+    monkeypatch.chdir(checkout)
+    return checkout
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_a_download_of_experts_and_the_python_that_reads_it(folder, monkeypatch,
         assert run_example.main(DOWNLOADS[0].split()) == 0
     assert "8 of 16 experts" in capsys.readouterr().out
     source = SNIPPET
-    for there, here in MODULES.items():
-        source = source.replace(f"from {there} import", f"from {here} import")
+    for guide, module in MODULES.items():
+        source = source.replace(f"from {guide} import", f"from {module} import")
     (block,) = (b.source for b in blocks_of(PAGE) if b.reason and b.language == "python")
     assert block == source
     names = {}

@@ -94,8 +94,8 @@ MEMORY_MUTANTS = (
         "cpu",
         "a container's memory is the machine's",
         "free_memory",
-        "min(groups, default=math.inf)",
-        "math.inf",
+        ".available, min(groups, default=math.inf)",
+        ".available, math.inf",
     ),
     _of_cache(
         "pages of the neighbour before are given back",

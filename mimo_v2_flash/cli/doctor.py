@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=EXAMPLE,
         metavar="FOLDER",
         help="Folder of a checkpoint, or a GGUF file, whose disk and tokenizer are checked "
-        "(default: examples/mimo-tiny).",
+        f"(default: {EXAMPLE}).",
     )
     parser.add_argument(
         "--measure", action="store_true", help="Measure how fast the model's files are read."
