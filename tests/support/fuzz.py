@@ -23,11 +23,10 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import strategies as st
 
-from mimo_v2_flash.cli import random_model, self_check, session
+from mimo_v2_flash.cli import self_check, session
 from mimo_v2_flash.cli.commands import COMMANDS
 from mimo_v2_flash.cli.main import main
 from mimo_v2_flash.cli.parser import CommandParser
-from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.convert.store import Store
 from mimo_v2_flash.cpu import thread_count
 from mimo_v2_flash.expert_store.routing_trace import RoutingHeader, write_call
@@ -49,7 +48,7 @@ BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "run": ((*MODEL, "--input", "the", "--max-new-tokens", "1"),),
     "evaluate": ((*MODEL, "--text", "text.txt"),),
-    "random": (("--num-layers", "2", "--prompt-tokens", "3", "--new-tokens", "2"),),
+    "random": ((*MODEL, "--num-experts", "4", "--num-layers", "2", "--new-tokens", "2"),),
     "download": (("--model", "nobody/nothing"),),
     "test": ((),),
     "doctor": (MODEL,),
@@ -252,7 +251,6 @@ def _captured(words: tuple[str, ...], environment: dict[str, str]) -> Ending:
         mock.patch.dict(os.environ, environment), pytest.MonkeyPatch.context() as patch,
         mock.patch.object(session, "init_process_group", JOIN), _limited(),
         mock.patch.object(constants, "ENDPOINT", "http://127.0.0.1:9"),
-        mock.patch.object(random_model, "MiMoConfig", _small_config),
         mock.patch.object(self_check, "CHECKS", self_check.CHECKS[:2]),
     ):  # fmt: skip
         warnings.simplefilter("ignore")
@@ -265,10 +263,6 @@ def _captured(words: tuple[str, ...], environment: dict[str, str]) -> Ending:
 
 
 JOIN = partial(init_process_group, start_timeout=0.5)
-
-
-def _small_config() -> MiMoConfig:
-    return MiMoConfig.from_pretrained("model")
 
 
 class HangError(BaseException):
