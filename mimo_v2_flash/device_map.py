@@ -96,7 +96,21 @@ def candidates(
     can_quantize: bool,
     isq_cache: Any = None,
 ) -> tuple[list[Placement], list[Placement]]:
-    """Return the placements with resident experts, the preferred first, and those for a store."""
+    """Return the placements with resident experts, the preferred first, and those for a store.
+
+    Parameters
+    ----------
+    weights
+        Sizes and places of all weights.
+    request
+        What weights are to be quantized to.
+    other_bytes
+        Bytes beside the weights.
+    can_quantize
+        Whether other formats may be chosen.
+    isq_cache
+        Folder that keeps quantized weights.
+    """
     label = isq_name(request.isq) if request.isq else AS_STORED
     if request.topology.rules:
         label = "by the topology"
@@ -119,7 +133,25 @@ def working_bytes(
     cache_dtype: Any = None,
     batch_size: int = 1,
 ) -> int:
-    """Return the bytes beside weights that a rank's sequences take: keys, values and buffers."""
+    """Return the bytes beside weights that a rank's sequences take: keys, values and buffers.
+
+    Parameters
+    ----------
+    config
+        The architecture.
+    parallel
+        How many ranks split what.
+    rank
+        The rank.
+    max_length
+        Most tokens of a sequence; by default 4,096 or the context.
+    max_step
+        Most tokens of a pass.
+    cache_dtype
+        Dtype of keys and values.
+    batch_size
+        Number of sequences.
+    """
     context = min(max_length or CONTEXT, config.max_position_embeddings)
     dtype = as_cache_dtype("cache_dtype", cache_dtype or "float32")
     workload = Workload(batch_size, context, min(max_step or STEP, context), cache_dtype=dtype)

@@ -22,7 +22,19 @@ __all__ = ["check_memory", "check_types", "requested_store"]
 def requested_store(
     size: Any, policy: str | None, backend: str | Backend, device_map: str | None = None
 ) -> tuple[int | str, Policy] | None:
-    """Return the size and the policy of an expert store, checked; None if there is to be none."""
+    """Return the size and the policy of an expert store, checked; None if there is to be none.
+
+    Parameters
+    ----------
+    size
+        Budget of the store, in bytes or as a size; None for no store.
+    policy
+        Name of the eviction policy.
+    backend
+        The backend, by name or open.
+    device_map
+        "auto" where it chooses the store; else None.
+    """
     if size is None and policy is not None:
         raise ValueError("expert_cache_policy is for an expert_cache, whose size is not given")
     if size is not None and backend_name(backend) != "numpy":
@@ -45,7 +57,19 @@ def _check_device_map(device_map: str, size: Any, backend: str | Backend) -> Non
 def check_types(
     backend: str | Backend, compute: str, cache_dtype: Any, request: IsqRequest
 ) -> None:
-    """Raise ValueError unless a backend has this compute type, and caches and products of these."""
+    """Raise ValueError unless a backend has this compute type, and caches and products of these.
+
+    Parameters
+    ----------
+    backend
+        The backend, by name or open.
+    compute
+        What activations are rounded to before products.
+    cache_dtype
+        Dtype of keys and values; None for the default.
+    request
+        What weights are quantized to.
+    """
     compiles = backend_name(backend) != "numpy"
     as_compute(compute, compiles=compiles)
     if cache_dtype is not None:
@@ -69,7 +93,21 @@ def _check_products(request: IsqRequest, backend: str | Backend) -> None:
 def check_memory(
     weights: ModelWeights, config: MiMoConfig, parallel: ParallelConfig, *, lnc: int, **sizes: Any
 ) -> None:
-    """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore."""
+    """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore.
+
+    Parameters
+    ----------
+    weights
+        The weights of a rank.
+    config
+        The architecture.
+    parallel
+        How many ranks split what.
+    lnc
+        Physical cores of a logical NeuronCore.
+    **sizes
+        Fields of `Workload`.
+    """
     from .costs import Workload  # noqa: PLC0415
     from .costs.device_memory import check_memory as check_device  # noqa: PLC0415
 

@@ -254,6 +254,8 @@ def build_model(
         Dtypes of the hidden states, and of keys and values.
     compute : str
         What activations are rounded to before products, "float32" or "bfloat16".
+    layers_per_program : int, optional
+        Layers of a program; by default as many as its instructions allow.
     expert_subset : sequence of int, optional
         Ids of the experts that the weights have.
     expert_store : tuple of (size, Policy), optional

@@ -188,7 +188,19 @@ class ModelRunner:
     def draft_outputs(
         self, head: int, output: HeadOutput, step: Step, cache: HybridCache
     ) -> StepOutputs:
-        """Return this rank's part of what `draft` does; no rank waits for others on the host."""
+        """Return this rank's part of what `draft` does; no rank waits for others on the host.
+
+        Parameters
+        ----------
+        head
+            Number of the MTP head.
+        output
+            Its LM head.
+        step
+            The tokens and their positions.
+        cache
+            Keys, values and hidden states.
+        """
         weights = self.mtp.head_weights(head)
         outputs = StepOutputs(output, weights, step, cache, self._context)
         mode, max_step = self._context.mode, self._max_step

@@ -19,6 +19,7 @@ from mimo_v2_flash.machine.packages import diagnose_packages
 
 from .console import console
 from .example_model import EXAMPLE
+from .option_types import model_folder
 from .result import Result
 
 __all__ = ["add_arguments", "run"]
@@ -28,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
     parser.add_argument(
         *("-m", "--model"),
-        type=Path,
+        type=model_folder,
         default=EXAMPLE,
         metavar="FOLDER",
-        help="Folder of a checkpoint, or a GGUF file, whose disk and tokenizer are checked "
-        f"(default: {EXAMPLE}).",
+        help="Folder of a checkpoint, a GGUF file, or the name of an example: its disk and "
+        f"tokenizer are checked (default: {EXAMPLE}).",
     )
     parser.add_argument(
         "--measure", action="store_true", help="Measure how fast the model's files are read."

@@ -169,7 +169,21 @@ def _layer_bytes(layer: DecoderWeights) -> dict[str, int]:
 def buffer_bytes(
     config: MiMoConfig, plan: ParallelConfig, shard_spec: ShardSpec, rows: int, workload: Workload
 ) -> dict[str, int]:
-    """Return the bytes of the largest arrays of a rank's step, by kind, as of `Device`."""
+    """Return the bytes of the largest arrays of a rank's step, by kind, as of `Device`.
+
+    Parameters
+    ----------
+    config
+        The architecture.
+    plan
+        How many ranks split what.
+    shard_spec
+        What of the weights the rank has.
+    rows
+        Tokens of a pass of the rank.
+    workload
+        Sequences, lengths and dtypes.
+    """
     layers = set(map(shard_spec.local_layer, config.layers))
     dtype, tokens = np.dtype(workload.activation_dtype), rows * workload.step
     logits = workload.batch_size * (1 + workload.draft_tokens)

@@ -78,7 +78,19 @@ def meta_weights(
 def meta_model(
     config: MiMoConfig, dtype: str, mtp_heads: int = 0, layout: HubLayout = SPLIT
 ) -> ModelWeights:
-    """Return `meta_weights` of all layers, of which those of a kind are the same arrays."""
+    """Return `meta_weights` of all layers, of which those of a kind are the same arrays.
+
+    Parameters
+    ----------
+    config
+        The architecture.
+    dtype
+        The format or dtype of weights.
+    mtp_heads
+        Number of MTP heads.
+    layout
+        How the hub stores the weights.
+    """
     few, kinds = one_of_each_layer(config)
     weights = meta_weights(few, dtype, mtp_heads, layout)
     return weights._replace(layers=tuple(weights.layers[kind] for kind in kinds))

@@ -28,6 +28,17 @@ class Fleet(NamedTuple):
 def choose_parallel(config: MiMoConfig, workload: Workload, number: int, memory: int) -> Fleet:
     """Return the first parallel sizes that fit into the devices' memory, or the smallest.
 
+    Parameters
+    ----------
+    config
+        The architecture.
+    workload
+        Sequences, lengths and dtypes.
+    number
+        Number of devices.
+    memory
+        Bytes of a device.
+
     Raises
     ------
     ValueError
@@ -47,6 +58,15 @@ def fewest_devices(config: MiMoConfig, workload: Workload, memory: int) -> int |
     """Return the least power of two of devices that a model fits on; None if there is none.
 
     Their heads are split as far as the model allows, which takes the least memory.
+
+    Parameters
+    ----------
+    config
+        The architecture.
+    workload
+        Sequences, lengths and dtypes.
+    memory
+        Bytes of a device.
     """
     stored = workload.weight_dtype, workload.mtp_heads, workload.layout
     (whole,) = weight_bytes(config, [UNSHARDED], *stored)

@@ -103,7 +103,17 @@ def placements(
     *,
     other_bytes: int,
 ) -> Iterator[Placement]:
-    """Yield the placement of each request with all experts resident."""
+    """Yield the placement of each request with all experts resident.
+
+    Parameters
+    ----------
+    weights
+        Sizes and places of all weights.
+    requests
+        Names, and what weights are quantized to.
+    other_bytes
+        Bytes beside the weights.
+    """
     for label, request in requests:
         yield Placement(label, request, counted_table(weights, request), other_bytes)
 

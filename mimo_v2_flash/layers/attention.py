@@ -79,7 +79,19 @@ class Attention:
     def partial(
         self, x_ND: Any, metadata: AttentionMetadata, cache: KVCache, weights: AttentionWeights
     ) -> Any:
-        """Return the share of this rank's heads in the output, `y_ND`, float32; write `cache`."""
+        """Return the share of this rank's heads in the output, `y_ND`, float32; write `cache`.
+
+        Parameters
+        ----------
+        x_ND
+            Normalised hidden states.
+        metadata
+            Positions and slots of the tokens.
+        cache
+            Keys and values of the layer.
+        weights
+            Projections of this rank.
+        """
         q_NHQ = self._heads(x_ND, weights.w_q_OD, self.spec.head_dim)
         k_NKQ = self._heads(x_ND, weights.w_k_OD, self.spec.head_dim)
         v_NKC = self._heads(x_ND, weights.w_v_OD, self.spec.v_head_dim)

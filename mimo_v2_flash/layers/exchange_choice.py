@@ -16,7 +16,19 @@ FLOAT = 4  # bytes of a sum
 
 
 def five_exchanges(spec: LayerSpec, plan: ParallelConfig, rows: int, itemsize: int) -> float:
-    """Return the seconds of a layer's collectives where a rank has the hidden states of `rows`."""
+    """Return the seconds of a layer's collectives where a rank has the hidden states of `rows`.
+
+    Parameters
+    ----------
+    spec
+        The layer.
+    plan
+        How many ranks split what.
+    rows
+        Tokens of a data-parallel rank.
+    itemsize
+        Bytes of an element of the hidden states.
+    """
     T, P, D = plan.tensor_parallel_size, plan.expert_parallel_size, spec.hidden_size
     part = -(-rows // T)
     sent = [
@@ -29,14 +41,36 @@ def five_exchanges(spec: LayerSpec, plan: ParallelConfig, rows: int, itemsize: i
 
 
 def two_exchanges(spec: LayerSpec, plan: ParallelConfig, rows: int) -> float:
-    """Return the seconds of a layer's collectives where every rank has those of all tokens."""
+    """Return the seconds of a layer's collectives where every rank has those of all tokens.
+
+    Parameters
+    ----------
+    spec
+        The layer.
+    plan
+        How many ranks split what.
+    rows
+        Tokens of a data-parallel rank.
+    """
     tokens = rows * plan.data_parallel_size * spec.hidden_size * FLOAT
     groups = plan.world_size, plan.expert_parallel_size
     return collective_seconds(*(2 * (size - 1) / size * tokens for size in groups))
 
 
 def replicates(spec: LayerSpec, plan: ParallelConfig, rows: int, itemsize: int) -> bool:
-    """Return whether two collectives are quicker, for `rows` tokens of a data-parallel rank."""
+    """Return whether two collectives are quicker, for `rows` tokens of a data-parallel rank.
+
+    Parameters
+    ----------
+    spec
+        The layer.
+    plan
+        How many ranks split what.
+    rows
+        Tokens of a data-parallel rank.
+    itemsize
+        Bytes of an element of the hidden states.
+    """
     if plan.world_size == 1 or not spec.num_experts:
         return False
     return two_exchanges(spec, plan, rows) < five_exchanges(spec, plan, rows, itemsize)

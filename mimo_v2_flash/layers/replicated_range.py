@@ -25,7 +25,17 @@ __all__ = ["ReplicatedLayer", "ReplicatedRange", "place_part", "take_part"]
 
 
 def take_part(x_MD: Any, rank_1: Any, parts: int) -> Any:
-    """Return the part of the tokens that belongs to a data-parallel rank, of equally many each."""
+    """Return the part of the tokens that belongs to a data-parallel rank, of equally many each.
+
+    Parameters
+    ----------
+    x_MD
+        Tokens of all data-parallel ranks, [parts * N, D].
+    rank_1
+        Number of the rank, an array of one integer.
+    parts
+        Number of data-parallel ranks.
+    """
     if parts == 1:
         return x_MD
     count = x_MD.shape[0] // parts
@@ -33,7 +43,17 @@ def take_part(x_MD: Any, rank_1: Any, parts: int) -> Any:
 
 
 def place_part(x_ND: Any, rank_1: Any, parts: int) -> Any:
-    """Return the tokens of all data-parallel ranks: this rank's in their place, zeros elsewhere."""
+    """Return the tokens of all data-parallel ranks: this rank's in their place, zeros elsewhere.
+
+    Parameters
+    ----------
+    x_ND
+        Tokens of this rank.
+    rank_1
+        Number of the rank, an array of one integer.
+    parts
+        Number of data-parallel ranks.
+    """
     if parts == 1:
         return x_ND
     part_M = np.repeat(np.arange(parts, dtype=np.int32), x_ND.shape[0])
@@ -87,6 +107,21 @@ class ReplicatedLayer:
         """Return what a call does, from this rank's tokens alone.
 
         The first all_reduce brings the hidden states too, from one rank of each tensor group.
+
+        Parameters
+        ----------
+        x_ND
+            Hidden states of this rank.
+        metadata
+            Positions and slots of all ranks.
+        rank_ids
+            Numbers of this rank in its groups.
+        data_rank_1
+            Its data-parallel number, an array of one integer.
+        cache
+            Keys and values of the layer.
+        weights
+            Weights of the layer.
         """
         D, dtype = x_ND.shape[1], x_ND.dtype
         partial_ND = self._attention(x_ND, metadata, cache, weights)

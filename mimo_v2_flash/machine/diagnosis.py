@@ -33,7 +33,19 @@ class Diagnosis(NamedTuple):
 
 
 def attempt(topic: str, check: Any, remedy: str, level: str = PROBLEM) -> Diagnosis:
-    """Return the diagnosis of `check()`; what it raises is one of `level`, with this remedy."""
+    """Return the diagnosis of `check()`; what it raises is one of `level`, with this remedy.
+
+    Parameters
+    ----------
+    topic
+        What is diagnosed.
+    check
+        It returns a text, or raises.
+    remedy
+        The command that mends it.
+    level
+        The level if it raises.
+    """
     try:
         return check()
     except Exception as error:  # of any library: a doctor does not die
