@@ -78,7 +78,7 @@ TRAINING_MUTANTS = (
         "parts of a step weigh the same, however many tokens count",
         "train/parallel",
         "(count / sum(counts))",
-        "/ len(counts)",
+        "(1 / len(counts))",
         "parallel",
     ),
     _tool(

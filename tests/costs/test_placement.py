@@ -66,6 +66,12 @@ def test_a_refusal_names_the_least_and_how_to_ask_for_it():
         choose([large], [large], 20_000)
 
 
+def test_a_store_has_what_weights_and_caches_leave():
+    large = placement(50_000, 10_000, 8, 1000)
+    assert large.with_store(150_000).expert_cache == 150_000 - 50_000 - 1000
+    assert large.with_store(10**6).expert_cache == large.experts_bytes == 240_000
+
+
 def test_without_experts_there_is_no_store():
     dense = placement(50_000, 0, 0, 0, "as stored")
     with pytest.raises(ValueError, match=r"no experts, 50\.0 kB in all"):
