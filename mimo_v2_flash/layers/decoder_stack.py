@@ -32,6 +32,13 @@ class StackInputs(NamedTuple):
     weights: tuple[DecoderWeights, ...]
 
 
+class RangeProgram(NamedTuple):
+    """The program of a range of layers, and the kinds of attention whose metadata it takes."""
+
+    run: Callable[..., Any]
+    kinds: tuple[AttentionSpec, ...]
+
+
 class DecoderStack:
     """The decoder layers on one rank, and their programs.
 
@@ -59,12 +66,14 @@ class DecoderStack:
     ) -> None:
         self._itemsize = np.dtype(dtype).itemsize
         self._layers, self._backend, self._context = layers, backend, context
+        self._specs = tuple(dict.fromkeys(layers))
         self._layers_per_program = layers_per_program
-        decoders = {spec: self._build(spec) for spec in dict.fromkeys(layers)}
+        decoders = {spec: self._build(spec) for spec in self._specs}
         programs = {spec: self._compile(decoder) for spec, decoder in decoders.items()}
         self._decoders = tuple(decoders[spec] for spec in layers)
         self._programs = [programs[spec] for spec in layers]
-        self._range_programs: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._ranges: dict[Any, RangeProgram] = {}  # to hash layers takes long
         self._data_rank_1 = np.array([context.data_parallel_rank], np.int32)
 
     def calls(self, batch: ForwardBatch, inputs: StackInputs) -> Iterator[ProgramCall]:
@@ -80,7 +89,9 @@ class DecoderStack:
         if max(map(len, dispatchers)) == 1:
             rows = batch.longest * self._context.parallel_config.data_parallel_size
             most = self._layers_per_program or self._context.mode.layers_per_program(rows)
-        whole = self._replicated_call if self._replicates(batch.longest) else self._range_call
+        whole = self._range_call
+        if most > 1 and self._replicates(batch.longest):
+            whole = self._replicated_call
         for layers in split_layers(len(self._layers), most):
             call = self._layer_call if len(layers) == 1 else whole
             yield call(layers, inputs, dispatchers[layers.start : layers.stop])
@@ -89,7 +100,7 @@ class DecoderStack:
         """Return whether ranges have two collectives a layer, for `rows` tokens of a rank."""
         plan = self._context.parallel_config
         return self._context.dispatcher is None and any(
-            replicates(spec, plan, rows, self._itemsize) for spec in set(self._layers)
+            replicates(spec, plan, rows, self._itemsize) for spec in self._specs
         )
 
     def _layer_call(
@@ -109,37 +120,41 @@ class DecoderStack:
     def _range_call(
         self, layers: range, inputs: StackInputs, dispatchers: list[tuple[Dispatcher, ...]]
     ) -> ProgramCall:
-        decoders, kinds, metadata = self._range(layers, inputs)
-        function = LayerRange(decoders, kinds)
+        program = self._range(layers, LayerRange)
         part, choices = slice(layers.start, layers.stop), tuple(one for (one,) in dispatchers)
+        metadata = tuple(inputs.metadata[kind] for kind in program.kinds)
         arguments = (metadata, self._context.rank_ids, inputs.caches[part], inputs.weights[part])
-        return self._range_program(function), arguments, {"dispatchers": choices}
+        return program.run, arguments, {"dispatchers": choices}
 
     def _replicated_call(
         self, layers: range, inputs: StackInputs, dispatchers: list[tuple[Dispatcher, ...]]
     ) -> ProgramCall:
-        decoders, kinds, metadata = self._range(layers, inputs)
-        parts = self._context.parallel_config.data_parallel_size
-        group, rank_ids = self._context.device_world_group, self._context.rank_ids
-        replicated = tuple(ReplicatedLayer(decoder, group, parts) for decoder in decoders)
-        function, part = ReplicatedRange(replicated, kinds), slice(layers.start, layers.stop)
+        program = self._range(layers, self._replicated)
+        part, rank_ids = slice(layers.start, layers.stop), self._context.rank_ids
+        metadata = tuple(inputs.metadata[kind] for kind in program.kinds)
         arrays = inputs.caches[part], inputs.weights[part]
-        return self._range_program(function), (metadata, rank_ids, self._data_rank_1, *arrays), {}
+        return program.run, (metadata, rank_ids, self._data_rank_1, *arrays), {}
 
-    def _range(
-        self, layers: range, inputs: StackInputs
-    ) -> tuple[tuple[DecoderLayer, ...], tuple[int, ...], tuple[AttentionMetadata, ...]]:
-        """Return a range's decoder layers, the kind of each, and the metadata of the kinds."""
-        attention = [self._layers[index].attention for index in layers]
-        kinds = list(dict.fromkeys(attention))
-        metadata = tuple(inputs.metadata[kind] for kind in kinds)
-        decoders = self._decoders[layers.start : layers.stop]
-        return decoders, tuple(map(kinds.index, attention)), metadata
+    def _range(self, layers: range, build: Callable[..., Any]) -> RangeProgram:
+        """Return the program of a range; equal ranges of a model share one."""
+        key = layers, build
+        if key not in self._ranges:
+            attention = [self._layers[index].attention for index in layers]
+            kinds = list(dict.fromkeys(attention))
+            part = self._decoders[layers.start : layers.stop]
+            function = build(part, tuple(map(kinds.index, attention)))
+            if function not in self._compiled:
+                self._compiled[function] = self._backend.compile(function, donate="x_ND")
+            self._ranges[key] = RangeProgram(self._compiled[function], tuple(kinds))
+        return self._ranges[key]
 
-    def _range_program(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if function not in self._range_programs:
-            self._range_programs[function] = self._backend.compile(function, donate="x_ND")
-        return self._range_programs[function]
+    def _replicated(
+        self, decoders: tuple[DecoderLayer, ...], kinds: tuple[int, ...]
+    ) -> ReplicatedRange:
+        group = self._context.device_world_group
+        parts = self._context.parallel_config.data_parallel_size
+        layers = tuple(ReplicatedLayer(decoder, group, parts) for decoder in decoders)
+        return ReplicatedRange(layers, kinds)
 
     def _build(self, spec: LayerSpec) -> DecoderLayer:
         context = self._context
