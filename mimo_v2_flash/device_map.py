@@ -15,7 +15,7 @@ from .costs.devices import buffer_bytes, cache_bytes
 from .costs.placement import AS_STORED, SMALLER, Placement, choose, placements
 from .engine.memory_size import memory_size
 from .gguf_files import as_folder, gguf_in
-from .inputs import as_cache_dtype
+from .inputs import MAX_STEP, as_cache_dtype
 from .parallel import ALONE, HostGroup
 from .parallel_config import UNSHARDED, ParallelConfig
 from .quantization.isq_types import isq_name
@@ -26,9 +26,6 @@ MEMORY = "90%"
 """The part of the free memory that is used: as the engine takes for keys and values."""
 CONTEXT = 4096
 """Tokens of keys and values that have room where the model has more."""
-
-STEP = 512
-"""Tokens of a pass, as of `load_model`."""
 
 
 def auto_placement(
@@ -154,7 +151,7 @@ def working_bytes(
     """
     context = min(max_length or CONTEXT, config.max_position_embeddings)
     dtype = as_cache_dtype("cache_dtype", cache_dtype or "float32")
-    workload = Workload(batch_size, context, min(max_step or STEP, context), cache_dtype=dtype)
+    workload = Workload(batch_size, context, min(max_step or MAX_STEP, context), cache_dtype=dtype)
     rows = len(parallel.batch_range(rank, batch_size)) or 1
     spec = parallel.shard_spec(rank)
     buffers = buffer_bytes(config, parallel, spec, rows, workload)

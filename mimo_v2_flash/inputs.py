@@ -14,6 +14,7 @@ from .quantization.compute import COMPUTE_TYPES
 __all__ = [
     "CACHE_DTYPES",
     "FLOATS",
+    "MAX_STEP",
     "as_cache_dtype",
     "as_compute",
     "as_count",
@@ -35,6 +36,8 @@ FLOATS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 CACHE_DTYPES = FLOATS | CODES
 """The dtypes of KV caches, by name."""
+MAX_STEP = 512
+"""Tokens of a pass on a host, if its caller does not say."""
 
 
 def as_integer(name: str, value: Any) -> int:

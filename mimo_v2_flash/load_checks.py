@@ -1,4 +1,4 @@
-"""Checks of what `load_model` is asked for, before anything is read or opened."""
+"""Checks of what `load_model` is asked for, before a backend is opened."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ from .quantization import QuantizedTensor
 from .quantization.isq_types import ISQ_TYPES, isq_name
 from .quantization.registry import FORMATS
 
-__all__ = ["check_memory", "check_types", "requested_store"]
+__all__ = ["check_neuron_memory", "check_types", "requested_store"]
 
 
 def requested_store(
@@ -90,7 +90,7 @@ def _check_products(request: IsqRequest, backend: str | Backend) -> None:
         )
 
 
-def check_memory(
+def check_neuron_memory(
     weights: ModelWeights, config: MiMoConfig, parallel: ParallelConfig, *, lnc: int, **sizes: Any
 ) -> None:
     """Raise ValueError unless one sequence of these `sizes` fits into a NeuronCore.
@@ -109,11 +109,11 @@ def check_memory(
         Fields of `Workload`.
     """
     from .costs import Workload  # noqa: PLC0415
-    from .costs.device_memory import check_memory as check_device  # noqa: PLC0415
+    from .costs.device_memory import check_memory  # noqa: PLC0415
 
     sizes |= {"weight_dtype": _weight_dtype(weights), "mtp_heads": len(weights.mtp)}
     workload = Workload(batch_size=1, **sizes)
-    check_device(config, parallel, workload, lnc)
+    check_memory(config, parallel, workload, lnc)
 
 
 def _weight_dtype(weights: ModelWeights) -> str:

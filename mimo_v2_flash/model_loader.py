@@ -24,8 +24,8 @@ from .execution.registry import backend_name, get_backend
 from .expert_store import ExpertStoreBackend
 from .expert_store.eviction_policies import Policy
 from .generation.generation_config import GenerationConfig, load_generation_config
-from .inputs import as_cache_dtype, as_float
-from .load_checks import check_memory, check_types, requested_store
+from .inputs import MAX_STEP, as_cache_dtype, as_float
+from .load_checks import check_neuron_memory, check_types, requested_store
 from .model import MiMoV2FlashModel
 from .parallel import ALONE, HostGroup, init_process_group
 from .parallel_config import ParallelConfig
@@ -43,7 +43,7 @@ class BackendDefaults(NamedTuple):
 
 
 DEFAULTS = {
-    "numpy": BackendDefaults(None, 512, "float32"),
+    "numpy": BackendDefaults(None, MAX_STEP, "float32"),
     "xla": BackendDefaults(4096, 128, "float32"),
     "neuron": BackendDefaults(4096, 128, "bfloat16"),
 }
@@ -276,7 +276,7 @@ def build_model(
         lnc, sizes = backend_options.get("lnc", 2), {"context": max_length}
         sizes["step"] = min(max_step, max_length)  # as static mode cuts it
         dtypes = {"cache_dtype": cache_dtype, "activation_dtype": activation_dtype}
-        check_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
+        check_neuron_memory(weights, config, parallel, lnc=lnc, **sizes, **dtypes)
     opened = _open_backend(backend, group, backend_options)
     if expert_store is not None:
         size, policy = expert_store

@@ -1,11 +1,12 @@
 """The option of the device map, and the line that says what it chose and why."""
 
 import sys
-from typing import Any
-
-from mimo_v2_flash.costs.placement import Placement
+from typing import TYPE_CHECKING, Any
 
 from .console import console
+
+if TYPE_CHECKING:
+    from mimo_v2_flash.costs.placement import Placement
 
 __all__ = ["add_device_map_argument", "print_placement"]
 
@@ -22,12 +23,12 @@ def add_device_map_argument(group: Any) -> None:
     )
 
 
-def print_placement(placement: Placement) -> None:
+def print_placement(placement: "Placement") -> None:
     """Say on standard error what was chosen, why, and what of it changes results or speed."""
     console(sys.stderr).print(f"device map: {placement}: {_reason(placement)}")
 
 
-def _reason(placement: Placement) -> str:
+def _reason(placement: "Placement") -> str:
     if placement.expert_cache is not None:
         return "the first that fits; experts are read from their files when tokens choose them"
     if placement.request.isq:

@@ -5,7 +5,7 @@ from rich.filesize import decimal
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import ParallelConfig
 
-from .devices import Device, devices
+from .devices import Device, fullest_device
 from .workload import Workload
 
 __all__ = ["NEURON_CORE", "check_memory", "verdict"]
@@ -50,6 +50,6 @@ def check_memory(config: MiMoConfig, plan: ParallelConfig, workload: Workload, l
     lnc : int
         Physical cores of a logical one.
     """
-    fullest = max(devices(config, plan, workload), key=lambda device: device.total)
+    fullest = fullest_device(config, plan, workload)
     if fullest.total > NEURON_CORE[lnc]:
         raise ValueError(f"a NeuronCore of lnc {lnc}: {verdict(fullest, NEURON_CORE[lnc])}")

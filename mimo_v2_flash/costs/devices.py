@@ -22,7 +22,7 @@ from .meta import meta_weights, one_of_each_layer
 from .traffic import TokenBytes
 from .workload import Workload
 
-__all__ = ["Device", "buffer_bytes", "cache_bytes", "devices", "weight_bytes"]
+__all__ = ["Device", "buffer_bytes", "cache_bytes", "devices", "fullest_device", "weight_bytes"]
 
 
 class Device(NamedTuple):
@@ -91,6 +91,17 @@ def devices(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> lis
         device(rank % plan.tensor_parallel_size, len(plan.batch_range(rank, workload.batch_size)))
         for rank in range(plan.world_size)
     ]
+
+
+def fullest_device(config: MiMoConfig, plan: ParallelConfig, workload: Workload) -> Device:
+    """Return the device with the most bytes; arguments and errors are those of `devices`.
+
+    Parameters
+    ----------
+    config, plan, workload
+        As for `devices`.
+    """
+    return max(devices(config, plan, workload), key=lambda device: device.total)
 
 
 def weight_bytes(

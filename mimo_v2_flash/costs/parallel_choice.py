@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mimo_v2_flash.config import MiMoConfig
 from mimo_v2_flash.parallel_config import UNSHARDED, ParallelConfig
 
-from .devices import devices, weight_bytes
+from .devices import fullest_device, weight_bytes
 from .workload import Workload
 
 __all__ = ["Fleet", "choose_parallel", "fewest_devices"]
@@ -46,7 +46,7 @@ def choose_parallel(config: MiMoConfig, workload: Workload, number: int, memory:
     """
     fleets = []
     for parallel in _parallel_configs(config, number):
-        fleets.append(Fleet(parallel, _fullest(config, parallel, workload)))
+        fleets.append(Fleet(parallel, fullest_device(config, parallel, workload).total))
         if fleets[-1].nbytes <= memory:
             return fleets[-1]
     if not fleets:
@@ -74,14 +74,9 @@ def fewest_devices(config: MiMoConfig, workload: Workload, memory: int) -> int |
         *_, last = [None, *_parallel_configs(config, number)]
         if last is None or sum(whole.values()) > number * memory:
             continue
-        if _fullest(config, last, workload) <= memory:
+        if fullest_device(config, last, workload).total <= memory:
             return number
     return None
-
-
-def _fullest(config: MiMoConfig, parallel: ParallelConfig, workload: Workload) -> int:
-    """Return the bytes of the fullest device."""
-    return max(device.total for device in devices(config, parallel, workload))
 
 
 def _parallel_configs(config: MiMoConfig, number: int) -> Iterator[ParallelConfig]:

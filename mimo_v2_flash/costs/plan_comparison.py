@@ -7,7 +7,7 @@ from mimo_v2_flash.parallel_config import ParallelConfig
 
 from .deployment import Deployment
 from .device_memory import NEURON_CORE
-from .devices import devices
+from .devices import fullest_device
 from .ledger import ledger
 from .step_figures import StepFigures, decode_figures
 from .step_programs import decode_sizes
@@ -50,7 +50,11 @@ def compare_plans(
     for each in deployments:  # before minutes of tracing
         each.check()
     return [
-        PlanFigures(each.plan, _memory(each), decode_figures(ledger(each, decode_sizes), each))
+        PlanFigures(
+            each.plan,
+            fullest_device(each.config, each.plan, each.workload).total,
+            decode_figures(ledger(each, decode_sizes), each),
+        )
         for each in deployments
     ]
 
@@ -67,8 +71,3 @@ def best_plan(compared: list[PlanFigures]) -> PlanFigures:
     if not fitting:
         raise ValueError("no plan fits into the memory of its ranks: lower batch_size or context")
     return max(fitting, key=lambda each: each.decode.tokens_per_second)
-
-
-def _memory(deployment: Deployment) -> int:
-    counted = devices(deployment.config, deployment.plan, deployment.workload)
-    return max(device.total for device in counted)

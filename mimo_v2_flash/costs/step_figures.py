@@ -92,8 +92,7 @@ class StepFigures(NamedTuple):
 
 def decode_figures(ledger: Ledger, deployment: Deployment) -> StepFigures:
     """Return the figures of one token of every sequence, at the longest KV length."""
-    (*_, step) = (step for step in ledger.steps if step.tokens == 1)
-    return _figures(ledger, [step], deployment, deployment.batch_size)
+    return _figures(ledger, [_longest(ledger, 1)], deployment, deployment.batch_size)
 
 
 def draft_figures(ledger: Ledger, deployment: Deployment) -> StepFigures | None:
@@ -103,7 +102,7 @@ def draft_figures(ledger: Ledger, deployment: Deployment) -> StepFigures | None:
     """
     if ledger.drafting is None or deployment.draft_tokens < MAX_DRAFT_TOKENS:
         return None
-    (*_, step) = (step for step in ledger.steps if step.tokens == 1 + MAX_DRAFT_TOKENS)
+    step = _longest(ledger, 1 + MAX_DRAFT_TOKENS)
     tokens = ACCEPTED * deployment.batch_size
     return _figures(ledger, [step, ledger.drafting], deployment, tokens)
 
@@ -116,9 +115,14 @@ def prefill_figures(ledger: Ledger, deployment: Deployment) -> StepFigures:
 
 def decode_instructions(ledger: Ledger, deployment: Deployment) -> int:
     """Return the estimated machine instructions of the largest program of a decode step."""
-    (*_, step) = (step for step in ledger.steps if step.tokens == 1)
-    most = max(ledger.entries[name].layers for name in step.calls)
+    most = max(ledger.entries[name].layers for name in _longest(ledger, 1).calls)
     return machine_instructions(most, deployment.local_rows * deployment.plan.data_parallel_size)
+
+
+def _longest(ledger: Ledger, tokens: int) -> StepTime:
+    """Return the step of so many tokens at the longest KV length."""
+    (*_, step) = (step for step in ledger.steps if step.tokens == tokens)
+    return step
 
 
 def _figures(
