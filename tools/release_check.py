@@ -70,8 +70,6 @@ class Installation:
         self.python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what)
         self.env |= OFFLINE | (NOT_COMPILED if is_short else {})
 
-    env = os.environ
-
     def python(self, *arguments: str, text: str = "") -> str:
         """Return what the environment's Python prints; its errors are shown, and end the check."""
         return self._output([str(self.bin / "python"), *arguments], text)

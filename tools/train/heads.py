@@ -6,6 +6,7 @@ if the trunk agrees with it.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,7 @@ def train(work: Path, shape: Shape, budget: schedule.Budget) -> None:
     gradients = PartGradients(heads)
     for step in run.steps():
         agreements: list[list[float]] = []
-
-        def loss_of(
-            heads: nn.ModuleList, batch: Batch, agreements: list[list[float]] = agreements
-        ) -> Tensor:
-            loss, agreed = distance(heads, model, batch)
-            agreements.append(agreed)
-            return loss
-
+        loss_of = partial(distance, model=model, agreements=agreements)
         loss = gradients.add(loss_of, batches.of_step(step, PARTS))
         if (step + 1) % EVERY == 0 or step + 1 == run.length:
             means = np.mean(agreements, axis=0)
@@ -99,16 +93,19 @@ def train(work: Path, shape: Shape, budget: schedule.Budget) -> None:
             run.log(step, loss=loss, **figures)
 
 
-def distance(heads: nn.ModuleList, model: Trunk, batch: Batch) -> tuple[Tensor, list[float]]:
-    """Return the heads' divergence from the trunk, and how often the best token agrees."""
-    losses, agreements = [], []
+def distance(
+    heads: nn.ModuleList, batch: Batch, *, model: Trunk, agreements: list[list[float]]
+) -> Tensor:
+    """Return the heads' divergence from the trunk; note how often the best token agrees."""
+    losses, agreed = [], []
     for draft, target in draft_logits(heads, model, batch):
         log_draft, log_target = (x.float().log_softmax(-1) for x in (draft, target))
         losses.append(
             functional.kl_div(log_draft, log_target, log_target=True, reduction="batchmean")
         )
-        agreements.append((draft.argmax(-1) == target.argmax(-1)).float().mean().item())
-    return torch.stack(losses).sum(), agreements
+        agreed.append((draft.argmax(-1) == target.argmax(-1)).float().mean().item())
+    agreements.append(agreed)
+    return torch.stack(losses).sum()
 
 
 def draft_logits(

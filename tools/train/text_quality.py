@@ -88,5 +88,5 @@ def agreement(mtp_heads: nn.ModuleList, model: Trunk, windows: list[np.ndarray])
 
 def write(figures: dict[str, Any], file: Path) -> None:
     """Write the figures as JSON, rounded to four decimal places."""
-    rounded = json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 4))
-    file.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    figures = json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 4))
+    file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
