@@ -134,7 +134,7 @@ INPUT_MUTANTS = (
     Mutant(
         "memory may be infinite",
         "mimo_v2_flash/cli/plan.py",
-        "    if size >= LARGEST:",
+        "    if not 1 <= size < LARGEST:",
         "    if not match:",
         ("tests/cli/test_plan.py",),
     ),

@@ -178,6 +178,6 @@ def memory_size(text: str, name: str = "--memory") -> int:
     """Return the bytes of a size such as "24GB" or "80 GiB"; ValueError if `text` is none."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
     size = float(match[1]) * UNITS[match[2]] if match else LARGEST
-    if size >= LARGEST:
+    if not 1 <= size < LARGEST:
         raise ValueError(f"{name} {shorten(text)}: allowed is a size such as 24GB or 80GiB")
     return int(size)

@@ -112,6 +112,7 @@ def test_too_few_devices_are_told_how_many_would_do(capsys):
         ("--devices gpu:4", "argument --devices: 'gpu:4' is not of the form trn2:64"),
         ("--devices trn2", "argument --devices: '' is not an integer above 0"),
         ("--bandwidth fast", "--bandwidth 'fast': allowed is a size such as 24GB or 80GiB"),
+        ("--bandwidth 0GB", "--bandwidth '0GB': allowed is a size such as 24GB or 80GiB"),
         ("--disk slow", "--disk 'slow': allowed is a size such as 24GB or 80GiB"),
         ("--expert-subset x", "--expert-subset: 'x' is neither an id nor a range such as 0-7"),
         ("--expert-subset 400", "400"),

@@ -133,7 +133,7 @@ def test_sizes_of_memory(text, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GB", "24 gigabytes", "-1GB", "1e9", "24GBx", "9" * 400, "9" * 19]
+    "text", ["", "GB", "24 gigabytes", "-1GB", "1e9", "24GBx", "0GB", "0.0001", "9" * 400, "9" * 19]
 )
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match=r"--memory '.*: allowed is a size such as 24GB or 80GiB"):
